@@ -1,0 +1,200 @@
+//! `Multiaddr` ⇄ QUIC address, parsed once at the door.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use libp2p_identity::PeerId;
+use multiaddr::{Multiaddr, Protocol};
+
+/// `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, or the same with an `/ip6zone/…` in front of the IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QuicAddress {
+    pub(crate) socket_addr: SocketAddr,
+    pub(crate) peer_id: Option<PeerId>,
+}
+
+impl QuicAddress {
+    /// Reads an address to listen on or to dial; anything else than the grammar above is `None`.
+    ///
+    /// `zone_index` turns the name of an interface into its index, where the address has a zone.
+    pub(crate) fn parse(
+        addr: &Multiaddr,
+        zone_index: impl FnOnce(&str) -> Option<u32>,
+    ) -> Option<Self> {
+        let mut protocols = addr.iter();
+        let mut scope_id = 0;
+        let mut first = protocols.next()?;
+        if let Protocol::Ip6zone(zone) = &first {
+            // A zone says nothing about an IPv4 address (RFC 6874 is about IPv6 only).
+            let index = zone.parse().ok().or_else(|| zone_index(zone))?;
+            scope_id = index;
+            first = protocols.next()?;
+            if !matches!(first, Protocol::Ip6(_)) {
+                return None;
+            }
+        }
+        let ip = match first {
+            Protocol::Ip4(ip) => IpAddr::V4(ip),
+            Protocol::Ip6(ip) => IpAddr::V6(ip),
+            _ => return None,
+        };
+        let Protocol::Udp(port) = protocols.next()? else {
+            return None;
+        };
+        let Protocol::QuicV1 = protocols.next()? else {
+            return None;
+        };
+        let peer_id = match protocols.next() {
+            None => None,
+            Some(Protocol::P2p(peer_id)) => Some(peer_id),
+            Some(_) => return None,
+        };
+        if protocols.next().is_some() {
+            return None;
+        }
+        let socket_addr = match ip {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(ip) => SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope_id)),
+        };
+        Some(Self {
+            socket_addr,
+            peer_id,
+        })
+    }
+
+    /// Whether a packet can be sent there: a port and a host.
+    pub(crate) fn is_dialable(&self) -> bool {
+        let ip = self.socket_addr.ip();
+        self.socket_addr.port() != 0
+            && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !is_broadcast(ip)
+    }
+}
+
+/// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`.
+pub(crate) fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
+    Multiaddr::empty()
+        .with(addr.ip().into())
+        .with(Protocol::Udp(addr.port()))
+        .with(Protocol::QuicV1)
+}
+
+/// Whether a listener bound to `local` (perhaps a wildcard) can send to `remote` and be answered.
+///
+/// A loopback socket reaches only this host, a link-local one only its link; neither is a way to a
+/// public address.
+pub(crate) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
+    if local.is_ipv4() != remote.is_ipv4() {
+        return false;
+    }
+    local.is_unspecified()
+        || (local.is_loopback() == remote.is_loopback()
+            && is_link_local(local) == is_link_local(remote))
+}
+
+fn is_broadcast(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(addr: &str) -> Option<QuicAddress> {
+        QuicAddress::parse(&addr.parse().unwrap(), |name| (name == "eth7").then_some(7))
+    }
+
+    #[test]
+    fn reads_both_families_with_and_without_a_peer() {
+        let peer = "12D3KooWM6CgA9iBFZmcYAHA6A2qvbAxqfkmrYiRQuz3XEsk4Ksv";
+        let v4 = parse("/ip4/192.0.2.7/udp/4001/quic-v1").unwrap();
+        assert_eq!(v4.socket_addr, "192.0.2.7:4001".parse().unwrap());
+        assert_eq!(v4.peer_id, None);
+        let v6 = parse(&format!("/ip6/2001:db8::7/udp/4001/quic-v1/p2p/{peer}")).unwrap();
+        assert_eq!(v6.socket_addr, "[2001:db8::7]:4001".parse().unwrap());
+        assert_eq!(v6.peer_id, Some(peer.parse().unwrap()));
+    }
+
+    #[test]
+    fn writes_what_it_reads() {
+        for addr in [
+            "/ip4/192.0.2.7/udp/4001/quic-v1",
+            "/ip6/2001:db8::7/udp/1/quic-v1",
+        ] {
+            let parsed = parse(addr).unwrap();
+            assert_eq!(to_multiaddr(parsed.socket_addr).to_string(), addr);
+        }
+    }
+
+    #[test]
+    fn refuses_whatever_is_not_quic_v1_and_nothing_more() {
+        for addr in [
+            "/ip4/192.0.2.7/udp/4001",
+            "/ip4/192.0.2.7/udp/4001/quic",
+            "/ip4/192.0.2.7/tcp/4001",
+            "/ip4/192.0.2.7/udp/4001/quic-v1/webtransport",
+            "/ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3KooWM6CgA9iBFZmcYAHA6A2qvbAxqfkmrYiRQuz3XEsk4Ksv/p2p-circuit",
+            "/dns/example.org/udp/4001/quic-v1",
+            "/udp/4001/quic-v1",
+            "/ip4/192.0.2.7/ip4/192.0.2.8/udp/4001/quic-v1",
+            "/ip6zone/eth7/ip4/192.0.2.7/udp/4001/quic-v1",
+            "/ip6zone/eth9/ip6/fe80::1/udp/4001/quic-v1",
+        ] {
+            assert_eq!(parse(addr), None, "{addr}");
+        }
+        assert_eq!(QuicAddress::parse(&Multiaddr::empty(), |_| None), None);
+    }
+
+    #[test]
+    fn a_zone_gives_the_scope_of_a_link_local_address() {
+        let SocketAddr::V6(named) = parse("/ip6zone/eth7/ip6/fe80::1/udp/9/quic-v1")
+            .unwrap()
+            .socket_addr
+        else {
+            panic!("not IPv6");
+        };
+        assert_eq!(named.scope_id(), 7);
+        let SocketAddr::V6(numbered) = parse("/ip6zone/3/ip6/fe80::1/udp/9/quic-v1")
+            .unwrap()
+            .socket_addr
+        else {
+            panic!("not IPv6");
+        };
+        assert_eq!(numbered.scope_id(), 3);
+    }
+
+    #[test]
+    fn only_a_port_on_a_unicast_host_can_be_dialled() {
+        for (addr, dialable) in [
+            ("/ip4/192.0.2.7/udp/4001/quic-v1", true),
+            ("/ip4/192.0.2.7/udp/0/quic-v1", false),
+            ("/ip4/0.0.0.0/udp/4001/quic-v1", false),
+            ("/ip6/::/udp/4001/quic-v1", false),
+            ("/ip4/224.0.0.1/udp/4001/quic-v1", false),
+            ("/ip4/255.255.255.255/udp/4001/quic-v1", false),
+        ] {
+            assert_eq!(parse(addr).unwrap().is_dialable(), dialable, "{addr}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_listener_does_not_reach_a_public_address() {
+        let reach =
+            |local: &str, remote: &str| can_reach(local.parse().unwrap(), remote.parse().unwrap());
+        assert!(reach("0.0.0.0", "203.0.113.1"));
+        assert!(reach("127.0.0.1", "127.0.0.2"));
+        assert!(reach("192.0.2.1", "203.0.113.1"));
+        assert!(reach("fe80::1", "fe80::2"));
+        assert!(!reach("127.0.0.1", "203.0.113.1"));
+        assert!(!reach("192.0.2.1", "127.0.0.1"));
+        assert!(!reach("fe80::1", "2001:db8::1"));
+        assert!(!reach("::", "127.0.0.1"));
+    }
+}

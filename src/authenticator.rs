@@ -1,0 +1,92 @@
+//! Who is there: our certificate, the peer's, and TLS around both.
+//!
+//! libp2p authenticates with TLS 1.3 in both directions. Each side has an ephemeral key in a
+//! self-signed certificate, with an extension in which its host key vouches for the ephemeral
+//! key ([libp2p TLS specification]).
+//!
+//! [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
+
+use std::sync::Arc;
+
+use libp2p_identity::{Keypair, PeerId};
+use quinn_proto::crypto;
+use rustls::{
+    KeyLog,
+    crypto::CryptoProvider,
+    time_provider::{DefaultTimeProvider, TimeProvider},
+};
+
+pub use self::{
+    error::{CertificateError, GenerateError},
+    peer::{PeerAuthenticator, VerifiedPeer},
+};
+pub(crate) use self::{provider::crypto_provider, session::Negotiated, verifier::Verdict};
+use self::{session::Sessions, tls::Tls};
+
+mod certificate;
+mod der;
+mod error;
+mod host_key;
+mod peer;
+mod provider;
+mod session;
+mod signature;
+mod signed_key;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod verifier;
+
+/// The certificate of one transport, and TLS with it in both roles.
+#[derive(Clone, Debug)]
+pub(crate) struct Authenticator {
+    sessions: Arc<Sessions>,
+}
+
+impl Authenticator {
+    /// Create a certificate with a fresh key, vouched for by `host`.
+    pub(crate) fn new(host: &Keypair) -> Result<Self, GenerateError> {
+        Self::with_parts(
+            host,
+            &certificate::generate_key()?,
+            Arc::new(crypto_provider()),
+            Arc::new(DefaultTimeProvider),
+            None,
+        )
+    }
+
+    /// As [`new`](Self::new), with everything that is not a function of its input given: the
+    /// certificate's key, randomness (in `provider`) and time. With a key whose signatures are
+    /// deterministic, such as Ed25519, the same parts make the same handshakes.
+    ///
+    /// `key_log` receives the secrets of every connection and makes its traffic readable.
+    pub(crate) fn with_parts(
+        host: &Keypair,
+        certificate_key: &rcgen::KeyPair,
+        provider: Arc<CryptoProvider>,
+        clock: Arc<dyn TimeProvider>,
+        key_log: Option<Arc<dyn KeyLog>>,
+    ) -> Result<Self, GenerateError> {
+        let certificate = certificate::generate(host, certificate_key)?;
+        let tls = Tls::new(certificate, provider, clock, key_log).map_err(GenerateError::Tls)?;
+        Ok(Self {
+            sessions: Arc::new(Sessions::new(tls)?),
+        })
+    }
+
+    /// The TLS client of one dial. The handshake fails unless the peer proves to be `expected`,
+    /// where that is given.
+    pub(crate) fn client(&self, expected: Option<PeerId>) -> Arc<dyn crypto::ClientConfig> {
+        Arc::new(session::ClientConfig {
+            sessions: self.sessions.clone(),
+            expected,
+        })
+    }
+
+    /// The TLS server of all listeners.
+    pub(crate) fn server(&self) -> Arc<dyn crypto::ServerConfig> {
+        Arc::new(session::ServerConfig {
+            sessions: self.sessions.clone(),
+        })
+    }
+}

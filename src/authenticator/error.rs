@@ -1,0 +1,140 @@
+//! Why a certificate is refused, and why ours could not be made.
+
+use libp2p_identity::{PeerId, SigningError};
+
+/// Why a peer's certificate, or its proof of owning one, is refused.
+///
+/// Every rule comes from the [libp2p TLS specification], or from the standards it builds on:
+/// X.509 ([RFC 5280]), its encoding rules DER (ITU-T X.690) and TLS 1.3 ([RFC 8446]).
+///
+/// [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
+/// [RFC 5280]: https://www.rfc-editor.org/rfc/rfc5280
+/// [RFC 8446]: https://www.rfc-editor.org/rfc/rfc8446
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// The signed part names another signature algorithm than the certificate around it
+    /// ([RFC 5280 §4.1.1.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.1.1.2)).
+    #[error("signature algorithm inside the certificate differs from the one outside")]
+    AlgorithmMismatch,
+
+    /// The certificate's key or signature algorithm is not one that we verify.
+    ///
+    /// Verified are ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384, Ed25519, and RSA of 2048
+    /// to 8192 bits, PKCS#1 v1.5 or PSS, with SHA-256, SHA-384 or SHA-512.
+    #[error("key or signature algorithm of the certificate is not supported")]
+    AlgorithmUnsupported,
+
+    /// The bytes are not one certificate in DER.
+    #[error("certificate is not valid DER: {reason}")]
+    BadEncoding {
+        /// The rule that is broken.
+        reason: &'static str,
+    },
+
+    /// The peer presented no certificate, or more than one.
+    #[error("expected exactly one certificate, got {length}")]
+    Chain {
+        /// How many certificates were presented.
+        length: usize,
+    },
+
+    /// The validity period has ended.
+    #[error("certificate has expired")]
+    Expired,
+
+    /// A critical extension is not the libp2p one, the only one that we understand.
+    #[error("certificate has an unknown critical extension")]
+    ExtensionCritical,
+
+    /// The same extension occurs twice
+    /// ([RFC 5280 §4.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.2)).
+    #[error("certificate has the same extension twice")]
+    ExtensionDuplicate,
+
+    /// The value of the libp2p extension is not a `SignedKey` in DER.
+    #[error("libp2p extension is not a valid signed key: {reason}")]
+    ExtensionEncoding {
+        /// The rule that is broken.
+        reason: &'static str,
+    },
+
+    /// The certificate has no libp2p extension.
+    #[error("certificate has no libp2p extension")]
+    ExtensionMissing,
+
+    /// The handshake was not signed by the key of the certificate: it was copied from its owner.
+    #[error("handshake is not signed by the certificate's key")]
+    HandshakeSignature,
+
+    /// The host key in the libp2p extension is malformed, weak or of an unknown type.
+    #[error("host key is refused: {reason}")]
+    HostKey {
+        /// What is wrong with the key.
+        reason: String,
+    },
+
+    /// The host key did not sign the certificate's key.
+    #[error("host key has not signed the certificate's key")]
+    HostSignature,
+
+    /// The validity period has not begun.
+    #[error("certificate is not yet valid")]
+    NotYetValid,
+
+    /// The certificate is good, and proves another peer than the expected one.
+    #[error("expected peer {expected}, but the certificate proves {actual}")]
+    PeerMismatch {
+        /// The peer that was asked for.
+        expected: Box<PeerId>,
+        /// The peer that answered.
+        actual: Box<PeerId>,
+    },
+
+    /// The certificate is not signed by its own key.
+    #[error("certificate is not signed by its own key")]
+    SelfSignature,
+
+    /// The certificate exceeds a limit of ours.
+    #[error("certificate exceeds the limit of {limit} {unit}")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+        /// What the limit counts.
+        unit: &'static str,
+    },
+
+    /// The certificate carries an issuer or subject unique identifier, which libp2p forbids.
+    #[error("certificate has a unique identifier")]
+    UniqueId,
+
+    /// The validity period ends before it begins.
+    #[error("validity period of the certificate ends before it begins")]
+    ValidityReversed,
+
+    /// The certificate is not of X.509 version 3, the only one that has extensions.
+    #[error("certificate is not of version 3")]
+    Version,
+}
+
+/// Why our own certificate, or TLS around it, could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The certificate could not be created.
+    #[error("failed to create the certificate")]
+    Certificate(#[source] rcgen::Error),
+
+    /// The host key could not sign the certificate's key.
+    #[error("host key failed to sign the certificate's key")]
+    HostSignature(#[source] SigningError),
+
+    /// The cryptography provider lacks AES-128-GCM, with which every QUIC connection begins
+    /// ([RFC 9001 §5.2](https://www.rfc-editor.org/rfc/rfc9001#section-5.2)).
+    #[error("cryptography provider lacks the initial cipher suite of QUIC")]
+    InitialSuite,
+
+    /// The cryptography provider cannot serve TLS 1.3 over QUIC with our key.
+    #[error("failed to configure TLS")]
+    Tls(#[source] rustls::Error),
+}

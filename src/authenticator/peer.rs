@@ -1,0 +1,201 @@
+//! Verification of a peer's certificate.
+
+use std::{
+    sync::LazyLock,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use asn1_rs::Oid;
+use libp2p_identity::{PeerId, PublicKey};
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
+use x509_parser::{
+    certificate::{TbsCertificate, Validity, X509CertificateParser},
+    nom::Parser,
+};
+
+use super::{
+    der::{Layout, Malformed},
+    error::CertificateError,
+    host_key,
+    signature::CertificateKey,
+    signed_key::{self, SignedKey},
+};
+
+/// Verifies certificates as the [libp2p TLS specification] demands, without a connection.
+///
+/// Connections do the same inside their handshake. Use this where a certificate comes by another
+/// way, or in a tool.
+///
+/// [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PeerAuthenticator;
+
+impl PeerAuthenticator {
+    /// Verify one certificate in DER, and that it proves `expected` if that is given.
+    ///
+    /// `now` is the wall clock, `SystemTime::now()` unless a test says otherwise: the validity of
+    /// a certificate is a matter of dates.
+    ///
+    /// The certificate is only half of a proof. Anyone can copy it, so whoever presents it must
+    /// also show that it holds the certificate's key, as TLS has it do in its handshake.
+    ///
+    /// # Errors
+    /// A [`CertificateError`] for the first rule that is broken. The order is: size and encoding,
+    /// version and algorithms, extensions, validity, the two signatures, and last the peer, so
+    /// that [`CertificateError::PeerMismatch`] names a peer that was proven.
+    pub fn verify(
+        der: &[u8],
+        expected: Option<&PeerId>,
+        now: SystemTime,
+    ) -> Result<VerifiedPeer, CertificateError> {
+        static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+            LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
+
+        examine(der, expected, unix_seconds(now), &ALGORITHMS).map(|(peer, _)| peer)
+    }
+}
+
+/// A peer that a certificate has proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedPeer {
+    peer_id: PeerId,
+    public_key: PublicKey,
+}
+
+impl VerifiedPeer {
+    /// The peer's id, derived from its [`public_key`](Self::public_key).
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
+    /// The peer's host key, which signed the certificate's key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+}
+
+/// Verify a certificate at `now`, in seconds since 1970, and return its key for the handshake.
+pub(super) fn examine(
+    der: &[u8],
+    expected: Option<&PeerId>,
+    now: i64,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
+    let layout = Layout::parse(der)?;
+    if layout.version != Some(&VERSION_3) {
+        return Err(CertificateError::Version);
+    }
+    if layout.has_unique_id {
+        return Err(CertificateError::UniqueId);
+    }
+    if layout.inner_algorithm != layout.outer_algorithm {
+        return Err(CertificateError::AlgorithmMismatch);
+    }
+    let (certificate_key, self_signature) = CertificateKey::new(&layout, algorithms)?;
+
+    let (_, certificate) = X509CertificateParser::new()
+        .with_deep_parse_extensions(false)
+        .parse(der)
+        .map_err(|_| Malformed("a field has an impossible value"))?;
+    let signed_key = SignedKey::decode(libp2p_extension(&certificate.tbs_certificate)?)?;
+    let public_key = host_key::decode(signed_key.public_key)?;
+    check_validity(certificate.validity(), now)?;
+
+    // The costly checks come last.
+    self_signature.verify()?;
+    if !public_key.verify(&signed_key::message(layout.spki), signed_key.signature) {
+        return Err(CertificateError::HostSignature);
+    }
+    let peer_id = public_key.to_peer_id();
+    if let Some(expected) = expected
+        && *expected != peer_id
+    {
+        return Err(CertificateError::PeerMismatch {
+            expected: Box::new(*expected),
+            actual: Box::new(peer_id),
+        });
+    }
+    let peer = VerifiedPeer {
+        peer_id,
+        public_key,
+    };
+    Ok((peer, certificate_key))
+}
+
+/// The value of the one libp2p extension.
+///
+/// Others are ignored unless they are critical, which means that who does not understand them
+/// must not go on.
+fn libp2p_extension<'a>(certificate: &'a TbsCertificate<'_>) -> Result<&'a [u8], CertificateError> {
+    static LIBP2P: LazyLock<Oid<'static>> = LazyLock::new(|| {
+        Oid::from(&signed_key::OBJECT_IDENTIFIER).expect("the constant is an object identifier")
+    });
+
+    let extensions = certificate.extensions();
+    let mut libp2p = None;
+    for (index, extension) in extensions.iter().enumerate() {
+        // Quadratic in at most 32.
+        if extensions[..index]
+            .iter()
+            .any(|earlier| earlier.oid == extension.oid)
+        {
+            return Err(CertificateError::ExtensionDuplicate);
+        }
+        if extension.oid == *LIBP2P {
+            libp2p = Some(extension.value);
+        } else if extension.critical {
+            return Err(CertificateError::ExtensionCritical);
+        }
+    }
+    libp2p.ok_or(CertificateError::ExtensionMissing)
+}
+
+/// The period includes both its ends ([RFC 5280 §4.1.2.5]). Dates are compared, never computed
+/// with: the year 9999, which means "no end", is the last that X.509 has.
+///
+/// [RFC 5280 §4.1.2.5]: https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.5
+fn check_validity(validity: &Validity, now: i64) -> Result<(), CertificateError> {
+    let not_before = validity.not_before.timestamp();
+    let not_after = validity.not_after.timestamp();
+    if not_after < not_before {
+        Err(CertificateError::ValidityReversed)
+    } else if now < not_before {
+        Err(CertificateError::NotYetValid)
+    } else if now > not_after {
+        Err(CertificateError::Expired)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whole seconds since 1970, rounded down as clocks are read, negative before.
+fn unix_seconds(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            (-seconds).saturating_sub(i64::from(before.subsec_nanos() > 0))
+        }
+    }
+}
+
+/// Versions count from 0.
+const VERSION_3: [u8; 1] = [2];
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_down_on_both_sides_of_1970() {
+        let half = Duration::from_millis(500);
+        assert_eq!(unix_seconds(UNIX_EPOCH), 0);
+        assert_eq!(unix_seconds(UNIX_EPOCH + half), 0);
+        assert_eq!(unix_seconds(UNIX_EPOCH - half), -1);
+        assert_eq!(unix_seconds(UNIX_EPOCH - 2 * half), -1);
+    }
+}

@@ -1,0 +1,386 @@
+//! TLS sessions as quinn-proto drives them.
+//!
+//! quinn-proto has an implementation of its own. This one also tells what was negotiated and,
+//! instead of certificates, the verdict on the peer.
+
+use std::{any::Any, fmt, io::Cursor, net::Ipv4Addr, sync::Arc};
+
+use libp2p_identity::PeerId;
+use quinn_proto::{
+    ConnectError, ConnectionId, Side, TransportError, TransportErrorCode,
+    crypto::{
+        self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig as _,
+        Session, UnsupportedVersion,
+    },
+    transport_parameters::TransportParameters,
+};
+use rustls::{
+    AlertDescription, CipherSuite, NamedGroup,
+    pki_types::ServerName,
+    quic::{
+        ClientConnection, Connection, DirectionalKeys, KeyChange, Secrets, ServerConnection,
+        Version,
+    },
+};
+
+use super::{
+    error::{CertificateError, GenerateError},
+    tls::{ALPN, Initial, Tls},
+    verifier::{Record, Verdict, Verifier},
+};
+
+/// What [`Session::handshake_data`] returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Negotiated {
+    pub(crate) cipher_suite: CipherSuite,
+    pub(crate) key_exchange_group: NamedGroup,
+    /// The name that a client asked for. libp2p has clients send none and servers ignore it.
+    pub(crate) server_name: Option<String>,
+}
+
+/// What sessions are made from, in both roles.
+pub(super) struct Sessions {
+    tls: Tls,
+    initial: Initial,
+}
+
+impl Sessions {
+    pub(super) fn new(tls: Tls) -> Result<Self, GenerateError> {
+        let sessions = Self {
+            initial: tls.initial()?,
+            tls,
+        };
+        // Fail now rather than in the middle of accepting a connection.
+        let record = Arc::new(Record::default());
+        sessions
+            .connect(None, Vec::new(), &record)
+            .map_err(GenerateError::Tls)?;
+        sessions
+            .accept(Vec::new(), &record)
+            .map_err(GenerateError::Tls)?;
+        Ok(sessions)
+    }
+
+    fn connect(
+        &self,
+        expected: Option<PeerId>,
+        parameters: Vec<u8>,
+        record: &Arc<Record>,
+    ) -> Result<ClientConnection, rustls::Error> {
+        let verifier = Verifier::new(self.tls.algorithms(), expected, record.clone());
+        ClientConnection::new(
+            Arc::new(self.tls.client(verifier)?),
+            Version::V1,
+            // rustls wants a name. An address is never sent as one, and nobody looks at it.
+            ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
+            parameters,
+        )
+    }
+
+    fn accept(
+        &self,
+        parameters: Vec<u8>,
+        record: &Arc<Record>,
+    ) -> Result<ServerConnection, rustls::Error> {
+        // A listener cannot know whom to expect.
+        let verifier = Verifier::new(self.tls.algorithms(), None, record.clone());
+        ServerConnection::new(
+            Arc::new(self.tls.server(verifier)?),
+            Version::V1,
+            parameters,
+        )
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Sessions")
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts the TLS client of one dial.
+pub(super) struct ClientConfig {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) expected: Option<PeerId>,
+}
+
+impl crypto::ClientConfig for ClientConfig {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        _server_name: &str,
+        params: &TransportParameters,
+    ) -> Result<Box<dyn Session>, ConnectError> {
+        supported(version)?;
+        let record = Arc::new(Record::default());
+        let connection = self
+            .sessions
+            .connect(self.expected, encode(params), &record)
+            // It worked with the same parts before, so the system's randomness has failed.
+            .map_err(|_| ConnectError::EndpointStopping)?;
+        Ok(Box::new(TlsSession::new(
+            Connection::Client(connection),
+            record,
+            self.sessions.clone(),
+        )))
+    }
+}
+
+/// Starts TLS servers.
+pub(super) struct ServerConfig {
+    pub(super) sessions: Arc<Sessions>,
+}
+
+impl crypto::ServerConfig for ServerConfig {
+    fn initial_keys(
+        &self,
+        version: u32,
+        dst_cid: &ConnectionId,
+    ) -> Result<Keys, UnsupportedVersion> {
+        supported(version)?;
+        self.sessions.initial.server.initial_keys(version, dst_cid)
+    }
+
+    fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.sessions
+            .initial
+            .server
+            .retry_tag(version, orig_dst_cid, packet)
+    }
+
+    fn start_session(
+        self: Arc<Self>,
+        _version: u32,
+        params: &TransportParameters,
+    ) -> Box<dyn Session> {
+        let record = Arc::new(Record::default());
+        let connection = self
+            .sessions
+            .accept(encode(params), &record)
+            .expect("the same parts made a server connection in `Sessions::new`");
+        Box::new(TlsSession::new(
+            Connection::Server(connection),
+            record,
+            self.sessions.clone(),
+        ))
+    }
+}
+
+/// The TLS handshake and keys of one connection.
+struct TlsSession {
+    connection: Connection,
+    record: Arc<Record>,
+    sessions: Arc<Sessions>,
+    /// Whether quinn-proto was told that [`Negotiated`] is there.
+    is_reported: bool,
+    next_secrets: Option<Secrets>,
+}
+
+impl TlsSession {
+    fn new(connection: Connection, record: Arc<Record>, sessions: Arc<Sessions>) -> Self {
+        Self {
+            connection,
+            record,
+            sessions,
+            is_reported: false,
+            next_secrets: None,
+        }
+    }
+
+    fn side(&self) -> Side {
+        match self.connection {
+            Connection::Client(_) => Side::Client,
+            Connection::Server(_) => Side::Server,
+        }
+    }
+
+    /// What was negotiated, once all of it is.
+    fn negotiated(&self) -> Option<Negotiated> {
+        self.connection.alpn_protocol()?;
+        Some(Negotiated {
+            cipher_suite: self.connection.negotiated_cipher_suite()?.suite(),
+            key_exchange_group: self.connection.negotiated_key_exchange_group()?.name(),
+            server_name: match &self.connection {
+                Connection::Client(_) => None,
+                Connection::Server(server) => server.server_name().map(ToOwned::to_owned),
+            },
+        })
+    }
+
+    /// The error that closes the connection after TLS has failed.
+    fn failure(&self, error: &rustls::Error) -> TransportError {
+        if *error == rustls::Error::NoCertificatesPresented {
+            self.record
+                .conclude(Err(CertificateError::Chain { length: 0 }));
+        }
+        // Our reason says more than the one of rustls that carried it.
+        let reason = match self.record.verdict() {
+            Some(Err(refusal)) => refusal.to_string(),
+            _ => error.to_string(),
+        };
+        TransportError {
+            code: self
+                .connection
+                .alert()
+                .map_or(TransportErrorCode::PROTOCOL_VIOLATION, alert_code),
+            frame: None,
+            reason,
+        }
+    }
+}
+
+impl Session for TlsSession {
+    fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
+        let keys = self
+            .sessions
+            .initial
+            .suite
+            .keys(dst_cid, side.into(), Version::V1);
+        boxed(keys.local, keys.remote)
+    }
+
+    /// A [`Negotiated`].
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.negotiated()
+            .map(|negotiated| Box::new(negotiated) as Box<dyn Any>)
+    }
+
+    /// A [`Verdict`]. A good one only counts when the handshake is complete: until then the
+    /// peer's flight may still turn out to be forged.
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        let verdict = self.record.verdict()?;
+        if verdict.is_ok() && self.is_handshaking() {
+            return None;
+        }
+        Some(Box::new(verdict.clone()))
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        None
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        match self.side() {
+            Side::Client => Some(false),
+            Side::Server => None,
+        }
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
+        if let Err(error) = self.connection.read_hs(buf) {
+            return Err(self.failure(&error));
+        }
+        // rustls makes sure of the protocol too. libp2p peers would speak past each other
+        // without it, so it is not left to a dependency.
+        match self.connection.alpn_protocol() {
+            Some(ALPN) => {}
+            None if self.is_handshaking() => {}
+            _ => {
+                return Err(TransportError {
+                    code: alert_code(AlertDescription::NoApplicationProtocol),
+                    frame: None,
+                    reason: "peer did not negotiate libp2p".into(),
+                });
+            }
+        }
+        let is_news = !self.is_reported && self.negotiated().is_some();
+        self.is_reported |= is_news;
+        Ok(is_news)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        let Some(encoded) = self.connection.quic_transport_parameters() else {
+            return Ok(None);
+        };
+        let parameters = TransportParameters::read(self.side(), &mut Cursor::new(encoded))?;
+        Ok(Some(parameters))
+    }
+
+    fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
+        let keys = match self.connection.write_hs(buf)? {
+            KeyChange::Handshake { keys } => keys,
+            KeyChange::OneRtt { keys, next } => {
+                self.next_secrets = Some(next);
+                keys
+            }
+        };
+        Some(boxed(keys.local, keys.remote))
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        let keys = self.next_secrets.as_mut()?.next_packet_keys();
+        Some(KeyPair {
+            local: Box::new(keys.local),
+            remote: Box::new(keys.remote),
+        })
+    }
+
+    fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        let Some((token, tag)) = payload.split_last_chunk::<16>() else {
+            return false;
+        };
+        let packet = [header, token].concat();
+        let expected = self
+            .sessions
+            .initial
+            .server
+            .retry_tag(VERSION_1, orig_dst_cid, &packet);
+        // The key of the tag is public, so there is nothing that timing could give away.
+        *tag == expected
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.connection
+            .export_keying_material(output, label, Some(context))
+            .map(drop)
+            .map_err(|_| ExportKeyingMaterialError)
+    }
+}
+
+fn supported(version: u32) -> Result<(), UnsupportedVersion> {
+    // libp2p's `/quic-v1` is version 1 and nothing else.
+    if version == VERSION_1 {
+        Ok(())
+    } else {
+        Err(UnsupportedVersion)
+    }
+}
+
+fn alert_code(alert: AlertDescription) -> TransportErrorCode {
+    TransportErrorCode::crypto(alert.into())
+}
+
+fn boxed(local: DirectionalKeys, remote: DirectionalKeys) -> Keys {
+    Keys {
+        header: KeyPair {
+            local: Box::new(local.header),
+            remote: Box::new(remote.header),
+        },
+        packet: KeyPair {
+            local: Box::new(local.packet),
+            remote: Box::new(remote.packet),
+        },
+    }
+}
+
+fn encode(parameters: &TransportParameters) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    parameters.write(&mut encoded);
+    encoded
+}
+
+/// QUIC version 1 on the wire.
+//= https://www.rfc-editor.org/rfc/rfc9000#section-15
+const VERSION_1: u32 = 1;

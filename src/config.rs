@@ -1,0 +1,511 @@
+//! Configuration: every number is a named constant with its reason, and is lowered to quinn-proto's types
+//! here and nowhere else.
+
+mod secrets;
+
+use std::{sync::Arc, time::Duration};
+
+use libp2p_identity::{Keypair, PeerId};
+use quinn_proto::{
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
+    ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
+};
+
+use self::secrets::{ResetKey, TokenKey};
+use crate::{
+    authenticator::{Authenticator, GenerateError},
+    error::{ConfigError, DialError},
+    net::BufferSizes,
+    proto::{Settings, Shards},
+};
+
+/// Long enough for three retransmissions of a lost first flight (RFC 9002 §6.2.2: 1, 2, 4 s at worst).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// No handshake takes an hour.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(3600);
+
+/// A dead peer is noticed in 10 s, and one lost keep-alive does no harm.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Half of the idle timeout, and well under the 30 s after which many NATs forget a UDP binding
+/// (RFC 4787 §4.3 asks for minutes, reality does not).
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What other libp2p implementations allow.
+const MAX_PEER_STREAMS: u32 = 256;
+
+/// Enough for 800 Mbit/s at 100 ms on one stream.
+const STREAM_RECEIVE_WINDOW_BYTES: u32 = 10_000_000;
+
+/// Half a stream more than one stream's window: a stalled stream does not stall the others.
+const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
+
+/// As much unacknowledged data as one stream's window lets out.
+const SEND_WINDOW_BYTES: u64 = 10_000_000;
+
+/// Ethernet's 1500 bytes less IPv6 and UDP headers.
+const MAX_MTU_BYTES: u16 = 1452;
+
+/// Smallest UDP payload that every QUIC path carries (RFC 9000 §14).
+const MIN_MTU_BYTES: u16 = 1200;
+
+/// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.
+const LARGEST_MTU_BYTES: u16 = 65_500;
+
+/// Smallest limit that we tell peers for what they send us: 1500 bytes of Ethernet less IPv4 and UDP headers.
+const MAX_RECEIVE_BYTES: u16 = 1472;
+
+/// A burst of 80 ms at 800 Mbit/s; the kernel may grant less. The usual default of 208 KiB drops a burst
+/// of two hundred handshakes.
+const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// From one batch of datagrams to what no kernel grants.
+const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
+
+/// Connections that wait for the application's answer. Each holds an Initial or two, 3 KB.
+const MAX_PENDING_INCOMING: usize = 1024;
+
+/// Bytes that quinn-proto may buffer for one incoming connection that was not answered: a ClientHello
+/// with a post-quantum key share takes two datagrams, a client may retransmit them.
+const INCOMING_BUFFER_BYTES: u64 = 16 * 1024;
+
+/// One, because every datagram of one socket arrives at one task: with more shards most datagrams would
+/// be handed over between threads, which costs more than it wins until each shard has a socket of its
+/// own.
+const SHARDS: Shards = Shards::ONE;
+
+/// How a [`Transport`](crate::Transport) behaves; cheap to clone.
+///
+/// One `Config` has one certificate, and so does every transport made of its clones.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kept as it came out: [`Config::new`] cannot fail, the first use of the transport can.
+    authenticator: Result<Authenticator, Arc<GenerateError>>,
+    knobs: Knobs,
+}
+
+/// Sets what differs from the defaults; made by [`Config::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct ConfigBuilder {
+    keypair: Keypair,
+    knobs: Knobs,
+}
+
+#[derive(Clone, Debug)]
+struct Knobs {
+    connection_receive_window: VarInt,
+    handshake_timeout: Duration,
+    idle_timeout: Option<Duration>,
+    keep_alive_interval: Option<Duration>,
+    max_mtu: u16,
+    max_peer_streams: VarInt,
+    max_pending_incoming: usize,
+    measure_routing: bool,
+    migration: bool,
+    mtu_discovery: bool,
+    send_window: u64,
+    shards: Shards,
+    socket_buffers: BufferSizes,
+    stream_receive_window: VarInt,
+}
+
+impl Config {
+    /// The defaults, for the node that `keypair` identifies.
+    pub fn new(keypair: &Keypair) -> Self {
+        Self {
+            authenticator: Authenticator::new(keypair).map_err(Arc::new),
+            knobs: Knobs::default(),
+        }
+    }
+
+    /// Something else than the defaults.
+    pub fn builder(keypair: &Keypair) -> ConfigBuilder {
+        ConfigBuilder {
+            keypair: keypair.clone(),
+            knobs: Knobs::default(),
+        }
+    }
+
+    pub(crate) fn shards(&self) -> Shards {
+        self.knobs.shards
+    }
+
+    pub(crate) fn max_pending_incoming(&self) -> usize {
+        self.knobs.max_pending_incoming
+    }
+
+    pub(crate) fn measures_routing(&self) -> bool {
+        self.knobs.measure_routing
+    }
+
+    pub(crate) fn socket_buffers(&self) -> BufferSizes {
+        self.knobs.socket_buffers
+    }
+
+    /// What one dial needs.
+    pub(crate) fn client(&self, expected: Option<PeerId>) -> Result<ClientConfig, DialError> {
+        let authenticator = self
+            .authenticator
+            .as_ref()
+            .map_err(|error| DialError::Certificate(Arc::clone(error)))?;
+        let mut config = ClientConfig::new(authenticator.client(expected));
+        config
+            .transport_config(Arc::new(self.knobs.transport()))
+            // A token that one peer gave must not be shown to another, and there is no name to tell
+            // them apart by.
+            .token_store(Arc::new(NoneTokenStore));
+        Ok(config)
+    }
+
+    /// What one shard needs.
+    ///
+    /// `secret` is the source of the keys for stateless resets and Retry tokens. Each shard has its own:
+    /// whoever can make one endpoint sign an ID that another one has issued could reset its connection.
+    pub(crate) fn settings(
+        &self,
+        mtu_discovery: bool,
+        secret: [u8; 32],
+    ) -> Result<Settings, Arc<GenerateError>> {
+        let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
+        let mut server =
+            ServerConfig::new(authenticator.server(), Arc::new(TokenKey::new(&secret)));
+        let mut validation_token = ValidationTokenConfig::default();
+        validation_token.sent(0).log(Arc::new(NoneTokenLog));
+        server
+            .transport_config(Arc::new(self.knobs.transport()))
+            .migration(self.knobs.migration)
+            .max_incoming(self.knobs.max_pending_incoming)
+            .incoming_buffer_size(INCOMING_BUFFER_BYTES)
+            .incoming_buffer_size_total(
+                INCOMING_BUFFER_BYTES.saturating_mul(self.knobs.max_pending_incoming as u64),
+            )
+            .validation_token_config(validation_token);
+
+        let mut endpoint = EndpointConfig::new(Arc::new(ResetKey::new(&secret)));
+        endpoint
+            .supported_versions(vec![1])
+            // The fixed bit tells QUIC from STUN on the same socket (RFC 9443 §3).
+            .grease_quic_bit(false);
+        endpoint
+            .max_udp_payload_size(self.knobs.max_mtu.max(MAX_RECEIVE_BYTES))
+            .expect("more than the 1200 bytes that every path carries");
+        Ok(Settings {
+            endpoint,
+            server: Arc::new(server),
+            handshake_timeout: self.knobs.handshake_timeout,
+            max_pending_incoming: self.knobs.max_pending_incoming,
+            mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
+        })
+    }
+}
+
+impl ConfigBuilder {
+    /// Bytes that a peer may send on all its streams together without our reading any of them.
+    ///
+    /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000, half
+    /// again as much as one stream, so that one stalled stream does not stall the others.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
+    pub fn connection_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        self.knobs.connection_receive_window = window("connection_receive_window_bytes", bytes)?;
+        Ok(self)
+    }
+
+    /// Longest time for a handshake, from the first packet to an authenticated peer.
+    ///
+    /// An incoming connection also waits no longer than this for the application's answer.
+    /// Default: 5 s, room for three retransmissions of the first packet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for zero and for more than an hour.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        if timeout.is_zero() || timeout > LONGEST_HANDSHAKE {
+            return Err(ConfigError::OutOfRange {
+                name: "handshake_timeout",
+                expected: "more than zero, at most an hour",
+            });
+        }
+        self.knobs.handshake_timeout = timeout;
+        Ok(self)
+    }
+
+    /// Longest silence after which a connection is given up ([RFC 9000 §10.1]).
+    ///
+    /// The smaller one of ours and the peer's counts. `None` leaves it to the peer; if it says the same,
+    /// a dead path hangs every stream on it. Default: 10 s.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for zero and for 2^62 ms and above.
+    ///
+    /// [RFC 9000 §10.1]: https://www.rfc-editor.org/rfc/rfc9000#section-10.1
+    pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Result<Self, ConfigError> {
+        if timeout.is_some_and(|timeout| {
+            timeout < Duration::from_millis(1) || IdleTimeout::try_from(timeout).is_err()
+        }) {
+            return Err(ConfigError::OutOfRange {
+                name: "idle_timeout",
+                expected: "at least 1 ms and less than 2^62 ms",
+            });
+        }
+        self.knobs.idle_timeout = timeout;
+        Ok(self)
+    }
+
+    /// How long a connection may be silent before we send something just to keep it alive.
+    ///
+    /// `None` sends nothing; the peer may. Default: 5 s, half of the idle timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for zero. [`build`](Self::build) compares it with the idle timeout.
+    pub fn keep_alive_interval(mut self, interval: Option<Duration>) -> Result<Self, ConfigError> {
+        if interval.is_some_and(|interval| interval.is_zero()) {
+            return Err(ConfigError::OutOfRange {
+                name: "keep_alive_interval",
+                expected: "more than zero",
+            });
+        }
+        self.knobs.keep_alive_interval = interval;
+        Ok(self)
+    }
+
+    /// Largest UDP payload that is tried on a path, in bytes (RFC 8899).
+    ///
+    /// Larger than the default only pays where the whole path carries more than Ethernet's 1500 bytes.
+    /// Default: 1452, what is left of them by IPv6 and UDP.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 1200 and above 65,500.
+    pub fn max_mtu_bytes(mut self, bytes: u16) -> Result<Self, ConfigError> {
+        if !(MIN_MTU_BYTES..=LARGEST_MTU_BYTES).contains(&bytes) {
+            return Err(ConfigError::OutOfRange {
+                name: "max_mtu_bytes",
+                expected: "1200 to 65500 bytes",
+            });
+        }
+        self.knobs.max_mtu = bytes;
+        Ok(self)
+    }
+
+    /// How many streams a peer may have open to us at once.
+    ///
+    /// Streams that the application does not take go on counting, so this is also what holds back a
+    /// peer that opens more than is wanted. Default: 256, as everywhere in libp2p.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated.
+    pub fn max_peer_streams(mut self, streams: u32) -> Result<Self, ConfigError> {
+        if streams == 0 {
+            return Err(ConfigError::OutOfRange {
+                name: "max_peer_streams",
+                expected: "at least 1",
+            });
+        }
+        self.knobs.max_peer_streams = streams.into();
+        Ok(self)
+    }
+
+    /// How many incoming connections may wait for the application's answer; more are dropped.
+    ///
+    /// No TLS work has been done for them, and each holds at most 16 KiB. Default: 1024.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0.
+    pub fn max_pending_incoming(mut self, connections: usize) -> Result<Self, ConfigError> {
+        if connections == 0 {
+            return Err(ConfigError::OutOfRange {
+                name: "max_pending_incoming",
+                expected: "at least 1",
+            });
+        }
+        self.knobs.max_pending_incoming = connections;
+        Ok(self)
+    }
+
+    /// Whether to time the routing of each datagram, for
+    /// [`RegistryStats::routing_time`](crate::RegistryStats::routing_time).
+    ///
+    /// Costs two readings of the clock for each. Default: off.
+    pub fn measure_routing(mut self, enabled: bool) -> Self {
+        self.knobs.measure_routing = enabled;
+        self
+    }
+
+    /// Whether a peer that dialled us may go on from another address (RFC 9000 §9).
+    ///
+    /// That is what a NAT makes it do now and then; the change is reported as
+    /// [`StreamMuxerEvent::AddressChange`](libp2p_core::muxing::StreamMuxerEvent::AddressChange).
+    /// Default: on.
+    pub fn migration(mut self, enabled: bool) -> Self {
+        self.knobs.migration = enabled;
+        self
+    }
+
+    /// Whether to find out how large datagrams may be (RFC 8899); without it they have 1200 bytes.
+    ///
+    /// Default: on.
+    pub fn mtu_discovery(mut self, enabled: bool) -> Self {
+        self.knobs.mtu_discovery = enabled;
+        self
+    }
+
+    /// Bytes that may be under way to a peer without its acknowledgement.
+    ///
+    /// Bounds what a connection holds for retransmission. Should be twice the bandwidth-delay product of
+    /// the path. Default: 10,000,000.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0.
+    pub fn send_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        if bytes == 0 {
+            return Err(ConfigError::OutOfRange {
+                name: "send_window_bytes",
+                expected: "at least 1",
+            });
+        }
+        self.knobs.send_window = bytes;
+        Ok(self)
+    }
+
+    /// How many tasks share the work, each with an endpoint of its own.
+    ///
+    /// A connection stays with one of them. Default: 1; every datagram of a socket is read by one task,
+    /// and handing it to another one costs more than it wins.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0 and for more than 64.
+    pub fn shards(mut self, shards: u8) -> Result<Self, ConfigError> {
+        self.knobs.shards = Shards::new(shards).ok_or(ConfigError::OutOfRange {
+            name: "shards",
+            expected: "1 to 64",
+        })?;
+        Ok(self)
+    }
+
+    /// Size of the receive and the send buffer to ask the kernel for, for each socket, in bytes.
+    ///
+    /// It may grant less (on Linux at most `net.core.rmem_max` and `wmem_max`); what it granted is in
+    /// [`ListenerStats`](crate::ListenerStats). Default: 8 MiB each; with the kernel's own default a burst
+    /// of handshakes is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 64 KiB, the size of one batch, and above 1 GiB.
+    pub fn socket_buffer_bytes(mut self, receive: usize, send: usize) -> Result<Self, ConfigError> {
+        if [receive, send]
+            .iter()
+            .any(|bytes| !SOCKET_BUFFERS.contains(bytes))
+        {
+            return Err(ConfigError::OutOfRange {
+                name: "socket_buffer_bytes",
+                expected: "64 KiB to 1 GiB",
+            });
+        }
+        self.knobs.socket_buffers = BufferSizes { receive, send };
+        Ok(self)
+    }
+
+    /// Bytes that a peer may send on one stream without our reading any of them (RFC 9000 §4.1).
+    ///
+    /// Default: 10,000,000, enough for 800 Mbit/s at 100 ms.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
+    pub fn stream_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        self.knobs.stream_receive_window = window("stream_receive_window_bytes", bytes)?;
+        Ok(self)
+    }
+
+    /// Checks what concerns several settings, and makes the certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::KeepAliveTooLong`], [`ConfigError::StreamWindowTooLarge`], or
+    /// [`ConfigError::Certificate`] if the host key does not sign.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let knobs = self.knobs;
+        if let (Some(keep_alive), Some(idle)) = (knobs.keep_alive_interval, knobs.idle_timeout)
+            && keep_alive > idle / 2
+        {
+            return Err(ConfigError::KeepAliveTooLong);
+        }
+        if knobs.stream_receive_window > knobs.connection_receive_window {
+            return Err(ConfigError::StreamWindowTooLarge);
+        }
+        let authenticator = Authenticator::new(&self.keypair).map_err(ConfigError::Certificate)?;
+        Ok(Config {
+            authenticator: Ok(authenticator),
+            knobs,
+        })
+    }
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            connection_receive_window: CONNECTION_RECEIVE_WINDOW_BYTES.into(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: Some(IDLE_TIMEOUT),
+            keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            max_mtu: MAX_MTU_BYTES,
+            max_peer_streams: MAX_PEER_STREAMS.into(),
+            max_pending_incoming: MAX_PENDING_INCOMING,
+            measure_routing: false,
+            migration: true,
+            mtu_discovery: true,
+            send_window: SEND_WINDOW_BYTES,
+            shards: SHARDS,
+            socket_buffers: BufferSizes {
+                receive: SOCKET_BUFFER_BYTES,
+                send: SOCKET_BUFFER_BYTES,
+            },
+            stream_receive_window: STREAM_RECEIVE_WINDOW_BYTES.into(),
+        }
+    }
+}
+
+impl Knobs {
+    fn transport(&self) -> TransportConfig {
+        let mut mtu_discovery = MtuDiscoveryConfig::default();
+        mtu_discovery.upper_bound(self.max_mtu);
+        let mut config = TransportConfig::default();
+        config
+            .max_idle_timeout(self.idle_timeout.map(|timeout| {
+                IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
+            }))
+            .keep_alive_interval(self.keep_alive_interval)
+            .max_concurrent_bidi_streams(self.max_peer_streams)
+            // libp2p has neither unidirectional streams nor datagrams.
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .receive_window(self.connection_receive_window)
+            .stream_receive_window(self.stream_receive_window)
+            .send_window(self.send_window)
+            // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
+            .allow_spin(false)
+            .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));
+        config
+    }
+}
+
+fn window(name: &'static str, bytes: u64) -> Result<VarInt, ConfigError> {
+    VarInt::from_u64(bytes)
+        .ok()
+        .filter(|window| window.into_inner() > 0)
+        .ok_or(ConfigError::OutOfRange {
+            name,
+            expected: "at least 1 and less than 2^62 bytes",
+        })
+}

@@ -1,0 +1,116 @@
+//! Keys that nobody else ever sees: for stateless resets and for Retry tokens.
+//!
+//! quinn-proto implements its key traits for the types of one crypto library, chosen by features that
+//! other crates in the same build may change; so they are implemented here, on ours.
+
+use aws_lc_rs::{aead, constant_time, hkdf, hmac};
+use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
+
+/// Signs connection IDs; the signature is the ID's stateless-reset token (RFC 9000 §10.3.2).
+pub(super) struct ResetKey(hmac::Key);
+
+impl ResetKey {
+    pub(super) fn new(secret: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(hmac::sign(&self.0, data).as_ref());
+    }
+
+    fn signature_len(&self) -> usize {
+        hmac::HMAC_SHA256.tag_len()
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let expected = hmac::sign(&self.0, data);
+        constant_time::verify_slices_are_equal(expected.as_ref(), signature)
+            .map_err(|_| CryptoError)
+    }
+}
+
+/// Seals Retry tokens, each with a key of its own (RFC 9000 §8.1.4).
+pub(super) struct TokenKey(hkdf::Prk);
+
+impl TokenKey {
+    pub(super) fn new(secret: &[u8; 32]) -> Self {
+        Self(hkdf::Salt::new(hkdf::HKDF_SHA256, b"retry token").extract(secret))
+    }
+}
+
+impl HandshakeTokenKey for TokenKey {
+    fn aead_from_hkdf(&self, random_bytes: &[u8]) -> Box<dyn AeadKey> {
+        let info = [random_bytes];
+        let key = self
+            .0
+            .expand(&info, &aead::AES_256_GCM)
+            .expect("an AEAD key is shorter than HKDF's longest output");
+        Box::new(SealingKey(aead::LessSafeKey::new(aead::UnboundKey::from(
+            key,
+        ))))
+    }
+}
+
+struct SealingKey(aead::LessSafeKey);
+
+impl SealingKey {
+    /// Each key seals one token, so its nonce need not differ from others.
+    fn nonce() -> aead::Nonce {
+        aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
+    }
+}
+
+impl AeadKey for SealingKey {
+    fn seal(&self, data: &mut Vec<u8>, additional_data: &[u8]) -> Result<(), CryptoError> {
+        self.0
+            .seal_in_place_append_tag(Self::nonce(), aead::Aad::from(additional_data), data)
+            .map_err(|_| CryptoError)
+    }
+
+    fn open<'a>(
+        &self,
+        data: &'a mut [u8],
+        additional_data: &[u8],
+    ) -> Result<&'a mut [u8], CryptoError> {
+        self.0
+            .open_in_place(Self::nonce(), aead::Aad::from(additional_data), data)
+            .map_err(|_| CryptoError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_only_with_its_own_key_and_context() {
+        let key = TokenKey::new(&[1; 32]);
+        let mut token = b"address".to_vec();
+        key.aead_from_hkdf(b"random")
+            .seal(&mut token, b"context")
+            .unwrap();
+        assert_ne!(&token[..7], b"address");
+        for (secret, random, context) in [
+            ([2; 32], &b"random"[..], &b"context"[..]),
+            ([1; 32], b"others", b"context"),
+            ([1; 32], b"random", b"other"),
+        ] {
+            let opening = TokenKey::new(&secret).aead_from_hkdf(random);
+            assert!(opening.open(&mut token.clone(), context).is_err());
+        }
+        let opening = key.aead_from_hkdf(b"random");
+        assert_eq!(opening.open(&mut token, b"context").unwrap(), b"address");
+    }
+
+    #[test]
+    fn a_reset_key_knows_its_own_signatures() {
+        let key = ResetKey::new(&[1; 32]);
+        let mut signature = vec![0; key.signature_len()];
+        key.sign(b"id", &mut signature);
+        assert!(key.verify(b"id", &signature).is_ok());
+        assert!(key.verify(b"di", &signature).is_err());
+        assert!(ResetKey::new(&[2; 32]).verify(b"id", &signature).is_err());
+    }
+}

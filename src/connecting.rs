@@ -1,0 +1,154 @@
+//! A connection on its way to an authenticated peer.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{channel::oneshot, future::FutureExt};
+use libp2p_identity::PeerId;
+
+use crate::{
+    connection::Connection,
+    driver::{DialFrom, Handshake, InUse, IncomingConnection},
+    error::{DialError, Error, HandshakeError},
+    net::task::Runtime,
+};
+
+/// Resolves to the authenticated peer and the connection to it.
+///
+/// Nothing happens before it is polled: a dial has no socket and sends no packet, an incoming connection
+/// costs no TLS work. Dropping it abandons the handshake and frees all its state; an incoming connection
+/// that was never polled is refused (CONNECTION_REFUSED, RFC 9000 §20.1).
+#[must_use = "futures do nothing unless polled"]
+pub struct Connecting {
+    state: State,
+}
+
+enum State {
+    Dial(Box<Dial>),
+    DialRequested {
+        reply: oneshot::Receiver<Result<Handshake, DialError>>,
+        /// The driver must not go before it has something to drive.
+        _in_use: Arc<InUse>,
+    },
+    Incoming(Box<Incoming>),
+    AcceptRequested {
+        reply: oneshot::Receiver<Result<Handshake, HandshakeError>>,
+        _in_use: Arc<InUse>,
+    },
+    Handshake(Handshake),
+    Done,
+}
+
+/// A dial that has not begun.
+pub(crate) struct Dial {
+    pub(crate) in_use: Arc<InUse>,
+    pub(crate) remote_addr: SocketAddr,
+    pub(crate) expected: Option<PeerId>,
+    pub(crate) from: DialFrom,
+}
+
+/// An incoming connection that was not answered.
+pub(crate) struct Incoming {
+    pub(crate) in_use: Arc<InUse>,
+    pub(crate) connection: IncomingConnection,
+}
+
+impl Connecting {
+    pub(crate) fn dial(dial: Dial) -> Self {
+        Self {
+            state: State::Dial(Box::new(dial)),
+        }
+    }
+
+    pub(crate) fn incoming(incoming: Incoming) -> Self {
+        Self {
+            state: State::Incoming(Box::new(incoming)),
+        }
+    }
+}
+
+impl Future for Connecting {
+    type Output = Result<(PeerId, Connection), Error>;
+
+    /// # Panics
+    ///
+    /// If it is polled again after it has resolved.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            self.state = match std::mem::replace(&mut self.state, State::Done) {
+                State::Dial(dial) => {
+                    let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
+                    let Dial {
+                        in_use,
+                        remote_addr,
+                        expected,
+                        from,
+                    } = *dial;
+                    State::DialRequested {
+                        reply: in_use.core().dial(&runtime, remote_addr, expected, from)?,
+                        _in_use: in_use,
+                    }
+                }
+                State::DialRequested { mut reply, _in_use } => match reply.poll_unpin(cx) {
+                    Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
+                    Poll::Ready(Err(oneshot::Canceled)) => {
+                        return Poll::Ready(Err(DialError::DriverStopped.into()));
+                    }
+                    Poll::Pending => {
+                        self.state = State::DialRequested { reply, _in_use };
+                        return Poll::Pending;
+                    }
+                },
+                State::Incoming(incoming) => {
+                    let Incoming { in_use, connection } = *incoming;
+                    State::AcceptRequested {
+                        reply: connection.accept(),
+                        _in_use: in_use,
+                    }
+                }
+                State::AcceptRequested { mut reply, _in_use } => match reply.poll_unpin(cx) {
+                    Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
+                    Poll::Ready(Err(oneshot::Canceled)) => {
+                        return Poll::Ready(Err(HandshakeError::Stale.into()));
+                    }
+                    Poll::Pending => {
+                        self.state = State::AcceptRequested { reply, _in_use };
+                        return Poll::Pending;
+                    }
+                },
+                State::Handshake(mut handshake) => match handshake.poll(cx) {
+                    Poll::Ready(result) => {
+                        let (peer_id, connection) = result?;
+                        return Poll::Ready(Ok((peer_id, Connection::new(connection))));
+                    }
+                    Poll::Pending => {
+                        self.state = State::Handshake(handshake);
+                        return Poll::Pending;
+                    }
+                },
+                State::Done => panic!("`Connecting` polled after it has resolved"),
+            };
+        }
+    }
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connecting")
+            .field(
+                "state",
+                &match self.state {
+                    State::Dial(_) | State::Incoming(_) => "not begun",
+                    State::DialRequested { .. } | State::AcceptRequested { .. } => "requested",
+                    State::Handshake(_) => "handshaking",
+                    State::Done => "resolved",
+                },
+            )
+            .finish()
+    }
+}

@@ -1,0 +1,87 @@
+//! A connection as the application holds it: locked for a moment, driven by its shard.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use libp2p_identity::PeerId;
+use quinn_proto::ConnectionHandle;
+
+use super::mailbox::Mailbox;
+use crate::{
+    error::HandshakeError,
+    proto::{Connection, SharedConnection, lock},
+};
+
+/// A connection and the way to its driver.
+#[derive(Clone)]
+pub(crate) struct DrivenConnection {
+    connection: SharedConnection,
+    handle: ConnectionHandle,
+    mailbox: Arc<Mailbox>,
+}
+
+impl DrivenConnection {
+    pub(super) fn new(
+        connection: SharedConnection,
+        handle: ConnectionHandle,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        Self {
+            connection,
+            handle,
+            mailbox,
+        }
+    }
+
+    /// Does something to the connection, and tells the driver if there is something to send for it.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
+        let mut due = Vec::new();
+        let mut connection = lock(&self.connection);
+        let result = act(&mut connection);
+        let wants_turn = connection.announce_turn();
+        connection.take_due(&mut due);
+        drop(connection);
+        if wants_turn {
+            self.mailbox.want_turn(self.handle);
+        }
+        for waker in due {
+            waker.wake();
+        }
+        result
+    }
+}
+
+/// A connection whose peer is not authenticated yet; dropping it abandons the attempt.
+pub(crate) struct Handshake(Option<DrivenConnection>);
+
+impl Handshake {
+    pub(super) fn new(connection: DrivenConnection) -> Self {
+        Self(Some(connection))
+    }
+
+    /// Resolves to the authenticated peer and its connection. Not to be polled again after that.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(PeerId, DrivenConnection), HandshakeError>> {
+        let Some(connection) = &self.0 else {
+            return Poll::Ready(Err(HandshakeError::Stale));
+        };
+        let result = ready!(connection.with(|connection| connection.poll_established(cx.waker())));
+        Poll::Ready(match (result, self.0.take()) {
+            (Ok(peer_id), Some(connection)) => Ok((peer_id, connection)),
+            (Ok(_), None) => Err(HandshakeError::Stale),
+            (Err(error), _) => Err(error),
+        })
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.with(|connection| connection.abandon(HandshakeError::Stale));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What a transport, its handles and its drivers share.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::channel::oneshot;
+use libp2p_core::transport::ListenerId;
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+
+use super::{
+    Driver,
+    connection::Handshake,
+    incoming::{IncomingConnection, IncomingQueue},
+    mailbox::{Mailbox, Request},
+    socket::Socket,
+};
+use crate::{
+    authenticator::GenerateError,
+    config::Config,
+    error::DialError,
+    net::{UdpSocket, task::Runtime},
+    proto::{Registry, Shard, ShardSeed, Shards, lock},
+    stats::{ListenerStats, Stats},
+};
+
+/// The sockets, mailboxes and books of one transport.
+pub(crate) struct Core {
+    config: Config,
+    shards: Shards,
+    mailboxes: Arc<[Arc<Mailbox>]>,
+    registries: Vec<Arc<Mutex<Registry>>>,
+    incoming: Arc<IncomingQueue>,
+    listeners: Mutex<Vec<ListenerStats>>,
+    open_sockets: Arc<AtomicUsize>,
+    /// Sockets that dial and do not listen, one for each family, for as long as they are used.
+    dial_sockets: Mutex<DialSockets>,
+    started: Mutex<bool>,
+    next_shard: AtomicUsize,
+    next_reader: AtomicUsize,
+}
+
+#[derive(Default)]
+struct DialSockets {
+    v4: Weak<Socket>,
+    v6: Weak<Socket>,
+}
+
+/// Which socket a dial leaves from.
+#[derive(Clone, Debug)]
+pub(crate) enum DialFrom {
+    /// That of a listener; the shared one if the listener is gone by then.
+    Listener(Weak<Socket>),
+    /// One of its own.
+    New,
+    /// The one that all dials share that have no listener to leave from.
+    Shared,
+}
+
+/// A socket that could not be opened.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    Bind(io::Error),
+    Certificate(Arc<GenerateError>),
+}
+
+/// Keeps the drivers running even when they have nothing to drive.
+pub(crate) struct InUse(Arc<Core>);
+
+impl InUse {
+    pub(crate) fn new(config: Config) -> Self {
+        Self(Arc::new(Core::new(config)))
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.incoming.clear();
+        for mailbox in self.0.mailboxes.iter() {
+            mailbox.close();
+        }
+    }
+}
+
+impl Core {
+    fn new(config: Config) -> Self {
+        let shards = config.shards();
+        Self {
+            shards,
+            mailboxes: shards.iter().map(|_| Arc::default()).collect(),
+            registries: shards.iter().map(|_| Arc::default()).collect(),
+            incoming: Arc::new(IncomingQueue::new(config.max_pending_incoming())),
+            listeners: Mutex::default(),
+            open_sockets: Arc::default(),
+            dial_sockets: Mutex::default(),
+            started: Mutex::new(false),
+            next_shard: AtomicUsize::new(0),
+            next_reader: AtomicUsize::new(0),
+            config,
+        }
+    }
+
+    /// Opens a socket and has a driver read it; the first one starts the drivers.
+    pub(crate) fn open_socket(
+        &self,
+        runtime: &Runtime,
+        addr: SocketAddr,
+        listening: bool,
+    ) -> Result<Arc<Socket>, OpenError> {
+        let io = UdpSocket::bind(runtime, addr, self.config.socket_buffers())
+            .map_err(OpenError::Bind)?;
+        self.start(runtime, !io.may_fragment())
+            .map_err(OpenError::Certificate)?;
+        let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        Socket::open(
+            io,
+            listening,
+            Arc::clone(&self.mailboxes[reader]),
+            Arc::clone(&self.open_sockets),
+        )
+        .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))
+    }
+
+    /// Begins to dial. To be called when the dial is first polled, not before.
+    pub(crate) fn dial(
+        &self,
+        runtime: &Runtime,
+        remote_addr: SocketAddr,
+        expected: Option<PeerId>,
+        from: DialFrom,
+    ) -> Result<oneshot::Receiver<Result<Handshake, DialError>>, DialError> {
+        let config = self.config.client(expected)?;
+        let socket = self
+            .dial_socket(runtime, remote_addr, from)
+            .map_err(|error| match error {
+                OpenError::Bind(error) => DialError::Bind(error),
+                OpenError::Certificate(error) => DialError::Certificate(error),
+            })?;
+        let (reply, receiver) = oneshot::channel();
+        let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        self.mailboxes[shard]
+            .request(Request::Dial {
+                config: Box::new(config),
+                remote_addr,
+                socket,
+                reply,
+            })
+            .map_err(|_| DialError::DriverStopped)?;
+        Ok(receiver)
+    }
+
+    pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
+        self.incoming.poll(cx)
+    }
+
+    /// No connection is accepted at this socket any more; those that were not answered are refused.
+    pub(crate) fn stop_listening(&self, socket: &Arc<Socket>) {
+        socket.stop_listening();
+        self.incoming.refuse_from(socket);
+    }
+
+    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
+        let buffers = socket.io().buffer_sizes();
+        lock_any(&self.listeners).push(ListenerStats {
+            addresses: Vec::new(),
+            listener_id,
+            local_addr: socket.io().local_addr(),
+            receive_buffer_bytes: buffers.receive,
+            send_buffer_bytes: buffers.send,
+        });
+    }
+
+    pub(crate) fn note_addresses(&self, listener_id: ListenerId, addresses: Vec<Multiaddr>) {
+        if let Some(listener) = lock_any(&self.listeners)
+            .iter_mut()
+            .find(|listener| listener.listener_id == listener_id)
+        {
+            listener.addresses = addresses;
+        }
+    }
+
+    pub(crate) fn forget_listener(&self, listener_id: ListenerId) {
+        lock_any(&self.listeners).retain(|listener| listener.listener_id != listener_id);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            listeners: lock_any(&self.listeners).clone(),
+            ..Stats::default()
+        };
+        let mut peers = HashSet::new();
+        let mut remote_addrs = HashSet::new();
+        for (shard, registry) in self.registries.iter().enumerate() {
+            // One lock at a time: a driver notes things in the registry while it holds a connection.
+            let connections = {
+                let registry = lock_any(registry);
+                registry.add_to(&mut stats.registry, &mut stats.transport);
+                peers.extend(registry.peers().copied());
+                remote_addrs.extend(registry.remote_addrs().copied());
+                registry.connections()
+            };
+            for (connection, local_addr) in connections {
+                let connection = lock(&connection).stats(shard, local_addr);
+                stats.connections.push(connection);
+            }
+        }
+        stats.registry.peers = peers.len();
+        stats.registry.remote_addresses = remote_addrs.len();
+        stats.transport.shards = self.shards.count();
+        stats.transport.sockets = self.open_sockets.load(Ordering::Relaxed);
+        stats
+    }
+
+    pub(crate) fn reset_stats(&self) {
+        for registry in &self.registries {
+            lock_any(registry).reset();
+        }
+    }
+
+    fn dial_socket(
+        &self,
+        runtime: &Runtime,
+        remote_addr: SocketAddr,
+        from: DialFrom,
+    ) -> Result<Arc<Socket>, OpenError> {
+        let wildcard = match remote_addr {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let open = || self.open_socket(runtime, SocketAddr::new(wildcard, 0), false);
+        match from {
+            DialFrom::New => return open(),
+            DialFrom::Listener(socket) => {
+                if let Some(socket) = socket.upgrade() {
+                    return Ok(socket);
+                }
+            }
+            DialFrom::Shared => {}
+        }
+        let mut sockets = lock_any(&self.dial_sockets);
+        let shared = match wildcard {
+            IpAddr::V4(_) => &mut sockets.v4,
+            IpAddr::V6(_) => &mut sockets.v6,
+        };
+        if let Some(socket) = shared.upgrade() {
+            return Ok(socket);
+        }
+        let socket = open()?;
+        *shared = Arc::downgrade(&socket);
+        Ok(socket)
+    }
+
+    fn start(&self, runtime: &Runtime, mtu_discovery: bool) -> Result<(), Arc<GenerateError>> {
+        let mut started = lock_any(&self.started);
+        if *started {
+            return Ok(());
+        }
+        for (id, registry) in self.shards.iter().zip(&self.registries) {
+            let shard = Shard::new(
+                id,
+                self.shards,
+                self.config.settings(mtu_discovery, rand::random())?,
+                ShardSeed {
+                    connection_ids: rand::random(),
+                    endpoint: rand::random(),
+                    initial_ids: rand::random(),
+                },
+                Arc::clone(registry),
+            );
+            runtime.spawn(Driver::new(
+                shard,
+                self.shards,
+                Arc::clone(&self.mailboxes),
+                Arc::clone(&self.incoming),
+                self.config.measures_routing(),
+            ));
+        }
+        *started = true;
+        Ok(())
+    }
+}
+
+fn lock_any<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,141 @@
+//! Incoming connections on their way to the application.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures::{channel::oneshot, task::AtomicWaker};
+
+use super::{
+    connection::Handshake,
+    mailbox::{Mailbox, Request},
+    socket::Socket,
+};
+use crate::{
+    error::HandshakeError,
+    proto::{Incoming, IncomingKey},
+};
+
+/// An incoming connection that waits for the application's answer; dropping it refuses it.
+pub(crate) struct IncomingConnection {
+    key: IncomingKey,
+    socket: Arc<Socket>,
+    remote_addr: SocketAddr,
+    local_ip: Option<IpAddr>,
+    mailbox: Arc<Mailbox>,
+    answered: bool,
+}
+
+impl IncomingConnection {
+    pub(super) fn new(incoming: Incoming<Arc<Socket>>, mailbox: Arc<Mailbox>) -> Self {
+        Self {
+            key: incoming.key,
+            socket: incoming.socket,
+            remote_addr: incoming.remote_addr,
+            local_ip: incoming.local_ip,
+            mailbox,
+            answered: false,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    pub(crate) fn remote_addr(&self) -> SocketAddr {
+        self.remote_addr
+    }
+
+    /// The address that the peer has sent to, with the socket's port.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        let mut addr = self.socket.io().local_addr();
+        if let Some(ip) = self.local_ip
+            && ip.is_ipv4() == addr.is_ipv4()
+        {
+            addr.set_ip(ip);
+        }
+        addr
+    }
+
+    /// Has the driver begin the handshake.
+    pub(crate) fn accept(mut self) -> oneshot::Receiver<Result<Handshake, HandshakeError>> {
+        let (reply, receiver) = oneshot::channel();
+        self.answered = true;
+        // Where it fails the reply is dropped, which the receiver notices.
+        let _ = self.mailbox.request(Request::Accept {
+            key: self.key,
+            reply,
+        });
+        receiver
+    }
+}
+
+impl Drop for IncomingConnection {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.mailbox.request(Request::Refuse { key: self.key });
+        }
+    }
+}
+
+/// Incoming connections of all shards, for the transport to take.
+pub(super) struct IncomingQueue {
+    queue: Mutex<VecDeque<IncomingConnection>>,
+    limit: usize,
+    transport: AtomicWaker,
+}
+
+impl IncomingQueue {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            limit,
+            transport: AtomicWaker::new(),
+        }
+    }
+
+    /// Appends one, or drops it if there are too many.
+    pub(super) fn push(&self, incoming: IncomingConnection) {
+        let mut queue = self.lock();
+        if queue.len() >= self.limit {
+            drop(queue);
+            drop(incoming);
+            return;
+        }
+        queue.push_back(incoming);
+        drop(queue);
+        self.transport.wake();
+    }
+
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
+        // Registered before looking, so that nothing comes in between.
+        self.transport.register(cx.waker());
+        match self.lock().pop_front() {
+            Some(incoming) => Poll::Ready(incoming),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Drops, and so refuses, what came in at this socket.
+    pub(super) fn refuse_from(&self, socket: &Arc<Socket>) {
+        let mut queue = self.lock();
+        let (refused, kept): (VecDeque<_>, VecDeque<_>) = queue
+            .drain(..)
+            .partition(|incoming| Arc::ptr_eq(&incoming.socket, socket));
+        *queue = kept;
+        drop(queue);
+        drop(refused);
+    }
+
+    pub(super) fn clear(&self) {
+        let refused = std::mem::take(&mut *self.lock());
+        drop(refused);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<IncomingConnection>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

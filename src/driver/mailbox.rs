@@ -1,0 +1,187 @@
+//! What the application and other shards want from a driver.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Waker,
+};
+
+use futures::{channel::oneshot, task::AtomicWaker};
+use quinn_proto::{ClientConfig, ConnectionHandle};
+
+use super::{connection::Handshake, socket::Socket};
+use crate::{
+    error::{DialError, HandshakeError},
+    net::UdpSocket,
+    proto::{Datagram, IncomingKey},
+};
+
+/// Most dials and accepted connections that wait for their driver.
+///
+/// It takes some every few hundred microseconds; this is hours of work.
+const MAX_REQUESTS: usize = 65_536;
+
+/// Most bytes of datagrams that other shards have left here.
+///
+/// About what a socket's receive buffer would hold; past it datagrams are dropped, and QUIC repairs it.
+const MAX_FORWARDED_BYTES: usize = 1024 * 1024;
+
+/// Most reports of unreachable addresses that wait. They only save time; the rest is dropped.
+const MAX_UNREACHABLE: usize = 64;
+
+/// The inbox of one driver.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+    driver: AtomicWaker,
+}
+
+/// What has arrived since the driver looked last.
+#[derive(Default)]
+pub(super) struct Mail {
+    /// Connections that want a turn; each is in here once at most.
+    pub(super) turns: Vec<ConnectionHandle>,
+    pub(super) requests: VecDeque<Request>,
+    pub(super) forwarded: Vec<Datagram<Arc<Socket>>>,
+    pub(super) forwarded_bytes: usize,
+    /// Datagrams that found `forwarded` full.
+    pub(super) overflowed: u64,
+    pub(super) unreachable: Vec<SocketAddr>,
+    pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
+    /// The transport is gone: leave when there is nothing left to drive.
+    pub(super) closing: bool,
+    /// The driver is gone.
+    stopped: bool,
+}
+
+/// A request that costs TLS work.
+pub(super) enum Request {
+    Accept {
+        key: IncomingKey,
+        reply: oneshot::Sender<Result<Handshake, HandshakeError>>,
+    },
+    Dial {
+        config: Box<ClientConfig>,
+        remote_addr: SocketAddr,
+        socket: Arc<Socket>,
+        reply: oneshot::Sender<Result<Handshake, DialError>>,
+    },
+    Refuse {
+        key: IncomingKey,
+    },
+}
+
+/// The driver is gone, or has far too much to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undeliverable;
+
+impl Mailbox {
+    pub(super) fn register(&self, driver: &Waker) {
+        self.driver.register(driver);
+    }
+
+    /// Makes the driver look around.
+    pub(super) fn wake(&self) {
+        self.driver.wake();
+    }
+
+    pub(super) fn want_turn(&self, handle: ConnectionHandle) {
+        self.post(|mail| mail.turns.push(handle));
+    }
+
+    pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
+        let mut mail = self.lock();
+        let is_full =
+            mail.requests.len() >= MAX_REQUESTS && !matches!(request, Request::Refuse { .. });
+        if mail.stopped || is_full {
+            return Err(Undeliverable);
+        }
+        mail.requests.push_back(request);
+        drop(mail);
+        self.driver.wake();
+        Ok(())
+    }
+
+    /// Leaves datagrams that belong to this driver's shard.
+    pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
+        self.post(|mail| {
+            for datagram in datagrams.drain(..) {
+                let bytes = mail.forwarded_bytes + datagram.contents.len();
+                if bytes > MAX_FORWARDED_BYTES {
+                    mail.overflowed += 1;
+                } else {
+                    mail.forwarded_bytes = bytes;
+                    mail.forwarded.push(datagram);
+                }
+            }
+        });
+    }
+
+    pub(super) fn unreachable(&self, addr: SocketAddr) {
+        self.post(|mail| {
+            if mail.unreachable.len() < MAX_UNREACHABLE {
+                mail.unreachable.push(addr);
+            }
+        });
+    }
+
+    /// Has the driver read a socket for as long as anyone uses it.
+    pub(super) fn read_socket(
+        &self,
+        io: Arc<UdpSocket>,
+        socket: Weak<Socket>,
+    ) -> Result<(), Undeliverable> {
+        let mut mail = self.lock();
+        if mail.stopped {
+            return Err(Undeliverable);
+        }
+        mail.sockets.push((io, socket));
+        drop(mail);
+        self.driver.wake();
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        self.post(|mail| mail.closing = true);
+    }
+
+    pub(super) fn take(&self) -> Mail {
+        let mut mail = self.lock();
+        let closing = mail.closing;
+        mem::replace(
+            &mut mail,
+            Mail {
+                closing,
+                ..Mail::default()
+            },
+        )
+    }
+
+    /// Nothing is taken any more; what is left is dropped, which its senders notice.
+    pub(super) fn stop(&self) {
+        let left = mem::replace(
+            &mut *self.lock(),
+            Mail {
+                stopped: true,
+                ..Mail::default()
+            },
+        );
+        drop(left);
+    }
+
+    fn post(&self, write: impl FnOnce(&mut Mail)) {
+        let mut mail = self.lock();
+        if mail.stopped {
+            return;
+        }
+        write(&mut mail);
+        drop(mail);
+        self.driver.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,199 @@
+//! What can go wrong, one enum for each moment at which it does.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use crate::authenticator::{CertificateError, GenerateError};
+
+/// What the [`Transport`](crate::Transport) reports: a failed dial, listener or handshake.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A dial failed before its first packet.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The peer was not reached, or did not authenticate.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// A listener could not be made, or is in trouble.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// A [`Config`](crate::Config) that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The certificate that carries our identity could not be made.
+    #[error("could not generate the TLS certificate")]
+    Certificate(#[source] GenerateError),
+    /// Keep-alive packets would come too late to keep the connection alive.
+    ///
+    /// One of them may be lost, so the interval must not exceed half of the idle timeout.
+    #[error("keep-alive interval exceeds half of the idle timeout")]
+    KeepAliveTooLong,
+    /// A value that the protocol or its purpose does not allow.
+    #[error("{name} is out of range: {expected}")]
+    OutOfRange {
+        /// The setter that refused its value.
+        name: &'static str,
+        /// What it would have taken.
+        expected: &'static str,
+    },
+    /// The receive window of one stream exceeds that of the whole connection.
+    #[error("stream receive window exceeds the connection's receive window")]
+    StreamWindowTooLarge,
+}
+
+/// A dial that failed before its first packet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// No socket could be opened to dial from.
+    #[error("could not open a socket to dial from")]
+    Bind(#[source] io::Error),
+    /// Our own certificate could not be made.
+    #[error("could not generate the TLS certificate")]
+    Certificate(#[source] Arc<GenerateError>),
+    /// The task that would dial has stopped, or has too much to do.
+    #[error("the driver of the transport has stopped")]
+    DriverStopped,
+    /// Dialling with the role of the listener (hole punching) is not built yet.
+    #[error("dialling as listener is not supported")]
+    ListenerRoleUnsupported,
+    /// The future was polled outside of a tokio runtime.
+    #[error("no tokio runtime is running here")]
+    NoRuntime,
+    /// The QUIC endpoint refused to begin.
+    #[error("the endpoint refused to connect: {0}")]
+    Refused(String),
+}
+
+/// A listener that could not be made, or is in trouble.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The address could not be bound, for instance because the port is taken.
+    #[error("could not listen on {addr}")]
+    Bind {
+        /// The address that was asked for.
+        addr: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Our own certificate could not be made.
+    #[error("could not generate the TLS certificate")]
+    Certificate(#[source] Arc<GenerateError>),
+    /// The addresses of this host's interfaces cannot be followed.
+    #[error("could not watch the network interfaces")]
+    Interfaces(#[source] io::Error),
+    /// `listen_on` was called outside of a tokio runtime.
+    #[error("no tokio runtime is running here")]
+    NoRuntime,
+    /// The listening socket failed; it is tried again.
+    #[error("could not receive from the listening socket")]
+    Receive(#[source] io::Error),
+}
+
+/// A handshake that did not end with an authenticated peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The peer's certificate was refused, by us.
+    #[error("peer not authenticated")]
+    Certificate(#[from] CertificateError),
+    /// The connection ended before the handshake did.
+    #[error("connection lost during the handshake")]
+    Connection(#[from] ConnectionError),
+    /// The peer does not take connections now (CONNECTION_REFUSED, RFC 9000 §20.1).
+    #[error("refused by the peer")]
+    Refused,
+    /// The listener was removed, or the attempt had waited too long, before the handshake began.
+    #[error("the incoming connection is gone")]
+    Stale,
+    /// The handshake took longer than [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout).
+    #[error("handshake timed out")]
+    TimedOut,
+    /// The host of the peer answered that nobody listens there.
+    ///
+    /// Only where the operating system reports it to the socket (Linux); elsewhere such a dial ends
+    /// with [`TimedOut`](Self::TimedOut).
+    #[error("nobody listens at the address")]
+    Unreachable,
+}
+
+/// The end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The QUIC implementation of the peer aborted (CONNECTION_CLOSE of type 0x1c, RFC 9000 §19.19).
+    #[error("aborted by the peer with transport error {code:#x}: {reason}")]
+    AbortedByPeer {
+        /// Transport error code (RFC 9000 §20.1); 0x100 and above carry a TLS alert.
+        code: u64,
+        /// What the peer says about it.
+        reason: String,
+    },
+    /// The peer closed the connection (CONNECTION_CLOSE of type 0x1d, RFC 9000 §19.19).
+    #[error("closed by the peer with code {code:#x}")]
+    ClosedByPeer {
+        /// Application error code; 0 is an ordinary close.
+        code: u64,
+        /// What the peer says about it.
+        reason: String,
+    },
+    /// The task that drives this connection has stopped, for instance with its runtime.
+    #[error("the driver of the connection has stopped")]
+    DriverStopped,
+    /// We closed the connection.
+    #[error("closed")]
+    LocallyClosed,
+    /// The peer has forgotten this connection (stateless reset, RFC 9000 §10.3).
+    #[error("reset by the peer")]
+    Reset,
+    /// Nothing was heard of the peer for the negotiated idle timeout (RFC 9000 §10.1).
+    #[error("idle for too long")]
+    TimedOut,
+    /// The peer broke the protocol, or we could not go on.
+    #[error("transport error {code:#x}: {reason}")]
+    Violation {
+        /// Transport error code (RFC 9000 §20.1) that we closed the connection with.
+        code: u64,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The peer speaks no version of QUIC that we do.
+    #[error("no common version of QUIC")]
+    VersionMismatch,
+}
+
+/// The end of a stream before its time.
+///
+/// [`Stream`](crate::Stream) puts it into the [`io::Error`] that `AsyncRead` and `AsyncWrite` want;
+/// [`io::Error::get_ref`] and a downcast give it back, also behind libp2p's boxed streams.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// This half was closed, by us.
+    #[error("the stream is closed")]
+    Closed,
+    /// The connection ended.
+    #[error("connection lost")]
+    Connection(#[from] ConnectionError),
+    /// The peer abandoned its sending half (RESET_STREAM, RFC 9000 §19.4).
+    #[error("reset by the peer with code {0:#x}")]
+    Reset(u64),
+    /// The peer does not read any further (STOP_SENDING, RFC 9000 §19.5).
+    #[error("stopped by the peer with code {0:#x}")]
+    Stopped(u64),
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match &error {
+            StreamError::Closed => io::ErrorKind::BrokenPipe,
+            StreamError::Connection(_) => io::ErrorKind::NotConnected,
+            StreamError::Reset(_) | StreamError::Stopped(_) => io::ErrorKind::ConnectionReset,
+        };
+        Self::new(kind, error)
+    }
+}

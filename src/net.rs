@@ -1,0 +1,16 @@
+//! The operating system: sockets, interfaces, the clock, timers and tasks, on tokio.
+//!
+//! The only room that may read the clock or ask the kernel for anything.
+
+pub(crate) mod clock;
+pub(crate) mod interfaces;
+pub(crate) mod task;
+mod timer;
+mod udp_socket;
+#[cfg(target_os = "linux")]
+mod unreachable;
+
+pub(crate) use self::{
+    timer::Timer,
+    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket},
+};

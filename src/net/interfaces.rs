@@ -1,0 +1,65 @@
+//! The addresses of this host.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::Stream;
+use if_watch::{IfEvent, tokio::IfWatcher};
+
+use super::task::Runtime;
+
+/// An interface has got or lost an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InterfaceEvent {
+    Up(IpAddr),
+    Down(IpAddr),
+}
+
+/// Follows the addresses of all interfaces, beginning with those there are.
+pub(crate) struct InterfaceWatcher(IfWatcher);
+
+impl InterfaceWatcher {
+    pub(crate) fn new(_runtime: &Runtime) -> io::Result<Self> {
+        IfWatcher::new().map(Self)
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<InterfaceEvent>> {
+        Pin::new(&mut self.0)
+            .poll_next(cx)
+            .map(|event| match event {
+                Some(Ok(IfEvent::Up(net))) => Ok(InterfaceEvent::Up(net.addr())),
+                Some(Ok(IfEvent::Down(net))) => Ok(InterfaceEvent::Down(net.addr())),
+                Some(Err(error)) => Err(error),
+                None => Err(io::Error::other("the interface watcher has ended")),
+            })
+    }
+}
+
+/// The address that the kernel would send from to `remote`. No packet is sent.
+pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
+    let wildcard = match remote {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    socket.local_addr().ok().map(|addr| addr.ip())
+}
+
+/// The index of the interface with this name, for `/ip6zone`; where there is no such call, zones are
+/// known by their number only.
+pub(crate) fn index_of(name: &str) -> Option<u32> {
+    #[cfg(unix)]
+    {
+        nix::net::if_::if_nametoindex(name).ok()
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = name;
+        None
+    }
+}

@@ -1,0 +1,204 @@
+//! The books of one shard: which connections there are, which IDs they have, what was routed.
+//!
+//! Routing itself needs none of it (see [`route`](super::route)), and quinn-proto maps IDs to
+//! connections; so nothing here can go stale in a way that loses a packet. The books answer questions,
+//! and they show leaks: everything that is counted as *now* is zero once all connections are drained.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use libp2p_identity::PeerId;
+use quinn_proto::ConnectionHandle;
+
+use super::shard::SharedConnection;
+use crate::stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats};
+
+/// The books of one shard.
+#[derive(Default)]
+pub(crate) struct Registry {
+    connections: HashMap<ConnectionHandle, Entry>,
+    remotes: HashMap<SocketAddr, usize>,
+    peers: HashMap<PeerId, usize>,
+    pending_incoming: usize,
+    totals: Totals,
+}
+
+/// Totals. A shard adds up its own and posts the sum once a turn; the fields that say *now* stay zero.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) registry: RegistryStats,
+    pub(crate) transport: TransportStats,
+}
+
+struct Entry {
+    connection: SharedConnection,
+    local_addr: SocketAddr,
+    remote_addr: SocketAddr,
+    peer_id: Option<PeerId>,
+    has_initial_id: bool,
+    ids: Ids,
+}
+
+/// The connection IDs that one connection was issued.
+///
+/// quinn-proto issues sequence number 0 with the handshake, then one batch when the handshake is
+/// complete, and from then on one new ID for each that the peer retires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ids {
+    next_sequence: u64,
+    retired: u64,
+    has_batch: bool,
+}
+
+impl Registry {
+    /// Notes a new connection; it has one ID already, that of the handshake.
+    pub(super) fn insert(
+        &mut self,
+        handle: ConnectionHandle,
+        connection: SharedConnection,
+        local_addr: SocketAddr,
+        remote_addr: SocketAddr,
+        has_initial_id: bool,
+    ) {
+        *self.remotes.entry(remote_addr).or_default() += 1;
+        self.totals.registry.issued_ids += 1;
+        self.totals.registry.issued_sequence_numbers[0] += 1;
+        self.connections.insert(
+            handle,
+            Entry {
+                connection,
+                local_addr,
+                remote_addr,
+                peer_id: None,
+                has_initial_id,
+                ids: Ids {
+                    next_sequence: 1,
+                    retired: 0,
+                    has_batch: false,
+                },
+            },
+        );
+    }
+
+    /// Notes that `count` more IDs were issued to a connection.
+    pub(super) fn issued(&mut self, handle: ConnectionHandle, count: u64) {
+        let Some(entry) = self.connections.get_mut(&handle) else {
+            return;
+        };
+        if count == 0 {
+            return;
+        }
+        let ids = &mut entry.ids;
+        let totals = &mut self.totals.registry;
+        for sequence in ids.next_sequence..ids.next_sequence + count {
+            totals.issued_sequence_numbers[sequence_bucket(sequence)] += 1;
+        }
+        ids.next_sequence += count;
+        totals.issued_ids += count;
+        if ids.has_batch {
+            ids.retired += count;
+            totals.retired_ids += count;
+        }
+        ids.has_batch = true;
+    }
+
+    pub(super) fn authenticated(&mut self, handle: ConnectionHandle, peer_id: PeerId) {
+        let Some(entry) = self.connections.get_mut(&handle) else {
+            return;
+        };
+        entry.peer_id = Some(peer_id);
+        *self.peers.entry(peer_id).or_default() += 1;
+        self.totals.transport.handshakes_completed += 1;
+    }
+
+    pub(super) fn migrated(
+        &mut self,
+        handle: ConnectionHandle,
+        local_addr: SocketAddr,
+        remote_addr: SocketAddr,
+    ) {
+        let Some(entry) = self.connections.get_mut(&handle) else {
+            return;
+        };
+        release(&mut self.remotes, &entry.remote_addr);
+        *self.remotes.entry(remote_addr).or_default() += 1;
+        entry.remote_addr = remote_addr;
+        entry.local_addr = local_addr;
+    }
+
+    pub(super) fn remove(&mut self, handle: ConnectionHandle) {
+        let Some(entry) = self.connections.remove(&handle) else {
+            return;
+        };
+        release(&mut self.remotes, &entry.remote_addr);
+        match entry.peer_id {
+            Some(peer_id) => release(&mut self.peers, &peer_id),
+            None => self.totals.transport.handshakes_failed += 1,
+        }
+    }
+
+    pub(super) fn set_pending_incoming(&mut self, count: usize) {
+        self.pending_incoming = count;
+    }
+
+    pub(super) fn post(&mut self, totals: &Totals) {
+        self.totals.registry += &totals.registry;
+        self.totals.transport += totals.transport;
+    }
+
+    /// Every connection, with the address that it sends from.
+    pub(crate) fn connections(&self) -> Vec<(SharedConnection, SocketAddr)> {
+        self.connections
+            .values()
+            .map(|entry| (entry.connection.clone(), entry.local_addr))
+            .collect()
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.peers.keys()
+    }
+
+    pub(crate) fn remote_addrs(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.remotes.keys()
+    }
+
+    /// Adds this shard's figures to those of the others, but for peers and addresses: those may be the
+    /// same on several shards.
+    pub(crate) fn add_to(&self, registry: &mut RegistryStats, transport: &mut TransportStats) {
+        *registry += &self.totals.registry;
+        *transport += self.totals.transport;
+        let entries = || self.connections.values();
+        registry.active_ids += entries().map(|entry| entry.ids.active()).sum::<u64>();
+        registry.connections += self.connections.len();
+        registry.handshaking += entries().filter(|entry| entry.peer_id.is_none()).count();
+        registry.initial_ids +=
+            self.pending_incoming + entries().filter(|entry| entry.has_initial_id).count();
+        registry.pending_incoming += self.pending_incoming;
+    }
+
+    /// Starts the totals again; what is counted as *now* stays.
+    pub(crate) fn reset(&mut self) {
+        self.totals = Totals::default();
+    }
+}
+
+impl Ids {
+    fn active(self) -> u64 {
+        self.next_sequence - self.retired
+    }
+}
+
+/// One use less of what `key` stands for; the last one takes the key away.
+fn release<K: Eq + std::hash::Hash>(uses: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = uses.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            uses.remove(key);
+        }
+    }
+}
+
+/// 0, 1, 2–3, 4–7, …
+fn sequence_bucket(sequence: u64) -> usize {
+    let bits = (u64::BITS - sequence.leading_zeros()) as usize;
+    bits.min(SEQUENCE_BUCKETS - 1)
+}

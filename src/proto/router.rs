@@ -1,0 +1,179 @@
+//! Which shard a datagram belongs to, from the bytes that every version of QUIC leaves in place.
+
+use super::connection_id::{CONNECTION_ID_LEN, ShardId, Shards};
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Not QUIC: the two first bits are clear, as STUN has them (RFC 9443 §3).
+    NonQuic,
+    /// To this shard.
+    Quic {
+        /// The owner of the destination connection ID.
+        shard: ShardId,
+        /// Which of the two headers the first packet has (RFC 8999 §5).
+        header: HeaderForm,
+    },
+    /// Nowhere.
+    Drop(Malformed),
+}
+
+/// Header form (RFC 8999 §5.1, §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderForm {
+    /// Handshake packets, and those of other versions.
+    Long,
+    /// 1-RTT packets and stateless resets.
+    Short,
+}
+
+/// Why a datagram goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// No payload at all.
+    Empty,
+    /// It names no connection: we never issue an empty ID, and a client must choose 8 bytes or more
+    /// (RFC 9000 §7.2).
+    NoConnectionId,
+    /// It ends before its destination connection ID does.
+    Truncated,
+}
+
+/// Routes a datagram by `dcid[0] mod N`, whatever socket it came in on.
+///
+/// Pure arithmetic over RFC 8999's invariant bytes: nothing to look up, nothing to lock, nothing that a
+/// spoofed datagram could change.
+pub(crate) fn route(datagram: &[u8], shards: Shards) -> Route {
+    /// Header form bit (RFC 8999 §5).
+    const LONG_HEADER: u8 = 0x80;
+    /// Fixed bit (RFC 9000 §17.2); our packets never clear it, RFC 9287 is off.
+    const FIXED_BIT: u8 = 0x40;
+    /// Offset of the length of the destination connection ID: behind the first byte and the version.
+    const LONG_ID_LEN_OFFSET: usize = 5;
+
+    let Some(&first) = datagram.first() else {
+        return Route::Drop(Malformed::Empty);
+    };
+    let (id, header) = if first & LONG_HEADER != 0 {
+        let Some((&id_len, rest)) = datagram
+            .get(LONG_ID_LEN_OFFSET..)
+            .and_then(<[u8]>::split_first)
+        else {
+            return Route::Drop(Malformed::Truncated);
+        };
+        let Some(id) = rest.get(..usize::from(id_len)) else {
+            return Route::Drop(Malformed::Truncated);
+        };
+        (id, HeaderForm::Long)
+    } else if first & FIXED_BIT != 0 {
+        let Some(id) = datagram.get(1..1 + CONNECTION_ID_LEN) else {
+            return Route::Drop(Malformed::Truncated);
+        };
+        (id, HeaderForm::Short)
+    } else {
+        return Route::NonQuic;
+    };
+    match id.first() {
+        Some(&first) => Route::Quic {
+            shard: shards.of(first),
+            header,
+        },
+        None => Route::Drop(Malformed::NoConnectionId),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use quinn_proto::{FixedLengthConnectionIdParser, PartialDecode};
+
+    use super::*;
+
+    /// A datagram with a long header, from its parts.
+    fn long(first: u8, version: u32, dcid: &[u8], rest: &[u8]) -> Vec<u8> {
+        let mut datagram = vec![first | 0x80];
+        datagram.extend(version.to_be_bytes());
+        datagram.push(dcid.len() as u8);
+        datagram.extend(dcid);
+        datagram.extend(rest);
+        datagram
+    }
+
+    #[test]
+    fn truncated_headers_are_told_from_empty_ones() {
+        let shards = Shards::new(4).unwrap();
+        assert_eq!(route(&[], shards), Route::Drop(Malformed::Empty));
+        assert_eq!(route(&[0xc0; 5], shards), Route::Drop(Malformed::Truncated));
+        assert_eq!(
+            route(&long(0xc0, 1, &[], &[0; 40]), shards),
+            Route::Drop(Malformed::NoConnectionId)
+        );
+        let whole = long(0xc0, 1, &[9; 8], &[]);
+        assert_eq!(
+            route(&whole[..whole.len() - 1], shards),
+            Route::Drop(Malformed::Truncated)
+        );
+        assert_eq!(route(&[0x40; 8], shards), Route::Drop(Malformed::Truncated));
+        assert!(matches!(route(&[0x40; 9], shards), Route::Quic { .. }));
+    }
+
+    #[test]
+    fn stun_is_not_quic() {
+        // A Binding request: type 0x0001, magic cookie 0x2112a442 (RFC 8489 §5).
+        let request = [
+            0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+        ];
+        assert_eq!(route(&request, Shards::new(2).unwrap()), Route::NonQuic);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Where quinn-proto reads a destination connection ID, the route is that ID's shard.
+        #[test]
+        fn agrees_with_the_parser_of_quinn_proto(
+            first in any::<u8>(),
+            version in prop_oneof![Just(1_u32), Just(0), any::<u32>()],
+            dcid in proptest::collection::vec(any::<u8>(), 0..24),
+            rest in proptest::collection::vec(any::<u8>(), 0..64),
+            short in any::<bool>(),
+            count in 1..=super::super::connection_id::MAX_SHARDS,
+        ) {
+            let datagram = if short {
+                [&[first & 0x7f][..], &dcid, &rest].concat()
+            } else {
+                long(first, version, &dcid, &rest)
+            };
+            let shards = Shards::new(count).unwrap();
+            let decoded = PartialDecode::new(
+                BytesMut::from(&datagram[..]),
+                &FixedLengthConnectionIdParser::new(CONNECTION_ID_LEN),
+                &[1],
+                false,
+            );
+            match (decoded, route(&datagram, shards)) {
+                (Ok((packet, _)), Route::Quic { shard, header }) => {
+                    prop_assert_eq!(shard, shards.of(packet.dst_cid()[0]));
+                    prop_assert_eq!(header == HeaderForm::Long, datagram[0] & 0x80 != 0);
+                }
+                (Ok((packet, _)), other) => {
+                    prop_assert!(packet.dst_cid().is_empty(), "{:?}", other);
+                }
+                // What quinn-proto does not parse may go to any shard, or nowhere.
+                (Err(_), _) => {}
+            }
+        }
+
+        /// No input makes it panic, and only the shards there are come out.
+        #[test]
+        fn takes_any_bytes(
+            datagram in proptest::collection::vec(any::<u8>(), 0..80),
+            count in 1..=super::super::connection_id::MAX_SHARDS,
+        ) {
+            if let Route::Quic { shard, .. } = route(&datagram, Shards::new(count).unwrap()) {
+                prop_assert!(shard.index() < usize::from(count));
+            }
+        }
+    }
+}

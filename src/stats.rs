@@ -1,0 +1,233 @@
+//! Counters as they were at one moment.
+//!
+//! All of them are plain numbers, taken by [`Handle::stats`](crate::Handle::stats). Totals count from
+//! the start of the transport or the last [`Handle::reset_stats`](crate::Handle::reset_stats); what is
+//! said to be *now* is not reset.
+
+use std::{net::SocketAddr, ops::AddAssign, time::Duration};
+
+use libp2p_core::transport::ListenerId;
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+
+/// Everything that a transport counts.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Every connection that is not drained yet, handshaking ones among them.
+    pub connections: Vec<ConnectionStats>,
+    /// Every listener, in the order in which they were made.
+    pub listeners: Vec<ListenerStats>,
+    /// The connection IDs and what was routed by them.
+    pub registry: RegistryStats,
+    /// The transport as a whole.
+    pub transport: TransportStats,
+}
+
+/// Sums over the whole transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportStats {
+    /// Bytes of UDP payload received.
+    pub bytes_received: u64,
+    /// Bytes of UDP payload sent.
+    pub bytes_sent: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Dials whose first packet was made.
+    pub dials: u64,
+    /// Handshakes that ended with an authenticated peer.
+    pub handshakes_completed: u64,
+    /// Handshakes that ended otherwise; those that timed out are among them.
+    pub handshakes_failed: u64,
+    /// Handshakes that took longer than the handshake timeout.
+    pub handshakes_timed_out: u64,
+    /// Incoming connections that were offered to the application.
+    pub incoming: u64,
+    /// Incoming connections that the application refused, or left waiting for too long.
+    pub incoming_refused: u64,
+    /// Failed reads of a socket; each is tried again.
+    pub receive_errors: u64,
+    /// Datagrams or batches that the operating system refused to send; QUIC repairs the loss.
+    pub send_errors: u64,
+    /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
+    pub segmentation_fallbacks: u64,
+    /// Shards, that is, endpoints of quinn-proto with a task of their own; now.
+    pub shards: usize,
+    /// UDP sockets; now.
+    pub sockets: usize,
+}
+
+/// One listener, now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// The addresses that were announced and have not expired.
+    pub addresses: Vec<Multiaddr>,
+    /// The listener.
+    pub listener_id: ListenerId,
+    /// The address that its socket is bound to.
+    pub local_addr: SocketAddr,
+    /// Size of the socket's receive buffer (`SO_RCVBUF`) as the kernel reports it, in bytes.
+    pub receive_buffer_bytes: usize,
+    /// Size of the socket's send buffer (`SO_SNDBUF`) as the kernel reports it, in bytes.
+    pub send_buffer_bytes: usize,
+}
+
+/// One connection, now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Bytes of UDP payload received.
+    pub bytes_received: u64,
+    /// Bytes of UDP payload sent.
+    pub bytes_sent: u64,
+    /// The TLS cipher suite (RFC 8446 §B.4), once it is negotiated.
+    pub cipher_suite: Option<&'static str>,
+    /// Times the congestion controller has reacted to loss or ECN marks.
+    pub congestion_events: u64,
+    /// Congestion window, in bytes.
+    pub congestion_window_bytes: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Whether we dialled.
+    pub is_outbound: bool,
+    /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
+    pub key_exchange_group: Option<&'static str>,
+    /// The address of the socket that it sends from; with the peer's view of our IP where the socket is
+    /// bound to a wildcard and the operating system tells.
+    pub local_addr: SocketAddr,
+    /// Packets that were declared lost (RFC 9002 §6).
+    pub lost_packets: u64,
+    /// Smallest round-trip time seen on this path.
+    pub min_rtt: Duration,
+    /// Largest UDP payload that the path is known to carry, in bytes.
+    pub mtu_bytes: u16,
+    /// Streams that the application holds, or whose last bytes are still to be sent.
+    pub open_streams: usize,
+    /// The peer, once it is authenticated.
+    pub peer_id: Option<PeerId>,
+    /// The peer's address, as of its last authenticated packet.
+    pub remote_addr: SocketAddr,
+    /// Smoothed round-trip time (RFC 9002 §5.3).
+    pub rtt: Duration,
+    /// The shard that drives it.
+    pub shard: usize,
+}
+
+/// The connection-ID registry.
+///
+/// A datagram is routed by its destination connection ID alone. A connection counts here until it is
+/// drained (RFC 9000 §10.2), so when every connection has been closed and drained each figure that says
+/// *now* is zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegistryStats {
+    /// Connection IDs that peers may address us by, over all connections; now.
+    pub active_ids: u64,
+    /// Datagrams routed by the address they came from. Always 0: anyone can spoof an address, so there
+    /// is no such fallback. The counter exists because other implementations have it.
+    pub address_fallbacks: u64,
+    /// Connections, handshaking ones among them; now.
+    pub connections: usize,
+    /// Datagrams whose shard had too much to do to take them.
+    pub dropped_overload: u64,
+    /// Datagrams with an ID of the right length that this shard can never have issued.
+    pub foreign: u64,
+    /// Datagrams that came in at one shard's socket and were handed to the shard that owns their ID.
+    pub forwarded: u64,
+    /// Connections whose handshake is not complete; now.
+    pub handshaking: usize,
+    /// IDs chosen by clients for their first packets, that still lead to a connection; now.
+    pub initial_ids: usize,
+    /// Connection IDs issued.
+    pub issued_ids: u64,
+    /// How many IDs were issued with the sequence numbers 0, 1, 2–3, 4–7, 8–15, … (RFC 9000 §5.1.1); the
+    /// last bucket holds all that are larger.
+    pub issued_sequence_numbers: [u64; SEQUENCE_BUCKETS],
+    /// Datagrams that end before their connection ID does, or have none.
+    pub malformed: u64,
+    /// Datagrams whose first two bits say that they are not QUIC.
+    pub non_quic: u64,
+    /// Different authenticated peers; now.
+    pub peers: usize,
+    /// Incoming connections that wait for the application's answer; now.
+    pub pending_incoming: usize,
+    /// Different remote addresses of connections; now.
+    pub remote_addresses: usize,
+    /// Stateless resets, version negotiations and refusals sent without a connection.
+    pub responses_sent: u64,
+    /// Connection IDs that peers have retired.
+    pub retired_ids: u64,
+    /// Datagrams routed to a connection by an ID that we issued.
+    pub routed_established: u64,
+    /// Handshake datagrams routed to a connection, pending or not.
+    pub routed_initial: u64,
+    /// Time spent on routing, for [`timed_datagrams`](Self::timed_datagrams) of them.
+    pub routing_time: Duration,
+    /// Datagrams whose routing was timed; 0 unless
+    /// [`measure_routing`](crate::ConfigBuilder::measure_routing) is on.
+    pub timed_datagrams: u64,
+    /// Datagrams for no connection that we know.
+    pub unknown: u64,
+}
+
+/// Buckets of [`RegistryStats::issued_sequence_numbers`].
+pub const SEQUENCE_BUCKETS: usize = 16;
+
+impl AddAssign for TransportStats {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes_received += other.bytes_received;
+        self.bytes_sent += other.bytes_sent;
+        self.datagrams_received += other.datagrams_received;
+        self.datagrams_sent += other.datagrams_sent;
+        self.dials += other.dials;
+        self.handshakes_completed += other.handshakes_completed;
+        self.handshakes_failed += other.handshakes_failed;
+        self.handshakes_timed_out += other.handshakes_timed_out;
+        self.incoming += other.incoming;
+        self.incoming_refused += other.incoming_refused;
+        self.receive_errors += other.receive_errors;
+        self.send_errors += other.send_errors;
+        self.segmentation_fallbacks += other.segmentation_fallbacks;
+        self.shards += other.shards;
+        self.sockets += other.sockets;
+    }
+}
+
+impl AddAssign<&Self> for RegistryStats {
+    fn add_assign(&mut self, other: &Self) {
+        self.active_ids += other.active_ids;
+        self.address_fallbacks += other.address_fallbacks;
+        self.connections += other.connections;
+        self.dropped_overload += other.dropped_overload;
+        self.foreign += other.foreign;
+        self.forwarded += other.forwarded;
+        self.handshaking += other.handshaking;
+        self.initial_ids += other.initial_ids;
+        self.issued_ids += other.issued_ids;
+        for (sum, count) in self
+            .issued_sequence_numbers
+            .iter_mut()
+            .zip(other.issued_sequence_numbers)
+        {
+            *sum += count;
+        }
+        self.malformed += other.malformed;
+        self.non_quic += other.non_quic;
+        self.peers += other.peers;
+        self.pending_incoming += other.pending_incoming;
+        self.remote_addresses += other.remote_addresses;
+        self.responses_sent += other.responses_sent;
+        self.retired_ids += other.retired_ids;
+        self.routed_established += other.routed_established;
+        self.routed_initial += other.routed_initial;
+        self.routing_time += other.routing_time;
+        self.timed_datagrams += other.timed_datagrams;
+        self.unknown += other.unknown;
+    }
+}

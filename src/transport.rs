@@ -1,0 +1,282 @@
+//! libp2p's face of the whole: listening and dialling.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use libp2p_core::{
+    Endpoint,
+    transport::{self, DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
+};
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+
+use crate::{
+    address::{self, QuicAddress},
+    config::Config,
+    connecting::{Connecting, Dial, Incoming},
+    connection::Connection,
+    driver::{DialFrom, InUse, IncomingConnection, OpenError},
+    error::{DialError, Error, ListenError},
+    handle::Handle,
+    listener::{Listener, ListenerEvent},
+    net::{interfaces, task::Runtime},
+};
+
+/// A QUIC transport for libp2p.
+///
+/// Takes addresses of the form `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, with an `/ip6zone/…` in front of a
+/// link-local one. Any other address is refused at once with
+/// [`MultiaddrNotSupported`](TransportError::MultiaddrNotSupported), so that another transport can try.
+///
+/// A dial leaves from a listener's socket where one can reach the target, so that peers see the address
+/// that we listen at ([`PortUse::Reuse`]); else from a socket that such dials share.
+///
+/// Removing a listener stops accepting connections and leaves the established ones alone. Connections
+/// also outlive the transport.
+///
+/// Needs a tokio runtime with time and I/O enabled around [`listen_on`](transport::Transport::listen_on)
+/// and around the polling of dials.
+pub struct Transport {
+    in_use: Arc<InUse>,
+    listeners: Vec<Listener>,
+    /// Listeners that were removed and are to be reported as such.
+    closed: VecDeque<ListenerId>,
+    /// Whom to wake when there is something new to report.
+    waker: Option<Waker>,
+}
+
+impl Transport {
+    /// A transport that behaves as `config` says. It opens no socket yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            in_use: Arc::new(InUse::new(config)),
+            listeners: Vec::new(),
+            closed: VecDeque::new(),
+            waker: None,
+        }
+    }
+
+    /// Looks into the transport from outside, also when a Swarm has taken it.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(self.in_use.core()))
+    }
+
+    /// The listener that an operator would expect a dial to `remote` to leave from.
+    fn listener_for(&self, remote: SocketAddr) -> Option<&Listener> {
+        let mut candidates: Vec<&Listener> = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.can_reach(remote.ip()))
+            .collect();
+        if candidates.len() > 1 {
+            // The one at the address that the kernel would send from anyway, next a wildcard one, which
+            // lets the kernel choose, and then any that can.
+            let source = interfaces::source_ip(remote);
+            candidates.sort_by_key(|listener| {
+                let ip = listener.local_addr().ip();
+                (Some(ip) != source, !ip.is_unspecified())
+            });
+        }
+        candidates.first().copied()
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
+        loop {
+            let Poll::Ready(connection) = self.in_use.core().poll_incoming(cx) else {
+                return Poll::Pending;
+            };
+            if let Some(event) = self.incoming_event(connection) {
+                return Poll::Ready(event);
+            }
+        }
+    }
+
+    /// `None`, which refuses the connection, if its listener was removed meanwhile.
+    fn incoming_event(
+        &self,
+        connection: IncomingConnection,
+    ) -> Option<TransportEvent<Connecting, Error>> {
+        let listener = self
+            .listeners
+            .iter()
+            .find(|listener| Arc::ptr_eq(listener.socket(), connection.socket()))?;
+        Some(TransportEvent::Incoming {
+            listener_id: listener.id(),
+            local_addr: listener.incoming_addr(&connection),
+            send_back_addr: address::to_multiaddr(connection.remote_addr()),
+            upgrade: Connecting::incoming(Incoming {
+                in_use: Arc::clone(&self.in_use),
+                connection,
+            }),
+        })
+    }
+
+    fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
+        for listener in &mut self.listeners {
+            let Poll::Ready(event) = listener.poll(cx) else {
+                continue;
+            };
+            let listener_id = listener.id();
+            let core = self.in_use.core();
+            core.note_addresses(listener_id, listener.addresses());
+            return Poll::Ready(match event {
+                ListenerEvent::NewAddress(listen_addr) => TransportEvent::NewAddress {
+                    listener_id,
+                    listen_addr,
+                },
+                ListenerEvent::AddressExpired(listen_addr) => TransportEvent::AddressExpired {
+                    listener_id,
+                    listen_addr,
+                },
+                ListenerEvent::Error(error) => TransportEvent::ListenerError {
+                    listener_id,
+                    error: error.into(),
+                },
+            });
+        }
+        Poll::Pending
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl transport::Transport for Transport {
+    type Output = (PeerId, Connection);
+    type Error = Error;
+    type ListenerUpgrade = Connecting;
+    type Dial = Connecting;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        addr: Multiaddr,
+    ) -> Result<(), TransportError<Self::Error>> {
+        let Some(QuicAddress { socket_addr, .. }) = QuicAddress::parse(&addr, interfaces::index_of)
+        else {
+            return Err(TransportError::MultiaddrNotSupported(addr));
+        };
+        let runtime = Runtime::current().map_err(|_| other(ListenError::NoRuntime))?;
+        let core = self.in_use.core();
+        let socket = core
+            .open_socket(&runtime, socket_addr, true)
+            .map_err(|error| {
+                other(match error {
+                    OpenError::Bind(source) => ListenError::Bind {
+                        addr: socket_addr,
+                        source,
+                    },
+                    OpenError::Certificate(error) => ListenError::Certificate(error),
+                })
+            })?;
+        core.note_listener(id, &socket);
+        match Listener::new(id, socket, &runtime) {
+            Ok(listener) => self.listeners.push(listener),
+            Err(error) => {
+                core.forget_listener(id);
+                return Err(other(error));
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        let Some(index) = self
+            .listeners
+            .iter()
+            .position(|listener| listener.id() == id)
+        else {
+            return false;
+        };
+        let listener = self.listeners.remove(index);
+        let core = self.in_use.core();
+        core.stop_listening(listener.socket());
+        core.forget_listener(id);
+        self.closed.push_back(id);
+        self.wake();
+        true
+    }
+
+    fn dial(
+        &mut self,
+        addr: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<Self::Error>> {
+        let Some(remote) =
+            QuicAddress::parse(&addr, interfaces::index_of).filter(QuicAddress::is_dialable)
+        else {
+            return Err(TransportError::MultiaddrNotSupported(addr));
+        };
+        if opts.role == Endpoint::Listener {
+            return Err(TransportError::Other(
+                DialError::ListenerRoleUnsupported.into(),
+            ));
+        }
+        let from = match opts.port_use {
+            PortUse::New => DialFrom::New,
+            PortUse::Reuse => match self.listener_for(remote.socket_addr) {
+                Some(listener) => DialFrom::Listener(Arc::downgrade(listener.socket())),
+                None => DialFrom::Shared,
+            },
+        };
+        Ok(Connecting::dial(Dial {
+            in_use: Arc::clone(&self.in_use),
+            remote_addr: remote.socket_addr,
+            expected: remote.peer_id,
+            from,
+        }))
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        if let Some(listener_id) = self.closed.pop_front() {
+            return Poll::Ready(TransportEvent::ListenerClosed {
+                listener_id,
+                reason: Ok(()),
+            });
+        }
+        // Addresses first: connections come in at announced ones only.
+        if let Poll::Ready(event) = self.poll_listeners(cx) {
+            return Poll::Ready(event);
+        }
+        if let Poll::Ready(event) = self.poll_incoming(cx) {
+            return Poll::Ready(event);
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            let core = self.in_use.core();
+            core.stop_listening(listener.socket());
+            core.forget_listener(listener.id());
+        }
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("listeners", &self.listeners.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn other(error: ListenError) -> TransportError<Error> {
+    TransportError::Other(error.into())
+}
