@@ -212,9 +212,13 @@ impl TlsSession {
 
     /// The error that closes the connection after TLS has failed.
     fn failure(&self, error: &rustls::Error) -> TransportError {
+        let mut alert = self.connection.alert();
         if *error == rustls::Error::NoCertificatesPresented {
             self.record
                 .conclude(Err(CertificateError::Chain { length: 0 }));
+            //= https://www.rfc-editor.org/rfc/rfc8446#section-4.4.2.4
+            // rustls alerts a client that sent none, but not a server.
+            alert = alert.or(Some(AlertDescription::DecodeError));
         }
         // Our reason says more than the one of rustls that carried it.
         let reason = match self.record.verdict() {
@@ -222,10 +226,7 @@ impl TlsSession {
             _ => error.to_string(),
         };
         TransportError {
-            code: self
-                .connection
-                .alert()
-                .map_or(TransportErrorCode::PROTOCOL_VIOLATION, alert_code),
+            code: alert.map_or(TransportErrorCode::PROTOCOL_VIOLATION, alert_code),
             frame: None,
             reason,
         }

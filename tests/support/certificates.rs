@@ -1,0 +1,310 @@
+//! A forger of certificates: the good, and every bad one that an attacker may present.
+//!
+//! [`cases`] makes them, numbered as in the list of threats that the authenticator was built
+//! against. Whatever a case is not about is right, and signed after the forgery: a verifier that
+//! misses the forgery accepts the certificate.
+
+use std::fmt;
+
+use libp2p_identity::{Keypair, PeerId};
+
+use self::der::{SET, element, object_identifier, sequence};
+use self::template::{LIBP2P, extension};
+pub(crate) use self::{
+    libp2p::broken_host_signatures,
+    signer::{Hash, Signer},
+    template::{Template, sign, signed_key},
+};
+use super::CertificateError;
+
+// The paths are given because unit tests include this file by its path.
+#[path = "certificates/der.rs"]
+mod der;
+#[path = "certificates/libp2p.rs"]
+mod libp2p;
+#[path = "certificates/signer.rs"]
+mod signer;
+#[path = "certificates/template.rs"]
+mod template;
+#[path = "certificates/x509.rs"]
+mod x509;
+
+/// Something a peer may present in its handshake.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// The number of the threat. Some have several cases.
+    pub(crate) number: u8,
+    pub(crate) name: &'static str,
+    /// What the peer presents, each in DER: one certificate, except where that is the point.
+    pub(crate) chain: Vec<Vec<u8>>,
+    /// The key that signs the peer's handshake, in PKCS#8.
+    pub(crate) private_key: Vec<u8>,
+    /// Whom the other side expects, if anyone.
+    pub(crate) expected_peer: Option<PeerId>,
+    pub(crate) expected: Expected,
+}
+
+/// What has to become of a case.
+pub(crate) enum Expected {
+    Accept(PeerId),
+    /// The variant of the error, and a test for it.
+    Refuse(&'static str, fn(&CertificateError) -> bool),
+}
+
+impl Case {
+    /// The certificate, if it decides the case without a handshake around it.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        match &self.chain[..] {
+            [certificate] if self.number != 57 => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// # Panics
+    /// If `actual` is not what has to become of the case.
+    pub(crate) fn check(&self, actual: &Result<PeerId, CertificateError>) {
+        let is_right = match (&self.expected, actual) {
+            (Expected::Accept(expected), Ok(actual)) => expected == actual,
+            (Expected::Refuse(_, is_right), Err(error)) => is_right(error),
+            _ => false,
+        };
+        assert!(
+            is_right,
+            "{self}: {actual:?} instead of {:?}",
+            self.expected
+        );
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "case {} ({})", self.number, self.name)
+    }
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept(peer) => write!(formatter, "Accept({peer})"),
+            Self::Refuse(variant, _) => write!(formatter, "Refuse({variant})"),
+        }
+    }
+}
+
+/// A host key of each type.
+pub(crate) fn hosts() -> [Keypair; 4] {
+    [
+        Keypair::generate_ed25519(),
+        Keypair::generate_secp256k1(),
+        Keypair::generate_ecdsa(),
+        rsa_host(),
+    ]
+}
+
+/// Every case, good and bad.
+pub(crate) fn cases() -> Vec<Case> {
+    let forger = Forger::new();
+    [
+        forger.good(),
+        forger.encoding(),
+        forger.semantics(),
+        forger.extensions(),
+        forger.signed_keys(),
+        forger.host_keys(),
+        forger.host_signatures(),
+        forger.handshakes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// An error of one variant, by its name.
+macro_rules! refuse {
+    ($variant:ident) => {
+        Expected::Refuse(stringify!($variant), |error| {
+            matches!(error, CertificateError::$variant { .. })
+        })
+    };
+}
+use refuse;
+
+struct Forger {
+    host: Keypair,
+    signer: Signer,
+    /// Another certificate key.
+    other: Signer,
+    good: Template,
+}
+
+impl Forger {
+    fn new() -> Self {
+        let host = Keypair::generate_ed25519();
+        let signer = Signer::p256();
+        Self {
+            good: Template::new(&host, &signer),
+            other: Signer::p256(),
+            host,
+            signer,
+        }
+    }
+
+    fn accept(&self) -> Expected {
+        Expected::Accept(self.host.public().to_peer_id())
+    }
+
+    fn case(
+        &self,
+        number: u8,
+        name: &'static str,
+        certificate: Vec<u8>,
+        expected: Expected,
+    ) -> Case {
+        Case {
+            number,
+            name,
+            chain: vec![certificate],
+            private_key: self.signer.pkcs8.clone(),
+            expected_peer: None,
+            expected,
+        }
+    }
+
+    /// The good certificate with a change, signed after it.
+    fn changed(
+        &self,
+        number: u8,
+        name: &'static str,
+        change: impl FnOnce(&mut Template),
+        expected: Expected,
+    ) -> Case {
+        let certificate = self.good.change(change).sign(&self.signer);
+        self.case(number, name, certificate, expected)
+    }
+
+    /// A good certificate with another kind of key.
+    fn signed_by(&self, number: u8, name: &'static str, signer: Signer) -> Case {
+        Case {
+            private_key: signer.pkcs8.clone(),
+            ..self.case(
+                number,
+                name,
+                Template::new(&self.host, &signer).sign(&signer),
+                self.accept(),
+            )
+        }
+    }
+
+    /// The good certificate with another SubjectPublicKeyInfo, vouched for and signed.
+    fn vouched_spki(
+        &self,
+        number: u8,
+        name: &'static str,
+        spki: Vec<u8>,
+        expected: Expected,
+    ) -> Case {
+        self.changed(
+            number,
+            name,
+            |template| {
+                let value = signed_key(&self.host, &spki);
+                template.extensions = vec![extension(LIBP2P, false, &value)];
+                template.spki = spki;
+            },
+            expected,
+        )
+    }
+
+    fn good(&self) -> Vec<Case> {
+        let mut cases = vec![
+            self.case(0, "good", self.good.sign(&self.signer), self.accept()),
+            self.signed_by(0, "P-384", Signer::p384()),
+            self.signed_by(0, "Ed25519", Signer::ed25519()),
+            self.signed_by(58, "PKCS#1 SHA-256", Signer::rsa_pkcs1(Hash::Sha256)),
+            self.signed_by(58, "PKCS#1 SHA-384", Signer::rsa_pkcs1(Hash::Sha384)),
+            self.signed_by(58, "PKCS#1 SHA-512", Signer::rsa_pkcs1(Hash::Sha512)),
+            self.signed_by(0, "PSS SHA-256", Signer::rsa_pss(Hash::Sha256)),
+            self.signed_by(0, "PSS SHA-384", Signer::rsa_pss(Hash::Sha384)),
+            self.signed_by(0, "PSS SHA-512", Signer::rsa_pss(Hash::Sha512)),
+            self.changed(
+                0,
+                "critical libp2p extension",
+                |template| {
+                    let value = signed_key(&self.host, &self.signer.spki);
+                    template.extensions = vec![extension(LIBP2P, true, &value)];
+                },
+                self.accept(),
+            ),
+            self.changed(
+                0,
+                "names",
+                |template| {
+                    let common_name =
+                        sequence(&[&object_identifier(&[0x55, 4, 3]), &element(0x0c, b"libp2p")]);
+                    template.issuer = sequence(&[&element(SET, &common_name)]);
+                    template.subject = template.issuer.clone();
+                },
+                self.accept(),
+            ),
+            Case {
+                expected_peer: Some(self.host.public().to_peer_id()),
+                ..self.case(
+                    0,
+                    "the expected peer",
+                    self.good.sign(&self.signer),
+                    self.accept(),
+                )
+            },
+        ];
+        for host in hosts() {
+            cases.push(self.case(
+                0,
+                "each type of host key",
+                Template::new(&host, &self.signer).sign(&self.signer),
+                Expected::Accept(host.public().to_peer_id()),
+            ));
+        }
+        cases
+    }
+
+    /// What only shows in a handshake.
+    fn handshakes(&self) -> Vec<Case> {
+        let good = self.good.sign(&self.signer);
+        let case = |number, name, chain: &[&[u8]], signer: &Signer, expected| Case {
+            number,
+            name,
+            chain: chain
+                .iter()
+                .map(|certificate| certificate.to_vec())
+                .collect(),
+            private_key: signer.pkcs8.clone(),
+            expected_peer: None,
+            expected,
+        };
+        vec![
+            case(
+                29,
+                "two certificates",
+                &[&good, &good],
+                &self.signer,
+                refuse!(Chain),
+            ),
+            case(30, "no certificate", &[], &self.signer, refuse!(Chain)),
+            case(
+                57,
+                "stolen certificate",
+                &[&good],
+                &self.other,
+                refuse!(HandshakeSignature),
+            ),
+        ]
+    }
+}
+
+fn rsa_host() -> Keypair {
+    Keypair::rsa_from_pkcs8(&mut signer::rsa_pkcs8().to_vec()).unwrap()
+}
+
+/// 1.3.6.1.4.1.53594.9, which means nothing.
+const UNKNOWN: &[u8] = &[0x2b, 6, 1, 4, 1, 0x83, 0xa2, 0x5a, 9];
+const KEY_USAGE: &[u8] = &[0x55, 29, 15];
