@@ -50,7 +50,7 @@ impl StreamMuxer for Connection {
     ) -> Poll<Result<Stream, ConnectionError>> {
         let accepted = self
             .inner
-            .with(|connection| connection.poll_accept(cx.waker()));
+            .with(|connection| connection.streams().poll_accept(cx.waker()));
         accepted.map_ok(|id| Stream::new(id, self.inner.clone()))
     }
 
@@ -60,7 +60,7 @@ impl StreamMuxer for Connection {
     ) -> Poll<Result<Stream, ConnectionError>> {
         let opened = self
             .inner
-            .with(|connection| connection.poll_open(cx.waker()));
+            .with(|connection| connection.streams().poll_open(cx.waker()));
         opened.map_ok(|id| Stream::new(id, self.inner.clone()))
     }
 

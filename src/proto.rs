@@ -6,19 +6,24 @@
 
 mod connection;
 mod connection_id;
+mod datagram;
+mod deadlines;
+mod pending;
 mod registry;
 mod router;
 mod shard;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub(crate) use self::{
-    connection::{Connection, StreamId},
+    connection::Connection,
     connection_id::Shards,
+    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    pending::IncomingKey,
     registry::{Registry, Totals},
     router::{Malformed, Route, route},
-    shard::{
-        Datagram, Incoming, IncomingKey, Outbound, Sent, Settings, Shard, ShardSeed,
-        SharedConnection, Socket, lock,
-    },
+    shard::{Settings, Shard, ShardSeed, SharedConnection, lock},
+    streams::StreamId,
 };

@@ -42,7 +42,7 @@ impl Stream {
     /// [`StreamError::Closed`] if our half has ended and everything was acknowledged.
     pub fn reset(&mut self, code: u64) -> Result<(), StreamError> {
         self.connection
-            .with(|connection| connection.reset(self.id, to_code(code)))
+            .with(|connection| connection.streams().reset(self.id, to_code(code)))
     }
 
     /// Asks the peer to send no more (STOP_SENDING, RFC 9000 §19.5), and discards what it has sent.
@@ -54,19 +54,19 @@ impl Stream {
     /// [`StreamError::Closed`] if the peer's half has ended, or was stopped before.
     pub fn stop(&mut self, code: u64) -> Result<(), StreamError> {
         self.connection
-            .with(|connection| connection.stop(self.id, to_code(code)))
+            .with(|connection| connection.streams().stop(self.id, to_code(code)))
     }
 
     /// The code with which the peer has reset its half, once a read has met it.
     pub fn reset_code(&self) -> Option<u64> {
         self.connection
-            .with(|connection| connection.reset_code(self.id))
+            .with(|connection| connection.streams().reset_code(self.id))
     }
 
     /// The code with which the peer has asked us to send no more.
     pub fn stop_code(&self) -> Option<u64> {
         self.connection
-            .with(|connection| connection.stop_code(self.id))
+            .with(|connection| connection.streams().stop_code(self.id))
     }
 }
 
@@ -77,7 +77,7 @@ impl AsyncRead for Stream {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.connection
-            .with(|connection| connection.poll_read(self.id, buf, cx.waker()))
+            .with(|connection| connection.streams().poll_read(self.id, buf, cx.waker()))
             .map_err(io::Error::from)
     }
 }
@@ -89,7 +89,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.connection
-            .with(|connection| connection.poll_write(self.id, buf, cx.waker()))
+            .with(|connection| connection.streams().poll_write(self.id, buf, cx.waker()))
             .map_err(io::Error::from)
     }
 
@@ -102,7 +102,7 @@ impl AsyncWrite for Stream {
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(
             self.connection
-                .with(|connection| connection.finish(self.id))
+                .with(|connection| connection.streams().finish(self.id))
                 .map_err(io::Error::from),
         )
     }
@@ -111,7 +111,7 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.connection
-            .with(|connection| connection.drop_stream(self.id));
+            .with(|connection| connection.streams().let_go(self.id));
     }
 }
 

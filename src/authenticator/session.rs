@@ -26,7 +26,7 @@ use rustls::{
 use super::{
     error::{CertificateError, GenerateError},
     tls::{ALPN, Initial, Tls},
-    verifier::{Record, Verdict, Verifier},
+    verifier::{Record, Verifier},
 };
 
 /// What [`Session::handshake_data`] returns.

@@ -1,18 +1,17 @@
 //! One shard: a quinn-proto endpoint, its connections, and whose turn it is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::VecDeque,
     mem,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionEvent, ConnectionHandle, ConnectionId, DatagramEvent,
-    EcnCodepoint, Endpoint, EndpointConfig, EndpointEvent, ServerConfig, Transmit,
+    Endpoint, EndpointConfig, EndpointEvent, ServerConfig, Transmit,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -20,6 +19,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{
     connection::{Connection, Direction},
     connection_id::{IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
+    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    deadlines::{Armed, Deadlines},
+    pending::{IncomingKey, PendingIncoming},
     registry::{Registry, Totals},
     router::HeaderForm,
 };
@@ -49,60 +51,6 @@ const SERVER_NAME: &str = "libp2p";
 /// A connection, shared by its shard and the application.
 pub(crate) type SharedConnection = Arc<Mutex<Connection>>;
 
-/// What a socket has to tell the core.
-pub(crate) trait Socket: Clone {
-    fn local_addr(&self) -> SocketAddr;
-
-    /// Whether connections are accepted here. A socket that only dials answers no strangers.
-    fn is_listening(&self) -> bool;
-}
-
-/// Where datagrams leave.
-pub(crate) trait Outbound<S> {
-    /// Whether the socket would take a batch now.
-    fn is_ready(&self, socket: &S) -> bool;
-
-    /// How many datagrams the socket takes at once.
-    fn max_segments(&self, socket: &S) -> usize;
-
-    /// Sends `contents`, or keeps a copy of them until the socket takes them.
-    fn send(&mut self, socket: &S, transmit: Transmit, contents: &[u8]) -> Sent;
-}
-
-/// Whether a socket takes more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    Ready,
-    /// Not before [`Shard::unblock`].
-    Blocked,
-}
-
-/// A datagram that was routed to this shard.
-pub(crate) struct Datagram<S> {
-    pub(crate) socket: S,
-    /// As routed.
-    pub(crate) shard: ShardId,
-    pub(crate) header: HeaderForm,
-    pub(crate) remote_addr: SocketAddr,
-    pub(crate) local_ip: Option<IpAddr>,
-    pub(crate) ecn: Option<EcnCodepoint>,
-    pub(crate) contents: BytesMut,
-}
-
-/// An incoming connection that waits for the application's answer.
-///
-/// No TLS work has been done for it yet.
-pub(crate) struct Incoming<S> {
-    pub(crate) key: IncomingKey,
-    pub(crate) socket: S,
-    pub(crate) remote_addr: SocketAddr,
-    pub(crate) local_ip: Option<IpAddr>,
-}
-
-/// Names an [`Incoming`] within its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct IncomingKey(u64);
-
 /// What a shard needs to know.
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -122,7 +70,6 @@ pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
     handshake_timeout: Duration,
-    max_pending_incoming: usize,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
@@ -130,13 +77,8 @@ pub(crate) struct Shard<S> {
     ready: VecDeque<ConnectionHandle>,
     /// Connections that want a turn as soon as their socket takes more.
     blocked: Vec<ConnectionHandle>,
-    /// One entry at most for each connection.
-    deadlines: BTreeSet<(Instant, usize)>,
-    /// Oldest first.
-    pending: BTreeMap<IncomingKey, Pending<S>>,
-    next_incoming: u64,
-    /// Incoming connections that the application has not heard of.
-    unreported: VecDeque<IncomingKey>,
+    deadlines: Deadlines,
+    pending: PendingIncoming<S>,
     inbox_bytes: usize,
     issued: IssuedIds,
     rng: StdRng,
@@ -150,8 +92,7 @@ struct Slot<S> {
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     socket: S,
     inbox: VecDeque<Received<S>>,
-    /// The time that is in [`Shard::deadlines`], which may be earlier than needed.
-    armed: Option<Instant>,
+    armed: Armed,
     expired: bool,
     handshake_deadline: Option<Instant>,
     /// Whether any datagram has arrived for it.
@@ -164,12 +105,6 @@ struct Received<S> {
     event: ConnectionEvent,
     len: usize,
     socket: S,
-}
-
-struct Pending<S> {
-    incoming: quinn_proto::Incoming,
-    socket: S,
-    deadline: Instant,
 }
 
 impl<S: Socket> Shard<S> {
@@ -205,15 +140,15 @@ impl<S: Socket> Shard<S> {
                 None,
             ),
             handshake_timeout: settings.handshake_timeout,
-            max_pending_incoming: settings.max_pending_incoming,
             slots: Vec::new(),
             live: 0,
             ready: VecDeque::new(),
             blocked: Vec::new(),
-            deadlines: BTreeSet::new(),
-            pending: BTreeMap::new(),
-            next_incoming: 0,
-            unreported: VecDeque::new(),
+            deadlines: Deadlines::default(),
+            pending: PendingIncoming::new(
+                settings.max_pending_incoming,
+                settings.handshake_timeout,
+            ),
             inbox_bytes: 0,
             issued,
             rng: StdRng::from_seed(seed.initial_ids),
@@ -239,7 +174,7 @@ impl<S: Socket> Shard<S> {
 
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0 && self.pending.is_empty()
+        self.live == 0 && self.pending.len() == 0
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -289,22 +224,12 @@ impl<S: Socket> Shard<S> {
                 if !socket.is_listening() {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
-                } else if self.pending.len() >= self.max_pending_incoming {
+                } else if self.pending.is_full() {
                     totals.dropped_overload += 1;
                     self.endpoint.ignore(incoming);
                 } else {
                     totals.routed_initial += 1;
-                    let key = IncomingKey(self.next_incoming);
-                    self.next_incoming += 1;
-                    self.pending.insert(
-                        key,
-                        Pending {
-                            incoming,
-                            socket,
-                            deadline: now + self.handshake_timeout,
-                        },
-                    );
-                    self.unreported.push_back(key);
+                    self.pending.insert(now, incoming, socket);
                     self.note_pending();
                 }
             }
@@ -323,18 +248,14 @@ impl<S: Socket> Shard<S> {
 
     /// The next incoming connection that the application should hear of.
     pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
-        while let Some(key) = self.unreported.pop_front() {
-            if let Some(pending) = self.pending.get(&key) {
-                self.totals.transport.incoming += 1;
-                return Some(Incoming {
-                    key,
-                    socket: pending.socket.clone(),
-                    remote_addr: pending.incoming.remote_address(),
-                    local_ip: pending.incoming.local_ip(),
-                });
-            }
-        }
-        None
+        let (key, pending) = self.pending.next_unreported()?;
+        self.totals.transport.incoming += 1;
+        Some(Incoming {
+            key,
+            socket: pending.socket.clone(),
+            remote_addr: pending.incoming.remote_address(),
+            local_ip: pending.incoming.local_ip(),
+        })
     }
 
     /// Begins the handshake of an incoming connection; this is where TLS work starts.
@@ -344,24 +265,24 @@ impl<S: Socket> Shard<S> {
         key: IncomingKey,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(Pending {
-            incoming, socket, ..
-        }) = self.pending.remove(&key)
-        else {
+        let Some(pending) = self.pending.remove(key) else {
             return Err(HandshakeError::Stale);
         };
         self.note_pending();
         self.buf.clear();
-        match self.endpoint.accept(incoming, now, &mut self.buf, None) {
+        match self
+            .endpoint
+            .accept(pending.incoming, now, &mut self.buf, None)
+        {
             Ok((handle, connection)) => {
                 let connection = Connection::new(connection, Direction::Inbound);
-                Ok((handle, self.insert(now, handle, connection, socket)))
+                Ok((handle, self.insert(now, handle, connection, pending.socket)))
             }
             Err(error) => {
                 self.totals.transport.handshakes_failed += 1;
                 if let Some(transmit) = error.response {
                     self.count_sent(&transmit);
-                    let _ = out.send(&socket, transmit, &self.buf);
+                    let _ = out.send(&pending.socket, transmit, &self.buf);
                 }
                 Err(ConnectionError::from(error.cause).into())
             }
@@ -370,7 +291,7 @@ impl<S: Socket> Shard<S> {
 
     /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        let Some(pending) = self.pending.remove(&key) else {
+        let Some(pending) = self.pending.remove(key) else {
             return;
         };
         self.note_pending();
@@ -445,31 +366,21 @@ impl<S: Socket> Shard<S> {
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let connections = self.deadlines.first().map(|&(deadline, _)| deadline);
-        let pending = self.pending.values().next().map(|pending| pending.deadline);
-        connections.into_iter().chain(pending).min()
+        let pending = self.pending.first_deadline();
+        self.deadlines.first().into_iter().chain(pending).min()
     }
 
     /// Gives a turn to each connection with a timer that is due, and forgets incoming connections that
     /// have waited for too long.
     pub(crate) fn handle_timeouts(&mut self, now: Instant) {
-        while let Some(&(deadline, index)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            let handle = ConnectionHandle(index);
+        while let Some(handle) = self.deadlines.pop_due(now) {
             if let Some(slot) = slot(&mut self.slots, handle) {
-                slot.armed = None;
+                slot.armed = Armed::default();
                 slot.expired = true;
             }
             self.want_turn(handle);
         }
-        while let Some(entry) = self.pending.first_entry() {
-            if entry.get().deadline > now {
-                break;
-            }
-            let pending = entry.remove();
+        while let Some(pending) = self.pending.pop_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
             self.note_pending();
@@ -495,94 +406,42 @@ impl<S: Socket> Shard<S> {
         slot.queued = false;
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
-
-        if slot
-            .handshake_deadline
-            .is_some_and(|deadline| deadline <= now)
-        {
-            slot.handshake_deadline = None;
-            self.totals.transport.handshakes_timed_out += 1;
-            connection.abandon(HandshakeError::TimedOut);
-        }
-        let forget = connection.begin_turn(now);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let Some(received) = slot.inbox.pop_front() else {
-                break;
-            };
-            self.inbox_bytes -= received.len;
-            slot.heard = true;
-            connection.handle_event(received.event);
-            if connection.note_migration() {
-                slot.socket = received.socket;
-                lock_registry(&self.registry).migrated(
-                    handle,
-                    slot.socket.local_addr(),
-                    connection.remote_addr(),
-                );
-            }
-        }
-        if mem::take(&mut slot.expired) {
-            connection.handle_timeout(now);
-        }
-
-        let mut exchange = Exchange {
+        let mut turn = Turn {
+            now,
+            handle,
+            slot,
+            connection: &mut connection,
             endpoint: &mut self.endpoint,
             issued: &self.issued,
+            inbox_bytes: &mut self.inbox_bytes,
+            totals: &mut self.totals,
             registry: &self.registry,
-            handle,
         };
-        let mut drained = exchange.run(&mut connection);
-        let authenticated = connection.handle_application_events();
-        if authenticated {
-            slot.handshake_deadline = None;
-            if let Some(authenticated) = connection.authenticated() {
-                lock_registry(&self.registry).authenticated(handle, authenticated.peer_id);
-            }
-        } else if connection.loss().is_some() {
-            slot.handshake_deadline = None;
-        }
 
-        let mut more = !slot.inbox.is_empty();
-        let mut blocked = !out.is_ready(&slot.socket);
-        let mut batches = 0;
-        while !blocked && batches < BATCHES_PER_TURN {
-            let mtu = usize::from(connection.current_mtu());
-            let max_segments = out
-                .max_segments(&slot.socket)
-                .min(MAX_SEGMENTS)
-                .min(MAX_BATCH / mtu.max(1))
-                .max(1);
-            self.buf.clear();
-            let Some(transmit) = connection.poll_transmit(now, max_segments, &mut self.buf) else {
-                break;
-            };
-            let totals = &mut self.totals.transport;
-            totals.bytes_sent += transmit.size as u64;
-            totals.datagrams_sent += datagrams(&transmit);
-            blocked = out.send(&slot.socket, transmit, &self.buf) == Sent::Blocked;
-            batches += 1;
-        }
-        more |= batches == BATCHES_PER_TURN && !blocked;
-        drained |= exchange.run(&mut connection);
-        connection.handle_application_events();
-        more |= connection.announce_turn();
+        // In the order in which they have happened: datagrams have arrived before now.
+        turn.receive();
+        let forget = turn.begin();
+        let mut drained = turn.exchange();
+        turn.handle_application_events();
+        let sending = turn.send(out, &mut self.buf);
+        drained |= turn.exchange();
+        turn.handle_application_events();
 
-        let deadline = connection
-            .poll_timeout()
-            .into_iter()
-            .chain(slot.handshake_deadline)
-            .min();
-        rearm(&mut self.deadlines, handle, &mut slot.armed, deadline);
-        if blocked && !slot.blocked {
-            slot.blocked = true;
-            self.blocked.push(handle);
-        }
+        let more = sending == Sending::Unfinished
+            || !turn.slot.inbox.is_empty()
+            || turn.connection.announce_turn();
+        let deadline = turn.next_deadline();
         if forget && !drained {
-            self.endpoint.handle_event(handle, EndpointEvent::drained());
+            turn.endpoint.handle_event(handle, EndpointEvent::drained());
             drained = true;
         }
         if drained {
-            connection.on_drained();
+            turn.connection.on_drained();
+        }
+        let slot = turn.slot;
+        self.deadlines.arm(handle, &mut slot.armed, deadline);
+        if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
+            self.blocked.push(handle);
         }
         connection.take_due(wakers);
         drop(connection);
@@ -614,7 +473,7 @@ impl<S: Socket> Shard<S> {
             }
         }
         // Not answered: the runtime is going away, and so is the socket.
-        for (_, pending) in mem::take(&mut self.pending) {
+        while let Some(pending) = self.pending.pop() {
             self.endpoint.ignore(pending.incoming);
         }
         self.note_pending();
@@ -645,7 +504,7 @@ impl<S: Socket> Shard<S> {
             connection: Arc::clone(&shared),
             socket,
             inbox: VecDeque::new(),
-            armed: None,
+            armed: Armed::default(),
             expired: false,
             handshake_deadline: Some(now + self.handshake_timeout),
             heard: direction == Direction::Inbound,
@@ -658,7 +517,7 @@ impl<S: Socket> Shard<S> {
     }
 
     fn remove(&mut self, handle: ConnectionHandle) {
-        let Some(slot) = self.slots.get_mut(handle.0).and_then(Option::take) else {
+        let Some(mut slot) = self.slots.get_mut(handle.0).and_then(Option::take) else {
             return;
         };
         self.live -= 1;
@@ -667,9 +526,7 @@ impl<S: Socket> Shard<S> {
             .iter()
             .map(|received| received.len)
             .sum::<usize>();
-        if let Some(armed) = slot.armed {
-            self.deadlines.remove(&(armed, handle.0));
-        }
+        self.deadlines.disarm(handle, &mut slot.armed);
         lock_registry(&self.registry).remove(handle);
     }
 
@@ -691,23 +548,82 @@ pub(crate) struct ShardSeed {
     pub(crate) initial_ids: [u8; 32],
 }
 
-/// What an endpoint and one of its connections have to tell each other.
-struct Exchange<'a> {
-    endpoint: &'a mut Endpoint,
-    issued: &'a IssuedIds,
-    registry: &'a Mutex<Registry>,
-    handle: ConnectionHandle,
+/// How sending went in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// The socket takes no more.
+    Blocked,
+    /// All was sent that congestion control lets out.
+    Done,
+    /// There is more, for the next turn.
+    Unfinished,
 }
 
-impl Exchange<'_> {
+/// One turn of one connection, which is locked for as long as it lasts.
+struct Turn<'a, S> {
+    now: Instant,
+    handle: ConnectionHandle,
+    slot: &'a mut Slot<S>,
+    connection: &'a mut Connection,
+    endpoint: &'a mut Endpoint,
+    issued: &'a IssuedIds,
+    inbox_bytes: &'a mut usize,
+    totals: &'a mut Totals,
+    registry: &'a Mutex<Registry>,
+}
+
+impl<S: Socket> Turn<'_, S> {
+    /// Hands on what has arrived.
+    fn receive(&mut self) {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Some(received) = self.slot.inbox.pop_front() else {
+                break;
+            };
+            *self.inbox_bytes -= received.len;
+            self.slot.heard = true;
+            self.connection.handle_event(received.event);
+            if self.connection.note_migration() {
+                self.slot.socket = received.socket;
+                lock_registry(self.registry).migrated(
+                    self.handle,
+                    self.slot.socket.local_addr(),
+                    self.connection.remote_addr(),
+                );
+            }
+        }
+    }
+
+    /// What the application did, and what time did, since the last turn takes effect.
+    ///
+    /// Returns `true` if the connection is to be forgotten after this turn.
+    fn begin(&mut self) -> bool {
+        let now = self.now;
+        if self
+            .slot
+            .handshake_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.slot.handshake_deadline = None;
+            self.totals.transport.handshakes_timed_out += 1;
+            self.connection.abandon(HandshakeError::TimedOut);
+        }
+        let forget = self.connection.begin_turn(now);
+        if mem::take(&mut self.slot.expired) {
+            self.connection.handle_timeout(now);
+        }
+        forget
+    }
+
+    /// Lets the connection and the endpoint tell each other what they have to.
+    ///
     /// Returns `true` if the connection is drained.
-    fn run(&mut self, connection: &mut Connection) -> bool {
+    fn exchange(&mut self) -> bool {
         let mut drained = false;
-        while let Some(event) = connection.poll_endpoint_event() {
+        while let Some(event) = self.connection.poll_endpoint_event() {
             drained |= event.is_drained();
             let before = self.issued.count();
             if let Some(event) = self.endpoint.handle_event(self.handle, event) {
-                connection.handle_event(event);
+                self.connection.handle_event(event);
             }
             let issued = self.issued.count() - before;
             if issued > 0 {
@@ -715,6 +631,49 @@ impl Exchange<'_> {
             }
         }
         drained
+    }
+
+    fn handle_application_events(&mut self) {
+        let authenticated = self.connection.handle_application_events();
+        if authenticated && let Some(peer) = self.connection.authenticated() {
+            lock_registry(self.registry).authenticated(self.handle, peer.peer_id);
+        }
+        if authenticated || self.connection.loss().is_some() {
+            self.slot.handshake_deadline = None;
+        }
+    }
+
+    fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
+        if !out.is_ready(&self.slot.socket) {
+            return Sending::Blocked;
+        }
+        for _ in 0..BATCHES_PER_TURN {
+            let mtu = usize::from(self.connection.current_mtu());
+            let max_segments = out
+                .max_segments(&self.slot.socket)
+                .min(MAX_SEGMENTS)
+                .min(MAX_BATCH / mtu.max(1))
+                .max(1);
+            buf.clear();
+            let Some(transmit) = self.connection.poll_transmit(self.now, max_segments, buf) else {
+                return Sending::Done;
+            };
+            let totals = &mut self.totals.transport;
+            totals.bytes_sent += transmit.size as u64;
+            totals.datagrams_sent += datagrams(&transmit);
+            if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
+                return Sending::Blocked;
+            }
+        }
+        Sending::Unfinished
+    }
+
+    fn next_deadline(&mut self) -> Option<Instant> {
+        self.connection
+            .poll_timeout()
+            .into_iter()
+            .chain(self.slot.handshake_deadline)
+            .min()
     }
 }
 
@@ -732,31 +691,6 @@ fn lock_registry(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
 
 fn slot<S>(slots: &mut [Option<Slot<S>>], handle: ConnectionHandle) -> Option<&mut Slot<S>> {
     slots.get_mut(handle.0)?.as_mut()
-}
-
-/// Arms a connection's timer, lazily: an earlier time than needed costs one turn for nothing, and saves
-/// a change of the tree for every packet.
-fn rearm(
-    deadlines: &mut BTreeSet<(Instant, usize)>,
-    handle: ConnectionHandle,
-    armed: &mut Option<Instant>,
-    deadline: Option<Instant>,
-) {
-    let keep = match (*armed, deadline) {
-        (Some(armed), Some(deadline)) => armed <= deadline,
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
-    };
-    if keep {
-        return;
-    }
-    if let Some(armed) = *armed {
-        deadlines.remove(&(armed, handle.0));
-    }
-    if let Some(deadline) = deadline {
-        deadlines.insert((deadline, handle.0));
-    }
-    *armed = deadline;
 }
 
 /// How many datagrams a transmit is cut into.

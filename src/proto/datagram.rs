@@ -1,0 +1,58 @@
+//! Datagrams that come in and go out, as values.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::BytesMut;
+use quinn_proto::{EcnCodepoint, Transmit};
+
+use super::{connection_id::ShardId, pending::IncomingKey, router::HeaderForm};
+
+/// What a socket has to tell the core.
+pub(crate) trait Socket: Clone {
+    fn local_addr(&self) -> SocketAddr;
+
+    /// Whether connections are accepted here. A socket that only dials answers no strangers.
+    fn is_listening(&self) -> bool;
+}
+
+/// Where datagrams leave.
+pub(crate) trait Outbound<S> {
+    /// Whether the socket would take a batch now.
+    fn is_ready(&self, socket: &S) -> bool;
+
+    /// How many datagrams the socket takes at once.
+    fn max_segments(&self, socket: &S) -> usize;
+
+    /// Sends `contents`, or keeps a copy of them until the socket takes them.
+    fn send(&mut self, socket: &S, transmit: Transmit, contents: &[u8]) -> Sent;
+}
+
+/// Whether a socket takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Ready,
+    /// Not before [`Shard::unblock`].
+    Blocked,
+}
+
+/// A datagram that was routed to this shard.
+pub(crate) struct Datagram<S> {
+    pub(crate) socket: S,
+    /// As routed.
+    pub(crate) shard: ShardId,
+    pub(crate) header: HeaderForm,
+    pub(crate) remote_addr: SocketAddr,
+    pub(crate) local_ip: Option<IpAddr>,
+    pub(crate) ecn: Option<EcnCodepoint>,
+    pub(crate) contents: BytesMut,
+}
+
+/// An incoming connection that waits for the application's answer.
+///
+/// No TLS work has been done for it yet.
+pub(crate) struct Incoming<S> {
+    pub(crate) key: IncomingKey,
+    pub(crate) socket: S,
+    pub(crate) remote_addr: SocketAddr,
+    pub(crate) local_ip: Option<IpAddr>,
+}

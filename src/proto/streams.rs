@@ -1,0 +1,444 @@
+//! The streams of a connection: reading, writing, gathering of small writes, and who waits for what.
+
+use std::{
+    mem,
+    task::{Poll, Waker},
+};
+
+use bytes::BytesMut;
+pub(crate) use quinn_proto::StreamId;
+use quinn_proto::{Dir, FinishError, ReadError, ReadableError, StreamEvent, VarInt, WriteError};
+use rustc_hash::FxHashMap;
+
+use super::turns::{Turns, wait};
+use crate::error::{ConnectionError, StreamError};
+
+/// Largest write that is taken in one call, in bytes.
+///
+/// quinn-proto accounts whole chunks against the send window until the last byte of them is
+/// acknowledged, so chunks of megabytes would stall it.
+const MAX_WRITE: usize = 64 * 1024;
+
+/// Writes below this many bytes are gathered.
+///
+/// quinn-proto's send buffer searches its chunks from the front, which makes many small ones quadratic;
+/// from one packet's worth upwards the search no longer shows.
+const SMALL_WRITE: usize = 1024;
+
+/// Most bytes of small writes that one stream gathers before they have to go on.
+const GATHER_LIMIT: usize = 16 * 1024;
+
+/// What is known of the streams of one connection.
+#[derive(Default)]
+pub(super) struct StreamStates {
+    states: FxHashMap<StreamId, StreamState>,
+    /// Streams whose gathered bytes go on in the next turn.
+    gathered: Vec<StreamId>,
+    /// Who waits for a stream of the peer's.
+    inbound: Option<Waker>,
+    /// Who waits to open a stream.
+    outbound: Option<Waker>,
+}
+
+#[derive(Default)]
+struct StreamState {
+    recv: RecvState,
+    send: SendState,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Small writes on their way to quinn-proto.
+    gather: BytesMut,
+    /// The turn in which a small write went to quinn-proto directly.
+    direct_in_turn: Option<u64>,
+    /// The application has dropped the stream; only its gathered bytes are left to send.
+    dropped: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum RecvState {
+    #[default]
+    Open,
+    Finished,
+    Reset(u64),
+    /// We sent STOP_SENDING.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SendState {
+    #[default]
+    Open,
+    /// FIN follows the gathered bytes.
+    Finishing,
+    Finished,
+    Reset,
+    /// The peer sent STOP_SENDING.
+    Stopped(u64),
+}
+
+impl StreamStates {
+    /// Streams that the application holds, or whose last bytes are still to be sent.
+    pub(super) fn count(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The connection is over: whoever waits for a stream is told, and nothing more is sent.
+    pub(super) fn fail(&mut self, turns: &mut Turns) {
+        self.gathered.clear();
+        self.states.retain(|_, stream| !stream.dropped);
+        for stream in self.states.values_mut() {
+            stream.gather = BytesMut::new();
+            turns.wake(&mut stream.reader);
+            turns.wake(&mut stream.writer);
+        }
+        turns.wake(&mut self.inbound);
+        turns.wake(&mut self.outbound);
+    }
+}
+
+/// The streams of a connection, with what they need of it.
+pub(crate) struct Streams<'a> {
+    pub(super) quic: &'a mut quinn_proto::Connection,
+    pub(super) streams: &'a mut StreamStates,
+    pub(super) turns: &'a mut Turns,
+    /// Why the connection is over, if it is.
+    pub(super) loss: Option<&'a ConnectionError>,
+}
+
+/// For the application.
+impl Streams<'_> {
+    pub(crate) fn poll_open(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
+        self.alive()?;
+        match self.quic.streams().open(Dir::Bi) {
+            Some(id) => {
+                self.streams.states.insert(id, StreamState::default());
+                Poll::Ready(Ok(id))
+            }
+            None => {
+                wait(&mut self.streams.outbound, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next stream that the peer has opened.
+    ///
+    /// A stream that is not taken goes on counting against the limit that the peer was given, so an
+    /// application that takes none holds its peer back.
+    pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
+        self.alive()?;
+        match self.quic.streams().accept(Dir::Bi) {
+            Some(id) => {
+                self.streams.states.insert(id, StreamState::default());
+                Poll::Ready(Ok(id))
+            }
+            None => {
+                wait(&mut self.streams.inbound, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn poll_read(
+        &mut self,
+        id: StreamId,
+        buf: &mut [u8],
+        waker: &Waker,
+    ) -> Poll<Result<usize, StreamError>> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        match stream.recv {
+            RecvState::Open => {}
+            RecvState::Finished => return Poll::Ready(Ok(0)),
+            RecvState::Reset(code) => return Poll::Ready(Err(StreamError::Reset(code))),
+            RecvState::Stopped => return Poll::Ready(Err(StreamError::Closed)),
+        }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut recv_stream = self.quic.recv_stream(id);
+        let mut chunks = match recv_stream.read(true) {
+            Ok(chunks) => chunks,
+            Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
+                return Poll::Ready(Err(StreamError::Closed));
+            }
+        };
+        let mut filled = 0;
+        let end = loop {
+            if filled == buf.len() {
+                break None;
+            }
+            match chunks.next(buf.len() - filled) {
+                Ok(Some(chunk)) => {
+                    buf[filled..filled + chunk.bytes.len()].copy_from_slice(&chunk.bytes);
+                    filled += chunk.bytes.len();
+                }
+                Ok(None) => {
+                    stream.recv = RecvState::Finished;
+                    break Some(Ok(0));
+                }
+                Err(ReadError::Reset(code)) => {
+                    stream.recv = RecvState::Reset(code.into_inner());
+                    break Some(Err(StreamError::Reset(code.into_inner())));
+                }
+                Err(ReadError::Blocked) => {
+                    wait(&mut stream.reader, waker);
+                    break None;
+                }
+            }
+        };
+        // Credit goes back to the peer here and nowhere else: a slow reader stops its sender.
+        if chunks.finalize().should_transmit() {
+            self.turns.want();
+        }
+        match end {
+            _ if filled > 0 => Poll::Ready(Ok(filled)),
+            Some(end) => Poll::Ready(end),
+            None => {
+                // What had arrived before the end could still be read.
+                self.alive()?;
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        id: StreamId,
+        data: &[u8],
+        waker: &Waker,
+    ) -> Poll<Result<usize, StreamError>> {
+        self.alive()?;
+        let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
+        match stream.send {
+            SendState::Open => {}
+            SendState::Stopped(code) => return Poll::Ready(Err(StreamError::Stopped(code))),
+            SendState::Finishing | SendState::Finished | SendState::Reset => {
+                return Poll::Ready(Err(StreamError::Closed));
+            }
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if stream.gather.len() >= GATHER_LIMIT {
+            self.flush(id);
+        }
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        let behind_gathered = !stream.gather.is_empty();
+        // The first small write of a turn goes on as it is: it may well stay the only one.
+        let is_follower = stream.direct_in_turn == Some(self.turns.count());
+        if behind_gathered || (data.len() < SMALL_WRITE && is_follower) {
+            let room = GATHER_LIMIT.saturating_sub(stream.gather.len());
+            if room == 0 {
+                wait(&mut stream.writer, waker);
+                return Poll::Pending;
+            }
+            let taken = room.min(data.len());
+            stream.gather.extend_from_slice(&data[..taken]);
+            if !behind_gathered {
+                self.streams.gathered.push(id);
+            }
+            self.turns.want();
+            return Poll::Ready(Ok(taken));
+        }
+        stream.direct_in_turn = Some(self.turns.count());
+        let data = &data[..data.len().min(MAX_WRITE)];
+        let written = self.quic.send_stream(id).write(data);
+        // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
+        self.turns.want();
+        match written {
+            Ok(written) => Poll::Ready(Ok(written)),
+            Err(WriteError::Blocked) => {
+                wait(&mut stream.writer, waker);
+                Poll::Pending
+            }
+            Err(WriteError::Stopped(code)) => {
+                Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
+            }
+            Err(WriteError::ClosedStream) => Poll::Ready(Err(StreamError::Closed)),
+        }
+    }
+
+    /// Ends our half of the stream; FIN follows what was written.
+    pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        match stream.send {
+            // A peer that does not read any further has no use for FIN either; go closes a stream
+            // with STOP_SENDING as a matter of course.
+            SendState::Stopped(_) | SendState::Finishing | SendState::Finished => return Ok(()),
+            SendState::Reset => return Err(StreamError::Closed),
+            SendState::Open => {}
+        }
+        if let Some(loss) = self.loss {
+            return Err(loss.clone().into());
+        }
+        stream.send = SendState::Finishing;
+        self.flush(id);
+        Ok(())
+    }
+
+    /// Abandons our half of the stream.
+    pub(crate) fn reset(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        stream.gather = BytesMut::new();
+        stream.send = SendState::Reset;
+        self.quic
+            .send_stream(id)
+            .reset(code)
+            .map_err(|_| StreamError::Closed)?;
+        self.turns.want();
+        Ok(())
+    }
+
+    /// Discards what the peer still sends on the stream, and asks it to send no more.
+    pub(crate) fn stop(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        if stream.recv != RecvState::Open {
+            return Err(StreamError::Closed);
+        }
+        stream.recv = RecvState::Stopped;
+        self.quic
+            .recv_stream(id)
+            .stop(code)
+            .map_err(|_| StreamError::Closed)?;
+        self.turns.want();
+        Ok(())
+    }
+
+    /// The code of the peer's RESET_STREAM, if it was seen by a read.
+    pub(crate) fn reset_code(&self, id: StreamId) -> Option<u64> {
+        match self.streams.states.get(&id)?.recv {
+            RecvState::Reset(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The code of the peer's STOP_SENDING, if it sent one.
+    pub(crate) fn stop_code(&self, id: StreamId) -> Option<u64> {
+        match self.streams.states.get(&id)?.send {
+            SendState::Stopped(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The application has let go of the stream: FIN for our half, STOP_SENDING for an unread one.
+    pub(crate) fn let_go(&mut self, id: StreamId) {
+        // Neither can fail in a way that matters: the half is over already.
+        let _ = self.stop(id, VarInt::from_u32(0));
+        let _ = self.finish(id);
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        if stream.send == SendState::Finishing && self.loss.is_none() {
+            stream.dropped = true;
+            stream.reader = None;
+            stream.writer = None;
+        } else {
+            self.streams.states.remove(&id);
+        }
+    }
+
+    fn alive(&self) -> Result<(), ConnectionError> {
+        match self.loss {
+            None => Ok(()),
+            Some(loss) => Err(loss.clone()),
+        }
+    }
+}
+
+/// For the connection.
+impl Streams<'_> {
+    /// Hands what was gathered to quinn-proto.
+    pub(super) fn flush_gathered(&mut self) {
+        for id in mem::take(&mut self.streams.gathered) {
+            self.flush(id);
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened { .. } => self.turns.wake(&mut self.streams.inbound),
+            StreamEvent::Available { .. } => self.turns.wake(&mut self.streams.outbound),
+            StreamEvent::Readable { id } => {
+                if let Some(stream) = self.streams.states.get_mut(&id) {
+                    self.turns.wake(&mut stream.reader);
+                }
+            }
+            StreamEvent::Writable { id } => {
+                if let Some(stream) = self.streams.states.get_mut(&id) {
+                    self.turns.wake(&mut stream.writer);
+                    if !stream.gather.is_empty() {
+                        self.flush(id);
+                    }
+                }
+            }
+            StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
+            StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    fn on_stopped(&mut self, id: StreamId, code: VarInt) {
+        // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
+        let _ = self.quic.send_stream(id).reset(code);
+        self.turns.want();
+        if let Some(stream) = self.streams.states.get_mut(&id) {
+            stream.gather = BytesMut::new();
+            stream.send = SendState::Stopped(code.into_inner());
+            self.turns.wake(&mut stream.writer);
+            if stream.dropped {
+                self.streams.states.remove(&id);
+            }
+        }
+    }
+
+    /// Hands a stream's gathered bytes to quinn-proto, as far as flow control lets it, and FIN after them.
+    fn flush(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        let mut send_stream = self.quic.send_stream(id);
+        if !stream.gather.is_empty() {
+            let mut chunks = [mem::take(&mut stream.gather).freeze()];
+            while !chunks[0].is_empty() {
+                match send_stream.write_chunks(&mut chunks) {
+                    Ok(_) => {}
+                    // quinn-proto tells when to go on, but only after it has said "blocked".
+                    Err(WriteError::Blocked) => break,
+                    // The stream ends without them; the event that says so is on its way.
+                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => chunks[0].clear(),
+                }
+            }
+            let [rest] = chunks;
+            stream.gather = BytesMut::from(rest);
+        }
+        if stream.send == SendState::Finishing && stream.gather.is_empty() {
+            stream.send = match send_stream.finish() {
+                Ok(()) | Err(FinishError::ClosedStream) => SendState::Finished,
+                Err(FinishError::Stopped(code)) => SendState::Stopped(code.into_inner()),
+            };
+            if stream.dropped {
+                self.streams.states.remove(&id);
+            }
+        }
+        self.turns.want();
+    }
+}
