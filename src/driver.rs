@@ -2,6 +2,7 @@
 
 mod connection;
 mod core;
+mod doorbell;
 mod incoming;
 mod mailbox;
 mod outbound;
@@ -70,6 +71,8 @@ struct Driver {
     buffers: ReceiveBuffers,
     /// Datagrams of other shards, by shard.
     forward: Vec<Vec<Datagram<Arc<Socket>>>>,
+    /// Connections that have rung, between two polls an empty list.
+    turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     measure_routing: bool,
     closing: bool,
@@ -105,6 +108,7 @@ impl Driver {
             timer: Timer::default(),
             buffers: ReceiveBuffers::new(),
             forward: (0..shards.count()).map(|_| Vec::new()).collect(),
+            turns: Vec::new(),
             wakers: Vec::new(),
             measure_routing,
             closing: false,
@@ -117,15 +121,18 @@ impl Driver {
 
     fn take_mail(&mut self) -> bool {
         let mail = self.mailbox().take();
-        let is_empty = mail.turns.is_empty()
+        let mut turns = std::mem::take(&mut self.turns);
+        self.mailbox().doorbell().take(&mut turns);
+        let is_empty = turns.is_empty()
             && mail.requests.is_empty()
             && mail.forwarded.is_empty()
             && mail.sockets.is_empty()
             && mail.unreachable.is_empty();
         self.closing |= mail.closing;
-        for handle in mail.turns {
+        for handle in turns.drain(..) {
             self.shard.want_turn(handle);
         }
+        self.turns = turns;
         self.requests.extend(mail.requests);
         self.shard.totals().registry.dropped_overload += mail.overflowed;
         if !mail.forwarded.is_empty() {
@@ -328,8 +335,8 @@ impl Driver {
     }
 
     fn handshake(&self, (handle, connection): (ConnectionHandle, SharedConnection)) -> Handshake {
-        let mailbox = Arc::clone(self.mailbox());
-        Handshake::new(DrivenConnection::new(connection, handle, mailbox))
+        let doorbell = Arc::clone(self.mailbox().doorbell());
+        Handshake::new(DrivenConnection::new(connection, handle, doorbell))
     }
 
     fn report_incoming(&mut self) {
@@ -358,7 +365,7 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.mailbox().register(cx.waker());
+        this.mailbox().doorbell().register(cx.waker());
         let mut progress = true;
         for _ in 0..ROUNDS_PER_POLL {
             progress = this.take_mail();

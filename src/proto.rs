@@ -12,18 +12,19 @@ mod pending;
 mod registry;
 mod router;
 mod shard;
+mod slot;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod turns;
 
 pub(crate) use self::{
-    connection::Connection,
+    connection::{Connection, SharedConnection, lock},
     connection_id::Shards,
     datagram::{Datagram, Incoming, Outbound, Sent, Socket},
     pending::IncomingKey,
     registry::{Registry, Totals},
     router::{Malformed, Route, route},
-    shard::{Settings, Shard, ShardSeed, SharedConnection, lock},
+    shard::{Settings, Shard, ShardSeed},
     streams::StreamId,
 };

@@ -8,7 +8,7 @@ use std::{
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::mailbox::Mailbox;
+use super::doorbell::Doorbell;
 use crate::{
     error::HandshakeError,
     proto::{Connection, SharedConnection, lock},
@@ -19,19 +19,19 @@ use crate::{
 pub(crate) struct DrivenConnection {
     connection: SharedConnection,
     handle: ConnectionHandle,
-    mailbox: Arc<Mailbox>,
+    doorbell: Arc<Doorbell>,
 }
 
 impl DrivenConnection {
     pub(super) fn new(
         connection: SharedConnection,
         handle: ConnectionHandle,
-        mailbox: Arc<Mailbox>,
+        doorbell: Arc<Doorbell>,
     ) -> Self {
         Self {
             connection,
             handle,
-            mailbox,
+            doorbell,
         }
     }
 
@@ -44,7 +44,7 @@ impl DrivenConnection {
         connection.take_due(&mut due);
         drop(connection);
         if wants_turn {
-            self.mailbox.want_turn(self.handle);
+            self.doorbell.ring_for(self.handle);
         }
         for waker in due {
             waker.wake();

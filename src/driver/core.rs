@@ -124,13 +124,17 @@ impl Core {
         self.start(runtime, !io.may_fragment())
             .map_err(OpenError::Certificate)?;
         let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
-        Socket::open(
+        let reader = &self.mailboxes[reader];
+        let socket = Arc::new(Socket::new(
             io,
             listening,
-            Arc::clone(&self.mailboxes[reader]),
+            Arc::clone(reader.doorbell()),
             Arc::clone(&self.open_sockets),
-        )
-        .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))
+        ));
+        reader
+            .read_socket(&socket)
+            .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))?;
+        Ok(socket)
     }
 
     /// Begins to dial. To be called when the dial is first polled, not before.

@@ -5,13 +5,12 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::Waker,
 };
 
-use futures::{channel::oneshot, task::AtomicWaker};
-use quinn_proto::{ClientConfig, ConnectionHandle};
+use futures::channel::oneshot;
+use quinn_proto::ClientConfig;
 
-use super::{connection::Handshake, socket::Socket};
+use super::{connection::Handshake, doorbell::Doorbell, socket::Socket};
 use crate::{
     error::{DialError, HandshakeError},
     net::UdpSocket,
@@ -35,14 +34,12 @@ const MAX_UNREACHABLE: usize = 64;
 #[derive(Default)]
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
-    driver: AtomicWaker,
+    doorbell: Arc<Doorbell>,
 }
 
 /// What has arrived since the driver looked last.
 #[derive(Default)]
 pub(super) struct Mail {
-    /// Connections that want a turn; each is in here once at most.
-    pub(super) turns: Vec<ConnectionHandle>,
     pub(super) requests: VecDeque<Request>,
     pub(super) forwarded: Vec<Datagram<Arc<Socket>>>,
     pub(super) forwarded_bytes: usize,
@@ -78,17 +75,8 @@ pub(super) enum Request {
 pub(super) struct Undeliverable;
 
 impl Mailbox {
-    pub(super) fn register(&self, driver: &Waker) {
-        self.driver.register(driver);
-    }
-
-    /// Makes the driver look around.
-    pub(super) fn wake(&self) {
-        self.driver.wake();
-    }
-
-    pub(super) fn want_turn(&self, handle: ConnectionHandle) {
-        self.post(|mail| mail.turns.push(handle));
+    pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.doorbell
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
@@ -100,7 +88,7 @@ impl Mailbox {
         }
         mail.requests.push_back(request);
         drop(mail);
-        self.driver.wake();
+        self.doorbell.ring();
         Ok(())
     }
 
@@ -128,18 +116,15 @@ impl Mailbox {
     }
 
     /// Has the driver read a socket for as long as anyone uses it.
-    pub(super) fn read_socket(
-        &self,
-        io: Arc<UdpSocket>,
-        socket: Weak<Socket>,
-    ) -> Result<(), Undeliverable> {
+    pub(super) fn read_socket(&self, socket: &Arc<Socket>) -> Result<(), Undeliverable> {
         let mut mail = self.lock();
         if mail.stopped {
             return Err(Undeliverable);
         }
-        mail.sockets.push((io, socket));
+        mail.sockets
+            .push((Arc::clone(socket.io()), Arc::downgrade(socket)));
         drop(mail);
-        self.driver.wake();
+        self.doorbell.ring();
         Ok(())
     }
 
@@ -148,15 +133,7 @@ impl Mailbox {
     }
 
     pub(super) fn take(&self) -> Mail {
-        let mut mail = self.lock();
-        let closing = mail.closing;
-        mem::replace(
-            &mut mail,
-            Mail {
-                closing,
-                ..Mail::default()
-            },
-        )
+        mem::take(&mut *self.lock())
     }
 
     /// Nothing is taken any more; what is left is dropped, which its senders notice.
@@ -178,7 +155,7 @@ impl Mailbox {
         }
         write(&mut mail);
         drop(mail);
-        self.driver.wake();
+        self.doorbell.ring();
     }
 
     fn lock(&self) -> MutexGuard<'_, Mail> {

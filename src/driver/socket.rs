@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::mailbox::{Mailbox, Undeliverable};
+use super::doorbell::Doorbell;
 use crate::{net::UdpSocket, proto};
 
 /// A UDP socket in use: by a listener, a dial or a connection.
@@ -19,29 +19,25 @@ pub(crate) struct Socket {
     io: Arc<UdpSocket>,
     /// Whether a listener accepts connections here.
     listening: AtomicBool,
-    reader: Arc<Mailbox>,
+    reader: Arc<Doorbell>,
     open_sockets: Arc<AtomicUsize>,
 }
 
 impl Socket {
-    /// Has `reader` read the socket from now on.
-    pub(super) fn open(
+    /// `reader` is the driver that will read the socket, and has to be told when nobody uses it any more.
+    pub(super) fn new(
         io: UdpSocket,
         listening: bool,
-        reader: Arc<Mailbox>,
+        reader: Arc<Doorbell>,
         open_sockets: Arc<AtomicUsize>,
-    ) -> Result<Arc<Self>, Undeliverable> {
+    ) -> Self {
         open_sockets.fetch_add(1, Ordering::Relaxed);
-        let socket = Arc::new(Self {
+        Self {
             io: Arc::new(io),
             listening: AtomicBool::new(listening),
             reader,
             open_sockets,
-        });
-        socket
-            .reader
-            .read_socket(Arc::clone(&socket.io), Arc::downgrade(&socket))?;
-        Ok(socket)
+        }
     }
 
     pub(crate) fn io(&self) -> &Arc<UdpSocket> {
@@ -57,7 +53,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.open_sockets.fetch_sub(1, Ordering::Relaxed);
-        self.reader.wake();
+        self.reader.ring();
     }
 }
 

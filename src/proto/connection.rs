@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::Instant,
 };
@@ -29,6 +30,9 @@ pub(crate) enum Direction {
     Inbound,
     Outbound,
 }
+
+/// A connection, shared by its shard and the application.
+pub(crate) type SharedConnection = Arc<Mutex<Connection>>;
 
 /// What the handshake has shown.
 #[derive(Debug)]
@@ -446,4 +450,12 @@ impl From<QuicError> for ConnectionError {
             },
         }
     }
+}
+
+/// Locks a connection.
+///
+/// After a panic under this lock the connection is as likely to be usable as not; its driver is gone by
+/// then, and says so to everyone who waits.
+pub(crate) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

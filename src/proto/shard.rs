@@ -4,42 +4,29 @@ use std::{
     collections::VecDeque,
     mem,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::Waker,
     time::{Duration, Instant},
 };
 
 use quinn_proto::{
-    ClientConfig, ConnectError, ConnectionEvent, ConnectionHandle, ConnectionId, DatagramEvent,
-    Endpoint, EndpointConfig, EndpointEvent, ServerConfig, Transmit,
+    ClientConfig, ConnectError, ConnectionHandle, ConnectionId, DatagramEvent, Endpoint,
+    EndpointConfig, EndpointEvent, ServerConfig, Transmit,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    connection::{Connection, Direction},
+    connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    datagram::{Datagram, Incoming, Outbound, Socket},
     deadlines::{Armed, Deadlines},
     pending::{IncomingKey, PendingIncoming},
-    registry::{Registry, Totals},
+    registry::{self, Registry, Totals},
     router::HeaderForm,
+    slot::{Received, Sending, Slot, Turn, datagrams},
 };
 use crate::error::{ConnectionError, HandshakeError};
-
-/// Most datagrams that one connection handles in one turn, about 30 µs of work.
-///
-/// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
-const DATAGRAMS_PER_TURN: usize = 64;
-
-/// Most batches of datagrams that one connection sends in one turn.
-const BATCHES_PER_TURN: usize = 2;
-
-/// Most datagrams in a batch for segmentation offload (of the 64 that Linux takes).
-const MAX_SEGMENTS: usize = 44;
-
-/// Largest UDP payload that IPv4 carries, in bytes; a batch must not be larger.
-const MAX_BATCH: usize = 65_507;
 
 /// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
 /// unpredictable and 8 at least (RFC 9000 §7.2).
@@ -47,9 +34,6 @@ const INITIAL_ID_LEN: usize = 8;
 
 /// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
-
-/// A connection, shared by its shard and the application.
-pub(crate) type SharedConnection = Arc<Mutex<Connection>>;
 
 /// What a shard needs to know.
 #[derive(Clone)]
@@ -85,26 +69,6 @@ pub(crate) struct Shard<S> {
     totals: Totals,
     registry: Arc<Mutex<Registry>>,
     buf: Vec<u8>,
-}
-
-struct Slot<S> {
-    connection: SharedConnection,
-    /// Where its datagrams leave; it follows the peer's authenticated packets.
-    socket: S,
-    inbox: VecDeque<Received<S>>,
-    armed: Armed,
-    expired: bool,
-    handshake_deadline: Option<Instant>,
-    /// Whether any datagram has arrived for it.
-    heard: bool,
-    queued: bool,
-    blocked: bool,
-}
-
-struct Received<S> {
-    event: ConnectionEvent,
-    len: usize,
-    socket: S,
 }
 
 impl<S: Socket> Shard<S> {
@@ -457,7 +421,7 @@ impl<S: Socket> Shard<S> {
     /// Adds what was counted since the last time to the registry.
     pub(crate) fn post_totals(&mut self) {
         let totals = mem::take(&mut self.totals);
-        lock_registry(&self.registry).post(&totals);
+        registry::lock(&self.registry).post(&totals);
     }
 
     /// Tells every connection that nobody drives it any more.
@@ -490,7 +454,7 @@ impl<S: Socket> Shard<S> {
         let direction = connection.direction();
         let remote_addr = connection.remote_addr();
         let shared = Arc::new(Mutex::new(connection));
-        lock_registry(&self.registry).insert(
+        registry::lock(&self.registry).insert(
             handle,
             Arc::clone(&shared),
             socket.local_addr(),
@@ -527,11 +491,11 @@ impl<S: Socket> Shard<S> {
             .map(|received| received.len)
             .sum::<usize>();
         self.deadlines.disarm(handle, &mut slot.armed);
-        lock_registry(&self.registry).remove(handle);
+        registry::lock(&self.registry).remove(handle);
     }
 
     fn note_pending(&self) {
-        lock_registry(&self.registry).set_pending_incoming(self.pending.len());
+        registry::lock(&self.registry).set_pending_incoming(self.pending.len());
     }
 
     fn count_sent(&mut self, transmit: &Transmit) {
@@ -548,155 +512,6 @@ pub(crate) struct ShardSeed {
     pub(crate) initial_ids: [u8; 32],
 }
 
-/// How sending went in a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sending {
-    /// The socket takes no more.
-    Blocked,
-    /// All was sent that congestion control lets out.
-    Done,
-    /// There is more, for the next turn.
-    Unfinished,
-}
-
-/// One turn of one connection, which is locked for as long as it lasts.
-struct Turn<'a, S> {
-    now: Instant,
-    handle: ConnectionHandle,
-    slot: &'a mut Slot<S>,
-    connection: &'a mut Connection,
-    endpoint: &'a mut Endpoint,
-    issued: &'a IssuedIds,
-    inbox_bytes: &'a mut usize,
-    totals: &'a mut Totals,
-    registry: &'a Mutex<Registry>,
-}
-
-impl<S: Socket> Turn<'_, S> {
-    /// Hands on what has arrived.
-    fn receive(&mut self) {
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let Some(received) = self.slot.inbox.pop_front() else {
-                break;
-            };
-            *self.inbox_bytes -= received.len;
-            self.slot.heard = true;
-            self.connection.handle_event(received.event);
-            if self.connection.note_migration() {
-                self.slot.socket = received.socket;
-                lock_registry(self.registry).migrated(
-                    self.handle,
-                    self.slot.socket.local_addr(),
-                    self.connection.remote_addr(),
-                );
-            }
-        }
-    }
-
-    /// What the application did, and what time did, since the last turn takes effect.
-    ///
-    /// Returns `true` if the connection is to be forgotten after this turn.
-    fn begin(&mut self) -> bool {
-        let now = self.now;
-        if self
-            .slot
-            .handshake_deadline
-            .is_some_and(|deadline| deadline <= now)
-        {
-            self.slot.handshake_deadline = None;
-            self.totals.transport.handshakes_timed_out += 1;
-            self.connection.abandon(HandshakeError::TimedOut);
-        }
-        let forget = self.connection.begin_turn(now);
-        if mem::take(&mut self.slot.expired) {
-            self.connection.handle_timeout(now);
-        }
-        forget
-    }
-
-    /// Lets the connection and the endpoint tell each other what they have to.
-    ///
-    /// Returns `true` if the connection is drained.
-    fn exchange(&mut self) -> bool {
-        let mut drained = false;
-        while let Some(event) = self.connection.poll_endpoint_event() {
-            drained |= event.is_drained();
-            let before = self.issued.count();
-            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
-                self.connection.handle_event(event);
-            }
-            let issued = self.issued.count() - before;
-            if issued > 0 {
-                lock_registry(self.registry).issued(self.handle, issued);
-            }
-        }
-        drained
-    }
-
-    fn handle_application_events(&mut self) {
-        let authenticated = self.connection.handle_application_events();
-        if authenticated && let Some(peer) = self.connection.authenticated() {
-            lock_registry(self.registry).authenticated(self.handle, peer.peer_id);
-        }
-        if authenticated || self.connection.loss().is_some() {
-            self.slot.handshake_deadline = None;
-        }
-    }
-
-    fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
-        if !out.is_ready(&self.slot.socket) {
-            return Sending::Blocked;
-        }
-        for _ in 0..BATCHES_PER_TURN {
-            let mtu = usize::from(self.connection.current_mtu());
-            let max_segments = out
-                .max_segments(&self.slot.socket)
-                .min(MAX_SEGMENTS)
-                .min(MAX_BATCH / mtu.max(1))
-                .max(1);
-            buf.clear();
-            let Some(transmit) = self.connection.poll_transmit(self.now, max_segments, buf) else {
-                return Sending::Done;
-            };
-            let totals = &mut self.totals.transport;
-            totals.bytes_sent += transmit.size as u64;
-            totals.datagrams_sent += datagrams(&transmit);
-            if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
-                return Sending::Blocked;
-            }
-        }
-        Sending::Unfinished
-    }
-
-    fn next_deadline(&mut self) -> Option<Instant> {
-        self.connection
-            .poll_timeout()
-            .into_iter()
-            .chain(self.slot.handshake_deadline)
-            .min()
-    }
-}
-
-/// Locks a connection.
-///
-/// After a panic under this lock the connection is as likely to be usable as not; its driver is gone by
-/// then, and says so to everyone who waits.
-pub(crate) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock_registry(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
-    registry.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn slot<S>(slots: &mut [Option<Slot<S>>], handle: ConnectionHandle) -> Option<&mut Slot<S>> {
     slots.get_mut(handle.0)?.as_mut()
-}
-
-/// How many datagrams a transmit is cut into.
-fn datagrams(transmit: &Transmit) -> u64 {
-    match transmit.segment_size {
-        Some(size) => transmit.size.div_ceil(size) as u64,
-        None => 1,
-    }
 }

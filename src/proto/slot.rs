@@ -1,0 +1,185 @@
+//! A connection's place in its shard, and its turns.
+
+use std::{collections::VecDeque, mem, sync::Mutex, time::Instant};
+
+use quinn_proto::{ConnectionEvent, ConnectionHandle, Endpoint, Transmit};
+
+use super::{
+    connection::{Connection, SharedConnection},
+    connection_id::IssuedIds,
+    datagram::{Outbound, Sent, Socket},
+    deadlines::Armed,
+    registry::{self, Registry, Totals},
+};
+use crate::error::HandshakeError;
+
+/// Most datagrams that one connection handles in one turn, about 30 µs of work.
+///
+/// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
+const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Most batches of datagrams that one connection sends in one turn.
+const BATCHES_PER_TURN: usize = 2;
+
+/// Most datagrams in a batch for segmentation offload (of the 64 that Linux takes).
+const MAX_SEGMENTS: usize = 44;
+
+/// Largest UDP payload that IPv4 carries, in bytes; a batch must not be larger.
+const MAX_BATCH: usize = 65_507;
+
+pub(super) struct Slot<S> {
+    pub(super) connection: SharedConnection,
+    /// Where its datagrams leave; it follows the peer's authenticated packets.
+    pub(super) socket: S,
+    pub(super) inbox: VecDeque<Received<S>>,
+    pub(super) armed: Armed,
+    pub(super) expired: bool,
+    pub(super) handshake_deadline: Option<Instant>,
+    /// Whether any datagram has arrived for it.
+    pub(super) heard: bool,
+    pub(super) queued: bool,
+    pub(super) blocked: bool,
+}
+
+pub(super) struct Received<S> {
+    pub(super) event: ConnectionEvent,
+    pub(super) len: usize,
+    pub(super) socket: S,
+}
+
+/// How sending went in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// The socket takes no more.
+    Blocked,
+    /// All was sent that congestion control lets out.
+    Done,
+    /// There is more, for the next turn.
+    Unfinished,
+}
+
+/// One turn of one connection, which is locked for as long as it lasts.
+pub(super) struct Turn<'a, S> {
+    pub(super) now: Instant,
+    pub(super) handle: ConnectionHandle,
+    pub(super) slot: &'a mut Slot<S>,
+    pub(super) connection: &'a mut Connection,
+    pub(super) endpoint: &'a mut Endpoint,
+    pub(super) issued: &'a IssuedIds,
+    pub(super) inbox_bytes: &'a mut usize,
+    pub(super) totals: &'a mut Totals,
+    pub(super) registry: &'a Mutex<Registry>,
+}
+
+impl<S: Socket> Turn<'_, S> {
+    /// Hands on what has arrived.
+    pub(super) fn receive(&mut self) {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Some(received) = self.slot.inbox.pop_front() else {
+                break;
+            };
+            *self.inbox_bytes -= received.len;
+            self.slot.heard = true;
+            self.connection.handle_event(received.event);
+            if self.connection.note_migration() {
+                self.slot.socket = received.socket;
+                registry::lock(self.registry).migrated(
+                    self.handle,
+                    self.slot.socket.local_addr(),
+                    self.connection.remote_addr(),
+                );
+            }
+        }
+    }
+
+    /// What the application did, and what time did, since the last turn takes effect.
+    ///
+    /// Returns `true` if the connection is to be forgotten after this turn.
+    pub(super) fn begin(&mut self) -> bool {
+        let now = self.now;
+        if self
+            .slot
+            .handshake_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.slot.handshake_deadline = None;
+            self.totals.transport.handshakes_timed_out += 1;
+            self.connection.abandon(HandshakeError::TimedOut);
+        }
+        let forget = self.connection.begin_turn(now);
+        if mem::take(&mut self.slot.expired) {
+            self.connection.handle_timeout(now);
+        }
+        forget
+    }
+
+    /// Lets the connection and the endpoint tell each other what they have to.
+    ///
+    /// Returns `true` if the connection is drained.
+    pub(super) fn exchange(&mut self) -> bool {
+        let mut drained = false;
+        while let Some(event) = self.connection.poll_endpoint_event() {
+            drained |= event.is_drained();
+            let before = self.issued.count();
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+            let issued = self.issued.count() - before;
+            if issued > 0 {
+                registry::lock(self.registry).issued(self.handle, issued);
+            }
+        }
+        drained
+    }
+
+    pub(super) fn handle_application_events(&mut self) {
+        let authenticated = self.connection.handle_application_events();
+        if authenticated && let Some(peer) = self.connection.authenticated() {
+            registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
+        }
+        if authenticated || self.connection.loss().is_some() {
+            self.slot.handshake_deadline = None;
+        }
+    }
+
+    pub(super) fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
+        if !out.is_ready(&self.slot.socket) {
+            return Sending::Blocked;
+        }
+        for _ in 0..BATCHES_PER_TURN {
+            let mtu = usize::from(self.connection.current_mtu());
+            let max_segments = out
+                .max_segments(&self.slot.socket)
+                .min(MAX_SEGMENTS)
+                .min(MAX_BATCH / mtu.max(1))
+                .max(1);
+            buf.clear();
+            let Some(transmit) = self.connection.poll_transmit(self.now, max_segments, buf) else {
+                return Sending::Done;
+            };
+            let totals = &mut self.totals.transport;
+            totals.bytes_sent += transmit.size as u64;
+            totals.datagrams_sent += datagrams(&transmit);
+            if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
+                return Sending::Blocked;
+            }
+        }
+        Sending::Unfinished
+    }
+
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        self.connection
+            .poll_timeout()
+            .into_iter()
+            .chain(self.slot.handshake_deadline)
+            .min()
+    }
+}
+
+/// How many datagrams a transmit is cut into.
+pub(super) fn datagrams(transmit: &Transmit) -> u64 {
+    match transmit.segment_size {
+        Some(size) => transmit.size.div_ceil(size) as u64,
+        None => 1,
+    }
+}
