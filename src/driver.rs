@@ -35,7 +35,9 @@ use self::{
 use crate::{
     error::DialError,
     net::{ReceiveBuffers, Timer, UdpSocket, clock},
-    proto::{Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, route},
+    proto::{
+        Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
+    },
 };
 
 /// Rounds that a driver makes before it lets other tasks of the runtime run.
@@ -141,8 +143,8 @@ impl Driver {
                 self.shard.handle(now, datagram, &mut self.outbound);
             }
         }
-        for addr in mail.unreachable {
-            self.shard.unreachable(addr);
+        for (remote_addr, initial_id) in mail.unreachable {
+            self.shard.unreachable(remote_addr, &initial_id);
         }
         for (io, socket) in mail.sockets {
             self.readers.push(Reader {
@@ -178,9 +180,13 @@ impl Driver {
             return false;
         };
         while reader.reported.poll_unpin(cx).is_ready() {
-            while let Some(addr) = reader.io.next_unreachable() {
+            while let Some(report) = reader.io.next_unreachable() {
+                // Only our own first packets have an ID that nobody off the path can know.
+                let Some(initial_id) = long_header_id(&report.quoted) else {
+                    continue;
+                };
                 for mailbox in self.mailboxes.iter() {
-                    mailbox.unreachable(addr);
+                    mailbox.unreachable(report.remote_addr, initial_id.to_vec());
                 }
             }
             reader.reported = Arc::clone(&reader.io).reported();

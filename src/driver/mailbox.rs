@@ -45,7 +45,8 @@ pub(super) struct Mail {
     pub(super) forwarded_bytes: usize,
     /// Datagrams that found `forwarded` full.
     pub(super) overflowed: u64,
-    pub(super) unreachable: Vec<SocketAddr>,
+    /// Addresses where nobody listens, with the initial ID of the dial in question.
+    pub(super) unreachable: Vec<(SocketAddr, Vec<u8>)>,
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
     /// The transport is gone: leave when there is nothing left to drive.
     pub(super) closing: bool,
@@ -107,10 +108,10 @@ impl Mailbox {
         });
     }
 
-    pub(super) fn unreachable(&self, addr: SocketAddr) {
+    pub(super) fn unreachable(&self, remote_addr: SocketAddr, initial_id: Vec<u8>) {
         self.post(|mail| {
             if mail.unreachable.len() < MAX_UNREACHABLE {
-                mail.unreachable.push(addr);
+                mail.unreachable.push((remote_addr, initial_id));
             }
         });
     }

@@ -143,8 +143,8 @@ impl UdpSocket {
         })
     }
 
-    /// The next destination that nobody listens at, as ICMP says.
-    pub(crate) fn next_unreachable(&self) -> Option<SocketAddr> {
+    /// The next datagram that nobody was there to receive, as ICMP says.
+    pub(crate) fn next_unreachable(&self) -> Option<Unreachable> {
         #[cfg(target_os = "linux")]
         {
             self.io
@@ -161,6 +161,13 @@ impl UdpSocket {
             None
         }
     }
+}
+
+/// A datagram that was sent to an address where nobody listens.
+pub(crate) struct Unreachable {
+    pub(crate) remote_addr: SocketAddr,
+    /// The beginning of the datagram, as the ICMP message quotes it.
+    pub(crate) quoted: Vec<u8>,
 }
 
 impl From<NoRuntime> for io::Error {

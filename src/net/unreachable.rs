@@ -4,7 +4,7 @@
 //! matters, because one host may refuse one dial and answer another.
 
 use std::{
-    io,
+    io::{self, IoSliceMut},
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
 };
@@ -16,32 +16,49 @@ use nix::{
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg},
 };
 
+use super::udp_socket::Unreachable;
+
+/// As much of a datagram as it takes to tell which connection it was for: a QUIC header.
+const QUOTED_BYTES: usize = 64;
+
 /// Takes the next "port unreachable" or "connection refused" from the socket's error queue.
 ///
 /// Other reports are passed over: "packet too big" is left to QUIC's own path MTU discovery (RFC 9000
 /// §14.3), and an unreachable network may be reachable again before the handshake times out.
-pub(super) fn next_unreachable(socket: &impl AsFd) -> io::Result<SocketAddr> {
-    let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+pub(super) fn next_unreachable(socket: &impl AsFd) -> io::Result<Unreachable> {
     loop {
-        let message = recvmsg::<SockaddrStorage>(
-            socket.as_fd().as_raw_fd(),
-            &mut [],
-            Some(&mut control),
-            MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
-        )?;
-        let refused = message.cmsgs().map_err(io::Error::from)?.any(|control| {
-            let (ControlMessageOwned::Ipv4RecvErr(error, _)
-            | ControlMessageOwned::Ipv6RecvErr(error, _)) = control
-            else {
-                return false;
-            };
-            Errno::from_raw(error.ee_errno.cast_signed()) == Errno::ECONNREFUSED
-        });
-        // The address that the datagram in question was sent to.
-        if refused && let Some(addr) = message.address.as_ref().and_then(socket_addr) {
-            return Ok(addr);
+        let mut quoted = vec![0; QUOTED_BYTES];
+        let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+        let (refused, remote_addr, len) = {
+            let mut parts = [IoSliceMut::new(&mut quoted)];
+            let message = recvmsg::<SockaddrStorage>(
+                socket.as_fd().as_raw_fd(),
+                &mut parts,
+                Some(&mut control),
+                MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
+            )?;
+            let refused = message.cmsgs()?.any(|control| is_refusal(&control));
+            // The address that the datagram in question was sent to.
+            let remote_addr = message.address.as_ref().and_then(socket_addr);
+            (refused, remote_addr, message.bytes)
+        };
+        if refused && let Some(remote_addr) = remote_addr {
+            quoted.truncate(len);
+            return Ok(Unreachable {
+                remote_addr,
+                quoted,
+            });
         }
     }
+}
+
+fn is_refusal(control: &ControlMessageOwned) -> bool {
+    let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) =
+        control
+    else {
+        return false;
+    };
+    Errno::from_raw(error.ee_errno.cast_signed()) == Errno::ECONNREFUSED
 }
 
 fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {

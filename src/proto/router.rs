@@ -44,24 +44,11 @@ pub(crate) enum Malformed {
 /// Pure arithmetic over RFC 8999's invariant bytes: nothing to look up, nothing to lock, nothing that a
 /// spoofed datagram could change.
 pub(crate) fn route(datagram: &[u8], shards: Shards) -> Route {
-    /// Header form bit (RFC 8999 §5).
-    const LONG_HEADER: u8 = 0x80;
-    /// Fixed bit (RFC 9000 §17.2); our packets never clear it, RFC 9287 is off.
-    const FIXED_BIT: u8 = 0x40;
-    /// Offset of the length of the destination connection ID: behind the first byte and the version.
-    const LONG_ID_LEN_OFFSET: usize = 5;
-
     let Some(&first) = datagram.first() else {
         return Route::Drop(Malformed::Empty);
     };
     let (id, header) = if first & LONG_HEADER != 0 {
-        let Some((&id_len, rest)) = datagram
-            .get(LONG_ID_LEN_OFFSET..)
-            .and_then(<[u8]>::split_first)
-        else {
-            return Route::Drop(Malformed::Truncated);
-        };
-        let Some(id) = rest.get(..usize::from(id_len)) else {
+        let Some(id) = long_header_id(datagram) else {
             return Route::Drop(Malformed::Truncated);
         };
         (id, HeaderForm::Long)
@@ -81,6 +68,25 @@ pub(crate) fn route(datagram: &[u8], shards: Shards) -> Route {
         None => Route::Drop(Malformed::NoConnectionId),
     }
 }
+
+/// The destination connection ID of a packet with a long header (RFC 8999 §5.1).
+pub(crate) fn long_header_id(datagram: &[u8]) -> Option<&[u8]> {
+    let (&first, _) = datagram.split_first()?;
+    if first & LONG_HEADER == 0 {
+        return None;
+    }
+    let (&id_len, rest) = datagram.get(LONG_ID_LEN_OFFSET..)?.split_first()?;
+    rest.get(..usize::from(id_len))
+}
+
+/// Header form bit (RFC 8999 §5).
+const LONG_HEADER: u8 = 0x80;
+
+/// Fixed bit (RFC 9000 §17.2); our packets never clear it, RFC 9287 is off.
+const FIXED_BIT: u8 = 0x40;
+
+/// Offset of the length of the destination connection ID: behind the first byte and the version.
+const LONG_ID_LEN_OFFSET: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -240,7 +240,10 @@ impl<S: Socket> Shard<S> {
         {
             Ok((handle, connection)) => {
                 let connection = Connection::new(connection, Direction::Inbound);
-                Ok((handle, self.insert(now, handle, connection, pending.socket)))
+                Ok((
+                    handle,
+                    self.insert(now, handle, connection, pending.socket, None),
+                ))
             }
             Err(error) => {
                 self.totals.transport.handshakes_failed += 1;
@@ -283,7 +286,8 @@ impl<S: Socket> Shard<S> {
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
         let connection = Connection::new(connection, Direction::Outbound);
-        Ok((handle, self.insert(now, handle, connection, socket)))
+        let connection = self.insert(now, handle, connection, socket, Some(initial_id));
+        Ok((handle, connection))
     }
 
     /// The application did something to this connection.
@@ -306,25 +310,25 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// The host at `remote_addr` says that nobody listens there: dials that have not heard of it otherwise
-    /// need not wait for their timeout.
-    pub(crate) fn unreachable(&mut self, remote_addr: SocketAddr) {
-        let mut handles = Vec::new();
-        for (index, slot) in self.slots.iter().enumerate() {
-            let Some(slot) = slot else { continue };
-            if slot.heard || slot.handshake_deadline.is_none() {
-                continue;
-            }
-            let mut connection = lock(&slot.connection);
-            if connection.direction() == Direction::Outbound
-                && connection.remote_addr() == remote_addr
-            {
-                connection.abandon(HandshakeError::Unreachable);
-                handles.push(ConnectionHandle(index));
-            }
-        }
-        for handle in handles {
-            self.want_turn(handle);
+    /// Nobody listens at `remote_addr`, says its host about a dial's first packet, which it quotes: a dial
+    /// that has heard nothing need not wait for its timeout.
+    ///
+    /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
+    /// have answered it.
+    pub(crate) fn unreachable(&mut self, remote_addr: SocketAddr, initial_id: &[u8]) {
+        let is_meant = |slot: &Slot<S>| {
+            slot.unanswered_dial.is_some_and(|id| id[..] == *initial_id)
+                && lock(&slot.connection).remote_addr() == remote_addr
+        };
+        let index = self
+            .slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(is_meant));
+        if let Some(index) = index
+            && let Some(slot) = slot(&mut self.slots, ConnectionHandle(index))
+        {
+            lock(&slot.connection).abandon(HandshakeError::Unreachable);
+            self.want_turn(ConnectionHandle(index));
         }
     }
 
@@ -450,6 +454,7 @@ impl<S: Socket> Shard<S> {
         handle: ConnectionHandle,
         connection: Connection,
         socket: S,
+        unanswered_dial: Option<ConnectionId>,
     ) -> SharedConnection {
         let direction = connection.direction();
         let remote_addr = connection.remote_addr();
@@ -471,7 +476,7 @@ impl<S: Socket> Shard<S> {
             armed: Armed::default(),
             expired: false,
             handshake_deadline: Some(now + self.handshake_timeout),
-            heard: direction == Direction::Inbound,
+            unanswered_dial,
             queued: false,
             blocked: false,
         });

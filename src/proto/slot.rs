@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, mem, sync::Mutex, time::Instant};
 
-use quinn_proto::{ConnectionEvent, ConnectionHandle, Endpoint, Transmit};
+use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
 use super::{
     connection::{Connection, SharedConnection},
@@ -35,8 +35,8 @@ pub(super) struct Slot<S> {
     pub(super) armed: Armed,
     pub(super) expired: bool,
     pub(super) handshake_deadline: Option<Instant>,
-    /// Whether any datagram has arrived for it.
-    pub(super) heard: bool,
+    /// The ID of our first packet, until anything has arrived in answer to it.
+    pub(super) unanswered_dial: Option<ConnectionId>,
     pub(super) queued: bool,
     pub(super) blocked: bool,
 }
@@ -79,7 +79,7 @@ impl<S: Socket> Turn<'_, S> {
                 break;
             };
             *self.inbox_bytes -= received.len;
-            self.slot.heard = true;
+            self.slot.unanswered_dial = None;
             self.connection.handle_event(received.event);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
