@@ -249,7 +249,7 @@ impl Session for TlsSession {
             .map(|negotiated| Box::new(negotiated) as Box<dyn Any>)
     }
 
-    /// A [`Verdict`]. A good one only counts when the handshake is complete: until then the
+    /// A [`Verdict`](super::verifier::Verdict). A good one only counts when the handshake is complete: until then the
     /// peer's flight may still turn out to be forged.
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
         let verdict = self.record.verdict()?;

@@ -31,7 +31,7 @@ pub(crate) trait Outbound<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Ready,
-    /// Not before [`Shard::unblock`].
+    /// Not before [`Shard::unblock`](super::shard::Shard::unblock).
     Blocked,
 }
 
