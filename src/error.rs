@@ -110,7 +110,8 @@ pub enum HandshakeError {
     /// The listener was removed, or the attempt had waited too long, before the handshake began.
     #[error("the incoming connection is gone")]
     Stale,
-    /// The handshake took longer than [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout).
+    /// The handshake took longer than [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout), or
+    /// nothing was heard of the peer for [`idle_timeout`](crate::ConfigBuilder::idle_timeout).
     #[error("handshake timed out")]
     TimedOut,
     /// The host of the peer answered that nobody listens there.

@@ -161,7 +161,7 @@ pub struct RegistryStats {
     pub remote_addresses: usize,
     /// Stateless resets, version negotiations and refusals sent without a connection.
     pub responses_sent: u64,
-    /// Connection IDs that peers have retired.
+    /// Connection IDs that peers have retired, or that went with their connection.
     pub retired_ids: u64,
     /// Datagrams routed to a connection by an ID that we issued.
     pub routed_established: u64,

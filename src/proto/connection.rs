@@ -419,6 +419,8 @@ impl Connection {
             {
                 HandshakeError::Refused
             }
+            // The idle timeout, where it is shorter than the one for handshakes.
+            (_, QuicError::TimedOut) => HandshakeError::TimedOut,
             (_, reason) => ConnectionError::from(reason.clone()).into(),
         }
     }

@@ -134,6 +134,7 @@ impl Registry {
             return;
         };
         release(&mut self.remotes, &entry.remote_addr);
+        self.totals.registry.retired_ids += entry.ids.active();
         match entry.peer_id {
             Some(peer_id) => release(&mut self.peers, &peer_id),
             None => self.totals.transport.handshakes_failed += 1,

@@ -162,8 +162,9 @@ impl<S: Socket> Shard<S> {
             contents,
         } = datagram;
         if shard != self.id {
-            // Not ours, whatever it says; the ID generator refuses it too, before any reset is sent.
+            // Not ours, whatever it says: no reset, no answer, and no connection that begins with it.
             self.totals.registry.foreign += 1;
+            return;
         }
         let len = contents.len();
         self.buf.clear();

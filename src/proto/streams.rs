@@ -130,6 +130,11 @@ impl Streams<'_> {
         match self.quic.streams().accept(Dir::Bi) {
             Some(id) => {
                 self.streams.states.insert(id, StreamState::default());
+                // Its event passed by before there was anyone to tell. Unanswered, it would keep the
+                // stream, and the peer from opening another one, for ever.
+                if let Ok(Some(code)) = self.quic.send_stream(id).stopped() {
+                    self.on_stopped(id, code);
+                }
                 Poll::Ready(Ok(id))
             }
             None => {
@@ -396,18 +401,20 @@ impl Streams<'_> {
         }
     }
 
+    /// The peer does not read any further.
     fn on_stopped(&mut self, id: StreamId, code: VarInt) {
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        stream.gather = BytesMut::new();
+        stream.send = SendState::Stopped(code.into_inner());
+        self.turns.wake(&mut stream.writer);
+        if stream.dropped {
+            self.streams.states.remove(&id);
+        }
         // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
         let _ = self.quic.send_stream(id).reset(code);
         self.turns.want();
-        if let Some(stream) = self.streams.states.get_mut(&id) {
-            stream.gather = BytesMut::new();
-            stream.send = SendState::Stopped(code.into_inner());
-            self.turns.wake(&mut stream.writer);
-            if stream.dropped {
-                self.streams.states.remove(&id);
-            }
-        }
     }
 
     /// Hands a stream's gathered bytes to quinn-proto, as far as flow control lets it, and FIN after them.
