@@ -1,0 +1,54 @@
+//! Two libp2p nodes that find each other over `libp2p-quinn`, ping, and move data both ways.
+//!
+//! ```text
+//! cargo run --release --example node                            # both nodes here, over loopback
+//! cargo run --release --example node -- listen [MULTIADDR]      # one node, in one terminal …
+//! cargo run --release --example node -- dial MULTIADDR          # … and the other, there or elsewhere
+//! ```
+//!
+//! Exit code: 0 when all went well, which for `listen` includes Ctrl-C; 1 for a failure, told in one
+//! line on stderr; 2 for arguments that make no sense; 130 for Ctrl-C before the end.
+
+mod args;
+mod commands;
+mod failure;
+mod node;
+mod progress;
+mod summary;
+mod transfer;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use failure::Failure;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Args { command, bytes } = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("node: {error}; try --help");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match command {
+        Command::Both => commands::both(bytes).await,
+        Command::Dial(addr) => commands::dial(addr, bytes).await,
+        Command::Listen(addr) => commands::listen(addr).await,
+        Command::Help => {
+            print!("{}", args::HELP);
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Interrupted) => {
+            eprintln!("node: interrupted");
+            ExitCode::from(130)
+        }
+        Err(Failure::Other(reason)) => {
+            eprintln!("node: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

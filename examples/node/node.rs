@@ -1,0 +1,113 @@
+//! A node: a Swarm over our transport, and the view into it.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    ping,
+    swarm::{NetworkBehaviour, SwarmEvent},
+};
+use libp2p_quinn::{Config, Handle, Transport};
+
+use crate::{failure::Failure, transfer};
+
+/// Longest wait for peers to acknowledge that we leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub(crate) transfer: transfer::Behaviour,
+}
+
+/// One libp2p node.
+pub(crate) struct Node {
+    pub(crate) swarm: Swarm<Behaviour>,
+    /// Taken before the Swarm takes the transport.
+    pub(crate) handle: Handle,
+}
+
+impl Node {
+    /// A node with a new identity, which does nothing yet.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let key = Keypair::generate_ed25519();
+        let transport = Transport::new(Config::new(&key));
+        let handle = transport.handle();
+        // Without a need for statistics, instead of `.with_quic()`, simply:
+        // `.with_other_transport(|key| Transport::new(Config::new(key)))`
+        let Ok(builder) = SwarmBuilder::with_existing_identity(key)
+            .with_tokio()
+            .with_other_transport(|_| transport);
+        let swarm = builder
+            .with_behaviour(|key| Behaviour {
+                identify: identify::Behaviour::new(
+                    identify::Config::new("/libp2p-quinn/node/1.0.0".to_owned(), key.public())
+                        .with_agent_version(
+                            concat!("libp2p-quinn/", env!("CARGO_PKG_VERSION")).to_owned(),
+                        ),
+                ),
+                ping: ping::Behaviour::default(),
+                transfer: transfer::Behaviour::default(),
+            })
+            .map_err(|error| Failure::new("cannot build the Swarm", &error))?
+            .build();
+        Ok(Self { swarm, handle })
+    }
+
+    pub(crate) fn peer_id(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+
+    /// Listens, and tells the first address to dial.
+    pub(crate) async fn listen(&mut self, addr: Multiaddr) -> Result<Multiaddr, Failure> {
+        self.swarm
+            .listen_on(addr)
+            .map_err(|error| Failure::listen(&error))?;
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { address, .. } => return Ok(self.dialable(address)),
+                SwarmEvent::ListenerClosed {
+                    reason: Err(error), ..
+                }
+                | SwarmEvent::ListenerError { error, .. } => {
+                    return Err(Failure::new("cannot listen", &error));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What another node dials to get here and nowhere else.
+    pub(crate) fn dialable(&self, addr: Multiaddr) -> Multiaddr {
+        addr.with(Protocol::P2p(self.peer_id()))
+    }
+
+    /// Closes all connections, so that peers are told at once.
+    pub(crate) async fn close(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // It fails only for one that has left meanwhile.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            eprintln!("node: some connections did not close in time");
+        }
+    }
+}
+
+/// Resolves at Ctrl-C.
+pub(crate) async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // No such signal here; then nobody can send it either.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,139 @@
+//! What is told when all is done.
+
+use std::{fmt::Write as _, time::Duration};
+
+use libp2p::{Multiaddr, PeerId};
+use libp2p_quinn::{ConnectionStats, RegistryStats, Stats};
+
+use crate::transfer::{Outcome, Request};
+
+/// A talk with a peer, seen from the dialer.
+pub(crate) struct Summary {
+    pub(crate) local_peer_id: PeerId,
+    pub(crate) peer_id: PeerId,
+    pub(crate) addr: Multiaddr,
+    pub(crate) agent: Option<String>,
+    pub(crate) ping: Option<Duration>,
+    /// Before it was closed.
+    pub(crate) connection: Option<ConnectionStats>,
+    pub(crate) echo: Outcome,
+    pub(crate) upload: Outcome,
+    pub(crate) download: Outcome,
+}
+
+impl Summary {
+    pub(crate) fn table(&self) -> String {
+        let mut rows = vec![
+            ("dialer", self.local_peer_id.to_string()),
+            ("listener", self.peer_id.to_string()),
+            ("dialled", self.addr.to_string()),
+        ];
+        if let Some(agent) = &self.agent {
+            rows.push(("agent", agent.clone()));
+        }
+        if let Some(connection) = &self.connection {
+            let unknown = "unknown";
+            rows.extend([
+                ("from", connection.local_addr.to_string()),
+                (
+                    "cipher",
+                    connection.cipher_suite.unwrap_or(unknown).to_owned(),
+                ),
+                (
+                    "key group",
+                    connection.key_exchange_group.unwrap_or(unknown).to_owned(),
+                ),
+                ("path MTU", format!("{} bytes", connection.mtu_bytes)),
+                (
+                    "packets",
+                    format!(
+                        "{} sent, {} received, {} lost",
+                        connection.datagrams_sent,
+                        connection.datagrams_received,
+                        connection.lost_packets
+                    ),
+                ),
+            ]);
+        }
+        if let Some(ping) = self.ping {
+            rows.push(("ping", milliseconds(ping)));
+        }
+        rows.push(("RTT", round_trips(&self.echo.round_trips)));
+        rows.push(("upload", speed(&self.upload)));
+        rows.push(("download", speed(&self.download)));
+
+        let mut table = String::new();
+        for (name, value) in rows {
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(table, "{name:10} {value}");
+        }
+        table
+    }
+}
+
+/// The connection-ID registries, side by side, when connections are closed.
+pub(crate) fn registries(nodes: &[(&str, Stats)]) -> String {
+    type Figure = (&'static str, fn(&RegistryStats) -> u64);
+    const FIGURES: [Figure; 9] = [
+        ("connections now", |registry| registry.connections as u64),
+        ("active IDs now", |registry| registry.active_ids),
+        ("IDs issued", |registry| registry.issued_ids),
+        ("IDs retired by peers", |registry| registry.retired_ids),
+        ("routed by our ID", |registry| registry.routed_established),
+        ("routed in handshakes", |registry| registry.routed_initial),
+        ("unknown ID", |registry| registry.unknown),
+        ("not QUIC", |registry| registry.non_quic),
+        ("malformed", |registry| registry.malformed),
+    ];
+    let mut table = format!("{:21}", "registry");
+    for (name, _) in nodes {
+        let _ = write!(table, " {name:>10}");
+    }
+    table.push('\n');
+    for (name, figure) in FIGURES {
+        let _ = write!(table, "  {name:19} ");
+        for (_, stats) in nodes {
+            let _ = write!(table, " {:>10}", figure(&stats.registry));
+        }
+        table.push('\n');
+    }
+    table
+}
+
+/// A request, seen from the responder.
+pub(crate) fn served(outcome: &Outcome) -> String {
+    match outcome.request {
+        Request::Echo(rounds) => format!("made {rounds} round trips"),
+        Request::Download(_) => format!("downloads {}", speed(outcome)),
+        Request::Upload(_) => format!("uploads {}", speed(outcome)),
+    }
+}
+
+fn speed(outcome: &Outcome) -> String {
+    let bytes = outcome.request.bytes() as f64;
+    let seconds = outcome.elapsed.as_secs_f64();
+    format!(
+        "{:.0} MiB in {seconds:.2} s, {:.0} MB/s, content as expected",
+        bytes / (1024.0 * 1024.0),
+        bytes / 1e6 / seconds,
+    )
+}
+
+fn round_trips(round_trips: &[Duration]) -> String {
+    let mut sorted = round_trips.to_vec();
+    sorted.sort_unstable();
+    let [min, .., max] = sorted[..] else {
+        return "not measured".to_owned();
+    };
+    format!(
+        "{} median of {}, {} to {}",
+        milliseconds(sorted[sorted.len() / 2]),
+        sorted.len(),
+        milliseconds(min),
+        milliseconds(max),
+    )
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
