@@ -16,6 +16,8 @@ use rustls::{
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
 
+#[cfg(test)]
+pub(crate) use self::tests::deterministic;
 pub use self::{
     error::{CertificateError, GenerateError},
     peer::{PeerAuthenticator, VerifiedPeer},

@@ -128,6 +128,15 @@ impl Config {
         }
     }
 
+    /// As it is, but with TLS of which everything is known.
+    #[cfg(test)]
+    pub(crate) fn with_authenticator(self, authenticator: Authenticator) -> Self {
+        Self {
+            authenticator: Ok(authenticator),
+            ..self
+        }
+    }
+
     pub(crate) fn shards(&self) -> Shards {
         self.knobs.shards
     }

@@ -40,9 +40,6 @@ use crate::{
     },
 };
 
-/// Rounds that a driver makes before it lets other tasks of the runtime run.
-const ROUNDS_PER_POLL: usize = 4;
-
 /// Most turns of connections in one round; then the sockets are read again.
 const TURNS_PER_ROUND: usize = 32;
 
@@ -372,28 +369,23 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.mailbox().doorbell().register(cx.waker());
-        let mut progress = true;
-        for _ in 0..ROUNDS_PER_POLL {
-            progress = this.take_mail();
-            progress |= this.receive(cx);
-            if this.outbound.poll_writable(cx).is_ready() {
-                this.shard.unblock();
-                progress = true;
-            }
-            progress |= this.serve();
-            progress |= this.begin_handshakes();
-            this.report_incoming();
-            if !progress {
-                // Ready means only that a deadline has come; the next round handles it.
-                progress = this.timer.poll(cx, this.next_deadline()).is_ready();
-            }
-            if !progress {
-                break;
-            }
+        let mut progress = this.take_mail();
+        progress |= this.receive(cx);
+        if this.outbound.poll_writable(cx).is_ready() {
+            this.shard.unblock();
+            progress = true;
         }
+        progress |= this.serve();
+        progress |= this.begin_handshakes();
+        this.report_incoming();
         this.post_totals();
+        if !progress {
+            // Ready means only that a deadline has come; the next round handles it.
+            progress = this.timer.poll(cx, this.next_deadline()).is_ready();
+        }
         if progress || this.shard.has_ready() {
-            // Others want to run too; go on after them.
+            // One round at a time: those who were woken by it should run before more comes in. Readers that
+            // come late find their data in thousands of pieces, which quinn-proto then has to copy together.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

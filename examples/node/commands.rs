@@ -243,7 +243,7 @@ impl Talk<'_> {
                 },
             ))) => return Ok(Some(result)),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => {
-                self.ping = self.ping.or(ping.result.ok());
+                self.ping = self.ping.or_else(|| ping.result.ok());
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(
                 libp2p::identify::Event::Received { info, .. },

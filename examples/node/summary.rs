@@ -78,7 +78,7 @@ pub(crate) fn registries(nodes: &[(&str, Stats)]) -> String {
         ("connections now", |registry| registry.connections as u64),
         ("active IDs now", |registry| registry.active_ids),
         ("IDs issued", |registry| registry.issued_ids),
-        ("IDs retired by peers", |registry| registry.retired_ids),
+        ("IDs retired", |registry| registry.retired_ids),
         ("routed by our ID", |registry| registry.routed_established),
         ("routed in handshakes", |registry| registry.routed_initial),
         ("unknown ID", |registry| registry.unknown),

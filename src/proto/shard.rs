@@ -167,6 +167,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let len = contents.len();
+        let held = self.endpoint.incoming_buffer_bytes();
         self.buf.clear();
         let event = self
             .endpoint
@@ -207,6 +208,8 @@ impl<S: Socket> Shard<S> {
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
             }
+            // More of an incoming connection that waits for its answer.
+            None if self.endpoint.incoming_buffer_bytes() > held => totals.routed_initial += 1,
             None => totals.unknown += 1,
         }
     }

@@ -83,11 +83,7 @@ impl<S: Socket> Turn<'_, S> {
             self.connection.handle_event(received.event);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
-                registry::lock(self.registry).migrated(
-                    self.handle,
-                    self.slot.socket.local_addr(),
-                    self.connection.remote_addr(),
-                );
+                self.register_path();
             }
         }
     }
@@ -109,8 +105,20 @@ impl<S: Socket> Turn<'_, S> {
         let forget = self.connection.begin_turn(now);
         if mem::take(&mut self.slot.expired) {
             self.connection.handle_timeout(now);
+            // A new path that could not be validated is given up for the one before it.
+            if self.connection.note_migration() {
+                self.register_path();
+            }
         }
         forget
+    }
+
+    fn register_path(&self) {
+        registry::lock(self.registry).migrated(
+            self.handle,
+            self.slot.socket.local_addr(),
+            self.connection.remote_addr(),
+        );
     }
 
     /// Lets the connection and the endpoint tell each other what they have to.

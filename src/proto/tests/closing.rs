@@ -1,0 +1,206 @@
+//! The ends of connections, and that nothing is left after them.
+
+use std::time::Duration;
+
+use futures::future::join;
+
+use super::{
+    link::Impairments,
+    network::Network,
+    node::{Node, Setup},
+};
+use crate::error::{ConnectionError, HandshakeError, StreamError};
+
+#[test]
+fn close_reaches_the_peer_and_drains_both_sides() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let ends = network.block_on(async move {
+        dialer.close(7);
+        let told = async {
+            let told = listener.address_change().await;
+            assert_eq!(listener.closed().await.err(), told.clone().err());
+            told
+        };
+        join(dialer.closed(), told).await
+    });
+    let closed = ConnectionError::ClosedByPeer {
+        code: 7,
+        reason: String::new(),
+    };
+    assert_eq!(ends, (Ok(()), Err(closed)));
+    assert_empty(&network);
+}
+
+#[test]
+fn both_sides_may_close_at_once() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let ends = network.block_on(async move { join(dialer.closed(), listener.closed()).await });
+    assert_eq!(ends, (Ok(()), Ok(())));
+    assert_empty(&network);
+}
+
+#[test]
+fn close_drains_although_nobody_answers() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, _) = network.connect(0, 1);
+    network.impair(Impairments::DEAD);
+    let begun = network.elapsed();
+    let end = network.block_on(async move { dialer.closed().await });
+    assert_eq!(end, Ok(()));
+    network.nodes[0].assert_empty();
+    // Three times the PTO (RFC 9000 §10.2), not the idle timeout.
+    assert!(network.elapsed() - begun < Duration::from_secs(1));
+}
+
+#[test]
+fn silent_peer_is_given_up_after_the_idle_timeout() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let quiet = network.elapsed();
+    network.impair(Impairments::DEAD);
+    let waiting = [dialer, listener].map(|peer| async move { peer.address_change().await });
+    let [dialer, listener] = waiting;
+    let ends = network.block_on(join(dialer, listener));
+    assert_eq!(
+        ends,
+        (
+            Err(ConnectionError::TimedOut),
+            Err(ConnectionError::TimedOut)
+        )
+    );
+    let waited = network.elapsed() - quiet;
+    assert!(waited > Duration::from_secs(8), "{waited:?}");
+    assert!(waited < Duration::from_secs(16), "{waited:?}");
+    network.run_until_empty();
+    assert_empty(&network);
+}
+
+#[test]
+fn idle_connection_is_kept_alive() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(600));
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+}
+
+#[test]
+fn peer_that_missed_the_close_learns_of_it_by_a_stateless_reset() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    network.impair(Impairments::DEAD);
+    network
+        .block_on(async move { listener.closed().await })
+        .unwrap();
+    network.impair(Impairments::NONE);
+
+    // The next keep-alive is what finds out.
+    let end = network.block_on(async move { dialer.address_change().await });
+    assert_eq!(end, Err(ConnectionError::Reset));
+    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    network.run_until_empty();
+    assert_empty(&network);
+}
+
+#[test]
+fn end_of_the_driver_is_told_to_everyone_who_waits() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, _) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let handshaking = network.dial(0, 1);
+    network.run_for(Duration::from_millis(15));
+    let stopped = ConnectionError::DriverStopped;
+    // A task for each, so that each has to be woken itself.
+    network.spawn({
+        let (dialer, stopped) = (dialer.clone(), stopped.clone());
+        async move {
+            let stream = dialer.open().await.unwrap();
+            assert_eq!(dialer.read_to_end(stream).await, Err(stopped.into()));
+        }
+    });
+    network.spawn({
+        let (dialer, stopped) = (dialer.clone(), stopped.clone());
+        async move { assert_eq!(dialer.address_change().await, Err(stopped)) }
+    });
+    network.spawn({
+        let (dialer, stopped) = (dialer.clone(), stopped.clone());
+        async move { assert_eq!(dialer.accept().await, Err(stopped)) }
+    });
+    network.spawn({
+        let (handshaking, stopped) = (handshaking.clone(), stopped.clone());
+        async move {
+            let end = handshaking.established().await;
+            assert_eq!(end, Err(HandshakeError::Connection(stopped)));
+        }
+    });
+    network.settle();
+    assert_eq!(network.waiting_tasks(), 4);
+
+    // Not even the answer to the dial is left, which waits for its turn.
+    let now = network.now;
+    for datagram in network.intercept() {
+        network.nodes[0].receive(now, datagram.from, &datagram.contents);
+    }
+    assert!(network.nodes[0].cores[0].inbox_bytes() > 0);
+    network.nodes[0].orphan_all();
+    network.settle();
+    network.nodes[0].assert_empty();
+    assert_eq!(network.waiting_tasks(), 0);
+    let closed = network.block_on(async move { dialer.closed().await });
+    assert_eq!(closed, Err(stopped));
+}
+
+#[test]
+fn end_of_the_driver_forgets_incoming_connections() {
+    let mut network = Network::pair(
+        1,
+        Setup::default(),
+        Setup {
+            answer: super::node::Answer::Hold,
+            ..Setup::default()
+        },
+    );
+    network.dial(0, 1);
+    network.run_for(Duration::from_millis(15));
+    assert!(!network.nodes[1].is_empty());
+    network.nodes[1].orphan_all();
+    network.nodes[1].assert_empty();
+}
+
+#[test]
+fn what_arrived_before_the_end_can_still_be_read() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let stream = network.block_on({
+        let (dialer, listener) = (dialer.clone(), listener.clone());
+        async move {
+            let stream = dialer.open().await.unwrap();
+            dialer.write_all(stream, b"last words").await.unwrap();
+            listener.accept().await.unwrap()
+        }
+    });
+    network.run_for(Duration::from_millis(100));
+    dialer.close(0);
+    network.run_for(Duration::from_millis(100));
+    assert!(listener.loss().is_some());
+    let read = network.block_on(async move {
+        let mut buf = [0; 64];
+        let count = listener.read(stream, &mut buf).await.unwrap();
+        assert_eq!(&buf[..count], b"last words");
+        listener.read(stream, &mut buf).await
+    });
+    assert!(matches!(
+        read,
+        Err(StreamError::Connection(ConnectionError::ClosedByPeer {
+            code: 0,
+            ..
+        }))
+    ));
+}
+
+fn assert_empty(network: &Network) {
+    network.nodes.iter().for_each(Node::assert_empty);
+}

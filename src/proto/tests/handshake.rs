@@ -1,0 +1,284 @@
+//! Handshakes that succeed, and each way in which they do not.
+
+use std::{net::SocketAddr, time::Duration};
+
+use libp2p_identity::PeerId;
+
+use super::{
+    link::Impairments,
+    network::Network,
+    node::{Answer, Setup},
+    peer::Peer,
+};
+use crate::{
+    authenticator::CertificateError,
+    error::{ConnectionError, HandshakeError},
+    proto::long_header_id,
+};
+
+/// As the defaults have it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[test]
+fn both_sides_are_authenticated_and_counted_once() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+
+    let books = [0, 1].map(|node| network.nodes[node].books());
+    for (registry, transport) in &books {
+        assert_eq!(registry.connections, 1);
+        assert_eq!(registry.handshaking, 0);
+        assert_eq!(registry.peers, 1);
+        assert_eq!(registry.remote_addresses, 1);
+        assert_eq!(transport.handshakes_completed, 1);
+        assert_eq!(transport.handshakes_failed, 0);
+    }
+    assert_eq!(
+        books.each_ref().map(|(registry, _)| registry.initial_ids),
+        [0, 1]
+    );
+    assert_eq!(
+        books.each_ref().map(|(_, transport)| transport.dials),
+        [1, 0]
+    );
+    assert_eq!(
+        books.each_ref().map(|(_, transport)| transport.incoming),
+        [0, 1]
+    );
+    for (sender, receiver) in [(0, 1), (1, 0)] {
+        assert_eq!(books[sender].1.bytes_sent, books[receiver].1.bytes_received);
+        assert_eq!(
+            books[sender].1.datagrams_sent,
+            books[receiver].1.datagrams_received
+        );
+    }
+}
+
+#[test]
+fn dial_dropped_during_the_handshake_leaves_nothing_at_once() {
+    // Before the first datagram is under way, before it has arrived, and before the answer has.
+    for milliseconds in [0, 5, 15] {
+        let mut network = Network::pair(milliseconds, Setup::default(), Setup::default());
+        let dialer = network.dial(0, 1);
+        if milliseconds > 0 {
+            network.run_for(Duration::from_millis(milliseconds));
+        }
+        dialer.abandon();
+        network.settle();
+        network.nodes[0].assert_empty();
+        assert_eq!(network.nodes[0].books().1.handshakes_failed, 1);
+        assert_eq!(
+            network.block_on(async move { dialer.established().await }),
+            Err(HandshakeError::Stale)
+        );
+
+        network.run_until_empty();
+        network.nodes[1].assert_empty();
+        assert_eq!(network.nodes[1].books().1.handshakes_completed, 0);
+    }
+}
+
+#[test]
+fn silent_peer_fails_the_dial_after_the_handshake_timeout() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.impair(Impairments::DEAD);
+    let dialer = network.dial(0, 1);
+    assert_eq!(
+        outcome(&mut network, &dialer),
+        Err(HandshakeError::TimedOut)
+    );
+    assert_eq!(network.elapsed(), HANDSHAKE_TIMEOUT);
+    network.nodes[0].assert_empty();
+    assert_eq!(network.nodes[0].books().1.handshakes_timed_out, 1);
+}
+
+#[test]
+fn peer_that_falls_silent_fails_the_handshake_on_both_sides() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialer = network.dial(0, 1);
+    network.settle();
+    // The Initial is on its way; the answer to it will not be.
+    network.impair(Impairments::DEAD);
+    network.run_for(Duration::from_millis(15));
+    let listener = network.nodes[1].accepted.pop_front().unwrap();
+
+    assert_eq!(
+        outcome(&mut network, &dialer),
+        Err(HandshakeError::TimedOut)
+    );
+    assert_eq!(
+        outcome(&mut network, &listener),
+        Err(HandshakeError::TimedOut)
+    );
+    for node in &network.nodes {
+        node.assert_empty();
+        assert_eq!(node.books().1.handshakes_timed_out, 1);
+    }
+}
+
+#[test]
+fn handshake_deadline_is_over_with_the_handshake() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(10 * HANDSHAKE_TIMEOUT);
+    assert_eq!(dialer.loss(), None);
+    assert_eq!(listener.loss(), None);
+}
+
+#[test]
+fn incoming_connection_that_nobody_answers_is_forgotten() {
+    let setup = Setup {
+        answer: Answer::Hold,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), setup);
+    let dialer = network.dial(0, 1);
+    network.run_for(Duration::from_millis(15));
+    let (books, _) = network.nodes[1].books();
+    assert_eq!((books.pending_incoming, books.initial_ids), (1, 1));
+    assert_eq!(books.connections, 0);
+
+    assert_eq!(
+        outcome(&mut network, &dialer),
+        Err(HandshakeError::TimedOut)
+    );
+    network.run_until_empty();
+    network.nodes[1].assert_empty();
+    assert_eq!(network.nodes[1].books().1.incoming_refused, 1);
+    let now = network.now;
+    let answer = network.nodes[1].answer_held(now, true);
+    assert_eq!(answer, Some(HandshakeError::Stale));
+}
+
+#[test]
+fn incoming_connections_past_the_limit_are_dropped() {
+    let setup = Setup {
+        answer: Answer::Hold,
+        configure: |builder| builder.max_pending_incoming(3).unwrap(),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), setup);
+    for _ in 0..5 {
+        network.dial(0, 1);
+    }
+    network.run_for(Duration::from_millis(15));
+    assert_eq!(network.nodes[1].held.len(), 3);
+    assert_eq!(network.nodes[1].books().0.pending_incoming, 3);
+    network.run_until_empty();
+    network.nodes[1].assert_empty();
+}
+
+#[test]
+fn refused_dial_says_so() {
+    let setup = Setup {
+        answer: Answer::Refuse,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), setup);
+    let dialer = network.dial(0, 1);
+    assert_eq!(outcome(&mut network, &dialer), Err(HandshakeError::Refused));
+    assert_eq!(network.nodes[1].books().1.incoming_refused, 1);
+    network.run_until_empty();
+    for node in &network.nodes {
+        node.assert_empty();
+    }
+}
+
+#[test]
+fn peer_of_another_version_fails_the_dial_at_once() {
+    let setup = Setup {
+        // Draft 29.
+        versions: vec![0xff00_001d],
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), setup);
+    let dialer = network.dial(0, 1);
+    assert_eq!(
+        outcome(&mut network, &dialer),
+        Err(ConnectionError::VersionMismatch.into())
+    );
+    assert_eq!(network.elapsed(), Duration::from_millis(20));
+    network.run_until_empty();
+    for node in &network.nodes {
+        node.assert_empty();
+    }
+}
+
+#[test]
+fn wrong_peer_fails_the_dial_and_never_counts_as_a_peer() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let expected = PeerId::random();
+    let dialer = network.dial_expecting(0, 1, Some(expected));
+    let mismatch = CertificateError::PeerMismatch {
+        expected: Box::new(expected),
+        actual: Box::new(network.nodes[1].peer_id()),
+    };
+    assert_eq!(outcome(&mut network, &dialer), Err(mismatch.into()));
+
+    let listener = network.nodes[1].accepted.pop_front().unwrap();
+    assert!(matches!(
+        outcome(&mut network, &listener),
+        Err(HandshakeError::Connection(
+            ConnectionError::AbortedByPeer { .. }
+        ))
+    ));
+    network.run_until_empty();
+    for node in &network.nodes {
+        node.assert_empty();
+        let (_, transport) = node.books();
+        assert_eq!(
+            (transport.handshakes_completed, transport.handshakes_failed),
+            (0, 1)
+        );
+    }
+}
+
+#[test]
+fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
+    let mut network = Network::new(1);
+    for _ in 0..3 {
+        network.add(Setup::default());
+    }
+    let established = network.connect(0, 1).0;
+    network.run_for(Duration::from_secs(1));
+    // Of the answer to this dial only the first datagram arrives, which does not complete the handshake.
+    let answered = network.dial(0, 1);
+    network.run_for(Duration::from_millis(15));
+    let answer = network.intercept().swap_remove(0);
+    let now = network.now;
+    network.nodes[0].receive(now, answer.from, &answer.contents);
+    network.settle();
+    assert_eq!(network.nodes[0].books().0.handshaking, 1);
+    network.intercept();
+    let unanswered = network.dial(0, 1);
+    network.settle();
+    let first = network.intercept().swap_remove(0);
+    let quoted = long_header_id(&first.contents).unwrap();
+    let elsewhere = network.dial(0, 2);
+    network.settle();
+
+    let addr = network.nodes[1].addr();
+    let other_port = SocketAddr::new(addr.ip(), addr.port() + 1);
+    network.nodes[0].cores[0].unreachable(other_port, quoted);
+    // Forged by somebody who has not seen the packet.
+    network.nodes[0].cores[0].unreachable(addr, &[7; 8]);
+    network.nodes[0].cores[0].unreachable(addr, &[]);
+    network.settle();
+    assert_eq!(unanswered.loss(), None);
+    network.nodes[0].cores[0].unreachable(addr, quoted);
+    assert_eq!(
+        outcome(&mut network, &unanswered),
+        Err(HandshakeError::Unreachable)
+    );
+    for unaffected in [established, answered, elsewhere] {
+        assert_eq!(unaffected.loss(), None);
+    }
+    assert_eq!(network.nodes[0].books().0.connections, 3);
+}
+
+/// How the handshake ends.
+fn outcome(network: &mut Network, peer: &Peer) -> Result<PeerId, HandshakeError> {
+    let peer = peer.clone();
+    network.block_on(async move { peer.established().await })
+}

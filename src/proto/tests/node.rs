@@ -1,0 +1,489 @@
+//! A node: the shards of one transport, with values in place of sockets.
+
+use std::{
+    cell::Cell,
+    collections::{HashSet, VecDeque},
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    task::Waker,
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use libp2p_identity::{Keypair, PeerId};
+use quinn_proto::{ConnectionIdGenerator, Transmit};
+use rand::{Rng, RngExt, rngs::StdRng};
+
+use super::peer::{Peer, Turns};
+use crate::{
+    authenticator::deterministic,
+    config::{Config, ConfigBuilder},
+    error::HandshakeError,
+    proto::{
+        Datagram, Incoming, IncomingKey, Outbound, Registry, Route, Sent, Shard, ShardSeed, Shards,
+        Socket,
+        connection_id::{IssuedIds, ShardConnectionIdGenerator},
+        route,
+    },
+    stats::{RegistryStats, TransportStats},
+};
+
+/// How a node is made.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) answer: Answer,
+    /// The settings that differ from the defaults.
+    pub(super) configure: fn(ConfigBuilder) -> ConfigBuilder,
+    pub(super) listening: bool,
+    pub(super) outbox: Outbox,
+    pub(super) reader: Reader,
+    pub(super) shards: u8,
+    /// Versions of QUIC.
+    pub(super) versions: Vec<u32>,
+}
+
+/// What happens to incoming connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Accept,
+    /// They wait for [`Node::answer_held`].
+    Hold,
+    Refuse,
+}
+
+/// Whose task reads the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The shard that owns the datagram, as a kernel that steers has it.
+    Owner,
+    /// The shard after that one; the same, where there is only one.
+    NeverTheOwner,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            answer: Answer::Accept,
+            configure: |builder| builder,
+            listening: true,
+            outbox: Outbox::default(),
+            reader: Reader::Owner,
+            shards: 1,
+            versions: vec![1],
+        }
+    }
+}
+
+/// A socket with an address and nothing behind it.
+#[derive(Clone)]
+pub(super) struct SimSocket(Rc<SocketState>);
+
+struct SocketState {
+    addr: SocketAddr,
+    listening: Cell<bool>,
+}
+
+impl Socket for SimSocket {
+    fn local_addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    fn is_listening(&self) -> bool {
+        self.0.listening.get()
+    }
+}
+
+/// Where the datagrams of a node pile up until the network takes them.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    pub(super) sent: Vec<Outgoing>,
+    pub(super) max_segments: usize,
+    /// After so many batches the socket takes no more until the network has taken them.
+    pub(super) room: usize,
+    pub(super) batches: usize,
+}
+
+#[derive(Clone)]
+pub(super) struct Outgoing {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) contents: Vec<u8>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            sent: Vec::new(),
+            max_segments: 8,
+            room: usize::MAX,
+            batches: 0,
+        }
+    }
+}
+
+impl Outbox {
+    fn take(&mut self) -> Vec<Outgoing> {
+        self.batches = 0;
+        mem::take(&mut self.sent)
+    }
+}
+
+impl Outbound<SimSocket> for Outbox {
+    fn is_ready(&self, _: &SimSocket) -> bool {
+        self.batches < self.room
+    }
+
+    fn max_segments(&self, _: &SimSocket) -> usize {
+        self.max_segments
+    }
+
+    fn send(&mut self, socket: &SimSocket, transmit: Transmit, contents: &[u8]) -> Sent {
+        assert_eq!(transmit.size, contents.len());
+        let segment = transmit.segment_size.unwrap_or(contents.len());
+        assert!(contents.len() <= segment * self.max_segments);
+        self.sent
+            .extend(contents.chunks(segment).map(|contents| Outgoing {
+                from: socket.local_addr(),
+                to: transmit.destination,
+                contents: contents.to_vec(),
+            }));
+        self.batches += 1;
+        if self.is_ready(socket) {
+            Sent::Ready
+        } else {
+            Sent::Blocked
+        }
+    }
+}
+
+/// An incoming connection that waits for its answer.
+pub(super) struct Held {
+    pub(super) shard: usize,
+    pub(super) key: IncomingKey,
+}
+
+/// The shards of one transport, and what a driver has besides.
+pub(super) struct Node {
+    config: Config,
+    peer_id: PeerId,
+    shards: Shards,
+    seeds: Vec<ShardSeed>,
+    pub(super) cores: Vec<Shard<SimSocket>>,
+    registries: Vec<Arc<Mutex<Registry>>>,
+    turns: Vec<Turns>,
+    socket: SimSocket,
+    reader: Reader,
+    pub(super) answer: Answer,
+    pub(super) outbox: Outbox,
+    pub(super) held: VecDeque<Held>,
+    /// Accepted, and not taken by the test yet.
+    pub(super) accepted: VecDeque<Peer>,
+    next_shard: usize,
+}
+
+impl Node {
+    pub(super) fn new(addr: SocketAddr, setup: Setup, random: &mut StdRng) -> Self {
+        let host = Keypair::ed25519_from_bytes(random.random::<[u8; 32]>()).unwrap();
+        let shards = Shards::new(setup.shards).unwrap();
+        let config = (setup.configure)(Config::builder(&host))
+            .build()
+            .unwrap()
+            .with_authenticator(deterministic(&host, random.next_u64()));
+        let seeds: Vec<_> = shards
+            .iter()
+            .map(|_| ShardSeed {
+                connection_ids: random.random(),
+                endpoint: random.random(),
+                initial_ids: random.random(),
+            })
+            .collect();
+        let registries: Vec<Arc<Mutex<Registry>>> = shards.iter().map(|_| Arc::default()).collect();
+        let cores = shards
+            .iter()
+            .zip(&seeds)
+            .zip(&registries)
+            .map(|((id, seed), registry)| {
+                let mut settings = config.settings(true, random.random()).unwrap();
+                settings.endpoint.supported_versions(setup.versions.clone());
+                Shard::new(id, shards, settings, *seed, Arc::clone(registry))
+            })
+            .collect();
+        Self {
+            config,
+            peer_id: host.public().to_peer_id(),
+            shards,
+            seeds,
+            cores,
+            registries,
+            turns: shards.iter().map(|_| Turns::default()).collect(),
+            socket: SimSocket(Rc::new(SocketState {
+                addr,
+                listening: Cell::new(setup.listening),
+            })),
+            reader: setup.reader,
+            answer: setup.answer,
+            outbox: setup.outbox,
+            held: VecDeque::new(),
+            accepted: VecDeque::new(),
+            next_shard: 0,
+        }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.socket.local_addr()
+    }
+
+    pub(super) fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
+    /// Begins to dial, on each shard in its turn.
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        remote_addr: SocketAddr,
+        expected: Option<PeerId>,
+    ) -> Peer {
+        let shard = self.next_shard;
+        self.next_shard = (shard + 1) % self.shards.count();
+        let config = self.config.client(expected).unwrap();
+        let (handle, connection) = self.cores[shard]
+            .connect(now, config, remote_addr, self.socket.clone())
+            .unwrap();
+        self.peer(shard, handle, connection)
+    }
+
+    /// Answers the incoming connection that has waited longest.
+    pub(super) fn answer_held(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
+        let Held { shard, key } = self.held.pop_front()?;
+        if !accept {
+            self.cores[shard].refuse(key, &mut self.outbox);
+            return None;
+        }
+        match self.cores[shard].accept(now, key, &mut self.outbox) {
+            Ok((handle, connection)) => {
+                let peer = self.peer(shard, handle, connection);
+                self.accepted.push_back(peer);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Reads a datagram from the socket and hands it to its owner, as the driver does.
+    pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
+        let Some(datagram) = self.routed(from, contents) else {
+            return;
+        };
+        let owner = datagram.shard.index();
+        let reader = match self.reader {
+            Reader::Owner => owner,
+            Reader::NeverTheOwner => (owner + 1) % self.shards.count(),
+        };
+        let totals = self.cores[reader].totals();
+        totals.transport.datagrams_received += 1;
+        totals.transport.bytes_received += contents.len() as u64;
+        if reader != owner {
+            totals.registry.forwarded += 1;
+        }
+        self.cores[owner].handle(now, datagram, &mut self.outbox);
+    }
+
+    /// Hands a datagram to this shard, whoever owns it.
+    pub(super) fn receive_on(
+        &mut self,
+        shard: usize,
+        now: Instant,
+        from: SocketAddr,
+        contents: &[u8],
+    ) {
+        if let Some(datagram) = self.routed(from, contents) {
+            self.cores[shard].handle(now, datagram, &mut self.outbox);
+        }
+    }
+
+    /// The shard that owns a datagram.
+    pub(super) fn owner(&self, contents: &[u8]) -> usize {
+        match route(contents, self.shards) {
+            Route::Quic { shard, .. } => shard.index(),
+            other => panic!("no datagram of QUIC: {other:?}"),
+        }
+    }
+
+    /// Does what the application and the time ask for, until there is no more to do now.
+    ///
+    /// Returns `false` if there was nothing.
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
+        let mut progress = false;
+        for shard in 0..self.cores.len() {
+            self.take_turns(shard);
+            self.cores[shard].handle_timeouts(now);
+            while self.serve(shard, now) {
+                progress = true;
+            }
+            while let Some(Incoming { key, .. }) = self.cores[shard].poll_incoming() {
+                progress = true;
+                self.held.push_back(Held { shard, key });
+                match self.answer {
+                    Answer::Accept => drop(self.answer_held(now, true)),
+                    Answer::Hold => {}
+                    Answer::Refuse => drop(self.answer_held(now, false)),
+                }
+            }
+            self.cores[shard].post_totals();
+        }
+        progress
+    }
+
+    /// Hands over which connections want a turn.
+    pub(super) fn take_turns(&mut self, shard: usize) {
+        for handle in self.turns[shard].take() {
+            self.cores[shard].want_turn(handle);
+        }
+    }
+
+    /// Gives a turn to one connection.
+    pub(super) fn serve(&mut self, shard: usize, now: Instant) -> bool {
+        let mut due = Vec::new();
+        let served = self.cores[shard].serve(now, &mut self.outbox, &mut due);
+        due.into_iter().for_each(Waker::wake);
+        served
+    }
+
+    /// What is to be sent. The socket has room again.
+    pub(super) fn take_outgoing(&mut self) -> Vec<Outgoing> {
+        for core in &mut self.cores {
+            core.unblock();
+        }
+        self.outbox.take()
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.cores.iter().filter_map(Shard::next_timeout).min()
+    }
+
+    /// The driver is gone.
+    pub(super) fn orphan_all(&mut self) {
+        let mut due = Vec::new();
+        for core in &mut self.cores {
+            core.orphan_all(&mut due);
+        }
+        due.into_iter().for_each(Waker::wake);
+    }
+
+    /// The books of all shards.
+    pub(super) fn books(&self) -> (RegistryStats, TransportStats) {
+        let mut registry = RegistryStats::default();
+        let mut transport = TransportStats::default();
+        let mut peers = HashSet::new();
+        let mut remote_addrs = HashSet::new();
+        for books in &self.registries {
+            let books = books.lock().unwrap();
+            books.add_to(&mut registry, &mut transport);
+            peers.extend(books.peers().copied());
+            remote_addrs.extend(books.remote_addrs().copied());
+        }
+        registry.peers = peers.len();
+        registry.remote_addresses = remote_addrs.len();
+        (registry, transport)
+    }
+
+    pub(super) fn reset_books(&self) {
+        for books in &self.registries {
+            books.lock().unwrap().reset();
+        }
+    }
+
+    pub(super) fn remote_addrs(&self) -> HashSet<SocketAddr> {
+        let books = self.registries.iter().map(|books| books.lock().unwrap());
+        books
+            .flat_map(|books| books.remote_addrs().copied().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// How many of the IDs that were ever issued lead to a connection, found out by sending to each.
+    ///
+    /// Leaves the sums of the books changed, and nothing else.
+    pub(super) fn routable_ids(&mut self, now: Instant) -> u64 {
+        /// Of handshakes that failed as they were accepted; they are in nobody's books.
+        const MOST_UNBOOKED: u64 = 32;
+        /// Nobody's, so that no connection takes a probe for a sign of life of its peer.
+        const STRANGER: ([u8; 4], u16) = ([198, 51, 100, 1], 9);
+
+        let routed = |node: &Self| node.books().0.routed_established;
+        let before = routed(self);
+        let issued = self.books().0.issued_ids + MOST_UNBOOKED;
+        let ids = self.shards.iter().zip(&self.seeds).map(|(id, seed)| {
+            let seed = seed.connection_ids;
+            let mut generator =
+                ShardConnectionIdGenerator::new(id, self.shards, seed, IssuedIds::default());
+            (0..issued)
+                .map(|_| generator.generate_cid())
+                .collect::<Vec<_>>()
+        });
+        for id in ids.flatten().collect::<Vec<_>>() {
+            // Too short for a stateless reset in answer, and to be anything.
+            let probe = [&[0x40], &id[..], &[0; 4]].concat();
+            self.receive(now, STRANGER.into(), &probe);
+        }
+        self.turn(now);
+        routed(self) - before
+    }
+
+    /// Nothing is left of any connection.
+    pub(super) fn assert_empty(&self) {
+        let (books, _) = self.books();
+        let now = RegistryStats {
+            active_ids: books.active_ids,
+            connections: books.connections,
+            handshaking: books.handshaking,
+            initial_ids: books.initial_ids,
+            peers: books.peers,
+            pending_incoming: books.pending_incoming,
+            remote_addresses: books.remote_addresses,
+            ..RegistryStats::default()
+        };
+        assert_eq!(now, RegistryStats::default());
+        assert_eq!(self.next_timeout(), None);
+        for core in &self.cores {
+            assert!(core.is_empty());
+            assert!(!core.has_ready());
+            assert_eq!(core.inbox_bytes(), 0);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.cores.iter().all(Shard::is_empty)
+    }
+
+    fn peer(
+        &self,
+        shard: usize,
+        handle: quinn_proto::ConnectionHandle,
+        connection: crate::proto::SharedConnection,
+    ) -> Peer {
+        Peer {
+            connection,
+            handle,
+            shard,
+            turns: Rc::clone(&self.turns[shard]),
+        }
+    }
+
+    fn routed(&self, from: SocketAddr, contents: &[u8]) -> Option<Datagram<SimSocket>> {
+        match route(contents, self.shards) {
+            Route::Quic { shard, header } => Some(Datagram {
+                socket: self.socket.clone(),
+                shard,
+                header,
+                remote_addr: from,
+                local_ip: None,
+                ecn: None,
+                contents: BytesMut::from(contents),
+            }),
+            Route::NonQuic | Route::Drop(_) => None,
+        }
+    }
+}

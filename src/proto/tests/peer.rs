@@ -1,0 +1,157 @@
+//! A connection as the application holds it, with `async` in place of polling.
+
+use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use quinn_proto::{ConnectionHandle, VarInt};
+
+use crate::{
+    error::{ConnectionError, HandshakeError, StreamError},
+    proto::{Connection, SharedConnection, StreamId, lock},
+};
+
+/// Connections of one shard that want a turn.
+pub(super) type Turns = Rc<RefCell<Vec<ConnectionHandle>>>;
+
+/// One side of a connection. What it does, it tells its shard, as the driver's connections do.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) connection: SharedConnection,
+    pub(super) handle: ConnectionHandle,
+    pub(super) shard: usize,
+    pub(super) turns: Turns,
+}
+
+impl Peer {
+    /// Does something to the connection, announces the turn that it asks for, and wakes who is due.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
+        let mut due = Vec::new();
+        let mut connection = lock(&self.connection);
+        let result = act(&mut connection);
+        if connection.announce_turn() {
+            self.turns.borrow_mut().push(self.handle);
+        }
+        connection.take_due(&mut due);
+        drop(connection);
+        for waker in due {
+            waker.wake();
+        }
+        result
+    }
+
+    pub(super) async fn established(&self) -> Result<PeerId, HandshakeError> {
+        poll_fn(|cx| self.with(|connection| connection.poll_established(cx.waker()))).await
+    }
+
+    pub(super) async fn open(&self) -> Result<StreamId, ConnectionError> {
+        poll_fn(|cx| self.with(|connection| connection.streams().poll_open(cx.waker()))).await
+    }
+
+    pub(super) async fn accept(&self) -> Result<StreamId, ConnectionError> {
+        poll_fn(|cx| self.with(|connection| connection.streams().poll_accept(cx.waker()))).await
+    }
+
+    pub(super) async fn address_change(&self) -> Result<SocketAddr, ConnectionError> {
+        poll_fn(|cx| self.with(|connection| connection.poll_address_change(cx.waker()))).await
+    }
+
+    /// Closes, and waits until nothing is left.
+    pub(super) async fn closed(&self) -> Result<(), ConnectionError> {
+        poll_fn(|cx| self.with(|connection| connection.poll_close(cx.waker()))).await
+    }
+
+    pub(super) fn close(&self, code: u32) {
+        self.with(|connection| connection.close(code.into(), Bytes::new()));
+    }
+
+    pub(super) fn abandon(&self) {
+        self.with(|connection| connection.abandon(HandshakeError::Stale));
+    }
+
+    pub(super) async fn read(
+        &self,
+        stream: StreamId,
+        buf: &mut [u8],
+    ) -> Result<usize, StreamError> {
+        poll_fn(|cx| {
+            self.with(|connection| connection.streams().poll_read(stream, buf, cx.waker()))
+        })
+        .await
+    }
+
+    pub(super) async fn read_to_end(&self, stream: StreamId) -> Result<Vec<u8>, StreamError> {
+        let mut contents = Vec::new();
+        let mut buf = [0; 4096];
+        loop {
+            match self.read(stream, &mut buf).await? {
+                0 => return Ok(contents),
+                count => contents.extend_from_slice(&buf[..count]),
+            }
+        }
+    }
+
+    pub(super) async fn write(&self, stream: StreamId, data: &[u8]) -> Result<usize, StreamError> {
+        poll_fn(|cx| {
+            self.with(|connection| connection.streams().poll_write(stream, data, cx.waker()))
+        })
+        .await
+    }
+
+    pub(super) async fn write_all(
+        &self,
+        stream: StreamId,
+        mut data: &[u8],
+    ) -> Result<(), StreamError> {
+        while !data.is_empty() {
+            let count = self.write(stream, data).await?;
+            data = &data[count..];
+        }
+        Ok(())
+    }
+
+    /// Writes what is taken at once, and returns how much that was.
+    pub(super) fn write_now(&self, stream: StreamId, data: &[u8]) -> usize {
+        let waker = futures::task::noop_waker();
+        match self.with(|connection| connection.streams().poll_write(stream, data, &waker)) {
+            Poll::Ready(written) => written.unwrap(),
+            Poll::Pending => 0,
+        }
+    }
+
+    pub(super) fn finish(&self, stream: StreamId) -> Result<(), StreamError> {
+        self.with(|connection| connection.streams().finish(stream))
+    }
+
+    pub(super) fn reset(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
+        self.with(|connection| connection.streams().reset(stream, VarInt::from_u32(code)))
+    }
+
+    pub(super) fn stop(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
+        self.with(|connection| connection.streams().stop(stream, VarInt::from_u32(code)))
+    }
+
+    pub(super) fn drop_stream(&self, stream: StreamId) {
+        self.with(|connection| connection.streams().let_go(stream));
+    }
+
+    pub(super) fn loss(&self) -> Option<ConnectionError> {
+        self.with(|connection| connection.loss().cloned())
+    }
+
+    /// Streams that the connection still holds.
+    pub(super) fn open_streams(&self) -> usize {
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.with(|connection| connection.stats(self.shard, anywhere).open_streams)
+    }
+
+    /// Takes whatever streams the peer opens, reads them to their end and lets go of them, until the
+    /// connection ends.
+    pub(super) async fn read_all_streams(self) {
+        while let Ok(stream) = self.accept().await {
+            // A stream may end in any way; here it only has to end.
+            let _ = self.read_to_end(stream).await;
+            self.drop_stream(stream);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Shards, sockets and addresses: a datagram finds its connection wherever it comes in, and nothing else.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{
+    link::Impairments,
+    network::Network,
+    node::{Node, Outgoing, Reader, Setup},
+    peer::Peer,
+    seeds,
+    transfer::{exchange_over, payload},
+};
+use crate::{
+    error::{ConnectionError, HandshakeError},
+    stats::{RegistryStats, TransportStats},
+};
+
+#[test]
+fn datagrams_that_all_come_in_at_the_wrong_shard_arrive_all_the_same() {
+    for seed in seeds().take(10) {
+        let setup = Setup {
+            reader: Reader::NeverTheOwner,
+            shards: 4,
+            ..Setup::default()
+        };
+        let mut network = Network::pair(seed, setup.clone(), setup);
+        for _ in 0..4 {
+            exchange_over(&mut network, seed, 20_000);
+        }
+        for node in &network.nodes {
+            let (registry, transport) = node.books();
+            assert_eq!(registry.forwarded, transport.datagrams_received);
+            assert_eq!(registry.foreign, 0);
+            assert_eq!(registry.address_fallbacks, 0);
+            assert!(registry.routed_initial > 0 && registry.routed_established > 0);
+        }
+    }
+}
+
+#[test]
+fn datagram_handed_to_a_wrong_shard_is_foreign_and_gets_no_answer() {
+    let (mut network, dialer, listener) = four_shards();
+    let before = network.nodes[1].books().0;
+    // An Initial, and packets of an established connection.
+    network.dial(0, 1);
+    send_something(&dialer);
+    network.settle();
+    let datagrams = network.intercept();
+    assert!(datagrams.len() >= 2);
+
+    let now = network.now;
+    let node = &mut network.nodes[1];
+    let mut handed = 0;
+    for Outgoing { from, contents, .. } in &datagrams {
+        let owner = node.owner(contents);
+        for shard in (0..4).filter(|&shard| shard != owner) {
+            node.receive_on(shard, now, *from, contents);
+            handed += 1;
+        }
+    }
+    node.turn(now);
+    assert!(node.take_outgoing().is_empty());
+    assert!(node.held.is_empty() && node.accepted.is_empty());
+    let (books, _) = node.books();
+    assert_eq!(books.foreign - before.foreign, handed);
+    assert_eq!(books.responses_sent, before.responses_sent);
+    assert_eq!(books.connections, before.connections);
+    assert_eq!(listener.loss(), None);
+}
+
+#[test]
+fn wrong_shard_cannot_reset_a_connection() {
+    let (mut network, dialer, _) = four_shards();
+    let now = network.now;
+    for (seed, shard) in (0..4).flat_map(|shard| (0..20).map(move |seed| (seed, shard))) {
+        // A short header, the wanted ID, and what looks like a packet behind it.
+        let mut datagram = payload(seed, 200);
+        datagram[0] = 0x40 | datagram[0] & 0x3f;
+        let owner = network.nodes[0].owner(&datagram);
+        if owner != shard {
+            let from = network.nodes[1].addr();
+            network.nodes[0].receive_on(shard, now, from, &datagram);
+        }
+    }
+    assert!(network.nodes[0].take_outgoing().is_empty());
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(dialer.loss(), None);
+}
+
+#[test]
+fn socket_that_only_dials_answers_no_stranger() {
+    let mut network = Network::pair(
+        1,
+        Setup::default(),
+        Setup {
+            listening: false,
+            ..Setup::default()
+        },
+    );
+    let stranger = network.dial(0, 1);
+    let addr = network.nodes[0].addr();
+    let now = network.now;
+    // A packet of an unknown connection, one of an unknown version, and noise.
+    let mut unknown_version = vec![0xc0, 0xff, 0, 0, 9, 8];
+    unknown_version.resize(1200, 1);
+    let mut established = payload(1, 1200);
+    established[0] = 0x40;
+    for datagram in [unknown_version, established, payload(2, 1200)] {
+        network.nodes[1].receive(now, addr, &datagram);
+    }
+    let end = network.block_on(async move { stranger.established().await });
+    assert_eq!(end, Err(HandshakeError::TimedOut));
+
+    let (registry, transport) = network.nodes[1].books();
+    assert_eq!(transport.datagrams_sent, 0);
+    assert_eq!(registry.responses_sent, 0);
+    assert_eq!(registry.pending_incoming, 0);
+    assert!(registry.unknown >= 3);
+    network.nodes[1].assert_empty();
+}
+
+#[test]
+fn noise_of_any_kind_is_survived_and_starts_nothing() {
+    for seed in seeds() {
+        let (mut network, dialer, listener) = four_shards();
+        let mut random = StdRng::seed_from_u64(seed);
+        let now = network.now;
+        let addr = network.nodes[0].addr();
+        for number in 0..50 {
+            let len = random.random_range(0..1400);
+            let datagram = payload(seed << 16 | number, len);
+            network.nodes[1].receive(now, addr, &datagram);
+        }
+        network.run_for(Duration::from_secs(6));
+        assert_eq!(
+            (dialer.loss(), listener.loss()),
+            (None, None),
+            "seed {seed}"
+        );
+        assert_eq!(network.nodes[1].books().0.connections, 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn listener_follows_a_peer_whose_address_changes() {
+    for shards in [1, 4] {
+        let setup = Setup {
+            shards,
+            ..Setup::default()
+        };
+        let mut network = Network::pair(1, setup.clone(), setup);
+        let (dialer, listener) = network.connect(0, 1);
+        network.run_for(Duration::from_secs(1));
+        for _ in 0..3 {
+            let before = network.nodes[1].books().0;
+            let addr = network.rebind(0);
+            send_something(&dialer);
+            let seen = network.block_on({
+                let listener = listener.clone();
+                async move { listener.address_change().await }
+            });
+            assert_eq!(seen, Ok(addr));
+            assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+            network.run_for(Duration::from_secs(30));
+            assert_eq!((dialer.loss(), listener.loss()), (None, None));
+            let after = network.nodes[1].books().0;
+            assert_eq!(after.connections, 1);
+            assert_eq!(after.address_fallbacks, 0);
+            // The peer goes on under another ID, so that its move cannot be traced (RFC 9000 §9.5).
+            let retired = |node: usize| network.nodes[node].books().0.retired_ids;
+            assert!(after.retired_ids >= before.retired_ids);
+            assert!(
+                retired(0) > 0,
+                "the listener retires the dialer's IDs as it moves"
+            );
+            for node in 0..2 {
+                assert_books_balance(&mut network, node);
+            }
+        }
+        // And both still hear each other.
+        send_something(&listener);
+        let accepted = network.block_on(async move { dialer.accept().await });
+        assert!(accepted.is_ok());
+    }
+}
+
+#[test]
+fn address_that_was_only_spoofed_is_left_again() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    // Someone on the path lets a datagram come from an address that nobody answers at.
+    send_something(&dialer);
+    network.settle();
+    let spoofed = ([198, 51, 100, 7], 7).into();
+    let now = network.now;
+    for datagram in network.intercept() {
+        network.nodes[1].receive(now, spoofed, &datagram.contents);
+    }
+    network.settle();
+    assert_eq!(network.nodes[1].remote_addrs(), [spoofed].into());
+
+    network.run_for(Duration::from_secs(10));
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    assert_eq!(
+        network.nodes[1].remote_addrs(),
+        [network.nodes[0].addr()].into()
+    );
+}
+
+#[test]
+fn migration_can_be_forbidden() {
+    let setup = Setup {
+        configure: |builder| builder.migration(false),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), setup);
+    let (dialer, listener) = network.connect(0, 1);
+    network.rebind(0);
+    let end = network.block_on(async move { listener.address_change().await });
+    assert_eq!(end, Err(ConnectionError::TimedOut));
+    drop(dialer);
+    network.run_until_empty();
+    network.nodes.iter().for_each(Node::assert_empty);
+}
+
+#[test]
+fn connections_between_the_same_addresses_are_told_apart() {
+    const CONNECTIONS: usize = 20;
+
+    let setup = Setup {
+        shards: 4,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup.clone(), setup);
+    let pairs: Vec<_> = (0..CONNECTIONS).map(|_| network.connect(0, 1)).collect();
+    let books = network.nodes[1].books().0;
+    assert_eq!(books.connections, CONNECTIONS);
+    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+
+    let (closed, open) = pairs.split_at(CONNECTIONS / 2);
+    for (dialer, _) in closed {
+        dialer.close(0);
+    }
+    network.run_for(Duration::from_secs(2));
+    for (number, (dialer, listener)) in (0..).zip(open.iter().cloned()) {
+        let received = network.block_on(async move {
+            let stream = dialer.open().await.unwrap();
+            dialer.write_all(stream, &[number]).await.unwrap();
+            dialer.finish(stream).unwrap();
+            let accepted = listener.accept().await.unwrap();
+            listener.read_to_end(accepted).await
+        });
+        assert_eq!(received, Ok(vec![number]));
+    }
+    let books = network.nodes[1].books().0;
+    assert_eq!(books.connections, CONNECTIONS / 2);
+    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+}
+
+#[test]
+fn reset_books_forget_sums_and_keep_what_is_now() {
+    let (mut network, dialer, _) = four_shards();
+    let before = network.nodes[0].books().0;
+    network.nodes[0].reset_books();
+    let (after, transport) = network.nodes[0].books();
+    assert_eq!(transport, TransportStats::default());
+    let now = RegistryStats {
+        active_ids: before.active_ids,
+        connections: 1,
+        peers: 1,
+        remote_addresses: 1,
+        ..RegistryStats::default()
+    };
+    assert_eq!(after, now);
+    dialer.close(0);
+    network.run_until_empty();
+    network.nodes[0].assert_empty();
+}
+
+/// A reset has no ID that says whose it is, so it comes to a shard by chance; the next one may do better.
+#[test]
+fn stateless_reset_mostly_finds_its_connection_among_shards() {
+    let mut reset = 0;
+    for seed in 0..SEEDS_FOR_CHANCE {
+        let setup = Setup {
+            shards: 4,
+            ..Setup::default()
+        };
+        let mut network = Network::pair(seed, setup.clone(), setup);
+        let (dialer, listener) = network.connect(0, 1);
+        network.run_for(Duration::from_secs(1));
+        network.impair(Impairments::DEAD);
+        let closed = network.block_on(async move { listener.closed().await });
+        closed.unwrap();
+        network.impair(Impairments::NONE);
+        let end = network.block_on(async move { dialer.address_change().await });
+        match end {
+            Err(ConnectionError::Reset) => reset += 1,
+            // The idle timeout is the last resort.
+            end => assert_eq!(end, Err(ConnectionError::TimedOut), "seed {seed}"),
+        }
+        network.run_until_empty();
+        network.nodes.iter().for_each(Node::assert_empty);
+    }
+    assert!(reset > SEEDS_FOR_CHANCE / 2, "{reset}");
+}
+
+const SEEDS_FOR_CHANCE: u64 = 40;
+
+#[test]
+fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
+    let setup = Setup {
+        shards: 3,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup.clone(), setup);
+    let mut peers = Vec::new();
+    for _ in 0..6 {
+        peers.push(network.connect(0, 1).0);
+        network.rebind(0);
+        network.run_for(Duration::from_secs(3));
+        for node in 0..2 {
+            assert_books_balance(&mut network, node);
+        }
+    }
+    for peer in peers {
+        peer.close(0);
+        for node in 0..2 {
+            assert_books_balance(&mut network, node);
+        }
+    }
+    network.impair(Impairments::NONE);
+    network.run_until_empty();
+    for node in 0..2 {
+        assert_books_balance(&mut network, node);
+        network.nodes[node].assert_empty();
+        assert_eq!(network.nodes[node].books().0.active_ids, 0);
+    }
+}
+
+/// IDs are issued, then active, then retired; and quinn-proto knows those that the books call active.
+pub(super) fn assert_books_balance(network: &mut Network, node: usize) {
+    network.settle();
+    let now = network.now;
+    let (books, _) = network.nodes[node].books();
+    assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
+    assert_eq!(network.nodes[node].routable_ids(now), books.active_ids);
+    assert_eq!(
+        books.issued_sequence_numbers.iter().sum::<u64>(),
+        books.issued_ids
+    );
+    assert_eq!(books.address_fallbacks, 0);
+    assert_eq!(books.foreign, 0);
+}
+
+/// Two nodes of four shards each, connected.
+fn four_shards() -> (Network, Peer, Peer) {
+    let setup = Setup {
+        shards: 4,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup.clone(), setup);
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    (network, dialer, listener)
+}
+
+/// Opens a stream with a few bytes in it.
+fn send_something(peer: &Peer) {
+    let stream = peer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(peer.write_now(stream, &[0; 100]), 100);
+}
