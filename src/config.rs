@@ -306,7 +306,8 @@ impl ConfigBuilder {
     /// How many streams a peer may have open to us at once.
     ///
     /// Streams that the application does not take go on counting, so this is also what holds back a
-    /// peer that opens more than is wanted. Default: 256, as everywhere in libp2p.
+    /// peer that opens more than is wanted. Room is given back an eighth of the limit at a time.
+    /// Default: 256, as everywhere in libp2p.
     ///
     /// # Errors
     ///

@@ -134,7 +134,8 @@ pub struct RegistryStats {
     pub address_fallbacks: u64,
     /// Connections, handshaking ones among them; now.
     pub connections: usize,
-    /// Datagrams whose shard had too much to do to take them.
+    /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
+    /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) among them.
     pub dropped_overload: u64,
     /// Datagrams with an ID of the right length that this shard can never have issued.
     pub foreign: u64,

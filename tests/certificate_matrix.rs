@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use libp2p_identity::Keypair;
 use libp2p_quinn::{CertificateError, PeerAuthenticator};
 use support::certificates::{
-    Expected, Hash, Signer, Template, broken_host_signatures, cases, hosts, sign, signed_key,
+    Expected, Hash, Signer, Template, broken_host_signatures, cases, hosts, sign, signed_key, today,
 };
 
 #[test]
@@ -17,7 +17,7 @@ fn every_case_ends_as_it_must() {
         let Some(certificate) = case.certificate() else {
             continue;
         };
-        let now = SystemTime::now();
+        let now = today();
         let verified = PeerAuthenticator::verify(certificate, case.expected_peer.as_ref(), now);
         case.check(
             &verified
@@ -45,7 +45,7 @@ fn every_truncation_is_bad_encoding() {
     for signer in [Signer::p256(), Signer::rsa_pss(Hash::Sha256)] {
         let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
         for end in 0..certificate.len() {
-            let verified = PeerAuthenticator::verify(&certificate[..end], None, SystemTime::now());
+            let verified = PeerAuthenticator::verify(&certificate[..end], None, today());
             assert!(
                 matches!(verified, Err(CertificateError::BadEncoding { .. })),
                 "{end}: {verified:?}"
@@ -58,12 +58,12 @@ fn every_truncation_is_bad_encoding() {
 fn every_change_of_one_bit_is_refused() {
     for signer in [Signer::p256(), Signer::ed25519()] {
         let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
-        assert!(PeerAuthenticator::verify(&certificate, None, SystemTime::now()).is_ok());
+        assert!(PeerAuthenticator::verify(&certificate, None, today()).is_ok());
         for index in 0..certificate.len() {
             for bit in 0..8 {
                 let mut changed = certificate.clone();
                 changed[index] ^= 1 << bit;
-                let verified = PeerAuthenticator::verify(&changed, None, SystemTime::now());
+                let verified = PeerAuthenticator::verify(&changed, None, today());
                 assert!(verified.is_err(), "bit {bit} of byte {index}: {verified:?}");
             }
         }
@@ -82,7 +82,7 @@ fn every_replacement_of_one_byte_is_refused() {
             }
             let mut changed = certificate.clone();
             changed[index] = byte;
-            let verified = PeerAuthenticator::verify(&changed, None, SystemTime::now());
+            let verified = PeerAuthenticator::verify(&changed, None, today());
             assert!(verified.is_err(), "{byte} at {index}: {verified:?}");
         }
     }
@@ -95,11 +95,11 @@ fn every_insertion_and_deletion_of_one_byte_is_refused() {
     for index in 0..certificate.len() {
         let mut shorter = certificate.clone();
         shorter.remove(index);
-        assert!(PeerAuthenticator::verify(&shorter, None, SystemTime::now()).is_err());
+        assert!(PeerAuthenticator::verify(&shorter, None, today()).is_err());
         for byte in [0x00, 0x01, 0x80, 0xff] {
             let mut longer = certificate.clone();
             longer.insert(index, byte);
-            assert!(PeerAuthenticator::verify(&longer, None, SystemTime::now()).is_err());
+            assert!(PeerAuthenticator::verify(&longer, None, today()).is_err());
         }
     }
 }
@@ -107,7 +107,7 @@ fn every_insertion_and_deletion_of_one_byte_is_refused() {
 #[test]
 fn every_broken_byte_of_the_host_signature_is_noticed() {
     for certificate in broken_host_signatures() {
-        let verified = PeerAuthenticator::verify(&certificate, None, SystemTime::now());
+        let verified = PeerAuthenticator::verify(&certificate, None, today());
         assert_eq!(verified, Err(CertificateError::HostSignature));
     }
 }
@@ -121,7 +121,7 @@ fn no_change_of_the_signed_key_survives_a_new_self_signature() {
             let mut changed = value.clone();
             changed[index] ^= 1 << (index % 8);
             let certificate = Template::with_signed_key(&changed, &signer).sign(&signer);
-            let verified = PeerAuthenticator::verify(&certificate, None, SystemTime::now());
+            let verified = PeerAuthenticator::verify(&certificate, None, today());
             assert!(
                 matches!(
                     verified,
@@ -145,7 +145,7 @@ fn no_change_that_survives_a_new_self_signature_changes_the_peer() {
         let mut changed = signed_part.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
         let certificate = sign(&changed, &signer);
-        if let Ok(peer) = PeerAuthenticator::verify(&certificate, None, SystemTime::now()) {
+        if let Ok(peer) = PeerAuthenticator::verify(&certificate, None, today()) {
             assert_eq!(peer.peer_id(), host.public().to_peer_id());
             harmless += 1;
         }
@@ -182,7 +182,7 @@ fn mismatch_names_both_peers() {
     let certificate = Template::new(&host, &signer).sign(&signer);
     let wanted = Keypair::generate_ed25519().public().to_peer_id();
     let Err(CertificateError::PeerMismatch { expected, actual }) =
-        PeerAuthenticator::verify(&certificate, Some(&wanted), SystemTime::now())
+        PeerAuthenticator::verify(&certificate, Some(&wanted), today())
     else {
         panic!("the certificate proves another peer");
     };

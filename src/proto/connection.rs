@@ -366,6 +366,20 @@ impl Connection {
         established
     }
 
+    /// Whether the peer has ended the connection before the handshake was complete.
+    pub(super) fn was_turned_away(&self) -> bool {
+        self.loss.as_ref().is_some_and(|loss| {
+            matches!(
+                loss.handshake,
+                HandshakeError::Refused
+                    | HandshakeError::Connection(
+                        ConnectionError::AbortedByPeer { .. }
+                            | ConnectionError::ClosedByPeer { .. }
+                    )
+            )
+        }) && self.authenticated.is_none()
+    }
+
     pub(super) fn on_drained(&mut self) {
         self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
         self.set_drained();

@@ -190,9 +190,6 @@ impl<S: Socket> Shard<S> {
                 if !socket.is_listening() {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
-                } else if self.pending.is_full() {
-                    totals.dropped_overload += 1;
-                    self.endpoint.ignore(incoming);
                 } else {
                     totals.routed_initial += 1;
                     self.pending.insert(now, incoming, socket);
@@ -210,6 +207,10 @@ impl<S: Socket> Shard<S> {
             }
             // More of an incoming connection that waits for its answer.
             None if self.endpoint.incoming_buffer_bytes() > held => totals.routed_initial += 1,
+            // quinn-proto has the same limit, and looks at it before it derives any key.
+            None if header == HeaderForm::Long && self.pending.is_full() => {
+                totals.dropped_overload += 1;
+            }
             None => totals.unknown += 1,
         }
     }
@@ -392,9 +393,11 @@ impl<S: Socket> Shard<S> {
 
         // In the order in which they have happened: datagrams have arrived before now.
         turn.receive();
-        let forget = turn.begin();
+        let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
+        // Nobody holds it, and the peer has closed it: there is nothing to drain for.
+        forget |= turn.connection.was_turned_away();
         let sending = turn.send(out, &mut self.buf);
         drained |= turn.exchange();
         turn.handle_application_events();

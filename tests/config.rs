@@ -1,0 +1,524 @@
+//! Every setting does what it says, and refuses what cannot work.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    net::UdpSocket,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{AsyncWriteExt, future::poll_immediate};
+use libp2p_core::muxing::{StreamMuxerEvent, StreamMuxerExt};
+use libp2p_identity::Keypair;
+use libp2p_quinn::{
+    Config, ConfigBuilder, ConfigError, Connection, ConnectionError, Error, HandshakeError,
+};
+use support::{
+    node::{Node, bounded, connect, connect_at, echo, quic_addr, socket_addr, until},
+    relay::Relay,
+    streams::{ask, fill, open, open_between, transfer_through_echo},
+};
+
+const SHORT: Duration = Duration::from_millis(600);
+
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(3600);
+
+type Built = Result<ConfigBuilder, ConfigError>;
+
+/// Two nodes of the same settings.
+async fn connect_with(
+    set: impl Fn(ConfigBuilder) -> Built,
+) -> (Node, Node, Connection, Connection) {
+    let (mut dialer, mut listener) = (Node::with(&set), Node::with(&set));
+    let (dialled, accepted) = connect(&mut dialer, &mut listener).await;
+    (dialer, listener, dialled, accepted)
+}
+
+/// Two nodes of the same settings, with a relay between them.
+async fn connect_through_relay(
+    set: impl Fn(ConfigBuilder) -> Built,
+) -> (Relay, Node, Node, Connection, Connection) {
+    let (mut dialer, mut listener) = (Node::with(&set), Node::with(&set));
+    let relay = Relay::to(&[socket_addr(&listener.listen().await)]).await;
+    let addr = quic_addr(relay.addr());
+    let (dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+    (relay, dialer, listener, dialled, accepted)
+}
+
+async fn end_of(muxer: &mut Connection) -> ConnectionError {
+    poll_fn(|cx| muxer.poll_unpin(cx)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn handshake_timeout_ends_a_dial() {
+    bounded(async {
+        let mut dialer = Node::with(|config| config.handshake_timeout(SHORT));
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dialled = dialer.dial(&quic_addr(silent.local_addr().unwrap())).await;
+        assert!(
+            matches!(dialled, Err(Error::Handshake(HandshakeError::TimedOut))),
+            "{dialled:?}"
+        );
+        assert_eq!(dialer.stats().transport.handshakes_timed_out, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn handshake_timeout_ends_the_wait_for_the_applications_answer() {
+    bounded(async {
+        let mut dialer = Node::new();
+        let mut listener = Node::with(|config| config.handshake_timeout(SHORT));
+        let addr = listener.listen().await;
+        let dial = tokio::spawn(dialer.dial(&addr));
+        let upgrade = listener.knock().await.upgrade;
+        until(|| listener.stats().registry.pending_incoming == 0).await;
+        dial.abort();
+        let accepted = upgrade.await;
+        assert!(
+            matches!(accepted, Err(Error::Handshake(HandshakeError::Stale))),
+            "{accepted:?}"
+        );
+        assert_eq!(listener.stats().transport.incoming_refused, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_timeout_ends_a_connection_that_has_lost_its_peer() {
+    bounded(async {
+        let (relay, dialer, listener, mut dialled, mut accepted) =
+            connect_through_relay(|config| {
+                config
+                    .idle_timeout(Some(SHORT))?
+                    .keep_alive_interval(Some(SHORT / 4))
+            })
+            .await;
+        relay.cut();
+        assert_eq!(end_of(&mut dialled).await, ConnectionError::TimedOut);
+        assert_eq!(end_of(&mut accepted).await, ConnectionError::TimedOut);
+        until(|| dialer.stats().registry.connections == 0).await;
+        until(|| listener.stats().registry.connections == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_keep_alive_an_idle_connection_ends() {
+    bounded(async {
+        let (_dialer, _listener, mut dialled, mut accepted) =
+            connect_with(|config| config.idle_timeout(Some(SHORT))?.keep_alive_interval(None))
+                .await;
+        assert_eq!(end_of(&mut dialled).await, ConnectionError::TimedOut);
+        assert_eq!(end_of(&mut accepted).await, ConnectionError::TimedOut);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keep_alive_of_one_side_keeps_an_idle_connection() {
+    bounded(async {
+        let interval = SHORT / 8;
+        let mut dialer = Node::with(|config| {
+            config
+                .idle_timeout(Some(SHORT))?
+                .keep_alive_interval(Some(interval))
+        });
+        let mut listener =
+            Node::with(|config| config.idle_timeout(Some(SHORT))?.keep_alive_interval(None));
+        let (mut dialled, accepted) = connect(&mut dialer, &mut listener).await;
+        // Nothing else is sent meanwhile. So many packets take more than twice the idle timeout.
+        let sent = |dialer: &Node| dialer.stats().connections[0].datagrams_sent;
+        let before = sent(&dialer);
+        until(|| sent(&dialer) >= before + 24).await;
+        let echo = tokio::spawn(echo(accepted));
+        ask(&mut dialled).await;
+        drop(dialled);
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn max_peer_streams_limits_the_peer() {
+    bounded(async {
+        let mut dialer = Node::with(|config| config.max_peer_streams(5));
+        let mut listener = Node::with(|config| config.max_peer_streams(3));
+        let (mut dialled, mut accepted) = connect(&mut dialer, &mut listener).await;
+        for (muxer, limit) in [(&mut dialled, 3), (&mut accepted, 5)] {
+            let mut streams = Vec::new();
+            while let Some(stream) =
+                poll_immediate(poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await
+            {
+                streams.push(stream.unwrap());
+            }
+            assert_eq!(streams.len(), limit);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn stream_receive_window_limits_what_a_peer_sends_unread_on_one_stream() {
+    const SEND_WINDOW: usize = 20_000;
+    bounded(async {
+        for window in [10_000, 200_000] {
+            let mut dialer = Node::with(|config| config.send_window_bytes(SEND_WINDOW as u64));
+            let mut listener =
+                Node::with(|config| config.stream_receive_window_bytes(window as u64));
+            let (mut dialled, mut accepted) = connect(&mut dialer, &mut listener).await;
+            let (mut near, _far) = open_between(&mut dialled, &mut accepted).await;
+            let echo = tokio::spawn(echo(accepted));
+            let unread = 1 + fill(&mut near, &mut dialled).await;
+            assert!(
+                (window..=window + SEND_WINDOW + 64 * 1024).contains(&unread),
+                "{unread}"
+            );
+            drop(dialled);
+            echo.await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connection_receive_window_limits_what_a_peer_sends_unread_on_all_streams() {
+    const SEND_WINDOW: usize = 20_000;
+    const STREAMS: usize = 4;
+    bounded(async {
+        let window = 100_000;
+        let mut dialer = Node::with(|config| config.send_window_bytes(SEND_WINDOW as u64));
+        let mut listener = Node::with(|config| {
+            config
+                .connection_receive_window_bytes(window as u64)?
+                .stream_receive_window_bytes(window as u64)
+        });
+        let (mut dialled, _accepted) = connect(&mut dialer, &mut listener).await;
+        let taken = Arc::new(AtomicUsize::new(0));
+        let mut writers = Vec::new();
+        for _ in 0..STREAMS {
+            let mut stream = open(&mut dialled).await;
+            let taken = Arc::clone(&taken);
+            writers.push(tokio::spawn(async move {
+                while let Ok(written) = stream.write(&[0; 5000]).await {
+                    taken.fetch_add(written, Ordering::Relaxed);
+                }
+            }));
+        }
+        until(|| taken.load(Ordering::Relaxed) >= window).await;
+        // Everything is on its way, and acknowledged as far as the window lets it.
+        let sent = || dialer.stats().connections[0].datagrams_sent;
+        let (mut before, mut quiet) = (sent(), 0);
+        until(|| {
+            let now = sent();
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
+            quiet == 50
+        })
+        .await;
+        let unread = taken.load(Ordering::Relaxed);
+        assert!(unread <= window + SEND_WINDOW + 64 * 1024, "{unread}");
+        drop(dialled);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn send_window_limits_what_is_not_acknowledged() {
+    bounded(async {
+        for window in [5_000, 300_000] {
+            let (relay, _dialer, _listener, mut dialled, _accepted) =
+                connect_through_relay(|config| config.send_window_bytes(window)).await;
+            let mut stream = open(&mut dialled).await;
+            relay.cut();
+            let mut taken = 0;
+            while let Some(written) = poll_immediate(stream.write(&[0; 2000])).await {
+                taken += written.unwrap() as u64;
+            }
+            assert_eq!(taken, window);
+        }
+    })
+    .await;
+}
+
+async fn mtu_bytes_after_transfer(
+    set: impl Fn(ConfigBuilder) -> Built,
+    is_found: impl Fn(u16) -> bool,
+) {
+    let (dialer, _listener, mut dialled, accepted) = connect_with(set).await;
+    let echo = tokio::spawn(echo(accepted));
+    transfer_through_echo(&mut dialled, 500_000).await;
+    until(|| is_found(dialer.stats().connections[0].mtu_bytes)).await;
+    drop(dialled);
+    echo.await.unwrap();
+}
+
+#[tokio::test]
+async fn mtu_discovery_goes_up_to_its_limit() {
+    bounded(async {
+        mtu_bytes_after_transfer(Ok, |mtu| mtu == 1452).await;
+        mtu_bytes_after_transfer(|config| config.max_mtu_bytes(1300), |mtu| mtu == 1300).await;
+        // It stops where the rest is not worth another probe.
+        mtu_bytes_after_transfer(
+            |config| config.max_mtu_bytes(9000),
+            |mtu| (8900..=9000).contains(&mtu),
+        )
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_mtu_discovery_datagrams_stay_small() {
+    bounded(async {
+        let mtu_bytes = |mtu| {
+            assert_eq!(mtu, 1200);
+            true
+        };
+        mtu_bytes_after_transfer(|config| Ok(config.mtu_discovery(false)), mtu_bytes).await;
+        mtu_bytes_after_transfer(|config| config.max_mtu_bytes(1200), mtu_bytes).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn max_pending_incoming_drops_what_is_more() {
+    bounded(async {
+        let mut dialer = Node::new();
+        let mut listener = Node::with(|config| config.max_pending_incoming(2));
+        let addr = listener.listen().await;
+        let dials: Vec<_> = (0..5).map(|_| tokio::spawn(dialer.dial(&addr))).collect();
+        // Each of the three others has sent at least one packet, which was not looked into.
+        until(|| {
+            let registry = listener.stats().registry;
+            registry.dropped_overload >= 3
+        })
+        .await;
+        assert_eq!(listener.stats().registry.pending_incoming, 2);
+        assert_eq!(listener.stats().transport.incoming, 2);
+        // Whoever is answered makes room.
+        drop(listener.knock().await);
+        drop(listener.knock().await);
+        let _third = listener.knock().await;
+        for dial in dials {
+            dial.abort();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_migration_a_peer_goes_on_from_another_port() {
+    bounded(async {
+        let (relay, _dialer, listener, mut dialled, mut accepted) = connect_through_relay(Ok).await;
+        relay.rebind().await;
+        let (mut near, far) = open_between(&mut dialled, &mut accepted).await;
+        let expected = relay.outside_addr();
+        match poll_fn(|cx| accepted.poll_unpin(cx)).await.unwrap() {
+            StreamMuxerEvent::AddressChange(addr) => assert_eq!(addr, quic_addr(expected)),
+        }
+        assert_eq!(listener.stats().connections[0].remote_addr, expected);
+        near.close().await.unwrap();
+        drop(far);
+        let echo = tokio::spawn(echo(accepted));
+        transfer_through_echo(&mut dialled, 200_000).await;
+        drop(dialled);
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_migration_a_peer_on_another_port_is_not_heard() {
+    bounded(async {
+        let (relay, _dialer, listener, mut dialled, mut accepted) =
+            connect_through_relay(|config| {
+                config
+                    .migration(false)
+                    .idle_timeout(Some(SHORT))?
+                    .keep_alive_interval(Some(SHORT / 4))
+            })
+            .await;
+        let before = listener.stats().connections[0].remote_addr;
+        relay.rebind().await;
+        let (carried, mut stream) = (relay.carried(), open(&mut dialled).await);
+        stream.write_all(b"?").await.unwrap();
+        until(|| relay.carried() > carried).await;
+        assert_eq!(end_of(&mut accepted).await, ConnectionError::TimedOut);
+        assert_eq!(end_of(&mut dialled).await, ConnectionError::TimedOut);
+        let after = listener.stats().connections;
+        assert!(
+            after
+                .iter()
+                .all(|connection| connection.remote_addr == before)
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn shards_share_the_connections() {
+    bounded(async {
+        let mut dialer = Node::with(|config| config.shards(4));
+        let mut listener = Node::new();
+        let addr = listener.listen().await;
+        let mut connections = Vec::new();
+        for _ in 0..4 {
+            connections.push(connect_at(&mut dialer, &mut listener, &addr).await);
+        }
+        let shards = |node: &Node| -> BTreeSet<usize> {
+            let connections = node.stats().connections.into_iter();
+            connections.map(|connection| connection.shard).collect()
+        };
+        assert_eq!(dialer.stats().transport.shards, 4);
+        assert_eq!(shards(&dialer), BTreeSet::from([0, 1, 2, 3]));
+        assert_eq!(listener.stats().transport.shards, 1);
+        assert_eq!(shards(&listener), BTreeSet::from([0]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn socket_buffers_are_asked_for_and_reported() {
+    bounded(async {
+        let (receive, send) = (96 * 1024, 160 * 1024);
+        // What the kernel makes of it.
+        let socket = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        socket.set_recv_buffer_size(receive).unwrap();
+        socket.set_send_buffer_size(send).unwrap();
+
+        let mut node = Node::with(|config| config.socket_buffer_bytes(receive, send));
+        node.listen().await;
+        let stats = &node.stats().listeners[0];
+        assert_eq!(
+            stats.receive_buffer_bytes,
+            socket.recv_buffer_size().unwrap()
+        );
+        assert_eq!(stats.send_buffer_bytes, socket.send_buffer_size().unwrap());
+        assert_ne!(stats.receive_buffer_bytes, stats.send_buffer_bytes);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn measure_routing_times_every_datagram() {
+    bounded(async {
+        for enabled in [true, false] {
+            let (_dialer, listener, mut dialled, accepted) =
+                connect_with(|config| Ok(config.measure_routing(enabled))).await;
+            let echo = tokio::spawn(echo(accepted));
+            ask(&mut dialled).await;
+            drop(dialled);
+            echo.await.unwrap();
+            let stats = listener.stats();
+            let timed = stats.registry.timed_datagrams;
+            if enabled {
+                assert_eq!(timed, stats.transport.datagrams_received);
+                assert!(timed > 0);
+            } else {
+                assert_eq!((timed, stats.registry.routing_time), (0, Duration::ZERO));
+            }
+        }
+    })
+    .await;
+}
+
+#[test]
+fn every_setter_refuses_what_cannot_work_and_names_itself() {
+    const LARGEST: u64 = (1 << 62) - 1;
+    let keypair = Keypair::generate_ed25519();
+    let refuses = |name: &'static str, built: Built| match built {
+        Err(ConfigError::OutOfRange { name: named, .. }) => assert_eq!(named, name),
+        other => panic!("{name}: {other:?}"),
+    };
+    let accepts = |built: Built| assert!(built.is_ok(), "{built:?}");
+    let config = || Config::builder(&keypair);
+    let name = "connection_receive_window_bytes";
+    refuses(name, config().connection_receive_window_bytes(0));
+    refuses(name, config().connection_receive_window_bytes(LARGEST + 1));
+    accepts(config().connection_receive_window_bytes(LARGEST));
+    let name = "handshake_timeout";
+    refuses(name, config().handshake_timeout(Duration::ZERO));
+    refuses(
+        name,
+        config().handshake_timeout(NEVER + Duration::from_millis(1)),
+    );
+    accepts(config().handshake_timeout(NEVER));
+    let name = "idle_timeout";
+    refuses(name, config().idle_timeout(Some(Duration::ZERO)));
+    refuses(
+        name,
+        config().idle_timeout(Some(Duration::from_micros(999))),
+    );
+    refuses(
+        name,
+        config().idle_timeout(Some(Duration::from_millis(LARGEST + 1))),
+    );
+    accepts(config().idle_timeout(Some(Duration::from_millis(1))));
+    let name = "keep_alive_interval";
+    refuses(name, config().keep_alive_interval(Some(Duration::ZERO)));
+    let name = "max_mtu_bytes";
+    refuses(name, config().max_mtu_bytes(1199));
+    refuses(name, config().max_mtu_bytes(65_501));
+    for bytes in [1200, 65_500] {
+        config().max_mtu_bytes(bytes).unwrap().build().unwrap();
+    }
+    refuses("max_peer_streams", config().max_peer_streams(0));
+    refuses("max_pending_incoming", config().max_pending_incoming(0));
+    refuses("send_window_bytes", config().send_window_bytes(0));
+    refuses("shards", config().shards(0));
+    refuses("shards", config().shards(65));
+    accepts(config().shards(64));
+    let name = "socket_buffer_bytes";
+    refuses(name, config().socket_buffer_bytes(65_535, 65_536));
+    refuses(name, config().socket_buffer_bytes(65_536, 65_535));
+    refuses(name, config().socket_buffer_bytes(65_536, (1 << 30) + 1));
+    accepts(config().socket_buffer_bytes(65_536, 1 << 30));
+    let name = "stream_receive_window_bytes";
+    refuses(name, config().stream_receive_window_bytes(0));
+    refuses(name, config().stream_receive_window_bytes(LARGEST + 1));
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused_together() {
+    let keypair = Keypair::generate_ed25519();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let keep_alive = |idle, keep_alive| {
+        let config = Config::builder(&keypair).idle_timeout(idle).unwrap();
+        config.keep_alive_interval(keep_alive).unwrap().build()
+    };
+    for (idle, interval) in [(seconds(10), seconds(6)), (seconds(4), seconds(5))] {
+        let built = keep_alive(idle, interval);
+        assert!(
+            matches!(built, Err(ConfigError::KeepAliveTooLong)),
+            "{built:?}"
+        );
+    }
+    keep_alive(seconds(10), seconds(5)).unwrap();
+    keep_alive(seconds(4), None).unwrap();
+    keep_alive(None, seconds(1000)).unwrap();
+
+    let windows = |stream, connection| {
+        let config = Config::builder(&keypair).stream_receive_window_bytes(stream);
+        let config = config.unwrap().connection_receive_window_bytes(connection);
+        config.unwrap().build()
+    };
+    let built = windows(1001, 1000);
+    assert!(
+        matches!(built, Err(ConfigError::StreamWindowTooLarge)),
+        "{built:?}"
+    );
+    windows(1000, 1000).unwrap();
+}
