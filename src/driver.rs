@@ -10,7 +10,6 @@ mod socket;
 
 use std::{
     collections::VecDeque,
-    io,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
@@ -34,7 +33,7 @@ use self::{
 };
 use crate::{
     error::DialError,
-    net::{ReceiveBuffers, Timer, UdpSocket, clock},
+    net::{ReceiveBuffers, Timer, UdpSocket, clock, is_about_earlier_datagram},
     proto::{
         Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
     },
@@ -200,18 +199,7 @@ impl Driver {
                 self.handle_received(&socket);
                 true
             }
-            // About a datagram that was sent earlier; this one was only told of it.
-            Poll::Ready(Err(error))
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionRefused
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::NetworkUnreachable
-                ) =>
-            {
-                true
-            }
+            Poll::Ready(Err(error)) if is_about_earlier_datagram(&error) => true,
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, addr = %reader.io.local_addr(), "could not receive");
                 self.shard.totals().transport.receive_errors += 1;

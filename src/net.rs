@@ -12,5 +12,5 @@ mod unreachable;
 
 pub(crate) use self::{
     timer::Timer,
-    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket},
+    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket, is_about_earlier_datagram},
 };

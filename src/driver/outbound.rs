@@ -11,7 +11,7 @@ use quinn_proto::Transmit;
 
 use super::socket::Socket;
 use crate::{
-    net::UdpSocket,
+    net::{UdpSocket, is_about_earlier_datagram},
     proto::{self, Sent},
 };
 
@@ -140,21 +140,10 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
     }
 }
 
-/// A socket reports an ICMP error about an earlier datagram once, instead of sending; it is not about
-/// this datagram, nor this peer.
+/// Sends again where the socket had only something to say about an earlier datagram.
 fn send_once_more(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
     match io.try_send(transmit, contents) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-            ) =>
-        {
-            io.try_send(transmit, contents)
-        }
+        Err(error) if is_about_earlier_datagram(&error) => io.try_send(transmit, contents),
         result => result,
     }
 }

@@ -13,7 +13,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 
-use super::task::{NoRuntime, Runtime};
+use super::task::Runtime;
 
 /// Largest UDP payload with everything that GRO may put behind it, in bytes.
 const MAX_RECEIVE: usize = 64 * 1024;
@@ -170,10 +170,16 @@ pub(crate) struct Unreachable {
     pub(crate) quoted: Vec<u8>,
 }
 
-impl From<NoRuntime> for io::Error {
-    fn from(_: NoRuntime) -> Self {
-        Self::other("no tokio runtime is running here")
-    }
+/// Whether a socket's error is about a datagram that it has sent earlier (an ICMP message), and not about
+/// what it was just asked to do. Such an error is reported once.
+pub(crate) fn is_about_earlier_datagram(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 /// Memory for one receive batch, shared by all sockets of a driver.

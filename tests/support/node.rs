@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    net::{IpAddr, UdpSocket},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -14,7 +15,9 @@ use libp2p_core::{
     transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
 };
 use libp2p_identity::{Keypair, PeerId};
-use libp2p_quinn::{Config, ConfigBuilder, ConfigError, Connection, Stats, Transport};
+use libp2p_quinn::{
+    Config, ConfigBuilder, ConfigError, Connection, Error, HandshakeError, Stats, Transport,
+};
 use multiaddr::{Multiaddr, Protocol};
 
 use super::streams;
@@ -303,9 +306,25 @@ pub(crate) fn quic_addr(addr: std::net::SocketAddr) -> Multiaddr {
 /// The UDP socket that an address names.
 pub(crate) fn socket_addr(addr: &Multiaddr) -> std::net::SocketAddr {
     let ip = addr.iter().find_map(|protocol| match protocol {
-        Protocol::Ip4(ip) => Some(std::net::IpAddr::from(ip)),
+        Protocol::Ip4(ip) => Some(IpAddr::from(ip)),
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
     });
     (ip.expect("an address with an IP"), port(addr)).into()
+}
+
+/// A UDP socket that says nothing by itself.
+pub(crate) fn silent(ip: &str) -> (UdpSocket, Multiaddr) {
+    let socket = UdpSocket::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let addr = quic_addr(socket.local_addr().unwrap());
+    (socket, addr)
+}
+
+/// Why the handshake failed that had to.
+pub(crate) fn handshake_error<T: std::fmt::Debug>(result: Result<T, Error>) -> HandshakeError {
+    match result {
+        Err(Error::Handshake(error)) => error,
+        other => panic!("{other:?} instead of a handshake error"),
+    }
 }
