@@ -7,7 +7,6 @@ pub(crate) mod interfaces;
 pub(crate) mod task;
 mod timer;
 mod udp_socket;
-#[cfg(target_os = "linux")]
 mod unreachable;
 
 pub(crate) use self::{

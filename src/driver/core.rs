@@ -17,11 +17,11 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 
 use super::{
-    Driver,
     connection::Handshake,
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{Mailbox, Request},
     socket::Socket,
+    task::Driver,
 };
 use crate::{
     authenticator::GenerateError,

@@ -13,7 +13,10 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 
-use super::task::Runtime;
+use super::{
+    task::Runtime,
+    unreachable::{Unreachable, next_unreachable},
+};
 
 /// Largest UDP payload with everything that GRO may put behind it, in bytes.
 const MAX_RECEIVE: usize = 64 * 1024;
@@ -145,29 +148,10 @@ impl UdpSocket {
 
     /// The next datagram that nobody was there to receive, as ICMP says.
     pub(crate) fn next_unreachable(&self) -> Option<Unreachable> {
-        #[cfg(target_os = "linux")]
-        {
-            self.io
-                .try_io(Interest::ERROR, || {
-                    super::unreachable::next_unreachable(&self.io)
-                })
-                .ok()
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = self.io.try_io(Interest::ERROR, || {
-                Err::<(), _>(io::ErrorKind::WouldBlock.into())
-            });
-            None
-        }
+        self.io
+            .try_io(Interest::ERROR, || next_unreachable(&self.io))
+            .ok()
     }
-}
-
-/// A datagram that was sent to an address where nobody listens.
-pub(crate) struct Unreachable {
-    pub(crate) remote_addr: SocketAddr,
-    /// The beginning of the datagram, as the ICMP message quotes it.
-    pub(crate) quoted: Vec<u8>,
 }
 
 /// Whether a socket's error is about a datagram that it has sent earlier (an ICMP message), and not about

@@ -1,0 +1,390 @@
+//! The task of one shard.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use futures::future::{BoxFuture, FutureExt};
+use quinn_proto::ConnectionHandle;
+
+use super::{
+    connection::{DrivenConnection, Handshake},
+    incoming::{IncomingConnection, IncomingQueue},
+    mailbox::{Mailbox, Request},
+    outbound::Outbound,
+    socket::Socket,
+};
+use crate::{
+    error::DialError,
+    net::{ReceiveBuffers, Timer, UdpSocket, clock, is_about_earlier_datagram},
+    proto::{
+        Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
+    },
+};
+
+/// Most turns of connections in one round; then the sockets are read again.
+const TURNS_PER_ROUND: usize = 32;
+
+/// Most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which everybody else
+/// waits.
+const HANDSHAKES_PER_ROUND: usize = 2;
+
+/// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
+/// queue then.
+const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+/// How long a socket that cannot be read is left alone, so that it does not take all the time there is.
+const RECEIVE_RETRY: Duration = Duration::from_millis(100);
+
+/// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
+pub(super) struct Driver {
+    shard: Shard<Arc<Socket>>,
+    shards: Shards,
+    /// Of all shards; ours is among them.
+    mailboxes: Arc<[Arc<Mailbox>]>,
+    incoming: Arc<IncomingQueue>,
+    readers: Vec<Reader>,
+    /// Where to go on reading, so that no socket starves another.
+    next_reader: usize,
+    requests: VecDeque<Request>,
+    outbound: Outbound,
+    timer: Timer,
+    buffers: ReceiveBuffers,
+    /// Datagrams of other shards, by shard.
+    forward: Vec<Vec<Datagram<Arc<Socket>>>>,
+    /// Connections that have rung, between two polls an empty list.
+    turns: Vec<ConnectionHandle>,
+    wakers: Vec<Waker>,
+    measure_routing: bool,
+    closing: bool,
+}
+
+/// A socket that this driver reads.
+struct Reader {
+    io: Arc<UdpSocket>,
+    socket: Weak<Socket>,
+    /// Resolves when ICMP has reported something.
+    reported: BoxFuture<'static, ()>,
+    /// Not before this time, after an error.
+    retry_at: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shard: Shard<Arc<Socket>>,
+        shards: Shards,
+        mailboxes: Arc<[Arc<Mailbox>]>,
+        incoming: Arc<IncomingQueue>,
+        measure_routing: bool,
+    ) -> Self {
+        Self {
+            shard,
+            shards,
+            mailboxes,
+            incoming,
+            readers: Vec::new(),
+            next_reader: 0,
+            requests: VecDeque::new(),
+            outbound: Outbound::default(),
+            timer: Timer::default(),
+            buffers: ReceiveBuffers::new(),
+            forward: (0..shards.count()).map(|_| Vec::new()).collect(),
+            turns: Vec::new(),
+            wakers: Vec::new(),
+            measure_routing,
+            closing: false,
+        }
+    }
+
+    fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailboxes[self.shard.id().index()]
+    }
+
+    fn take_mail(&mut self) -> bool {
+        let mail = self.mailbox().take();
+        let mut turns = std::mem::take(&mut self.turns);
+        self.mailbox().doorbell().take(&mut turns);
+        let is_empty = turns.is_empty()
+            && mail.requests.is_empty()
+            && mail.forwarded.is_empty()
+            && mail.sockets.is_empty()
+            && mail.unreachable.is_empty();
+        self.closing |= mail.closing;
+        for handle in turns.drain(..) {
+            self.shard.want_turn(handle);
+        }
+        self.turns = turns;
+        self.requests.extend(mail.requests);
+        self.shard.totals().registry.dropped_overload += mail.overflowed;
+        if !mail.forwarded.is_empty() {
+            let now = clock::now();
+            for datagram in mail.forwarded {
+                self.shard.handle(now, datagram, &mut self.outbound);
+            }
+        }
+        for (remote_addr, initial_id) in mail.unreachable {
+            self.shard.unreachable(remote_addr, &initial_id);
+        }
+        for (io, socket) in mail.sockets {
+            self.readers.push(Reader {
+                reported: Arc::clone(&io).reported(),
+                io,
+                socket,
+                retry_at: None,
+            });
+        }
+        !is_empty
+    }
+
+    /// Reads each socket once, beginning with another one each time.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        // A reader whose socket has no user left is all that keeps it open.
+        self.readers
+            .retain(|reader| reader.socket.strong_count() > 0);
+        let mut received = false;
+        for step in 0..self.readers.len() {
+            if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
+                break;
+            }
+            let index = (self.next_reader + step) % self.readers.len();
+            received |= self.receive_from(cx, index);
+        }
+        self.next_reader = self.next_reader.wrapping_add(1);
+        received
+    }
+
+    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> bool {
+        let reader = &mut self.readers[index];
+        let Some(socket) = reader.socket.upgrade() else {
+            return false;
+        };
+        while reader.reported.poll_unpin(cx).is_ready() {
+            while let Some(report) = reader.io.next_unreachable() {
+                // Only our own first packets have an ID that nobody off the path can know.
+                let Some(initial_id) = long_header_id(&report.quoted) else {
+                    continue;
+                };
+                for mailbox in self.mailboxes.iter() {
+                    mailbox.unreachable(report.remote_addr, initial_id.to_vec());
+                }
+            }
+            reader.reported = Arc::clone(&reader.io).reported();
+        }
+        if let Some(retry_at) = reader.retry_at {
+            if clock::now() < retry_at {
+                return false;
+            }
+            reader.retry_at = None;
+        }
+        match reader.io.poll_receive(cx, &mut self.buffers) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => {
+                self.handle_received(&socket);
+                true
+            }
+            Poll::Ready(Err(error)) if is_about_earlier_datagram(&error) => true,
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, addr = %reader.io.local_addr(), "could not receive");
+                self.shard.totals().transport.receive_errors += 1;
+                reader.retry_at = Some(clock::now() + RECEIVE_RETRY);
+                false
+            }
+        }
+    }
+
+    /// Routes what is in the receive buffers.
+    fn handle_received(&mut self, socket: &Arc<Socket>) {
+        // After the system call: a packet must not be older than the answer to it.
+        let now = clock::now();
+        let own = self.shard.id();
+        for received in self.buffers.iter() {
+            let mut contents = BytesMut::from(received.contents);
+            loop {
+                let stride = received.stride.clamp(1, contents.len().max(1));
+                let datagram = contents.split_to(stride.min(contents.len()));
+                let started = self.measure_routing.then(clock::now);
+                let route = route(&datagram, self.shards);
+                let routing_time = started.map(|started| clock::now() - started);
+                let Totals {
+                    registry,
+                    transport,
+                } = self.shard.totals();
+                if let Some(routing_time) = routing_time {
+                    registry.timed_datagrams += 1;
+                    registry.routing_time += routing_time;
+                }
+                transport.datagrams_received += 1;
+                transport.bytes_received += datagram.len() as u64;
+                match route {
+                    Route::Quic { shard, header } => {
+                        let datagram = Datagram {
+                            socket: Arc::clone(socket),
+                            shard,
+                            header,
+                            remote_addr: received.remote_addr,
+                            local_ip: received.local_ip,
+                            ecn: received.ecn,
+                            contents: datagram,
+                        };
+                        if shard != own {
+                            registry.forwarded += 1;
+                            self.forward[shard.index()].push(datagram);
+                        } else {
+                            self.shard.handle(now, datagram, &mut self.outbound);
+                        }
+                    }
+                    Route::NonQuic => registry.non_quic += 1,
+                    Route::Drop(
+                        Malformed::Empty | Malformed::NoConnectionId | Malformed::Truncated,
+                    ) => registry.malformed += 1,
+                }
+                if contents.is_empty() {
+                    break;
+                }
+            }
+        }
+        for (mailbox, datagrams) in self.mailboxes.iter().zip(&mut self.forward) {
+            if !datagrams.is_empty() {
+                mailbox.forward(datagrams);
+            }
+        }
+    }
+
+    /// Gives turns to connections, and wakes those who waited for them.
+    fn serve(&mut self) -> bool {
+        let now = clock::now();
+        self.shard.handle_timeouts(now);
+        let mut served = false;
+        for _ in 0..TURNS_PER_ROUND {
+            if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
+                break;
+            }
+            served = true;
+            for waker in self.wakers.drain(..) {
+                waker.wake();
+            }
+        }
+        served
+    }
+
+    /// Begins handshakes, after the established connections were served.
+    fn begin_handshakes(&mut self) -> bool {
+        let mut begun = 0;
+        while begun < HANDSHAKES_PER_ROUND {
+            let Some(request) = self.requests.pop_front() else {
+                break;
+            };
+            let now = clock::now();
+            match request {
+                Request::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
+                Request::Accept { key, reply } => {
+                    if reply.is_canceled() {
+                        self.shard.refuse(key, &mut self.outbound);
+                        continue;
+                    }
+                    begun += 1;
+                    let accepted = self.shard.accept(now, key, &mut self.outbound);
+                    // If nobody waits any more, the handshake is abandoned as it is dropped.
+                    let _ = reply.send(accepted.map(|accepted| self.handshake(accepted)));
+                }
+                Request::Dial {
+                    config,
+                    remote_addr,
+                    socket,
+                    reply,
+                } => {
+                    if reply.is_canceled() {
+                        continue;
+                    }
+                    begun += 1;
+                    let dialled = self.shard.connect(now, *config, remote_addr, socket);
+                    let _ = reply.send(match dialled {
+                        Ok(dialled) => Ok(self.handshake(dialled)),
+                        Err(error) => Err(DialError::Refused(error.to_string())),
+                    });
+                }
+            }
+        }
+        begun > 0
+    }
+
+    fn handshake(&self, (handle, connection): (ConnectionHandle, SharedConnection)) -> Handshake {
+        let doorbell = Arc::clone(self.mailbox().doorbell());
+        Handshake::new(DrivenConnection::new(connection, handle, doorbell))
+    }
+
+    fn report_incoming(&mut self) {
+        while let Some(incoming) = self.shard.poll_incoming() {
+            let incoming = IncomingConnection::new(incoming, Arc::clone(self.mailbox()));
+            // One that finds no room asks, as it is dropped, to be refused.
+            self.incoming.push(incoming);
+        }
+    }
+
+    fn post_totals(&mut self) {
+        let totals = &mut self.shard.totals().transport;
+        totals.send_errors += std::mem::take(&mut self.outbound.send_errors);
+        totals.segmentation_fallbacks += std::mem::take(&mut self.outbound.segmentation_fallbacks);
+        self.shard.post_totals();
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let retries = self.readers.iter().filter_map(|reader| reader.retry_at);
+        self.shard.next_timeout().into_iter().chain(retries).min()
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.mailbox().doorbell().register(cx.waker());
+        let mut progress = this.take_mail();
+        progress |= this.receive(cx);
+        if this.outbound.poll_writable(cx).is_ready() {
+            this.shard.unblock();
+            progress = true;
+        }
+        progress |= this.serve();
+        progress |= this.begin_handshakes();
+        this.report_incoming();
+        this.post_totals();
+        if !progress {
+            // Ready means only that a deadline has come; the next round handles it.
+            progress = this.timer.poll(cx, this.next_deadline()).is_ready();
+        }
+        if progress || this.shard.has_ready() {
+            // One round at a time: those who were woken by it should run before more comes in. Readers that
+            // come late find their data in thousands of pieces, which quinn-proto then has to copy together.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if this.closing
+            && this.shard.is_empty()
+            && this.readers.is_empty()
+            && this.requests.is_empty()
+        {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// Whether it has finished, panicked or lost its runtime: nobody is left waiting for it.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.mailbox().stop();
+        self.requests.clear();
+        let mut wakers = Vec::new();
+        self.shard.orphan_all(&mut wakers);
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
