@@ -63,18 +63,26 @@ impl QuicAddress {
 
     /// Whether a packet can be sent there: a port and a host.
     pub(crate) fn is_dialable(&self) -> bool {
-        let ip = self.socket_addr.ip();
-        self.socket_addr.port() != 0
-            && !ip.is_unspecified()
-            && !ip.is_multicast()
-            && !is_broadcast(ip)
+        is_unicast(self.socket_addr)
     }
 }
 
-/// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`.
+/// Whether one host can be reached there: a packet from elsewhere is forged, and an answer to it makes the
+/// operating system refuse, or reaches many.
+pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
+    let ip = addr.ip();
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast(ip)
+}
+
+/// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`, with the number of its zone where it has one.
 pub(crate) fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
-    Multiaddr::empty()
-        .with(addr.ip().into())
+    let zone = match addr {
+        SocketAddr::V6(addr) if addr.scope_id() != 0 => {
+            Multiaddr::from(Protocol::Ip6zone(addr.scope_id().to_string().into()))
+        }
+        _ => Multiaddr::empty(),
+    };
+    zone.with(addr.ip().into())
         .with(Protocol::Udp(addr.port()))
         .with(Protocol::QuicV1)
 }
@@ -127,6 +135,7 @@ mod tests {
         for addr in [
             "/ip4/192.0.2.7/udp/4001/quic-v1",
             "/ip6/2001:db8::7/udp/1/quic-v1",
+            "/ip6zone/3/ip6/fe80::7/udp/1/quic-v1",
         ] {
             let parsed = parse(addr).unwrap();
             assert_eq!(to_multiaddr(parsed.socket_addr).to_string(), addr);

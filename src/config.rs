@@ -19,7 +19,7 @@ use crate::{
     proto::{Settings, Shards},
 };
 
-/// Long enough for three retransmissions of a lost first flight (RFC 9002 §6.2.2: 1, 2, 4 s at worst).
+/// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// No handshake takes an hour.
@@ -31,6 +31,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Half of the idle timeout, and well under the 30 s after which many NATs forget a UDP binding
 /// (RFC 4787 §4.3 asks for minutes, reality does not).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Nobody keeps anything alive with a packet a day.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(24 * 3600);
+
+/// quinn-proto has two map entries for each stream that a peer may open; with so many an idle connection
+/// takes 10 MB.
+const MOST_PEER_STREAMS: u32 = 65_536;
 
 /// What other libp2p implementations allow.
 const MAX_PEER_STREAMS: u32 = 256;
@@ -227,7 +234,7 @@ impl ConfigBuilder {
     /// Longest time for a handshake, from the first packet to an authenticated peer.
     ///
     /// An incoming connection also waits no longer than this for the application's answer.
-    /// Default: 5 s, room for three retransmissions of the first packet.
+    /// Default: 5 s, room for two retransmissions of the first packet.
     ///
     /// # Errors
     ///
@@ -272,12 +279,12 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] for zero. [`build`](Self::build) compares it with the idle timeout.
+    /// [`ConfigError::OutOfRange`] for zero and for more than a day. [`build`](Self::build) compares it with the idle timeout.
     pub fn keep_alive_interval(mut self, interval: Option<Duration>) -> Result<Self, ConfigError> {
-        if interval.is_some_and(|interval| interval.is_zero()) {
+        if interval.is_some_and(|interval| interval.is_zero() || interval > LONGEST_KEEP_ALIVE) {
             return Err(ConfigError::OutOfRange {
                 name: "keep_alive_interval",
-                expected: "more than zero",
+                expected: "more than zero, at most a day",
             });
         }
         self.knobs.keep_alive_interval = interval;
@@ -311,12 +318,13 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated.
+    /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated, and for more than
+    /// 65,536: each stream that is allowed takes 160 bytes, used or not.
     pub fn max_peer_streams(mut self, streams: u32) -> Result<Self, ConfigError> {
-        if streams == 0 {
+        if !(1..=MOST_PEER_STREAMS).contains(&streams) {
             return Err(ConfigError::OutOfRange {
                 name: "max_peer_streams",
-                expected: "at least 1",
+                expected: "1 to 65536",
             });
         }
         self.knobs.max_peer_streams = streams.into();

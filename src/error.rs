@@ -89,9 +89,6 @@ pub enum ListenError {
     /// `listen_on` was called outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,
-    /// The listening socket failed; it is tried again.
-    #[error("could not receive from the listening socket")]
-    Receive(#[source] io::Error),
 }
 
 /// A handshake that did not end with an authenticated peer.

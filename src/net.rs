@@ -11,5 +11,5 @@ mod unreachable;
 
 pub(crate) use self::{
     timer::Timer,
-    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket, is_about_earlier_datagram},
+    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket},
 };

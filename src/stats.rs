@@ -98,8 +98,8 @@ pub struct ConnectionStats {
     pub is_outbound: bool,
     /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
     pub key_exchange_group: Option<&'static str>,
-    /// The address of the socket that it sends from; with the peer's view of our IP where the socket is
-    /// bound to a wildcard and the operating system tells.
+    /// The address of the socket that it sends from. Where that is a wildcard, the IP that the peer's first
+    /// packet was sent to takes its place; for connections that we dialled nothing does.
     pub local_addr: SocketAddr,
     /// Packets that were declared lost (RFC 9002 §6).
     pub lost_packets: u64,
@@ -137,7 +137,8 @@ pub struct RegistryStats {
     /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
     /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) among them.
     pub dropped_overload: u64,
-    /// Datagrams with an ID of the right length that this shard can never have issued.
+    /// Datagrams that reached a shard other than the one that their ID belongs to, and were dropped. Always 0
+    /// unless something is wrong: datagrams are routed by that ID.
     pub foreign: u64,
     /// Datagrams that came in at one shard's socket and were handed to the shard that owns their ID.
     pub forwarded: u64,
@@ -160,7 +161,7 @@ pub struct RegistryStats {
     pub pending_incoming: usize,
     /// Different remote addresses of connections; now.
     pub remote_addresses: usize,
-    /// Stateless resets, version negotiations and refusals sent without a connection.
+    /// Stateless resets and version negotiations sent without a connection.
     pub responses_sent: u64,
     /// Connection IDs that peers have retired, or that went with their connection.
     pub retired_ids: u64,

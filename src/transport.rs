@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -65,25 +64,6 @@ impl Transport {
     /// Looks into the transport from outside, also when a Swarm has taken it.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(self.in_use.core()))
-    }
-
-    /// The listener that an operator would expect a dial to `remote` to leave from.
-    fn listener_for(&self, remote: SocketAddr) -> Option<&Listener> {
-        let mut candidates: Vec<&Listener> = self
-            .listeners
-            .iter()
-            .filter(|listener| listener.can_reach(remote.ip()))
-            .collect();
-        if candidates.len() > 1 {
-            // The one at the address that the kernel would send from anyway, next a wildcard one, which
-            // lets the kernel choose, and then any that can.
-            let source = interfaces::source_ip(remote);
-            candidates.sort_by_key(|listener| {
-                let ip = listener.local_addr().ip();
-                (Some(ip) != source, !ip.is_unspecified())
-            });
-        }
-        candidates.first().copied()
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
@@ -224,10 +204,13 @@ impl transport::Transport for Transport {
         }
         let from = match opts.port_use {
             PortUse::New => DialFrom::New,
-            PortUse::Reuse => match self.listener_for(remote.socket_addr) {
-                Some(listener) => DialFrom::Listener(Arc::downgrade(listener.socket())),
-                None => DialFrom::Shared,
-            },
+            PortUse::Reuse => DialFrom::Reused(
+                self.listeners
+                    .iter()
+                    .filter(|listener| listener.can_reach(remote.socket_addr.ip()))
+                    .map(|listener| Arc::downgrade(listener.socket()))
+                    .collect(),
+            ),
         };
         Ok(Connecting::dial(Dial {
             in_use: Arc::clone(&self.in_use),

@@ -27,7 +27,7 @@ use crate::{
     authenticator::GenerateError,
     config::Config,
     error::DialError,
-    net::{UdpSocket, task::Runtime},
+    net::{UdpSocket, interfaces::source_ip, task::Runtime},
     proto::{Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
 };
@@ -57,12 +57,11 @@ struct DialSockets {
 /// Which socket a dial leaves from.
 #[derive(Clone, Debug)]
 pub(crate) enum DialFrom {
-    /// That of a listener; the shared one if the listener is gone by then.
-    Listener(Weak<Socket>),
     /// One of its own.
     New,
-    /// The one that all dials share that have no listener to leave from.
-    Shared,
+    /// That of one of these listeners, each of which could reach the target. If none is left by then, the one
+    /// that all dials share that have no listener to leave from.
+    Reused(Vec<Weak<Socket>>),
 }
 
 /// A socket that could not be opened.
@@ -246,12 +245,12 @@ impl Core {
         let open = || self.open_socket(runtime, SocketAddr::new(wildcard, 0), false);
         match from {
             DialFrom::New => return open(),
-            DialFrom::Listener(socket) => {
-                if let Some(socket) = socket.upgrade() {
+            DialFrom::Reused(listeners) => {
+                let listeners = listeners.iter().filter_map(Weak::upgrade).collect();
+                if let Some(socket) = expected_socket(listeners, remote_addr) {
                     return Ok(socket);
                 }
             }
-            DialFrom::Shared => {}
         }
         let mut sockets = lock_any(&self.dial_sockets);
         let shared = match wildcard {
@@ -294,6 +293,19 @@ impl Core {
         *started = true;
         Ok(())
     }
+}
+
+/// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
+/// send from anyway, next a wildcard one, which lets the kernel choose, and then any that can.
+fn expected_socket(mut sockets: Vec<Arc<Socket>>, remote_addr: SocketAddr) -> Option<Arc<Socket>> {
+    if sockets.len() > 1 {
+        let source = source_ip(remote_addr);
+        sockets.sort_by_key(|socket| {
+            let ip = socket.io().local_addr().ip();
+            (Some(ip) != source, !ip.is_unspecified())
+        });
+    }
+    sockets.into_iter().next()
 }
 
 fn lock_any<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

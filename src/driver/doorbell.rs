@@ -13,7 +13,7 @@ use quinn_proto::ConnectionHandle;
 #[derive(Default)]
 pub(crate) struct Doorbell {
     driver: AtomicWaker,
-    /// Connections that want a turn; each is in here once at most.
+    /// Connections that want a turn. One may be in here more than once, if it had a turn for another reason.
     turns: Mutex<Vec<ConnectionHandle>>,
 }
 

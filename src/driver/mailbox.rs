@@ -19,7 +19,7 @@ use crate::{
 
 /// Most dials and accepted connections that wait for their driver.
 ///
-/// It takes some every few hundred microseconds; this is hours of work.
+/// It takes two every few hundred microseconds; this is ten seconds of work, longer than anyone waits.
 const MAX_REQUESTS: usize = 65_536;
 
 /// Most bytes of datagrams that other shards have left here.
@@ -106,6 +106,8 @@ impl Mailbox {
                 }
             }
         });
+        // Left only if the driver has stopped: they belong to nobody, and must not keep their socket.
+        datagrams.clear();
     }
 
     pub(super) fn unreachable(&self, remote_addr: SocketAddr, initial_id: Vec<u8>) {

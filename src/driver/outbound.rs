@@ -1,9 +1,11 @@
 //! Sending, and waiting for sockets that take no more.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use futures::future::{BoxFuture, FutureExt};
@@ -11,7 +13,7 @@ use quinn_proto::Transmit;
 
 use super::socket::Socket;
 use crate::{
-    net::{UdpSocket, is_about_earlier_datagram},
+    net::{UdpSocket, clock},
     proto::{self, Sent},
 };
 
@@ -27,9 +29,14 @@ pub(super) struct Outbound {
 struct BlockedSocket {
     socket: Arc<Socket>,
     writable: BoxFuture<'static, ()>,
-    /// One batch, or two where a stranger was answered meanwhile.
-    owed: Vec<(Transmit, Vec<u8>)>,
+    /// Not before this time, after a false alarm.
+    retry_at: Option<Instant>,
+    /// A batch of a connection, and perhaps answers to strangers behind it.
+    owed: VecDeque<(Transmit, Vec<u8>)>,
 }
+
+/// How long a socket is left alone that has called itself writable and was not.
+const FALSE_ALARM: Duration = Duration::from_millis(1);
 
 /// Most batches kept for a socket that would block.
 const MAX_OWED: usize = 4;
@@ -38,31 +45,28 @@ impl Outbound {
     /// Sends what is owed; ready when a socket takes datagrams again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unblocked = false;
-        let mut index = 0;
-        while let Some(blocked) = self.blocked.get_mut(index) {
-            if blocked.writable.poll_unpin(cx).is_pending() {
-                index += 1;
+        for mut blocked in std::mem::take(&mut self.blocked) {
+            let waits = blocked
+                .retry_at
+                .is_some_and(|retry_at| clock::now() < retry_at);
+            if waits || blocked.writable.poll_unpin(cx).is_pending() {
+                self.blocked.push(blocked);
                 continue;
             }
-            let mut blocked = self.blocked.swap_remove(index);
             let io = Arc::clone(blocked.socket.io());
-            let owed = std::mem::take(&mut blocked.owed);
-            let mut left = owed.into_iter();
-            let mut still_blocked = false;
-            for (transmit, contents) in left.by_ref() {
-                if self.transmit(&io, &transmit, &contents) == Sent::Blocked {
-                    blocked.owed.push((transmit, contents));
-                    still_blocked = true;
+            while let Some((transmit, contents)) = blocked.owed.front() {
+                if self.transmit(&io, transmit, contents) == Sent::Blocked {
                     break;
                 }
+                blocked.owed.pop_front();
             }
-            if still_blocked {
-                blocked.owed.extend(left);
-                blocked.writable = io.writable();
-                // Polled anew, so that it knows whom to wake.
-                self.blocked.push(blocked);
-            } else {
+            if blocked.owed.is_empty() {
                 unblocked = true;
+            } else {
+                // After some errors a socket calls itself writable for ever; it is not believed at once.
+                blocked.retry_at = Some(clock::now() + FALSE_ALARM);
+                blocked.writable = io.writable();
+                self.blocked.push(blocked);
             }
         }
         if unblocked {
@@ -70,6 +74,14 @@ impl Outbound {
         } else {
             Poll::Pending
         }
+    }
+
+    /// When a socket should be tried again that has said wrongly that it is writable.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.blocked
+            .iter()
+            .filter_map(|blocked| blocked.retry_at)
+            .min()
     }
 
     fn transmit(&mut self, io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> Sent {
@@ -122,7 +134,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
             .find(|blocked| Arc::ptr_eq(&blocked.socket, socket))
         {
             if blocked.owed.len() < MAX_OWED {
-                blocked.owed.push((transmit, contents.to_vec()));
+                blocked.owed.push_back((transmit, contents.to_vec()));
             } else {
                 self.send_errors += 1;
             }
@@ -133,17 +145,19 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
             self.blocked.push(BlockedSocket {
                 socket: Arc::clone(socket),
                 writable: Arc::clone(socket.io()).writable(),
-                owed: vec![(transmit, contents.to_vec())],
+                retry_at: None,
+                owed: VecDeque::from([(transmit, contents.to_vec())]),
             });
         }
         sent
     }
 }
 
-/// Sends again where the socket had only something to say about an earlier datagram.
+/// A socket reports an ICMP error about an earlier datagram once, instead of sending; it is not about this
+/// datagram, nor this peer. What fails twice fails.
 fn send_once_more(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
     match io.try_send(transmit, contents) {
-        Err(error) if is_about_earlier_datagram(&error) => io.try_send(transmit, contents),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => io.try_send(transmit, contents),
         result => result,
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::DialError,
-    net::{ReceiveBuffers, Timer, UdpSocket, clock, is_about_earlier_datagram},
+    net::{ReceiveBuffers, Timer, UdpSocket, clock},
     proto::{
         Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
     },
@@ -34,9 +34,15 @@ const TURNS_PER_ROUND: usize = 32;
 /// waits.
 const HANDSHAKES_PER_ROUND: usize = 2;
 
+/// Most requests handled in one round, refusals among them; each is an encrypted packet and a system call.
+const REQUESTS_PER_ROUND: usize = 64;
+
 /// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
 /// queue then.
 const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+/// Failed reads in a row after which a socket is taken to be in trouble.
+const MAX_FAILURES: usize = 16;
 
 /// How long a socket that cannot be read is left alone, so that it does not take all the time there is.
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
@@ -70,7 +76,9 @@ struct Reader {
     socket: Weak<Socket>,
     /// Resolves when ICMP has reported something.
     reported: BoxFuture<'static, ()>,
-    /// Not before this time, after an error.
+    /// Reads in a row that have failed.
+    failures: usize,
+    /// Not before this time, after too many of them.
     retry_at: Option<Instant>,
 }
 
@@ -135,6 +143,7 @@ impl Driver {
                 reported: Arc::clone(&io).reported(),
                 io,
                 socket,
+                failures: 0,
                 retry_at: None,
             });
         }
@@ -184,14 +193,21 @@ impl Driver {
         match reader.io.poll_receive(cx, &mut self.buffers) {
             Poll::Pending => false,
             Poll::Ready(Ok(())) => {
+                reader.failures = 0;
                 self.handle_received(&socket);
                 true
             }
-            Poll::Ready(Err(error)) if is_about_earlier_datagram(&error) => true,
+            // Most likely about a datagram that was sent earlier, of which ICMP has something to say; each is
+            // reported once.
+            Poll::Ready(Err(_)) if reader.failures < MAX_FAILURES => {
+                reader.failures += 1;
+                true
+            }
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, addr = %reader.io.local_addr(), "could not receive");
-                self.shard.totals().transport.receive_errors += 1;
+                reader.failures = 0;
                 reader.retry_at = Some(clock::now() + RECEIVE_RETRY);
+                self.shard.totals().transport.receive_errors += 1;
                 false
             }
         }
@@ -257,10 +273,11 @@ impl Driver {
 
     /// Gives turns to connections, and wakes those who waited for them.
     fn serve(&mut self) -> bool {
-        let now = clock::now();
-        self.shard.handle_timeouts(now);
+        self.shard.handle_timeouts(clock::now());
         let mut served = false;
         for _ in 0..TURNS_PER_ROUND {
+            // Anew for each: round-trip times are measured from it.
+            let now = clock::now();
             if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
                 break;
             }
@@ -275,10 +292,12 @@ impl Driver {
     /// Begins handshakes, after the established connections were served.
     fn begin_handshakes(&mut self) -> bool {
         let mut begun = 0;
-        while begun < HANDSHAKES_PER_ROUND {
+        let mut handled = 0;
+        while begun < HANDSHAKES_PER_ROUND && handled < REQUESTS_PER_ROUND {
             let Some(request) = self.requests.pop_front() else {
                 break;
             };
+            handled += 1;
             let now = clock::now();
             match request {
                 Request::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
@@ -310,7 +329,7 @@ impl Driver {
                 }
             }
         }
-        begun > 0
+        handled > 0
     }
 
     fn handshake(&self, (handle, connection): (ConnectionHandle, SharedConnection)) -> Handshake {
@@ -324,6 +343,10 @@ impl Driver {
             // One that finds no room asks, as it is dropped, to be refused.
             self.incoming.push(incoming);
         }
+        if self.closing {
+            // Nobody will ever take them.
+            self.incoming.clear();
+        }
     }
 
     fn post_totals(&mut self) {
@@ -335,7 +358,12 @@ impl Driver {
 
     fn next_deadline(&self) -> Option<Instant> {
         let retries = self.readers.iter().filter_map(|reader| reader.retry_at);
-        self.shard.next_timeout().into_iter().chain(retries).min()
+        self.shard
+            .next_timeout()
+            .into_iter()
+            .chain(self.outbound.next_retry())
+            .chain(retries)
+            .min()
     }
 }
 

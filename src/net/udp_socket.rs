@@ -59,7 +59,9 @@ impl UdpSocket {
         };
         let socket = std::net::UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
-        // Not fatal: without them a dial to a closed port ends with its timeout.
+        // Only where the errors are read, or they would fill the receive buffer. Not fatal: without them a
+        // dial to a closed port ends with its timeout.
+        #[cfg(target_os = "linux")]
         let _ = state.enable_transport_errors((&socket).into());
         let io = tokio::net::UdpSocket::from_std(socket)?;
         Ok(Self {
@@ -152,18 +154,6 @@ impl UdpSocket {
             .try_io(Interest::ERROR, || next_unreachable(&self.io))
             .ok()
     }
-}
-
-/// Whether a socket's error is about a datagram that it has sent earlier (an ICMP message), and not about
-/// what it was just asked to do. Such an error is reported once.
-pub(crate) fn is_about_earlier_datagram(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
 }
 
 /// Memory for one receive batch, shared by all sockets of a driver.

@@ -10,8 +10,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// Length of the connection IDs that we issue, in bytes.
 ///
-/// Unguessable and in effect never reused: among 2^24 IDs of a shard the chance that two are the same is
-/// below 2^-13 (the first byte is constrained, 56 bits at least are free). Reuse matters because the
+/// Unguessable and in effect never reused: 58 bits at least are free (the first byte is constrained), so that
+/// among 2^24 IDs of a shard the chance that two are the same is about 2^-11. Reuse matters because the
 /// stateless-reset token of an ID is a function of the ID (RFC 9000 §10.3.2).
 pub(crate) const CONNECTION_ID_LEN: usize = 8;
 

@@ -15,6 +15,7 @@ use quinn_proto::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use rustc_hash::FxHashMap;
 
 use super::{
     connection::{Connection, Direction, SharedConnection, lock},
@@ -26,7 +27,10 @@ use super::{
     router::HeaderForm,
     slot::{Received, Sending, Slot, Turn, datagrams},
 };
-use crate::error::{ConnectionError, HandshakeError};
+use crate::{
+    address,
+    error::{ConnectionError, HandshakeError},
+};
 
 /// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
 /// unpredictable and 8 at least (RFC 9000 §7.2).
@@ -57,6 +61,8 @@ pub(crate) struct Shard<S> {
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
+    /// Dials that have not heard anything, by the ID of their first packet.
+    unanswered: FxHashMap<ConnectionId, ConnectionHandle>,
     /// Connections that want a turn, each at most once.
     ready: VecDeque<ConnectionHandle>,
     /// Connections that want a turn as soon as their socket takes more.
@@ -106,6 +112,7 @@ impl<S: Socket> Shard<S> {
             handshake_timeout: settings.handshake_timeout,
             slots: Vec::new(),
             live: 0,
+            unanswered: FxHashMap::default(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
             deadlines: Deadlines::default(),
@@ -161,6 +168,10 @@ impl<S: Socket> Shard<S> {
             ecn,
             contents,
         } = datagram;
+        if !address::is_unicast(remote_addr) {
+            self.totals.registry.malformed += 1;
+            return;
+        }
         if shard != self.id {
             // Not ours, whatever it says: no reset, no answer, and no connection that begins with it.
             self.totals.registry.foreign += 1;
@@ -291,6 +302,7 @@ impl<S: Socket> Shard<S> {
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
         let connection = Connection::new(connection, Direction::Outbound);
+        self.unanswered.insert(initial_id, handle);
         let connection = self.insert(now, handle, connection, socket, Some(initial_id));
         Ok((handle, connection))
     }
@@ -321,20 +333,24 @@ impl<S: Socket> Shard<S> {
     /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
     /// have answered it.
     pub(crate) fn unreachable(&mut self, remote_addr: SocketAddr, initial_id: &[u8]) {
-        let is_meant = |slot: &Slot<S>| {
-            slot.unanswered_dial.is_some_and(|id| id[..] == *initial_id)
-                && lock(&slot.connection).remote_addr() == remote_addr
-        };
-        let index = self
-            .slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(is_meant));
-        if let Some(index) = index
-            && let Some(slot) = slot(&mut self.slots, ConnectionHandle(index))
-        {
-            lock(&slot.connection).abandon(HandshakeError::Unreachable);
-            self.want_turn(ConnectionHandle(index));
+        if initial_id.len() != INITIAL_ID_LEN {
+            return;
         }
+        let Some(&handle) = self.unanswered.get(&ConnectionId::new(initial_id)) else {
+            return;
+        };
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        let mut connection = lock(&slot.connection);
+        let addr = connection.remote_addr();
+        // Without the zone of a link-local address, which ICMP does not tell.
+        if (addr.ip(), addr.port()) != (remote_addr.ip(), remote_addr.port()) {
+            return;
+        }
+        connection.abandon(HandshakeError::Unreachable);
+        drop(connection);
+        self.want_turn(handle);
     }
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
@@ -389,6 +405,7 @@ impl<S: Socket> Shard<S> {
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
             registry: &self.registry,
+            answered: None,
         };
 
         // In the order in which they have happened: datagrams have arrived before now.
@@ -413,7 +430,11 @@ impl<S: Socket> Shard<S> {
         if drained {
             turn.connection.on_drained();
         }
+        let answered = turn.answered.take();
         let slot = turn.slot;
+        if let Some(initial_id) = answered {
+            self.unanswered.remove(&initial_id);
+        }
         self.deadlines.arm(handle, &mut slot.armed, deadline);
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
             self.blocked.push(handle);
@@ -497,6 +518,9 @@ impl<S: Socket> Shard<S> {
             return;
         };
         self.live -= 1;
+        if let Some(initial_id) = slot.unanswered_dial {
+            self.unanswered.remove(&initial_id);
+        }
         self.inbox_bytes -= slot
             .inbox
             .iter()

@@ -300,12 +300,13 @@ impl Streams<'_> {
             .states
             .get_mut(&id)
             .ok_or(StreamError::Closed)?;
-        stream.gather = BytesMut::new();
-        stream.send = SendState::Reset;
+        // Fails where the half is over already, with a state that is worth keeping.
         self.quic
             .send_stream(id)
             .reset(code)
             .map_err(|_| StreamError::Closed)?;
+        stream.gather = BytesMut::new();
+        stream.send = SendState::Reset;
         self.turns.want();
         Ok(())
     }
