@@ -1,0 +1,307 @@
+//! One cell of the table: two peers, one operation, and what has to come out.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::child::{Invocation, Process};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// We dial.
+    Out,
+    /// The peer dials.
+    In,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// What is to be run.
+#[derive(Clone)]
+pub struct Case {
+    pub peer: &'static str,
+    pub direction: Direction,
+    pub family: Family,
+    /// The row of the table.
+    pub row: String,
+    pub operation: &'static str,
+    pub listener: Invocation,
+    pub dialer: Invocation,
+    /// For the dialer, after the operation.
+    pub options: Vec<String>,
+    /// How long the dialer may take.
+    pub limit: Duration,
+    pub expect: Expect,
+}
+
+/// What a result has to show, apart from success.
+#[derive(Clone)]
+pub enum Expect {
+    /// Nothing more.
+    Success,
+    /// These codes, as the dialer and the listener have seen them.
+    Codes { seen: Value, peer_saw: Value },
+    /// Our statistics name this group.
+    Group(&'static str),
+    /// The dial fails, and our error says this.
+    Refusal(&'static str),
+    /// Our memory grows by less than this.
+    Memory { limit_kib: u64 },
+}
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Passed { ms: u64 },
+    Failed(String),
+    Unsupported(String),
+}
+
+/// A listener and the address that it got.
+pub struct Listener {
+    invocation: Invocation,
+    family: Family,
+    process: Process,
+    addr: String,
+    /// What it has told of its connections since the last time that somebody looked.
+    seen: Vec<Value>,
+}
+
+impl Listener {
+    pub fn start(invocation: &Invocation, family: Family, dir: &Path) -> Result<Self, String> {
+        let addr = match family {
+            Family::V4 => "/ip4/127.0.0.1/udp/0/quic-v1",
+            Family::V6 => "/ip6/::1/udp/0/quic-v1",
+        };
+        let process = insert(invocation, &["listen", addr]).start(dir)?;
+        let line = process
+            .line(Instant::now() + START)
+            .ok_or_else(|| format!("the listener does not start: {}", process.errors()))?;
+        let addr = line["listen"]
+            .as_str()
+            .ok_or_else(|| format!("the listener says {line}"))?
+            .to_owned();
+        Ok(Self {
+            invocation: invocation.clone(),
+            family,
+            process,
+            addr,
+            seen: Vec::new(),
+        })
+    }
+
+    /// Whether this is what a case needs, and still there.
+    pub fn fits(&mut self, case: &Case) -> bool {
+        self.invocation == case.listener
+            && self.family == case.family
+            && self.process.exit_code().is_none()
+    }
+
+    /// The facts of its latest connection.
+    fn facts(&mut self) -> Value {
+        // It may still be about to say so.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            self.seen.extend(self.process.lines());
+            let facts = self
+                .seen
+                .iter()
+                .rev()
+                .find(|line| line.get("connected").is_some());
+            if let Some(line) = facts {
+                return line["facts"].clone();
+            }
+            if Instant::now() > deadline {
+                return Value::Null;
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Case {
+    pub fn run(&self, listener: &mut Listener, dir: &Path) -> Outcome {
+        listener.process.lines();
+        listener.seen.clear();
+        match self.try_run(listener, dir) {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    fn try_run(&self, listener: &mut Listener, dir: &Path) -> Result<Outcome, String> {
+        let mut words = vec![
+            "dial".to_owned(),
+            listener.addr.clone(),
+            self.operation.to_owned(),
+        ];
+        words.extend(self.options.iter().cloned());
+        words.extend(["--timeout".to_owned(), self.limit.as_secs().to_string()]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let start = Instant::now();
+        let mut dialer = insert(&self.dialer, &words).start(dir)?;
+        let deadline = start + self.limit + GRACE;
+        let mut memory = Memory::default();
+        let result = loop {
+            let ours = match self.direction {
+                Direction::Out => &dialer,
+                Direction::In => &listener.process,
+            };
+            memory.look(ours);
+            if let Some(line) = dialer.line(Instant::now() + POLL) {
+                if line.get("transferring").is_some() {
+                    listener.process.kill();
+                    continue;
+                }
+                break line;
+            }
+            if let Some(code) = dialer.exit_code() {
+                // Its last line may have come between the two looks.
+                if let Some(line) = dialer.lines().pop() {
+                    break line;
+                }
+                return Err(format!("exit code {code}, no result: {}", dialer.errors()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("no result in {} s", self.limit.as_secs()));
+            }
+        };
+        let code = wait(&mut dialer);
+        let error = result["error"].as_str().unwrap_or("no reason given");
+        if let Expect::Refusal(expected) = self.expect {
+            return match code {
+                Some(1) if error.contains(expected) => Ok(passed(start)),
+                _ => Err(format!("refused otherwise: {error}")),
+            };
+        }
+        match code {
+            Some(0) => {}
+            Some(3) => return Ok(Outcome::Unsupported(error.to_owned())),
+            _ => return Err(error.to_owned()),
+        }
+        self.check(&result, listener, &memory)?;
+        let ms = result["ms"].as_u64();
+        Ok(ms.map_or_else(|| passed(start), |ms| Outcome::Passed { ms }))
+    }
+
+    fn check(
+        &self,
+        result: &Value,
+        listener: &mut Listener,
+        memory: &Memory,
+    ) -> Result<(), String> {
+        if matches!(self.operation, "killed" | "wrong-peer") {
+            return Ok(());
+        }
+        let (ours, theirs) = match self.direction {
+            Direction::Out => (result["facts"].clone(), listener.facts()),
+            Direction::In => (listener.facts(), result["facts"].clone()),
+        };
+        let group = ours["key_exchange_group"].as_str().unwrap_or("none");
+        let suite = ours["cipher_suite"].as_str().unwrap_or("none");
+        if !suite.starts_with("TLS13_") {
+            return Err(format!("our statistics show the cipher suite {suite}"));
+        }
+        // Of the others, only go tells.
+        for (name, expected) in [
+            ("alpn", json!("libp2p")),
+            ("certificates", json!(1)),
+            ("key_exchange_group", json!(group)),
+            ("server_name", json!("")),
+        ] {
+            // That crypto/tls and rustls name classic groups differently is no difference.
+            let found = &theirs[name];
+            let classic = name == "key_exchange_group" && !group.contains("MLKEM");
+            if !found.is_null() && *found != expected && !classic {
+                return Err(format!("the peer has seen {name} {found}, not {expected}"));
+            }
+        }
+        match &self.expect {
+            Expect::Codes { seen, peer_saw } => {
+                if result["seen"] != *seen || result["peer_saw"] != *peer_saw {
+                    return Err(format!(
+                        "codes: {} was seen here and {} there, instead of {seen} and {peer_saw}",
+                        result["seen"], result["peer_saw"]
+                    ));
+                }
+            }
+            Expect::Group(expected) if group != *expected => {
+                return Err(format!(
+                    "our statistics show the group {group}, not {expected}"
+                ));
+            }
+            Expect::Memory { limit_kib } if memory.growth_kib() > *limit_kib => {
+                return Err(format!("our memory grew by {} KiB", memory.growth_kib()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a process has used, from the first look to the last.
+#[derive(Default)]
+struct Memory {
+    first_kib: Option<u64>,
+    last_kib: u64,
+}
+
+impl Memory {
+    fn look(&mut self, process: &Process) {
+        if let Some(peak) = process.peak_memory_kib() {
+            self.first_kib.get_or_insert(peak);
+            self.last_kib = peak;
+        }
+    }
+
+    fn growth_kib(&self) -> u64 {
+        self.last_kib - self.first_kib.unwrap_or(self.last_kib)
+    }
+}
+
+/// Commands come before the options that an invocation has already.
+fn insert(invocation: &Invocation, words: &[&str]) -> Invocation {
+    let mut all = invocation.clone();
+    let at = all
+        .words
+        .iter()
+        .position(|word| word.starts_with("--"))
+        .unwrap_or(all.words.len());
+    all.words
+        .splice(at..at, words.iter().map(|&word| word.to_owned()));
+    all
+}
+
+fn wait(process: &mut Process) -> Option<i32> {
+    let deadline = Instant::now() + GRACE;
+    while Instant::now() < deadline {
+        if let Some(code) = process.exit_code() {
+            return Some(code);
+        }
+        thread::sleep(POLL);
+    }
+    None
+}
+
+fn passed(start: Instant) -> Outcome {
+    Outcome::Passed {
+        ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// How long a listener may take to be bound.
+const START: Duration = Duration::from_secs(30);
+
+/// How long a dialer may overrun the limit that it was told.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How often children are looked after.
+const POLL: Duration = Duration::from_millis(50);

@@ -1,0 +1,277 @@
+//! Which cases there are.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    case::{Case, Direction, Expect, Family},
+    child::Invocation,
+    prepare::Ready,
+};
+
+/// How much is transferred, and for how long is waited.
+pub struct Sizes {
+    pub echo_bytes: u64,
+    pub idle_seconds: u64,
+    pub slow_bytes: u64,
+    pub slow_seconds: u64,
+    pub streams: u64,
+    /// py is fifty times as slow as the others.
+    pub py_bytes: u64,
+}
+
+/// For CI.
+pub const QUICK: Sizes = Sizes {
+    echo_bytes: 8 << 20,
+    idle_seconds: 12,
+    slow_bytes: 64 << 20,
+    slow_seconds: 3,
+    streams: 300,
+    py_bytes: 1 << 20,
+};
+
+/// As the issue asks.
+pub const FULL: Sizes = Sizes {
+    echo_bytes: 100 << 20,
+    idle_seconds: 60,
+    slow_bytes: 64 << 20,
+    slow_seconds: 5,
+    streams: 1000,
+    py_bytes: 100 << 20,
+};
+
+/// The operations that keep the machine busy; those that mostly wait are in [`WAITING`].
+const BUSY: &[&str] = &[
+    "ping",
+    "identify",
+    "echo",
+    "perf",
+    "streams",
+    "half-close",
+    "reset",
+    "stop",
+    "wrong-peer",
+    "slow-reader",
+];
+
+const WAITING: &[&str] = &["killed", "idle"];
+
+/// What a host key can be.
+const KEYS: &[&str] = &["ed25519", "secp256k1", "ecdsa", "rsa"];
+
+pub const DIRECTIONS: [Direction; 2] = [Direction::Out, Direction::In];
+
+/// The cases to be run one after the other, and those that can wait at the same time.
+pub fn of(
+    peer: &'static str,
+    ours: &Ready,
+    theirs: &Ready,
+    sizes: &Sizes,
+) -> (Vec<Case>, Vec<Case>) {
+    let mut busy = Vec::new();
+    let mut waiting = Vec::new();
+    for direction in DIRECTIONS {
+        let families: &[Family] = if theirs.ipv6 {
+            &[Family::V4, Family::V6]
+        } else {
+            &[Family::V4]
+        };
+        let pair = Pair {
+            peer,
+            direction,
+            ours: &ours.invocation,
+            theirs: &theirs.invocation,
+        };
+        for &family in families {
+            busy.extend(
+                BUSY.iter()
+                    .map(|operation| pair.case(operation, family, sizes)),
+            );
+            waiting.extend(
+                WAITING
+                    .iter()
+                    .map(|operation| pair.case(operation, family, sizes)),
+            );
+        }
+        for key in KEYS {
+            busy.push(pair.host_key(key, sizes));
+        }
+        busy.push(pair.group(sizes));
+        if peer == "go" {
+            busy.extend(pair.go_only(sizes));
+        }
+    }
+    (busy, waiting)
+}
+
+/// Two peers, one of which dials.
+struct Pair<'a> {
+    peer: &'static str,
+    direction: Direction,
+    ours: &'a Invocation,
+    theirs: &'a Invocation,
+}
+
+impl Pair<'_> {
+    fn case(&self, operation: &'static str, family: Family, sizes: &Sizes) -> Case {
+        let is_py = self.peer == "py";
+        let bytes = if is_py {
+            sizes.py_bytes
+        } else {
+            sizes.echo_bytes
+        };
+        let (listener, dialer) = match self.direction {
+            Direction::Out => (self.theirs, self.ours),
+            Direction::In => (self.ours, self.theirs),
+        };
+        let mut options = Vec::new();
+        let mut limit = Duration::from_secs(60);
+        let mut expect = Expect::Success;
+        let mut option = |name: &str, value: u64| {
+            options.extend([format!("--{name}"), value.to_string()]);
+        };
+        match operation {
+            "ping" => option("count", 100),
+            "echo" | "perf" => {
+                option("size", bytes);
+                // Fifty times as slow as the others: two MiB/s at worst.
+                limit += Duration::from_secs(if is_py { bytes >> 18 } else { bytes >> 21 });
+                if is_py && operation == "echo" {
+                    // Its receive buffer drops what it cannot hold.
+                    option("in-flight", 1 << 20);
+                }
+            }
+            "streams" => {
+                // py ends a connection that has had a thousand.
+                option(
+                    "count",
+                    if is_py {
+                        sizes.streams.min(900)
+                    } else {
+                        sizes.streams
+                    },
+                );
+                option("parallel", 100);
+            }
+            "reset" | "stop" => {
+                option("code", CODE);
+                expect = self.codes(operation);
+                limit = Duration::from_secs(20);
+            }
+            "slow-reader" => {
+                option("size", sizes.slow_bytes);
+                option("seconds", sizes.slow_seconds);
+                // Our windows are a sixth of it; what is more was buffered.
+                expect = Expect::Memory {
+                    limit_kib: (sizes.slow_bytes >> 10) / 2,
+                };
+            }
+            "idle" => {
+                option("seconds", sizes.idle_seconds);
+                limit += Duration::from_secs(sizes.idle_seconds);
+            }
+            _ => {}
+        }
+        Case {
+            peer: self.peer,
+            direction: self.direction,
+            family,
+            row: operation.to_owned(),
+            operation,
+            listener: listener.clone(),
+            dialer: dialer.clone(),
+            options,
+            limit,
+            expect,
+        }
+    }
+
+    /// Who can send and see which codes: 42, if nothing is in the way.
+    fn codes(&self, operation: &str) -> Expect {
+        let code = json!(CODE);
+        let none = Value::Null;
+        let unsupported = json!("unsupported");
+        let (sent_by_peer, seen_by_peer) = match (self.peer, operation) {
+            // It drops a stream, which is to stop it with code 0; it cannot reset one.
+            ("official", "reset") => (unsupported, code.clone()),
+            ("official", "stop") => (json!(0), code.clone()),
+            // It always sends 0, and shows none.
+            ("js", _) => (json!(0), none),
+            // It cannot stop a stream, and does not keep the code of the peer's STOP_SENDING.
+            ("py", "stop") => (unsupported, none),
+            _ => (code.clone(), code.clone()),
+        };
+        match self.direction {
+            Direction::Out => Expect::Codes {
+                seen: sent_by_peer,
+                peer_saw: seen_by_peer,
+            },
+            Direction::In => Expect::Codes {
+                seen: seen_by_peer,
+                peer_saw: sent_by_peer,
+            },
+        }
+    }
+
+    /// Both have a host key of this type.
+    fn host_key(&self, key: &str, sizes: &Sizes) -> Case {
+        let mut case = self.case("ping", Family::V4, sizes);
+        case.row = format!("key {key}");
+        case.options = vec![
+            "--count".to_owned(),
+            "1".to_owned(),
+            "--key".to_owned(),
+            key.to_owned(),
+        ];
+        case.listener = case.listener.with(["--key", key]);
+        case
+    }
+
+    /// The key-exchange group that the two prefer.
+    fn group(&self, sizes: &Sizes) -> Case {
+        let mut case = self.case("ping", Family::V4, sizes);
+        case.row = "group".to_owned();
+        case.expect = Expect::Group(match (self.peer, self.direction) {
+            ("go" | "official", _) => "X25519MLKEM768",
+            // aioquic offers a P-256 share first and takes any.
+            ("py", Direction::In) => "secp256r1",
+            _ => "X25519",
+        });
+        case
+    }
+
+    /// What only go can be made to do.
+    fn go_only(&self, sizes: &Sizes) -> Vec<Case> {
+        let ping = |row: &str, expect| {
+            let mut case = self.case("ping", Family::V4, sizes);
+            case.row = row.to_owned();
+            case.expect = expect;
+            case
+        };
+        let mut classic = ping("group, tlsmlkem=0", Expect::Group("X25519"));
+        match self.direction {
+            Direction::Out => classic.listener = classic.listener.env("GODEBUG", "tlsmlkem=0"),
+            Direction::In => classic.dialer = classic.dialer.env("GODEBUG", "tlsmlkem=0"),
+        }
+        let mut cases = vec![classic];
+        if self.direction == Direction::Out {
+            let mut retry = ping("Retry", Expect::Success);
+            retry.listener = retry.listener.with(["--retry"]);
+            cases.push(retry);
+            for (how, error) in [
+                ("context", "Handshake(Refused)"),
+                ("gater", "ClosedByPeer { code: 4103"),
+                ("limit", "ClosedByPeer { code: 4097"),
+            ] {
+                let mut case = ping(&format!("refused by {how}"), Expect::Refusal(error));
+                case.listener = case.listener.with(["--refuse", how]);
+                cases.push(case);
+            }
+        }
+        cases
+    }
+}
+
+/// The code of resets and stops.
+const CODE: u64 = 42;

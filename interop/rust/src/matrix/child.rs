@@ -1,0 +1,209 @@
+//! Child processes with a time limit, which do not outlive their owner.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// A program and how to call it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invocation {
+    pub words: Vec<String>,
+    pub env: Vec<(String, String)>,
+}
+
+/// A running child that speaks JSON lines. Dropping it kills it, with all that it started.
+pub struct Process {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    errors: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Invocation {
+    pub fn new(words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            words: words.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+        }
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn with(&self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let mut all = self.clone();
+        all.words.extend(words.into_iter().map(Into::into));
+        all
+    }
+
+    fn command(&self, dir: &Path) -> Result<Command, String> {
+        let (program, arguments) = self.words.split_first().ok_or("no program")?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(dir)
+            .process_group(0);
+        Ok(command)
+    }
+
+    /// Runs to the end; the output comes back, or what was said last before it failed.
+    pub fn run(&self, dir: &Path, limit: Duration) -> Result<String, String> {
+        let mut command = self.command(dir)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = Process::spawn(command)?;
+        let start = Instant::now();
+        let mut output = String::new();
+        loop {
+            while let Ok(line) = process.lines.recv_timeout(POLL) {
+                output.push_str(&line);
+                output.push('\n');
+            }
+            if let Some(code) = process.exit_code() {
+                output.extend(process.lines.try_iter().map(|line| line + "\n"));
+                if code == 0 {
+                    return Ok(output);
+                }
+                return Err(format!("exit code {code}: {}", process.errors()));
+            }
+            if start.elapsed() > limit {
+                return Err(format!("not done after {} s", limit.as_secs()));
+            }
+        }
+    }
+
+    /// Starts a child that reads from a pipe until we let go of it.
+    pub fn start(&self, dir: &Path) -> Result<Process, String> {
+        let mut command = self.command(dir)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Process::spawn(command)
+    }
+}
+
+impl Process {
+    fn spawn(mut command: Command) -> Result<Self, String> {
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let (sender, lines) = mpsc::sync_channel(LINES);
+        if let Some(output) = child.stdout.take() {
+            follow(output, move |line| {
+                // Nobody may read any more; the pipe is emptied all the same.
+                let _ = sender.try_send(line);
+            });
+        }
+        let errors = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(output) = child.stderr.take() {
+            let errors = Arc::clone(&errors);
+            follow(output, move |line| {
+                let mut errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
+                if errors.len() == LAST_ERRORS {
+                    errors.pop_front();
+                }
+                errors.push_back(line);
+            });
+        }
+        Ok(Self {
+            child,
+            lines,
+            errors,
+        })
+    }
+
+    /// The next line of JSON, if there is one before the deadline.
+    pub fn line(&self, deadline: Instant) -> Option<Value> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).ok()?;
+            if let Ok(value) = serde_json::from_str(&line) {
+                return Some(value);
+            }
+        }
+    }
+
+    /// All the lines of JSON that have come until now.
+    pub fn lines(&self) -> Vec<Value> {
+        self.lines
+            .try_iter()
+            .filter_map(|line| serde_json::from_str(&line).ok())
+            .collect()
+    }
+
+    /// What was said last on standard error.
+    pub fn errors(&self) -> String {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.iter().cloned().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// The exit code, if the child has ended; -1 if by a signal.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(status.code().unwrap_or(-1)),
+            Err(_) => Some(-1),
+        }
+    }
+
+    /// The most memory that the child has used, in KiB, where the operating system tells.
+    pub fn peak_memory_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Kills at once, without a chance to say goodbye.
+    pub fn kill(&mut self) {
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            // It may have ended already, and be gone.
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn follow(output: impl Read + Send + 'static, mut each: impl FnMut(String) + Send + 'static) {
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines() {
+            match line {
+                Ok(line) => each(line),
+                Err(_) => return,
+            }
+        }
+    });
+}
+
+/// How often a child is looked after.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Lines of output that wait to be read.
+const LINES: usize = 4096;
+
+/// Lines of standard error that are kept.
+const LAST_ERRORS: usize = 6;

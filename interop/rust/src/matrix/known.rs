@@ -1,0 +1,64 @@
+//! Failures that were looked into and are not ours.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use crate::case::{Case, Direction};
+
+/// The reviewed list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    pub failure: Vec<Failure>,
+}
+
+/// A failure of one peer, with its cause.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    pub id: String,
+    pub peer: String,
+    /// `out` if we dial, `in` if the peer does; both if absent.
+    pub direction: Option<String>,
+    pub rows: Vec<String>,
+    /// What the error must contain, so that another failure of the same operation does not hide here.
+    pub error: String,
+    /// Whether it also passes now and then.
+    #[serde(default)]
+    pub sometimes: bool,
+    pub cause: String,
+    pub evidence: String,
+    pub issue: String,
+}
+
+impl Known {
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+        toml::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// The entry that explains why `case` failed with `error`.
+    pub fn explain(&self, case: &Case, error: &str) -> Option<&Failure> {
+        self.of(case).find(|failure| error.contains(&failure.error))
+    }
+
+    /// The entry that says that `case` always fails.
+    pub fn always(&self, case: &Case) -> Option<&Failure> {
+        self.of(case).find(|failure| !failure.sometimes)
+    }
+
+    fn of(&self, case: &Case) -> impl Iterator<Item = &Failure> {
+        self.failure.iter().filter(|failure| {
+            failure.peer == case.peer
+                && failure.rows.contains(&case.row)
+                && failure.direction.as_deref().is_none_or(|direction| {
+                    direction
+                        == match case.direction {
+                            Direction::Out => "out",
+                            Direction::In => "in",
+                        }
+                })
+        })
+    }
+}

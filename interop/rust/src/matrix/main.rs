@@ -1,0 +1,235 @@
+//! Runs the interoperability matrix: ours × every other peer × both directions × every operation.
+
+mod case;
+mod cases;
+mod child;
+mod known;
+mod prepare;
+mod table;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
+
+use crate::{
+    case::{Case, Listener, Outcome},
+    cases::{FULL, QUICK},
+    known::Known,
+    table::Results,
+};
+
+const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW]
+
+  --full  100 MiB, 1,000 streams, 60 s idle; without it, small sizes
+  --only  some of official, go, js, py; RESULTS.md is then left alone
+  --row   one row of the table; RESULTS.md is then left alone
+
+INTEROP_REQUIRE=go,js,py,rust makes a peer that cannot be prepared a failure.";
+
+const PEERS: [&str; 4] = ["official", "go", "js", "py"];
+
+/// Cases that wait at the same time.
+const WAITERS: usize = 8;
+
+struct Arguments {
+    full: bool,
+    peers: Vec<&'static str>,
+    row: Option<String>,
+    complete: bool,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool, String> {
+    let arguments = parse(env::args().skip(1))?;
+    let program = env::current_exe().map_err(|error| error.to_string())?;
+    let rust = program.with_file_name("peer");
+    let root = root()?;
+    let known =
+        Known::read(&root.join("known.toml")).map_err(|error| format!("known.toml: {error}"))?;
+
+    let start = Instant::now();
+    let ours = prepare::ours(&root, &rust)?;
+    let peers = prepare::peers(&root, &arguments.peers, &rust);
+    let mut missing = Vec::new();
+    let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
+    for peer in &peers {
+        if let Err(reason) = &peer.state {
+            eprintln!("{}: skipped: {reason}", peer.name);
+            let name = if peer.name == "official" {
+                "rust"
+            } else {
+                peer.name
+            };
+            if required.split(',').any(|required| required.trim() == name) {
+                missing.push(name);
+            }
+        }
+    }
+    eprintln!("prepared in {} s", start.elapsed().as_secs());
+
+    let sizes = if arguments.full { &FULL } else { &QUICK };
+    let start = Instant::now();
+    let mut busy = Vec::new();
+    let mut waiting = Vec::new();
+    for peer in &peers {
+        if let Ok(theirs) = &peer.state {
+            let (more_busy, more_waiting) = cases::of(peer.name, &ours, theirs, sizes);
+            busy.extend(more_busy);
+            waiting.extend(more_waiting);
+        }
+    }
+    if let Some(row) = &arguments.row {
+        busy.retain(|case| case.row == *row);
+        waiting.retain(|case| case.row == *row);
+    }
+    let mut cases = run_in_turn(busy, &root);
+    cases.extend(run_at_once(waiting, &root));
+    let took = start.elapsed();
+
+    let results = Results {
+        ours: &ours,
+        peers: &peers,
+        known: &known,
+        cases,
+    };
+    println!("{}", results.table());
+    let mode = if arguments.full { "full" } else { "quick" };
+    if arguments.complete {
+        let file = root.join("RESULTS.md");
+        fs::write(&file, results.document(mode, took))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    for repaired in results.repaired() {
+        println!("{repaired}");
+    }
+    let failures = results.failures();
+    for failure in &failures {
+        println!("FAILED {failure}");
+    }
+    for name in &missing {
+        println!("FAILED {name} is required, and could not be prepared");
+    }
+    println!(
+        "{} cases in {} s, {} failures",
+        results.cases.len(),
+        took.as_secs(),
+        failures.len()
+    );
+    Ok(failures.is_empty() && missing.is_empty())
+}
+
+/// One case after the other; a listener serves as many as it fits.
+fn run_in_turn(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
+    let mut listener: Option<Listener> = None;
+    cases
+        .into_iter()
+        .map(|case| {
+            if !listener
+                .as_mut()
+                .is_some_and(|listener| listener.fits(&case))
+            {
+                // The old one goes before the new one comes.
+                drop(listener.take());
+            }
+            let outcome = match &mut listener {
+                Some(listener) => case.run(listener, dir),
+                none => match Listener::start(&case.listener, case.family, dir) {
+                    Ok(started) => case.run(none.insert(started), dir),
+                    Err(error) => Outcome::Failed(error),
+                },
+            };
+            report(&case, &outcome);
+            (case, outcome)
+        })
+        .collect()
+}
+
+/// Some cases at a time, each with a listener of its own.
+fn run_at_once(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
+    let left = Mutex::new(cases.into_iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..WAITERS {
+            scope.spawn(|| {
+                loop {
+                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((index, case)) = next else { return };
+                    let outcome = match Listener::start(&case.listener, case.family, dir) {
+                        Ok(mut listener) => case.run(&mut listener, dir),
+                        Err(error) => Outcome::Failed(error),
+                    };
+                    report(&case, &outcome);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push((index, case, outcome));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _, _)| *index);
+    done.into_iter()
+        .map(|(_, case, outcome)| (case, outcome))
+        .collect()
+}
+
+fn report(case: &Case, outcome: &Outcome) {
+    let text = match outcome {
+        Outcome::Passed { ms } => format!("{ms} ms"),
+        Outcome::Unsupported(reason) => format!("unsupported: {reason}"),
+        Outcome::Failed(error) => format!("FAILED: {error}"),
+    };
+    eprintln!("{}: {text}", table::describe(case));
+}
+
+fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments {
+        full: false,
+        peers: PEERS.to_vec(),
+        row: None,
+        complete: true,
+    };
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--full" => arguments.full = true,
+            "--only" => {
+                let only = words.next().ok_or(USAGE)?;
+                arguments
+                    .peers
+                    .retain(|peer| only.split(',').any(|name| name == *peer));
+                arguments.complete = false;
+            }
+            "--row" => {
+                arguments.row = Some(words.next().ok_or(USAGE)?);
+                arguments.complete = false;
+            }
+            _ => return Err(USAGE.to_owned()),
+        }
+    }
+    Ok(arguments)
+}
+
+/// The directory of the matrix: where it was started, which `interop/run` makes sure of.
+fn root() -> Result<PathBuf, String> {
+    let root = env::current_dir().map_err(|error| error.to_string())?;
+    if root.join("known.toml").exists() {
+        Ok(root)
+    } else {
+        Err("known.toml is not here; start this with interop/run".to_owned())
+    }
+}

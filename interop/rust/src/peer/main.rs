@@ -1,0 +1,130 @@
+//! The Rust peers of the interoperability matrix: our transport, or the official one, under the same Swarm.
+
+mod arguments;
+mod node;
+mod operations;
+mod protocols;
+mod streams;
+mod transport;
+
+use std::{env, io, io::Write, process::ExitCode};
+
+use aws_lc_rs::{encoding::AsDer, rsa};
+use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    arguments::{Command, Options},
+    node::Node,
+};
+
+/// Why an operation has no result.
+pub enum Failure {
+    Failed(String),
+    TimedOut,
+    Unsupported(String),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (code, error) = match failure {
+                Failure::Failed(error) => (1, error),
+                Failure::TimedOut => (2, "timed out".to_owned()),
+                Failure::Unsupported(error) => (3, error),
+            };
+            print(&json!({ "ok": false, "error": error }));
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn run() -> Result<(), Failure> {
+    match arguments::parse(env::args().skip(1))? {
+        Command::Listen { addr, options } => listen(addr, &options).await,
+        Command::Dial {
+            addr,
+            operation,
+            options,
+        } => {
+            let dial = dial(addr, &operation, &options);
+            tokio::time::timeout(options.timeout, dial)
+                .await
+                .unwrap_or(Err(Failure::TimedOut))
+        }
+    }
+}
+
+async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
+    let (node, bound) = Node::start(keypair(&options.key)?, Some(addr)).await?;
+    let bound = bound.ok_or("no address")?.with(Protocol::P2p(node.peer_id));
+    print(&json!({ "listen": bound.to_string() }));
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminated.recv() => {}
+        () = end_of_input() => {}
+    }
+    Ok(())
+}
+
+async fn dial(addr: Multiaddr, operation: &str, options: &Options) -> Result<(), Failure> {
+    let (node, _) = Node::start(keypair(&options.key)?, None).await?;
+    let mut result = operations::run(&node, addr, operation, options).await?;
+    result.insert("ok".to_owned(), json!(true));
+    print(&Value::Object(result));
+    Ok(())
+}
+
+async fn end_of_input() {
+    let mut input = tokio::io::stdin();
+    let mut block = [0; 64];
+    while input.read(&mut block).await.is_ok_and(|length| length > 0) {}
+}
+
+fn keypair(kind: &str) -> Result<Keypair, Failure> {
+    match kind {
+        "ecdsa" => Ok(Keypair::generate_ecdsa()),
+        "ed25519" => Ok(Keypair::generate_ed25519()),
+        "rsa" => {
+            let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048)
+                .map_err(|_| "no RSA key".to_owned())?;
+            let mut der = key
+                .as_der()
+                .map_err(|_| "no encoding of the RSA key".to_owned())?
+                .as_ref()
+                .to_vec();
+            Keypair::rsa_from_pkcs8(&mut der).map_err(|error| error.to_string().into())
+        }
+        "secp256k1" => Ok(Keypair::generate_secp256k1()),
+        _ => Err(Failure::Unsupported(format!("no key of type {kind}"))),
+    }
+}
+
+/// Prints a line of JSON. If nobody reads it any more there is nobody to tell.
+pub fn print(value: &Value) {
+    let _ = writeln!(io::stdout(), "{value}");
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(error: &str) -> Self {
+        Self::Failed(error.to_owned())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}

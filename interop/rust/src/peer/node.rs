@@ -1,0 +1,199 @@
+//! A libp2p node: a Swarm in a task of its own, and the handle to it.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, identify,
+    identity::Keypair,
+    swarm::{self, DialError, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    protocols, streams,
+    transport::{self, Facts},
+};
+
+/// A handle to the Swarm's task; when it is dropped the Swarm is too.
+#[derive(Clone)]
+pub struct Node {
+    commands: mpsc::Sender<Command>,
+    pub facts: Facts,
+    pub peer_id: PeerId,
+}
+
+enum Command {
+    Dial(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
+    /// Answered by what the peer says of itself, as soon as it has.
+    Identify(oneshot::Sender<Value>),
+    Open(PeerId, streams::Request),
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    identify: identify::Behaviour,
+    streams: streams::Behaviour,
+}
+
+impl Node {
+    /// Starts a node, which listens if it has an `addr` to listen at; the address it got comes back.
+    pub async fn start(
+        keypair: Keypair,
+        addr: Option<Multiaddr>,
+    ) -> Result<(Self, Option<Multiaddr>), String> {
+        let chosen = transport::choose(&keypair)?;
+        let peer_id = keypair.public().to_peer_id();
+        let identify = identify::Config::new("interop/1.0.0".to_owned(), keypair.public())
+            .with_agent_version(chosen.agent);
+        let behaviour = Behaviour {
+            identify: identify::Behaviour::new(identify),
+            streams: streams::Behaviour::new(protocols::ALL, protocols::serve),
+        };
+        let config = swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(Duration::from_secs(3600));
+        let mut swarm = Swarm::new(chosen.transport, behaviour, peer_id, config);
+        let mut bound = None;
+        if let Some(addr) = addr {
+            swarm
+                .listen_on(addr)
+                .map_err(|error| format!("not listening: {error}"))?;
+            bound = Some(listen_addr(&mut swarm).await?);
+        }
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        tokio::spawn(run(swarm, receiver, chosen.facts.clone()));
+        let node = Self {
+            commands,
+            facts: chosen.facts,
+            peer_id,
+        };
+        Ok((node, bound))
+    }
+
+    /// Dials, and returns the peer that answered.
+    pub async fn dial(&self, addr: Multiaddr) -> Result<PeerId, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Dial(addr, reply)).await?;
+        answer.await.map_err(|_| SWARM_ENDED.to_owned())?
+    }
+
+    /// What the peer that was dialled says of itself.
+    pub async fn identify(&self) -> Result<Value, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Identify(reply)).await?;
+        answer.await.map_err(|_| SWARM_ENDED.to_owned())
+    }
+
+    /// Opens a stream on the connection to the peer; there is no new one if it is gone.
+    pub async fn open(&self, peer_id: PeerId, protocol: StreamProtocol) -> Result<Stream, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Open(peer_id, streams::Request { protocol, reply }))
+            .await?;
+        answer.await.map_err(|_| "no connection".to_owned())?
+    }
+
+    async fn command(&self, command: Command) -> Result<(), String> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| SWARM_ENDED.to_owned())
+    }
+}
+
+async fn listen_addr(swarm: &mut Swarm<Behaviour>) -> Result<Multiaddr, String> {
+    loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::NewListenAddr { address, .. } => return Ok(address),
+            SwarmEvent::ListenerError { error, .. } => return Err(error.to_string()),
+            SwarmEvent::ListenerClosed { reason, .. } => return Err(format!("{reason:?}")),
+            _ => {}
+        }
+    }
+}
+
+async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>, facts: Facts) {
+    let mut dial = None;
+    let mut waiting = None;
+    let mut identified: Option<Value> = None;
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Dial(addr, reply)) => {
+                    let opts = DialOpts::from(addr);
+                    let id = opts.connection_id();
+                    match swarm.dial(opts) {
+                        Ok(()) => dial = Some((id, reply)),
+                        Err(error) => { let _ = reply.send(Err(describe(&error))); }
+                    }
+                }
+                Some(Command::Identify(reply)) => match identified.clone() {
+                    Some(info) => { let _ = reply.send(info); }
+                    None => waiting = Some(reply),
+                },
+                Some(Command::Open(peer_id, request)) => {
+                    swarm.behaviour_mut().streams.open(peer_id, request);
+                }
+                None => return,
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::ConnectionEstablished { peer_id, endpoint, connection_id, .. } => {
+                    if endpoint.is_listener() {
+                        crate::print(&json!({ "connected": peer_id.to_string(), "facts": facts.of(peer_id) }));
+                    }
+                    if let Some((_, reply)) = dial.take_if(|(id, _)| *id == connection_id) {
+                        let _ = reply.send(Ok(peer_id));
+                    }
+                }
+                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                    if let Some((_, reply)) = dial.take_if(|(id, _)| *id == connection_id) {
+                        let _ = reply.send(Err(describe(&error)));
+                    }
+                }
+                SwarmEvent::IncomingConnectionError { error, .. } => eprintln!("incoming: {error:?}"),
+                SwarmEvent::ConnectionClosed { peer_id, cause, .. } => eprintln!("{peer_id} gone: {cause:?}"),
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
+                    let info = describe_identity(&info);
+                    if let Some(reply) = waiting.take() {
+                        let _ = reply.send(info.clone());
+                    }
+                    identified = Some(info);
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error { error, .. })) => {
+                    eprintln!("identify: {error}");
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn describe_identity(info: &identify::Info) -> Value {
+    json!({
+        "agent_version": info.agent_version,
+        "listen_addrs": info.listen_addrs.iter().map(Multiaddr::to_string).collect::<Vec<_>>(),
+        "observed_addr": info.observed_addr.to_string(),
+        "peer_id": info.public_key.to_peer_id().to_string(),
+        "protocols": info.protocols.iter().map(StreamProtocol::to_string).collect::<Vec<_>>(),
+    })
+}
+
+/// The error with the type that our transport gave it, if it did.
+fn describe(error: &DialError) -> String {
+    if let DialError::Transport(errors) = error {
+        for (_, error) in errors {
+            if let libp2p::TransportError::Other(error) = error
+                && let Some(cause) = error.get_ref()
+                && let Some(error) = cause.downcast_ref::<libp2p_quinn::Error>()
+            {
+                return format!("{error:?}");
+            }
+        }
+    }
+    format!("{error:?}")
+}
+
+/// Each is answered before the next is sent, but for streams, of which a hundred are opened at a time.
+const COMMANDS: usize = 128;
+
+const SWARM_ENDED: &str = "the swarm has ended";

@@ -1,0 +1,216 @@
+//! What every peer serves. The README says what each protocol is.
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::{Stream, StreamProtocol};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::transport::{self, Abort};
+
+pub const ABORT: StreamProtocol = StreamProtocol::new("/interop/abort/1.0.0");
+pub const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
+pub const HALF_CLOSE: StreamProtocol = StreamProtocol::new("/interop/half-close/1.0.0");
+pub const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
+pub const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
+pub const REPORT: StreamProtocol = StreamProtocol::new("/interop/report/1.0.0");
+pub const SLOW: StreamProtocol = StreamProtocol::new("/interop/slow/1.0.0");
+
+/// All of them.
+pub static ALL: &[StreamProtocol] = &[ABORT, ECHO, HALF_CLOSE, PERF, PING, REPORT, SLOW];
+
+/// Bytes that are read or written at once.
+pub const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Bytes that each side of a half-closed stream sends.
+pub const HALF_CLOSE_BYTES: usize = 64 * 1024;
+
+/// What the listener is asked to do with a stream of [`ABORT`].
+pub mod request {
+    /// Reset your half with the code.
+    pub const RESET: u8 = b'R';
+    /// Stop my half with the code.
+    pub const STOP: u8 = b'S';
+    /// Read until I reset my half, and remember the code.
+    pub const WATCH_RESET: u8 = b'r';
+    /// Write until I stop your half, and remember the code.
+    pub const WATCH_STOP: u8 = b's';
+}
+
+/// What the listener of [`ABORT`] answers first.
+pub mod answer {
+    /// I am ready, or have done it.
+    pub const READY: u8 = b'K';
+    /// My libp2p cannot do this.
+    pub const UNSUPPORTED: u8 = b'U';
+}
+
+/// What the last stream that had something to remember has seen.
+static REMEMBERED: Mutex<Value> = Mutex::new(Value::Null);
+
+/// Serves a stream in a task of its own.
+pub fn serve(protocol: StreamProtocol, stream: Stream) {
+    tokio::spawn(async move {
+        if let Err(error) = serve_one(&protocol, stream).await {
+            eprintln!("{protocol}: {error}");
+        }
+    });
+}
+
+async fn serve_one(protocol: &StreamProtocol, mut stream: Stream) -> io::Result<()> {
+    match protocol.as_ref() {
+        // A pong is what the ping was.
+        "/echo/1.0.0" | "/ipfs/ping/1.0.0" => echo(&mut stream).await,
+        "/perf/1.0.0" => perf(&mut stream).await,
+        "/interop/abort/1.0.0" => abort(stream).await,
+        "/interop/half-close/1.0.0" => half_close(&mut stream).await,
+        "/interop/report/1.0.0" => report(&mut stream).await,
+        "/interop/slow/1.0.0" => slow(&mut stream).await,
+        _ => Err(io::Error::other("nobody serves this")),
+    }
+}
+
+async fn echo(stream: &mut Stream) -> io::Result<()> {
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        let length = stream.read(&mut block).await?;
+        if length == 0 {
+            return stream.close().await;
+        }
+        stream.write_all(&block[..length]).await?;
+        stream.flush().await?;
+    }
+}
+
+async fn perf(stream: &mut Stream) -> io::Result<()> {
+    let mut header = [0; 8];
+    stream.read_exact(&mut header).await?;
+    read_to_end(stream, |_| ()).await?;
+    let mut left = u64::from_be_bytes(header);
+    let block = vec![0; BLOCK_BYTES];
+    while left > 0 {
+        let length = left.min(BLOCK_BYTES as u64);
+        stream.write_all(&block[..length as usize]).await?;
+        left -= length;
+    }
+    stream.close().await
+}
+
+async fn abort(mut stream: Stream) -> io::Result<()> {
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).await?;
+    let mut code = [0; 8];
+    code.copy_from_slice(&header[1..]);
+    let code = u64::from_be_bytes(code);
+    match header[0] {
+        request::RESET => {
+            if !transport::abort(&mut stream, Abort::Reset(code)) {
+                stream.write_all(&[answer::UNSUPPORTED]).await?;
+                stream.close().await?;
+            }
+            // The other half stays open until the peer has seen the end of ours.
+            read_to_end(&mut stream, |_| ()).await.map(|_| ())
+        }
+        request::STOP => {
+            stream.write_all(&[answer::READY]).await?;
+            stream.flush().await?;
+            if transport::abort(&mut stream, Abort::Stop(code)) {
+                // Open until the peer has seen that we stopped it.
+                tokio::time::sleep(LINGER).await;
+            }
+            // Dropping a stream that still receives is to stop it, with code 0.
+            Ok(())
+        }
+        request::WATCH_RESET => {
+            remember(Value::Null);
+            stream.write_all(&[answer::READY]).await?;
+            stream.flush().await?;
+            remember(match read_to_end(&mut stream, |_| ()).await {
+                Ok(_) => json!({ "eof": true }),
+                Err(error) => {
+                    json!({ "code": transport::code_of(&error), "error": error.to_string() })
+                }
+            });
+            Ok(())
+        }
+        request::WATCH_STOP => {
+            remember(Value::Null);
+            stream.write_all(&[answer::READY]).await?;
+            let error = write_until_error(&mut stream).await;
+            remember(json!({ "code": transport::code_of(&error), "error": error.to_string() }));
+            Ok(())
+        }
+        _ => Err(io::Error::other("unknown request")),
+    }
+}
+
+async fn half_close(stream: &mut Stream) -> io::Result<()> {
+    remember(Value::Null);
+    stream.write_all(&vec![0; HALF_CLOSE_BYTES]).await?;
+    stream.close().await?;
+    let received = read_to_end(stream, |_| ()).await?;
+    remember(json!({ "received": received }));
+    Ok(())
+}
+
+async fn report(stream: &mut Stream) -> io::Result<()> {
+    let report = lock().to_string();
+    stream.write_all(report.as_bytes()).await?;
+    stream.close().await
+}
+
+async fn slow(stream: &mut Stream) -> io::Result<()> {
+    let mut header = [0; 8];
+    stream.read_exact(&mut header).await?;
+    tokio::time::sleep(Duration::from_millis(u64::from_be_bytes(header))).await;
+    let mut hash = Sha256::new();
+    read_to_end(stream, |bytes| hash.update(bytes)).await?;
+    stream.write_all(&hash.finalize()).await?;
+    stream.close().await
+}
+
+/// Reads what comes until the end of the peer's half; returns how many bytes it was.
+pub async fn read_to_end(stream: &mut Stream, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut received = 0;
+    loop {
+        let length = stream.read(&mut block).await?;
+        if length == 0 {
+            return Ok(received);
+        }
+        each(&block[..length]);
+        received += length as u64;
+    }
+}
+
+/// Writes a little at a time until the peer, or the end of the connection, makes it fail.
+///
+/// Not as fast as it can: quinn-proto does not wake a writer that is stopped when the windows of both the
+/// stream and the connection are full, so the official peer would now and then hang here.
+pub async fn write_until_error(stream: &mut Stream) -> io::Error {
+    loop {
+        if let Err(error) = stream.write_all(&[0; 1024]).await {
+            return error;
+        }
+        tokio::time::sleep(WRITE_INTERVAL).await;
+    }
+}
+
+fn remember(seen: Value) {
+    *lock() = seen;
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Value> {
+    REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a stream is held that the peer is to see the end of.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long apart are the writes that wait for an error.
+const WRITE_INTERVAL: Duration = Duration::from_millis(5);

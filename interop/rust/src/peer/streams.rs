@@ -1,0 +1,222 @@
+//! Streams of any protocol, without a queue in which one could get lost.
+//!
+//! An inbound stream goes to a task of its own at once. An outbound one goes to whoever asked for it.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Ready, ready},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use libp2p::{
+    InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId, Stream, StreamProtocol,
+    core::{Endpoint, UpgradeInfo, transport::PortUse},
+    swarm::{
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
+        handler::{
+            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+        },
+    },
+};
+use tokio::sync::oneshot;
+
+/// Two thousand streams may be negotiated at once on a slow machine.
+const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is done with an inbound stream.
+pub type Serve = fn(StreamProtocol, Stream);
+
+/// Opens streams, and serves those of the peers.
+pub struct Behaviour {
+    protocols: &'static [StreamProtocol],
+    serve: Serve,
+    requests: VecDeque<(PeerId, Request)>,
+}
+
+/// Somebody waits for a stream.
+#[derive(Debug)]
+pub struct Request {
+    pub protocol: StreamProtocol,
+    pub reply: oneshot::Sender<Result<Stream, String>>,
+}
+
+impl Behaviour {
+    pub fn new(protocols: &'static [StreamProtocol], serve: Serve) -> Self {
+        Self {
+            protocols,
+            serve,
+            requests: VecDeque::new(),
+        }
+    }
+
+    /// Opens a stream to a connected peer. Without a connection the request is dropped, and its receiver
+    /// told so.
+    pub fn open(&mut self, peer_id: PeerId, request: Request) {
+        self.requests.push_back((peer_id, request));
+    }
+
+    fn handler(&self) -> Handler {
+        Handler {
+            protocols: self.protocols,
+            serve: self.serve,
+            requests: VecDeque::new(),
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler())
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler())
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        self.requests
+            .pop_front()
+            .map_or(Poll::Pending, |(peer_id, event)| {
+                Poll::Ready(ToSwarm::NotifyHandler {
+                    peer_id,
+                    handler: NotifyHandler::Any,
+                    event,
+                })
+            })
+    }
+}
+
+/// The streams of one connection.
+pub struct Handler {
+    protocols: &'static [StreamProtocol],
+    serve: Serve,
+    requests: VecDeque<Request>,
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Request;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = AnyOf;
+    type OutboundProtocol = AnyOf;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = oneshot::Sender<Result<Stream, String>>;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<AnyOf> {
+        SubstreamProtocol::new(AnyOf(self.protocols.to_vec()), ()).with_timeout(NEGOTIATION_TIMEOUT)
+    }
+
+    /// A peer of the matrix decides itself when it hangs up.
+    fn connection_keep_alive(&self) -> bool {
+        true
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<AnyOf, Self::OutboundOpenInfo, Infallible>> {
+        self.requests
+            .pop_front()
+            .map_or(Poll::Pending, |Request { protocol, reply }| {
+                Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                    protocol: SubstreamProtocol::new(AnyOf(vec![protocol]), reply)
+                        .with_timeout(NEGOTIATION_TIMEOUT),
+                })
+            })
+    }
+
+    fn on_behaviour_event(&mut self, request: Request) {
+        self.requests.push_back(request);
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, AnyOf, AnyOf, (), Self::OutboundOpenInfo>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (protocol, stream),
+                ..
+            }) => (self.serve)(protocol, stream),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (_, stream),
+                info: reply,
+            }) => {
+                // Whoever asked may have given up.
+                let _ = reply.send(Ok(stream));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: reply, error }) => {
+                let error = match error {
+                    StreamUpgradeError::Timeout => "negotiation timed out".to_owned(),
+                    StreamUpgradeError::NegotiationFailed => "protocol not supported".to_owned(),
+                    StreamUpgradeError::Io(error) => format!("stream not negotiated: {error}"),
+                    StreamUpgradeError::Apply(never) => match never {},
+                };
+                let _ = reply.send(Err(error));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An upgrade to one of some protocols that does nothing but say which.
+pub struct AnyOf(Vec<StreamProtocol>);
+
+impl UpgradeInfo for AnyOf {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for AnyOf {
+    type Output = (StreamProtocol, Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((protocol, stream)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for AnyOf {
+    type Output = (StreamProtocol, Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((protocol, stream)))
+    }
+}

@@ -1,0 +1,198 @@
+//! The transport under test, ours or the official one, behind libp2p's boxes; and what only ours tells.
+
+use std::{
+    cell::Cell,
+    env, io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::{
+    PeerId, Stream, Transport as _,
+    core::{
+        muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent},
+        transport::Boxed,
+    },
+    identity::Keypair,
+    quic,
+};
+use libp2p_quinn::{Config, Connection, ConnectionError, Handle, StreamError, Transport};
+use serde_json::{Value, json};
+
+/// Chooses the transport: `ours`, which is the default, or `official`.
+const VARIABLE: &str = "INTEROP_TRANSPORT";
+
+/// A transport for a Swarm.
+pub struct Chosen {
+    pub transport: Boxed<(PeerId, StreamMuxerBox)>,
+    pub facts: Facts,
+    /// Name and version, as identify tells them.
+    pub agent: String,
+}
+
+/// What the transport knows of its connections. The official one tells nothing.
+#[derive(Clone)]
+pub struct Facts(Option<Handle>);
+
+/// Builds the transport that the environment asks for.
+pub fn choose(keypair: &Keypair) -> Result<Chosen, String> {
+    match env::var(VARIABLE).as_deref() {
+        Ok("official") => Ok(Chosen {
+            transport: quic::tokio::Transport::new(quic::Config::new(keypair))
+                .map(|(peer_id, connection), _| (peer_id, StreamMuxerBox::new(connection)))
+                .boxed(),
+            facts: Facts(None),
+            agent: "rust-libp2p-quic".to_owned(),
+        }),
+        Ok("ours") | Err(_) => {
+            let transport = Transport::new(Config::new(keypair));
+            let facts = Facts(Some(transport.handle()));
+            Ok(Chosen {
+                transport: transport
+                    .map(|(peer_id, connection), _| {
+                        (peer_id, StreamMuxerBox::new(Muxer(connection)))
+                    })
+                    .boxed(),
+                facts,
+                agent: "libp2p-quinn".to_owned(),
+            })
+        }
+        Ok(other) => Err(format!("{VARIABLE} is neither ours nor official: {other}")),
+    }
+}
+
+impl Facts {
+    /// What was negotiated with `peer_id`; null if nobody tells.
+    pub fn of(&self, peer_id: PeerId) -> Value {
+        let Some(handle) = &self.0 else {
+            return Value::Null;
+        };
+        handle
+            .stats()
+            .connections
+            .iter()
+            .find(|connection| connection.peer_id == Some(peer_id))
+            .map_or(Value::Null, |connection| {
+                json!({
+                    "cipher_suite": connection.cipher_suite,
+                    "key_exchange_group": connection.key_exchange_group,
+                    "lost_packets": connection.lost_packets,
+                    "mtu_bytes": connection.mtu_bytes,
+                    "remote_addr": connection.remote_addr.to_string(),
+                    "rtt_us": u64::try_from(connection.rtt.as_micros()).unwrap_or(u64::MAX),
+                })
+            })
+    }
+}
+
+/// How a stream ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abort {
+    Reset(u64),
+    Stop(u64),
+}
+
+thread_local! {
+    /// What the next flush on this thread is to do instead, if it reaches a stream of ours.
+    static ABORT: Cell<Option<Abort>> = const { Cell::new(None) };
+}
+
+/// Ends one half of a stream with a code, through libp2p's boxes, which have no way to.
+///
+/// Returns whether the transport could.
+pub fn abort(stream: &mut Stream, abort: Abort) -> bool {
+    ABORT.set(Some(abort));
+    // Ready at once where it gets through; and where it does not, nothing was written that needs it.
+    let _ = Pin::new(stream).poll_flush(&mut Context::from_waker(Waker::noop()));
+    ABORT.take().is_none()
+}
+
+/// The code of the RESET_STREAM or STOP_SENDING that an error comes from.
+pub fn code_of(error: &io::Error) -> Option<u64> {
+    let cause = error.get_ref()?;
+    if let Some(error) = cause.downcast_ref::<StreamError>() {
+        return match error {
+            StreamError::Reset(code) | StreamError::Stopped(code) => Some(*code),
+            _ => None,
+        };
+    }
+    if let Some(quinn::ReadError::Reset(code)) = cause.downcast_ref() {
+        return Some(code.into_inner());
+    }
+    if let Some(quinn::WriteError::Stopped(code)) = cause.downcast_ref() {
+        return Some(code.into_inner());
+    }
+    None
+}
+
+/// Our connection, with a back door into its streams.
+struct Muxer(Connection);
+
+impl StreamMuxer for Muxer {
+    type Substream = BackDoor;
+    type Error = ConnectionError;
+
+    fn poll_inbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<BackDoor, ConnectionError>> {
+        Pin::new(&mut self.0).poll_inbound(cx).map_ok(BackDoor)
+    }
+
+    fn poll_outbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<BackDoor, ConnectionError>> {
+        Pin::new(&mut self.0).poll_outbound(cx).map_ok(BackDoor)
+    }
+
+    fn poll_close(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ConnectionError>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<StreamMuxerEvent, ConnectionError>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// A stream of ours that looks for [`ABORT`] when it is flushed.
+struct BackDoor(libp2p_quinn::Stream);
+
+impl AsyncRead for BackDoor {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BackDoor {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ABORT.take() {
+            Some(Abort::Reset(code)) => Poll::Ready(self.0.reset(code).map_err(io::Error::from)),
+            Some(Abort::Stop(code)) => Poll::Ready(self.0.stop(code).map_err(io::Error::from)),
+            None => Pin::new(&mut self.0).poll_flush(cx),
+        }
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
