@@ -16,7 +16,7 @@ peer dial MULTIADDR OPERATION [--OPTION VALUE]…`
 
 const KEYS = { ecdsa: 'ECDSA', ed25519: 'Ed25519', rsa: 'RSA', secp256k1: 'secp256k1' }
 
-/** Streams of one protocol that a connection may have; the default of 32 is for one that nobody floods. */
+/** Streams of one protocol that a connection may have. A ping may overlap with the end of the one before. */
 const MAX_STREAMS = 10_000
 
 function parse (args) {
@@ -46,7 +46,7 @@ async function createNode (options, listen) {
     connectionGater: { denyDialMultiaddr: () => false },
     privateKey: await generateKeyPair(KEYS[options.key]),
     nodeInfo: { name: 'js-libp2p', version: version('libp2p') },
-    services: { identify: identify(), ping: ping() },
+    services: { identify: identify(), ping: ping({ maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }) },
     transports: [quic()]
   })
   await serve(node, MAX_STREAMS)
@@ -123,5 +123,5 @@ try {
     fail(1, USAGE)
   }
 } catch (error) {
-  fail(1, `${error.name}: ${error.message}`)
+  fail(error.name === 'UnsupportedKeyTypeError' ? 3 : 1, `${error.name}: ${error.message}`)
 }

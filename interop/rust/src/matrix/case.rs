@@ -76,19 +76,32 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn start(invocation: &Invocation, family: Family, dir: &Path) -> Result<Self, String> {
+    /// Starts a listener, or says how the case that needs it has ended without one.
+    pub fn start(invocation: &Invocation, family: Family, dir: &Path) -> Result<Self, Outcome> {
+        Self::try_start(invocation, family, dir).map_err(|(code, error)| match code {
+            Some(3) => Outcome::Unsupported(error),
+            _ => Outcome::Failed(format!("the listener does not start: {error}")),
+        })
+    }
+
+    fn try_start(
+        invocation: &Invocation,
+        family: Family,
+        dir: &Path,
+    ) -> Result<Self, (Option<i32>, String)> {
         let addr = match family {
             Family::V4 => "/ip4/127.0.0.1/udp/0/quic-v1",
             Family::V6 => "/ip6/::1/udp/0/quic-v1",
         };
-        let process = insert(invocation, &["listen", addr]).start(dir)?;
-        let line = process
-            .line(Instant::now() + START)
-            .ok_or_else(|| format!("the listener does not start: {}", process.errors()))?;
-        let addr = line["listen"]
-            .as_str()
-            .ok_or_else(|| format!("the listener says {line}"))?
-            .to_owned();
+        let mut process = insert(invocation, &["listen", addr])
+            .start(dir)
+            .map_err(|error| (None, error))?;
+        let Some(line) = process.line(Instant::now() + START) else {
+            return Err((None, process.errors()));
+        };
+        let Some(addr) = line["listen"].as_str().map(ToOwned::to_owned) else {
+            return Err((wait(&mut process), line.to_string()));
+        };
         Ok(Self {
             invocation: invocation.clone(),
             family,
@@ -133,7 +146,8 @@ impl Case {
         listener.seen.clear();
         match self.try_run(listener, dir) {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Failed(error),
+            // Where this copy of the repository lies is nobody's business.
+            Err(error) => Outcome::Failed(error.replace(&dir.display().to_string(), "interop")),
         }
     }
 
@@ -225,13 +239,13 @@ impl Case {
             }
         }
         match &self.expect {
-            Expect::Codes { seen, peer_saw } => {
-                if result["seen"] != *seen || result["peer_saw"] != *peer_saw {
-                    return Err(format!(
-                        "codes: {} was seen here and {} there, instead of {seen} and {peer_saw}",
-                        result["seen"], result["peer_saw"]
-                    ));
-                }
+            Expect::Codes { seen, peer_saw }
+                if result["seen"] != *seen || result["peer_saw"] != *peer_saw =>
+            {
+                return Err(format!(
+                    "codes: {} was seen here and {} there, instead of {seen} and {peer_saw}",
+                    result["seen"], result["peer_saw"]
+                ));
             }
             Expect::Group(expected) if group != *expected => {
                 return Err(format!(

@@ -150,7 +150,7 @@ fn run_in_turn(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
                 Some(listener) => case.run(listener, dir),
                 none => match Listener::start(&case.listener, case.family, dir) {
                     Ok(started) => case.run(none.insert(started), dir),
-                    Err(error) => Outcome::Failed(error),
+                    Err(outcome) => outcome,
                 },
             };
             report(&case, &outcome);
@@ -171,7 +171,7 @@ fn run_at_once(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
                     let Some((index, case)) = next else { return };
                     let outcome = match Listener::start(&case.listener, case.family, dir) {
                         Ok(mut listener) => case.run(&mut listener, dir),
-                        Err(error) => Outcome::Failed(error),
+                        Err(outcome) => outcome,
                     };
                     report(&case, &outcome);
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);

@@ -116,6 +116,8 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
     let mut dial = None;
     let mut waiting = None;
     let mut identified: Option<Value> = None;
+    // Why the last connection ended.
+    let mut closed = "there was none".to_owned();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -131,8 +133,11 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     Some(info) => { let _ = reply.send(info); }
                     None => waiting = Some(reply),
                 },
-                Some(Command::Open(peer_id, request)) => {
+                Some(Command::Open(peer_id, request)) if swarm.is_connected(&peer_id) => {
                     swarm.behaviour_mut().streams.open(peer_id, request);
+                }
+                Some(Command::Open(_, request)) => {
+                    let _ = request.reply.send(Err(format!("no connection: {closed}")));
                 }
                 None => return,
             },
@@ -151,7 +156,10 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     }
                 }
                 SwarmEvent::IncomingConnectionError { error, .. } => eprintln!("incoming: {error:?}"),
-                SwarmEvent::ConnectionClosed { peer_id, cause, .. } => eprintln!("{peer_id} gone: {cause:?}"),
+                SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+                    closed = format!("{cause:?}");
+                    eprintln!("{peer_id} gone: {closed}");
+                }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
                     let info = describe_identity(&info);
                     if let Some(reply) = waiting.take() {

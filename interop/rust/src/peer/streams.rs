@@ -179,7 +179,7 @@ impl ConnectionHandler for Handler {
                 let error = match error {
                     StreamUpgradeError::Timeout => "negotiation timed out".to_owned(),
                     StreamUpgradeError::NegotiationFailed => "protocol not supported".to_owned(),
-                    StreamUpgradeError::Io(error) => format!("stream not negotiated: {error}"),
+                    StreamUpgradeError::Io(error) => format!("stream not negotiated: {error:?}"),
                     StreamUpgradeError::Apply(never) => match never {},
                 };
                 let _ = reply.send(Err(error));
