@@ -178,8 +178,8 @@ impl Case {
                 break line;
             }
             if let Some(code) = dialer.exit_code() {
-                // Its last line may have come between the two looks.
-                if let Some(line) = dialer.lines().pop() {
+                // Its last line may have come between the two looks, or be on its way here.
+                if let Some(line) = dialer.line(Instant::now() + POLL * 20) {
                     break line;
                 }
                 return Err(format!("exit code {code}, no result: {}", dialer.errors()));

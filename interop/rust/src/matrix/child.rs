@@ -78,7 +78,11 @@ impl Invocation {
                 output.push('\n');
             }
             if let Some(code) = process.exit_code() {
-                output.extend(process.lines.try_iter().map(|line| line + "\n"));
+                // What is still on its way here ends with the pipe.
+                while let Ok(line) = process.lines.recv_timeout(POLL * 20) {
+                    output.push_str(&line);
+                    output.push('\n');
+                }
                 if code == 0 {
                     return Ok(output);
                 }
