@@ -477,6 +477,11 @@ fn every_setter_refuses_what_cannot_work_and_names_itself() {
     }
     refuses("max_peer_streams", config().max_peer_streams(0));
     refuses("max_pending_incoming", config().max_pending_incoming(0));
+    refuses("max_peer_streams", config().max_peer_streams(65_537));
+    refuses(
+        "keep_alive_interval",
+        config().keep_alive_interval(Some(Duration::MAX)),
+    );
     refuses("send_window_bytes", config().send_window_bytes(0));
     refuses("shards", config().shards(0));
     refuses("shards", config().shards(65));

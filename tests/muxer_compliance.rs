@@ -209,6 +209,9 @@ async fn a_stop_arrives_with_its_code() {
             let error = write_until_error(&mut far).await;
             assert_eq!(stream_error(&error), &StreamError::Stopped(code));
             assert_eq!(far.stop_code(), Some(code));
+            // Too late for a reset, which must not make it forget why.
+            assert_eq!(far.reset(7), Err(StreamError::Closed));
+            assert_eq!(far.stop_code(), Some(code));
             far.close().await.unwrap();
             assert_eq!(near.stop(code), Err(StreamError::Closed));
             // The other half is not concerned.

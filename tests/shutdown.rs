@@ -16,7 +16,7 @@ use futures::{AsyncReadExt, AsyncWriteExt, executor::block_on, future::poll_imme
 use libp2p_core::muxing::StreamMuxerExt;
 use libp2p_quinn::{ConnectionError, DialError, Error, Handle, HandshakeError, StreamError};
 use support::{
-    node::{Node, bounded, connect, connect_at, echo, poll_now, until},
+    node::{Node, bounded, connect, connect_at, echo, poll_now, socket_addr, until},
     streams::{ask, open_between, stream_error, transfer_through_echo},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -119,6 +119,36 @@ fn connections_outlive_their_transport_and_leave_nothing() {
                 .iter()
                 .all(|handle| handle.stats().registry.connections == 1)
         );
+        dialled.close().await.unwrap();
+        echo.await.unwrap();
+        handles
+    });
+}
+
+#[test]
+fn datagrams_for_a_shard_that_has_ended_keep_nothing() {
+    leaves_nothing(async || {
+        let (mut dialer, mut listener) = (Node::new(), Node::with(|config| config.shards(2)));
+        let addr = listener.listen().await;
+        let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let handles = vec![dialer.transport.handle(), listener.transport.handle()];
+        drop((dialer, listener));
+        let echo = tokio::spawn(echo(accepted));
+        // One of the two shards has no connection and ends; strangers still send to it.
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let target = socket_addr(&addr);
+        let forwarded = || handles[1].stats().registry.forwarded;
+        let before = forwarded();
+        until(|| {
+            for first in [0, 1] {
+                stranger
+                    .send_to(&[0x40, first, 2, 3, 4, 5, 6, 7, 8, 9], target)
+                    .unwrap();
+            }
+            forwarded() > before + 100
+        })
+        .await;
+        transfer_through_echo(&mut dialled, 1_000_000).await;
         dialled.close().await.unwrap();
         echo.await.unwrap();
         handles

@@ -228,6 +228,31 @@ fn migration_can_be_forbidden() {
 }
 
 #[test]
+fn what_comes_from_no_host_is_not_answered() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let now = network.now;
+    let mut unknown_version = vec![0xc0, 0xff, 0, 0, 9, 8];
+    unknown_version.resize(1200, 1);
+    // To send to port 0 is an error, for which the socket would give up segmentation offload.
+    for from in [
+        "192.0.2.9:0",
+        "0.0.0.0:9",
+        "224.0.0.1:9",
+        "255.255.255.255:9",
+    ] {
+        network.nodes[1].receive(now, from.parse().unwrap(), &unknown_version);
+    }
+    network.settle();
+    assert!(network.intercept().is_empty());
+    let books = network.nodes[1].books().0;
+    assert_eq!((books.malformed, books.responses_sent), (4, 0));
+    let from = "192.0.2.9:9".parse().unwrap();
+    network.nodes[1].receive(now, from, &unknown_version);
+    network.settle();
+    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+}
+
+#[test]
 fn connections_between_the_same_addresses_are_told_apart() {
     const CONNECTIONS: usize = 20;
 
