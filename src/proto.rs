@@ -24,7 +24,7 @@ pub(crate) use self::{
     datagram::{Datagram, Incoming, Outbound, Sent, Socket},
     pending::IncomingKey,
     registry::{Registry, Totals},
-    router::{Malformed, Route, long_header_id, route},
+    router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},
     streams::StreamId,
 };

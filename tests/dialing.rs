@@ -153,6 +153,14 @@ async fn leaves_from(dialer: &mut Node, remote: &Multiaddr) -> SocketAddr {
     local_addr.unwrap()
 }
 
+/// Waits until a wildcard listener has announced its loopback address.
+async fn announces_loopback(node: &mut Node) {
+    while !matches!(
+        node.event().await,
+        TransportEvent::NewAddress { listen_addr, .. } if socket_addr(&listen_addr).ip().is_loopback()
+    ) {}
+}
+
 #[tokio::test]
 async fn a_loopback_listener_is_not_used_for_another_host() {
     bounded(async {
@@ -179,10 +187,7 @@ async fn a_wildcard_listener_is_used_for_every_host_once_its_loopback_address_is
         let own = dialer.stats().listeners[0].local_addr.port();
         let (_target, loopback) = silent("127.0.0.1");
         assert_ne!(leaves_from(&mut dialer, &loopback).await.port(), own);
-        while !matches!(
-            dialer.event().await,
-            TransportEvent::NewAddress { listen_addr, .. } if socket_addr(&listen_addr).ip().is_loopback()
-        ) {}
+        announces_loopback(&mut dialer).await;
         assert_eq!(leaves_from(&mut dialer, &loopback).await.port(), own);
         let nobody = NOBODY.parse().unwrap();
         assert_eq!(leaves_from(&mut dialer, &nobody).await.port(), own);
@@ -200,10 +205,7 @@ async fn a_dial_leaves_from_the_listener_at_the_address_that_the_kernel_would_ch
             .listen_on(ListenerId::next(), wildcard)
             .unwrap();
         let any = dialer.stats().listeners[0].local_addr.port();
-        while !matches!(
-            dialer.event().await,
-            TransportEvent::NewAddress { listen_addr, .. } if socket_addr(&listen_addr).ip().is_loopback()
-        ) {}
+        announces_loopback(&mut dialer).await;
         let id = ListenerId::next();
         dialer
             .transport

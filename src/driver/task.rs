@@ -22,9 +22,7 @@ use super::{
 use crate::{
     error::DialError,
     net::{ReceiveBuffers, Timer, UdpSocket, clock},
-    proto::{
-        Datagram, Malformed, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
-    },
+    proto::{Datagram, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route},
 };
 
 /// Most turns of connections in one round; then the sockets are read again.
@@ -255,9 +253,7 @@ impl Driver {
                         }
                     }
                     Route::NonQuic => registry.non_quic += 1,
-                    Route::Drop(
-                        Malformed::Empty | Malformed::NoConnectionId | Malformed::Truncated,
-                    ) => registry.malformed += 1,
+                    Route::Drop(_) => registry.malformed += 1,
                 }
                 if contents.is_empty() {
                     break;

@@ -393,6 +393,7 @@ impl<S: Socket> Shard<S> {
             return true;
         };
         slot.queued = false;
+        let unanswered = slot.unanswered_dial;
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
         let mut turn = Turn {
@@ -405,7 +406,6 @@ impl<S: Socket> Shard<S> {
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
             registry: &self.registry,
-            answered: None,
         };
 
         // In the order in which they have happened: datagrams have arrived before now.
@@ -430,9 +430,10 @@ impl<S: Socket> Shard<S> {
         if drained {
             turn.connection.on_drained();
         }
-        let answered = turn.answered.take();
         let slot = turn.slot;
-        if let Some(initial_id) = answered {
+        if let Some(initial_id) = unanswered
+            && slot.unanswered_dial.is_none()
+        {
             self.unanswered.remove(&initial_id);
         }
         self.deadlines.arm(handle, &mut slot.armed, deadline);

@@ -69,8 +69,6 @@ pub(super) struct Turn<'a, S> {
     pub(super) inbox_bytes: &'a mut usize,
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
-    /// The ID of our first packet, if it was answered in this turn.
-    pub(super) answered: Option<ConnectionId>,
 }
 
 impl<S: Socket> Turn<'_, S> {
@@ -81,7 +79,7 @@ impl<S: Socket> Turn<'_, S> {
                 break;
             };
             *self.inbox_bytes -= received.len;
-            self.answered = self.slot.unanswered_dial.take().or(self.answered);
+            self.slot.unanswered_dial = None;
             self.connection.handle_event(received.event);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
