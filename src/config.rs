@@ -1,6 +1,7 @@
 //! Configuration: every number is a named constant with its reason, and is lowered to quinn-proto's types
 //! here and nowhere else.
 
+mod retry;
 mod secrets;
 
 use std::{sync::Arc, time::Duration};
@@ -11,6 +12,7 @@ use quinn_proto::{
     ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
 };
 
+pub use self::retry::RetryPolicy;
 use self::secrets::{ResetKey, TokenKey};
 use crate::{
     authenticator::{Authenticator, GenerateError},
@@ -112,6 +114,7 @@ struct Knobs {
     measure_routing: bool,
     migration: bool,
     mtu_discovery: bool,
+    retry: RetryPolicy,
     send_window: u64,
     shards: Shards,
     socket_buffers: BufferSizes,
@@ -213,6 +216,7 @@ impl Config {
             handshake_timeout: self.knobs.handshake_timeout,
             max_pending_incoming: self.knobs.max_pending_incoming,
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
+            retry_from: self.knobs.retry.threshold(self.knobs.shards),
         })
     }
 }
@@ -376,6 +380,17 @@ impl ConfigBuilder {
         self
     }
 
+    /// When an incoming connection has to prove its address before it costs anything (Retry,
+    /// [RFC 9000 §8.1.2]).
+    ///
+    /// Default: [`RetryPolicy::UnderLoad`], with 256 handshakes.
+    ///
+    /// [RFC 9000 §8.1.2]: https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2
+    pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.knobs.retry = policy;
+        self
+    }
+
     /// Bytes that may be under way to a peer without its acknowledgement.
     ///
     /// Bounds what a connection holds for retransmission. Should be twice the bandwidth-delay product of
@@ -483,6 +498,7 @@ impl Default for Knobs {
             measure_routing: false,
             migration: true,
             mtu_discovery: true,
+            retry: RetryPolicy::default(),
             send_window: SEND_WINDOW_BYTES,
             shards: SHARDS,
             socket_buffers: BufferSizes {

@@ -53,7 +53,7 @@ mod transport;
 
 pub use self::{
     authenticator::{CertificateError, GenerateError, PeerAuthenticator, VerifiedPeer},
-    config::{Config, ConfigBuilder},
+    config::{Config, ConfigBuilder, RetryPolicy},
     connecting::Connecting,
     connection::Connection,
     error::{

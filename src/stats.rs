@@ -50,6 +50,8 @@ pub struct TransportStats {
     pub incoming_refused: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
+    /// Retry packets sent, as [`RetryPolicy`](crate::RetryPolicy) says.
+    pub retries_sent: u64,
     /// Datagrams or batches that the operating system refused to send; QUIC repairs the loss.
     pub send_errors: u64,
     /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
@@ -194,6 +196,7 @@ impl AddAssign for TransportStats {
         self.incoming += other.incoming;
         self.incoming_refused += other.incoming_refused;
         self.receive_errors += other.receive_errors;
+        self.retries_sent += other.retries_sent;
         self.send_errors += other.send_errors;
         self.segmentation_fallbacks += other.segmentation_fallbacks;
         self.shards += other.shards;

@@ -20,6 +20,7 @@ use libp2p_core::muxing::{StreamMuxerEvent, StreamMuxerExt};
 use libp2p_identity::Keypair;
 use libp2p_quinn::{
     Config, ConfigBuilder, ConfigError, Connection, ConnectionError, Error, HandshakeError,
+    RetryPolicy,
 };
 use support::{
     node::{Node, bounded, connect, connect_at, echo, quic_addr, socket_addr, until},
@@ -526,4 +527,24 @@ fn settings_that_contradict_each_other_are_refused_together() {
         "{built:?}"
     );
     windows(1000, 1000).unwrap();
+}
+
+#[tokio::test]
+async fn retry_policy_decides_who_has_to_prove_an_address() {
+    bounded(async {
+        for (policy, asks) in [
+            (RetryPolicy::Always, true),
+            (RetryPolicy::Never, false),
+            (RetryPolicy::UnderLoad { handshakes: 0 }, true),
+            (RetryPolicy::UnderLoad { handshakes: 64 }, false),
+        ] {
+            let mut dialer = Node::new();
+            let mut listener = Node::with(|config| Ok(config.retry_policy(policy)));
+            let (_dialled, _accepted) = connect(&mut dialer, &mut listener).await;
+            let transport = listener.stats().transport;
+            assert_eq!(transport.retries_sent > 0, asks, "{policy:?}");
+            assert_eq!(transport.handshakes_completed, 1, "{policy:?}");
+        }
+    })
+    .await;
 }

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_pending_incoming: usize,
     pub(crate) mtu_discovery: bool,
+    /// Unfinished handshakes of incoming connections from which on a Retry is asked for.
+    pub(crate) retry_from: Option<usize>,
 }
 
 /// One quinn-proto endpoint with its connections.
@@ -58,9 +60,12 @@ pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
     handshake_timeout: Duration,
+    retry_from: Option<usize>,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
+    /// Accepted connections in the middle of their handshake.
+    half_open: usize,
     /// Dials that have not heard anything, by the ID of their first packet.
     unanswered: FxHashMap<ConnectionId, ConnectionHandle>,
     /// Connections that want a turn, each at most once.
@@ -110,8 +115,10 @@ impl<S: Socket> Shard<S> {
                 None,
             ),
             handshake_timeout: settings.handshake_timeout,
+            retry_from: settings.retry_from,
             slots: Vec::new(),
             live: 0,
+            half_open: 0,
             unanswered: FxHashMap::default(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
@@ -201,8 +208,12 @@ impl<S: Socket> Shard<S> {
                 if !socket.is_listening() {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
+                    return;
+                }
+                totals.routed_initial += 1;
+                if self.must_prove_its_address(&incoming) {
+                    self.retry(incoming, &socket, out);
                 } else {
-                    totals.routed_initial += 1;
                     self.pending.insert(now, incoming, socket);
                     self.note_pending();
                 }
@@ -223,6 +234,28 @@ impl<S: Socket> Shard<S> {
                 totals.dropped_overload += 1;
             }
             None => totals.unknown += 1,
+        }
+    }
+
+    /// Whether a Retry is due: there is much to do, and the sender may have forged its address.
+    fn must_prove_its_address(&self, incoming: &quinn_proto::Incoming) -> bool {
+        let unfinished = self.pending.len() + self.half_open;
+        self.retry_from.is_some_and(|limit| unfinished >= limit)
+            && !incoming.remote_address_validated()
+    }
+
+    /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
+    fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
+        self.buf.clear();
+        match self.endpoint.retry(incoming, &mut self.buf) {
+            Ok(transmit) => {
+                self.totals.transport.retries_sent += 1;
+                self.count_sent(&transmit);
+                // Blocked or not: it is an answer to a stranger.
+                let _ = out.send(socket, transmit, &self.buf);
+            }
+            // Whoever has come back already is validated, and never gets here.
+            Err(error) => self.endpoint.ignore(error.into_incoming()),
         }
     }
 
@@ -394,6 +427,7 @@ impl<S: Socket> Shard<S> {
         };
         slot.queued = false;
         let unanswered = slot.unanswered_dial;
+        let was_half_open = slot.is_half_open();
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
         let mut turn = Turn {
@@ -435,6 +469,9 @@ impl<S: Socket> Shard<S> {
             && slot.unanswered_dial.is_none()
         {
             self.unanswered.remove(&initial_id);
+        }
+        if was_half_open && !slot.is_half_open() {
+            self.half_open -= 1;
         }
         self.deadlines.arm(handle, &mut slot.armed, deadline);
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
@@ -501,6 +538,7 @@ impl<S: Socket> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
+            direction,
             inbox: VecDeque::new(),
             armed: Armed::default(),
             expired: false,
@@ -510,6 +548,9 @@ impl<S: Socket> Shard<S> {
             blocked: false,
         });
         self.live += 1;
+        if direction == Direction::Inbound {
+            self.half_open += 1;
+        }
         self.want_turn(handle);
         shared
     }
@@ -519,6 +560,9 @@ impl<S: Socket> Shard<S> {
             return;
         };
         self.live -= 1;
+        if slot.is_half_open() {
+            self.half_open -= 1;
+        }
         if let Some(initial_id) = slot.unanswered_dial {
             self.unanswered.remove(&initial_id);
         }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, mem, sync::Mutex, time::Instant};
 use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
 use super::{
-    connection::{Connection, SharedConnection},
+    connection::{Connection, Direction, SharedConnection},
     connection_id::IssuedIds,
     datagram::{Outbound, Sent, Socket},
     deadlines::Armed,
@@ -31,6 +31,7 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
+    pub(super) direction: Direction,
     pub(super) inbox: VecDeque<Received<S>>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
@@ -45,6 +46,13 @@ pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     pub(super) len: usize,
     pub(super) socket: S,
+}
+
+impl<S> Slot<S> {
+    /// Whether it came in, and its peer is not authenticated yet.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.direction == Direction::Inbound && self.handshake_deadline.is_some()
+    }
 }
 
 /// How sending went in a turn.

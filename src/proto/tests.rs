@@ -16,6 +16,7 @@ mod link;
 mod network;
 mod node;
 mod peer;
+mod retry;
 mod routing;
 mod streams;
 mod transfer;
