@@ -18,7 +18,7 @@ use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
     net::BufferSizes,
-    proto::{Settings, Shards},
+    proto::{FIRST_PEER_STREAMS, Settings, Shards},
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -38,7 +38,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(24 * 3600);
 
 /// quinn-proto has two map entries for each stream that a peer may open; with so many an idle connection
-/// takes 10 MB.
+/// takes 5 MB.
 const MOST_PEER_STREAMS: u32 = 65_536;
 
 /// What other libp2p implementations allow.
@@ -214,6 +214,7 @@ impl Config {
             endpoint,
             server: Arc::new(server),
             handshake_timeout: self.knobs.handshake_timeout,
+            max_peer_streams: self.knobs.max_peer_streams.into(),
             max_pending_incoming: self.knobs.max_pending_incoming,
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
             retry_from: self.knobs.retry.threshold(self.knobs.shards),
@@ -318,12 +319,13 @@ impl ConfigBuilder {
     ///
     /// Streams that the application does not take go on counting, so this is also what holds back a
     /// peer that opens more than is wanted. Room is given back an eighth of the limit at a time.
-    /// Default: 256, as everywhere in libp2p.
+    /// The limit begins with 100 and grows when the peer has used half of it, which it may notice as a round
+    /// trip before it gets to more. Default: 256, as everywhere in libp2p.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated, and for more than
-    /// 65,536: each stream that is allowed takes 160 bytes, used or not.
+    /// 65,536: each stream that is allowed takes 84 bytes, used or not.
     pub fn max_peer_streams(mut self, streams: u32) -> Result<Self, ConfigError> {
         if !(1..=MOST_PEER_STREAMS).contains(&streams) {
             return Err(ConfigError::OutOfRange {
@@ -520,7 +522,7 @@ impl Knobs {
                 IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
             }))
             .keep_alive_interval(self.keep_alive_interval)
-            .max_concurrent_bidi_streams(self.max_peer_streams)
+            .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS.into()))
             // libp2p has neither unidirectional streams nor datagrams.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)

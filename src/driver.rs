@@ -6,6 +6,7 @@ mod doorbell;
 mod incoming;
 mod mailbox;
 mod outbound;
+mod slabs;
 mod socket;
 mod task;
 

@@ -11,5 +11,5 @@ mod unreachable;
 
 pub(crate) use self::{
     timer::Timer,
-    udp_socket::{BufferSizes, ReceiveBuffers, UdpSocket},
+    udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
 };

@@ -26,5 +26,5 @@ pub(crate) use self::{
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},
-    streams::StreamId,
+    streams::{FIRST_PEER_STREAMS, StreamId},
 };

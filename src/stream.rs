@@ -9,7 +9,9 @@ use std::{
 use futures::{AsyncRead, AsyncWrite};
 use quinn_proto::VarInt;
 
-use crate::{driver::DrivenConnection, error::StreamError, proto::StreamId};
+use crate::{
+    driver::DrivenConnection, error::StreamError, net::task::poll_moving, proto::StreamId,
+};
 
 /// A bidirectional stream.
 ///
@@ -76,9 +78,11 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.connection
-            .with(|connection| connection.streams().poll_read(self.id, buf, cx.waker()))
-            .map_err(io::Error::from)
+        poll_moving(cx, |cx| {
+            self.connection
+                .with(|connection| connection.streams().poll_read(self.id, buf, cx.waker()))
+        })
+        .map_err(io::Error::from)
     }
 }
 
@@ -88,9 +92,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.connection
-            .with(|connection| connection.streams().poll_write(self.id, buf, cx.waker()))
-            .map_err(io::Error::from)
+        poll_moving(cx, |cx| {
+            self.connection
+                .with(|connection| connection.streams().poll_write(self.id, buf, cx.waker()))
+        })
+        .map_err(io::Error::from)
     }
 
     /// Ready at once: the driver sends what was written as soon as it may.

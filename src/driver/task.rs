@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use futures::future::{BoxFuture, FutureExt};
 use quinn_proto::ConnectionHandle;
 
@@ -17,11 +16,12 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{Mailbox, Request},
     outbound::Outbound,
+    slabs::Slabs,
     socket::Socket,
 };
 use crate::{
     error::DialError,
-    net::{ReceiveBuffers, Timer, UdpSocket, clock},
+    net::{Backlog, ReceiveBuffers, Timer, UdpSocket, clock},
     proto::{Datagram, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route},
 };
 
@@ -59,6 +59,7 @@ pub(super) struct Driver {
     outbound: Outbound,
     timer: Timer,
     buffers: ReceiveBuffers,
+    slabs: Slabs,
     /// Datagrams of other shards, by shard.
     forward: Vec<Vec<Datagram<Arc<Socket>>>>,
     /// Connections that have rung, between two polls an empty list.
@@ -99,6 +100,7 @@ impl Driver {
             outbound: Outbound::default(),
             timer: Timer::default(),
             buffers: ReceiveBuffers::new(),
+            slabs: Slabs::default(),
             forward: (0..shards.count()).map(|_| Vec::new()).collect(),
             turns: Vec::new(),
             wakers: Vec::new(),
@@ -111,15 +113,10 @@ impl Driver {
         &self.mailboxes[self.shard.id().index()]
     }
 
-    fn take_mail(&mut self) -> bool {
+    fn take_mail(&mut self) {
         let mail = self.mailbox().take();
         let mut turns = std::mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
-        let is_empty = turns.is_empty()
-            && mail.requests.is_empty()
-            && mail.forwarded.is_empty()
-            && mail.sockets.is_empty()
-            && mail.unreachable.is_empty();
         self.closing |= mail.closing;
         for handle in turns.drain(..) {
             self.shard.want_turn(handle);
@@ -145,30 +142,32 @@ impl Driver {
                 retry_at: None,
             });
         }
-        !is_empty
     }
 
-    /// Reads each socket once, beginning with another one each time.
-    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Reads each socket once, beginning with another one each time; tells whether there may be more.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Backlog {
         // A reader whose socket has no user left is all that keeps it open.
         self.readers
             .retain(|reader| reader.socket.strong_count() > 0);
-        let mut received = false;
+        let mut backlog = Backlog::None;
         for step in 0..self.readers.len() {
             if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
-                break;
+                // Not read until some of it is served, which asks for another round.
+                return Backlog::More;
             }
             let index = (self.next_reader + step) % self.readers.len();
-            received |= self.receive_from(cx, index);
+            if self.receive_from(cx, index) == Backlog::More {
+                backlog = Backlog::More;
+            }
         }
         self.next_reader = self.next_reader.wrapping_add(1);
-        received
+        backlog
     }
 
-    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> bool {
+    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
         let Some(socket) = reader.socket.upgrade() else {
-            return false;
+            return Backlog::None;
         };
         while reader.reported.poll_unpin(cx).is_ready() {
             while let Some(report) = reader.io.next_unreachable() {
@@ -184,29 +183,29 @@ impl Driver {
         }
         if let Some(retry_at) = reader.retry_at {
             if clock::now() < retry_at {
-                return false;
+                return Backlog::None;
             }
             reader.retry_at = None;
         }
         match reader.io.poll_receive(cx, &mut self.buffers) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(())) => {
+            Poll::Pending => Backlog::None,
+            Poll::Ready(Ok(backlog)) => {
                 reader.failures = 0;
                 self.handle_received(&socket);
-                true
+                backlog
             }
             // Most likely about a datagram that was sent earlier, of which ICMP has something to say; each is
             // reported once.
             Poll::Ready(Err(_)) if reader.failures < MAX_FAILURES => {
                 reader.failures += 1;
-                true
+                Backlog::More
             }
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, addr = %reader.io.local_addr(), "could not receive");
                 reader.failures = 0;
                 reader.retry_at = Some(clock::now() + RECEIVE_RETRY);
                 self.shard.totals().transport.receive_errors += 1;
-                false
+                Backlog::None
             }
         }
     }
@@ -217,7 +216,7 @@ impl Driver {
         let now = clock::now();
         let own = self.shard.id();
         for received in self.buffers.iter() {
-            let mut contents = BytesMut::from(received.contents);
+            let mut contents = self.slabs.copy(received.contents);
             loop {
                 let stride = received.stride.clamp(1, contents.len().max(1));
                 let datagram = contents.split_to(stride.min(contents.len()));
@@ -267,22 +266,26 @@ impl Driver {
         }
     }
 
+    /// Gives turns again to connections whose socket takes datagrams again.
+    fn unblock(&mut self, cx: &mut Context<'_>) {
+        if self.outbound.poll_writable(cx).is_ready() {
+            self.shard.unblock();
+        }
+    }
+
     /// Gives turns to connections, and wakes those who waited for them.
-    fn serve(&mut self) -> bool {
+    fn serve(&mut self) {
         self.shard.handle_timeouts(clock::now());
-        let mut served = false;
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
             let now = clock::now();
             if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
                 break;
             }
-            served = true;
             for waker in self.wakers.drain(..) {
                 waker.wake();
             }
         }
-        served
     }
 
     /// Begins handshakes, after the established connections were served.
@@ -369,31 +372,31 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.mailbox().doorbell().register(cx.waker());
-        let mut progress = this.take_mail();
-        progress |= this.receive(cx);
-        if this.outbound.poll_writable(cx).is_ready() {
-            this.shard.unblock();
-            progress = true;
+        this.take_mail();
+        let backlog = this.receive(cx);
+        this.unblock(cx);
+        this.serve();
+        if this.begin_handshakes() {
+            // So that their first packets leave now.
+            this.serve();
         }
-        progress |= this.serve();
-        progress |= this.begin_handshakes();
+        // Once more, to be woken for those that have blocked since.
+        this.unblock(cx);
         this.report_incoming();
         this.post_totals();
-        if !progress {
-            // Ready means only that a deadline has come; the next round handles it.
-            progress = this.timer.poll(cx, this.next_deadline()).is_ready();
-        }
-        if progress || this.shard.has_ready() {
+        if backlog == Backlog::More
+            || this.shard.has_ready()
+            || !this.requests.is_empty()
+            || this.timer.poll(cx, this.next_deadline()).is_ready()
+        {
             // One round at a time: those who were woken by it should run before more comes in. Readers that
             // come late find their data in thousands of pieces, which quinn-proto then has to copy together.
+            // But only where there is more: a task that wakes itself has tokio wake an idle thread as well,
+            // which costs more than a ping.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if this.closing
-            && this.shard.is_empty()
-            && this.readers.is_empty()
-            && this.requests.is_empty()
-        {
+        if this.closing && this.shard.is_empty() && this.readers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending

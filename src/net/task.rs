@@ -1,6 +1,8 @@
 //! Tasks of the runtime.
 
-use tokio::runtime::Handle;
+use std::task::{Context, Poll, ready};
+
+use tokio::{runtime::Handle, task::coop};
 
 /// No tokio runtime is running where one was needed.
 #[derive(Clone, Copy, Debug)]
@@ -19,4 +21,34 @@ impl Runtime {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
+}
+
+/// Bytes that count as one of the 128 operations after which tokio has a task make room for others.
+///
+/// A task that moves data as fast as it can then goes on for 256 KiB, some 100 µs, and not for 128 times
+/// whatever it moves at once.
+const BYTES_PER_OPERATION: usize = 2 * 1024;
+
+/// Moves some bytes, unless the calling task has had its share; it is polled again then.
+///
+/// What was moved counts against the share. An operation that has to wait costs nothing.
+pub(crate) fn poll_moving<E>(
+    cx: &mut Context<'_>,
+    operation: impl FnOnce(&mut Context<'_>) -> Poll<Result<usize, E>>,
+) -> Poll<Result<usize, E>> {
+    let share = ready!(coop::poll_proceed(cx));
+    let moved = ready!(operation(cx));
+    share.made_progress();
+    for _ in 0..moved
+        .as_ref()
+        .map_or(0, |bytes| bytes / BYTES_PER_OPERATION)
+    {
+        if !coop::has_budget_remaining() {
+            break;
+        }
+        if let Poll::Ready(share) = coop::poll_proceed(cx) {
+            share.made_progress();
+        }
+    }
+    Poll::Ready(moved)
 }

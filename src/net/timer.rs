@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -19,26 +19,33 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Ready when `deadline` (or an earlier one that was asked for before) has come.
+    /// Ready when `deadline` has come; until then the task is woken at it, or before.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
-        if let Some(deadline) = deadline
-            && self.armed.is_none_or(|armed| deadline < armed)
-        {
-            self.armed = Some(deadline);
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(deadline.into()),
-                None => self.sleep = Some(Box::pin(sleep_until(deadline.into()))),
+        let Some(deadline) = deadline else {
+            // What is still armed may wake the task once for nothing.
+            return Poll::Pending;
+        };
+        loop {
+            let armed = match self.armed {
+                Some(armed) if armed <= deadline => armed,
+                _ => self.arm(deadline),
+            };
+            if let Some(sleep) = &mut self.sleep {
+                ready!(sleep.as_mut().poll(cx));
+            }
+            self.armed = None;
+            if armed >= deadline {
+                return Poll::Ready(());
             }
         }
-        match (&mut self.sleep, self.armed) {
-            (Some(sleep), Some(_)) => {
-                if sleep.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                self.armed = None;
-                Poll::Ready(())
-            }
-            _ => Poll::Pending,
+    }
+
+    fn arm(&mut self, deadline: Instant) -> Instant {
+        self.armed = Some(deadline);
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(deadline.into()),
+            None => self.sleep = Some(Box::pin(sleep_until(deadline.into()))),
         }
+        deadline
     }
 }

@@ -4,7 +4,7 @@ use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures::future::BoxFuture;
@@ -95,18 +95,30 @@ impl UdpSocket {
         &self,
         cx: &mut Context<'_>,
         buffers: &mut ReceiveBuffers,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<Backlog>> {
         loop {
-            match self.io.poll_recv_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-            match self.io.try_io(Interest::READABLE, || {
-                buffers.receive(&self.io, &self.state)
-            }) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self.io.try_io(Interest::READABLE, || {
+                buffers.receive(&self.io, &self.state)?;
+                if buffers.is_full() {
+                    Ok(())
+                } else {
+                    // There was no more, and tokio need not ask the kernel again to know it.
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            });
+            match received {
+                Ok(()) => return Poll::Ready(Ok(Backlog::More)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if buffers.received == 0 {
+                        continue;
+                    }
+                    let backlog = match self.io.poll_recv_ready(cx) {
+                        Poll::Ready(_) => Backlog::More,
+                        Poll::Pending => Backlog::None,
+                    };
+                    return Poll::Ready(Ok(backlog));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -156,6 +168,15 @@ impl UdpSocket {
     }
 }
 
+/// What a batch has left in the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backlog {
+    /// Nothing; the task is woken when something comes.
+    None,
+    /// Perhaps something.
+    More,
+}
+
 /// Memory for one receive batch, shared by all sockets of a driver.
 pub(crate) struct ReceiveBuffers {
     memory: Vec<u8>,
@@ -190,6 +211,11 @@ impl ReceiveBuffers {
         self.received = 0;
         self.received = state.recv(io.into(), &mut slices, &mut self.meta)?;
         Ok(())
+    }
+
+    /// Whether there was memory for no more. Where the system gives one message at a time it always is.
+    fn is_full(&self) -> bool {
+        self.received == BATCH_SIZE
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Received<'_>> {

@@ -85,7 +85,11 @@ struct Waiting {
 
 /// The connection as the application sees it.
 impl Connection {
-    pub(crate) fn new(quic: quinn_proto::Connection, direction: Direction) -> Self {
+    pub(crate) fn new(
+        quic: quinn_proto::Connection,
+        direction: Direction,
+        max_peer_streams: u64,
+    ) -> Self {
         Self {
             remote_addr: quic.remote_address(),
             quic,
@@ -95,7 +99,7 @@ impl Connection {
             closing: None,
             drained: false,
             moved_to: None,
-            streams: StreamStates::default(),
+            streams: StreamStates::new(max_peer_streams),
             turns: Turns::default(),
             waiting: Waiting::default(),
         }

@@ -45,6 +45,9 @@ pub(crate) struct Settings {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) handshake_timeout: Duration,
+    /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
+    /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
+    pub(crate) max_peer_streams: u64,
     pub(crate) max_pending_incoming: usize,
     pub(crate) mtu_discovery: bool,
     /// Unfinished handshakes of incoming connections from which on a Retry is asked for.
@@ -60,6 +63,7 @@ pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
     handshake_timeout: Duration,
+    max_peer_streams: u64,
     retry_from: Option<usize>,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
@@ -115,6 +119,7 @@ impl<S: Socket> Shard<S> {
                 None,
             ),
             handshake_timeout: settings.handshake_timeout,
+            max_peer_streams: settings.max_peer_streams,
             retry_from: settings.retry_from,
             slots: Vec::new(),
             live: 0,
@@ -288,7 +293,8 @@ impl<S: Socket> Shard<S> {
             .accept(pending.incoming, now, &mut self.buf, None)
         {
             Ok((handle, connection)) => {
-                let connection = Connection::new(connection, Direction::Inbound);
+                let connection =
+                    Connection::new(connection, Direction::Inbound, self.max_peer_streams);
                 Ok((
                     handle,
                     self.insert(now, handle, connection, pending.socket, None),
@@ -334,7 +340,7 @@ impl<S: Socket> Shard<S> {
             .endpoint
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
-        let connection = Connection::new(connection, Direction::Outbound);
+        let connection = Connection::new(connection, Direction::Outbound, self.max_peer_streams);
         self.unanswered.insert(initial_id, handle);
         let connection = self.insert(now, handle, connection, socket, Some(initial_id));
         Ok((handle, connection))
@@ -542,6 +548,7 @@ impl<S: Socket> Shard<S> {
             inbox: VecDeque::new(),
             armed: Armed::default(),
             expired: false,
+            silent_turns: 0,
             handshake_deadline: Some(now + self.handshake_timeout),
             unanswered_dial,
             queued: false,

@@ -18,6 +18,11 @@ use crate::error::HandshakeError;
 /// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
 const DATAGRAMS_PER_TURN: usize = 64;
 
+/// Most turns in a row in which a connection only receives, because more has arrived than one turn takes.
+///
+/// What it sends then is mostly acknowledgements, and one will do for all of it.
+const TURNS_WITHOUT_SENDING: u8 = 3;
+
 /// Most batches of datagrams that one connection sends in one turn.
 const BATCHES_PER_TURN: usize = 2;
 
@@ -35,6 +40,8 @@ pub(super) struct Slot<S> {
     pub(super) inbox: VecDeque<Received<S>>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
+    /// Turns in a row in which nothing was sent because the inbox was not empty.
+    pub(super) silent_turns: u8,
     pub(super) handshake_deadline: Option<Instant>,
     /// The ID of our first packet, until anything has arrived in answer to it.
     pub(super) unanswered_dial: Option<ConnectionId>,
@@ -159,6 +166,11 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     pub(super) fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
+        if !self.slot.inbox.is_empty() && self.slot.silent_turns < TURNS_WITHOUT_SENDING {
+            self.slot.silent_turns += 1;
+            return Sending::Unfinished;
+        }
+        self.slot.silent_turns = 0;
         if !out.is_ready(&self.slot.socket) {
             return Sending::Blocked;
         }

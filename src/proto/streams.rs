@@ -28,9 +28,21 @@ const SMALL_WRITE: usize = 1024;
 /// Most bytes of small writes that one stream gathers before they have to go on.
 const GATHER_LIMIT: usize = 16 * 1024;
 
+/// Streams that a peer may open before it has opened any.
+///
+/// quinn-proto has two map entries, 84 bytes, for each stream that is permitted. Most connections of a node
+/// are idle most of the time, and have no use for more. Not fewer, because a stream is only seen when something
+/// was written to it: who opens many first, and writes then, has to get along with these. (And because so many
+/// fit into a map of 128 places.)
+pub(crate) const FIRST_PEER_STREAMS: u32 = 100;
+
+/// By how much the limit grows when half of it is used: in one step from 100 to the usual 256.
+const LIMIT_GROWTH: u64 = 4;
+
 /// What is known of the streams of one connection.
-#[derive(Default)]
 pub(super) struct StreamStates {
+    /// As many streams as the peer may have open in the end.
+    max_peer_streams: u64,
     states: FxHashMap<StreamId, StreamState>,
     /// Streams whose gathered bytes go on in the next turn.
     gathered: Vec<StreamId>,
@@ -77,6 +89,16 @@ enum SendState {
 }
 
 impl StreamStates {
+    pub(super) fn new(max_peer_streams: u64) -> Self {
+        Self {
+            max_peer_streams,
+            states: FxHashMap::default(),
+            gathered: Vec::new(),
+            inbound: None,
+            outbound: None,
+        }
+    }
+
     /// Streams that the application holds, or whose last bytes are still to be sent.
     pub(super) fn count(&self) -> usize {
         self.states.len()
@@ -382,7 +404,10 @@ impl Streams<'_> {
 
     pub(super) fn on_event(&mut self, event: StreamEvent) {
         match event {
-            StreamEvent::Opened { .. } => self.turns.wake(&mut self.streams.inbound),
+            StreamEvent::Opened { .. } => {
+                self.raise_limit();
+                self.turns.wake(&mut self.streams.inbound);
+            }
             StreamEvent::Available { .. } => self.turns.wake(&mut self.streams.outbound),
             StreamEvent::Readable { id } => {
                 if let Some(stream) = self.streams.states.get_mut(&id) {
@@ -399,6 +424,19 @@ impl Streams<'_> {
             }
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
             StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    /// Lets a peer open more streams that makes use of those it may open.
+    fn raise_limit(&mut self) {
+        let limit = self.quic.max_concurrent_streams(Dir::Bi);
+        let open = self.quic.streams().remote_open_streams(Dir::Bi);
+        if limit < self.streams.max_peer_streams && open >= limit / 2 {
+            let raised = (limit * LIMIT_GROWTH).min(self.streams.max_peer_streams);
+            if let Ok(raised) = VarInt::from_u64(raised) {
+                self.quic.set_max_concurrent_streams(Dir::Bi, raised);
+                self.turns.want();
+            }
         }
     }
 

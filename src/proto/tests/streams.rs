@@ -362,6 +362,39 @@ fn open_now(network: &mut Network, peer: &Peer) -> Option<StreamId> {
     opened.map(Result::unwrap)
 }
 
+#[test]
+fn peer_that_opens_streams_gets_to_all_it_may_have() {
+    let (mut network, dialer, _listener) = connected(Setup::default());
+    assert_eq!(opened_with_data(&mut network, &dialer, 0), 100);
+    // Half of them would have done.
+    network.run_for(Duration::from_millis(20));
+    assert_eq!(opened_with_data(&mut network, &dialer, 100), 256);
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(opened_with_data(&mut network, &dialer, 256), 256);
+}
+
+#[test]
+fn idle_peer_gets_no_more_streams() {
+    let (mut network, dialer, _listener) = connected(Setup::default());
+    for _ in 0..49 {
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        dialer.write_now(stream, b"x");
+    }
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(opened_with_data(&mut network, &dialer, 49), 100);
+}
+
+/// How many streams a peer has open that had `open` before, after it has opened, and written to, all it may.
+fn opened_with_data(network: &mut Network, peer: &Peer, open: usize) -> usize {
+    let mut count = open;
+    while let Some(stream) = peer.open().now_or_never() {
+        peer.write_now(stream.unwrap(), b"x");
+        count += 1;
+    }
+    network.settle();
+    count
+}
+
 fn narrow() -> Setup {
     Setup {
         configure: |builder| {

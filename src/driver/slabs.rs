@@ -1,0 +1,83 @@
+//! Memory for datagrams on their way to the application, used again as soon as nobody holds it.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+/// Slabs of a driver, the one that was used longest ago in front.
+///
+/// A batch of datagrams of the same sender takes up to 64 KiB. To allocate and free that much each time has
+/// the allocator give the memory back to the system and ask for it again.
+#[derive(Default)]
+pub(super) struct Slabs(VecDeque<BytesMut>);
+
+impl Slabs {
+    /// A copy of what was received, to be cut into datagrams.
+    pub(super) fn copy(&mut self, contents: &[u8]) -> BytesMut {
+        if contents.len() < SMALLEST {
+            // As much memory as it needs: it may lie unread for long.
+            return BytesMut::from(contents);
+        }
+        let mut slab = match self.0.pop_front() {
+            Some(slab) if self.0.len() + 1 >= SLABS => slab,
+            other => {
+                self.0.extend(other);
+                BytesMut::new()
+            }
+        };
+        if !slab.try_reclaim(contents.len()) {
+            // Somebody has not read what it holds, and keeps it.
+            slab = BytesMut::with_capacity(SIZE.max(contents.len()));
+        }
+        slab.extend_from_slice(contents);
+        let copy = slab.split();
+        self.0.push_back(slab);
+        copy
+    }
+}
+
+/// Most slabs that one driver keeps: two receive batches, 4 MiB.
+const SLABS: usize = 64;
+
+/// Size of a slab, in bytes: that of the largest batch.
+const SIZE: usize = 64 * 1024;
+
+/// Fewer bytes are not worth a slab.
+const SMALLEST: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_nobody_holds_is_used_again() {
+        let mut slabs = Slabs::default();
+        let mut seen = std::collections::HashSet::new();
+        for round in 0..4 * SLABS {
+            let copy = slabs.copy(&[round as u8; SIZE]);
+            assert_eq!(copy, [round as u8; SIZE][..]);
+            seen.insert(copy.as_ptr());
+        }
+        assert!(seen.len() <= SLABS);
+        assert_eq!(slabs.0.len(), SLABS);
+    }
+
+    #[test]
+    fn memory_that_somebody_holds_is_left_alone() {
+        let mut slabs = Slabs::default();
+        let held: Vec<_> = (0..2 * SLABS)
+            .map(|round| slabs.copy(&[round as u8; SMALLEST]))
+            .collect();
+        for (round, copy) in held.iter().enumerate() {
+            assert_eq!(*copy, [round as u8; SMALLEST][..]);
+        }
+        assert_eq!(slabs.0.len(), SLABS);
+    }
+
+    #[test]
+    fn little_takes_little() {
+        let mut slabs = Slabs::default();
+        assert_eq!(slabs.copy(&[7; 100]).capacity(), 100);
+        assert!(slabs.0.is_empty());
+    }
+}
