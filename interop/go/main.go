@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
@@ -34,6 +35,7 @@ type options struct {
 	count    int
 	inFlight int64
 	key      string
+	noReset  bool
 	parallel int
 	refuse   string
 	retry    bool
@@ -85,6 +87,7 @@ func parse(arguments []string) (options, []string, error) {
 	flags.IntVar(&opts.count, "count", 100, "pings or streams")
 	flags.Int64Var(&opts.inFlight, "in-flight", 1<<62, "bytes of an echo that are under way at most")
 	flags.StringVar(&opts.key, "key", "ed25519", "type of the host key")
+	flags.BoolVar(&opts.noReset, "no-reset", false, "do not reset the stream of a dial-back that was closed")
 	flags.IntVar(&opts.parallel, "parallel", 100, "streams at a time")
 	flags.StringVar(&opts.refuse, "refuse", "", "refuse connections: context, gater or limit")
 	flags.BoolVar(&opts.retry, "retry", false, "validate every address with a Retry packet")
@@ -113,6 +116,9 @@ func listen(addr string, opts options) error {
 	}
 	defer h.Close()
 	serve(h)
+	if _, err := startAutoNAT(h, opts); err != nil {
+		return err
+	}
 	h.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, conn network.Conn) {
 			printLine(result{"connected": conn.RemotePeer().String(), "facts": facts(conn)})
@@ -154,12 +160,23 @@ func dial(addr, operation string, opts options) error {
 	if err != nil {
 		return err
 	}
-	h, err := newHost(opts, libp2p.NoListenAddrs)
+	listening := libp2p.NoListenAddrs
+	if operation == "autonat" {
+		listening = libp2p.ListenAddrStrings(beside(target))
+	}
+	h, err := newHost(opts, listening)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	serve(h)
+	var nat *autonatv2.AutoNAT
+	if operation == "autonat" {
+		// Before the host connects: it learns from that who is a server.
+		if nat, err = startAutoNAT(h, opts); err != nil {
+			return err
+		}
+	}
 
 	if operation == "wrong-peer" {
 		return wrongPeer(ctx, h, *info)
@@ -175,7 +192,7 @@ func dial(addr, operation string, opts options) error {
 	}
 	negotiated := facts(conns[0])
 	start = time.Now()
-	remote := &remote{ctx: ctx, host: h, id: info.ID}
+	remote := &remote{ctx: ctx, host: h, id: info.ID, nat: nat}
 	seen, err := remote.run(operation, opts)
 	if err != nil {
 		return err

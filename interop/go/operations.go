@@ -22,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 )
 
@@ -33,10 +34,13 @@ type remote struct {
 	ctx  context.Context
 	host host.Host
 	id   peer.ID
+	nat  *autonatv2.AutoNAT
 }
 
 func (r *remote) run(operation string, opts options) (result, error) {
 	switch operation {
+	case "autonat":
+		return r.autonat()
 	case "echo":
 		hash, err := r.echo(opts.size, opts.inFlight, 0)
 		return result{"bytes": opts.size, "sha256": hash}, err

@@ -53,6 +53,7 @@ const BUSY: &[&str] = &[
     "stop",
     "wrong-peer",
     "slow-reader",
+    "autonat",
 ];
 
 const WAITING: &[&str] = &["killed", "idle"];
@@ -154,6 +155,7 @@ impl Pair<'_> {
                 );
                 option("parallel", 100);
             }
+            "autonat" => limit = Duration::from_secs(20),
             "reset" | "stop" => {
                 option("code", CODE);
                 expect = self.codes(operation);
@@ -255,6 +257,13 @@ impl Pair<'_> {
             Direction::In => classic.dialer = classic.dialer.env("GODEBUG", "tlsmlkem=0"),
         }
         let mut cases = vec![classic];
+        if self.direction == Direction::In {
+            // What it comes to without the mistake that makes the ordinary row fail.
+            let mut autonat = self.case("autonat", Family::V4, sizes);
+            autonat.row = "autonat, no reset".to_owned();
+            autonat.dialer = autonat.dialer.with(["--no-reset"]);
+            cases.push(autonat);
+        }
         if self.direction == Direction::Out {
             let mut retry = ping("Retry", Expect::Success);
             retry.listener = retry.listener.with(["--retry"]);

@@ -62,7 +62,7 @@ async fn run() -> Result<(), Failure> {
 }
 
 async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
-    let (node, bound) = Node::start(keypair(&options.key)?, Some(addr)).await?;
+    let (node, bound) = Node::start(keypair(&options.key)?, Some(addr), false).await?;
     let bound = bound.ok_or("no address")?.with(Protocol::P2p(node.peer_id));
     print(&json!({ "listen": bound.to_string() }));
     let mut terminated = signal(SignalKind::terminate())?;
@@ -74,7 +74,10 @@ async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
 }
 
 async fn dial(addr: Multiaddr, operation: &str, options: &Options) -> Result<(), Failure> {
-    let (node, _) = Node::start(keypair(&options.key)?, None).await?;
+    // Whoever is to be dialled back has to listen.
+    let listen_addr = (operation == "autonat").then(|| operations::beside(&addr));
+    let tests_addr = listen_addr.is_some();
+    let (node, _) = Node::start(keypair(&options.key)?, listen_addr, tests_addr).await?;
     let mut result = operations::run(&node, addr, operation, options).await?;
     result.insert("ok".to_owned(), json!(true));
     print(&Value::Object(result));

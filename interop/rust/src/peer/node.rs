@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, identify,
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm,
+    autonat::v2 as autonat,
+    identify,
     identity::Keypair,
-    swarm::{self, DialError, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        self, DialError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
+        dial_opts::DialOpts,
+    },
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -29,25 +34,38 @@ enum Command {
     /// Answered by what the peer says of itself, as soon as it has.
     Identify(oneshot::Sender<Value>),
     Open(PeerId, streams::Request),
+    /// Answered by the verdict of the peer on an address of ours, as soon as there is one.
+    Reachability(oneshot::Sender<Result<Value, String>>),
 }
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
+    autonat_client: Toggle<autonat::client::Behaviour>,
+    autonat_server: autonat::server::Behaviour,
     identify: identify::Behaviour,
     streams: streams::Behaviour,
 }
 
 impl Node {
     /// Starts a node, which listens if it has an `addr` to listen at; the address it got comes back.
+    ///
+    /// With `tests_addr` it lets the peers that it dials test whether that address can be reached.
     pub async fn start(
         keypair: Keypair,
         addr: Option<Multiaddr>,
+        tests_addr: bool,
     ) -> Result<(Self, Option<Multiaddr>), String> {
         let chosen = transport::choose(&keypair)?;
         let peer_id = keypair.public().to_peer_id();
         let identify = identify::Config::new("interop/1.0.0".to_owned(), keypair.public())
             .with_agent_version(chosen.agent);
+        let autonat_client = tests_addr.then(|| {
+            let config = autonat::client::Config::default().with_probe_interval(PROBE_INTERVAL);
+            autonat::client::Behaviour::new(rand::make_rng(), config)
+        });
         let behaviour = Behaviour {
+            autonat_client: autonat_client.into(),
+            autonat_server: autonat::server::Behaviour::default(),
             identify: identify::Behaviour::new(identify),
             streams: streams::Behaviour::new(protocols::ALL, protocols::serve),
         };
@@ -85,6 +103,13 @@ impl Node {
         answer.await.map_err(|_| SWARM_ENDED.to_owned())
     }
 
+    /// What the peer that was dialled says of the address that this node listens at, after it has tried it.
+    pub async fn reachability(&self) -> Result<Value, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Reachability(reply)).await?;
+        answer.await.map_err(|_| SWARM_ENDED.to_owned())?
+    }
+
     /// Opens a stream on the connection to the peer; there is no new one if it is gone.
     pub async fn open(&self, peer_id: PeerId, protocol: StreamProtocol) -> Result<Stream, String> {
         let (reply, answer) = oneshot::channel();
@@ -116,6 +141,8 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
     let mut dial = None;
     let mut waiting = None;
     let mut identified: Option<Value> = None;
+    let mut curious = None;
+    let mut verdict: Option<Result<Value, String>> = None;
     // Why the last connection ended.
     let mut closed = "there was none".to_owned();
     loop {
@@ -139,11 +166,16 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 Some(Command::Open(_, request)) => {
                     let _ = request.reply.send(Err(format!("no connection: {closed}")));
                 }
+                Some(Command::Reachability(reply)) => match verdict.clone() {
+                    Some(verdict) => { let _ = reply.send(verdict); }
+                    None => curious = Some(reply),
+                },
                 None => return,
             },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { peer_id, endpoint, connection_id, .. } => {
-                    if endpoint.is_listener() {
+                    // A dialer has its own line to print, also if it is dialled back.
+                    if endpoint.is_listener() && !swarm.behaviour().autonat_client.is_enabled() {
                         crate::print(&json!({ "connected": peer_id.to_string(), "facts": facts.of(peer_id) }));
                     }
                     if let Some((_, reply)) = dial.take_if(|(id, _)| *id == connection_id) {
@@ -167,6 +199,16 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     }
                     identified = Some(info);
                 }
+                SwarmEvent::Behaviour(BehaviourEvent::AutonatClient(event)) => {
+                    let said = judge(&event, swarm.listeners());
+                    if let Some(reply) = curious.take() {
+                        let _ = reply.send(said.clone());
+                    }
+                    verdict = Some(said);
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::AutonatServer(event)) => {
+                    eprintln!("dialled {} back: {:?}", event.tested_addr, event.result);
+                }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error { error, .. })) => {
                     eprintln!("identify: {error}");
                 }
@@ -186,6 +228,22 @@ fn describe_identity(info: &identify::Info) -> Value {
     })
 }
 
+/// The verdict, which is good if the dial-back came to an address that the node listens at.
+fn judge<'a>(
+    event: &autonat::client::Event,
+    mut listen_addrs: impl Iterator<Item = &'a Multiaddr>,
+) -> Result<Value, String> {
+    let addr = &event.tested_addr;
+    match &event.result {
+        Err(error) => Err(format!("{addr} is not reachable: {error}")),
+        Ok(()) if listen_addrs.any(|listened| listened == addr) => Ok(json!({
+            "addr": addr.to_string(),
+            "bytes_sent": event.bytes_sent,
+        })),
+        Ok(()) => Err(format!("{addr} is reachable, but nobody listens there")),
+    }
+}
+
 /// The error with the type that our transport gave it, if it did.
 fn describe(error: &DialError) -> String {
     if let DialError::Transport(errors) = error {
@@ -203,5 +261,8 @@ fn describe(error: &DialError) -> String {
 
 /// Each is answered before the next is sent, but for streams, of which a hundred are opened at a time.
 const COMMANDS: usize = 128;
+
+/// How long an address waits to be tested; the default is five seconds.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
 const SWARM_ENDED: &str = "the swarm has ended";

@@ -45,6 +45,7 @@ pub async fn run(
     let remote = Remote { node, peer_id };
     let start = Instant::now();
     let mut result = match name {
+        "autonat" => remote.autonat().await,
         "echo" => remote.echo(options).await,
         "half-close" => remote.half_close().await,
         "identify" => remote.identify().await,
@@ -104,6 +105,15 @@ impl Remote<'_> {
             return Err("the public key is that of another peer".into());
         }
         Ok(info)
+    }
+
+    async fn autonat(&self) -> Result<Map<String, Value>, Failure> {
+        let info = self.node.identify().await?;
+        let protocols = info["protocols"].as_array();
+        if !protocols.is_some_and(|all| all.contains(&json!(protocols::DIAL_REQUEST))) {
+            return Err(Failure::Unsupported("no AutoNAT v2 server".to_owned()));
+        }
+        Ok(object(self.node.reachability().await?))
     }
 
     async fn echo(&self, options: &Options) -> Result<Map<String, Value>, Failure> {
@@ -436,6 +446,17 @@ impl Pattern {
             chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
         }
     }
+}
+
+/// Any port of the host that `addr` is on.
+pub fn beside(addr: &Multiaddr) -> Multiaddr {
+    addr.iter()
+        .take_while(|part| !matches!(part, Protocol::P2p(_)))
+        .map(|part| match part {
+            Protocol::Udp(_) => Protocol::Udp(0),
+            other => other,
+        })
+        .collect()
 }
 
 fn peer_of(addr: &Multiaddr) -> Result<PeerId, Failure> {

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::transport::{self, Abort};
 
 pub const ABORT: StreamProtocol = StreamProtocol::new("/interop/abort/1.0.0");
+/// Of AutoNAT v2; a behaviour of its own serves it.
+pub const DIAL_REQUEST: &str = "/libp2p/autonat/2/dial-request";
 pub const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
 pub const HALF_CLOSE: StreamProtocol = StreamProtocol::new("/interop/half-close/1.0.0");
 pub const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
