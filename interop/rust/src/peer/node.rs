@@ -183,8 +183,9 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     }
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                    if let Some((_, reply)) = dial.take_if(|(id, _)| *id == connection_id) {
-                        let _ = reply.send(Err(describe(&error)));
+                    match dial.take_if(|(id, _)| *id == connection_id) {
+                        Some((_, reply)) => { let _ = reply.send(Err(describe(&error))); }
+                        None => eprintln!("not dialled back: {}", describe(&error)),
                     }
                 }
                 SwarmEvent::IncomingConnectionError { error, .. } => eprintln!("incoming: {error:?}"),
@@ -205,9 +206,6 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                         let _ = reply.send(said.clone());
                     }
                     verdict = Some(said);
-                }
-                SwarmEvent::Behaviour(BehaviourEvent::AutonatServer(event)) => {
-                    eprintln!("dialled {} back: {:?}", event.tested_addr, event.result);
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error { error, .. })) => {
                     eprintln!("identify: {error}");
