@@ -1,0 +1,199 @@
+//! The workloads by name.
+
+use std::{str::FromStr, sync::LazyLock};
+
+use anyhow::{Error, anyhow};
+
+use crate::{placement::Placement, stack::Profile};
+
+/// One workload with everything that both processes must agree on.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub name: String,
+    pub kind: Kind,
+    pub placement: Placement,
+    pub profile: Profile,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// As many bytes as possible.
+    Bulk(Bulk),
+    /// One message after the other, there and back.
+    PingPong { size: usize, beside: Beside },
+    /// One connection after the other, or many at a time.
+    Handshakes { peers: Peers, at_once: usize },
+    /// Streams with a request and a reply of 100 bytes.
+    ShortStreams,
+}
+
+/// A transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bulk {
+    pub direction: Direction,
+    pub connections: usize,
+    /// Streams on each connection.
+    pub streams: usize,
+    /// Bytes in each write.
+    pub write: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the one that dials.
+    Up,
+    Down,
+}
+
+/// What else goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    Nothing,
+    /// A bulk upload on the same connection.
+    SameConnection,
+    /// A bulk upload on a second connection between the same endpoints.
+    OtherConnection,
+}
+
+/// Who begins the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Each one a new peer with a key, a certificate and a socket of its own, all made in advance.
+    New,
+    /// The same peer with the same certificate every time.
+    Returning,
+}
+
+impl FromStr for Scenario {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        all()
+            .iter()
+            .find(|scenario| scenario.name == name)
+            .cloned()
+            .ok_or_else(|| anyhow!("no such workload; `versus list` has them"))
+    }
+}
+
+/// Prints the names.
+pub fn list() {
+    for scenario in all() {
+        println!("{}", scenario.name);
+    }
+}
+
+/// All workloads, in the order of the report.
+pub fn all() -> &'static [Scenario] {
+    static ALL: LazyLock<Vec<Scenario>> = LazyLock::new(build);
+    &ALL
+}
+
+fn build() -> Vec<Scenario> {
+    use {Direction::*, Placement::*, Profile::*};
+
+    let mut all = Vec::new();
+    let mut add = |name: String, kind, placement, profile| {
+        all.push(Scenario {
+            name,
+            kind,
+            placement,
+            profile,
+        });
+    };
+    let bulk = |direction, connections, streams, write| {
+        Kind::Bulk(Bulk {
+            direction,
+            connections,
+            streams,
+            write,
+        })
+    };
+    let ping = |size, beside| Kind::PingPong { size, beside };
+
+    for streams in [1, 8, 64] {
+        add(
+            format!("bulk-up-{streams}"),
+            bulk(Up, 1, streams, BLOCK),
+            Pinned,
+            Equalised,
+        );
+        add(
+            format!("bulk-down-{streams}"),
+            bulk(Down, 1, streams, BLOCK),
+            Pinned,
+            Equalised,
+        );
+    }
+    add(
+        "bulk-up-shipped".into(),
+        bulk(Up, 1, 1, BLOCK),
+        Pinned,
+        Shipped,
+    );
+    add(
+        "bulk-down-shipped".into(),
+        bulk(Down, 1, 1, BLOCK),
+        Pinned,
+        Shipped,
+    );
+    for write in [64, 256, 1024] {
+        add(
+            format!("write-{write}"),
+            bulk(Up, 1, 1, write),
+            Pinned,
+            Equalised,
+        );
+    }
+    for connections in [8, 64] {
+        add(
+            format!("connections-{connections}"),
+            bulk(Up, connections, 1, BLOCK),
+            Unpinned,
+            Equalised,
+        );
+    }
+    for size in [1, 64, 1024] {
+        add(
+            format!("ping-{size}"),
+            ping(size, Beside::Nothing),
+            Unpinned,
+            Equalised,
+        );
+        add(
+            format!("ping-{size}-pinned"),
+            ping(size, Beside::Nothing),
+            Pinned,
+            Equalised,
+        );
+    }
+    for (name, beside) in [
+        ("same", Beside::SameConnection),
+        ("other", Beside::OtherConnection),
+    ] {
+        add(
+            format!("ping-beside-{name}"),
+            ping(64, beside),
+            Unpinned,
+            Equalised,
+        );
+        add(
+            format!("ping-beside-{name}-pinned"),
+            ping(64, beside),
+            Pinned,
+            Equalised,
+        );
+    }
+    for (name, peers) in [("new", Peers::New), ("returning", Peers::Returning)] {
+        for (suffix, at_once) in [("", 1), ("-64", 64)] {
+            let kind = Kind::Handshakes { peers, at_once };
+            add(format!("handshake-{name}{suffix}"), kind, Pinned, Equalised);
+        }
+    }
+    add("streams".into(), Kind::ShortStreams, Pinned, Equalised);
+    all
+}
+
+/// Bytes in each write of a bulk transfer.
+const BLOCK: usize = 64 * 1024;

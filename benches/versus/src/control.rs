@@ -1,0 +1,138 @@
+//! How the processes of a measurement talk: lines on standard input and output.
+//!
+//! The client stops at checkpoints. `run` then has the server mark what it has used so far, and hands that to
+//! the client, which goes on. So both ends are measured by themselves over the same span, and nothing is said
+//! while something is measured.
+
+use std::io::{self, BufRead, Write};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    measure::{Mark, Usage},
+    metric::{Metric, Metrics},
+    stack::Facts,
+};
+
+/// What a server says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerLine {
+    /// `HOST:PORT/PEER`, when it is bound.
+    Listening(String),
+    Mark(Mark),
+}
+
+/// What a client says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientLine {
+    Checkpoint,
+    Result { metrics: Metrics, facts: Facts },
+}
+
+/// A moment at which both ends were marked while nothing happened.
+pub struct Checkpoint {
+    before: Mark,
+    pub server: Mark,
+    after: Mark,
+}
+
+/// What both ends have used between two checkpoints.
+pub struct Spent {
+    pub client: Usage,
+    pub server: Usage,
+}
+
+impl Checkpoint {
+    /// Waits until the server has been marked.
+    pub async fn reach() -> Result<Self> {
+        let before = Mark::now(0)?;
+        let server = tokio::task::spawn_blocking(|| {
+            say(&ClientLine::Checkpoint)?;
+            let mut line = String::new();
+            if io::stdin().lock().read_line(&mut line)? == 0 {
+                bail!("nobody answers");
+            }
+            Ok(serde_json::from_str(&line)?)
+        });
+        Ok(Self {
+            before,
+            server: server.await??,
+            after: Mark::now(0)?,
+        })
+    }
+
+    pub fn until(&self, end: &Self) -> Spent {
+        Spent {
+            client: self.after.until(&end.before),
+            server: self.server.until(&end.server),
+        }
+    }
+}
+
+impl Spent {
+    /// The figures of a transfer.
+    pub fn per_byte(&self, bytes: u64) -> Metrics {
+        let gigabytes = bytes as f64 / 1e9;
+        let [client, server] = [self.client, self.server].map(|usage| usage.cpu().as_secs_f64());
+        let mut metrics = Metrics::from([
+            (
+                Metric::MegabytesPerSecond,
+                gigabytes * 1e3 / self.client.wall.as_secs_f64(),
+            ),
+            (Metric::CpuSecondsPerGigabyte, (client + server) / gigabytes),
+            (Metric::ClientCpuSecondsPerGigabyte, client / gigabytes),
+            (Metric::ServerCpuSecondsPerGigabyte, server / gigabytes),
+        ]);
+        metrics.extend(self.general());
+        metrics
+    }
+
+    /// The figures of things that were done one by one.
+    pub fn per_operation(&self, operations: usize) -> Metrics {
+        let operations = operations as f64;
+        let [client, server] =
+            [self.client, self.server].map(|usage| usage.cpu().as_secs_f64() * 1e6);
+        let mut metrics = Metrics::from([
+            (
+                Metric::OperationsPerSecond,
+                operations / self.client.wall.as_secs_f64(),
+            ),
+            (
+                Metric::CpuMicrosPerOperation,
+                (client + server) / operations,
+            ),
+            (Metric::ClientCpuMicrosPerOperation, client / operations),
+            (Metric::ServerCpuMicrosPerOperation, server / operations),
+        ]);
+        metrics.extend(self.general());
+        metrics
+    }
+
+    fn general(&self) -> Metrics {
+        let both = [self.client, self.server];
+        let sum = |each: fn(&Usage) -> f64| both.iter().map(each).sum::<f64>();
+        Metrics::from([
+            (
+                Metric::SystemShare,
+                100.0 * sum(|usage| usage.system.as_secs_f64())
+                    / sum(|usage| usage.cpu().as_secs_f64()),
+            ),
+            (
+                Metric::SwitchesPerSecond,
+                sum(|usage| usage.switches as f64) / self.client.wall.as_secs_f64(),
+            ),
+        ])
+    }
+}
+
+/// Prints one line.
+pub fn say(line: &impl Serialize) -> Result<()> {
+    let mut output = io::stdout().lock();
+    serde_json::to_writer(&mut output, line)?;
+    output.write_all(b"\n")?;
+    output.flush()?;
+    Ok(())
+}

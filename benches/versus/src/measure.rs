@@ -1,0 +1,83 @@
+//! What a process has used, measured by itself.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::{TimeVal, TimeValLike},
+    },
+    time::{ClockId, clock_gettime},
+    unistd::{SysconfVar, sysconf},
+};
+use serde::{Deserialize, Serialize};
+
+/// The state of a process at one moment.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// Time of the machine's monotonic clock.
+    at: Duration,
+    user: Duration,
+    system: Duration,
+    /// Context switches of both kinds.
+    switches: u64,
+    /// Resident memory in bytes.
+    pub resident: u64,
+    /// Connections accepted so far.
+    pub connections: u64,
+}
+
+/// What happened between two marks of one process.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub wall: Duration,
+    pub user: Duration,
+    pub system: Duration,
+    pub switches: u64,
+}
+
+impl Mark {
+    pub fn now(connections: u64) -> Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let switches = usage.voluntary_context_switches() + usage.involuntary_context_switches();
+        Ok(Self {
+            at: Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?),
+            user: duration(usage.user_time()),
+            system: duration(usage.system_time()),
+            switches: u64::try_from(switches)?,
+            resident: resident()?,
+            connections,
+        })
+    }
+
+    pub fn until(&self, end: &Self) -> Usage {
+        Usage {
+            wall: end.at.saturating_sub(self.at),
+            user: end.user.saturating_sub(self.user),
+            system: end.system.saturating_sub(self.system),
+            switches: end.switches.saturating_sub(self.switches),
+        }
+    }
+}
+
+impl Usage {
+    pub fn cpu(&self) -> Duration {
+        self.user + self.system
+    }
+}
+
+fn duration(time: TimeVal) -> Duration {
+    Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0))
+}
+
+fn resident() -> Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .context("no resident size in statm")?
+        .parse()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")?;
+    Ok(pages * u64::try_from(page)?)
+}

@@ -1,0 +1,45 @@
+//! The figures that a workload gives.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The figures of one run.
+pub type Metrics = BTreeMap<Metric, f64>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    MegabytesPerSecond,
+    OperationsPerSecond,
+    MedianMicros,
+    P99Micros,
+    CpuSecondsPerGigabyte,
+    ClientCpuSecondsPerGigabyte,
+    ServerCpuSecondsPerGigabyte,
+    CpuMicrosPerOperation,
+    ClientCpuMicrosPerOperation,
+    ServerCpuMicrosPerOperation,
+    SystemShare,
+    SwitchesPerSecond,
+}
+
+impl Metric {
+    /// How tables and plots call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::MegabytesPerSecond => "MB/s",
+            Self::OperationsPerSecond => "1/s",
+            Self::MedianMicros => "p50 µs",
+            Self::P99Micros => "p99 µs",
+            Self::CpuSecondsPerGigabyte => "CPU s/GB",
+            Self::ClientCpuSecondsPerGigabyte => "client s/GB",
+            Self::ServerCpuSecondsPerGigabyte => "server s/GB",
+            Self::CpuMicrosPerOperation => "CPU µs",
+            Self::ClientCpuMicrosPerOperation => "client µs",
+            Self::ServerCpuMicrosPerOperation => "server µs",
+            Self::SystemShare => "system %",
+            Self::SwitchesPerSecond => "switches/s",
+        }
+    }
+}

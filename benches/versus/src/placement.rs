@@ -1,0 +1,51 @@
+//! Which CPUs a process runs on.
+
+use std::thread;
+
+use anyhow::Result;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use tokio::runtime::{Builder, Runtime};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The server on CPU 0, the client on CPU 1.
+    Pinned,
+    /// Wherever the kernel puts them.
+    Unpinned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Server,
+    Client,
+}
+
+impl Placement {
+    /// Moves this process, before it has threads.
+    pub fn apply(self, side: Side) -> Result<()> {
+        if self == Self::Pinned {
+            let mut cpus = CpuSet::new();
+            cpus.set(match side {
+                Side::Server => 0,
+                Side::Client => 1,
+            })?;
+            sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same runtime for every stack: multi-threaded, with a worker for each CPU that the process may use.
+pub fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(workers()?)
+        .enable_all()
+        .build()?)
+}
+
+fn workers() -> Result<usize> {
+    Ok(thread::available_parallelism()?.get())
+}

@@ -1,0 +1,93 @@
+//! The processes of a measurement, which outlive neither their time nor their owner.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Stdio, exit},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::de::DeserializeOwned;
+
+/// This program again, with other arguments. Dropping it ends it.
+pub struct Process {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    deadline: Instant,
+}
+
+impl Process {
+    pub fn start(arguments: &[String]) -> Result<Self> {
+        let mut child = Command::new(env::current_exe()?)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().context("no standard input")?;
+        let output = child.stdout.take().context("no standard output")?;
+        let (sender, lines) = sync_channel(LINES);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            input,
+            lines,
+            deadline: Instant::now() + LONGEST,
+        })
+    }
+
+    /// The next thing that it says.
+    pub fn hear<T: DeserializeOwned>(&self) -> Result<T> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let line = self
+            .lines
+            .recv_timeout(left)
+            .context("a process has ended, or takes too long")?;
+        serde_json::from_str(&line).context(line)
+    }
+
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.input, "{line}")?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ends this process when it has taken longer than any measurement takes.
+pub fn limit_time() {
+    thread::spawn(|| {
+        thread::sleep(LONGEST + Duration::from_secs(5));
+        eprintln!("not done after {} s", LONGEST.as_secs());
+        exit(2);
+    });
+}
+
+/// Each of many peers has a socket of its own.
+pub fn raise_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
+}
+
+/// No measurement takes so long.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Lines that wait to be heard.
+const LINES: usize = 64;

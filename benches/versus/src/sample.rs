@@ -1,0 +1,113 @@
+//! What was measured, and what it says.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    metric::{Metric, Metrics},
+    stack::Facts,
+};
+
+/// All rounds of one workload.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    pub scenario: String,
+    pub columns: Vec<Column>,
+}
+
+/// One contender.
+#[derive(Debug, Serialize)]
+pub struct Column {
+    /// The stack; the second run of ours in each round is `ours again`.
+    pub label: String,
+    pub facts: Option<Facts>,
+    /// By round; none where it has failed.
+    pub rounds: Vec<Option<Metrics>>,
+    /// Why some have failed.
+    pub failures: Vec<String>,
+}
+
+/// A median with quartiles.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+    pub count: usize,
+}
+
+impl Column {
+    pub fn values(&self, metric: Metric) -> Option<Spread> {
+        Spread::of(
+            self.rounds
+                .iter()
+                .flatten()
+                .filter_map(|metrics| metrics.get(&metric).copied())
+                .collect(),
+        )
+    }
+
+    /// This one divided by another, round by round.
+    pub fn ratio(&self, other: &Self, metric: Metric) -> Option<Spread> {
+        let value = |metrics: &Option<Metrics>| metrics.as_ref()?.get(&metric).copied();
+        Spread::of(
+            self.rounds
+                .iter()
+                .zip(&other.rounds)
+                .filter_map(|(mine, others)| Some(value(mine)? / value(others)?))
+                .filter(|ratio| ratio.is_finite())
+                .collect(),
+        )
+    }
+
+    pub fn metrics(&self) -> Vec<Metric> {
+        let all: BTreeMap<Metric, ()> = self
+            .rounds
+            .iter()
+            .flatten()
+            .flat_map(|metrics| metrics.keys().map(|metric| (*metric, ())))
+            .collect();
+        all.into_keys().collect()
+    }
+}
+
+impl Table {
+    pub fn column(&self, label: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.label == label)
+    }
+}
+
+impl Spread {
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let last = values.len().checked_sub(1)? as f64;
+        // Between two values, where the place is not one.
+        let at = |place: f64| {
+            let index = last * place;
+            let (below, above) = (
+                values[index.floor() as usize],
+                values[index.ceil() as usize],
+            );
+            below + (above - below) * index.fract()
+        };
+        Some(Self {
+            median: at(0.5),
+            low: at(0.25),
+            high: at(0.75),
+            count: values.len(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_between_the_values() {
+        let spread = Spread::of(vec![4.0, 1.0, 2.0, 3.0]).unwrap();
+        assert_eq!((spread.low, spread.median, spread.high), (1.75, 2.5, 3.25));
+        assert_eq!(Spread::of(vec![]), None);
+    }
+}

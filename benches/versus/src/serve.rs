@@ -1,0 +1,91 @@
+//! The server process.
+
+use std::{
+    io::{self, BufRead},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Result;
+use libp2p_identity::Keypair;
+
+use crate::{
+    catalogue::Scenario,
+    control::{ServerLine, say},
+    measure::Mark,
+    placement::{Side, runtime},
+    process, service,
+    stack::{
+        Connection, Endpoint, StackName,
+        libp2p::{Libp2p, Official, Ours},
+        quinn::{Aes, Chacha, Quinn},
+    },
+};
+
+/// Serves until standard input ends.
+pub fn serve(stack: StackName, scenario: &Scenario) -> Result<()> {
+    process::limit_time();
+    process::raise_file_limit()?;
+    scenario.placement.apply(Side::Server)?;
+    match stack {
+        StackName::Ours => serve_streams::<Libp2p<Ours>>(scenario),
+        StackName::Official => serve_streams::<Libp2p<Official>>(scenario),
+        StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario),
+        StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario),
+    }
+}
+
+fn serve_streams<E: Endpoint>(scenario: &Scenario) -> Result<()> {
+    let runtime = runtime()?;
+    let accepted = Arc::new(AtomicU64::new(0));
+    // Nothing runs on this thread: it is not one of the runtime's workers.
+    let identity = Keypair::generate_ed25519();
+    let endpoint = runtime.block_on(E::bind(&identity, scenario.profile))?;
+    let address = endpoint.address();
+    runtime.spawn(accept(endpoint, Arc::clone(&accepted)));
+    say(&ServerLine::Listening(address.to_string()))?;
+    marks(|| accepted.load(Ordering::Relaxed))
+}
+
+/// Marks what was used whenever a line comes in.
+fn marks(connections: impl Fn() -> u64) -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        line?;
+        say(&ServerLine::Mark(Mark::now(connections())?))?;
+    }
+    Ok(())
+}
+
+async fn accept<E: Endpoint>(endpoint: E, accepted: Arc<AtomicU64>) {
+    loop {
+        let incoming = match endpoint.accept().await {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                eprintln!("accepting: {error:#}");
+                return;
+            }
+        };
+        let accepted = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => {
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                    serve_connection(connection).await;
+                }
+                Err(error) => eprintln!("incoming: {error:#}"),
+            }
+        });
+    }
+}
+
+/// Serves its streams until the connection ends.
+async fn serve_connection(connection: impl Connection) {
+    while let Ok(stream) = connection.accept().await {
+        tokio::spawn(async move {
+            // The client finds out, or has left.
+            let _ = service::serve(stream).await;
+        });
+    }
+}

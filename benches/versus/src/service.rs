@@ -1,0 +1,164 @@
+//! What is said on a stream: a request that begins it, and what follows. Both sides of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// What the one who opens a stream asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Reads to the end and answers with the number of bytes.
+    Sink,
+    /// Sends so many bytes, or for so long, in writes of one size.
+    Source(Amount),
+    /// Sends each message of this size back.
+    Echo { size: usize },
+    /// Answers with so many bytes when the request has ended.
+    Reply { bytes: usize },
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    pub bytes: u64,
+    /// Size of each write; a divisor of 64 KiB.
+    pub write: usize,
+    /// When to end even if there is more to send.
+    pub limit: Duration,
+}
+
+impl Request {
+    pub async fn send(self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+        let (letter, [bytes, write, limit]) = match self {
+            Self::Sink => (b'w', [0; 3]),
+            Self::Source(amount) => (
+                b'r',
+                [
+                    amount.bytes,
+                    amount.write as u64,
+                    u64::try_from(amount.limit.as_millis())?,
+                ],
+            ),
+            Self::Echo { size } => (b'e', [size as u64, 0, 0]),
+            Self::Reply { bytes } => (b'q', [bytes as u64, 0, 0]),
+        };
+        let mut request = [0; REQUEST];
+        request[0] = letter;
+        for (field, value) in request[1..].chunks_exact_mut(8).zip([bytes, write, limit]) {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
+        stream.write_all(&request).await?;
+        Ok(())
+    }
+
+    async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self> {
+        let mut request = [0; REQUEST];
+        stream.read_exact(&mut request).await?;
+        let [bytes, write, limit] = [1, 9, 17].map(|at| {
+            let mut field = [0; 8];
+            field.copy_from_slice(&request[at..at + 8]);
+            u64::from_be_bytes(field)
+        });
+        Ok(match request[0] {
+            b'w' => Self::Sink,
+            b'r' => Self::Source(Amount {
+                bytes,
+                write: usize::try_from(write)?,
+                limit: Duration::from_millis(limit),
+            }),
+            b'e' => Self::Echo {
+                size: usize::try_from(bytes)?.min(BLOCK),
+            },
+            b'q' => Self::Reply {
+                bytes: usize::try_from(bytes)?.min(BLOCK),
+            },
+            letter => bail!("unknown request {letter}"),
+        })
+    }
+}
+
+/// Does what the request at the beginning of a stream asks for.
+pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
+    match Request::receive(&mut stream).await? {
+        Request::Sink => {
+            let received = read_to_end(&mut stream).await?;
+            stream.write_all(&received.to_be_bytes()).await?;
+        }
+        Request::Source(amount) => {
+            write(&mut stream, amount).await?;
+        }
+        Request::Echo { size } => {
+            let mut message = vec![0; size];
+            // An error is the end, between two messages.
+            while stream.read_exact(&mut message).await.is_ok() {
+                stream.write_all(&message).await?;
+                stream.flush().await?;
+            }
+        }
+        Request::Reply { bytes } => {
+            ensure!(stream.read(&mut [0]).await? == 0, "more than a request");
+            stream.write_all(&[1; BLOCK][..bytes]).await?;
+        }
+    }
+    stream.close().await?;
+    Ok(())
+}
+
+/// Writes an amount, and returns how much it was.
+pub async fn write(stream: &mut (impl AsyncWrite + Unpin), amount: Amount) -> Result<u64> {
+    ensure!(
+        amount.write > 0 && BLOCK.is_multiple_of(amount.write),
+        "writes of {} bytes",
+        amount.write
+    );
+    let start = Instant::now();
+    let mut block = vec![0x5a; BLOCK];
+    let mut sent = 0;
+    while sent < amount.bytes && start.elapsed() < amount.limit {
+        block[..STAMP].copy_from_slice(&sent.to_be_bytes());
+        for piece in block.chunks_exact(amount.write) {
+            stream.write_all(piece).await?;
+        }
+        sent += BLOCK as u64;
+    }
+    Ok(sent)
+}
+
+/// Reads to the end, checks the pattern, and returns how much it was.
+pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
+    let mut buffer = vec![0; BLOCK];
+    let mut received: u64 = 0;
+    let mut stamps: u64 = 0;
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            break;
+        }
+        // Stamps that lie across two reads are passed over.
+        let mut at = received.next_multiple_of(BLOCK as u64) - received;
+        while at + STAMP as u64 <= length as u64 {
+            let stamp = &buffer[at as usize..][..STAMP];
+            ensure!(
+                stamp == (received + at).to_be_bytes(),
+                "wrong bytes at {}",
+                received + at
+            );
+            stamps += 1;
+            at += BLOCK as u64;
+        }
+        received += length as u64;
+    }
+    ensure!(
+        stamps * 2 >= received / BLOCK as u64,
+        "{stamps} stamps in {received} bytes"
+    );
+    Ok(received)
+}
+
+/// Every block of so many bytes begins with its position in the stream, which costs nothing to check.
+const BLOCK: usize = 64 * 1024;
+
+const STAMP: usize = size_of::<u64>();
+
+const REQUEST: usize = 1 + 3 * 8;

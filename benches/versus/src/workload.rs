@@ -1,0 +1,78 @@
+//! What the client does, one file for each kind of workload.
+
+pub mod bulk;
+pub mod handshakes;
+pub mod ping_pong;
+pub mod short_streams;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use libp2p_identity::Keypair;
+
+use crate::stack::{Endpoint, Profile};
+
+/// How much is done in one measurement; what ends first ends it.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Effort {
+    /// MB of a bulk transfer.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=16_384))]
+    megabytes: u64,
+    /// Milliseconds of a bulk transfer or of a ping-pong.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    millis: u64,
+    /// Round trips, and streams in tens.
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    operations: u32,
+    /// Connections of a handshake workload.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    handshakes: u32,
+}
+
+impl Effort {
+    pub fn bytes(&self) -> u64 {
+        self.megabytes * 1_000_000
+    }
+
+    pub fn time(&self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+
+    pub fn operations(&self) -> usize {
+        self.operations as usize
+    }
+
+    pub fn streams(&self) -> usize {
+        self.operations() * 5
+    }
+
+    pub fn handshakes(&self) -> usize {
+        self.handshakes as usize
+    }
+
+    /// The arguments that make another process do as much.
+    pub fn arguments(&self) -> [String; 8] {
+        [
+            "--megabytes".to_owned(),
+            self.megabytes.to_string(),
+            "--millis".to_owned(),
+            self.millis.to_string(),
+            "--operations".to_owned(),
+            self.operations.to_string(),
+            "--handshakes".to_owned(),
+            self.handshakes.to_string(),
+        ]
+    }
+}
+
+/// An endpoint with a new identity.
+async fn client<E: Endpoint>(profile: Profile) -> Result<E> {
+    E::bind(&Keypair::generate_ed25519(), profile).await
+}
+
+/// Duration at a place in the order of many, from 0 to 1.
+fn quantile(sorted: &[Duration], at: f64) -> Duration {
+    let index = (sorted.len().saturating_sub(1) as f64 * at).round();
+    sorted.get(index as usize).copied().unwrap_or_default()
+}

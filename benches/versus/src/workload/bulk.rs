@@ -1,0 +1,91 @@
+//! As many bytes as possible, on one stream or many, on one connection or many.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::{AsyncReadExt, AsyncWriteExt, future::try_join_all};
+
+use super::{Effort, client};
+use crate::{
+    catalogue::{Bulk, Direction},
+    control::Checkpoint,
+    metric::Metrics,
+    service::{self, Amount, Request},
+    stack::{Address, Connection, Endpoint, Facts, Profile},
+};
+
+pub async fn run<E: Endpoint>(
+    bulk: Bulk,
+    profile: Profile,
+    server: Address,
+    effort: Effort,
+) -> Result<(Metrics, Facts)> {
+    let endpoint = client::<E>(profile).await?;
+    let mut connections = Vec::new();
+    for _ in 0..bulk.connections {
+        connections.push(endpoint.connect(&server).await?);
+    }
+    let share = |bytes: u64| Amount {
+        bytes: bytes / (bulk.connections * bulk.streams) as u64,
+        write: bulk.write,
+        limit: effort.time(),
+    };
+    // The path's MTU and the congestion window have been found by then.
+    let warm_up = Amount {
+        limit: WARM_UP,
+        ..share(WARM_UP_BYTES)
+    };
+    transfer(&connections, bulk, warm_up).await?;
+    let start = Checkpoint::reach().await?;
+    let bytes = transfer(&connections, bulk, share(effort.bytes())).await?;
+    let end = Checkpoint::reach().await?;
+    ensure!(bytes > 0, "nothing was sent");
+    let facts = endpoint.facts(&connections[0]);
+    Ok((start.until(&end).per_byte(bytes), facts))
+}
+
+/// Transfers an amount on each stream, and returns what that was on all of them.
+async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount) -> Result<u64> {
+    let mut tasks = Vec::new();
+    for connection in connections {
+        for _ in 0..bulk.streams {
+            let connection = connection.clone();
+            tasks.push(tokio::spawn(async move {
+                match bulk.direction {
+                    Direction::Up => upload(&connection, each).await,
+                    Direction::Down => download(&connection, each).await,
+                }
+            }));
+        }
+    }
+    let mut all = 0;
+    for bytes in try_join_all(tasks).await? {
+        all += bytes?;
+    }
+    Ok(all)
+}
+
+async fn upload(connection: &impl Connection, amount: Amount) -> Result<u64> {
+    let mut stream = connection.open().await?;
+    Request::Sink.send(&mut stream).await?;
+    let sent = service::write(&mut stream, amount).await?;
+    stream.close().await?;
+    let mut received = [0; 8];
+    stream.read_exact(&mut received).await?;
+    ensure!(
+        u64::from_be_bytes(received) == sent,
+        "{sent} bytes were sent and something else has come"
+    );
+    Ok(sent)
+}
+
+async fn download(connection: &impl Connection, amount: Amount) -> Result<u64> {
+    let mut stream = connection.open().await?;
+    Request::Source(amount).send(&mut stream).await?;
+    stream.close().await?;
+    service::read_to_end(&mut stream).await
+}
+
+const WARM_UP: Duration = Duration::from_millis(400);
+
+const WARM_UP_BYTES: u64 = 32_000_000;

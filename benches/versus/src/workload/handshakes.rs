@@ -1,0 +1,90 @@
+//! Connections from the first packet to both ends having them, and nothing else.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Effort, client, quantile};
+use crate::{
+    catalogue::Peers,
+    control::Checkpoint,
+    metric::{Metric, Metrics},
+    stack::{Address, Endpoint, Facts, Profile},
+};
+
+pub async fn run<E: Endpoint>(
+    peers: Peers,
+    at_once: usize,
+    profile: Profile,
+    server: Address,
+    effort: Effort,
+) -> Result<(Metrics, Facts)> {
+    let count = effort.handshakes();
+    let mut endpoints = Vec::new();
+    for _ in 0..match peers {
+        Peers::New => WARM_UP + count,
+        Peers::Returning => 1,
+    } {
+        endpoints.push(Arc::new(client::<E>(profile).await?));
+    }
+    let mut dialers = endpoints.iter().cycle().cloned();
+
+    // Kept until the end: closing is not measured.
+    let mut warm = Vec::new();
+    for endpoint in dialers.by_ref().take(WARM_UP) {
+        warm.push(endpoint.connect(&server).await?);
+    }
+    let dials: Vec<_> = dialers
+        .take(count)
+        .map(|endpoint| dial(endpoint, server.clone()))
+        .collect();
+    let start = Checkpoint::reach().await?;
+    let done: Vec<_> = stream::iter(dials)
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await?;
+    let mut end = Checkpoint::reach().await?;
+    // A client is done half a round trip before its server.
+    for _ in 0..PATIENCE {
+        if end.server.connections == start.server.connections + count as u64 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        end = Checkpoint::reach().await?;
+    }
+    let accepted = end.server.connections - start.server.connections;
+    ensure!(
+        accepted == count as u64,
+        "{accepted} of {count} were accepted"
+    );
+
+    let facts = endpoints[0].facts(&warm[0]);
+    let mut metrics = start.until(&end).per_operation(count);
+    let mut times: Vec<Duration> = done.iter().map(|(_, time)| *time).collect();
+    times.sort_unstable();
+    metrics.insert(
+        Metric::MedianMicros,
+        quantile(&times, 0.5).as_secs_f64() * 1e6,
+    );
+    metrics.insert(
+        Metric::P99Micros,
+        quantile(&times, 0.99).as_secs_f64() * 1e6,
+    );
+    Ok((metrics, facts))
+}
+
+async fn dial<E: Endpoint>(endpoint: Arc<E>, server: Address) -> Result<(E::Connection, Duration)> {
+    let begin = Instant::now();
+    let connection = endpoint.connect(&server).await?;
+    Ok((connection, begin.elapsed()))
+}
+
+const WARM_UP: usize = 8;
+
+/// How often, and after which pause, the server is asked whether it has them all.
+const PATIENCE: usize = 100;
+const PAUSE: Duration = Duration::from_millis(10);

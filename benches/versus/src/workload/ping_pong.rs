@@ -1,0 +1,134 @@
+//! One message after the other, there and back, alone or beside a bulk upload.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+use super::{Effort, client, quantile};
+use crate::{
+    catalogue::Beside,
+    control::Checkpoint,
+    metric::{Metric, Metrics},
+    service::Request,
+    stack::{Address, Connection, Endpoint, Facts, Profile},
+};
+
+pub async fn run<E: Endpoint>(
+    size: usize,
+    beside: Beside,
+    profile: Profile,
+    server: Address,
+    effort: Effort,
+) -> Result<(Metrics, Facts)> {
+    let endpoint = client::<E>(profile).await?;
+    let connection = endpoint.connect(&server).await?;
+    let mut stream = connection.open().await?;
+    Request::Echo { size }.send(&mut stream).await?;
+    let mut message = vec![0x5a; size];
+    for _ in 0..WARM_UP {
+        exchange(&mut stream, &mut message).await?;
+    }
+    let upload = match beside {
+        Beside::Nothing => None,
+        Beside::SameConnection => Some(Upload::start(connection.clone())),
+        Beside::OtherConnection => Some(Upload::start(endpoint.connect(&server).await?)),
+    };
+    if upload.is_some() {
+        tokio::time::sleep(UPLOAD_WARM_UP).await;
+    }
+
+    let mut trips = Vec::with_capacity(effort.operations());
+    let start = Checkpoint::reach().await?;
+    let begin = Instant::now();
+    while trips.len() < effort.operations() && begin.elapsed() < effort.time() {
+        let before = Instant::now();
+        exchange(&mut stream, &mut message).await?;
+        trips.push(before.elapsed());
+    }
+    let end = Checkpoint::reach().await?;
+    let facts = endpoint.facts(&connection);
+    let mut metrics = start.until(&end).per_operation(trips.len());
+    trips.sort_unstable();
+    metrics.insert(
+        Metric::MedianMicros,
+        quantile(&trips, 0.5).as_secs_f64() * 1e6,
+    );
+    metrics.insert(
+        Metric::P99Micros,
+        quantile(&trips, 0.99).as_secs_f64() * 1e6,
+    );
+    if let Some(upload) = upload {
+        // The CPU is that of the upload too.
+        for metric in [
+            Metric::CpuMicrosPerOperation,
+            Metric::ClientCpuMicrosPerOperation,
+            Metric::ServerCpuMicrosPerOperation,
+        ] {
+            metrics.remove(&metric);
+        }
+        metrics.insert(Metric::MegabytesPerSecond, upload.stop().await?);
+    }
+    Ok((metrics, facts))
+}
+
+async fn exchange<S>(stream: &mut S, message: &mut [u8]) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.write_all(message).await?;
+    stream.flush().await?;
+    stream.read_exact(message).await?;
+    Ok(())
+}
+
+/// A bulk upload in a task of its own.
+struct Upload {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<f64>>,
+}
+
+impl Upload {
+    fn start(connection: impl Connection) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut stream = connection.open().await?;
+            Request::Sink.send(&mut stream).await?;
+            let block = vec![0x5a; BLOCK];
+            let begin = Instant::now();
+            let mut sent = 0.0;
+            while !stopped.load(Ordering::Relaxed) && begin.elapsed() < LONGEST {
+                stream.write_all(&block).await?;
+                sent += BLOCK as f64;
+            }
+            stream.close().await?;
+            stream.read_exact(&mut [0; 8]).await?;
+            Ok(sent / 1e6 / begin.elapsed().as_secs_f64())
+        });
+        Self { stop, task }
+    }
+
+    /// Ends it, and returns its MB/s.
+    async fn stop(self) -> Result<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+const WARM_UP: usize = 200;
+
+/// Until the congestion window has been found.
+const UPLOAD_WARM_UP: Duration = Duration::from_millis(400);
+
+const BLOCK: usize = 64 * 1024;
+
+/// Nothing is measured for so long.
+const LONGEST: Duration = Duration::from_secs(90);
