@@ -4,7 +4,10 @@ use std::{str::FromStr, sync::LazyLock};
 
 use anyhow::{Error, anyhow};
 
-use crate::{placement::Placement, stack::Profile};
+use crate::{
+    placement::Placement,
+    stack::{Profile, StackName},
+};
 
 /// One workload with everything that both processes must agree on.
 #[derive(Clone, Debug)]
@@ -13,6 +16,27 @@ pub struct Scenario {
     pub kind: Kind,
     pub placement: Placement,
     pub profile: Profile,
+}
+
+impl Scenario {
+    /// Not every stack can do everything.
+    pub fn is_for(&self, stack: StackName) -> bool {
+        match stack {
+            StackName::Floor | StackName::Bare => {
+                self.profile == Profile::Equalised
+                    && matches!(
+                        self.kind,
+                        Kind::Bulk(Bulk {
+                            connections: 1,
+                            streams: 1,
+                            write: BLOCK,
+                            ..
+                        })
+                    )
+            }
+            _ => true,
+        }
+    }
 }
 
 /// What is done.

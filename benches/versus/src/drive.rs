@@ -10,6 +10,8 @@ use crate::{
     process,
     stack::{
         Address, Endpoint, Facts, StackName,
+        bare::Bare,
+        floor::Floor,
         libp2p::{Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
     },
@@ -26,6 +28,8 @@ pub fn drive(stack: StackName, scenario: &Scenario, server: Address, effort: Eff
         StackName::Official => drive_streams::<Libp2p<Official>>(scenario, server, effort),
         StackName::QuinnAes => drive_streams::<Quinn<Aes>>(scenario, server, effort),
         StackName::QuinnChacha => drive_streams::<Quinn<Chacha>>(scenario, server, effort),
+        StackName::Floor => drive_streams::<Floor>(scenario, server, effort),
+        StackName::Bare => drive_streams::<Bare>(scenario, server, effort),
     }?;
     say(&ClientLine::Result { metrics, facts })
 }

@@ -13,6 +13,7 @@ mod sample;
 mod serve;
 mod service;
 mod stack;
+mod udp;
 mod workload;
 
 use std::process::ExitCode;

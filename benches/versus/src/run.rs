@@ -63,7 +63,13 @@ pub fn run(options: &Options) -> Result<()> {
 /// what changes on the machine meanwhile changes for all of them.
 fn measure(scenario: &Scenario, options: &Options) -> Table {
     let mut contenders = vec![(OURS, StackName::Ours)];
-    contenders.extend(options.against.iter().map(|stack| (stack.name(), *stack)));
+    contenders.extend(
+        options
+            .against
+            .iter()
+            .filter(|stack| scenario.is_for(**stack))
+            .map(|stack| (stack.name(), *stack)),
+    );
     contenders.push((AGAIN, StackName::Ours));
     let mut columns: Vec<Column> = contenders
         .iter()

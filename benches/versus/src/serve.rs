@@ -19,6 +19,8 @@ use crate::{
     process, service,
     stack::{
         Connection, Endpoint, StackName,
+        bare::Bare,
+        floor::Floor,
         libp2p::{Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
     },
@@ -34,6 +36,8 @@ pub fn serve(stack: StackName, scenario: &Scenario) -> Result<()> {
         StackName::Official => serve_streams::<Libp2p<Official>>(scenario),
         StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario),
         StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario),
+        StackName::Floor => serve_streams::<Floor>(scenario),
+        StackName::Bare => serve_streams::<Bare>(scenario),
     }
 }
 
@@ -68,24 +72,33 @@ async fn accept<E: Endpoint>(endpoint: E, accepted: Arc<AtomicU64>) {
             }
         };
         let accepted = Arc::clone(&accepted);
-        tokio::spawn(async move {
+        let serve = async move {
             match incoming.await {
                 Ok(connection) => {
                     accepted.fetch_add(1, Ordering::Relaxed);
-                    serve_connection(connection).await;
+                    serve_connection::<E>(connection).await;
                 }
                 Err(error) => eprintln!("incoming: {error:#}"),
             }
-        });
+        };
+        if E::ONE_AT_A_TIME {
+            return serve.await;
+        }
+        tokio::spawn(serve);
     }
 }
 
 /// Serves its streams until the connection ends.
-async fn serve_connection(connection: impl Connection) {
+async fn serve_connection<E: Endpoint>(connection: E::Connection) {
     while let Ok(stream) = connection.accept().await {
-        tokio::spawn(async move {
+        let serve = async move {
             // The client finds out, or has left.
             let _ = service::serve(stream).await;
-        });
+        };
+        if E::ONE_AT_A_TIME {
+            serve.await;
+        } else {
+            tokio::spawn(serve);
+        }
     }
 }

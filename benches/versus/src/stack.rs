@@ -1,5 +1,8 @@
 //! What is compared, behind traits that cost nothing.
 
+pub mod bare;
+pub mod equalised;
+pub mod floor;
 pub mod libp2p;
 pub mod quinn;
 pub mod tls;
@@ -24,12 +27,22 @@ pub enum StackName {
     QuinnAes,
     /// The same with ChaCha20-Poly1305 first, as the official one has it.
     QuinnChacha,
+    /// quinn-proto and a blocking socket in one thread, AES-128-GCM.
+    Floor,
+    /// UDP and AES-128-GCM, without a protocol.
+    Bare,
 }
 
 impl StackName {
     /// All but ours.
     pub fn others() -> impl IntoIterator<Item = Self> {
-        [Self::Official, Self::QuinnAes, Self::QuinnChacha]
+        [
+            Self::Official,
+            Self::QuinnAes,
+            Self::QuinnChacha,
+            Self::Floor,
+            Self::Bare,
+        ]
     }
 
     /// The name on the command line and in tables.
@@ -39,6 +52,8 @@ impl StackName {
             Self::Official => "official",
             Self::QuinnAes => "quinn-aes",
             Self::QuinnChacha => "quinn-chacha",
+            Self::Floor => "floor",
+            Self::Bare => "bare",
         }
     }
 }
@@ -57,20 +72,6 @@ pub enum Profile {
     Equalised,
     /// What each stack does if nobody tells it otherwise.
     Shipped,
-}
-
-/// The numbers of [`Profile::Equalised`], which are the defaults of both libp2p transports.
-pub mod equalised {
-    use std::time::Duration;
-
-    pub const MTU: u16 = 1452;
-    pub const STREAM_WINDOW: u32 = 10_000_000;
-    pub const CONNECTION_WINDOW: u32 = 15_000_000;
-    /// quinn-proto's default, which the official transport leaves as it is.
-    pub const SEND_WINDOW: u64 = 10_000_000;
-    pub const STREAMS: u32 = 256;
-    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-    pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 }
 
 /// Where a server is, and who it is; `HOST:PORT/PEER` on the command line.
@@ -112,6 +113,9 @@ pub struct Facts {
 pub trait Endpoint: Send + Sync + Sized + 'static {
     type Connection: Connection;
     type Incoming: Future<Output = Result<Self::Connection>> + Send;
+
+    /// Whether it serves one stream of one connection, and blocks the thread meanwhile.
+    const ONE_AT_A_TIME: bool = false;
 
     /// Binds to a free port of the loopback interface.
     fn bind(identity: &Keypair, profile: Profile) -> impl Future<Output = Result<Self>> + Send;

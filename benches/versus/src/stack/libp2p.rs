@@ -83,7 +83,7 @@ impl Flavour for Ours {
                 || "?".to_owned(),
                 |connection| connection.mtu_bytes.to_string(),
             ),
-            windows: "10 MB stream, 15 MB connection, 10 MB send".to_owned(),
+            windows: equalised::WINDOWS.to_owned(),
             segments: "up to 44".to_owned(),
         }
     }
@@ -113,7 +113,7 @@ impl Flavour for Official {
             suite: "TLS13_CHACHA20_POLY1305_SHA256 (configured)".to_owned(),
             group: "X25519MLKEM768 (configured)".to_owned(),
             mtu: "up to 1452 (configured)".to_owned(),
-            windows: "10 MB stream, 15 MB connection, 10 MB send".to_owned(),
+            windows: equalised::WINDOWS.to_owned(),
             segments: "up to 10 (quinn)".to_owned(),
         }
     }

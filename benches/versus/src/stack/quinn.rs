@@ -40,6 +40,7 @@ pub struct Quinn<P> {
     endpoint: quinn::Endpoint,
     transport: Arc<quinn::TransportConfig>,
     tls: Tls,
+    profile: Profile,
     address: Address,
     preference: PhantomData<P>,
 }
@@ -50,7 +51,10 @@ impl<P: Preference> Endpoint for Quinn<P> {
 
     async fn bind(identity: &Keypair, profile: Profile) -> Result<Self> {
         let tls = Tls::new(identity, P::FIRST)?;
-        let transport = Arc::new(transport_config(profile)?);
+        let transport = Arc::new(match profile {
+            Profile::Equalised => equalised::transport()?,
+            Profile::Shipped => quinn::TransportConfig::default(),
+        });
         let crypto = QuicServerConfig::try_from(tls.server()?)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::clone(&transport));
@@ -63,6 +67,7 @@ impl<P: Preference> Endpoint for Quinn<P> {
             endpoint,
             transport,
             tls,
+            profile,
             address,
             preference: PhantomData,
         })
@@ -99,8 +104,11 @@ impl<P: Preference> Endpoint for Quinn<P> {
             suite: suite.to_owned(),
             group: "X25519MLKEM768 (configured)".to_owned(),
             mtu: connection.stats().path.current_mtu.to_string(),
-            windows: "10 MB stream, 15 MB connection, 10 MB send; as shipped: 1.25 MB stream"
-                .to_owned(),
+            windows: match self.profile {
+                Profile::Equalised => equalised::WINDOWS,
+                Profile::Shipped => "1.25 MB stream, no limit for the connection, 10 MB send",
+            }
+            .to_owned(),
             segments: "up to 10".to_owned(),
         }
     }
@@ -155,24 +163,4 @@ impl AsyncWrite for Stream {
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.send.finish().map_err(io::Error::from))
     }
-}
-
-fn transport_config(profile: Profile) -> Result<quinn::TransportConfig> {
-    let mut transport = quinn::TransportConfig::default();
-    if profile == Profile::Equalised {
-        let mut discovery = quinn::MtuDiscoveryConfig::default();
-        discovery.upper_bound(equalised::MTU);
-        transport
-            .mtu_discovery_config(Some(discovery))
-            .stream_receive_window(equalised::STREAM_WINDOW.into())
-            .receive_window(equalised::CONNECTION_WINDOW.into())
-            .send_window(equalised::SEND_WINDOW)
-            .max_concurrent_bidi_streams(equalised::STREAMS.into())
-            .max_concurrent_uni_streams(0_u32.into())
-            .datagram_receive_buffer_size(None)
-            .allow_spin(false)
-            .max_idle_timeout(Some(equalised::IDLE_TIMEOUT.try_into()?))
-            .keep_alive_interval(Some(equalised::KEEP_ALIVE));
-    }
-    Ok(transport)
 }

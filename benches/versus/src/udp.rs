@@ -1,0 +1,101 @@
+//! A blocking UDP socket with segmentation offload, for everything here that has no runtime.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use anyhow::Result;
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use socket2::SockRef;
+
+pub struct Udp {
+    io: UdpSocket,
+    state: UdpSocketState,
+    memory: Vec<u8>,
+    meta: [RecvMeta; BATCH_SIZE],
+}
+
+impl Udp {
+    /// Binds to a free port of the loopback interface.
+    pub fn bind() -> Result<Self> {
+        let io = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // The kernel grants what it will.
+        let _ = SockRef::from(&io).set_recv_buffer_size(BUFFER);
+        let _ = SockRef::from(&io).set_send_buffer_size(BUFFER);
+        Ok(Self {
+            state: UdpSocketState::new((&io).into())?,
+            io,
+            memory: vec![0; LARGEST * BATCH_SIZE],
+            meta: [RecvMeta::default(); BATCH_SIZE],
+        })
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// What the kernel has granted, as it counts.
+    pub fn receive_buffer(&self) -> io::Result<usize> {
+        SockRef::from(&self.io).recv_buffer_size()
+    }
+
+    /// Waits until the kernel takes it.
+    pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        loop {
+            match self.state.try_send((&self.io).into(), transmit) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::POLLOUT, None)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// One batch, waiting no longer than that, or for ever; none if nothing has come.
+    pub fn receive(
+        &mut self,
+        wait: Option<Duration>,
+    ) -> io::Result<impl Iterator<Item = (&RecvMeta, &mut [u8])>> {
+        let mut received = self.receive_now()?;
+        if received == 0 && wait != Some(Duration::ZERO) {
+            self.wait(PollFlags::POLLIN, wait)?;
+            received = self.receive_now()?;
+        }
+        let messages = self.memory.chunks_exact_mut(LARGEST).zip(&self.meta);
+        Ok(messages
+            .take(received)
+            .map(|(memory, meta)| (meta, &mut memory[..meta.len])))
+    }
+
+    fn receive_now(&mut self) -> io::Result<usize> {
+        let mut chunks = self.memory.chunks_exact_mut(LARGEST);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        match self
+            .state
+            .recv((&self.io).into(), &mut slices, &mut self.meta)
+        {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+
+    fn wait(&self, events: PollFlags, time: Option<Duration>) -> io::Result<()> {
+        let mut files = [PollFd::new(self.io.as_fd(), events)];
+        ppoll(&mut files, time.map(TimeSpec::from_duration), None)?;
+        Ok(())
+    }
+}
+
+/// Largest UDP payload with what GRO may put behind it.
+const LARGEST: usize = 64 * 1024;
+
+/// What ours asks for by default.
+const BUFFER: usize = 8 * 1024 * 1024;
