@@ -6,6 +6,7 @@ mod doorbell;
 mod incoming;
 mod mailbox;
 mod outbound;
+mod pace;
 mod slabs;
 mod socket;
 mod task;

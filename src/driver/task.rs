@@ -16,6 +16,7 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{Mailbox, Request},
     outbound::Outbound,
+    pace::Pace,
     slabs::Slabs,
     socket::Socket,
 };
@@ -65,6 +66,7 @@ pub(super) struct Driver {
     /// Connections that have rung, between two polls an empty list.
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
+    pace: Pace,
     measure_routing: bool,
     closing: bool,
 }
@@ -104,6 +106,7 @@ impl Driver {
             forward: (0..shards.count()).map(|_| Vec::new()).collect(),
             turns: Vec::new(),
             wakers: Vec::new(),
+            pace: Pace::default(),
             measure_routing,
             closing: false,
         }
@@ -274,18 +277,23 @@ impl Driver {
     }
 
     /// Gives turns to connections, and wakes those who waited for them.
-    fn serve(&mut self) {
+    ///
+    /// Returns how many they were.
+    fn serve(&mut self) -> usize {
         self.shard.handle_timeouts(clock::now());
+        let mut woken = 0;
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
             let now = clock::now();
             if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
                 break;
             }
+            woken += self.wakers.len();
             for waker in self.wakers.drain(..) {
                 waker.wake();
             }
         }
+        woken
     }
 
     /// Begins handshakes, after the established connections were served.
@@ -373,13 +381,20 @@ impl Future for Driver {
         let this = &mut *self;
         this.mailbox().doorbell().register(cx.waker());
         this.take_mail();
+        let before = this.shard.totals().transport.datagrams_received;
         let backlog = this.receive(cx);
+        let has_received = this.shard.totals().transport.datagrams_received > before;
+        if this.pace.waits(has_received) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         this.unblock(cx);
-        this.serve();
+        let mut woken = this.serve();
         if this.begin_handshakes() {
             // So that their first packets leave now.
-            this.serve();
+            woken += this.serve();
         }
+        this.pace.note(has_received, woken);
         // Once more, to be woken for those that have blocked since.
         this.unblock(cx);
         this.report_incoming();
