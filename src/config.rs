@@ -53,8 +53,25 @@ const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
 /// As much unacknowledged data as one stream's window lets out.
 const SEND_WINDOW_BYTES: u64 = 10_000_000;
 
-/// Ethernet's 1500 bytes less IPv6 and UDP headers.
-const MAX_MTU_BYTES: u16 = 1452;
+/// Whatever the interface takes.
+const MAX_MTU_BYTES: u16 = LARGEST_MTU_BYTES;
+
+/// What is tried where the interface does not tell: Ethernet's 1500 bytes less IPv6 and UDP headers.
+const USUAL_MTU_BYTES: u16 = 1452;
+
+/// A receive buffer should hold so many of the datagrams that peers are allowed to send: a burst of them is
+/// lost otherwise.
+const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
+
+/// No network carries larger packets; only the way back to the same host does.
+const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
+
+/// Send window on the way back to the same host, where all that is under way waits in the peer's receive buffer.
+///
+/// More overruns it when the peer is late. What is lost then are the large datagrams, for which there is no
+/// room, and not the small ones between them; that looks like a path that has become narrower, and would have
+/// them all sent small from then on.
+const LOOPBACK_SEND_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Smallest UDP payload that every QUIC path carries (RFC 9000 §14).
 const MIN_MTU_BYTES: u16 = 1200;
@@ -164,14 +181,20 @@ impl Config {
     }
 
     /// What one dial needs.
-    pub(crate) fn client(&self, expected: Option<PeerId>) -> Result<ClientConfig, DialError> {
+    ///
+    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
+    pub(crate) fn client(
+        &self,
+        expected: Option<PeerId>,
+        max_payload: Option<u16>,
+    ) -> Result<ClientConfig, DialError> {
         let authenticator = self
             .authenticator
             .as_ref()
             .map_err(|error| DialError::Certificate(Arc::clone(error)))?;
         let mut config = ClientConfig::new(authenticator.client(expected));
         config
-            .transport_config(Arc::new(self.knobs.transport()))
+            .transport_config(Arc::new(self.knobs.transport(max_payload)))
             // A token that one peer gave must not be shown to another, and there is no name to tell
             // them apart by.
             .token_store(Arc::new(NoneTokenStore));
@@ -180,11 +203,14 @@ impl Config {
 
     /// What one shard needs.
     ///
+    /// `receive_buffer` is what the kernel has granted to the first socket, in bytes.
+    ///
     /// `secret` is the source of the keys for stateless resets and Retry tokens. Each shard has its own:
     /// whoever can make one endpoint sign an ID that another one has issued could reset its connection.
     pub(crate) fn settings(
         &self,
         mtu_discovery: bool,
+        receive_buffer: usize,
         secret: [u8; 32],
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
@@ -193,7 +219,7 @@ impl Config {
         let mut validation_token = ValidationTokenConfig::default();
         validation_token.sent(0).log(Arc::new(NoneTokenLog));
         server
-            .transport_config(Arc::new(self.knobs.transport()))
+            .transport_config(Arc::new(self.knobs.transport(None)))
             .migration(self.knobs.migration)
             .max_incoming(self.knobs.max_pending_incoming)
             .incoming_buffer_size(INCOMING_BUFFER_BYTES)
@@ -208,11 +234,15 @@ impl Config {
             // The fixed bit tells QUIC from STUN on the same socket (RFC 9443 §3).
             .grease_quic_bit(false);
         endpoint
-            .max_udp_payload_size(self.knobs.max_mtu.max(MAX_RECEIVE_BYTES))
+            .max_udp_payload_size(self.knobs.max_receive(receive_buffer))
             .expect("more than the 1200 bytes that every path carries");
         Ok(Settings {
             endpoint,
             server: Arc::new(server),
+            transport: {
+                let knobs = self.knobs.clone();
+                Arc::new(move |max_payload| Arc::new(knobs.transport(max_payload)))
+            },
             handshake_timeout: self.knobs.handshake_timeout,
             max_peer_streams: self.knobs.max_peer_streams.into(),
             max_pending_incoming: self.knobs.max_pending_incoming,
@@ -298,8 +328,9 @@ impl ConfigBuilder {
 
     /// Largest UDP payload that is tried on a path, in bytes (RFC 8899).
     ///
-    /// Larger than the default only pays where the whole path carries more than Ethernet's 1500 bytes.
-    /// Default: 1452, what is left of them by IPv6 and UDP.
+    /// Never more than the interface takes (where the system does not tell: 1452, what IPv6 and UDP leave of
+    /// Ethernet's 1500 bytes), and than the peer does. We let peers send as much, but at most a
+    /// 32nd of the socket's receive buffer. Default: 65,500; loopback and jumbo frames make use of it.
     ///
     /// # Errors
     ///
@@ -396,7 +427,8 @@ impl ConfigBuilder {
     /// Bytes that may be under way to a peer without its acknowledgement.
     ///
     /// Bounds what a connection holds for retransmission. Should be twice the bandwidth-delay product of
-    /// the path. Default: 10,000,000.
+    /// the path. On the way back to the same host it is 2 MiB at most: there it is the peer's receive buffer that
+    /// all of it waits in. Default: 10,000,000.
     ///
     /// # Errors
     ///
@@ -513,9 +545,22 @@ impl Default for Knobs {
 }
 
 impl Knobs {
-    fn transport(&self) -> TransportConfig {
+    /// Largest datagram that peers may send, in bytes of UDP payload.
+    fn max_receive(&self, receive_buffer: usize) -> u16 {
+        let fitting = receive_buffer / DATAGRAMS_IN_RECEIVE_BUFFER;
+        let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
+        self.max_mtu.min(fitting).max(MAX_RECEIVE_BYTES)
+    }
+
+    fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
         let mut mtu_discovery = MtuDiscoveryConfig::default();
-        mtu_discovery.upper_bound(self.max_mtu);
+        mtu_discovery.upper_bound(self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES)));
+        let send_window = match max_payload {
+            Some(bytes) if bytes > WIDEST_NETWORK_BYTES => {
+                self.send_window.min(LOOPBACK_SEND_WINDOW_BYTES)
+            }
+            _ => self.send_window,
+        };
         let mut config = TransportConfig::default();
         config
             .max_idle_timeout(self.idle_timeout.map(|timeout| {
@@ -528,7 +573,7 @@ impl Knobs {
             .datagram_receive_buffer_size(None)
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
-            .send_window(self.send_window)
+            .send_window(send_window)
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));

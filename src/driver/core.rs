@@ -27,7 +27,7 @@ use crate::{
     authenticator::GenerateError,
     config::Config,
     error::DialError,
-    net::{UdpSocket, interfaces::source_ip, task::Runtime},
+    net::{UdpSocket, interfaces, task::Runtime},
     proto::{Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
 };
@@ -120,8 +120,7 @@ impl Core {
     ) -> Result<Arc<Socket>, OpenError> {
         let io = UdpSocket::bind(runtime, addr, self.config.socket_buffers())
             .map_err(OpenError::Bind)?;
-        self.start(runtime, !io.may_fragment())
-            .map_err(OpenError::Certificate)?;
+        self.start(runtime, &io).map_err(OpenError::Certificate)?;
         let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
         let reader = &self.mailboxes[reader];
         let socket = Arc::new(Socket::new(
@@ -144,7 +143,8 @@ impl Core {
         expected: Option<PeerId>,
         from: DialFrom,
     ) -> Result<oneshot::Receiver<Result<Handshake, DialError>>, DialError> {
-        let config = self.config.client(expected)?;
+        let max_payload = interfaces::max_payload(remote_addr);
+        let config = self.config.client(expected, max_payload)?;
         let socket = self
             .dial_socket(runtime, remote_addr, from)
             .map_err(|error| match error {
@@ -265,7 +265,8 @@ impl Core {
         Ok(socket)
     }
 
-    fn start(&self, runtime: &Runtime, mtu_discovery: bool) -> Result<(), Arc<GenerateError>> {
+    /// Starts the drivers, if there are none; `io` is the first socket.
+    fn start(&self, runtime: &Runtime, io: &UdpSocket) -> Result<(), Arc<GenerateError>> {
         let mut started = lock_any(&self.started);
         if *started {
             return Ok(());
@@ -274,7 +275,11 @@ impl Core {
             let shard = Shard::new(
                 id,
                 self.shards,
-                self.config.settings(mtu_discovery, rand::random())?,
+                self.config.settings(
+                    !io.may_fragment(),
+                    io.buffer_sizes().receive,
+                    rand::random(),
+                )?,
                 ShardSeed {
                     connection_ids: rand::random(),
                     endpoint: rand::random(),
@@ -299,7 +304,7 @@ impl Core {
 /// send from anyway, next a wildcard one, which lets the kernel choose, and then any that can.
 fn expected_socket(mut sockets: Vec<Arc<Socket>>, remote_addr: SocketAddr) -> Option<Arc<Socket>> {
     if sockets.len() > 1 {
-        let source = source_ip(remote_addr);
+        let source = interfaces::source_ip(remote_addr);
         sockets.sort_by_key(|socket| {
             let ip = socket.io().local_addr().ip();
             (Some(ip) != source, !ip.is_unspecified())

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::HandshakeError,
+    net::interfaces,
     proto::{Incoming, IncomingKey},
 };
 
@@ -67,6 +68,7 @@ impl IncomingConnection {
         // Where it fails the reply is dropped, which the receiver notices.
         let _ = self.mailbox.request(Request::Accept {
             key: self.key,
+            max_payload: interfaces::max_payload(self.remote_addr),
             reply,
         });
         receiver

@@ -58,6 +58,8 @@ pub(super) struct Mail {
 pub(super) enum Request {
     Accept {
         key: IncomingKey,
+        /// What the interface takes, in bytes of UDP payload, if it tells.
+        max_payload: Option<u16>,
         reply: oneshot::Sender<Result<Handshake, HandshakeError>>,
     },
     Dial {

@@ -308,13 +308,17 @@ impl Driver {
             let now = clock::now();
             match request {
                 Request::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
-                Request::Accept { key, reply } => {
+                Request::Accept {
+                    key,
+                    max_payload,
+                    reply,
+                } => {
                     if reply.is_canceled() {
                         self.shard.refuse(key, &mut self.outbound);
                         continue;
                     }
                     begun += 1;
-                    let accepted = self.shard.accept(now, key, &mut self.outbound);
+                    let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
                     // If nobody waits any more, the handshake is abandoned as it is dropped.
                     let _ = reply.send(accepted.map(|accepted| self.handshake(accepted)));
                 }

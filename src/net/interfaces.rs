@@ -39,15 +39,43 @@ impl InterfaceWatcher {
     }
 }
 
-/// The address that the kernel would send from to `remote`. No packet is sent.
+/// The address that the kernel would send from to `remote`.
 pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
+    towards(remote)?.local_addr().ok().map(|addr| addr.ip())
+}
+
+/// The largest UDP payload that the kernel would send to `remote` in one piece, as far as it tells.
+///
+/// That is a matter of the interface; what lies behind it is found out by sending.
+pub(crate) fn max_payload(remote: SocketAddr) -> Option<u16> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+
+        let socket = towards(remote)?;
+        let payload = if remote.is_ipv4() {
+            sockopt::ip_mtu(&socket).ok()?.checked_sub(28)?
+        } else {
+            sockopt::ipv6_mtu(&socket).ok()?.checked_sub(48)?
+        };
+        Some(u16::try_from(payload).unwrap_or(u16::MAX))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = remote;
+        None
+    }
+}
+
+/// A socket for which the kernel has chosen the way to `remote`. No packet is sent.
+fn towards(remote: SocketAddr) -> Option<UdpSocket> {
     let wildcard = match remote {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let socket = UdpSocket::bind((wildcard, 0)).ok()?;
     socket.connect(remote).ok()?;
-    socket.local_addr().ok().map(|addr| addr.ip())
+    Some(socket)
 }
 
 /// The index of the interface with this name, for `/ip6zone`; where there is no such call, zones are

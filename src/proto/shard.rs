@@ -11,7 +11,7 @@ use std::{
 
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionHandle, ConnectionId, DatagramEvent, Endpoint,
-    EndpointConfig, EndpointEvent, ServerConfig, Transmit,
+    EndpointConfig, EndpointEvent, ServerConfig, Transmit, TransportConfig,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -44,6 +44,8 @@ const SERVER_NAME: &str = "libp2p";
 pub(crate) struct Settings {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) server: Arc<ServerConfig>,
+    /// What depends on the interface: the argument is the largest UDP payload that it takes, if it tells.
+    pub(crate) transport: MakeTransportConfig,
     pub(crate) handshake_timeout: Duration,
     /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
     /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
@@ -54,6 +56,10 @@ pub(crate) struct Settings {
     pub(crate) retry_from: Option<usize>,
 }
 
+/// Makes the part of a configuration that depends on the interface.
+pub(crate) type MakeTransportConfig =
+    Arc<dyn Fn(Option<u16>) -> Arc<TransportConfig> + Send + Sync>;
+
 /// One quinn-proto endpoint with its connections.
 ///
 /// Its user feeds it datagrams ([`handle`](Self::handle)), time
@@ -62,6 +68,8 @@ pub(crate) struct Settings {
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
+    server: Arc<ServerConfig>,
+    transport: MakeTransportConfig,
     handshake_timeout: Duration,
     max_peer_streams: u64,
     retry_from: Option<usize>,
@@ -114,10 +122,12 @@ impl<S: Socket> Shard<S> {
             id,
             endpoint: Endpoint::new(
                 Arc::new(config),
-                Some(settings.server),
+                Some(Arc::clone(&settings.server)),
                 settings.mtu_discovery,
                 None,
             ),
+            server: settings.server,
+            transport: settings.transport,
             handshake_timeout: settings.handshake_timeout,
             max_peer_streams: settings.max_peer_streams,
             retry_from: settings.retry_from,
@@ -277,20 +287,25 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Begins the handshake of an incoming connection; this is where TLS work starts.
+    ///
+    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
         key: IncomingKey,
+        max_payload: Option<u16>,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
         let Some(pending) = self.pending.remove(key) else {
             return Err(HandshakeError::Stale);
         };
         self.note_pending();
+        let mut server = ServerConfig::clone(&self.server);
+        server.transport_config((self.transport)(max_payload));
         self.buf.clear();
         match self
             .endpoint
-            .accept(pending.incoming, now, &mut self.buf, None)
+            .accept(pending.incoming, now, &mut self.buf, Some(Arc::new(server)))
         {
             Ok((handle, connection)) => {
                 let connection =

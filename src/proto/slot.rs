@@ -18,6 +18,9 @@ use crate::error::HandshakeError;
 /// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
 const DATAGRAMS_PER_TURN: usize = 64;
 
+/// Most bytes of them; datagrams may be large.
+const BYTES_PER_TURN: usize = 128 * 1024;
+
 /// Most turns in a row in which a connection only receives, because more has arrived than one turn takes.
 ///
 /// What it sends then is mostly acknowledgements, and one will do for all of it.
@@ -89,11 +92,16 @@ pub(super) struct Turn<'a, S> {
 impl<S: Socket> Turn<'_, S> {
     /// Hands on what has arrived.
     pub(super) fn receive(&mut self) {
+        let mut bytes = 0;
         for _ in 0..DATAGRAMS_PER_TURN {
+            if bytes >= BYTES_PER_TURN {
+                break;
+            }
             let Some(received) = self.slot.inbox.pop_front() else {
                 break;
             };
             *self.inbox_bytes -= received.len;
+            bytes += received.len;
             self.slot.unanswered_dial = None;
             self.connection.handle_event(received.event);
             if self.connection.note_migration() {

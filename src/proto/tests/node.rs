@@ -30,6 +30,9 @@ use crate::{
     stats::{RegistryStats, TransportStats},
 };
 
+/// What the kernel usually grants.
+const RECEIVE_BUFFER: usize = 208 * 1024;
+
 /// How a node is made.
 #[derive(Clone)]
 pub(super) struct Setup {
@@ -214,7 +217,9 @@ impl Node {
             .zip(&seeds)
             .zip(&registries)
             .map(|((id, seed), registry)| {
-                let mut settings = config.settings(true, random.random()).unwrap();
+                let mut settings = config
+                    .settings(true, RECEIVE_BUFFER, random.random())
+                    .unwrap();
                 settings.endpoint.supported_versions(setup.versions.clone());
                 Arc::make_mut(&mut settings.server).time_source(Arc::new(StoppedClock));
                 Shard::new(id, shards, settings, *seed, Arc::clone(registry))
@@ -258,7 +263,7 @@ impl Node {
     ) -> Peer {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.shards.count();
-        let config = self.config.client(expected).unwrap();
+        let config = self.config.client(expected, None).unwrap();
         let (handle, connection) = self.cores[shard]
             .connect(now, config, remote_addr, self.socket.clone())
             .unwrap();
@@ -272,7 +277,7 @@ impl Node {
             self.cores[shard].refuse(key, &mut self.outbox);
             return None;
         }
-        match self.cores[shard].accept(now, key, &mut self.outbox) {
+        match self.cores[shard].accept(now, key, None, &mut self.outbox) {
             Ok((handle, connection)) => {
                 let peer = self.peer(shard, handle, connection);
                 self.accepted.push_back(peer);
