@@ -25,6 +25,7 @@ pub use self::{
 pub(crate) use self::{provider::crypto_provider, session::Negotiated, verifier::Verdict};
 use self::{session::Sessions, tls::Tls};
 
+mod cache;
 mod certificate;
 mod der;
 mod error;

@@ -52,7 +52,9 @@ impl PeerAuthenticator {
         static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
             LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
-        examine(der, expected, unix_seconds(now), &ALGORITHMS).map(|(peer, _)| peer)
+        let now = unix_seconds(now);
+        let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(expected, now)?;
+        Ok(peer)
     }
 }
 
@@ -75,52 +77,76 @@ impl VerifiedPeer {
     }
 }
 
-/// Verify a certificate at `now`, in seconds since 1970, and return its key for the handshake.
-pub(super) fn examine(
-    der: &[u8],
-    expected: Option<&PeerId>,
-    now: i64,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
-    let layout = Layout::parse(der)?;
-    if layout.version != Some(&VERSION_3) {
-        return Err(CertificateError::Version);
-    }
-    if layout.has_unique_id {
-        return Err(CertificateError::UniqueId);
-    }
-    if layout.inner_algorithm != layout.outer_algorithm {
-        return Err(CertificateError::AlgorithmMismatch);
-    }
-    let (certificate_key, self_signature) = CertificateKey::new(&layout, algorithms)?;
+/// A certificate in which everything is as it should be, whenever and whoever that is about.
+#[derive(Clone, Debug)]
+pub(super) struct Examined {
+    peer: VerifiedPeer,
+    key: CertificateKey,
+    validity: Period,
+}
 
-    let (_, certificate) = X509CertificateParser::new()
-        .with_deep_parse_extensions(false)
-        .parse(der)
-        .map_err(|_| Malformed("a field has an impossible value"))?;
-    let signed_key = SignedKey::decode(libp2p_extension(&certificate.tbs_certificate)?)?;
-    let public_key = host_key::decode(signed_key.public_key)?;
-    check_validity(certificate.validity(), now)?;
+impl Examined {
+    /// Verify a certificate at `now`, in seconds since 1970.
+    pub(super) fn new(
+        der: &[u8],
+        now: i64,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<Self, CertificateError> {
+        let layout = Layout::parse(der)?;
+        if layout.version != Some(&VERSION_3) {
+            return Err(CertificateError::Version);
+        }
+        if layout.has_unique_id {
+            return Err(CertificateError::UniqueId);
+        }
+        if layout.inner_algorithm != layout.outer_algorithm {
+            return Err(CertificateError::AlgorithmMismatch);
+        }
+        let (key, self_signature) = CertificateKey::new(&layout, algorithms)?;
 
-    // The costly checks come last.
-    self_signature.verify()?;
-    if !public_key.verify(&signed_key::message(layout.spki), signed_key.signature) {
-        return Err(CertificateError::HostSignature);
+        let (_, certificate) = X509CertificateParser::new()
+            .with_deep_parse_extensions(false)
+            .parse(der)
+            .map_err(|_| Malformed("a field has an impossible value"))?;
+        let signed_key = SignedKey::decode(libp2p_extension(&certificate.tbs_certificate)?)?;
+        let public_key = host_key::decode(signed_key.public_key)?;
+        let validity = Period::new(certificate.validity())?;
+        validity.check(now)?;
+
+        // The costly checks come last.
+        self_signature.verify()?;
+        if !public_key.verify(&signed_key::message(layout.spki), signed_key.signature) {
+            return Err(CertificateError::HostSignature);
+        }
+        let peer = VerifiedPeer {
+            peer_id: public_key.to_peer_id(),
+            public_key,
+        };
+        Ok(Self {
+            peer,
+            key,
+            validity,
+        })
     }
-    let peer_id = public_key.to_peer_id();
-    if let Some(expected) = expected
-        && *expected != peer_id
-    {
-        return Err(CertificateError::PeerMismatch {
-            expected: Box::new(*expected),
-            actual: Box::new(peer_id),
-        });
+
+    /// The peer and the key for the handshake, if the certificate is valid at `now` and proves `expected`.
+    pub(super) fn check(
+        self,
+        expected: Option<&PeerId>,
+        now: i64,
+    ) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
+        self.validity.check(now)?;
+        let peer_id = self.peer.peer_id;
+        if let Some(expected) = expected
+            && *expected != peer_id
+        {
+            return Err(CertificateError::PeerMismatch {
+                expected: Box::new(*expected),
+                actual: Box::new(peer_id),
+            });
+        }
+        Ok((self.peer, self.key))
     }
-    let peer = VerifiedPeer {
-        peer_id,
-        public_key,
-    };
-    Ok((peer, certificate_key))
 }
 
 /// The value of the one libp2p extension.
@@ -151,21 +177,38 @@ fn libp2p_extension<'a>(certificate: &'a TbsCertificate<'_>) -> Result<&'a [u8],
     libp2p.ok_or(CertificateError::ExtensionMissing)
 }
 
-/// The period includes both its ends ([RFC 5280 §4.1.2.5]). Dates are compared, never computed
-/// with: the year 9999, which means "no end", is the last that X.509 has.
+/// When a certificate is valid, in seconds since 1970, both ends included ([RFC 5280 §4.1.2.5]).
+///
+/// Dates are compared, never computed with: the year 9999, which means "no end", is the last that X.509 has.
 ///
 /// [RFC 5280 §4.1.2.5]: https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.5
-fn check_validity(validity: &Validity, now: i64) -> Result<(), CertificateError> {
-    let not_before = validity.not_before.timestamp();
-    let not_after = validity.not_after.timestamp();
-    if not_after < not_before {
-        Err(CertificateError::ValidityReversed)
-    } else if now < not_before {
-        Err(CertificateError::NotYetValid)
-    } else if now > not_after {
-        Err(CertificateError::Expired)
-    } else {
-        Ok(())
+#[derive(Clone, Copy, Debug)]
+struct Period {
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Period {
+    fn new(validity: &Validity) -> Result<Self, CertificateError> {
+        let not_before = validity.not_before.timestamp();
+        let not_after = validity.not_after.timestamp();
+        if not_after < not_before {
+            return Err(CertificateError::ValidityReversed);
+        }
+        Ok(Self {
+            not_before,
+            not_after,
+        })
+    }
+
+    fn check(self, now: i64) -> Result<(), CertificateError> {
+        if now < self.not_before {
+            Err(CertificateError::NotYetValid)
+        } else if now > self.not_after {
+            Err(CertificateError::Expired)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use rustls::{
 use super::{
     error::{CertificateError, GenerateError},
     tls::{ALPN, Initial, Tls},
-    verifier::{Record, Verifier},
+    verifier::Record,
 };
 
 /// What [`Session::handshake_data`] returns.
@@ -67,7 +67,7 @@ impl Sessions {
         parameters: Vec<u8>,
         record: &Arc<Record>,
     ) -> Result<ClientConnection, rustls::Error> {
-        let verifier = Verifier::new(self.tls.algorithms(), expected, record.clone());
+        let verifier = self.tls.verifier(expected, record);
         ClientConnection::new(
             Arc::new(self.tls.client(verifier)?),
             Version::V1,
@@ -83,7 +83,7 @@ impl Sessions {
         record: &Arc<Record>,
     ) -> Result<ServerConnection, rustls::Error> {
         // A listener cannot know whom to expect.
-        let verifier = Verifier::new(self.tls.algorithms(), None, record.clone());
+        let verifier = self.tls.verifier(None, record);
         ServerConnection::new(
             Arc::new(self.tls.server(verifier)?),
             Version::V1,

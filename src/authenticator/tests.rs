@@ -282,6 +282,43 @@ fn peer_outlives_the_validity_of_its_certificate() {
 }
 
 #[test]
+fn known_certificate_proves_nothing_for_who_lacks_its_key() {
+    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let case = good_case();
+    let mut client = start_client(&ours, None);
+    let mut server = RawPeer::new(&case).server(&[ALPN]);
+    shake_hands(&mut client, &mut server).unwrap();
+
+    let thief = Case {
+        private_key: Signer::p256().pkcs8,
+        ..case
+    };
+    let mut client = start_client(&ours, None);
+    let mut server = RawPeer::new(&thief).server(&[ALPN]);
+    shake_hands(&mut client, &mut server).unwrap_err();
+    assert_eq!(
+        verdict(&*client),
+        Some(Err(CertificateError::HandshakeSignature))
+    );
+}
+
+#[test]
+fn known_certificate_is_not_taken_for_another_peers() {
+    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let case = good_case();
+    let expected = PeerId::random();
+    for (expected, is_good) in [(None, true), (Some(expected), false), (None, true)] {
+        let mut client = start_client(&ours, expected);
+        let mut server = RawPeer::new(&case).server(&[ALPN]);
+        assert_eq!(
+            shake_hands(&mut client, &mut server).is_ok(),
+            is_good,
+            "{expected:?}"
+        );
+    }
+}
+
+#[test]
 fn peer_is_not_named_before_the_handshake_is_complete() {
     let (mut client, mut server) = pair();
     tell(&client.speak(), &mut server).unwrap();

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use libp2p_identity::PeerId;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use rustls::{
     CipherSuite, ClientConfig, KeyLog, ServerConfig,
     client::Resumption,
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
+    crypto::CryptoProvider,
     quic::Suite,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -15,6 +16,7 @@ use rustls::{
 };
 
 use super::{
+    cache::VerifiedCertificates,
     certificate::Certificate,
     error::GenerateError,
     verifier::{Record, Verifier},
@@ -27,6 +29,7 @@ pub(super) struct Tls {
     clock: Arc<dyn TimeProvider>,
     key_log: Option<Arc<dyn KeyLog>>,
     certified_key: Arc<SingleCertAndKey>,
+    known: Arc<VerifiedCertificates>,
 }
 
 impl Tls {
@@ -43,11 +46,18 @@ impl Tls {
             clock,
             key_log,
             certified_key: Arc::new(SingleCertAndKey::from(certified_key)),
+            known: Arc::default(),
         })
     }
 
-    pub(super) fn algorithms(&self) -> WebPkiSupportedAlgorithms {
-        self.provider.signature_verification_algorithms
+    /// The verifier of one handshake.
+    pub(super) fn verifier(&self, expected: Option<PeerId>, record: &Arc<Record>) -> Verifier {
+        Verifier::new(
+            self.provider.signature_verification_algorithms,
+            Arc::clone(&self.known),
+            expected,
+            Arc::clone(record),
+        )
     }
 
     pub(super) fn client(&self, verifier: Verifier) -> Result<ClientConfig, rustls::Error> {
@@ -93,7 +103,7 @@ impl Tls {
             .find(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256)
             .and_then(|suite| suite.tls13()?.quic_suite())
             .ok_or(GenerateError::InitialSuite)?;
-        let unused = Verifier::new(self.algorithms(), None, Arc::new(Record::default()));
+        let unused = self.verifier(None, &Arc::new(Record::default()));
         let server = self.server(unused).map_err(GenerateError::Tls)?;
         let server = QuicServerConfig::with_initial(Arc::new(server), suite)
             .map_err(|_| GenerateError::InitialSuite)?;

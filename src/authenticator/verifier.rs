@@ -13,8 +13,9 @@ use rustls::{
 };
 
 use super::{
+    cache::VerifiedCertificates,
     error::CertificateError,
-    peer::{self, VerifiedPeer},
+    peer::VerifiedPeer,
     signature::{self, CertificateKey},
 };
 
@@ -23,12 +24,13 @@ pub(crate) type Verdict = Result<VerifiedPeer, CertificateError>;
 
 /// The verifier of one handshake, in either role.
 ///
-/// The certificate is parsed and verified once. Its key is kept for the signature over the
+/// The certificate is parsed and verified once, and not at all if it was before. Its key is kept for the signature over the
 /// handshake, and the peer for whoever asks later, so nothing depends on parsing it again at
 /// another time.
 #[derive(Debug)]
 pub(super) struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
+    known: Arc<VerifiedCertificates>,
     expected: Option<PeerId>,
     record: Arc<Record>,
 }
@@ -36,11 +38,13 @@ pub(super) struct Verifier {
 impl Verifier {
     pub(super) fn new(
         algorithms: WebPkiSupportedAlgorithms,
+        known: Arc<VerifiedCertificates>,
         expected: Option<PeerId>,
         record: Arc<Record>,
     ) -> Self {
         Self {
             algorithms,
+            known,
             expected,
             record,
         }
@@ -54,7 +58,8 @@ impl Verifier {
     ) -> Result<(), Error> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let examined = if others.is_empty() {
-            peer::examine(certificate, self.expected.as_ref(), now, &self.algorithms)
+            self.known
+                .examine(certificate, self.expected.as_ref(), now, &self.algorithms)
         } else {
             Err(CertificateError::Chain {
                 length: 1 + others.len(),

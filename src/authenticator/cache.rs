@@ -1,0 +1,69 @@
+//! Certificates that were verified before.
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+};
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use libp2p_identity::PeerId;
+use lru::LruCache;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+
+use super::{
+    error::CertificateError,
+    peer::{Examined, VerifiedPeer},
+    signature::CertificateKey,
+};
+
+/// The certificates of the peers that were seen last.
+///
+/// A peer that comes again with the same certificate to the byte is spared the two signatures in it, which were
+/// right and still are. Whether the certificate is valid now and whether it proves the peer that is expected
+/// is looked at each time, and the peer has to sign each handshake in any case.
+pub(super) struct VerifiedCertificates(Mutex<LruCache<Digest, Examined>>);
+
+type Digest = [u8; SHA256_OUTPUT_LEN];
+
+impl VerifiedCertificates {
+    /// As [`Examined::new`] and [`Examined::check`] together.
+    pub(super) fn examine(
+        &self,
+        der: &[u8],
+        expected: Option<&PeerId>,
+        now: i64,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
+        let mut key = Digest::default();
+        key.copy_from_slice(digest(&SHA256, der).as_ref());
+        let known = self.lock().get(&key).cloned();
+        if let Some(examined) = known {
+            return examined.check(expected, now);
+        }
+        let examined = Examined::new(der, now, algorithms)?;
+        self.lock().put(key, examined.clone());
+        examined.check(expected, now)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Digest, Examined>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for VerifiedCertificates {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(CAPACITY)))
+    }
+}
+
+impl fmt::Debug for VerifiedCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedCertificates")
+            .field("len", &self.lock().len())
+            .finish()
+    }
+}
+
+/// More peers than most nodes are connected to; half a kilobyte each.
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
