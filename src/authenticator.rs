@@ -31,6 +31,7 @@ mod der;
 mod error;
 mod host_key;
 mod peer;
+mod post_handshake;
 mod provider;
 mod session;
 mod signature;

@@ -25,6 +25,7 @@ use rustls::{
 
 use super::{
     error::{CertificateError, GenerateError},
+    post_handshake::PostHandshake,
     tls::{ALPN, Initial, Tls},
     verifier::Record,
 };
@@ -171,7 +172,7 @@ impl crypto::ServerConfig for ServerConfig {
 
 /// The TLS handshake and keys of one connection.
 struct TlsSession {
-    connection: Connection,
+    state: State,
     record: Arc<Record>,
     sessions: Arc<Sessions>,
     /// Whether quinn-proto was told that [`Negotiated`] is there.
@@ -179,10 +180,20 @@ struct TlsSession {
     next_secrets: Option<Secrets>,
 }
 
+enum State {
+    Handshake(Box<Connection>),
+    /// rustls is done, and several kilobytes of it are gone.
+    Complete {
+        negotiated: Negotiated,
+        transport_parameters: Box<[u8]>,
+        messages: PostHandshake,
+    },
+}
+
 impl TlsSession {
     fn new(connection: Connection, record: Arc<Record>, sessions: Arc<Sessions>) -> Self {
         Self {
-            connection,
+            state: State::Handshake(Box::new(connection)),
             record,
             sessions,
             is_reported: false,
@@ -191,28 +202,39 @@ impl TlsSession {
     }
 
     fn side(&self) -> Side {
-        match self.connection {
-            Connection::Client(_) => Side::Client,
-            Connection::Server(_) => Side::Server,
+        match &self.state {
+            State::Handshake(connection) => side(connection),
+            State::Complete { messages, .. } => messages.side(),
         }
     }
 
     /// What was negotiated, once all of it is.
     fn negotiated(&self) -> Option<Negotiated> {
-        self.connection.alpn_protocol()?;
-        Some(Negotiated {
-            cipher_suite: self.connection.negotiated_cipher_suite()?.suite(),
-            key_exchange_group: self.connection.negotiated_key_exchange_group()?.name(),
-            server_name: match &self.connection {
-                Connection::Client(_) => None,
-                Connection::Server(server) => server.server_name().map(ToOwned::to_owned),
-            },
-        })
+        match &self.state {
+            State::Handshake(connection) => negotiated(connection),
+            State::Complete { negotiated, .. } => Some(negotiated.clone()),
+        }
+    }
+
+    /// Lets go of rustls once it has said all it has to say.
+    fn complete(&mut self) {
+        if let State::Handshake(connection) = &self.state
+            && !connection.is_handshaking()
+            && self.next_secrets.is_some()
+            && let Some(negotiated) = negotiated(connection)
+            && let Some(parameters) = connection.quic_transport_parameters()
+        {
+            self.state = State::Complete {
+                negotiated,
+                transport_parameters: parameters.into(),
+                messages: PostHandshake::new(side(connection)),
+            };
+        }
     }
 
     /// The error that closes the connection after TLS has failed.
-    fn failure(&self, error: &rustls::Error) -> TransportError {
-        let mut alert = self.connection.alert();
+    fn failure(&self, connection: &Connection, error: &rustls::Error) -> TransportError {
+        let mut alert = connection.alert();
         if *error == rustls::Error::NoCertificatesPresented {
             self.record
                 .conclude(Err(CertificateError::Chain { length: 0 }));
@@ -271,18 +293,38 @@ impl Session for TlsSession {
     }
 
     fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
+        match &self.state {
+            State::Handshake(connection) => connection.is_handshaking(),
+            State::Complete { .. } => false,
+        }
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
-        if let Err(error) = self.connection.read_hs(buf) {
-            return Err(self.failure(&error));
+        let connection = match &mut self.state {
+            State::Handshake(connection) => connection,
+            State::Complete { messages, .. } => {
+                return match messages.read(buf) {
+                    Ok(()) => Ok(false),
+                    Err(alert) => Err(TransportError {
+                        code: alert_code(alert),
+                        frame: None,
+                        reason: "unexpected TLS message after the handshake".into(),
+                    }),
+                };
+            }
+        };
+        let read = connection.read_hs(buf);
+        let State::Handshake(connection) = &self.state else {
+            return Ok(false);
+        };
+        if let Err(error) = read {
+            return Err(self.failure(connection, &error));
         }
         // rustls makes sure of the protocol too. libp2p peers would speak past each other
         // without it, so it is not left to a dependency.
-        match self.connection.alpn_protocol() {
+        match connection.alpn_protocol() {
             Some(ALPN) => {}
-            None if self.is_handshaking() => {}
+            None if connection.is_handshaking() => {}
             _ => {
                 return Err(TransportError {
                     code: alert_code(AlertDescription::NoApplicationProtocol),
@@ -297,7 +339,14 @@ impl Session for TlsSession {
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        let Some(encoded) = self.connection.quic_transport_parameters() else {
+        let encoded = match &self.state {
+            State::Handshake(connection) => connection.quic_transport_parameters(),
+            State::Complete {
+                transport_parameters,
+                ..
+            } => Some(&**transport_parameters),
+        };
+        let Some(encoded) = encoded else {
             return Ok(None);
         };
         let parameters = TransportParameters::read(self.side(), &mut Cursor::new(encoded))?;
@@ -305,11 +354,18 @@ impl Session for TlsSession {
     }
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
-        let keys = match self.connection.write_hs(buf)? {
-            KeyChange::Handshake { keys } => keys,
-            KeyChange::OneRtt { keys, next } => {
+        let State::Handshake(connection) = &mut self.state else {
+            return None;
+        };
+        let keys = match connection.write_hs(buf) {
+            Some(KeyChange::Handshake { keys }) => keys,
+            Some(KeyChange::OneRtt { keys, next }) => {
                 self.next_secrets = Some(next);
                 keys
+            }
+            None => {
+                self.complete();
+                return None;
             }
         };
         Some(boxed(keys.local, keys.remote))
@@ -343,11 +399,34 @@ impl Session for TlsSession {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        self.connection
-            .export_keying_material(output, label, Some(context))
-            .map(drop)
-            .map_err(|_| ExportKeyingMaterialError)
+        match &self.state {
+            State::Handshake(connection) => connection
+                .export_keying_material(output, label, Some(context))
+                .map(drop)
+                .map_err(|_| ExportKeyingMaterialError),
+            // Nobody asks for any, and the secret is not kept just in case.
+            State::Complete { .. } => Err(ExportKeyingMaterialError),
+        }
     }
+}
+
+fn side(connection: &Connection) -> Side {
+    match connection {
+        Connection::Client(_) => Side::Client,
+        Connection::Server(_) => Side::Server,
+    }
+}
+
+fn negotiated(connection: &Connection) -> Option<Negotiated> {
+    connection.alpn_protocol()?;
+    Some(Negotiated {
+        cipher_suite: connection.negotiated_cipher_suite()?.suite(),
+        key_exchange_group: connection.negotiated_key_exchange_group()?.name(),
+        server_name: match connection {
+            Connection::Client(_) => None,
+            Connection::Server(server) => server.server_name().map(ToOwned::to_owned),
+        },
+    })
 }
 
 fn supported(version: u32) -> Result<(), UnsupportedVersion> {

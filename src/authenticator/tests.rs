@@ -78,18 +78,9 @@ fn hybrid_key_exchange_and_aes_are_negotiated() {
 }
 
 #[test]
-fn exporters_and_transport_parameters_agree() {
+fn transport_parameters_and_keys_outlive_the_handshake() {
     let (mut client, mut server) = pair();
     shake_hands(&mut client, &mut server).unwrap();
-    let [mut one, mut two] = [[0; 32]; 2];
-    client
-        .export_keying_material(&mut one, b"label", b"context")
-        .unwrap();
-    server
-        .export_keying_material(&mut two, b"label", b"context")
-        .unwrap();
-    assert_eq!(one, two);
-    assert_ne!(one, [0; 32]);
     for session in [&client, &server] {
         assert_eq!(
             session.transport_parameters(),
@@ -99,6 +90,23 @@ fn exporters_and_transport_parameters_agree() {
     assert!(client.next_1rtt_keys().is_some());
     assert!(client.early_crypto().is_none());
     assert_eq!(client.early_data_accepted(), Some(false));
+}
+
+#[test]
+fn tickets_are_taken_and_nothing_else_after_the_handshake() {
+    let (mut client, mut server) = pair();
+    shake_hands(&mut client, &mut server).unwrap();
+    const NEW_SESSION_TICKET: &[u8] = &[4, 0, 0, 2, 1, 2];
+    const KEY_UPDATE: &[u8] = &[24, 0, 0, 1, 0];
+    assert_eq!(client.read_handshake(NEW_SESSION_TICKET), Ok(false));
+    for error in [
+        client.read_handshake(KEY_UPDATE),
+        server.read_handshake(KEY_UPDATE),
+        server.read_handshake(NEW_SESSION_TICKET),
+    ] {
+        let error = error.unwrap_err();
+        assert_eq!(error.code, TransportErrorCode::crypto(UNEXPECTED_MESSAGE));
+    }
 }
 
 #[test]
@@ -502,6 +510,7 @@ fn good_case() -> Case {
 }
 
 const ACCESS_DENIED: u8 = 49;
+const UNEXPECTED_MESSAGE: u8 = 10;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 const SERVER_NAME: u16 = 0;
