@@ -6,6 +6,7 @@ use anyhow::{Error, anyhow};
 
 use crate::{
     placement::Placement,
+    service::BLOCK,
     stack::{Profile, StackName},
 };
 
@@ -19,6 +20,10 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    fn is_long(&self) -> bool {
+        matches!(self.kind, Kind::Idle { connections } if connections > 1000)
+    }
+
     /// Not every stack can do everything.
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
@@ -50,6 +55,10 @@ pub enum Kind {
     Handshakes { peers: Peers, at_once: usize },
     /// Streams with a request and a reply of 100 bytes.
     ShortStreams,
+    /// Connections on which nothing happens.
+    Idle { connections: usize },
+    /// A bulk upload while others begin handshakes that they never finish.
+    Flood,
 }
 
 /// A transfer.
@@ -99,6 +108,23 @@ impl FromStr for Scenario {
             .cloned()
             .ok_or_else(|| anyhow!("no such workload; `versus list` has them"))
     }
+}
+
+/// The workloads that `words` choose: each by its name, or all whose name contains it; without words all but
+/// those that take minutes for each stack.
+pub fn choose(words: &[String]) -> Vec<&'static Scenario> {
+    let is_name = |word: &String| all().iter().any(|scenario| scenario.name == *word);
+    let chooses = |word: &String, scenario: &Scenario| {
+        scenario.name == *word
+            || (!is_name(word) && !scenario.is_long() && scenario.name.contains(word))
+    };
+    all()
+        .iter()
+        .filter(|scenario| match words {
+            [] => !scenario.is_long(),
+            words => words.iter().any(|word| chooses(word, scenario)),
+        })
+        .collect()
 }
 
 /// Prints the names.
@@ -216,8 +242,14 @@ fn build() -> Vec<Scenario> {
         }
     }
     add("streams".into(), Kind::ShortStreams, Pinned, Equalised);
+    for connections in [1000, 10_000] {
+        add(
+            format!("idle-{connections}"),
+            Kind::Idle { connections },
+            Unpinned,
+            Equalised,
+        );
+    }
+    add("flood".into(), Kind::Flood, Pinned, Equalised);
     all
 }
-
-/// Bytes in each write of a bulk transfer.
-const BLOCK: usize = 64 * 1024;

@@ -64,6 +64,11 @@ impl Checkpoint {
         })
     }
 
+    /// The client's state.
+    pub fn client(&self) -> &Mark {
+        &self.before
+    }
+
     pub fn until(&self, end: &Self) -> Spent {
         Spent {
             client: self.after.until(&end.before),

@@ -15,7 +15,7 @@ use crate::{
         libp2p::{Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
     },
-    workload::{Effort, bulk, handshakes, ping_pong, short_streams},
+    workload::{Effort, bulk, flood, handshakes, idle, ping_pong, short_streams},
 };
 
 /// Does the workload against a server, and says what came out.
@@ -52,6 +52,10 @@ fn drive_streams<E: Endpoint>(
                 handshakes::run::<E>(peers, at_once, profile, server, effort).await
             }
             Kind::ShortStreams => short_streams::run::<E>(profile, server, effort).await,
+            Kind::Idle { connections } => {
+                idle::run::<E>(connections, profile, server, effort).await
+            }
+            Kind::Flood => flood::run::<E>(profile, server, effort).await,
         }
     });
     runtime.block_on(task)?

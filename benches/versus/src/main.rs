@@ -3,6 +3,9 @@
 mod catalogue;
 mod control;
 mod drive;
+mod flooder;
+mod goals;
+mod machine;
 mod measure;
 mod metric;
 mod placement;
@@ -51,6 +54,9 @@ enum Command {
         #[command(flatten)]
         effort: Effort,
     },
+    /// The process of a flood; a client starts it.
+    #[command(hide = true)]
+    Flood(flooder::Options),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +80,7 @@ fn run(command: Command) -> Result<()> {
             server,
             effort,
         } => drive::drive(stack, &scenario, server, effort)?,
+        Command::Flood(options) => flooder::run(&options)?,
     }
     Ok(())
 }

@@ -20,6 +20,13 @@ pub enum Metric {
     CpuMicrosPerOperation,
     ClientCpuMicrosPerOperation,
     ServerCpuMicrosPerOperation,
+    ClientKilobytesPerConnection,
+    ServerKilobytesPerConnection,
+    ClientIdleMicros,
+    ServerIdleMicros,
+    MegabytesPerSecondInFlood,
+    KeptInFlood,
+    AnsweredInFlood,
     SystemShare,
     SwitchesPerSecond,
 }
@@ -38,8 +45,27 @@ impl Metric {
             Self::CpuMicrosPerOperation => "CPU µs",
             Self::ClientCpuMicrosPerOperation => "client µs",
             Self::ServerCpuMicrosPerOperation => "server µs",
+            Self::ClientKilobytesPerConnection => "client KB",
+            Self::ServerKilobytesPerConnection => "server KB",
+            Self::ClientIdleMicros => "client µs/s",
+            Self::ServerIdleMicros => "server µs/s",
+            Self::MegabytesPerSecondInFlood => "MB/s in flood",
+            Self::KeptInFlood => "kept",
+            Self::AnsweredInFlood => "answered/s",
             Self::SystemShare => "system %",
             Self::SwitchesPerSecond => "switches/s",
+        }
+    }
+
+    /// Whether more is better than less; neither for what only explains.
+    pub fn more_is_better(self) -> Option<bool> {
+        match self {
+            Self::MegabytesPerSecond
+            | Self::OperationsPerSecond
+            | Self::MegabytesPerSecondInFlood
+            | Self::KeptInFlood => Some(true),
+            Self::AnsweredInFlood | Self::SystemShare | Self::SwitchesPerSecond => None,
+            _ => Some(false),
         }
     }
 }

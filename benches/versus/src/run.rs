@@ -1,6 +1,6 @@
 //! Measures: two processes for each stack, workload and round.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -8,9 +8,11 @@ use clap::Args;
 use crate::{
     catalogue::{self, Scenario},
     control::{ClientLine, ServerLine},
+    goals,
+    machine::Machine,
     metric::Metrics,
     process::Process,
-    report::text,
+    report::{Report, plot, text},
     sample::{Column, Table},
     stack::{Facts, StackName},
     workload::Effort,
@@ -18,7 +20,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Options {
-    /// Workloads whose name contains one of these; all if there is none.
+    /// Names of workloads, or parts of them; all but the longest one if there is none.
     only: Vec<String>,
     /// Rounds of each workload.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -26,9 +28,9 @@ pub struct Options {
     /// What is compared; ours is always there, twice.
     #[arg(long, value_delimiter = ',', default_values_t = StackName::others())]
     against: Vec<StackName>,
-    /// Where to write the figures as JSON.
+    /// Where to write the report: report.txt, report.json and a picture of each workload.
     #[arg(long)]
-    json: Option<PathBuf>,
+    out: Option<PathBuf>,
     #[command(flatten)]
     effort: Effort,
 }
@@ -40,21 +42,39 @@ pub const OURS: &str = "ours";
 pub const AGAIN: &str = "ours again";
 
 pub fn run(options: &Options) -> Result<()> {
-    let scenarios: Vec<&Scenario> = catalogue::all()
-        .iter()
-        .filter(|scenario| {
-            options.only.is_empty() || options.only.iter().any(|part| scenario.name.contains(part))
-        })
-        .collect();
+    let scenarios = catalogue::choose(&options.only);
     ensure!(!scenarios.is_empty(), "no workload has such a name");
+    let machine = Machine::this()?;
+    let mut text = text::machine(&machine);
+    println!("{text}");
     let mut tables = Vec::new();
     for scenario in scenarios {
         let table = measure(scenario, options);
-        println!("{}", text::table(&table));
+        let lines = text::table(&table);
+        println!("{lines}");
+        text = format!("{text}\n{lines}");
         tables.push(table);
     }
-    if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&tables)?)?;
+    let goals = goals::outcomes(&tables);
+    let lines = text::goals(&goals);
+    println!("{lines}");
+    if let Some(dir) = &options.out {
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join("report.txt"), format!("{text}\n{lines}"))?;
+        for table in &tables {
+            plot::write(table, &dir.join(format!("{}.svg", table.scenario)))?;
+        }
+        let report = Report {
+            machine,
+            rounds: options.rounds,
+            effort: options.effort,
+            tables,
+            goals,
+        };
+        fs::write(
+            dir.join("report.json"),
+            serde_json::to_string_pretty(&report)?,
+        )?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What was measured, and what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -38,14 +38,14 @@ pub struct Spread {
 }
 
 impl Column {
+    /// What every round gave.
+    pub fn all(&self, metric: Metric) -> impl Iterator<Item = f64> {
+        let rounds = self.rounds.iter().flatten();
+        rounds.filter_map(move |metrics| metrics.get(&metric).copied())
+    }
+
     pub fn values(&self, metric: Metric) -> Option<Spread> {
-        Spread::of(
-            self.rounds
-                .iter()
-                .flatten()
-                .filter_map(|metrics| metrics.get(&metric).copied())
-                .collect(),
-        )
+        Spread::of(self.all(metric).collect())
     }
 
     /// This one divided by another, round by round.
@@ -60,21 +60,17 @@ impl Column {
                 .collect(),
         )
     }
-
-    pub fn metrics(&self) -> Vec<Metric> {
-        let all: BTreeMap<Metric, ()> = self
-            .rounds
-            .iter()
-            .flatten()
-            .flat_map(|metrics| metrics.keys().map(|metric| (*metric, ())))
-            .collect();
-        all.into_keys().collect()
-    }
 }
 
 impl Table {
     pub fn column(&self, label: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.label == label)
+    }
+
+    /// All figures that some contender has.
+    pub fn metrics(&self) -> BTreeSet<Metric> {
+        let rounds = self.columns.iter().flat_map(|column| &column.rounds);
+        rounds.flatten().flat_map(BTreeMap::keys).copied().collect()
     }
 }
 

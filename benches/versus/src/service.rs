@@ -107,17 +107,26 @@ pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()
 
 /// Writes an amount, and returns how much it was.
 pub async fn write(stream: &mut (impl AsyncWrite + Unpin), amount: Amount) -> Result<u64> {
-    ensure!(
-        amount.write > 0 && BLOCK.is_multiple_of(amount.write),
-        "writes of {} bytes",
-        amount.write
-    );
     let start = Instant::now();
+    let more = |sent| sent < amount.bytes && start.elapsed() < amount.limit;
+    write_while(stream, amount.write, more).await
+}
+
+/// Writes for as long as there is to be more after so many bytes, and returns how many it were.
+pub async fn write_while(
+    stream: &mut (impl AsyncWrite + Unpin),
+    size: usize,
+    more: impl Fn(u64) -> bool,
+) -> Result<u64> {
+    ensure!(
+        size > 0 && BLOCK.is_multiple_of(size),
+        "writes of {size} bytes"
+    );
     let mut block = vec![0x5a; BLOCK];
     let mut sent = 0;
-    while sent < amount.bytes && start.elapsed() < amount.limit {
+    while more(sent) {
         block[..STAMP].copy_from_slice(&sent.to_be_bytes());
-        for piece in block.chunks_exact(amount.write) {
+        for piece in block.chunks_exact(size) {
             stream.write_all(piece).await?;
         }
         sent += BLOCK as u64;
@@ -157,7 +166,7 @@ pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
 }
 
 /// Every block of so many bytes begins with its position in the stream, which costs nothing to check.
-const BLOCK: usize = 64 * 1024;
+pub const BLOCK: usize = 64 * 1024;
 
 const STAMP: usize = size_of::<u64>();
 

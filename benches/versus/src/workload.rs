@@ -1,7 +1,9 @@
 //! What the client does, one file for each kind of workload.
 
 pub mod bulk;
+pub mod flood;
 pub mod handshakes;
+pub mod idle;
 pub mod ping_pong;
 pub mod short_streams;
 
@@ -10,14 +12,15 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use libp2p_identity::Keypair;
+use serde::Serialize;
 
 use crate::stack::{Endpoint, Profile};
 
 /// How much is done in one measurement; what ends first ends it.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Serialize)]
 pub struct Effort {
     /// MB of a bulk transfer.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=16_384))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=16_384))]
     megabytes: u64,
     /// Milliseconds of a bulk transfer or of a ping-pong.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
@@ -28,6 +31,12 @@ pub struct Effort {
     /// Connections of a handshake workload.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     handshakes: u32,
+    /// Seconds for which idle connections are watched.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=60))]
+    idle_seconds: u64,
+    /// Handshakes that a flood begins in each second.
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    flood: u32,
 }
 
 impl Effort {
@@ -51,17 +60,23 @@ impl Effort {
         self.handshakes as usize
     }
 
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_seconds)
+    }
+
+    pub fn flood_per_second(&self) -> u32 {
+        self.flood
+    }
+
     /// The arguments that make another process do as much.
-    pub fn arguments(&self) -> [String; 8] {
+    pub fn arguments(&self) -> [String; 6] {
         [
-            "--megabytes".to_owned(),
-            self.megabytes.to_string(),
-            "--millis".to_owned(),
-            self.millis.to_string(),
-            "--operations".to_owned(),
-            self.operations.to_string(),
-            "--handshakes".to_owned(),
-            self.handshakes.to_string(),
+            format!("--megabytes={}", self.megabytes),
+            format!("--millis={}", self.millis),
+            format!("--operations={}", self.operations),
+            format!("--handshakes={}", self.handshakes),
+            format!("--idle-seconds={}", self.idle_seconds),
+            format!("--flood={}", self.flood),
         ]
     }
 }

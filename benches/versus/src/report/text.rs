@@ -3,19 +3,15 @@
 use std::fmt::Write;
 
 use crate::{
+    goals::{Bound, Outcome},
+    machine::Machine,
     run::{AGAIN, OURS},
     sample::{Spread, Table},
 };
 
 /// One workload: every contender's medians, and ours divided by each of them.
 pub fn table(table: &Table) -> String {
-    let mut metrics: Vec<_> = table
-        .columns
-        .iter()
-        .flat_map(|column| column.metrics())
-        .collect();
-    metrics.sort_unstable();
-    metrics.dedup();
+    let metrics = table.metrics();
     let mut rows = vec![
         [String::new()]
             .into_iter()
@@ -43,11 +39,64 @@ pub fn table(table: &Table) -> String {
     }
     let mut text = format!("{}\n{}", table.scenario, aligned(&rows));
     for column in &table.columns {
+        if let Some(facts) = column.facts.as_ref().filter(|_| column.label != AGAIN) {
+            let _ = writeln!(
+                text,
+                "  {}: {}, {}, MTU {}, windows {}, GSO segments {}",
+                column.label, facts.suite, facts.group, facts.mtu, facts.windows, facts.segments
+            );
+        }
         for failure in &column.failures {
             let _ = writeln!(text, "  {} has failed: {failure}", column.label);
         }
     }
     text
+}
+
+/// Where, when and with what.
+pub fn machine(machine: &Machine) -> String {
+    format!(
+        "{}\n{}, {} CPUs, {}, net.core.rmem_max {}\n{}\n",
+        machine.date,
+        machine.cpu,
+        machine.cpus,
+        machine.kernel,
+        machine.rmem_max,
+        machine.versions.join(", ")
+    )
+}
+
+/// Every goal, with ours beside it.
+pub fn goals(outcomes: &[Outcome]) -> String {
+    let mut rows = vec![
+        ["goal", "figure", "against", "bound", "measured", ""]
+            .map(ToOwned::to_owned)
+            .to_vec(),
+    ];
+    for Outcome {
+        goal,
+        measured,
+        met,
+    } in outcomes
+    {
+        rows.push(vec![
+            goal.scenario.to_owned(),
+            goal.metric.label().to_owned(),
+            goal.against.name().to_owned(),
+            match goal.bound {
+                Bound::AtMost(bound) => format!("≤ {bound:.2}"),
+                Bound::AtLeast(bound) => format!("≥ {bound:.2}"),
+            },
+            measured.map_or_else(|| "not measured".to_owned(), ratio),
+            match met {
+                Some(true) => "met",
+                Some(false) => "NOT MET",
+                None => "",
+            }
+            .to_owned(),
+        ]);
+    }
+    format!("goals, ours divided by the other\n{}", aligned(&rows))
 }
 
 /// Columns side by side, the first one to the left.

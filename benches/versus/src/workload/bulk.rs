@@ -45,7 +45,7 @@ pub async fn run<E: Endpoint>(
 }
 
 /// Transfers an amount on each stream, and returns what that was on all of them.
-async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount) -> Result<u64> {
+pub async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount) -> Result<u64> {
     let mut tasks = Vec::new();
     for connection in connections {
         for _ in 0..bulk.streams {

@@ -42,6 +42,7 @@ pub async fn run<E: Endpoint>(
         .take(count)
         .map(|endpoint| dial(endpoint, server.clone()))
         .collect();
+    tokio::time::sleep(PAUSE).await;
     let start = Checkpoint::reach().await?;
     let done: Vec<_> = stream::iter(dials)
         .buffer_unordered(at_once)

@@ -17,7 +17,7 @@ use crate::{
     catalogue::Beside,
     control::Checkpoint,
     metric::{Metric, Metrics},
-    service::Request,
+    service::{self, BLOCK, Request},
     stack::{Address, Connection, Endpoint, Facts, Profile},
 };
 
@@ -102,16 +102,12 @@ impl Upload {
         let task = tokio::spawn(async move {
             let mut stream = connection.open().await?;
             Request::Sink.send(&mut stream).await?;
-            let block = vec![0x5a; BLOCK];
             let begin = Instant::now();
-            let mut sent = 0.0;
-            while !stopped.load(Ordering::Relaxed) && begin.elapsed() < LONGEST {
-                stream.write_all(&block).await?;
-                sent += BLOCK as f64;
-            }
+            let more = |_| !stopped.load(Ordering::Relaxed) && begin.elapsed() < LONGEST;
+            let sent = service::write_while(&mut stream, BLOCK, more).await?;
             stream.close().await?;
             stream.read_exact(&mut [0; 8]).await?;
-            Ok(sent / 1e6 / begin.elapsed().as_secs_f64())
+            Ok(sent as f64 / 1e6 / begin.elapsed().as_secs_f64())
         });
         Self { stop, task }
     }
@@ -127,8 +123,6 @@ const WARM_UP: usize = 200;
 
 /// Until the congestion window has been found.
 const UPLOAD_WARM_UP: Duration = Duration::from_millis(400);
-
-const BLOCK: usize = 64 * 1024;
 
 /// Nothing is measured for so long.
 const LONGEST: Duration = Duration::from_secs(90);

@@ -1,0 +1,74 @@
+//! Where and when, and with which versions.
+
+use std::{fs, thread};
+
+use anyhow::Result;
+use nix::sys::utsname::uname;
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    pub date: String,
+    pub cpu: String,
+    pub cpus: usize,
+    pub kernel: String,
+    /// Most that the kernel grants a socket for receiving, in bytes.
+    pub rmem_max: String,
+    pub versions: Vec<String>,
+}
+
+impl Machine {
+    pub fn this() -> Result<Self> {
+        let kernel = uname()?;
+        Ok(Self {
+            date: OffsetDateTime::now_utc()
+                .replace_nanosecond(0)?
+                .format(&Rfc3339)?,
+            cpu: cpu().unwrap_or_else(|| "unknown".to_owned()),
+            cpus: thread::available_parallelism()?.get(),
+            kernel: format!(
+                "{} {} {}",
+                kernel.sysname().display(),
+                kernel.release().display(),
+                kernel.machine().display()
+            ),
+            rmem_max: fs::read_to_string("/proc/sys/net/core/rmem_max")
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+            versions: versions()?,
+        })
+    }
+}
+
+fn cpu() -> Option<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Of what makes the difference, from the lockfile of this program.
+fn versions() -> Result<Vec<String>> {
+    let lockfile: toml::Table = include_str!("../Cargo.lock").parse()?;
+    let packages = lockfile["package"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let text = |package: &toml::Value, key: &str| package.get(key)?.as_str().map(ToOwned::to_owned);
+    Ok(packages
+        .iter()
+        .filter_map(|package| Some((text(package, "name")?, text(package, "version")?)))
+        .filter(|(name, _)| MATTERING.contains(&name.as_str()))
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect())
+}
+
+const MATTERING: [&str; 9] = [
+    "aws-lc-rs",
+    "libp2p-core",
+    "libp2p-quic",
+    "libp2p-quinn",
+    "quinn",
+    "quinn-proto",
+    "quinn-udp",
+    "rustls",
+    "tokio",
+];
