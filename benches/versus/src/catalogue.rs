@@ -5,7 +5,9 @@ use std::{str::FromStr, sync::LazyLock};
 use anyhow::{Error, anyhow};
 
 use crate::{
+    go::Dialer,
     placement::Placement,
+    relay::Link,
     service::BLOCK,
     stack::{Profile, StackName},
 };
@@ -17,18 +19,36 @@ pub struct Scenario {
     pub kind: Kind,
     pub placement: Placement,
     pub profile: Profile,
+    pub network: Network,
+    pub group: Group,
+}
+
+/// What is run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Main,
+    /// Takes minutes for each stack, and is run when it is named.
+    Long,
+    /// Links with delay, loss and a rate.
+    Links,
+}
+
+/// What is between the processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    Loopback,
+    /// Ethernet, as far as the largest datagram goes.
+    Ethernet,
 }
 
 impl Scenario {
-    fn is_long(&self) -> bool {
-        matches!(self.kind, Kind::Idle { connections } if connections > 1000)
-    }
-
     /// Not every stack can do everything.
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
+            StackName::QuinnAes | StackName::QuinnChacha => !matches!(self.kind, Kind::Go(_)),
             StackName::Floor | StackName::Bare => {
-                self.profile == Profile::Equalised
+                self.network == Network::Loopback
+                    && self.profile == Profile::Equalised
                     && matches!(
                         self.kind,
                         Kind::Bulk(Bulk {
@@ -39,7 +59,7 @@ impl Scenario {
                         })
                     )
             }
-            _ => true,
+            StackName::Ours | StackName::Official => true,
         }
     }
 }
@@ -59,6 +79,10 @@ pub enum Kind {
     Idle { connections: usize },
     /// A bulk upload while others begin handshakes that they never finish.
     Flood,
+    /// A download over a link.
+    Link(Link),
+    /// Upload and download between a Rust node and one of go-libp2p.
+    Go(Dialer),
 }
 
 /// A transfer.
@@ -110,18 +134,18 @@ impl FromStr for Scenario {
     }
 }
 
-/// The workloads that `words` choose: each by its name, or all whose name contains it; without words all but
-/// those that take minutes for each stack.
-pub fn choose(words: &[String]) -> Vec<&'static Scenario> {
+/// The workloads that `words` choose: each by its name, or all of a group whose name contains it; the whole
+/// group without words.
+pub fn choose(words: &[String], group: Group) -> Vec<&'static Scenario> {
     let is_name = |word: &String| all().iter().any(|scenario| scenario.name == *word);
     let chooses = |word: &String, scenario: &Scenario| {
         scenario.name == *word
-            || (!is_name(word) && !scenario.is_long() && scenario.name.contains(word))
+            || (!is_name(word) && scenario.group == group && scenario.name.contains(word))
     };
     all()
         .iter()
         .filter(|scenario| match words {
-            [] => !scenario.is_long(),
+            [] => scenario.group == group,
             words => words.iter().any(|word| chooses(word, scenario)),
         })
         .collect()
@@ -130,7 +154,12 @@ pub fn choose(words: &[String]) -> Vec<&'static Scenario> {
 /// Prints the names.
 pub fn list() {
     for scenario in all() {
-        println!("{}", scenario.name);
+        let note = match scenario.group {
+            Group::Main => "",
+            Group::Long => "  (long; only when it is named)",
+            Group::Links => "  (links)",
+        };
+        println!("{}{note}", scenario.name);
     }
 }
 
@@ -150,6 +179,12 @@ fn build() -> Vec<Scenario> {
             kind,
             placement,
             profile,
+            network: Network::Loopback,
+            group: match kind {
+                Kind::Idle { connections } if connections > 1000 => Group::Long,
+                Kind::Link(_) => Group::Links,
+                _ => Group::Main,
+            },
         });
     };
     let bulk = |direction, connections, streams, write| {
@@ -251,5 +286,35 @@ fn build() -> Vec<Scenario> {
         );
     }
     add("flood".into(), Kind::Flood, Pinned, Equalised);
+    add("go-dials".into(), Kind::Go(Dialer::Go), Unpinned, Shipped);
+    add(
+        "go-listens".into(),
+        Kind::Go(Dialer::Rust),
+        Unpinned,
+        Shipped,
+    );
+    for rate in [100, 1000] {
+        for round_trip in [10, 50, 100] {
+            for (percent, loss) in [("0", 0), ("0.1", 1), ("1", 10)] {
+                let link = Link {
+                    round_trip,
+                    loss,
+                    rate,
+                };
+                let name = format!("link-{rate}M-{round_trip}ms-{percent}%");
+                add(name, Kind::Link(link), Unpinned, Shipped);
+            }
+        }
+    }
+    for (name, direction) in [("up", Up), ("down", Down)] {
+        all.push(Scenario {
+            name: format!("bulk-{name}-ethernet"),
+            kind: bulk(direction, 1, 1, BLOCK),
+            placement: Pinned,
+            profile: Shipped,
+            network: Network::Ethernet,
+            group: Group::Main,
+        });
+    }
     all
 }

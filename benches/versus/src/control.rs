@@ -133,6 +133,14 @@ impl Spent {
     }
 }
 
+/// Waits for the end of standard input.
+pub fn wait_for_end() {
+    while io::stdin()
+        .read_line(&mut String::new())
+        .is_ok_and(|length| length > 0)
+    {}
+}
+
 /// Prints one line.
 pub fn say(line: &impl Serialize) -> Result<()> {
     let mut output = io::stdout().lock();

@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, BufRead},
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -94,7 +95,7 @@ impl Flooding {
 /// The process of a flood.
 pub fn run(options: &Options) -> Result<()> {
     process::limit_time();
-    let mut socket = Udp::bind()?;
+    let mut socket = Udp::bind(Ipv4Addr::LOCALHOST)?;
     let datagrams = prepare(options)?;
     say(&Line::Ready)?;
     let mut lines = io::stdin().lock().lines();

@@ -4,12 +4,15 @@ mod catalogue;
 mod control;
 mod drive;
 mod flooder;
+mod go;
 mod goals;
 mod machine;
 mod measure;
 mod metric;
+mod network;
 mod placement;
 mod process;
+mod relay;
 mod report;
 mod run;
 mod sample;
@@ -24,7 +27,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{catalogue::Scenario, stack::StackName, workload::Effort};
+use crate::{
+    catalogue::{Group, Scenario},
+    network::Place,
+    stack::StackName,
+    workload::Effort,
+};
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -39,11 +47,15 @@ enum Command {
     List,
     /// Measures, and writes the report.
     Run(run::Options),
+    /// Measures over links with delay, loss and a rate, and writes the same report.
+    Links(run::Options),
     /// The server process of one measurement; `run` starts it.
     #[command(hide = true)]
     Serve {
         stack: StackName,
         scenario: Scenario,
+        #[command(flatten)]
+        place: Place,
     },
     /// The client process of one measurement; `run` starts it.
     #[command(hide = true)]
@@ -53,10 +65,18 @@ enum Command {
         server: stack::Address,
         #[command(flatten)]
         effort: Effort,
+        #[command(flatten)]
+        place: Place,
     },
     /// The process of a flood; a client starts it.
     #[command(hide = true)]
     Flood(flooder::Options),
+    /// The process of a link; `links` starts it.
+    #[command(hide = true)]
+    Relay(relay::Options),
+    /// The process that keeps a network namespace; `run` starts it.
+    #[command(hide = true)]
+    Network(network::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,15 +92,23 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::List => catalogue::list(),
-        Command::Run(options) => run::run(&options)?,
-        Command::Serve { stack, scenario } => serve::serve(stack, &scenario)?,
+        Command::Run(options) => run::run(&options, Group::Main)?,
+        Command::Links(options) => run::run(&options, Group::Links)?,
+        Command::Serve {
+            stack,
+            scenario,
+            place,
+        } => serve::serve(stack, &scenario, &place)?,
         Command::Drive {
             stack,
             scenario,
             server,
             effort,
-        } => drive::drive(stack, &scenario, server, effort)?,
+            place,
+        } => drive::drive(stack, &scenario, server, effort, &place)?,
         Command::Flood(options) => flooder::run(&options)?,
+        Command::Relay(options) => relay::run(&options)?,
+        Command::Network(options) => network::run(&options)?,
     }
     Ok(())
 }

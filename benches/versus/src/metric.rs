@@ -24,6 +24,10 @@ pub enum Metric {
     ServerKilobytesPerConnection,
     ClientIdleMicros,
     ServerIdleMicros,
+    HandshakeMillis,
+    UploadMegabytesPerSecond,
+    DownloadMegabytesPerSecond,
+    RustCpuSecondsPerGigabyte,
     MegabytesPerSecondInFlood,
     KeptInFlood,
     AnsweredInFlood,
@@ -49,6 +53,10 @@ impl Metric {
             Self::ServerKilobytesPerConnection => "server KB",
             Self::ClientIdleMicros => "client µs/s",
             Self::ServerIdleMicros => "server µs/s",
+            Self::HandshakeMillis => "handshake ms",
+            Self::UploadMegabytesPerSecond => "upload MB/s",
+            Self::DownloadMegabytesPerSecond => "download MB/s",
+            Self::RustCpuSecondsPerGigabyte => "Rust CPU s/GB",
             Self::MegabytesPerSecondInFlood => "MB/s in flood",
             Self::KeptInFlood => "kept",
             Self::AnsweredInFlood => "answered/s",
@@ -62,6 +70,8 @@ impl Metric {
         match self {
             Self::MegabytesPerSecond
             | Self::OperationsPerSecond
+            | Self::UploadMegabytesPerSecond
+            | Self::DownloadMegabytesPerSecond
             | Self::MegabytesPerSecondInFlood
             | Self::KeptInFlood => Some(true),
             Self::AnsweredInFlood | Self::SystemShare | Self::SwitchesPerSecond => None,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 
-/// This program again, with other arguments. Dropping it ends it.
+/// A child that speaks JSON lines, mostly this program again. Dropping it ends it.
 pub struct Process {
     child: Child,
     input: ChildStdin,
@@ -23,11 +23,17 @@ pub struct Process {
 
 impl Process {
     pub fn start(arguments: &[String]) -> Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
-            .args(arguments)
+        let mut command = Command::new(env::current_exe()?);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .with_context(|| command.get_program().display().to_string())?;
         let input = child.stdin.take().context("no standard input")?;
         let output = child.stdout.take().context("no standard output")?;
         let (sender, lines) = sync_channel(LINES);
@@ -44,6 +50,10 @@ impl Process {
             lines,
             deadline: Instant::now() + LONGEST,
         })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The next thing that it says.

@@ -2,16 +2,18 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::{
-    catalogue::{self, Scenario},
+    catalogue::{self, Group, Kind, Network, Scenario},
     control::{ClientLine, ServerLine},
-    goals,
+    go, goals,
     machine::Machine,
     metric::Metrics,
+    network::{self, Place},
     process::Process,
+    relay::Relay,
     report::{Report, plot, text},
     sample::{Column, Table},
     stack::{Facts, StackName},
@@ -41,8 +43,8 @@ pub const OURS: &str = "ours";
 /// The label of ours when it comes a second time in the same round: how far two runs of the same thing differ.
 pub const AGAIN: &str = "ours again";
 
-pub fn run(options: &Options) -> Result<()> {
-    let scenarios = catalogue::choose(&options.only);
+pub fn run(options: &Options, group: Group) -> Result<()> {
+    let scenarios = catalogue::choose(&options.only, group);
     ensure!(!scenarios.is_empty(), "no workload has such a name");
     let machine = Machine::this()?;
     let mut text = text::machine(&machine);
@@ -61,7 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(dir) = &options.out {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("report.txt"), format!("{text}\n{lines}"))?;
-        for table in &tables {
+        for table in tables.iter().filter(|table| table.skipped.is_none()) {
             plot::write(table, &dir.join(format!("{}.svg", table.scenario)))?;
         }
         let report = Report {
@@ -100,6 +102,18 @@ fn measure(scenario: &Scenario, options: &Options) -> Table {
             failures: Vec::new(),
         })
         .collect();
+    let mut table = Table {
+        scenario: scenario.name.clone(),
+        skipped: None,
+        columns: Vec::new(),
+    };
+    let places = match prepare(scenario) {
+        Ok(places) => places,
+        Err(why) => {
+            table.skipped = Some(format!("{why:#}"));
+            return table;
+        }
+    };
     for round in 0..options.rounds {
         let mut order: Vec<usize> = (0..contenders.len()).collect();
         if round % 2 == 1 {
@@ -107,10 +121,11 @@ fn measure(scenario: &Scenario, options: &Options) -> Table {
         }
         for index in order {
             let column = &mut columns[index];
-            match once(contenders[index].1, scenario, options.effort) {
+            let stack = contenders[index].1;
+            match once(stack, scenario, options.effort, round, places.as_ref()) {
                 Ok((metrics, facts)) => {
                     column.rounds.push(Some(metrics));
-                    column.facts = Some(facts);
+                    column.facts = facts;
                 }
                 Err(error) => {
                     column.rounds.push(None);
@@ -119,26 +134,54 @@ fn measure(scenario: &Scenario, options: &Options) -> Table {
             }
         }
     }
-    Table {
-        scenario: scenario.name.clone(),
-        columns,
+    table.columns = columns;
+    table
+}
+
+/// What a workload needs that not every machine has.
+fn prepare(scenario: &Scenario) -> Result<Option<network::Network>> {
+    if let Kind::Go(_) = scenario.kind {
+        go::check_built()?;
+    }
+    match scenario.network {
+        Network::Loopback => Ok(None),
+        Network::Ethernet => Ok(Some(network::Network::create()?)),
     }
 }
 
-fn once(stack: StackName, scenario: &Scenario, effort: Effort) -> Result<(Metrics, Facts)> {
-    let words = |role: &str| {
-        vec![
+fn once(
+    stack: StackName,
+    scenario: &Scenario,
+    effort: Effort,
+    round: u32,
+    network: Option<&network::Network>,
+) -> Result<(Metrics, Option<Facts>)> {
+    if let Kind::Go(dialer) = scenario.kind {
+        return Ok((go::measure(stack, dialer, effort)?, None));
+    }
+    let words = |role: &str, place: Option<&Place>| {
+        let mut words = vec![
             role.to_owned(),
             stack.name().to_owned(),
             scenario.name.clone(),
-        ]
+        ];
+        words.extend(place.into_iter().flat_map(Place::arguments));
+        words
     };
-    let mut server = Process::start(&words("serve"))?;
+    let mut server = Process::start(&words("serve", network.map(|network| &network.server)))?;
     let ServerLine::Listening(address) = server.hear()? else {
-        anyhow::bail!("the server says something else than its address");
+        bail!("the server says something else than its address");
     };
-    let mut arguments = words("drive");
-    arguments.push(address);
+    let relay = match scenario.kind {
+        Kind::Link(link) => Some(Relay::start(&address.parse()?, link, round.into())?),
+        _ => None,
+    };
+    let mut arguments = words("drive", network.map(|network| &network.client));
+    arguments.push(
+        relay
+            .as_ref()
+            .map_or(address, |relay| relay.address.to_string()),
+    );
     arguments.extend(effort.arguments());
     let mut client = Process::start(&arguments)?;
     loop {
@@ -146,11 +189,11 @@ fn once(stack: StackName, scenario: &Scenario, effort: Effort) -> Result<(Metric
             ClientLine::Checkpoint => {
                 server.say("mark")?;
                 let ServerLine::Mark(mark) = server.hear()? else {
-                    anyhow::bail!("the server says something else than what it has used");
+                    bail!("the server says something else than what it has used");
                 };
                 client.say(&serde_json::to_string(&mark)?)?;
             }
-            ClientLine::Result { metrics, facts } => return Ok((metrics, facts)),
+            ClientLine::Result { metrics, facts } => return Ok((metrics, Some(facts))),
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub struct Table {
     pub scenario: String,
+    /// Why it could not be measured here.
+    pub skipped: Option<String>,
     pub columns: Vec<Column>,
 }
 

@@ -15,10 +15,11 @@ use crate::{
     catalogue::Scenario,
     control::{ServerLine, say},
     measure::Mark,
+    network::Place,
     placement::{Side, runtime},
     process, service,
     stack::{
-        Connection, Endpoint, StackName,
+        Connection, Endpoint, Setup, StackName,
         bare::Bare,
         floor::Floor,
         libp2p::{Libp2p, Official, Ours},
@@ -27,26 +28,27 @@ use crate::{
 };
 
 /// Serves until standard input ends.
-pub fn serve(stack: StackName, scenario: &Scenario) -> Result<()> {
+pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()> {
     process::limit_time();
     process::raise_file_limit()?;
     scenario.placement.apply(Side::Server)?;
+    let setup = place.enter(scenario.profile)?;
     match stack {
-        StackName::Ours => serve_streams::<Libp2p<Ours>>(scenario),
-        StackName::Official => serve_streams::<Libp2p<Official>>(scenario),
-        StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario),
-        StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario),
-        StackName::Floor => serve_streams::<Floor>(scenario),
-        StackName::Bare => serve_streams::<Bare>(scenario),
+        StackName::Ours => serve_streams::<Libp2p<Ours>>(setup),
+        StackName::Official => serve_streams::<Libp2p<Official>>(setup),
+        StackName::QuinnAes => serve_streams::<Quinn<Aes>>(setup),
+        StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(setup),
+        StackName::Floor => serve_streams::<Floor>(setup),
+        StackName::Bare => serve_streams::<Bare>(setup),
     }
 }
 
-fn serve_streams<E: Endpoint>(scenario: &Scenario) -> Result<()> {
+fn serve_streams<E: Endpoint>(setup: Setup) -> Result<()> {
     let runtime = runtime()?;
     let accepted = Arc::new(AtomicU64::new(0));
     // Nothing runs on this thread: it is not one of the runtime's workers.
     let identity = Keypair::generate_ed25519();
-    let endpoint = runtime.block_on(E::bind(&identity, scenario.profile))?;
+    let endpoint = runtime.block_on(E::bind(&identity, setup))?;
     let address = endpoint.address();
     runtime.spawn(accept(endpoint, Arc::clone(&accepted)));
     say(&ServerLine::Listening(address.to_string()))?;

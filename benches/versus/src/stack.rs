@@ -7,7 +7,12 @@ pub mod libp2p;
 pub mod quinn;
 pub mod tls;
 
-use std::{fmt, future::Future, net::SocketAddr, str::FromStr};
+use std::{
+    fmt,
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -74,6 +79,14 @@ pub enum Profile {
     Shipped,
 }
 
+/// How an endpoint is made, apart from its identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub profile: Profile,
+    /// Of the interface to bind to: the loopback one, or one in a network of our own.
+    pub ip: Ipv4Addr,
+}
+
 /// Where a server is, and who it is; `HOST:PORT/PEER` on the command line.
 #[derive(Clone, Debug)]
 pub struct Address {
@@ -117,8 +130,8 @@ pub trait Endpoint: Send + Sync + Sized + 'static {
     /// Whether it serves one stream of one connection, and blocks the thread meanwhile.
     const ONE_AT_A_TIME: bool = false;
 
-    /// Binds to a free port of the loopback interface.
-    fn bind(identity: &Keypair, profile: Profile) -> impl Future<Output = Result<Self>> + Send;
+    /// Binds to a free port.
+    fn bind(identity: &Keypair, setup: Setup) -> impl Future<Output = Result<Self>> + Send;
 
     fn address(&self) -> Address;
 

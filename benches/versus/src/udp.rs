@@ -23,12 +23,21 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Binds to a free port of the loopback interface.
-    pub fn bind() -> Result<Self> {
-        let io = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// Binds to a free port.
+    pub fn bind(ip: Ipv4Addr) -> Result<Self> {
+        let io = UdpSocket::bind((ip, 0))?;
         // The kernel grants what it will.
         let _ = SockRef::from(&io).set_recv_buffer_size(BUFFER);
         let _ = SockRef::from(&io).set_send_buffer_size(BUFFER);
+        Self::new(io)
+    }
+
+    /// The same socket, for another thread.
+    pub fn try_clone(&self) -> Result<Self> {
+        Self::new(self.io.try_clone()?)
+    }
+
+    fn new(io: UdpSocket) -> Result<Self> {
         Ok(Self {
             state: UdpSocketState::new((&io).into())?,
             io,

@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod flood;
 pub mod handshakes;
 pub mod idle;
+pub mod link;
 pub mod ping_pong;
 pub mod short_streams;
 
@@ -14,7 +15,7 @@ use clap::Args;
 use libp2p_identity::Keypair;
 use serde::Serialize;
 
-use crate::stack::{Endpoint, Profile};
+use crate::stack::{Endpoint, Setup};
 
 /// How much is done in one measurement; what ends first ends it.
 #[derive(Args, Clone, Copy, Debug, Serialize)]
@@ -46,6 +47,11 @@ impl Effort {
 
     pub fn time(&self) -> Duration {
         Duration::from_millis(self.millis)
+    }
+
+    /// Of a transfer over a link with delay.
+    pub fn link_time(&self) -> Duration {
+        3 * self.time()
     }
 
     pub fn operations(&self) -> usize {
@@ -82,8 +88,8 @@ impl Effort {
 }
 
 /// An endpoint with a new identity.
-async fn client<E: Endpoint>(profile: Profile) -> Result<E> {
-    E::bind(&Keypair::generate_ed25519(), profile).await
+async fn client<E: Endpoint>(setup: Setup) -> Result<E> {
+    E::bind(&Keypair::generate_ed25519(), setup).await
 }
 
 /// Duration at a place in the order of many, from 0 to 1.

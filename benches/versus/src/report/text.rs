@@ -11,6 +11,9 @@ use crate::{
 
 /// One workload: every contender's medians, and ours divided by each of them.
 pub fn table(table: &Table) -> String {
+    if let Some(why) = &table.skipped {
+        return format!("{}\n  skipped: {why}\n", table.scenario);
+    }
     let metrics = table.metrics();
     let mut rows = vec![
         [String::new()]

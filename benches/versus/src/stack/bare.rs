@@ -19,7 +19,7 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p_identity::Keypair;
 use quinn_udp::Transmit;
 
-use super::{Address, Connection, Endpoint, Facts, Profile, equalised};
+use super::{Address, Connection, Endpoint, Facts, Setup, equalised};
 use crate::udp::Udp;
 
 pub struct Bare {
@@ -33,8 +33,8 @@ impl Endpoint for Bare {
 
     const ONE_AT_A_TIME: bool = true;
 
-    async fn bind(identity: &Keypair, _: Profile) -> Result<Self> {
-        let socket = Udp::bind()?;
+    async fn bind(identity: &Keypair, setup: Setup) -> Result<Self> {
+        let socket = Udp::bind(setup.ip)?;
         let key = UnboundKey::new(&AES_128_GCM, &[7; 16])?;
         Ok(Self {
             address: Address {

@@ -23,7 +23,7 @@ use quinn_proto::{
 };
 
 use super::{
-    Address, Connection, Endpoint, Facts, Profile, equalised,
+    Address, Connection, Endpoint, Facts, Setup, equalised,
     tls::{First, Tls},
 };
 use crate::udp::Udp;
@@ -40,7 +40,7 @@ impl Endpoint for Floor {
 
     const ONE_AT_A_TIME: bool = true;
 
-    async fn bind(identity: &Keypair, _: Profile) -> Result<Self> {
+    async fn bind(identity: &Keypair, setup: Setup) -> Result<Self> {
         let tls = Tls::new(identity, First::Aes)?;
         let crypto = QuicServerConfig::try_from(tls.server()?)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -51,7 +51,7 @@ impl Endpoint for Floor {
             true,
             None,
         );
-        let socket = Udp::bind()?;
+        let socket = Udp::bind(setup.ip)?;
         Ok(Self {
             address: Address {
                 socket: socket.local_addr()?,

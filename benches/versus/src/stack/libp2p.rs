@@ -18,7 +18,7 @@ use libp2p_core::{
 use libp2p_identity::{Keypair, PeerId};
 use multiaddr::{Multiaddr, Protocol};
 
-use super::{Address, Connection, Endpoint, Facts, Profile, equalised};
+use super::{Address, Connection, Endpoint, Facts, Profile, Setup, equalised};
 
 /// Which transport it is.
 pub trait Flavour: Send + Sync + 'static {
@@ -130,9 +130,9 @@ impl<F: Flavour> Endpoint for Libp2p<F> {
     type Connection = Muxed<F>;
     type Incoming = BoxFuture<'static, Result<Muxed<F>>>;
 
-    async fn bind(identity: &Keypair, profile: Profile) -> Result<Self> {
-        let (mut transport, probe) = F::transport(identity, profile)?;
-        transport.listen_on(ListenerId::next(), loopback())?;
+    async fn bind(identity: &Keypair, setup: Setup) -> Result<Self> {
+        let (mut transport, probe) = F::transport(identity, setup.profile)?;
+        transport.listen_on(ListenerId::next(), free_port(setup.ip))?;
         let listen_addr = poll_fn(|cx| Pin::new(&mut transport).poll(cx)).await;
         let Some(listen_addr) = listen_addr.into_new_address() else {
             bail!("the first event of a listener is no address");
@@ -237,8 +237,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn loopback() -> Multiaddr {
-    Multiaddr::from(Ipv4Addr::LOCALHOST)
+fn free_port(ip: Ipv4Addr) -> Multiaddr {
+    Multiaddr::from(ip)
         .with(Protocol::Udp(0))
         .with(Protocol::QuicV1)
 }

@@ -3,7 +3,6 @@
 use std::{
     io,
     marker::PhantomData,
-    net::Ipv4Addr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -15,7 +14,7 @@ use libp2p_identity::Keypair;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 use super::{
-    Address, Connection, Endpoint, Facts, Profile, equalised,
+    Address, Connection, Endpoint, Facts, Profile, Setup, equalised,
     tls::{First, Tls},
 };
 
@@ -49,16 +48,16 @@ impl<P: Preference> Endpoint for Quinn<P> {
     type Connection = quinn::Connection;
     type Incoming = BoxFuture<'static, Result<quinn::Connection>>;
 
-    async fn bind(identity: &Keypair, profile: Profile) -> Result<Self> {
+    async fn bind(identity: &Keypair, setup: Setup) -> Result<Self> {
         let tls = Tls::new(identity, P::FIRST)?;
-        let transport = Arc::new(match profile {
+        let transport = Arc::new(match setup.profile {
             Profile::Equalised => equalised::transport()?,
             Profile::Shipped => quinn::TransportConfig::default(),
         });
         let crypto = QuicServerConfig::try_from(tls.server()?)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::clone(&transport));
-        let endpoint = quinn::Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into())?;
+        let endpoint = quinn::Endpoint::server(server, (setup.ip, 0).into())?;
         let address = Address {
             socket: endpoint.local_addr()?,
             peer: identity.public().to_peer_id(),
@@ -67,7 +66,7 @@ impl<P: Preference> Endpoint for Quinn<P> {
             endpoint,
             transport,
             tls,
-            profile,
+            profile: setup.profile,
             address,
             preference: PhantomData,
         })

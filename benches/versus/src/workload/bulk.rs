@@ -11,16 +11,16 @@ use crate::{
     control::Checkpoint,
     metric::Metrics,
     service::{self, Amount, Request},
-    stack::{Address, Connection, Endpoint, Facts, Profile},
+    stack::{Address, Connection, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
     bulk: Bulk,
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let endpoint = client::<E>(profile).await?;
+    let endpoint = client::<E>(setup).await?;
     let mut connections = Vec::new();
     for _ in 0..bulk.connections {
         connections.push(endpoint.connect(&server).await?);

@@ -11,15 +11,15 @@ use crate::{
     flooder::Flood,
     metric::{Metric, Metrics},
     service::{Amount, BLOCK},
-    stack::{Address, Endpoint, Facts, Profile},
+    stack::{Address, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let endpoint = client::<E>(profile).await?;
+    let endpoint = client::<E>(setup).await?;
     let connections = [endpoint.connect(&server).await?];
     let upload = Bulk {
         direction: Direction::Up,

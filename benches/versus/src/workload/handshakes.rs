@@ -13,13 +13,13 @@ use crate::{
     catalogue::Peers,
     control::Checkpoint,
     metric::{Metric, Metrics},
-    stack::{Address, Endpoint, Facts, Profile},
+    stack::{Address, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
     peers: Peers,
     at_once: usize,
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
@@ -29,7 +29,7 @@ pub async fn run<E: Endpoint>(
         Peers::New => WARM_UP + count,
         Peers::Returning => 1,
     } {
-        endpoints.push(Arc::new(client::<E>(profile).await?));
+        endpoints.push(Arc::new(client::<E>(setup).await?));
     }
     let mut dialers = endpoints.iter().cycle().cloned();
 

@@ -10,16 +10,16 @@ use crate::{
     control::Checkpoint,
     measure::Usage,
     metric::{Metric, Metrics},
-    stack::{Address, Endpoint, Facts, Profile},
+    stack::{Address, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
     count: usize,
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let endpoint = client::<E>(profile).await?;
+    let endpoint = client::<E>(setup).await?;
     // What comes with the first connection is not what a connection takes.
     let first = endpoint.connect(&server).await?;
     tokio::time::sleep(SETTLE).await;

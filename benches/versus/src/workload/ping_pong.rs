@@ -18,17 +18,17 @@ use crate::{
     control::Checkpoint,
     metric::{Metric, Metrics},
     service::{self, BLOCK, Request},
-    stack::{Address, Connection, Endpoint, Facts, Profile},
+    stack::{Address, Connection, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
     size: usize,
     beside: Beside,
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let endpoint = client::<E>(profile).await?;
+    let endpoint = client::<E>(setup).await?;
     let connection = endpoint.connect(&server).await?;
     let mut stream = connection.open().await?;
     Request::Echo { size }.send(&mut stream).await?;

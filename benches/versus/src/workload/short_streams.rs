@@ -8,15 +8,15 @@ use crate::{
     control::Checkpoint,
     metric::Metrics,
     service::Request,
-    stack::{Address, Connection, Endpoint, Facts, Profile},
+    stack::{Address, Connection, Endpoint, Facts, Setup},
 };
 
 pub async fn run<E: Endpoint>(
-    profile: Profile,
+    setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let endpoint = client::<E>(profile).await?;
+    let endpoint = client::<E>(setup).await?;
     let connection = endpoint.connect(&server).await?;
     let each = effort.streams().div_ceil(AT_ONCE);
     ask(&connection, each.div_ceil(10)).await?;

@@ -1,0 +1,117 @@
+//! Through go-libp2p: the peers of the interoperability matrix, whose `perf` uploads and downloads.
+//!
+//! They are whole nodes with a Swarm, so the figures compare with each other and not with the other workloads.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::wait::{Id, WaitPidFlag, waitid},
+    unistd::{Pid, SysconfVar, sysconf},
+};
+use serde_json::Value;
+
+use crate::{
+    metric::{Metric, Metrics},
+    process::Process,
+    stack::StackName,
+    workload::Effort,
+};
+
+/// Who dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialer {
+    Go,
+    Rust,
+}
+
+/// Fails if the peers are not there.
+pub fn check_built() -> Result<()> {
+    for program in [GO, RUST] {
+        ensure!(
+            path(program).exists(),
+            "interop/{program} is not there; interop/run builds it"
+        );
+    }
+    Ok(())
+}
+
+pub fn measure(stack: StackName, dialer: Dialer, effort: Effort) -> Result<Metrics> {
+    let (listening, dialling) = match dialer {
+        Dialer::Go => (RUST, GO),
+        Dialer::Rust => (GO, RUST),
+    };
+    let listener = start(
+        listening,
+        stack,
+        &["listen", "/ip4/127.0.0.1/udp/0/quic-v1"],
+    )?;
+    let address: Value = listener.hear()?;
+    let address = address["listen"].as_str().context("no address")?;
+    let before = cpu(listener.id())?;
+    let size = effort.bytes().to_string();
+    let peer = start(dialling, stack, &["dial", address, "perf", "--size", &size])?;
+    let result: Value = peer.hear()?;
+    ensure!(result["ok"] == true, "{result}");
+    // That of the Rust node; what it took to start is in it if it is the one that dials.
+    let spent = match dialer {
+        Dialer::Go => cpu(listener.id())?.saturating_sub(before),
+        Dialer::Rust => {
+            let pid = Pid::from_raw(i32::try_from(peer.id())?);
+            // It has ended, and can still be asked.
+            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+            cpu(peer.id())?
+        }
+    };
+    let speed = |key: &str| {
+        let mib = result[key].as_f64().context("no speed")?;
+        Ok::<f64, anyhow::Error>(mib * 1.048_576)
+    };
+    let gigabytes = 2.0 * effort.bytes() as f64 / 1e9;
+    Ok(Metrics::from([
+        (Metric::UploadMegabytesPerSecond, speed("upload_mib_s")?),
+        (Metric::DownloadMegabytesPerSecond, speed("download_mib_s")?),
+        (
+            Metric::RustCpuSecondsPerGigabyte,
+            spent.as_secs_f64() / gigabytes,
+        ),
+    ]))
+}
+
+fn start(program: &str, stack: StackName, arguments: &[&str]) -> Result<Process> {
+    let mut command = Command::new(path(program));
+    command
+        .args(arguments)
+        .env("INTEROP_TRANSPORT", stack.name())
+        .stderr(Stdio::null());
+    Process::spawn(command)
+}
+
+/// User and system time of another process.
+fn cpu(id: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name before it may contain anything.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks =
+        |index: usize| -> Result<f64> { Ok(fields.get(index).context("no time")?.parse()?) };
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+    Ok(Duration::from_secs_f64(
+        (ticks(11)? + ticks(12)?) / per_second as f64,
+    ))
+}
+
+fn path(program: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../interop")
+        .join(program)
+}
+
+/// Where the matrix has built them.
+const GO: &str = "go/target/peer";
+const RUST: &str = "rust/target/release/peer";
