@@ -42,6 +42,23 @@ pub enum Network {
 }
 
 impl Scenario {
+    /// In words.
+    pub fn setting(&self) -> String {
+        let placement = match self.placement {
+            Placement::Pinned => "server on CPU 0, client on CPU 1",
+            Placement::Unpinned => "on all CPUs",
+        };
+        let profile = match self.profile {
+            Profile::Equalised => "equalised",
+            Profile::Shipped => "as shipped",
+        };
+        let network = match self.network {
+            Network::Loopback => "loopback",
+            Network::Ethernet => "veth, MTU 1500",
+        };
+        format!("{profile}; {placement}; {network}")
+    }
+
     /// Not every stack can do everything.
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
@@ -317,4 +334,32 @@ fn build() -> Vec<Scenario> {
         });
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_different() {
+        let names: HashSet<_> = all().iter().map(|scenario| &scenario.name).collect();
+        assert_eq!(names.len(), all().len());
+    }
+
+    #[test]
+    fn a_whole_name_chooses_nothing_else() {
+        let names = |word: &str, group| -> Vec<_> {
+            let chosen = choose(&[word.to_owned()], group);
+            chosen
+                .iter()
+                .map(|scenario| scenario.name.as_str())
+                .collect()
+        };
+        assert_eq!(names("ping-1", Group::Main), ["ping-1"]);
+        assert_eq!(names("idle", Group::Main), ["idle-1000"]);
+        assert_eq!(names("idle-10000", Group::Main), ["idle-10000"]);
+        assert!(names("link", Group::Main).is_empty());
+    }
 }

@@ -122,3 +122,17 @@ fn goals() -> Vec<Goal> {
     );
     goals
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Scenario;
+
+    #[test]
+    fn every_goal_is_about_a_workload_that_its_stack_can_do() {
+        for goal in goals() {
+            let scenario: Scenario = goal.scenario.parse().unwrap();
+            assert!(scenario.is_for(goal.against), "{goal:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod go;
 mod goals;
 mod machine;
 mod measure;
+mod measurement;
 mod metric;
 mod network;
 mod placement;

@@ -64,7 +64,7 @@ impl Default for Place {
 }
 
 /// Both namespaces, until it is dropped.
-pub struct Network {
+pub struct Cable {
     pub server: Place,
     pub client: Place,
     _processes: [Process; 2],
@@ -85,8 +85,8 @@ enum Line {
     Failed(String),
 }
 
-impl Network {
-    pub fn create() -> Result<Self> {
+impl Cable {
+    pub fn lay() -> Result<Self> {
         let mut server = Process::start(&["network".to_owned()])?;
         let server_id = namespace(&server)?;
         let client = Process::start(&["network".to_owned(), server_id.to_string()])?;
@@ -139,7 +139,8 @@ fn set_up(options: &Options) -> Result<()> {
         Some(other) => {
             let other = other.to_string();
             ip(&[
-                "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &other,
+                "link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns",
+                &other,
             ])?;
             CLIENT
         }
@@ -148,8 +149,14 @@ fn set_up(options: &Options) -> Result<()> {
             SERVER
         }
     };
-    ip(&["address", "add", &format!("{ip_address}/30"), "dev", CABLE])?;
-    ip(&["link", "set", CABLE, "up"])?;
+    ip(&[
+        "address",
+        "add",
+        &format!("{ip_address}/30"),
+        "dev",
+        INTERFACE,
+    ])?;
+    ip(&["link", "set", INTERFACE, "up"])?;
     say(&Line::Up)
 }
 
@@ -167,7 +174,7 @@ fn ip(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-const CABLE: &str = "versus0";
+const INTERFACE: &str = "versus0";
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What a link is like.
-#[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
     /// Milliseconds of delay, there and back together.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=2000))]
@@ -162,7 +162,10 @@ impl Direction {
 
     /// The next one that has come through the link by now.
     fn arrived(&mut self, now: Instant) -> Option<Datagram> {
-        self.queue.pop_front_if(|next| next.arrives <= now)
+        if self.queue.front()?.arrives > now {
+            return None;
+        }
+        self.queue.pop_front()
     }
 
     fn enter(&mut self, now: Instant, ecn: Option<EcnCodepoint>, contents: &[u8]) {
@@ -198,3 +201,76 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Even a link without delay has a queue.
 const SHORTEST_QUEUE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn direction(link: Link, seed: u64) -> Direction {
+        Direction {
+            random: SmallRng::seed_from_u64(seed),
+            link,
+            free_at: Instant::now(),
+            queue: VecDeque::new(),
+        }
+    }
+
+    #[test]
+    fn datagrams_arrive_after_half_a_round_trip_at_the_rate_of_the_link() {
+        let link = Link {
+            round_trip: 100,
+            loss: 0,
+            rate: 8,
+        };
+        let mut direction = direction(link, 0);
+        let now = Instant::now();
+        direction.enter(now, None, &[0; 1000]);
+        direction.enter(now, None, &[0; 1000]);
+        // A thousand bytes take a millisecond.
+        let ms = |ms| now + Duration::from_millis(ms);
+        assert!(direction.arrived(ms(50)).is_none());
+        assert!(direction.arrived(ms(51)).is_some());
+        assert!(direction.arrived(ms(51)).is_none());
+        assert!(direction.arrived(ms(52)).is_some());
+    }
+
+    #[test]
+    fn queue_holds_one_bandwidth_delay_product() {
+        let link = Link {
+            round_trip: 100,
+            loss: 0,
+            rate: 8,
+        };
+        let mut direction = direction(link, 0);
+        let now = Instant::now();
+        for _ in 0..1000 {
+            direction.enter(now, None, &[0; 1000]);
+        }
+        assert_eq!(direction.queue.len(), 101);
+    }
+
+    #[test]
+    fn same_seed_loses_the_same_share() {
+        let link = Link {
+            round_trip: 0,
+            loss: 10,
+            rate: 10_000,
+        };
+        let passed = |seed| {
+            let mut direction = direction(link, seed);
+            let mut passed = Vec::new();
+            let mut now = Instant::now();
+            for number in 0..20_000_u32 {
+                now += Duration::from_millis(1);
+                direction.enter(now, None, &number.to_be_bytes());
+                passed.extend(direction.arrived(now + Duration::from_millis(1)));
+            }
+            let contents = passed.into_iter().map(|datagram| datagram.contents);
+            contents.collect::<Vec<_>>()
+        };
+        let (one, same, other) = (passed(1), passed(1), passed(2));
+        assert_eq!(one, same);
+        assert_ne!(one, other);
+        assert!((19_700..=19_900).contains(&one.len()), "{}", one.len());
+    }
+}

@@ -1,8 +1,12 @@
 //! What is told of the measurements.
 
-pub mod plot;
+mod links;
+mod plot;
 pub mod text;
 
+use std::{fs, path::Path};
+
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::{goals::Outcome, machine::Machine, sample::Table, workload::Effort};
@@ -15,4 +19,17 @@ pub struct Report {
     pub effort: Effort,
     pub tables: Vec<Table>,
     pub goals: Vec<Outcome>,
+}
+
+impl Report {
+    /// Writes report.txt, report.json and a picture of each workload.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join("report.txt"), text::report(self))?;
+        fs::write(dir.join("report.json"), serde_json::to_string_pretty(self)?)?;
+        for table in self.tables.iter().filter(|table| table.skipped.is_none()) {
+            plot::write(table, &dir.join(format!("{}.svg", table.scenario)))?;
+        }
+        Ok(())
+    }
 }

@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub struct Table {
     pub scenario: String,
+    /// How the stacks were configured, and where they ran.
+    pub setting: String,
     /// Why it could not be measured here.
     pub skipped: Option<String>,
     pub columns: Vec<Column>,

@@ -171,3 +171,59 @@ pub const BLOCK: usize = 64 * 1024;
 const STAMP: usize = size_of::<u64>();
 
 const REQUEST: usize = 1 + 3 * 8;
+
+#[cfg(test)]
+mod tests {
+    use futures::{executor::block_on, io::Cursor};
+
+    use super::*;
+
+    fn written(size: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let amount = Amount {
+            bytes: 5 * BLOCK as u64,
+            write: size,
+            limit: Duration::from_secs(60),
+        };
+        let sent = block_on(write(&mut bytes, amount)).unwrap();
+        assert_eq!(sent, bytes.len() as u64);
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read_whatever_the_writes() {
+        for size in [64, 1024, BLOCK] {
+            let bytes = written(size);
+            let length = bytes.len() as u64;
+            let read = block_on(read_to_end(&mut Cursor::new(bytes))).unwrap();
+            assert_eq!(read, length);
+        }
+    }
+
+    #[test]
+    fn missing_repeated_and_zeroed_bytes_are_noticed() {
+        let bytes = written(BLOCK);
+        let missing = [&bytes[..BLOCK], &bytes[BLOCK + 1..]].concat();
+        let repeated = [&bytes[..BLOCK], &bytes[..BLOCK]].concat();
+        let zeroed = vec![0; bytes.len()];
+        for wrong in [missing, repeated, zeroed] {
+            assert!(block_on(read_to_end(&mut Cursor::new(wrong))).is_err());
+        }
+    }
+
+    #[test]
+    fn requests_arrive_as_they_were_sent() {
+        let source = Request::Source(Amount {
+            bytes: u64::MAX,
+            write: 64,
+            limit: Duration::from_millis(1234),
+        });
+        let echo = Request::Echo { size: 1 };
+        for request in [Request::Sink, source, echo, Request::Reply { bytes: 100 }] {
+            let mut bytes = Vec::new();
+            block_on(request.send(&mut bytes)).unwrap();
+            let received = block_on(Request::receive(&mut Cursor::new(bytes))).unwrap();
+            assert_eq!(received, request);
+        }
+    }
+}

@@ -40,15 +40,13 @@ pub enum StackName {
 
 impl StackName {
     /// All but ours.
-    pub fn others() -> impl IntoIterator<Item = Self> {
-        [
-            Self::Official,
-            Self::QuinnAes,
-            Self::QuinnChacha,
-            Self::Floor,
-            Self::Bare,
-        ]
-    }
+    pub const OTHERS: &[Self] = &[
+        Self::Official,
+        Self::QuinnAes,
+        Self::QuinnChacha,
+        Self::Floor,
+        Self::Bare,
+    ];
 
     /// The name on the command line and in tables.
     pub fn name(self) -> &'static str {
@@ -60,12 +58,6 @@ impl StackName {
             Self::Floor => "floor",
             Self::Bare => "bare",
         }
-    }
-}
-
-impl fmt::Display for StackName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

@@ -33,7 +33,7 @@ fn draw(
     rows: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     root.fill(&WHITE)?;
-    let rest = root.titled(&table.scenario, (FONT, 18))?;
+    let rest = root.titled(&table.scenario, (FONT, 22))?;
     for (panel, metric) in rest.split_evenly((rows, PER_ROW)).iter().zip(metrics) {
         draw_panel(panel, table, *metric)?;
     }
@@ -57,10 +57,10 @@ fn draw_panel(
     };
     let count = table.columns.len();
     let mut chart = ChartBuilder::on(panel)
-        .caption(format!("{}, {better}", metric.label()), (FONT, 13))
+        .caption(format!("{}, {better}", metric.label()), (FONT, 16))
         .margin(8)
         .x_label_area_size(24)
-        .y_label_area_size(90)
+        .y_label_area_size(100)
         .build_cartesian_2d(
             0.0..(highest * 1.05).max(f64::MIN_POSITIVE),
             0.0..count as f64,
@@ -73,14 +73,14 @@ fn draw_panel(
         .x_labels(5)
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.1))
-        .label_style((FONT, 11))
+        .label_style((FONT, 14))
         .draw()?;
     for (index, column) in table.columns.iter().enumerate() {
         // The first one on top.
         let middle = (count - index) as f64 - 0.5;
         draw_bar(&mut chart, column, metric, middle)?;
         let (x, y) = chart.backend_coord(&(0.0, middle));
-        let style = (FONT, 12).into_text_style(panel).pos(text_anchor::Pos::new(
+        let style = (FONT, 15).into_text_style(panel).pos(text_anchor::Pos::new(
             text_anchor::HPos::Right,
             text_anchor::VPos::Center,
         ));

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::{Report, links};
 use crate::{
     goals::{Bound, Outcome},
     machine::Machine,
@@ -9,10 +10,31 @@ use crate::{
     sample::{Spread, Table},
 };
 
+/// All of it.
+pub fn report(report: &Report) -> String {
+    let mut parts = vec![machine(&report.machine)];
+    parts.extend(report.tables.iter().map(table));
+    parts.push(summary(report));
+    parts.join("\n")
+}
+
+/// What all workloads together say.
+pub fn summary(report: &Report) -> String {
+    [
+        facts(&report.tables),
+        links::matrices(&report.tables),
+        goals(&report.goals),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join("\n")
+}
+
 /// One workload: every contender's medians, and ours divided by each of them.
 pub fn table(table: &Table) -> String {
     if let Some(why) = &table.skipped {
-        return format!("{}\n  skipped: {why}\n", table.scenario);
+        return format!("{} ({})\n  skipped: {why}\n", table.scenario, table.setting);
     }
     let metrics = table.metrics();
     let mut rows = vec![
@@ -40,15 +62,8 @@ pub fn table(table: &Table) -> String {
             rows.push([label].into_iter().chain(ratios).collect());
         }
     }
-    let mut text = format!("{}\n{}", table.scenario, aligned(&rows));
+    let mut text = format!("{} ({})\n{}", table.scenario, table.setting, aligned(&rows));
     for column in &table.columns {
-        if let Some(facts) = column.facts.as_ref().filter(|_| column.label != AGAIN) {
-            let _ = writeln!(
-                text,
-                "  {}: {}, {}, MTU {}, windows {}, GSO segments {}",
-                column.label, facts.suite, facts.group, facts.mtu, facts.windows, facts.segments
-            );
-        }
         for failure in &column.failures {
             let _ = writeln!(text, "  {} has failed: {failure}", column.label);
         }
@@ -69,19 +84,49 @@ pub fn machine(machine: &Machine) -> String {
     )
 }
 
-/// Every goal, with ours beside it.
-pub fn goals(outcomes: &[Outcome]) -> String {
-    let mut rows = vec![
-        ["goal", "figure", "against", "bound", "measured", ""]
-            .map(ToOwned::to_owned)
-            .to_vec(),
+/// What each stack has negotiated, or is configured to.
+fn facts(tables: &[Table]) -> Option<String> {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for table in tables {
+        for column in table.columns.iter().filter(|column| column.label != AGAIN) {
+            let Some(facts) = &column.facts else {
+                continue;
+            };
+            let row = vec![
+                column.label.clone(),
+                facts.suite.clone(),
+                facts.group.clone(),
+                facts.mtu.clone(),
+                facts.windows.clone(),
+                facts.segments.clone(),
+            ];
+            if !rows.contains(&row) {
+                rows.push(row);
+            }
+        }
+    }
+    rows.sort();
+    let head = [
+        "stack",
+        "suite",
+        "key exchange",
+        "MTU",
+        "windows",
+        "GSO segments",
     ];
-    for Outcome {
-        goal,
-        measured,
-        met,
-    } in outcomes
-    {
+    rows.insert(0, head.map(ToOwned::to_owned).to_vec());
+    (rows.len() > 1).then(|| aligned(&rows))
+}
+
+/// The goals, with ours beside each one that was measured.
+fn goals(outcomes: &[Outcome]) -> Option<String> {
+    let head = ["goal", "figure", "against", "bound", "ours", ""];
+    let mut rows = vec![head.map(ToOwned::to_owned).to_vec()];
+    for outcome in outcomes {
+        let (Some(measured), Some(met)) = (outcome.measured, outcome.met) else {
+            continue;
+        };
+        let goal = outcome.goal;
         rows.push(vec![
             goal.scenario.to_owned(),
             goal.metric.label().to_owned(),
@@ -90,16 +135,23 @@ pub fn goals(outcomes: &[Outcome]) -> String {
                 Bound::AtMost(bound) => format!("≤ {bound:.2}"),
                 Bound::AtLeast(bound) => format!("≥ {bound:.2}"),
             },
-            measured.map_or_else(|| "not measured".to_owned(), ratio),
-            match met {
-                Some(true) => "met",
-                Some(false) => "NOT MET",
-                None => "",
-            }
-            .to_owned(),
+            ratio(measured),
+            if met { "met" } else { "not met" }.to_owned(),
         ]);
     }
-    format!("goals, ours divided by the other\n{}", aligned(&rows))
+    let measured = rows.len() - 1;
+    let mut text = format!(
+        "goals: ours divided by the other, median and quartiles of all rounds\n{}",
+        aligned(&rows)
+    );
+    if measured < outcomes.len() {
+        let _ = writeln!(
+            text,
+            "  {} more were not measured",
+            outcomes.len() - measured
+        );
+    }
+    (measured > 0).then_some(text)
 }
 
 /// Columns side by side, the first one to the left.
@@ -134,7 +186,7 @@ fn figure(spread: Spread) -> String {
     format!("{:.digits$}", spread.median)
 }
 
-fn ratio(spread: Spread) -> String {
+pub fn ratio(spread: Spread) -> String {
     format!(
         "{:.2} [{:.2} {:.2}]",
         spread.median, spread.low, spread.high

@@ -309,7 +309,7 @@ impl AsyncRead for Stream {
             Ok(connection) => read(connection, id, buf).transpose(),
             Err(error) => Some(Err(io::Error::other(error))),
         });
-        Poll::Ready(read.map_err(io::Error::other).flatten())
+        Poll::Ready(read.unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 }
 
@@ -328,7 +328,7 @@ impl AsyncWrite for Stream {
             },
             Err(error) => Some(Err(io::Error::other(error))),
         });
-        Poll::Ready(written.map_err(io::Error::other).flatten())
+        Poll::Ready(written.unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

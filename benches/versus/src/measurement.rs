@@ -1,0 +1,86 @@
+//! One measurement: the processes that one stack, workload and round take.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    catalogue::{Kind, Network, Scenario},
+    control::{ClientLine, ServerLine},
+    go,
+    metric::Metrics,
+    network::{Cable, Place},
+    process::Process,
+    relay::Relay,
+    stack::{Facts, StackName},
+    workload::Effort,
+};
+
+/// What a workload needs that not every machine has.
+pub struct Preparation {
+    cable: Option<Cable>,
+}
+
+impl Preparation {
+    pub fn of(scenario: &Scenario) -> Result<Self> {
+        if let Kind::Go(_) = scenario.kind {
+            go::check_built()?;
+        }
+        let cable = match scenario.network {
+            Network::Loopback => None,
+            Network::Ethernet => Some(Cable::lay()?),
+        };
+        Ok(Self { cable })
+    }
+
+    /// `seed` decides what a link loses.
+    pub fn measure(
+        &self,
+        stack: StackName,
+        scenario: &Scenario,
+        effort: Effort,
+        seed: u32,
+    ) -> Result<(Metrics, Option<Facts>)> {
+        if let Kind::Go(dialer) = scenario.kind {
+            return Ok((go::measure(stack, dialer, effort)?, None));
+        }
+        let places = self
+            .cable
+            .as_ref()
+            .map(|cable| (&cable.server, &cable.client));
+        let words = |role: &str, place: Option<&Place>| {
+            let mut words = vec![
+                role.to_owned(),
+                stack.name().to_owned(),
+                scenario.name.clone(),
+            ];
+            words.extend(place.into_iter().flat_map(Place::arguments));
+            words
+        };
+        let mut server = Process::start(&words("serve", places.map(|(server, _)| server)))?;
+        let ServerLine::Listening(address) = server.hear()? else {
+            bail!("the server says something else than its address");
+        };
+        let relay = match scenario.kind {
+            Kind::Link(link) => Some(Relay::start(&address.parse()?, link, seed.into())?),
+            _ => None,
+        };
+        let address = relay
+            .as_ref()
+            .map_or(address, |relay| relay.address.to_string());
+        let mut arguments = words("drive", places.map(|(_, client)| client));
+        arguments.push(address);
+        arguments.extend(effort.arguments());
+        let mut client = Process::start(&arguments)?;
+        loop {
+            match client.hear()? {
+                ClientLine::Checkpoint => {
+                    server.say("mark")?;
+                    let ServerLine::Mark(mark) = server.hear()? else {
+                        bail!("the server says something else than what it has used");
+                    };
+                    client.say(&serde_json::to_string(&mark)?)?;
+                }
+                ClientLine::Result { metrics, facts } => return Ok((metrics, Some(facts))),
+            }
+        }
+    }
+}
