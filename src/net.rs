@@ -4,12 +4,14 @@
 
 pub(crate) mod clock;
 pub(crate) mod interfaces;
+mod steering;
 pub(crate) mod task;
 mod timer;
 mod udp_socket;
 mod unreachable;
 
 pub(crate) use self::{
+    steering::bind_steered,
     timer::Timer,
     udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
 };

@@ -125,7 +125,12 @@ async fn datagrams_find_their_connection_whatever_socket_they_arrive_at() {
         }
         let stats = handle.stats();
         assert_eq!(stats.transport.handshakes_completed, 4);
-        assert!(stats.registry.forwarded > 0);
+        if cfg!(target_os = "linux") {
+            // The kernel brings each datagram to the shard that owns its ID; one may be merged with another's.
+            assert!(stats.registry.forwarded < stats.registry.routed_established / 10);
+        } else {
+            assert!(stats.registry.forwarded > 0);
+        }
         assert_eq!(stats.registry.foreign, 0);
         assert_eq!(stats.registry.address_fallbacks, 0);
     })

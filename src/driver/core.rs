@@ -27,7 +27,7 @@ use crate::{
     authenticator::GenerateError,
     config::Config,
     error::DialError,
-    net::{UdpSocket, interfaces, task::Runtime},
+    net::{UdpSocket, bind_steered, interfaces, task::Runtime},
     proto::{Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
 };
@@ -118,20 +118,31 @@ impl Core {
         addr: SocketAddr,
         listening: bool,
     ) -> Result<Arc<Socket>, OpenError> {
-        let io = UdpSocket::bind(runtime, addr, self.config.socket_buffers())
-            .map_err(OpenError::Bind)?;
-        self.start(runtime, &io).map_err(OpenError::Certificate)?;
-        let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
-        let reader = &self.mailboxes[reader];
+        let buffers = self.config.socket_buffers();
+        let ios =
+            bind_steered(runtime, addr, buffers, self.mailboxes.len()).map_err(OpenError::Bind)?;
+        self.start(runtime, &ios[0])
+            .map_err(OpenError::Certificate)?;
+        let readers = if ios.len() == self.mailboxes.len() {
+            &self.mailboxes[..]
+        } else {
+            let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+            &self.mailboxes[reader..=reader]
+        };
         let socket = Arc::new(Socket::new(
-            io,
+            ios,
             listening,
-            Arc::clone(reader.doorbell()),
+            readers
+                .iter()
+                .map(|reader| Arc::clone(reader.doorbell()))
+                .collect(),
             Arc::clone(&self.open_sockets),
         ));
-        reader
-            .read_socket(&socket)
-            .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))?;
+        for (reader, io) in readers.iter().zip(socket.ios()) {
+            reader
+                .read_socket(&socket, io)
+                .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))?;
+        }
         Ok(socket)
     }
 

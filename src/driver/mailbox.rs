@@ -120,14 +120,17 @@ impl Mailbox {
         });
     }
 
-    /// Has the driver read a socket for as long as anyone uses it.
-    pub(super) fn read_socket(&self, socket: &Arc<Socket>) -> Result<(), Undeliverable> {
+    /// Has the driver read one of a socket's for as long as anyone uses it.
+    pub(super) fn read_socket(
+        &self,
+        socket: &Arc<Socket>,
+        io: &Arc<UdpSocket>,
+    ) -> Result<(), Undeliverable> {
         let mut mail = self.lock();
         if mail.stopped {
             return Err(Undeliverable);
         }
-        mail.sockets
-            .push((Arc::clone(socket.io()), Arc::downgrade(socket)));
+        mail.sockets.push((Arc::clone(io), Arc::downgrade(socket)));
         drop(mail);
         self.doorbell.ring();
         Ok(())

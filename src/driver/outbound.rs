@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// Where the datagrams of one shard leave.
-#[derive(Default)]
 pub(super) struct Outbound {
+    shard: usize,
     /// Sockets that would block, each with the batches that it owes.
     blocked: Vec<BlockedSocket>,
     pub(super) send_errors: u64,
@@ -42,6 +42,15 @@ const FALSE_ALARM: Duration = Duration::from_millis(1);
 const MAX_OWED: usize = 4;
 
 impl Outbound {
+    pub(super) fn new(shard: usize) -> Self {
+        Self {
+            shard,
+            blocked: Vec::new(),
+            send_errors: 0,
+            segmentation_fallbacks: 0,
+        }
+    }
+
     /// Sends what is owed; ready when a socket takes datagrams again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unblocked = false;
@@ -53,7 +62,7 @@ impl Outbound {
                 self.blocked.push(blocked);
                 continue;
             }
-            let io = Arc::clone(blocked.socket.io());
+            let io = Arc::clone(blocked.socket.io_of(self.shard));
             while let Some((transmit, contents)) = blocked.owed.front() {
                 if self.transmit(&io, transmit, contents) == Sent::Blocked {
                     break;
@@ -124,7 +133,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
     }
 
     fn max_segments(&self, socket: &Arc<Socket>) -> usize {
-        socket.io().max_segments()
+        socket.io_of(self.shard).max_segments()
     }
 
     fn send(&mut self, socket: &Arc<Socket>, transmit: Transmit, contents: &[u8]) -> Sent {
@@ -140,11 +149,11 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
             }
             return Sent::Blocked;
         }
-        let sent = self.transmit(socket.io(), &transmit, contents);
+        let sent = self.transmit(socket.io_of(self.shard), &transmit, contents);
         if sent == Sent::Blocked {
             self.blocked.push(BlockedSocket {
                 socket: Arc::clone(socket),
-                writable: Arc::clone(socket.io()).writable(),
+                writable: Arc::clone(socket.io_of(self.shard)).writable(),
                 retry_at: None,
                 owed: VecDeque::from([(transmit, contents.to_vec())]),
             });

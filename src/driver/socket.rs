@@ -11,37 +11,48 @@ use std::{
 use super::doorbell::Doorbell;
 use crate::{net::UdpSocket, proto};
 
-/// A UDP socket in use: by a listener, a dial or a connection.
+/// A UDP socket in use: by a listener, a dial or a connection. Or one for each shard, at the same address.
 ///
-/// One driver reads it, and holds it weakly: with the last user the socket is closed. So a listener can
+/// Drivers read them, and hold them weakly: with the last user they are closed. So a listener can
 /// go without its connections, and nothing stays open for nobody.
 pub(crate) struct Socket {
-    io: Arc<UdpSocket>,
+    /// One for each shard, or one for all.
+    ios: Vec<Arc<UdpSocket>>,
     /// Whether a listener accepts connections here.
     listening: AtomicBool,
-    reader: Arc<Doorbell>,
+    readers: Vec<Arc<Doorbell>>,
     open_sockets: Arc<AtomicUsize>,
 }
 
 impl Socket {
-    /// `reader` is the driver that will read the socket, and has to be told when nobody uses it any more.
+    /// `readers` are the drivers that will read the sockets, and have to be told when nobody uses them any more.
     pub(super) fn new(
-        io: UdpSocket,
+        ios: Vec<UdpSocket>,
         listening: bool,
-        reader: Arc<Doorbell>,
+        readers: Vec<Arc<Doorbell>>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
-        open_sockets.fetch_add(1, Ordering::Relaxed);
+        open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         Self {
-            io: Arc::new(io),
+            ios: ios.into_iter().map(Arc::new).collect(),
             listening: AtomicBool::new(listening),
-            reader,
+            readers,
             open_sockets,
         }
     }
 
+    /// The one that speaks for all, which have address and sizes in common.
     pub(crate) fn io(&self) -> &Arc<UdpSocket> {
-        &self.io
+        self.io_of(0)
+    }
+
+    /// The one that a shard sends from.
+    pub(super) fn io_of(&self, shard: usize) -> &Arc<UdpSocket> {
+        &self.ios[shard % self.ios.len()]
+    }
+
+    pub(super) fn ios(&self) -> &[Arc<UdpSocket>] {
+        &self.ios
     }
 
     /// Connections are not accepted here any more; those there are stay.
@@ -52,14 +63,17 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.open_sockets.fetch_sub(1, Ordering::Relaxed);
-        self.reader.ring();
+        self.open_sockets
+            .fetch_sub(self.ios.len(), Ordering::Relaxed);
+        for reader in &self.readers {
+            reader.ring();
+        }
     }
 }
 
 impl proto::Socket for Arc<Socket> {
     fn local_addr(&self) -> SocketAddr {
-        self.io.local_addr()
+        self.io().local_addr()
     }
 
     fn is_listening(&self) -> bool {

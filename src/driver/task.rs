@@ -91,6 +91,7 @@ impl Driver {
         incoming: Arc<IncomingQueue>,
         measure_routing: bool,
     ) -> Self {
+        let outbound = Outbound::new(shard.id().index());
         Self {
             shard,
             shards,
@@ -99,7 +100,7 @@ impl Driver {
             readers: Vec::new(),
             next_reader: 0,
             requests: VecDeque::new(),
-            outbound: Outbound::default(),
+            outbound,
             timer: Timer::default(),
             buffers: ReceiveBuffers::new(),
             slabs: Slabs::default(),

@@ -44,7 +44,25 @@ impl UdpSocket {
         addr: SocketAddr,
         buffers: BufferSizes,
     ) -> io::Result<Self> {
+        Self::open(addr, buffers, false)
+    }
+
+    /// Binds to the address of another socket, for which `SO_REUSEPORT` is set.
+    #[cfg(target_os = "linux")]
+    pub(super) fn bind_shared(
+        _runtime: &Runtime,
+        addr: SocketAddr,
+        buffers: BufferSizes,
+    ) -> io::Result<Self> {
+        Self::open(addr, buffers, true)
+    }
+
+    fn open(addr: SocketAddr, buffers: BufferSizes, is_shared: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        #[cfg(target_os = "linux")]
+        socket.set_reuse_port(is_shared)?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = is_shared;
         if addr.is_ipv6() {
             // One family for each socket, so that an address means what it says.
             socket.set_only_v6(true)?;
@@ -70,6 +88,11 @@ impl UdpSocket {
             state,
             buffers: granted,
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn io(&self) -> &tokio::net::UdpSocket {
+        &self.io
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
