@@ -27,10 +27,10 @@ pub fn drive(
     effort: Effort,
     place: &Place,
 ) -> Result<()> {
-    process::limit_time();
-    process::raise_file_limit()?;
     scenario.placement.apply(Side::Client)?;
     let setup = place.enter(scenario.profile)?;
+    process::limit_time();
+    process::raise_file_limit()?;
     let kind = scenario.kind;
     let (metrics, facts) = match stack {
         StackName::Ours => drive_streams::<Libp2p<Ours>>(kind, setup, server, effort),

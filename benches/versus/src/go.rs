@@ -6,12 +6,13 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::{
-    sys::wait::{Id, WaitPidFlag, waitid},
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
     unistd::{Pid, SysconfVar, sysconf},
 };
 use serde_json::Value;
@@ -62,9 +63,7 @@ pub fn measure(stack: StackName, dialer: Dialer, effort: Effort) -> Result<Metri
     let spent = match dialer {
         Dialer::Go => cpu(listener.id())?.saturating_sub(before),
         Dialer::Rust => {
-            let pid = Pid::from_raw(i32::try_from(peer.id())?);
-            // It has ended, and can still be asked.
-            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+            wait_for_end(peer.id())?;
             cpu(peer.id())?
         }
     };
@@ -92,6 +91,18 @@ fn start(program: &str, stack: StackName, arguments: &[&str]) -> Result<Process>
     Process::spawn(command)
 }
 
+/// Waits for a child to end, and leaves it there to be asked.
+fn wait_for_end(id: u32) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(id)?);
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    let start = Instant::now();
+    while waitid(Id::Pid(pid), flags)? == WaitStatus::StillAlive {
+        ensure!(start.elapsed() < PATIENCE, "a peer does not end");
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 /// User and system time of another process.
 fn cpu(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
@@ -115,3 +126,7 @@ fn path(program: &str) -> PathBuf {
 /// Where the matrix has built them.
 const GO: &str = "go/target/peer";
 const RUST: &str = "rust/target/release/peer";
+
+/// How long a peer may take to end when it has said its result.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);

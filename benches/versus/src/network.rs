@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     control::{say, wait_for_end},
-    process::{self, Process},
+    process::Process,
     stack::{Profile, Setup},
 };
 
@@ -124,7 +124,6 @@ fn up(process: &Process) -> Result<()> {
 
 /// The process that keeps a namespace; ends when standard input does.
 pub fn run(options: &Options) -> Result<()> {
-    process::limit_time();
     if let Err(error) = set_up(options) {
         return say(&Line::Failed(format!("{error:#}")));
     }

@@ -29,10 +29,10 @@ use crate::{
 
 /// Serves until standard input ends.
 pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()> {
-    process::limit_time();
-    process::raise_file_limit()?;
     scenario.placement.apply(Side::Server)?;
     let setup = place.enter(scenario.profile)?;
+    process::limit_time();
+    process::raise_file_limit()?;
     match stack {
         StackName::Ours => serve_streams::<Libp2p<Ours>>(setup),
         StackName::Official => serve_streams::<Libp2p<Official>>(setup),

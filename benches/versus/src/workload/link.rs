@@ -18,6 +18,8 @@ pub async fn run<E: Endpoint>(
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
+    // What a process does once is not the link's; by another endpoint, because one may remember the server.
+    client::<E>(setup).await?.connect(&server).await?;
     let endpoint = client::<E>(setup).await?;
     let start = Checkpoint::reach().await?;
     let begin = Instant::now();
