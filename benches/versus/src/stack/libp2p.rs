@@ -76,15 +76,17 @@ impl Flavour for Ours {
         let stats = handle.stats();
         let connection = stats.connections.first();
         let text = |value: Option<&str>| value.unwrap_or("?").to_owned();
+        let mtu = connection.map(|connection| connection.mtu_bytes);
         Facts {
             suite: text(connection.and_then(|connection| connection.cipher_suite)),
             group: text(connection.and_then(|connection| connection.key_exchange_group)),
-            mtu: connection.map_or_else(
-                || "?".to_owned(),
-                |connection| connection.mtu_bytes.to_string(),
-            ),
+            mtu: mtu.map_or_else(|| "?".to_owned(), |mtu| mtu.to_string()),
             windows: equalised::WINDOWS.to_owned(),
-            segments: "up to 44".to_owned(),
+            // As many as fit into the largest UDP payload.
+            segments: mtu.map_or_else(
+                || "?".to_owned(),
+                |mtu| format!("up to {}", (65_507 / mtu.max(1)).clamp(1, 44)),
+            ),
         }
     }
 }
