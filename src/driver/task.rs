@@ -29,6 +29,11 @@ use crate::{
 /// Most turns of connections in one round; then the sockets are read again.
 const TURNS_PER_ROUND: usize = 32;
 
+/// How long a round gives turns to connections; then other tasks of the runtime have theirs.
+///
+/// A ping beside a bulk transfer waits for the end of a round at each end of each way.
+const ROUND_TIME: Duration = Duration::from_micros(100);
+
 /// Most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which everybody else
 /// waits.
 const HANDSHAKES_PER_ROUND: usize = 2;
@@ -281,11 +286,15 @@ impl Driver {
     ///
     /// Returns how many they were.
     fn serve(&mut self) -> usize {
-        self.shard.handle_timeouts(clock::now());
+        let began = clock::now();
+        self.shard.handle_timeouts(began);
         let mut woken = 0;
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
             let now = clock::now();
+            if now - began > ROUND_TIME {
+                break;
+            }
             if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
                 break;
             }
