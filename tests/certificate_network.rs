@@ -14,142 +14,26 @@ use libp2p_identity::PeerId;
 use libp2p_quinn::{CertificateError, Connection, Error, HandshakeError};
 use multiaddr::Protocol;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::aws_lc_rs::default_provider,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-    sign::{CertifiedKey, SingleCertAndKey},
-    version::TLS13,
-};
 use support::{
     certificates::{Case, Expected, cases},
+    hostile_tls,
     node::{Node, bounded, quic_addr, socket_addr, until},
 };
 
-/// A peer that presents what it is told to, and believes everything.
-struct RawPeer(Arc<SingleCertAndKey>);
-
-impl RawPeer {
-    fn new(case: &Case) -> Self {
-        let key = PrivatePkcs8KeyDer::from(case.private_key.clone()).into();
-        let key = default_provider().key_provider.load_private_key(key);
-        let chain = case.chain.iter().cloned().map(CertificateDer::from);
-        let certified = CertifiedKey::new(chain.collect(), key.unwrap());
-        Self(Arc::new(certified.into()))
-    }
-
-    async fn dial(&self, addr: SocketAddr) -> Result<quinn::Connection, quinn::ConnectionError> {
-        let mut config = rustls::ClientConfig::builder_with_provider(default_provider().into())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Credulous))
-            .with_client_cert_resolver(self.0.clone());
-        config.alpn_protocols = vec![b"libp2p".to_vec()];
-        let config = QuicClientConfig::try_from(config).unwrap();
-        let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(config));
-        endpoint
-            .connect_with(config, addr, "localhost")
-            .unwrap()
-            .await
-    }
-
-    fn listen(&self) -> quinn::Endpoint {
-        let mut config = rustls::ServerConfig::builder_with_provider(default_provider().into())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .with_client_cert_verifier(Arc::new(Credulous))
-            .with_cert_resolver(self.0.clone());
-        config.alpn_protocols = vec![b"libp2p".to_vec()];
-        let config = QuicServerConfig::try_from(config).unwrap();
-        let config = quinn::ServerConfig::with_crypto(Arc::new(config));
-        quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
-    }
+async fn dial(case: &Case, addr: SocketAddr) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let config = QuicClientConfig::try_from(hostile_tls::client(case)).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(config));
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    endpoint
+        .connect_with(config, addr, "localhost")
+        .unwrap()
+        .await
 }
 
-/// Believes every certificate, whoever presents it.
-#[derive(Debug)]
-struct Credulous;
-
-impl Credulous {
-    fn schemes() -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Self::schemes()
-    }
-}
-
-impl ClientCertVerifier for Credulous {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Self::schemes()
-    }
+fn listen(case: &Case) -> quinn::Endpoint {
+    let config = QuicServerConfig::try_from(hostile_tls::server(case)).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(config));
+    quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
 }
 
 /// What our side made of the case.
@@ -179,7 +63,7 @@ async fn every_case_ends_as_it_must_when_it_is_served() {
         let mut node = Node::new();
         let (mut accepted, mut refused) = (0, 0);
         for case in cases() {
-            let peer = RawPeer::new(&case).listen();
+            let peer = listen(&case);
             let mut addr = quic_addr(peer.local_addr().unwrap());
             if let Some(expected) = case.expected_peer {
                 addr.push(Protocol::P2p(expected));
@@ -188,7 +72,7 @@ async fn every_case_ends_as_it_must_when_it_is_served() {
             let (ended, served) = join(node.dial(&addr), serve).await;
             case.check(&verdict(&case, &ended));
             match case.expected {
-                Expected::Accept(_) => accepted += 1,
+                Expected::Accept => accepted += 1,
                 Expected::Refuse(..) => {
                     refused += 1;
                     assert_alert(&case, &served.unwrap_err());
@@ -214,9 +98,8 @@ async fn every_case_ends_as_it_must_when_it_is_presented() {
             if case.expected_peer.is_some() {
                 continue; // A server expects nobody in particular.
             }
-            let peer = RawPeer::new(&case);
-            let dial = async {
-                match peer.dial(addr).await {
+            let present = async {
+                match dial(&case, addr).await {
                     // The client is through before its certificate was looked at.
                     Ok(connection) => connection.closed().await,
                     Err(error) => error,
@@ -226,10 +109,10 @@ async fn every_case_ends_as_it_must_when_it_is_presented() {
                 let ended = node.knock().await.upgrade.await;
                 verdict(&case, &ended)
             };
-            let (seen, verdict) = join(dial, answer).await;
+            let (seen, verdict) = join(present, answer).await;
             case.check(&verdict);
             match case.expected {
-                Expected::Accept(_) => accepted += 1,
+                Expected::Accept => accepted += 1,
                 Expected::Refuse(..) => {
                     refused += 1;
                     assert_alert(&case, &seen);

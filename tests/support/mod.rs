@@ -10,6 +10,7 @@
 use libp2p_quinn::CertificateError;
 
 pub(crate) mod certificates;
+pub(crate) mod hostile_tls;
 pub(crate) mod node;
 pub(crate) mod relay;
 pub(crate) mod streams;

@@ -1,27 +1,20 @@
 //! Both sides of a handshake: ours, and peers that are up to no good.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use quinn_proto::{Side, TransportError, TransportErrorCode, crypto::Session};
 use rustls::{
-    DigitallySignedStruct, Error, NamedGroup, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, Error, NamedGroup, ServerConfig,
     crypto::{ActiveKeyExchange, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup},
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    pki_types::{ServerName, UnixTime},
     quic,
-    sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
-    version::TLS13,
 };
 
-use super::certificates::Case;
-use crate::authenticator::crypto_provider;
+use super::{certificates::Case, hostile_tls};
 
 /// The side on which a handshake failed, and how.
 #[derive(Debug)]
@@ -116,33 +109,24 @@ impl Peer for Recorder {
     }
 }
 
-/// A peer that presents what it is told to, and accepts everything.
-pub(super) struct RawPeer(Arc<SingleCertAndKey>);
+/// A peer that presents what it is told to, and believes everything.
+pub(super) struct RawPeer {
+    client: ClientConfig,
+    server: ServerConfig,
+}
 
 impl RawPeer {
     pub(super) fn new(case: &Case) -> Self {
-        let key = PrivatePkcs8KeyDer::from(case.private_key.clone()).into();
-        let key = crypto_provider()
-            .key_provider
-            .load_private_key(key)
-            .unwrap();
-        let chain = case
-            .chain
-            .iter()
-            .cloned()
-            .map(CertificateDer::from)
-            .collect();
-        Self(Arc::new(CertifiedKey::new(chain, key).into()))
+        Self {
+            client: hostile_tls::client(case),
+            server: hostile_tls::server(case),
+        }
     }
 
     pub(super) fn client(&self, protocols: &[&[u8]], name: &'static str) -> quic::Connection {
-        let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider().into())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Credulous))
-            .with_client_cert_resolver(self.0.clone());
+        let mut config = self.client.clone();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config.enable_sni = true;
         let name = ServerName::try_from(name).unwrap();
         quic::ClientConnection::new(config.into(), quic::Version::V1, name, Vec::new())
             .unwrap()
@@ -150,54 +134,11 @@ impl RawPeer {
     }
 
     pub(super) fn server(&self, protocols: &[&[u8]]) -> quic::Connection {
-        let mut config = rustls::ServerConfig::builder_with_provider(crypto_provider().into())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(self.0.clone());
+        let mut config = self.server.clone();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         quic::ServerConnection::new(config.into(), quic::Version::V1, Vec::new())
             .unwrap()
             .into()
-    }
-}
-
-/// Believes every certificate.
-#[derive(Debug)]
-pub(super) struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Cases that the libp2p extension decides.
 
-use libp2p_identity::Keypair;
+use aws_lc_rs::digest::{SHA256, digest};
+use libp2p_identity::{Keypair, PeerId};
 
 use super::{
     Case, CertificateError, Expected, Forger,
@@ -71,6 +72,7 @@ impl Forger {
                 Template::with_signed_key(&signed_key_of(&key, &signature), &self.signer)
                     .sign(&self.signer);
             self.case(number, name, certificate, refuse!(HostKey))
+                .claiming(host.public().to_peer_id())
         };
         let ed25519 = self.host.public().encode_protobuf();
         let point = &ed25519[4..];
@@ -98,10 +100,16 @@ impl Forger {
             sequence(&[&algorithm, &bit_string(&compressed)])
         };
         // The neutral element signs everything: R = [S]B − [k]A is itself with S = 0.
+        let neutral = [&[1][..], &[0; 31]].concat();
         let small_order = {
-            let mut neutral = [0; 32];
-            neutral[0] = 1;
             let value = signed_key_of(&protobuf(1, &neutral), &[&neutral[..], &[0; 32]].concat());
+            Template::with_signed_key(&value, &self.signer).sign(&self.signer)
+        };
+        let p384_host = Signer::p384_sha256();
+        let p384_key = protobuf(3, &p384_host.spki);
+        let p384 = {
+            let signature = (p384_host.sign)(&message(&self.signer.spki));
+            let value = signed_key_of(&p384_key, &signature);
             Template::with_signed_key(&value, &self.signer).sign(&self.signer)
         };
         let rsa_key = rsa.public().try_into_rsa().unwrap().encode_pkcs1();
@@ -168,14 +176,16 @@ impl Forger {
                 &self.host,
                 protobuf(1, &[point, &[0]].concat()),
             ),
-            self.case(48, "point of small order", small_order, refuse!(HostKey)),
+            self.case(48, "point of small order", small_order, refuse!(HostKey))
+                .claiming(peer_id(&protobuf(1, &neutral))),
             case(
                 49,
                 "uncompressed secp256k1",
                 &secp256k1,
                 protobuf(2, &uncompressed(&secp256k1)),
             ),
-            case(50, "ECDSA P-384", &ecdsa, protobuf(3, &Signer::p384().spki)),
+            self.case(50, "ECDSA P-384", p384, refuse!(HostKey))
+                .claiming(peer_id(&p384_key)),
             case(50, "compressed ECDSA", &ecdsa, protobuf(3, &compressed)),
             case(
                 50,
@@ -213,7 +223,8 @@ impl Forger {
                     &integer(&[&[0][..], &[0xc5; 128]].concat()),
                     &integer(&[1, 0, 1]),
                 ])),
-            ),
+            )
+            .unsigned(),
             case(
                 51,
                 "RSA of 8200 bits",
@@ -222,7 +233,8 @@ impl Forger {
                     &integer(&[&[0][..], &[0xc5; 1025]].concat()),
                     &integer(&[1, 0, 1]),
                 ])),
-            ),
+            )
+            .unsigned(),
         ]
     }
 
@@ -232,6 +244,7 @@ impl Forger {
             let value = signed_key_of(&host.public().encode_protobuf(), &signature);
             let certificate = Template::with_signed_key(&value, &self.signer).sign(&self.signer);
             self.case(number, name, certificate, expected)
+                .claiming(host.public().to_peer_id())
         };
         let sign = |host: &Keypair, message: &[u8]| host.sign(message).unwrap();
         let good = sign(&self.host, &message(spki));
@@ -300,7 +313,7 @@ impl Forger {
                 "ECDSA with high S",
                 &ecdsa,
                 high_s(&ecdsa, P256_ORDER),
-                Expected::Accept(ecdsa.public().to_peer_id()),
+                Expected::Accept,
             ),
             case(
                 55,
@@ -347,6 +360,15 @@ pub(crate) fn broken_host_signatures() -> impl Iterator<Item = Vec<u8>> {
         let value = signed_key_of(&host.public().encode_protobuf(), &signature);
         Template::with_signed_key(&value, &signer).sign(&signer)
     })
+}
+
+/// The peer that a host key is, which may be one that libp2p-identity does not take.
+fn peer_id(key: &[u8]) -> PeerId {
+    let multihash = match u8::try_from(key.len()) {
+        Ok(length @ ..=42) => [&[0x00, length], key].concat(),
+        _ => [&[0x12, 0x20], digest(&SHA256, key).as_ref()].concat(),
+    };
+    PeerId::from_bytes(&multihash).unwrap()
 }
 
 /// Replace the S of an ECDSA signature by its negative, which is as valid, if S is low.

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use aws_lc_rs::{
+    digest::{SHA256, digest},
     encoding::{AsDer, Pkcs8V1Der},
     rand::SystemRandom,
     rsa::KeySize,
@@ -13,6 +14,8 @@ use aws_lc_rs::{
         RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair, RsaSignatureEncoding,
     },
 };
+
+use p384::{ecdsa::signature::hazmat::PrehashSigner as _, pkcs8::DecodePrivateKey as _};
 
 use super::der::{
     EC_KEY, NULL, P256, PKCS1, bit_string, element, integer, object_identifier, sequence,
@@ -50,6 +53,21 @@ impl Signer {
             &[0x2b, 0x81, 0x04, 0x00, 0x23],
             &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4],
         )
+    }
+
+    /// P-384 with a hash that is too short for it.
+    pub(crate) fn p384_sha256() -> Self {
+        let signer = Self::p384();
+        let key = p384::ecdsa::SigningKey::from_pkcs8_der(&signer.pkcs8).unwrap();
+        Self {
+            algorithm: sequence(&[&object_identifier(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2])]),
+            sign: Box::new(move |message| {
+                let hash = digest(&SHA256, message);
+                let signature: p384::ecdsa::DerSignature = key.sign_prehash(hash.as_ref()).unwrap();
+                signature.as_bytes().to_vec()
+            }),
+            ..signer
+        }
     }
 
     fn ecdsa(kind: &'static EcdsaSigningAlgorithm, curve: &[u8], algorithm: &[u8]) -> Self {
