@@ -16,6 +16,9 @@ peer dial MULTIADDR OPERATION [--OPTION VALUE]…`
 
 const KEYS = { ecdsa: 'ECDSA', ed25519: 'Ed25519', rsa: 'RSA', secp256k1: 'secp256k1' }
 
+/** Connections that one host may make in a second. Those who test are in a hurry. */
+const MAX_CONNECTIONS_PER_SECOND = 1000
+
 /** Streams of one protocol that a connection may have. A ping may overlap with the end of the one before. */
 const MAX_STREAMS = 10_000
 
@@ -44,6 +47,7 @@ async function createNode (options, listen) {
   const node = await createLibp2p({
     addresses: { listen },
     connectionGater: { denyDialMultiaddr: () => false },
+    connectionManager: { inboundConnectionThreshold: MAX_CONNECTIONS_PER_SECOND },
     privateKey: await generateKeyPair(KEYS[options.key]),
     nodeInfo: { name: 'js-libp2p', version: version('libp2p') },
     services: { identify: identify(), ping: ping({ maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }) },

@@ -1,0 +1,83 @@
+//! A peer that presents, and serves, every wrong certificate: what does the other side do?
+
+mod arguments;
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    unused_imports,
+    reason = "shared with the transport's tests, which use all of it, and panic where they fail"
+)]
+#[path = "../../../../tests/support/certificates.rs"]
+mod certificates;
+#[allow(
+    clippy::unwrap_used,
+    reason = "shared with the transport's tests, which panic where they fail"
+)]
+#[path = "../../../../tests/support/hostile_tls.rs"]
+mod hostile_tls;
+mod outcome;
+mod ping;
+mod present;
+mod serve;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use libp2p_quinn::CertificateError;
+use serde_json::{Value, json};
+
+use crate::{
+    arguments::{Arguments, Command},
+    certificates::{Case, Expected, cases},
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print(&json!({ "ok": false, "error": error }));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), String> {
+    let Arguments {
+        command,
+        addr,
+        from,
+        timeout,
+    } = arguments::parse(std::env::args().skip(1))?;
+    match command {
+        Command::Listen => serve::all(forge(from), addr, timeout).await,
+        Command::Dial => present::all(forge(from), addr, timeout).await,
+    }
+}
+
+/// The cases and their places in the list, each from a host of its own: some peers keep no more
+/// than a few connections with one.
+fn forge(from: usize) -> impl Iterator<Item = (usize, Case)> {
+    (from..cases().len()).map(|index| (index, cases().swap_remove(index)))
+}
+
+/// A line about a case: its place in the list, and what should become of it.
+fn describe(index: usize, case: &Case) -> Value {
+    json!({
+        "case": index,
+        "number": case.number,
+        "name": case.name,
+        "signed": case.signed,
+        "refuse": match case.expected {
+            Expected::Accept => None,
+            Expected::Refuse(error, _) => Some(error),
+        },
+    })
+}
+
+/// Prints a line of JSON. If nobody reads it any more there is nobody to tell.
+fn print(value: &Value) {
+    let _ = writeln!(io::stdout(), "{value}");
+}

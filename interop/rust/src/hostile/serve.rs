@@ -1,0 +1,81 @@
+//! The server: serves each certificate, at a port of its own.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use quinn::{Connection, Endpoint, Incoming, crypto::rustls::QuicServerConfig};
+use serde_json::json;
+use tokio::{io::AsyncReadExt, time};
+
+use crate::{Case, describe, hostile_tls, outcome::Outcome, ping, print};
+
+/// Serves all cases until nobody holds our standard input any more.
+pub async fn all(
+    cases: impl Iterator<Item = (usize, Case)>,
+    addr: SocketAddr,
+    timeout: Duration,
+) -> Result<(), String> {
+    for (index, case) in cases {
+        let tls = hostile_tls::server(&case);
+        let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let endpoint = Endpoint::server(config, addr).map_err(|error| error.to_string())?;
+        let bound = endpoint.local_addr().map_err(|error| error.to_string())?;
+        // Whom the other side shall expect is said with the address.
+        let peer_id = case.expected_peer.unwrap_or(case.host);
+        let mut line = describe(index, &case);
+        line["listen"] = json!(multiaddr(bound, peer_id).to_string());
+        print(&line);
+        tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                tokio::spawn(serve(index, incoming, timeout));
+            }
+        });
+    }
+    let mut input = tokio::io::stdin();
+    let mut block = [0; 64];
+    while input.read(&mut block).await.is_ok_and(|length| length > 0) {}
+    Ok(())
+}
+
+async fn serve(index: usize, incoming: Incoming, timeout: Duration) {
+    let mut talked = None;
+    let outcome = time::timeout(timeout, talk(incoming, &mut talked))
+        .await
+        .unwrap_or(Outcome::Silent);
+    let mut line = json!({ "case": index });
+    outcome.tell(&mut line);
+    print(&line);
+    // It is for the other side to end this, as soon as it has our answer.
+    if let Some(connection) = talked {
+        let _ = time::timeout(timeout, connection.closed()).await;
+    }
+}
+
+/// Waits until the other side has got an answer to a ping, or has ended the connection.
+async fn talk(incoming: Incoming, talked: &mut Option<Connection>) -> Outcome {
+    let connection = match incoming.await {
+        Ok(connection) => talked.insert(connection),
+        Err(error) => return error.into(),
+    };
+    let mut streams = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => match stream {
+                Ok(stream) => streams.push(ping::answer(stream)),
+                Err(error) => return error.into(),
+            },
+            Some(answer) = streams.next() => if answer.is_ok() {
+                return Outcome::Accepted;
+            },
+        }
+    }
+}
+
+fn multiaddr(addr: SocketAddr, peer_id: PeerId) -> Multiaddr {
+    Multiaddr::from(addr.ip())
+        .with(Protocol::Udp(addr.port()))
+        .with(Protocol::QuicV1)
+        .with(Protocol::P2p(peer_id))
+}
