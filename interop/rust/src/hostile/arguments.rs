@@ -39,7 +39,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, S
         command,
         addr,
         from: 0,
-        timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(15),
     };
     while let Some(name) = arguments.next() {
         let value = arguments

@@ -53,7 +53,11 @@ async fn run() -> Result<(), String> {
     } = arguments::parse(std::env::args().skip(1))?;
     match command {
         Command::Listen => serve::all(forge(from), addr, timeout).await,
-        Command::Dial => present::all(forge(from), addr, timeout).await,
+        Command::Dial => {
+            // The good one comes again at the end: nobody may have had enough of us by then.
+            let cases = forge(from).chain(forge(0).take(1));
+            present::all(cases, addr, timeout).await
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub async fn all(
     addr: SocketAddr,
     timeout: Duration,
 ) -> Result<(), String> {
+    let mut count = 0;
     for (index, case) in cases {
         let tls = hostile_tls::server(&case);
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
@@ -27,12 +28,14 @@ pub async fn all(
         let mut line = describe(index, &case);
         line["listen"] = json!(multiaddr(bound, peer_id).to_string());
         print(&line);
+        count += 1;
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 tokio::spawn(serve(index, incoming, timeout));
             }
         });
     }
+    print(&json!({ "serving": count }));
     let mut input = tokio::io::stdin();
     let mut block = [0; 64];
     while input.read(&mut block).await.is_ok_and(|length| length > 0) {}

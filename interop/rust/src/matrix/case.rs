@@ -100,7 +100,7 @@ impl Listener {
             return Err((None, process.errors()));
         };
         let Some(addr) = line["listen"].as_str().map(ToOwned::to_owned) else {
-            return Err((wait(&mut process), line.to_string()));
+            return Err((process.wait(GRACE), line.to_string()));
         };
         Ok(Self {
             invocation: invocation.clone(),
@@ -113,9 +113,15 @@ impl Listener {
 
     /// Whether this is what a case needs, and still there.
     pub fn fits(&mut self, case: &Case) -> bool {
-        self.invocation == case.listener
-            && self.family == case.family
-            && self.process.exit_code().is_none()
+        self.invocation == case.listener && self.family == case.family && self.is_running()
+    }
+
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.exit_code().is_none()
     }
 
     /// The facts of its latest connection.
@@ -188,7 +194,7 @@ impl Case {
                 return Err(format!("no result in {} s", self.limit.as_secs()));
             }
         };
-        let code = wait(&mut dialer);
+        let code = dialer.wait(GRACE);
         let error = result["error"].as_str().unwrap_or("no reason given");
         if let Expect::Refusal(expected) = self.expect {
             return match code {
@@ -292,17 +298,6 @@ fn insert(invocation: &Invocation, words: &[&str]) -> Invocation {
     all.words
         .splice(at..at, words.iter().map(|&word| word.to_owned()));
     all
-}
-
-fn wait(process: &mut Process) -> Option<i32> {
-    let deadline = Instant::now() + GRACE;
-    while Instant::now() < deadline {
-        if let Some(code) = process.exit_code() {
-            return Some(code);
-        }
-        thread::sleep(POLL);
-    }
-    None
 }
 
 fn passed(start: Instant) -> Outcome {

@@ -169,6 +169,18 @@ impl Process {
         }
     }
 
+    /// The exit code, if the child ends in time.
+    pub fn wait(&mut self, limit: Duration) -> Option<i32> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(code) = self.exit_code() {
+                return Some(code);
+            }
+            thread::sleep(POLL);
+        }
+        None
+    }
+
     /// The most memory that the child has used, in KiB, where the operating system tells.
     pub fn peak_memory_kib(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;

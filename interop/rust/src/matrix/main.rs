@@ -2,6 +2,7 @@
 
 mod case;
 mod cases;
+mod certificates;
 mod child;
 mod known;
 mod prepare;
@@ -27,7 +28,7 @@ const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW]
 
   --full  100 MiB, 1,000 streams, 60 s idle; without it, small sizes
   --only  some of official, go, js, py; RESULTS.md is then left alone
-  --row   one row of the table; RESULTS.md is then left alone
+  --row   one row of the table, or certificates; RESULTS.md is then left alone
 
 INTEROP_REQUIRE=go,js,py,rust makes a peer that cannot be prepared a failure.";
 
@@ -99,6 +100,13 @@ fn run() -> Result<bool, String> {
     }
     let mut cases = run_in_turn(busy, &root);
     cases.extend(run_at_once(waiting, &root));
+    let wants_certificates = arguments
+        .row
+        .as_deref()
+        .is_none_or(|row| row == certificates::ROW);
+    let certificates = wants_certificates
+        .then(|| certificates::run(&ours, &peers, &program.with_file_name("hostile"), &root))
+        .transpose()?;
     let took = start.elapsed();
 
     let results = Results {
@@ -108,16 +116,23 @@ fn run() -> Result<bool, String> {
         cases,
     };
     println!("{}", results.table());
+    if let Some(certificates) = &certificates {
+        println!("{}", certificates.markdown());
+    }
     let mode = if arguments.full { "full" } else { "quick" };
     if arguments.complete {
         let file = root.join("RESULTS.md");
-        fs::write(&file, results.document(mode, took))
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut text = results.document(mode, took);
+        if let Some(certificates) = &certificates {
+            text.push_str(&certificates.document());
+        }
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     for repaired in results.repaired() {
         println!("{repaired}");
     }
-    let failures = results.failures();
+    let mut failures = results.failures();
+    failures.extend(certificates.iter().flat_map(|table| table.failures()));
     for failure in &failures {
         println!("FAILED {failure}");
     }

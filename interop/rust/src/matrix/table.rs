@@ -168,7 +168,8 @@ pub fn describe(case: &Case) -> String {
     }
 }
 
-fn markdown(columns: &[Vec<String>]) -> String {
+/// A table, of columns whose first cells are their titles.
+pub fn markdown(columns: &[Vec<String>]) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .map(|column| {

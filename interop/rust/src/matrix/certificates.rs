@@ -1,0 +1,137 @@
+//! The second table: what each peer does with each wrong certificate, presented and served.
+
+mod findings;
+mod present;
+mod serve;
+mod table;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+
+pub use self::table::Table;
+use self::{findings::Findings, serve::Server};
+use crate::{
+    child::Invocation,
+    prepare::{Peer, Ready},
+};
+
+/// The name of this part, as if it were a row of the first table.
+pub const ROW: &str = "certificates";
+
+/// A certificate, as the hostile peer describes it.
+#[derive(Clone, Deserialize, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its place in the list.
+    #[serde(rename = "case")]
+    pub index: usize,
+    /// The number of the threat.
+    pub number: u8,
+    pub name: String,
+    /// Whether nothing but the forgery is wrong with it.
+    pub signed: bool,
+    /// The error that ours refuses it with; nothing if it is good.
+    pub refuse: Option<String>,
+}
+
+/// What the hostile peer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// It dials, and presents its certificate.
+    Client,
+    /// It is dialled, and serves its certificate.
+    Server,
+}
+
+/// What a peer has made of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Accepted,
+    /// By an alert of TLS, or otherwise.
+    Refused(String),
+    /// It neither talked nor said no while there was time.
+    Silent,
+    /// It has not survived it.
+    Crashed,
+    /// There was nothing to make anything of.
+    Failed(String),
+}
+
+/// The answers of one peer.
+pub type Answers = BTreeMap<(usize, Role), Answer>;
+
+/// Attacks ours and every other peer.
+pub fn run(ours: &Ready, peers: &[Peer], hostile: &Path, root: &Path) -> Result<Table, String> {
+    let hostile = Invocation::new([hostile.display().to_string()]);
+    let mut table = Table {
+        certificates: Vec::new(),
+        answers: Vec::new(),
+        findings: Findings::read(&root.join("certificates.toml"))?,
+        errors: Vec::new(),
+    };
+    let others = peers
+        .iter()
+        .filter_map(|peer| Some((peer.name, peer.state.as_ref().ok()?)));
+    for (name, victim) in [("ours", ours)].into_iter().chain(others) {
+        eprintln!("{ROW}: {name}");
+        match attack(&victim.invocation, &hostile, root) {
+            Ok((certificates, answers)) => {
+                table.certificates = certificates;
+                table.answers.push((name, answers));
+            }
+            Err(error) => table.errors.push(format!("{ROW}, {name}: {error}")),
+        }
+    }
+    Ok(table)
+}
+
+/// Attacks one peer in both roles.
+fn attack(
+    victim: &Invocation,
+    hostile: &Invocation,
+    dir: &Path,
+) -> Result<(Vec<Certificate>, Answers), String> {
+    let mut answers = present::all(victim, hostile, dir)?;
+    let server = Server::start(hostile, dir)?;
+    answers.extend(server.serve_all(victim, dir));
+    Ok((server.certificates(), answers))
+}
+
+impl Certificate {
+    /// Whether this is what has to be answered.
+    fn deserves(&self, answer: &Answer) -> bool {
+        match answer {
+            Answer::Accepted => self.refuse.is_none(),
+            Answer::Refused(_) => self.refuse.is_some(),
+            Answer::Silent | Answer::Crashed | Answer::Failed(_) => false,
+        }
+    }
+}
+
+/// What the hostile peer tells of a connection.
+#[derive(Deserialize)]
+struct Told {
+    case: usize,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+enum Outcome {
+    Accepted,
+    Refused { how: String },
+    Silent,
+    Failed { reason: String },
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Accepted => Self::Accepted,
+            Outcome::Refused { how } => Self::Refused(how),
+            Outcome::Silent => Self::Silent,
+            Outcome::Failed { reason } => Self::Failed(reason),
+        }
+    }
+}

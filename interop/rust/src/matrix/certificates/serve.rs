@@ -1,0 +1,147 @@
+//! The hostile peer as the server of one dialer for each certificate.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Answer, Answers, Certificate, Role, Told};
+use crate::child::{Invocation, Process};
+
+/// A hostile server of all certificates.
+pub struct Server {
+    /// Where each is served.
+    offers: Vec<(Certificate, String)>,
+    told: Mutex<Account>,
+}
+
+/// What the hostile server tells of its connections.
+struct Account {
+    process: Process,
+    /// What nobody has asked for yet.
+    answers: BTreeMap<usize, Vec<Answer>>,
+}
+
+impl Server {
+    pub fn start(hostile: &Invocation, dir: &Path) -> Result<Self, String> {
+        let addr = "/ip4/127.0.0.1/udp/0/quic-v1";
+        let process = hostile.with(["listen", addr]).start(dir)?;
+        let mut offers = Vec::new();
+        loop {
+            let line = process.line(Instant::now() + START).ok_or_else(|| {
+                format!("the hostile server does not start: {}", process.errors())
+            })?;
+            if line.get("serving").is_some() {
+                break;
+            }
+            let addr = line["listen"].as_str().unwrap_or_default().to_owned();
+            let certificate = serde_json::from_value(line.clone())
+                .map_err(|error| format!("the hostile server says {line}: {error}"))?;
+            offers.push((certificate, addr));
+        }
+        Ok(Self {
+            offers,
+            told: Mutex::new(Account {
+                process,
+                answers: BTreeMap::new(),
+            }),
+        })
+    }
+
+    pub fn certificates(self) -> Vec<Certificate> {
+        let offers = self.offers.into_iter();
+        offers.map(|(certificate, _)| certificate).collect()
+    }
+
+    /// Has every certificate dialled, some at a time.
+    pub fn serve_all(&self, victim: &Invocation, dir: &Path) -> Answers {
+        let left = Mutex::new(self.offers.iter());
+        let answers = Mutex::new(Answers::new());
+        thread::scope(|scope| {
+            for _ in 0..DIALERS {
+                scope.spawn(|| {
+                    loop {
+                        let next = lock(&left).next();
+                        let Some((certificate, addr)) = next else {
+                            return;
+                        };
+                        let answer = self.serve(certificate.index, addr, victim, dir);
+                        lock(&answers).insert((certificate.index, Role::Server), answer);
+                    }
+                });
+            }
+        });
+        answers.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A dialer accepts what it can ping, or whom it pings: it may say no afterwards.
+    fn serve(&self, index: usize, addr: &str, victim: &Invocation, dir: &Path) -> Answer {
+        let ping = ["dial", addr, "ping", "--count", "1", "--timeout", TIMEOUT];
+        let dialer = match victim.with(ping).start(dir) {
+            Ok(dialer) => dialer,
+            Err(error) => return Answer::Failed(error),
+        };
+        let Some(result) = dialer.line(Instant::now() + PATIENCE) else {
+            return Answer::Failed(dialer.errors());
+        };
+        if result["ok"] == true {
+            return Answer::Accepted;
+        }
+        // It goes, and the server notices.
+        drop(dialer);
+        let answers = self.told(index, Instant::now() + NOTICE);
+        if answers.contains(&Answer::Accepted) {
+            return Answer::Accepted;
+        }
+        answers.into_iter().next().unwrap_or(Answer::Silent)
+    }
+
+    /// What the server has made of its connections; it may still be about to say so.
+    fn told(&self, index: usize, deadline: Instant) -> Vec<Answer> {
+        loop {
+            if let Some(answers) = lock(&self.told).take(index) {
+                return answers;
+            }
+            if Instant::now() > deadline {
+                return Vec::new();
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Account {
+    fn take(&mut self, index: usize) -> Option<Vec<Answer>> {
+        for line in self.process.lines() {
+            if let Ok(told) = serde_json::from_value::<Told>(line) {
+                let answers = self.answers.entry(told.case).or_default();
+                answers.push(told.outcome.into());
+            }
+        }
+        self.answers.remove(&index)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Dialers at the same time. Some peers take a second to start, and most of it on one core.
+const DIALERS: usize = 4;
+
+/// How long a dialer may take, in seconds.
+const TIMEOUT: &str = "15";
+
+/// The same, and how long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// How long it may take until the server has noticed how a connection has ended.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// How long the hostile server may take to be bound.
+const START: Duration = Duration::from_secs(30);
+
+const POLL: Duration = Duration::from_millis(20);

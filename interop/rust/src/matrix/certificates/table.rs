@@ -1,0 +1,131 @@
+//! The table of certificates, and its part of RESULTS.md.
+
+use std::fmt::Write;
+
+use super::{Answer, Answers, Certificate, Findings, Role};
+use crate::table::markdown;
+
+/// What every peer does with every certificate.
+pub struct Table {
+    pub certificates: Vec<Certificate>,
+    pub answers: Vec<(&'static str, Answers)>,
+    pub findings: Findings,
+    /// Why a peer has no answers.
+    pub errors: Vec<String>,
+}
+
+impl Table {
+    /// Ours may not be wrong. The others have to accept the good certificate, or their refusals say
+    /// nothing; what else they do is a finding, not a failure.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = self.errors.clone();
+        for (peer, certificate, role, answer) in self.deviations() {
+            if peer == "ours" || certificate.index == 0 {
+                failures.push(format!("{}: {answer:?}", describe(peer, certificate, role)));
+            }
+        }
+        failures
+    }
+
+    /// One row for each certificate, one column for each peer and role.
+    pub fn markdown(&self) -> String {
+        let column = |title: String, cell: &dyn Fn(&Certificate) -> String| {
+            let cells = self.certificates.iter().map(cell);
+            [title].into_iter().chain(cells).collect::<Vec<_>>()
+        };
+        let mut columns = vec![
+            column("case".to_owned(), &|certificate| {
+                certificate.number.to_string()
+            }),
+            column("certificate".to_owned(), &|certificate| {
+                let mark = if certificate.signed { "" } else { " †" };
+                format!("{}{mark}", certificate.name)
+            }),
+        ];
+        for (peer, answers) in &self.answers {
+            for role in [Role::Client, Role::Server] {
+                columns.push(column(pair(peer, role), &|certificate| {
+                    answers
+                        .get(&(certificate.index, role))
+                        .map_or_else(String::new, |answer| cell(certificate, answer))
+                }));
+            }
+        }
+        markdown(&columns)
+    }
+
+    /// The section of RESULTS.md.
+    pub fn document(&self) -> String {
+        let mut text = format!(
+            "\n## Certificates\n\nA hostile peer presents each certificate (hostile → …) and serves it (… → hostile), \
+             numbered as in tests/support/certificates.rs. *alert*: refused, with this alert of TLS; *error*: with \
+             this error of QUIC; *closed*: after the handshake, with this code. **Bold** is what should be otherwise: \
+             a bad certificate that is accepted, a good one that is refused, or no answer. †: its signatures are \
+             wrong, too, because no library makes them, so that a refusal may be for that.\n\n{}",
+            self.markdown()
+        );
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\n### What was found out\n");
+        for finding in &self.findings.finding {
+            let cases: Vec<String> = finding.cases.iter().map(u8::to_string).collect();
+            let _ = writeln!(
+                text,
+                "- **{}** ({}; {}): {} *Evidence:* {} *Issue:* {}",
+                finding.id,
+                finding.peers.join(", "),
+                cases.join(", "),
+                finding.cause,
+                finding.evidence,
+                finding.issue
+            );
+        }
+        let unexplained: Vec<String> = self
+            .deviations()
+            .filter(|(peer, certificate, ..)| !self.findings.explain(peer, certificate.number))
+            .map(|(peer, certificate, role, answer)| {
+                format!("- {}: {answer:?}\n", describe(peer, certificate, role))
+            })
+            .collect();
+        if !unexplained.is_empty() {
+            let _ = writeln!(text, "\n### Not looked into\n\n{}", unexplained.concat());
+        }
+        text
+    }
+
+    /// Everything that should be otherwise.
+    fn deviations(&self) -> impl Iterator<Item = (&'static str, &Certificate, Role, &Answer)> {
+        self.answers.iter().flat_map(|(peer, answers)| {
+            answers.iter().filter_map(|((index, role), answer)| {
+                let certificate = self.certificates.get(*index)?;
+                (!certificate.deserves(answer)).then_some((*peer, certificate, *role, answer))
+            })
+        })
+    }
+}
+
+fn cell(certificate: &Certificate, answer: &Answer) -> String {
+    let text = match answer {
+        Answer::Accepted => "accepted",
+        Answer::Refused(how) => how,
+        Answer::Silent => "no answer",
+        Answer::Crashed => "crashed",
+        Answer::Failed(_) => "failed",
+    };
+    if certificate.deserves(answer) {
+        text.to_owned()
+    } else {
+        format!("**{text}**")
+    }
+}
+
+fn describe(peer: &str, certificate: &Certificate, role: Role) -> String {
+    let Certificate { number, name, .. } = certificate;
+    format!("{}, case {number} ({name})", pair(peer, role))
+}
+
+fn pair(peer: &str, role: Role) -> String {
+    match role {
+        Role::Client => format!("hostile → {peer}"),
+        Role::Server => format!("{peer} → hostile"),
+    }
+}
