@@ -39,7 +39,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, S
         command,
         addr,
         from: 0,
-        timeout: Duration::from_secs(15),
+        timeout: Duration::from_secs(8),
     };
     while let Some(name) = arguments.next() {
         let value = arguments

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
-pub use self::table::Table;
-use self::{findings::Findings, serve::Server};
+use self::serve::Server;
+pub use self::{findings::Findings, table::Table};
 use crate::{
     child::Invocation,
     prepare::{Peer, Ready},
@@ -61,12 +61,12 @@ pub enum Answer {
 pub type Answers = BTreeMap<(usize, Role), Answer>;
 
 /// Attacks ours and every other peer.
-pub fn run(ours: &Ready, peers: &[Peer], hostile: &Path, root: &Path) -> Result<Table, String> {
+pub fn run(ours: &Ready, peers: &[Peer], findings: Findings, hostile: &Path, root: &Path) -> Table {
     let hostile = Invocation::new([hostile.display().to_string()]);
     let mut table = Table {
         certificates: Vec::new(),
         answers: Vec::new(),
-        findings: Findings::read(&root.join("certificates.toml"))?,
+        findings,
         errors: Vec::new(),
     };
     let others = peers
@@ -82,7 +82,7 @@ pub fn run(ours: &Ready, peers: &[Peer], hostile: &Path, root: &Path) -> Result<
             Err(error) => table.errors.push(format!("{ROW}, {name}: {error}")),
         }
     }
-    Ok(table)
+    table
 }
 
 /// Attacks one peer in both roles.

@@ -20,6 +20,7 @@ use std::{
 use crate::{
     case::{Case, Listener, Outcome},
     cases::{FULL, QUICK},
+    certificates::Findings,
     known::Known,
     table::Results,
 };
@@ -59,9 +60,12 @@ fn run() -> Result<bool, String> {
     let arguments = parse(env::args().skip(1))?;
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let rust = program.with_file_name("peer");
+    let hostile = program.with_file_name("hostile");
     let root = root()?;
     let known =
         Known::read(&root.join("known.toml")).map_err(|error| format!("known.toml: {error}"))?;
+    let findings = Findings::read(&root.join("certificates.toml"))
+        .map_err(|error| format!("certificates.toml: {error}"))?;
 
     let start = Instant::now();
     let ours = prepare::ours(&root, &rust)?;
@@ -104,9 +108,8 @@ fn run() -> Result<bool, String> {
         .row
         .as_deref()
         .is_none_or(|row| row == certificates::ROW);
-    let certificates = wants_certificates
-        .then(|| certificates::run(&ours, &peers, &program.with_file_name("hostile"), &root))
-        .transpose()?;
+    let certificates =
+        wants_certificates.then(|| certificates::run(&ours, &peers, findings, &hostile, &root));
     let took = start.elapsed();
 
     let results = Results {
@@ -128,7 +131,8 @@ fn run() -> Result<bool, String> {
         }
         fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     }
-    for repaired in results.repaired() {
+    let repaired = certificates.iter().flat_map(|table| table.repaired());
+    for repaired in results.repaired().into_iter().chain(repaired) {
         println!("{repaired}");
     }
     let mut failures = results.failures();

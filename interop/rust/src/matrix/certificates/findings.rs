@@ -26,11 +26,8 @@ pub struct Finding {
 
 impl Findings {
     pub fn read(file: &Path) -> Result<Self, String> {
-        let read = || {
-            toml::from_str(&fs::read_to_string(file).map_err(|error| error.to_string())?)
-                .map_err(|error| error.to_string())
-        };
-        read().map_err(|error: String| format!("{}: {error}", file.display()))
+        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+        toml::from_str(&text).map_err(|error| error.to_string())
     }
 
     /// Whether somebody knows why `peer` does what it does with certificates of this number.

@@ -15,16 +15,43 @@ pub struct Table {
 }
 
 impl Table {
-    /// Ours may not be wrong. The others have to accept the good certificate, or their refusals say
-    /// nothing; what else they do is a finding, not a failure.
+    /// Ours may not be wrong, and says no inside the handshake. The others have to accept the good
+    /// certificate, or their refusals say nothing; what else they do is a finding, not a failure.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = self.errors.clone();
-        for (peer, certificate, role, answer) in self.deviations() {
-            if peer == "ours" || certificate.index == 0 {
+        for (peer, certificate, role, answer) in self.answers() {
+            let is_right = certificate.deserves(answer);
+            let is_failure = match (peer, answer) {
+                ("ours", Answer::Refused(how)) => !is_right || !how.starts_with("alert"),
+                ("ours", _) => !is_right,
+                _ => !is_right && certificate.index == 0,
+            };
+            if is_failure {
                 failures.push(format!("{}: {answer:?}", describe(peer, certificate, role)));
             }
         }
         failures
+    }
+
+    /// Findings that did not show: somebody may have repaired something.
+    pub fn repaired(&self) -> Vec<String> {
+        let mut repaired = Vec::new();
+        for finding in &self.findings.finding {
+            for (peer, _) in &self.answers {
+                for number in &finding.cases {
+                    let shows = self.deviations().any(|(other, certificate, ..)| {
+                        other == *peer && certificate.number == *number
+                    });
+                    if finding.peers.iter().any(|name| name == peer) && !shows {
+                        let id = &finding.id;
+                        repaired.push(format!(
+                            "{peer}, case {number}: as it should be, though known as {id}"
+                        ));
+                    }
+                }
+            }
+        }
+        repaired
     }
 
     /// One row for each certificate, one column for each peer and role.
@@ -92,14 +119,18 @@ impl Table {
         text
     }
 
-    /// Everything that should be otherwise.
-    fn deviations(&self) -> impl Iterator<Item = (&'static str, &Certificate, Role, &Answer)> {
+    fn answers(&self) -> impl Iterator<Item = (&'static str, &Certificate, Role, &Answer)> {
         self.answers.iter().flat_map(|(peer, answers)| {
             answers.iter().filter_map(|((index, role), answer)| {
-                let certificate = self.certificates.get(*index)?;
-                (!certificate.deserves(answer)).then_some((*peer, certificate, *role, answer))
+                Some((*peer, self.certificates.get(*index)?, *role, answer))
             })
         })
+    }
+
+    /// Everything that should be otherwise.
+    fn deviations(&self) -> impl Iterator<Item = (&'static str, &Certificate, Role, &Answer)> {
+        self.answers()
+            .filter(|(_, certificate, _, answer)| !certificate.deserves(answer))
     }
 }
 
