@@ -93,7 +93,7 @@ fn attack(
 ) -> Result<(Vec<Certificate>, Answers), String> {
     let mut answers = present::all(victim, hostile, dir)?;
     let server = Server::start(hostile, dir)?;
-    answers.extend(server.serve_all(victim, dir));
+    answers.extend(server.serve_all(victim, dir)?);
     Ok((server.certificates(), answers))
 }
 

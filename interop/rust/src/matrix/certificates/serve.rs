@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// Has every certificate dialled, some at a time.
-    pub fn serve_all(&self, victim: &Invocation, dir: &Path) -> Answers {
+    pub fn serve_all(&self, victim: &Invocation, dir: &Path) -> Result<Answers, String> {
         let left = Mutex::new(self.offers.iter());
         let answers = Mutex::new(Answers::new());
         thread::scope(|scope| {
@@ -74,10 +74,18 @@ impl Server {
                 });
             }
         });
-        answers.into_inner().unwrap_or_else(PoisonError::into_inner)
+        // Nobody gets an answer from a server that is gone.
+        let process = &mut lock(&self.told).process;
+        match process.exit_code() {
+            None => Ok(answers.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            Some(code) => Err(format!(
+                "the hostile server ends with {code}: {}",
+                process.errors()
+            )),
+        }
     }
 
-    /// A dialer accepts what it can ping, or whom it pings: it may say no afterwards.
+    /// A dialer accepts whom it can ping, even if it says no afterwards.
     fn serve(&self, index: usize, addr: &str, victim: &Invocation, dir: &Path) -> Answer {
         let ping = ["dial", addr, "ping", "--count", "1", "--timeout", TIMEOUT];
         let dialer = match victim.with(ping).start(dir) {
