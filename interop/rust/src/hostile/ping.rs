@@ -26,14 +26,16 @@ pub async fn ask(connection: &Connection) -> io::Result<()> {
     }
 }
 
-/// Answers one ping, if that is what the other side has opened the stream for.
-pub async fn answer((send, recv): (SendStream, RecvStream)) -> io::Result<()> {
+/// Answers one ping, if that is what the other side has opened the stream for. The stream ends when
+/// what comes back is dropped.
+pub async fn answer((send, recv): (SendStream, RecvStream)) -> io::Result<impl Sized> {
     let stream = join(recv, send).compat();
     let (_, mut stream) = listener_select_proto(stream, [PROTOCOL]).await?;
     let mut ping = [0; 32];
     stream.read_exact(&mut ping).await?;
     stream.write_all(&ping).await?;
-    stream.flush().await
+    stream.flush().await?;
+    Ok(stream)
 }
 
 const PROTOCOL: &str = "/ipfs/ping/1.0.0";

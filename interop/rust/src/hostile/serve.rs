@@ -43,34 +43,33 @@ pub async fn all(
 }
 
 async fn serve(index: usize, incoming: Incoming, timeout: Duration) {
-    let mut talked = None;
-    let outcome = time::timeout(timeout, talk(incoming, &mut talked))
+    let (outcome, talk) = time::timeout(timeout, talk(incoming))
         .await
-        .unwrap_or(Outcome::Silent);
+        .unwrap_or((Outcome::Silent, None));
     let mut line = json!({ "case": index });
     outcome.tell(&mut line);
     print(&line);
     // It is for the other side to end this, as soon as it has our answer.
-    if let Some(connection) = talked {
+    if let Some((connection, _stream)) = talk {
         let _ = time::timeout(timeout, connection.closed()).await;
     }
 }
 
 /// Waits until the other side has got an answer to a ping, or has ended the connection.
-async fn talk(incoming: Incoming, talked: &mut Option<Connection>) -> Outcome {
+async fn talk(incoming: Incoming) -> (Outcome, Option<(Connection, impl Sized)>) {
     let connection = match incoming.await {
-        Ok(connection) => talked.insert(connection),
-        Err(error) => return error.into(),
+        Ok(connection) => connection,
+        Err(error) => return (error.into(), None),
     };
     let mut streams = FuturesUnordered::new();
     loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
                 Ok(stream) => streams.push(ping::answer(stream)),
-                Err(error) => return error.into(),
+                Err(error) => return (error.into(), None),
             },
-            Some(answer) = streams.next() => if answer.is_ok() {
-                return Outcome::Accepted;
+            Some(answer) = streams.next() => if let Ok(stream) = answer {
+                return (Outcome::Accepted, Some((connection, stream)));
             },
         }
     }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use super::{Answer, Answers, Certificate, Role, Told};
 use crate::child::{Invocation, Process};
 
@@ -88,48 +90,55 @@ impl Server {
     /// A dialer accepts whom it can ping, even if it says no afterwards.
     fn serve(&self, index: usize, addr: &str, victim: &Invocation, dir: &Path) -> Answer {
         let ping = ["dial", addr, "ping", "--count", "1", "--timeout", TIMEOUT];
-        let dialer = match victim.with(ping).start(dir) {
+        let mut dialer = match victim.with(ping).start(dir) {
             Ok(dialer) => dialer,
             Err(error) => return Answer::Failed(error),
         };
-        let Some(result) = dialer.line(Instant::now() + PATIENCE) else {
-            return Answer::Failed(dialer.errors());
+        let mut answers = Vec::new();
+        let mut deadline = Instant::now() + PATIENCE;
+        let result = loop {
+            if let Some(result) = dialer.line(Instant::now() + POLL) {
+                break result;
+            }
+            let told = lock(&self.told).take(index);
+            if !told.is_empty() {
+                // Some dialers do not notice what they have done, and wait for nothing.
+                deadline = deadline.min(Instant::now() + NOTICE);
+                answers.extend(told);
+            }
+            if dialer.exit_code().is_some() || Instant::now() > deadline {
+                break Value::Null;
+            }
         };
-        if result["ok"] == true {
-            return Answer::Accepted;
-        }
+        let errors = dialer.errors();
         // It goes, and the server notices.
         drop(dialer);
-        let answers = self.told(index, Instant::now() + NOTICE);
-        if answers.contains(&Answer::Accepted) {
+        let deadline = Instant::now() + NOTICE;
+        while answers.is_empty() && Instant::now() < deadline {
+            thread::sleep(POLL);
+            answers = lock(&self.told).take(index);
+        }
+        if result["ok"] == true || answers.contains(&Answer::Accepted) {
             return Answer::Accepted;
         }
-        answers.into_iter().next().unwrap_or(Answer::Silent)
-    }
-
-    /// What the server has made of its connections; it may still be about to say so.
-    fn told(&self, index: usize, deadline: Instant) -> Vec<Answer> {
-        loop {
-            if let Some(answers) = lock(&self.told).take(index) {
-                return answers;
-            }
-            if Instant::now() > deadline {
-                return Vec::new();
-            }
-            thread::sleep(POLL);
+        match answers.into_iter().next() {
+            Some(answer) => answer,
+            None if result.is_null() => Answer::Failed(errors),
+            None => Answer::Silent,
         }
     }
 }
 
 impl Account {
-    fn take(&mut self, index: usize) -> Option<Vec<Answer>> {
+    /// What has become of the connections with one certificate.
+    fn take(&mut self, index: usize) -> Vec<Answer> {
         for line in self.process.lines() {
             if let Ok(told) = serde_json::from_value::<Told>(line) {
                 let answers = self.answers.entry(told.case).or_default();
                 answers.push(told.outcome.into());
             }
         }
-        self.answers.remove(&index)
+        self.answers.remove(&index).unwrap_or_default()
     }
 }
 
@@ -146,10 +155,10 @@ const TIMEOUT: &str = "15";
 /// The same, and how long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// How long it may take until the server has noticed how a connection has ended.
+/// How long either side may take to notice what has become of a connection.
 const NOTICE: Duration = Duration::from_secs(2);
 
 /// How long the hostile server may take to be bound.
 const START: Duration = Duration::from_secs(30);
 
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
