@@ -31,17 +31,18 @@ peer dial MULTIADDR OPERATION [--OPTION VALUE]…`
 
 // options have the defaults of the README.
 type options struct {
-	code     uint64
-	count    int
-	inFlight int64
-	key      string
-	noReset  bool
-	parallel int
-	refuse   string
-	retry    bool
-	seconds  int
-	size     int64
-	timeout  int
+	code      uint64
+	count     int
+	inFlight  int64
+	key       string
+	noReset   bool
+	parallel  int
+	peerFacts bool
+	refuse    string
+	retry     bool
+	seconds   int
+	size      int64
+	timeout   int
 }
 
 // result is what is printed: a line of JSON.
@@ -89,6 +90,7 @@ func parse(arguments []string) (options, []string, error) {
 	flags.StringVar(&opts.key, "key", "ed25519", "type of the host key")
 	flags.BoolVar(&opts.noReset, "no-reset", false, "do not reset the stream of a dial-back that was closed")
 	flags.IntVar(&opts.parallel, "parallel", 100, "streams at a time")
+	flags.BoolVar(&opts.peerFacts, "peer-facts", false, "ask the listener for its facts after the operation")
 	flags.StringVar(&opts.refuse, "refuse", "", "refuse connections: context, gater or limit")
 	flags.BoolVar(&opts.retry, "retry", false, "validate every address with a Retry packet")
 	flags.IntVar(&opts.seconds, "seconds", 5, "how long idle or slow-reader wait")
@@ -196,6 +198,11 @@ func dial(addr, operation string, opts options) error {
 	seen, err := remote.run(operation, opts)
 	if err != nil {
 		return err
+	}
+	if opts.peerFacts {
+		if seen["peer_facts"], err = remote.ask(factsProtocol); err != nil {
+			return err
+		}
 	}
 	seen["ok"] = true
 	seen["dial_ms"] = dialMS

@@ -412,25 +412,28 @@ func (r *remote) slowReader(opts options) (result, error) {
 // report is what the peer has seen; it may take a moment to.
 func (r *remote) report() (result, error) {
 	for range 30 {
-		s, err := r.open(reportProtocol)
-		if err != nil {
-			return nil, err
-		}
-		s.CloseWrite()
-		text, err := io.ReadAll(s)
-		if err != nil {
-			return nil, err
-		}
-		var report result
-		if err := json.Unmarshal(text, &report); err != nil {
-			return nil, err
-		}
-		if report != nil {
-			return report, nil
+		report, err := r.ask(reportProtocol)
+		if report != nil || err != nil {
+			return report, err
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	return nil, nil
+}
+
+// ask returns what the peer says of itself by this protocol.
+func (r *remote) ask(id protocol.ID) (result, error) {
+	s, err := r.open(id)
+	if err != nil {
+		return nil, err
+	}
+	s.CloseWrite()
+	text, err := io.ReadAll(s)
+	if err != nil {
+		return nil, err
+	}
+	var answer result
+	return answer, json.Unmarshal(text, &answer)
 }
 
 func wrongPeer(ctx context.Context, h host.Host, info peer.AddrInfo) error {

@@ -16,10 +16,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// What every peer serves; the README says what each protocol is. Ping and identify come with the host.
+// What every peer serves, and the facts that ours does; the README says what each protocol is. Ping and identify
+// come with the host.
 const (
 	abortProtocol     protocol.ID = "/interop/abort/1.0.0"
 	echoProtocol      protocol.ID = "/echo/1.0.0"
+	factsProtocol     protocol.ID = "/interop/facts/1.0.0"
 	halfCloseProtocol protocol.ID = "/interop/half-close/1.0.0"
 	perfProtocol      protocol.ID = "/perf/1.0.0"
 	reportProtocol    protocol.ID = "/interop/report/1.0.0"

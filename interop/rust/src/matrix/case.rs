@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::child::{Invocation, Process};
+use crate::{
+    child::{Invocation, Process},
+    relay::{self, REBINDINGS, Relay},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
@@ -39,6 +42,8 @@ pub struct Case {
     pub options: Vec<String>,
     /// How long the dialer may take.
     pub limit: Duration,
+    /// Datagrams from the dialer after which a relay between the two takes another port.
+    pub rebind_every: Option<u64>,
     pub expect: Expect,
 }
 
@@ -53,6 +58,8 @@ pub enum Expect {
     Group(&'static str),
     /// The dial fails, and our error says this.
     Refusal(&'static str),
+    /// The peer retires so many of our connection IDs, and uses none after that.
+    RetiredIds(u64),
     /// Our memory grows by less than this.
     Memory { limit_kib: u64 },
 }
@@ -126,17 +133,17 @@ impl Listener {
 
     /// The facts of its latest connection.
     fn facts(&mut self) -> Value {
+        self.latest(|line| line.get("connected").is_some())["facts"].clone()
+    }
+
+    /// Its latest line that is `wanted`; null if there is none.
+    fn latest(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         // It may still be about to say so.
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             self.seen.extend(self.process.lines());
-            let facts = self
-                .seen
-                .iter()
-                .rev()
-                .find(|line| line.get("connected").is_some());
-            if let Some(line) = facts {
-                return line["facts"].clone();
+            if let Some(line) = self.seen.iter().rev().find(|line| wanted(line)) {
+                return line.clone();
             }
             if Instant::now() > deadline {
                 return Value::Null;
@@ -158,11 +165,13 @@ impl Case {
     }
 
     fn try_run(&self, listener: &mut Listener, dir: &Path) -> Result<Outcome, String> {
-        let mut words = vec![
-            "dial".to_owned(),
-            listener.addr.clone(),
-            self.operation.to_owned(),
-        ];
+        let relay = self
+            .rebind_every
+            .map(|every| Relay::start(&listener.addr, every))
+            .transpose()
+            .map_err(|error| format!("no relay: {error}"))?;
+        let addr = relay.as_ref().map_or(&listener.addr, |relay| &relay.addr);
+        let mut words = vec!["dial".to_owned(), addr.clone(), self.operation.to_owned()];
         words.extend(self.options.iter().cloned());
         words.extend(["--timeout".to_owned(), self.limit.as_secs().to_string()]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -208,6 +217,9 @@ impl Case {
             _ => return Err(error.to_owned()),
         }
         self.check(&result, listener, &memory)?;
+        if let Some(relay) = relay {
+            self.check_rebinding(&relay, listener)?;
+        }
         let ms = result["ms"].as_u64();
         Ok(ms.map_or_else(|| passed(start), |ms| Outcome::Passed { ms }))
     }
@@ -258,10 +270,48 @@ impl Case {
                     "our statistics show the group {group}, not {expected}"
                 ));
             }
+            Expect::RetiredIds(expected) => {
+                let after = match self.direction {
+                    Direction::Out => &result["facts_after"],
+                    Direction::In => &result["peer_facts"],
+                };
+                let grew = |name| {
+                    let (before, after) = (ours[name].as_u64(), after[name].as_u64());
+                    before.zip(after).map(|(before, after)| after - before)
+                };
+                let (retired, unknown) = (grew("retired_ids"), grew("unknown"));
+                if retired.is_none_or(|retired| retired < *expected) || unknown != Some(0) {
+                    return Err(format!(
+                        "our statistics show {retired:?} IDs retired and {unknown:?} unknown, not {expected} and 0"
+                    ));
+                }
+            }
             Expect::Memory { limit_kib } if memory.growth_kib() > *limit_kib => {
                 return Err(format!("our memory grew by {} KiB", memory.growth_kib()));
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// The transfer outlasted all the rebindings, and a listener of ours knows where the peer is.
+    fn check_rebinding(&self, relay: &Relay, listener: &mut Listener) -> Result<(), String> {
+        let sources = relay.sources();
+        let Some(last) = sources.get(REBINDINGS) else {
+            return Err(format!(
+                "the transfer was over after {} of {REBINDINGS} rebindings",
+                sources.len() - 1
+            ));
+        };
+        if self.direction == Direction::Out {
+            return Ok(());
+        }
+        let to = relay::multiaddr(*last);
+        let moved = listener.latest(|line| line["to"] == to);
+        if moved["facts"]["remote_addr"] != last.to_string() {
+            return Err(format!(
+                "the peer is at {to}, and our listener says {moved}"
+            ));
         }
         Ok(())
     }

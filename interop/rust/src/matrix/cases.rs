@@ -95,6 +95,7 @@ pub fn of(
                     .map(|operation| pair.case(operation, family, sizes)),
             );
         }
+        busy.push(pair.rebinding(sizes));
         for key in KEYS {
             busy.push(pair.host_key(key, sizes));
         }
@@ -185,6 +186,7 @@ impl Pair<'_> {
             dialer: dialer.clone(),
             options,
             limit,
+            rebind_every: None,
             expect,
         }
     }
@@ -243,6 +245,18 @@ impl Pair<'_> {
         case
     }
 
+    /// A NAT in between forgets the dialer, again and again while data flows.
+    fn rebinding(&self, sizes: &Sizes) -> Case {
+        let mut case = self.case("echo", Family::V4, sizes);
+        let bytes = if self.peer == "py" { 1 << 20 } else { 8 << 20 };
+        case.row = "rebinding".to_owned();
+        case.options = vec!["--size".to_owned(), bytes.to_string()];
+        case.limit = Duration::from_secs(60);
+        // All the ports it takes carry less than that, in datagrams of at most 1452 bytes.
+        case.rebind_every = Some(bytes / 8192);
+        case
+    }
+
     /// What only go can be made to do.
     fn go_only(&self, sizes: &Sizes) -> Vec<Case> {
         let ping = |row: &str, expect| {
@@ -256,7 +270,15 @@ impl Pair<'_> {
             Direction::Out => classic.listener = classic.listener.env("GODEBUG", "tlsmlkem=0"),
             Direction::In => classic.dialer = classic.dialer.env("GODEBUG", "tlsmlkem=0"),
         }
-        let mut cases = vec![classic];
+        // It takes another ID after 5,000 to 15,000 packets, and has at least 30,000 to send.
+        let mut rotation = self.case("echo", Family::V4, sizes);
+        rotation.row = "id rotation".to_owned();
+        rotation.options = vec!["--size".to_owned(), (48 << 20).to_string()];
+        rotation.expect = Expect::RetiredIds(2);
+        if self.direction == Direction::In {
+            rotation.options.push("--peer-facts".to_owned());
+        }
+        let mut cases = vec![classic, rotation];
         if self.direction == Direction::In {
             // What it comes to without the mistake that makes the ordinary row fail.
             let mut autonat = self.case("autonat", Family::V4, sizes);

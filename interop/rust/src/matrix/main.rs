@@ -6,6 +6,7 @@ mod certificates;
 mod child;
 mod known;
 mod prepare;
+mod relay;
 mod table;
 
 use std::{

@@ -1,6 +1,7 @@
 //! The Rust peers of the interoperability matrix: our transport, or the official one, under the same Swarm.
 
 mod arguments;
+mod moves;
 mod node;
 mod operations;
 mod protocols;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    protocols, streams,
+    moves, protocols, streams,
     transport::{self, Facts},
 };
 
@@ -43,6 +43,7 @@ struct Behaviour {
     autonat_client: Toggle<autonat::client::Behaviour>,
     autonat_server: autonat::server::Behaviour,
     identify: identify::Behaviour,
+    moves: moves::Behaviour,
     streams: streams::Behaviour,
 }
 
@@ -67,7 +68,11 @@ impl Node {
             autonat_client: autonat_client.into(),
             autonat_server: autonat::server::Behaviour::default(),
             identify: identify::Behaviour::new(identify),
-            streams: streams::Behaviour::new(protocols::ALL, protocols::serve),
+            moves: moves::Behaviour::default(),
+            streams: streams::Behaviour::new(
+                protocols::ALL,
+                protocols::server(chosen.facts.clone()),
+            ),
         };
         let config = swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(Duration::from_secs(3600));
@@ -209,6 +214,10 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error { error, .. })) => {
                     eprintln!("identify: {error}");
+                }
+                // Only a peer that has dialled us can (RFC 9000 §9).
+                SwarmEvent::Behaviour(BehaviourEvent::Moves(moves::Moved { peer_id, addr })) => {
+                    crate::print(&json!({ "moved": peer_id.to_string(), "to": addr, "facts": facts.of(peer_id) }));
                 }
                 _ => {}
             },

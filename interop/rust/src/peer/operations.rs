@@ -59,6 +59,7 @@ pub async fn run(
         "streams" => remote.streams(options).await,
         _ => Err(Failure::Unsupported(format!("no operation {name}"))),
     }?;
+    result.insert("facts_after".to_owned(), node.facts.of(peer_id));
     result.insert("dial_ms".to_owned(), json!(dial_ms));
     result.insert("ms".to_owned(), json!(milliseconds(start)));
     result.insert("facts".to_owned(), facts);

@@ -2,21 +2,25 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::{Stream, StreamProtocol};
+use libp2p::{PeerId, Stream, StreamProtocol};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::transport::{self, Abort};
+use crate::{
+    streams,
+    transport::{self, Abort, Facts},
+};
 
 pub const ABORT: StreamProtocol = StreamProtocol::new("/interop/abort/1.0.0");
 /// Of AutoNAT v2; a behaviour of its own serves it.
 pub const DIAL_REQUEST: &str = "/libp2p/autonat/2/dial-request";
 pub const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
+pub const FACTS: StreamProtocol = StreamProtocol::new("/interop/facts/1.0.0");
 pub const HALF_CLOSE: StreamProtocol = StreamProtocol::new("/interop/half-close/1.0.0");
 pub const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
 pub const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
@@ -24,7 +28,7 @@ pub const REPORT: StreamProtocol = StreamProtocol::new("/interop/report/1.0.0");
 pub const SLOW: StreamProtocol = StreamProtocol::new("/interop/slow/1.0.0");
 
 /// All of them.
-pub static ALL: &[StreamProtocol] = &[ABORT, ECHO, HALF_CLOSE, PERF, PING, REPORT, SLOW];
+pub static ALL: &[StreamProtocol] = &[ABORT, ECHO, FACTS, HALF_CLOSE, PERF, PING, REPORT, SLOW];
 
 /// Bytes that are read or written at once.
 pub const BLOCK_BYTES: usize = 64 * 1024;
@@ -55,23 +59,35 @@ pub mod answer {
 /// What the last stream that had something to remember has seen.
 static REMEMBERED: Mutex<Value> = Mutex::new(Value::Null);
 
-/// Serves a stream in a task of its own.
-pub fn serve(protocol: StreamProtocol, stream: Stream) {
-    tokio::spawn(async move {
-        if let Err(error) = serve_one(&protocol, stream).await {
-            eprintln!("{protocol}: {error}");
-        }
-    });
+/// Serves each stream in a task of its own.
+pub fn server(facts: Facts) -> streams::Serve {
+    Arc::new(move |peer_id, protocol, stream| {
+        let facts = facts.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_one(&protocol, stream, &facts, peer_id).await {
+                eprintln!("{protocol}: {error}");
+            }
+        });
+    })
 }
 
-async fn serve_one(protocol: &StreamProtocol, mut stream: Stream) -> io::Result<()> {
+async fn serve_one(
+    protocol: &StreamProtocol,
+    mut stream: Stream,
+    facts: &Facts,
+    peer_id: PeerId,
+) -> io::Result<()> {
     match protocol.as_ref() {
         // A pong is what the ping was.
         "/echo/1.0.0" | "/ipfs/ping/1.0.0" => echo(&mut stream).await,
         "/perf/1.0.0" => perf(&mut stream).await,
         "/interop/abort/1.0.0" => abort(stream).await,
+        "/interop/facts/1.0.0" => tell(&mut stream, &facts.of(peer_id)).await,
         "/interop/half-close/1.0.0" => half_close(&mut stream).await,
-        "/interop/report/1.0.0" => report(&mut stream).await,
+        "/interop/report/1.0.0" => {
+            let seen = lock().clone();
+            tell(&mut stream, &seen).await
+        }
         "/interop/slow/1.0.0" => slow(&mut stream).await,
         _ => Err(io::Error::other("nobody serves this")),
     }
@@ -160,9 +176,8 @@ async fn half_close(stream: &mut Stream) -> io::Result<()> {
     Ok(())
 }
 
-async fn report(stream: &mut Stream) -> io::Result<()> {
-    let report = lock().to_string();
-    stream.write_all(report.as_bytes()).await?;
+async fn tell(stream: &mut Stream, value: &Value) -> io::Result<()> {
+    stream.write_all(value.to_string().as_bytes()).await?;
     stream.close().await
 }
 

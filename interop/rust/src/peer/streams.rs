@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,7 +29,7 @@ use tokio::sync::oneshot;
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is done with an inbound stream.
-pub type Serve = fn(StreamProtocol, Stream);
+pub type Serve = Arc<dyn Fn(PeerId, StreamProtocol, Stream) + Send + Sync>;
 
 /// Opens streams, and serves those of the peers.
 pub struct Behaviour {
@@ -59,10 +60,11 @@ impl Behaviour {
         self.requests.push_back((peer_id, request));
     }
 
-    fn handler(&self) -> Handler {
+    fn handler(&self, peer_id: PeerId) -> Handler {
         Handler {
+            peer_id,
             protocols: self.protocols,
-            serve: self.serve,
+            serve: Arc::clone(&self.serve),
             requests: VecDeque::new(),
         }
     }
@@ -75,22 +77,22 @@ impl NetworkBehaviour for Behaviour {
     fn handle_established_inbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer_id: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler())
+        Ok(self.handler(peer_id))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer_id: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler())
+        Ok(self.handler(peer_id))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -119,6 +121,7 @@ impl NetworkBehaviour for Behaviour {
 
 /// The streams of one connection.
 pub struct Handler {
+    peer_id: PeerId,
     protocols: &'static [StreamProtocol],
     serve: Serve,
     requests: VecDeque<Request>,
@@ -167,7 +170,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (protocol, stream),
                 ..
-            }) => (self.serve)(protocol, stream),
+            }) => (self.serve)(self.peer_id, protocol, stream),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (_, stream),
                 info: reply,

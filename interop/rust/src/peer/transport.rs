@@ -63,13 +63,13 @@ pub fn choose(keypair: &Keypair) -> Result<Chosen, String> {
 }
 
 impl Facts {
-    /// What was negotiated with `peer_id`; null if nobody tells.
+    /// What there is to know of the connection with `peer_id`; null if nobody tells.
     pub fn of(&self, peer_id: PeerId) -> Value {
         let Some(handle) = &self.0 else {
             return Value::Null;
         };
-        handle
-            .stats()
+        let stats = handle.stats();
+        stats
             .connections
             .iter()
             .find(|connection| connection.peer_id == Some(peer_id))
@@ -80,7 +80,9 @@ impl Facts {
                     "lost_packets": connection.lost_packets,
                     "mtu_bytes": connection.mtu_bytes,
                     "remote_addr": connection.remote_addr.to_string(),
+                    "retired_ids": stats.registry.retired_ids,
                     "rtt_us": u64::try_from(connection.rtt.as_micros()).unwrap_or(u64::MAX),
+                    "unknown": stats.registry.unknown,
                 })
             })
     }

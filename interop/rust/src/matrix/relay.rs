@@ -1,0 +1,145 @@
+//! A NAT between the dialer and the listener, which forgets what it has translated.
+
+use std::{
+    io, mem,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use tokio::{net::UdpSocket, runtime, sync::oneshot};
+
+/// Forwards datagrams, on a thread of its own, until it is dropped.
+pub struct Relay {
+    /// Where to dial.
+    pub addr: String,
+    sources: Sources,
+    _stop: oneshot::Sender<()>,
+}
+
+/// The addresses that the listener has seen.
+type Sources = Arc<Mutex<Vec<SocketAddr>>>;
+
+impl Relay {
+    /// Stands before the listener at the multiaddress `addr`.
+    ///
+    /// It sends to it from a new port [`REBINDINGS`] times, each time after `every` datagrams from the
+    /// dialer, and hears nothing at the old ports any more.
+    pub fn start(addr: &str, every: u64) -> io::Result<Self> {
+        let listener =
+            socket_addr(addr).ok_or_else(|| io::Error::other("no address to relay to"))?;
+        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+        let front = runtime.block_on(bind(listener))?;
+        let back = runtime.block_on(bind(listener))?;
+        let here = front.local_addr()?;
+        let sources = Arc::new(Mutex::new(vec![back.local_addr()?]));
+        let nat = Nat {
+            front,
+            back,
+            forgotten: Vec::new(),
+            listener,
+            every,
+            sources: Arc::clone(&sources),
+        };
+        let (stop, stopped) = oneshot::channel();
+        thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    Err(error) = nat.forward() => eprintln!("the relay has failed: {error}"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Ok(Self {
+            addr: addr.replacen(&udp(listener), &udp(here), 1),
+            sources,
+            _stop: stop,
+        })
+    }
+
+    /// The addresses that the listener has seen, the latest one last.
+    pub fn sources(&self) -> Vec<SocketAddr> {
+        lock(&self.sources).clone()
+    }
+}
+
+struct Nat {
+    /// Towards the dialer.
+    front: UdpSocket,
+    /// Towards the listener.
+    back: UdpSocket,
+    /// Read by nobody; still open because a closed port would say that it is, which no NAT does.
+    forgotten: Vec<UdpSocket>,
+    listener: SocketAddr,
+    every: u64,
+    sources: Sources,
+}
+
+impl Nat {
+    async fn forward(mut self) -> io::Result<()> {
+        let mut outward = vec![0; DATAGRAM_BYTES];
+        let mut homeward = vec![0; DATAGRAM_BYTES];
+        let mut dialer = None;
+        let mut carried = 0;
+        loop {
+            // What cannot be sent is lost, as on any path.
+            tokio::select! {
+                received = self.front.recv_from(&mut outward) => {
+                    let (length, from) = received?;
+                    dialer = Some(from);
+                    carried += 1;
+                    if carried % self.every == 0 && self.forgotten.len() < REBINDINGS {
+                        self.rebind().await?;
+                    }
+                    let _ = self.back.send_to(&outward[..length], self.listener).await;
+                }
+                received = self.back.recv_from(&mut homeward) => {
+                    let (length, _) = received?;
+                    if let Some(dialer) = dialer {
+                        let _ = self.front.send_to(&homeward[..length], dialer).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn rebind(&mut self) -> io::Result<()> {
+        let back = bind(self.listener).await?;
+        lock(&self.sources).push(back.local_addr()?);
+        self.forgotten.push(mem::replace(&mut self.back, back));
+        Ok(())
+    }
+}
+
+/// As a QUIC transport shows an address.
+pub fn multiaddr(addr: SocketAddr) -> String {
+    let family = if addr.is_ipv4() { "ip4" } else { "ip6" };
+    format!("/{family}/{}/udp/{}/quic-v1", addr.ip(), addr.port())
+}
+
+/// A socket on the same IP as `peer`, that of loopback.
+async fn bind(peer: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::bind(SocketAddr::new(peer.ip(), 0)).await
+}
+
+/// The address in a multiaddress `/ip4|ip6/IP/udp/PORT/…`.
+fn socket_addr(multiaddr: &str) -> Option<SocketAddr> {
+    let mut parts = multiaddr.split('/');
+    let ip: IpAddr = parts.nth(2)?.parse().ok()?;
+    let port = parts.nth(1)?.parse().ok()?;
+    Some(SocketAddr::new(ip, port))
+}
+
+fn udp(addr: SocketAddr) -> String {
+    format!("/udp/{}/", addr.port())
+}
+
+fn lock(sources: &Sources) -> MutexGuard<'_, Vec<SocketAddr>> {
+    sources.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How often it forgets.
+pub const REBINDINGS: usize = 3;
+
+/// No datagram is larger.
+const DATAGRAM_BYTES: usize = 65_535;
