@@ -60,6 +60,8 @@ pub enum Expect {
     Refusal(&'static str),
     /// The peer retires so many of our connection IDs, and uses none after that.
     RetiredIds(u64),
+    /// We have sent a Retry.
+    Retry,
     /// Our memory grows by less than this.
     Memory { limit_kib: u64 },
 }
@@ -285,6 +287,9 @@ impl Case {
                         "our statistics show {retired:?} IDs retired and {unknown:?} unknown, not {expected} and 0"
                     ));
                 }
+            }
+            Expect::Retry if ours["retries_sent"].as_u64().is_none_or(|sent| sent == 0) => {
+                return Err("our statistics show that no Retry was sent".to_owned());
             }
             Expect::Memory { limit_kib } if memory.growth_kib() > *limit_kib => {
                 return Err(format!("our memory grew by {} KiB", memory.growth_kib()));

@@ -96,6 +96,9 @@ pub fn of(
             );
         }
         busy.push(pair.rebinding(sizes));
+        if direction == Direction::In {
+            busy.push(pair.our_retry(sizes));
+        }
         for key in KEYS {
             busy.push(pair.host_key(key, sizes));
         }
@@ -257,6 +260,15 @@ impl Pair<'_> {
         case
     }
 
+    /// We demand of everybody to prove its address.
+    fn our_retry(&self, sizes: &Sizes) -> Case {
+        let mut case = self.case("ping", Family::V4, sizes);
+        case.row = "our Retry".to_owned();
+        case.listener = case.listener.with(["--retry"]);
+        case.expect = Expect::Retry;
+        case
+    }
+
     /// What only go can be made to do.
     fn go_only(&self, sizes: &Sizes) -> Vec<Case> {
         let ping = |row: &str, expect| {
@@ -287,7 +299,7 @@ impl Pair<'_> {
             cases.push(autonat);
         }
         if self.direction == Direction::Out {
-            let mut retry = ping("Retry", Expect::Success);
+            let mut retry = ping("go's Retry", Expect::Success);
             retry.listener = retry.listener.with(["--retry"]);
             cases.push(retry);
             for (how, error) in [

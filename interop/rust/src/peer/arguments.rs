@@ -25,6 +25,8 @@ pub struct Options {
     pub in_flight: u64,
     pub key: String,
     pub parallel: usize,
+    /// As a listener, whether every dialer has to prove its address.
+    pub retry: bool,
     pub size: u64,
     pub timeout: Duration,
 }
@@ -42,6 +44,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
             words.push(argument);
             continue;
         };
+        if name == "retry" {
+            options.retry = true;
+            continue;
+        }
         let value = arguments
             .next()
             .ok_or_else(|| format!("--{name} has no value"))?;
@@ -92,6 +98,7 @@ impl Default for Options {
             in_flight: u64::MAX,
             key: "ed25519".to_owned(),
             parallel: 100,
+            retry: false,
             size: 1 << 20,
             timeout: Duration::from_secs(60),
         }

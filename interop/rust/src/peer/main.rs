@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     arguments::{Command, Options},
-    node::Node,
+    node::{Node, Role},
 };
 
 /// Why an operation has no result.
@@ -63,7 +63,8 @@ async fn run() -> Result<(), Failure> {
 }
 
 async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
-    let (node, bound) = Node::start(keypair(&options.key)?, Some(addr), false).await?;
+    let retry = options.retry;
+    let (node, bound) = Node::start(keypair(&options.key)?, Role::Listener { addr, retry }).await?;
     let bound = bound.ok_or("no address")?.with(Protocol::P2p(node.peer_id));
     print(&json!({ "listen": bound.to_string() }));
     let mut terminated = signal(SignalKind::terminate())?;
@@ -75,10 +76,12 @@ async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
 }
 
 async fn dial(addr: Multiaddr, operation: &str, options: &Options) -> Result<(), Failure> {
-    // Whoever is to be dialled back has to listen.
-    let listen_addr = (operation == "autonat").then(|| operations::beside(&addr));
-    let tests_addr = listen_addr.is_some();
-    let (node, _) = Node::start(keypair(&options.key)?, listen_addr, tests_addr).await?;
+    let role = match operation {
+        // Whoever is to be dialled back has to listen.
+        "autonat" => Role::Tested(operations::beside(&addr)),
+        _ => Role::Dialer,
+    };
+    let (node, _) = Node::start(keypair(&options.key)?, role).await?;
     let mut result = operations::run(&node, addr, operation, options).await?;
     result.insert("ok".to_owned(), json!(true));
     print(&Value::Object(result));

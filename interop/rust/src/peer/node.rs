@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    moves, protocols, streams,
+    Failure, moves, protocols, streams,
     transport::{self, Facts},
 };
 
@@ -27,6 +27,18 @@ pub struct Node {
     commands: mpsc::Sender<Command>,
     pub facts: Facts,
     pub peer_id: PeerId,
+}
+
+/// What a node is for.
+pub enum Role {
+    Dialer,
+    /// Listens; with `retry` every dialer has to prove its address.
+    Listener {
+        addr: Multiaddr,
+        retry: bool,
+    },
+    /// Dials, and lets the peers that it dials test whether it can be reached at this address.
+    Tested(Multiaddr),
 }
 
 enum Command {
@@ -48,19 +60,14 @@ struct Behaviour {
 }
 
 impl Node {
-    /// Starts a node, which listens if it has an `addr` to listen at; the address it got comes back.
-    ///
-    /// With `tests_addr` it lets the peers that it dials test whether that address can be reached.
-    pub async fn start(
-        keypair: Keypair,
-        addr: Option<Multiaddr>,
-        tests_addr: bool,
-    ) -> Result<(Self, Option<Multiaddr>), String> {
-        let chosen = transport::choose(&keypair)?;
+    /// Starts a node; if it listens, the address it got comes back.
+    pub async fn start(keypair: Keypair, role: Role) -> Result<(Self, Option<Multiaddr>), Failure> {
+        let retry = matches!(role, Role::Listener { retry: true, .. });
+        let chosen = transport::choose(&keypair, retry)?;
         let peer_id = keypair.public().to_peer_id();
         let identify = identify::Config::new("interop/1.0.0".to_owned(), keypair.public())
             .with_agent_version(chosen.agent);
-        let autonat_client = tests_addr.then(|| {
+        let autonat_client = matches!(role, Role::Tested(_)).then(|| {
             let config = autonat::client::Config::default().with_probe_interval(PROBE_INTERVAL);
             autonat::client::Behaviour::new(rand::make_rng(), config)
         });
@@ -78,7 +85,7 @@ impl Node {
             .with_idle_connection_timeout(Duration::from_secs(3600));
         let mut swarm = Swarm::new(chosen.transport, behaviour, peer_id, config);
         let mut bound = None;
-        if let Some(addr) = addr {
+        if let Role::Listener { addr, .. } | Role::Tested(addr) = role {
             swarm
                 .listen_on(addr)
                 .map_err(|error| format!("not listening: {error}"))?;

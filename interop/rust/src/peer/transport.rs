@@ -17,8 +17,12 @@ use libp2p::{
     identity::Keypair,
     quic,
 };
-use libp2p_quinn::{Config, Connection, ConnectionError, Handle, StreamError, Transport};
+use libp2p_quinn::{
+    Config, Connection, ConnectionError, Handle, RetryPolicy, StreamError, Transport,
+};
 use serde_json::{Value, json};
+
+use crate::Failure;
 
 /// Chooses the transport: `ours`, which is the default, or `official`.
 const VARIABLE: &str = "INTEROP_TRANSPORT";
@@ -35,9 +39,10 @@ pub struct Chosen {
 #[derive(Clone)]
 pub struct Facts(Option<Handle>);
 
-/// Builds the transport that the environment asks for.
-pub fn choose(keypair: &Keypair) -> Result<Chosen, String> {
+/// Builds the transport that the environment asks for. With `retry` it validates every dialer's address.
+pub fn choose(keypair: &Keypair, retry: bool) -> Result<Chosen, Failure> {
     match env::var(VARIABLE).as_deref() {
+        Ok("official") if retry => Err(Failure::Unsupported("no Retry".to_owned())),
         Ok("official") => Ok(Chosen {
             transport: quic::tokio::Transport::new(quic::Config::new(keypair))
                 .map(|(peer_id, connection), _| (peer_id, StreamMuxerBox::new(connection)))
@@ -46,7 +51,12 @@ pub fn choose(keypair: &Keypair) -> Result<Chosen, String> {
             agent: "rust-libp2p-quic".to_owned(),
         }),
         Ok("ours") | Err(_) => {
-            let transport = Transport::new(Config::new(keypair));
+            let mut config = Config::builder(keypair);
+            if retry {
+                config = config.retry_policy(RetryPolicy::Always);
+            }
+            let config = config.build().map_err(|error| error.to_string())?;
+            let transport = Transport::new(config);
             let facts = Facts(Some(transport.handle()));
             Ok(Chosen {
                 transport: transport
@@ -58,7 +68,7 @@ pub fn choose(keypair: &Keypair) -> Result<Chosen, String> {
                 agent: "libp2p-quinn".to_owned(),
             })
         }
-        Ok(other) => Err(format!("{VARIABLE} is neither ours nor official: {other}")),
+        Ok(other) => Err(format!("{VARIABLE} is neither ours nor official: {other}").into()),
     }
 }
 
@@ -80,6 +90,7 @@ impl Facts {
                     "lost_packets": connection.lost_packets,
                     "mtu_bytes": connection.mtu_bytes,
                     "remote_addr": connection.remote_addr.to_string(),
+                    "retries_sent": stats.transport.retries_sent,
                     "retired_ids": stats.registry.retired_ids,
                     "rtt_us": u64::try_from(connection.rtt.as_micros()).unwrap_or(u64::MAX),
                     "unknown": stats.registry.unknown,
