@@ -22,6 +22,9 @@ const MAX_CONNECTIONS_PER_SECOND = 1000
 /** Streams of one protocol that a connection may have. A ping may overlap with the end of the one before. */
 const MAX_STREAMS = 10_000
 
+/** Connections that one host may begin in a second. */
+const MAX_DIALS = 1000
+
 function parse (args) {
   const options = { code: 42, count: 100, 'in-flight': Infinity, key: 'ed25519', parallel: 100, seconds: 5, size: 1 << 20, timeout: 60 }
   const words = []
@@ -46,6 +49,8 @@ async function createNode (options, listen) {
   }
   const node = await createLibp2p({
     addresses: { listen },
+    // A dialer on a fast machine connects more often than five times a second.
+    connectionManager: { inboundConnectionThreshold: MAX_DIALS },
     connectionGater: { denyDialMultiaddr: () => false },
     connectionManager: { inboundConnectionThreshold: MAX_CONNECTIONS_PER_SECOND },
     privateKey: await generateKeyPair(KEYS[options.key]),

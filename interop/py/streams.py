@@ -7,14 +7,19 @@ from libp2p.transport.quic.exceptions import QUICStreamClosedError
 
 BLOCK_BYTES = 64 * 1024
 
+# Seconds in which what came in one packet is in its buffer.
+ARRIVAL = 0.1
+
 
 async def read(stream):
     """The next bytes, or none at the end.
 
     Goes to the QUIC stream itself: the stream around it reports the end of the peer's half as a reset once our
-    own half is closed, and both may report an end with bytes still in the buffer.
+    own half is closed, and both may report an end with bytes still in the buffer, or about to come there when the
+    peer has stopped our half.
     """
     quic = stream.muxed_stream
+    waited = False
     while True:
         try:
             data = await quic.read(BLOCK_BYTES)
@@ -23,7 +28,10 @@ async def read(stream):
                 continue
             if quic.is_reset():
                 raise
-            return b""
+            if waited or quic._read_closed:
+                return b""
+            await trio.sleep(ARRIVAL)
+            waited = True
         if data:
             return data
 
