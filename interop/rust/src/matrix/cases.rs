@@ -255,7 +255,7 @@ impl Pair<'_> {
         case.row = "rebinding".to_owned();
         case.options = vec!["--size".to_owned(), bytes.to_string()];
         case.limit = Duration::from_secs(60);
-        // All the ports it takes carry less than that, in datagrams of at most 1452 bytes.
+        // What it carries is in datagrams of at most 1472 bytes, so the last rebinding comes well before the end.
         case.rebind_every = Some(bytes / 8192);
         case
     }

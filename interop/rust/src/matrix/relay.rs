@@ -86,6 +86,9 @@ impl Nat {
             tokio::select! {
                 received = self.front.recv_from(&mut outward) => {
                     let (length, from) = received?;
+                    if length > PATH_MTU {
+                        continue;
+                    }
                     dialer = Some(from);
                     carried += 1;
                     if carried % self.every == 0 && self.forgotten.len() < REBINDINGS {
@@ -95,7 +98,7 @@ impl Nat {
                 }
                 received = self.back.recv_from(&mut homeward) => {
                     let (length, _) = received?;
-                    if let Some(dialer) = dialer {
+                    if let Some(dialer) = dialer && length <= PATH_MTU {
                         let _ = self.front.send_to(&homeward[..length], dialer).await;
                     }
                 }
@@ -140,6 +143,9 @@ fn lock(sources: &Sources) -> MutexGuard<'_, Vec<SocketAddr>> {
 
 /// How often it forgets.
 pub const REBINDINGS: usize = 3;
+
+/// What Ethernet carries over IPv4; larger datagrams are lost.
+const PATH_MTU: usize = 1472;
 
 /// No datagram is larger.
 const DATAGRAM_BYTES: usize = 65_535;

@@ -124,10 +124,16 @@ impl Node {
 
     /// Opens a stream on the connection to the peer; there is no new one if it is gone.
     pub async fn open(&self, peer_id: PeerId, protocol: StreamProtocol) -> Result<Stream, String> {
-        let (reply, answer) = oneshot::channel();
-        self.command(Command::Open(peer_id, streams::Request { protocol, reply }))
-            .await?;
-        answer.await.map_err(|_| "no connection".to_owned())?
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let protocol = protocol.clone();
+            self.command(Command::Open(peer_id, streams::Request { protocol, reply }))
+                .await?;
+            // Dropped if the connection ends at this moment. Who asks again is told why it did.
+            if let Ok(opened) = answer.await {
+                return opened;
+            }
+        }
     }
 
     async fn command(&self, command: Command) -> Result<(), String> {
