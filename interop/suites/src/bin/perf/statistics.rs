@@ -1,0 +1,119 @@
+//! Quartiles and outliers of some samples, as unified-testing reads them.
+
+use std::fmt::Write;
+
+/// Samples in ascending order; there is at least one.
+pub struct Statistics {
+    samples: Vec<f64>,
+}
+
+/// What the samples are.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    Gbps,
+    Milliseconds,
+}
+
+impl Statistics {
+    /// Of the samples, of which there is at least one.
+    pub fn of(first: f64, more: impl IntoIterator<Item = f64>) -> Self {
+        let mut samples = vec![first];
+        samples.extend(more);
+        samples.sort_by(f64::total_cmp);
+        Self { samples }
+    }
+
+    /// A section of the result. Minimum and maximum are those of the samples that are no outliers.
+    pub fn yaml(&self, name: &str, unit: Unit) -> String {
+        let (q1, median, q3) = (
+            self.percentile(25.0),
+            self.percentile(50.0),
+            self.percentile(75.0),
+        );
+        let fence = 1.5 * (q3 - q1);
+        let (usual, outliers): (Vec<f64>, Vec<f64>) = self
+            .samples
+            .iter()
+            .partition(|&&sample| (q1 - fence..=q3 + fence).contains(&sample));
+        // The median is never outside of the fence, nor, therefore, are its neighbours.
+        let min = usual.first().copied().unwrap_or(median);
+        let max = usual.last().copied().unwrap_or(median);
+        let decimals = unit.decimals();
+        let mut text = format!("{name}:\n  iterations: {}\n", self.samples.len());
+        for (name, value) in [
+            ("min", min),
+            ("q1", q1),
+            ("median", median),
+            ("q3", q3),
+            ("max", max),
+        ] {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {name}: {value:.decimals$}");
+        }
+        for (name, values) in [("outliers", &outliers), ("samples", &self.samples)] {
+            let values: Vec<String> = values
+                .iter()
+                .map(|value| format!("{value:.decimals$}"))
+                .collect();
+            let _ = writeln!(text, "  {name}: [{}]", values.join(", "));
+        }
+        let _ = write!(text, "  unit: {}", unit.name());
+        text
+    }
+
+    /// Between two samples, as far from each as the percentile asks.
+    fn percentile(&self, percent: f64) -> f64 {
+        let place = percent / 100.0 * (self.samples.len() - 1) as f64;
+        let below = self.samples[place.floor() as usize];
+        let above = self.samples[place.ceil() as usize];
+        below + (above - below) * place.fract()
+    }
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gbps => "Gbps",
+            Self::Milliseconds => "ms",
+        }
+    }
+
+    fn decimals(self) -> usize {
+        match self {
+            Self::Gbps => 2,
+            Self::Milliseconds => 3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlier_is_not_the_maximum() {
+        let statistics = Statistics::of(4.0, [2.0, 100.0, 3.0, 1.0]);
+        assert_eq!(
+            statistics.yaml("upload", Unit::Gbps),
+            "upload:\n  iterations: 5\n  min: 1.00\n  q1: 2.00\n  median: 3.00\n  q3: 4.00\n  max: 4.00\n  \
+             outliers: [100.00]\n  samples: [1.00, 2.00, 3.00, 4.00, 100.00]\n  unit: Gbps"
+        );
+    }
+
+    #[test]
+    fn one_sample_is_all_of_them() {
+        assert_eq!(
+            Statistics::of(0.5, []).yaml("latency", Unit::Milliseconds),
+            "latency:\n  iterations: 1\n  min: 0.500\n  q1: 0.500\n  median: 0.500\n  q3: 0.500\n  max: 0.500\n  \
+             outliers: []\n  samples: [0.500]\n  unit: ms"
+        );
+    }
+
+    #[test]
+    fn quartiles_lie_between_samples() {
+        let statistics = Statistics::of(1.0, [2.0, 3.0, 4.0]);
+        assert_eq!(statistics.percentile(25.0), 1.75);
+        assert_eq!(statistics.percentile(50.0), 2.5);
+        assert_eq!(statistics.percentile(75.0), 3.25);
+    }
+}
