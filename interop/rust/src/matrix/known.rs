@@ -40,24 +40,36 @@ impl Known {
 
     /// The entry that explains why `case` failed with `error`.
     pub fn explain(&self, case: &Case, error: &str) -> Option<&Failure> {
-        self.of(case).find(|failure| error.contains(&failure.error))
+        self.explain_row(case.peer, case.direction, &case.row, error)
+    }
+
+    /// The entry that explains why a row failed with `error`.
+    pub fn explain_row(
+        &self,
+        peer: &str,
+        direction: Direction,
+        row: &str,
+        error: &str,
+    ) -> Option<&Failure> {
+        self.of(peer, direction, row)
+            .find(|failure| error.contains(&failure.error))
     }
 
     /// The entry that says that `case` always fails.
     pub fn always(&self, case: &Case) -> Option<&Failure> {
-        self.of(case).find(|failure| !failure.sometimes)
+        self.of(case.peer, case.direction, &case.row)
+            .find(|failure| !failure.sometimes)
     }
 
-    fn of(&self, case: &Case) -> impl Iterator<Item = &Failure> {
-        self.failure.iter().filter(|failure| {
-            failure.peer == case.peer
-                && failure.rows.contains(&case.row)
-                && failure.direction.as_deref().is_none_or(|direction| {
-                    direction
-                        == match case.direction {
-                            Direction::Out => "out",
-                            Direction::In => "in",
-                        }
+    fn of(&self, peer: &str, direction: Direction, row: &str) -> impl Iterator<Item = &Failure> {
+        self.failure.iter().filter(move |failure| {
+            failure.peer == peer
+                && failure.rows.iter().any(|name| name == row)
+                && failure.direction.as_deref().is_none_or(|name| {
+                    name == match direction {
+                        Direction::Out => "out",
+                        Direction::In => "in",
+                    }
                 })
         })
     }

@@ -4,6 +4,7 @@ mod case;
 mod cases;
 mod certificates;
 mod child;
+mod contracts;
 mod known;
 mod prepare;
 mod relay;
@@ -22,6 +23,7 @@ use crate::{
     case::{Case, Listener, Outcome},
     cases::{FULL, QUICK},
     certificates::Findings,
+    contracts::Contracts,
     known::Known,
     table::Results,
 };
@@ -29,10 +31,10 @@ use crate::{
 const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW]
 
   --full  100 MiB, 1,000 streams, 60 s idle; without it, small sizes
-  --only  some of official, go, js, py; RESULTS.md is then left alone
+  --only  some of official, go, js, py, contracts; RESULTS.md is then left alone
   --row   one row of the table, or certificates; RESULTS.md is then left alone
 
-INTEROP_REQUIRE=go,js,py,rust makes a peer that cannot be prepared a failure.";
+INTEROP_REQUIRE=go,js,py,redis,rust makes a peer that cannot be prepared a failure.";
 
 const PEERS: [&str; 4] = ["official", "go", "js", "py"];
 
@@ -43,6 +45,7 @@ struct Arguments {
     full: bool,
     peers: Vec<&'static str>,
     row: Option<String>,
+    contracts: bool,
     complete: bool,
 }
 
@@ -71,6 +74,11 @@ fn run() -> Result<bool, String> {
     let start = Instant::now();
     let ours = prepare::ours(&root, &rust)?;
     let peers = prepare::peers(&root, &arguments.peers, &rust);
+    let contracts = if arguments.contracts {
+        contracts::prepare(&root, &program)
+    } else {
+        Contracts::default()
+    };
     let mut missing = Vec::new();
     let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
     for peer in &peers {
@@ -111,6 +119,7 @@ fn run() -> Result<bool, String> {
         .is_none_or(|row| row == certificates::ROW);
     let certificates =
         wants_certificates.then(|| certificates::run(&ours, &peers, findings, &hostile, &root));
+    let contracts = contracts.run(&root, &known);
     let took = start.elapsed();
 
     let results = Results {
@@ -123,6 +132,7 @@ fn run() -> Result<bool, String> {
     if let Some(certificates) = &certificates {
         println!("{}", certificates.markdown());
     }
+    println!("{}", contracts.table());
     let mode = if arguments.full { "full" } else { "quick" };
     if arguments.complete {
         let file = root.join("RESULTS.md");
@@ -130,6 +140,7 @@ fn run() -> Result<bool, String> {
         if let Some(certificates) = &certificates {
             text.push_str(&certificates.document());
         }
+        text.push_str(&contracts.section());
         fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     let repaired = certificates.iter().flat_map(|table| table.repaired());
@@ -138,6 +149,7 @@ fn run() -> Result<bool, String> {
     }
     let mut failures = results.failures();
     failures.extend(certificates.iter().flat_map(|table| table.failures()));
+    failures.extend(contracts.failures(&required));
     for failure in &failures {
         println!("FAILED {failure}");
     }
@@ -146,7 +158,7 @@ fn run() -> Result<bool, String> {
     }
     println!(
         "{} cases in {} s, {} failures",
-        results.cases.len(),
+        results.cases.len() + contracts.len(),
         took.as_secs(),
         failures.len()
     );
@@ -221,6 +233,7 @@ fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
         full: false,
         peers: PEERS.to_vec(),
         row: None,
+        contracts: true,
         complete: true,
     };
     let mut words = words.into_iter();
@@ -232,10 +245,12 @@ fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
                 arguments
                     .peers
                     .retain(|peer| only.split(',').any(|name| name == *peer));
+                arguments.contracts = only.split(',').any(|name| name == "contracts");
                 arguments.complete = false;
             }
             "--row" => {
                 arguments.row = Some(words.next().ok_or(USAGE)?);
+                arguments.contracts = false;
                 arguments.complete = false;
             }
             _ => return Err(USAGE.to_owned()),

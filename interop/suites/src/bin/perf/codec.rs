@@ -190,7 +190,8 @@ async fn fill(
         each(length);
         left -= length;
     }
-    io.flush().await
+    // The end of this half, which follows, also says that nothing is to wait.
+    Ok(())
 }
 
 /// The variable that chooses the [`Header`].
