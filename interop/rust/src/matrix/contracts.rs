@@ -123,8 +123,10 @@ impl Contracts {
             .cases
             .iter()
             .zip(&self.outcomes)
-            .filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_)))
-            .map(|(case, outcome)| format!("{}: {}", case.describe(), outcome.text()));
+            .filter_map(|(case, outcome)| match outcome {
+                Outcome::Failed(error) => Some(format!("{}: {error}", case.describe())),
+                _ => None,
+            });
         let missing = self
             .skipped
             .iter()
