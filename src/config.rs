@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use libp2p_identity::{Keypair, PeerId};
 use quinn_proto::{
     ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
-    ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
+    ServerConfig, TransportConfig, ValidationTokenConfig, VarInt, congestion::CubicConfig,
 };
 
 pub use self::retry::RetryPolicy;
@@ -563,12 +563,13 @@ impl Knobs {
         mtu_discovery
             .upper_bound(self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES)))
             .minimum_change(MTU_STEP_BYTES);
-        let send_window = match max_payload {
-            Some(bytes) if bytes > WIDEST_NETWORK_BYTES => {
-                self.send_window.min(LOOPBACK_SEND_WINDOW_BYTES)
-            }
-            _ => self.send_window,
-        };
+        let mut send_window = self.send_window;
+        let mut congestion = CubicConfig::default();
+        if max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES) {
+            send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
+            // There is no network that could be congested, and one large probe would fill the usual window.
+            congestion.initial_window(LOOPBACK_SEND_WINDOW_BYTES);
+        }
         let mut config = TransportConfig::default();
         config
             .max_idle_timeout(self.idle_timeout.map(|timeout| {
@@ -582,6 +583,7 @@ impl Knobs {
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
             .send_window(send_window)
+            .congestion_controller_factory(Arc::new(congestion))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));
