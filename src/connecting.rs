@@ -1,10 +1,11 @@
 //! A connection on its way to an authenticated peer.
 
 use std::{
+    convert::Infallible,
     fmt,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
 };
 
@@ -13,8 +14,9 @@ use libp2p_identity::PeerId;
 
 use crate::{
     connection::Connection,
-    driver::{DialFrom, Handshake, InUse, IncomingConnection},
+    driver::{Core, DialFrom, Handshake, InUse, IncomingConnection, Socket},
     error::{DialError, Error, HandshakeError},
+    hole_punch::{Expectation, HolePunches},
     net::task::Runtime,
 };
 
@@ -23,6 +25,9 @@ use crate::{
 /// Nothing happens before it is polled: a dial has no socket and sends no packet, an incoming connection
 /// costs no TLS work. Dropping it abandons the handshake and frees all its state; an incoming connection
 /// that was never polled is refused (CONNECTION_REFUSED, RFC 9000 §20.1).
+///
+/// A dial as listener sends nothing that would begin a connection. It opens the NATs on the way for its peer, and
+/// resolves when that has dialled; it takes the peer's connection from the listener, which reports it no more.
 #[must_use = "futures do nothing unless polled"]
 pub struct Connecting {
     state: State,
@@ -41,6 +46,14 @@ enum State {
         _in_use: Arc<InUse>,
     },
     Handshake(Handshake),
+    Punch(Box<Punch>),
+    Punching {
+        expectation: Expectation,
+        /// Resolves when the time is over.
+        over: oneshot::Receiver<Infallible>,
+        _in_use: Arc<InUse>,
+    },
+    Settled(Box<Result<(PeerId, Connection), Error>>),
     Done,
 }
 
@@ -50,6 +63,16 @@ pub(crate) struct Dial {
     pub(crate) remote_addr: SocketAddr,
     pub(crate) expected: Option<PeerId>,
     pub(crate) from: DialFrom,
+}
+
+/// A dial as listener that has not begun.
+pub(crate) struct Punch {
+    pub(crate) in_use: Arc<InUse>,
+    pub(crate) punches: Arc<HolePunches>,
+    pub(crate) remote_addr: SocketAddr,
+    pub(crate) peer_id: PeerId,
+    /// Those that can reach the address.
+    pub(crate) listeners: Vec<Weak<Socket>>,
 }
 
 /// An incoming connection that was not answered.
@@ -62,6 +85,19 @@ impl Connecting {
     pub(crate) fn dial(dial: Dial) -> Self {
         Self {
             state: State::Dial(Box::new(dial)),
+        }
+    }
+
+    pub(crate) fn punch(punch: Punch) -> Self {
+        Self {
+            state: State::Punch(Box::new(punch)),
+        }
+    }
+
+    /// One that somebody else has waited for.
+    pub(crate) fn settled(result: Result<(PeerId, Connection), Error>) -> Self {
+        Self {
+            state: State::Settled(Box::new(result)),
         }
     }
 
@@ -131,6 +167,42 @@ impl Future for Connecting {
                         return Poll::Pending;
                     }
                 },
+                State::Punch(punch) => {
+                    let Punch {
+                        in_use,
+                        punches,
+                        remote_addr,
+                        peer_id,
+                        listeners,
+                    } = *punch;
+                    let listeners = listeners.iter().filter_map(Weak::upgrade).collect();
+                    let socket =
+                        Core::choose_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
+                    State::Punching {
+                        expectation: punches.expect(remote_addr, peer_id)?,
+                        over: in_use.core().punch(remote_addr, socket)?,
+                        _in_use: in_use,
+                    }
+                }
+                State::Punching {
+                    mut expectation,
+                    mut over,
+                    _in_use,
+                } => {
+                    if let Poll::Ready(connected) = expectation.poll(cx) {
+                        return Poll::Ready(Ok(connected));
+                    }
+                    if over.poll_unpin(cx).is_ready() {
+                        return Poll::Ready(Err(HandshakeError::TimedOut.into()));
+                    }
+                    self.state = State::Punching {
+                        expectation,
+                        over,
+                        _in_use,
+                    };
+                    return Poll::Pending;
+                }
+                State::Settled(result) => return Poll::Ready(*result),
                 State::Done => panic!("`Connecting` polled after it has resolved"),
             };
         }
@@ -143,10 +215,11 @@ impl fmt::Debug for Connecting {
             .field(
                 "state",
                 &match self.state {
-                    State::Dial(_) | State::Incoming(_) => "not begun",
+                    State::Dial(_) | State::Incoming(_) | State::Punch(_) => "not begun",
+                    State::Punching { .. } => "punching a hole",
                     State::DialRequested { .. } | State::AcceptRequested { .. } => "requested",
                     State::Handshake(_) => "handshaking",
-                    State::Done => "resolved",
+                    State::Settled(_) | State::Done => "resolved",
                 },
             )
             .finish()

@@ -57,15 +57,21 @@ pub enum DialError {
     /// The task that would dial has stopped, or has too much to do.
     #[error("the driver of the transport has stopped")]
     DriverStopped,
-    /// Dialling with the role of the listener (hole punching) is not built yet.
-    #[error("dialling as listener is not supported")]
-    ListenerRoleUnsupported,
+    /// Another dial as listener waits for the same peer at the same address.
+    #[error("a hole is being punched for this peer already")]
+    HolePunchInProgress,
+    /// A dial as listener needs a listener whose socket can reach the address; there is none.
+    #[error("no listener can reach the address")]
+    NoListener,
     /// The future was polled outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,
     /// The QUIC endpoint refused to begin.
     #[error("the endpoint refused to connect: {0}")]
     Refused(String),
+    /// So many dials as listener are under way that there is no place for another one.
+    #[error("too many holes are being punched")]
+    TooManyHolePunches,
 }
 
 /// A listener that could not be made, or is in trouble.

@@ -44,6 +44,7 @@ mod connection;
 mod driver;
 mod error;
 mod handle;
+mod hole_punch;
 mod listener;
 mod net;
 mod proto;

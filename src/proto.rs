@@ -8,6 +8,7 @@ mod connection;
 mod connection_id;
 mod datagram;
 mod deadlines;
+mod hole_punch;
 mod pending;
 mod registry;
 mod router;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     connection::{Connection, SharedConnection, lock},
     connection_id::Shards,
     datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    hole_punch::PunchKey,
     pending::IncomingKey,
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},

@@ -44,6 +44,8 @@ pub struct TransportStats {
     pub handshakes_failed: u64,
     /// Handshakes that took longer than the handshake timeout.
     pub handshakes_timed_out: u64,
+    /// Dials as listener that have begun to punch a hole.
+    pub hole_punches: u64,
     /// Incoming connections that were offered to the application.
     pub incoming: u64,
     /// Incoming connections that the application refused, or left waiting for too long.
@@ -193,6 +195,7 @@ impl AddAssign for TransportStats {
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
         self.handshakes_timed_out += other.handshakes_timed_out;
+        self.hole_punches += other.hole_punches;
         self.incoming += other.incoming;
         self.incoming_refused += other.incoming_refused;
         self.receive_errors += other.receive_errors;

@@ -3,11 +3,13 @@
 use std::{
     collections::VecDeque,
     fmt,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
+use futures::FutureExt;
 use libp2p_core::{
     Endpoint,
     transport::{self, DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
@@ -18,11 +20,12 @@ use multiaddr::Multiaddr;
 use crate::{
     address::{self, QuicAddress},
     config::Config,
-    connecting::{Connecting, Dial, Incoming},
+    connecting::{Connecting, Dial, Incoming, Punch},
     connection::Connection,
     driver::{DialFrom, InUse, IncomingConnection, OpenError},
     error::{DialError, Error, ListenError},
     handle::Handle,
+    hole_punch::HolePunches,
     listener::{Listener, ListenerEvent},
     net::{interfaces, task::Runtime},
 };
@@ -44,6 +47,9 @@ use crate::{
 pub struct Transport {
     in_use: Arc<InUse>,
     listeners: Vec<Listener>,
+    punches: Arc<HolePunches>,
+    /// Connections that may be what a dial as listener waits for.
+    candidates: Vec<Candidate>,
     /// Listeners that were removed and are to be reported as such.
     closed: VecDeque<ListenerId>,
     /// Whom to wake when there is something new to report.
@@ -56,6 +62,8 @@ impl Transport {
         Self {
             in_use: Arc::new(InUse::new(config)),
             listeners: Vec::new(),
+            punches: Arc::default(),
+            candidates: Vec::new(),
             closed: VecDeque::new(),
             waker: None,
         }
@@ -77,24 +85,60 @@ impl Transport {
         }
     }
 
-    /// `None`, which refuses the connection, if its listener was removed meanwhile.
+    /// `None` if its listener was removed meanwhile, which refuses the connection, or if it may be what a dial as
+    /// listener waits for.
     fn incoming_event(
-        &self,
+        &mut self,
         connection: IncomingConnection,
     ) -> Option<TransportEvent<Connecting, Error>> {
         let listener = self
             .listeners
             .iter()
             .find(|listener| Arc::ptr_eq(listener.socket(), connection.socket()))?;
-        Some(TransportEvent::Incoming {
+        let remote_addr = connection.remote_addr();
+        let candidate = Candidate {
             listener_id: listener.id(),
             local_addr: listener.incoming_addr(&connection),
-            send_back_addr: address::to_multiaddr(connection.remote_addr()),
+            remote_addr,
             upgrade: Connecting::incoming(Incoming {
                 in_use: Arc::clone(&self.in_use),
                 connection,
             }),
-        })
+        };
+        if self.punches.is_expected_from(remote_addr) && self.candidates.len() < MAX_CANDIDATES {
+            self.candidates.push(candidate);
+            None
+        } else {
+            Some(candidate.into_event())
+        }
+    }
+
+    /// Finds out who the candidates are. Those that no dial waits for are reported like any other.
+    fn poll_candidates(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
+        let mut index = 0;
+        while index < self.candidates.len() {
+            let Poll::Ready(result) = self.candidates[index].upgrade.poll_unpin(cx) else {
+                index += 1;
+                continue;
+            };
+            let candidate = self.candidates.swap_remove(index);
+            let reported = match result {
+                Ok((peer_id, connection)) => {
+                    let remote_addr = candidate.remote_addr;
+                    match self.punches.claim(remote_addr, peer_id, connection) {
+                        Ok(()) => continue,
+                        Err(connection) => Ok((peer_id, connection)),
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            let event = Candidate {
+                upgrade: Connecting::settled(reported),
+                ..candidate
+            };
+            return Poll::Ready(event.into_event());
+        }
+        Poll::Pending
     }
 
     fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
@@ -197,20 +241,31 @@ impl transport::Transport for Transport {
         else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
+        let listeners: Vec<_> = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.can_reach(remote.socket_addr.ip()))
+            .map(|listener| Arc::downgrade(listener.socket()))
+            .collect();
         if opts.role == Endpoint::Listener {
-            return Err(TransportError::Other(
-                DialError::ListenerRoleUnsupported.into(),
-            ));
+            // Whatever port it asks for: the hole is for those that know the listener's.
+            let Some(peer_id) = remote.peer_id else {
+                return Err(TransportError::MultiaddrNotSupported(addr));
+            };
+            if listeners.is_empty() {
+                return Err(TransportError::Other(DialError::NoListener.into()));
+            }
+            return Ok(Connecting::punch(Punch {
+                in_use: Arc::clone(&self.in_use),
+                punches: Arc::clone(&self.punches),
+                remote_addr: remote.socket_addr,
+                peer_id,
+                listeners,
+            }));
         }
         let from = match opts.port_use {
             PortUse::New => DialFrom::New,
-            PortUse::Reuse => DialFrom::Reused(
-                self.listeners
-                    .iter()
-                    .filter(|listener| listener.can_reach(remote.socket_addr.ip()))
-                    .map(|listener| Arc::downgrade(listener.socket()))
-                    .collect(),
-            ),
+            PortUse::Reuse => DialFrom::Reused(listeners),
         };
         Ok(Connecting::dial(Dial {
             in_use: Arc::clone(&self.in_use),
@@ -237,10 +292,36 @@ impl transport::Transport for Transport {
         if let Poll::Ready(event) = self.poll_incoming(cx) {
             return Poll::Ready(event);
         }
+        if let Poll::Ready(event) = self.poll_candidates(cx) {
+            return Poll::Ready(event);
+        }
         self.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 }
+
+/// An incoming connection from an address that somebody is expected from.
+struct Candidate {
+    listener_id: ListenerId,
+    local_addr: Multiaddr,
+    remote_addr: SocketAddr,
+    upgrade: Connecting,
+}
+
+impl Candidate {
+    fn into_event(self) -> TransportEvent<Connecting, Error> {
+        TransportEvent::Incoming {
+            listener_id: self.listener_id,
+            local_addr: self.local_addr,
+            send_back_addr: address::to_multiaddr(self.remote_addr),
+            upgrade: self.upgrade,
+        }
+    }
+}
+
+/// Most connections whose peer is found out before they are reported. Who forges an expected address gets no
+/// further than that.
+const MAX_CANDIDATES: usize = 64;
 
 impl Drop for Transport {
     fn drop(&mut self) {

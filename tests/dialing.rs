@@ -7,11 +7,11 @@ mod support;
 use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use libp2p_core::{
-    Endpoint, Transport as _,
-    transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
+    Transport as _,
+    transport::{ListenerId, TransportEvent},
 };
 use libp2p_identity::PeerId;
-use libp2p_quinn::{CertificateError, ConnectionError, DialError, Error, HandshakeError};
+use libp2p_quinn::{CertificateError, ConnectionError, HandshakeError};
 use multiaddr::{Multiaddr, Protocol};
 use support::{
     node::{
@@ -222,24 +222,6 @@ async fn a_dial_leaves_from_the_listener_at_the_address_that_the_kernel_would_ch
         assert_eq!(leaves_from(&mut dialer, &nobody).await.port(), any);
     })
     .await;
-}
-
-#[tokio::test]
-async fn dialling_as_listener_is_refused_at_once() {
-    let mut dialer = Node::new();
-    for port_use in [PortUse::New, PortUse::Reuse] {
-        let role = Endpoint::Listener;
-        let dial = dialer.try_dial(&NOBODY.parse().unwrap(), DialOpts { role, port_use });
-        assert!(
-            matches!(
-                dial,
-                Err(TransportError::Other(Error::Dial(
-                    DialError::ListenerRoleUnsupported
-                )))
-            ),
-            "{dial:?}"
-        );
-    }
 }
 
 /// Linux tells; elsewhere such a dial ends with its timeout.

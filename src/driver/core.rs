@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
@@ -173,6 +174,32 @@ impl Core {
             })
             .map_err(|_| DialError::DriverStopped)?;
         Ok(receiver)
+    }
+
+    /// Sends to `remote_addr`, from a listener's socket, until what comes back is dropped. It resolves when the time for
+    /// a handshake is over.
+    pub(crate) fn punch(
+        &self,
+        remote_addr: SocketAddr,
+        socket: Arc<Socket>,
+    ) -> Result<oneshot::Receiver<Infallible>, DialError> {
+        let (over, receiver) = oneshot::channel();
+        self.mailboxes[0]
+            .request(Request::Punch {
+                remote_addr,
+                socket,
+                over,
+            })
+            .map_err(|_| DialError::DriverStopped)?;
+        Ok(receiver)
+    }
+
+    /// The listener's socket that a dial to `remote_addr` should leave from.
+    pub(crate) fn choose_socket(
+        sockets: Vec<Arc<Socket>>,
+        remote_addr: SocketAddr,
+    ) -> Option<Arc<Socket>> {
+        expected_socket(sockets, remote_addr)
     }
 
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     mem,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -70,6 +71,12 @@ pub(super) enum Request {
     },
     Refuse {
         key: IncomingKey,
+    },
+    /// Send to an address until this is dropped, or the time for a handshake is over.
+    Punch {
+        remote_addr: SocketAddr,
+        socket: Arc<Socket>,
+        over: oneshot::Sender<Infallible>,
     },
 }
 

@@ -2,13 +2,17 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::{
+    channel::oneshot,
+    future::{BoxFuture, FutureExt},
+};
 use quinn_proto::ConnectionHandle;
 
 use super::{
@@ -23,7 +27,9 @@ use super::{
 use crate::{
     error::DialError,
     net::{Backlog, ReceiveBuffers, Timer, UdpSocket, clock},
-    proto::{Datagram, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route},
+    proto::{
+        Datagram, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
+    },
 };
 
 /// Most turns of connections in one round; then the sockets are read again.
@@ -62,6 +68,8 @@ pub(super) struct Driver {
     /// Where to go on reading, so that no socket starves another.
     next_reader: usize,
     requests: VecDeque<Request>,
+    /// Holes that are being punched, each with whom to tell when it is over.
+    punches: Vec<(PunchKey, oneshot::Sender<Infallible>)>,
     outbound: Outbound,
     timer: Timer,
     buffers: ReceiveBuffers,
@@ -105,6 +113,7 @@ impl Driver {
             readers: Vec::new(),
             next_reader: 0,
             requests: VecDeque::new(),
+            punches: Vec::new(),
             outbound,
             timer: Timer::default(),
             buffers: ReceiveBuffers::new(),
@@ -287,7 +296,7 @@ impl Driver {
     /// Returns how many they were.
     fn serve(&mut self) -> usize {
         let began = clock::now();
-        self.shard.handle_timeouts(began);
+        self.shard.handle_timeouts(began, &mut self.outbound);
         let mut woken = 0;
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
@@ -318,6 +327,14 @@ impl Driver {
             let now = clock::now();
             match request {
                 Request::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
+                Request::Punch {
+                    remote_addr,
+                    socket,
+                    over,
+                } => {
+                    let key = self.shard.punch(now, remote_addr, socket);
+                    self.punches.push((key, over));
+                }
                 Request::Accept {
                     key,
                     max_payload,
@@ -356,6 +373,16 @@ impl Driver {
     fn handshake(&self, (handle, connection): (ConnectionHandle, SharedConnection)) -> Handshake {
         let doorbell = Arc::clone(self.mailbox().doorbell());
         Handshake::new(DrivenConnection::new(connection, handle, doorbell))
+    }
+
+    /// Ends the punching of holes that nobody waits for, and tells those who wait for what is over.
+    fn end_punches(&mut self) {
+        self.punches.retain(|(key, over)| {
+            if over.is_canceled() {
+                self.shard.end_punch(*key);
+            }
+            self.shard.is_punching(*key)
+        });
     }
 
     fn report_incoming(&mut self) {
@@ -403,6 +430,7 @@ impl Future for Driver {
             return Poll::Pending;
         }
         this.unblock(cx);
+        this.end_punches();
         let mut woken = this.serve();
         if this.begin_handshakes() {
             // So that their first packets leave now.

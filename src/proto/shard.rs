@@ -22,6 +22,7 @@ use super::{
     connection_id::{IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
     datagram::{Datagram, Incoming, Outbound, Socket},
     deadlines::{Armed, Deadlines},
+    hole_punch::{HolePunches, PunchKey},
     pending::{IncomingKey, PendingIncoming},
     registry::{self, Registry, Totals},
     router::HeaderForm,
@@ -86,6 +87,7 @@ pub(crate) struct Shard<S> {
     blocked: Vec<ConnectionHandle>,
     deadlines: Deadlines,
     pending: PendingIncoming<S>,
+    punches: HolePunches<S>,
     inbox_bytes: usize,
     issued: IssuedIds,
     rng: StdRng,
@@ -142,6 +144,7 @@ impl<S: Socket> Shard<S> {
                 settings.max_pending_incoming,
                 settings.handshake_timeout,
             ),
+            punches: HolePunches::default(),
             inbox_bytes: 0,
             issued,
             rng: StdRng::from_seed(seed.initial_ids),
@@ -167,7 +170,7 @@ impl<S: Socket> Shard<S> {
 
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0 && self.pending.len() == 0
+        self.live == 0 && self.pending.len() == 0 && self.punches.is_empty()
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -361,6 +364,21 @@ impl<S: Socket> Shard<S> {
         Ok((handle, connection))
     }
 
+    /// Sends to `remote_addr` for as long as a handshake may take, so that a NAT lets the peer's first packet in.
+    pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr, socket: S) -> PunchKey {
+        self.totals.transport.hole_punches += 1;
+        let until = now + self.handshake_timeout;
+        self.punches.begin(now, until, remote_addr, socket)
+    }
+
+    pub(crate) fn end_punch(&mut self, key: PunchKey) {
+        self.punches.end(key);
+    }
+
+    pub(crate) fn is_punching(&self, key: PunchKey) -> bool {
+        self.punches.is_active(key)
+    }
+
     /// The application did something to this connection.
     pub(crate) fn want_turn(&mut self, handle: ConnectionHandle) {
         if let Some(slot) = slot(&mut self.slots, handle)
@@ -410,12 +428,26 @@ impl<S: Socket> Shard<S> {
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let pending = self.pending.first_deadline();
-        self.deadlines.first().into_iter().chain(pending).min()
+        let punch = self.punches.next_timeout();
+        self.deadlines
+            .first()
+            .into_iter()
+            .chain(pending)
+            .chain(punch)
+            .min()
     }
 
-    /// Gives a turn to each connection with a timer that is due, and forgets incoming connections that
-    /// have waited for too long.
-    pub(crate) fn handle_timeouts(&mut self, now: Instant) {
+    /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have
+    /// waited for too long, and sends what punches holes.
+    pub(crate) fn handle_timeouts(&mut self, now: Instant, out: &mut impl Outbound<S>) {
+        while let Some((socket, transmit)) =
+            self.punches
+                .poll_transmit(now, &mut self.rng, &mut self.buf)
+        {
+            self.count_sent(&transmit);
+            // Blocked or not: the next one will do.
+            let _ = out.send(&socket, transmit, &self.buf);
+        }
         while let Some(handle) = self.deadlines.pop_due(now) {
             if let Some(slot) = slot(&mut self.slots, handle) {
                 slot.armed = Armed::default();

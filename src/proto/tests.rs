@@ -12,6 +12,7 @@ mod closing;
 mod fairness;
 mod handshake;
 mod histories;
+mod hole_punch;
 mod link;
 mod network;
 mod node;

@@ -270,6 +270,11 @@ impl Node {
         self.peer(shard, handle, connection)
     }
 
+    /// Punches a hole for a peer at `remote_addr`.
+    pub(super) fn punch(&mut self, now: Instant, remote_addr: SocketAddr) {
+        self.cores[0].punch(now, remote_addr, self.socket.clone());
+    }
+
     /// Answers the incoming connection that has waited longest.
     pub(super) fn answer_held(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
         let Held { shard, key } = self.held.pop_front()?;
@@ -334,7 +339,7 @@ impl Node {
         let mut progress = false;
         for shard in 0..self.cores.len() {
             self.take_turns(shard);
-            self.cores[shard].handle_timeouts(now);
+            self.cores[shard].handle_timeouts(now, &mut self.outbox);
             while self.serve(shard, now) {
                 progress = true;
             }

@@ -1,0 +1,207 @@
+//! Dials as listener: what they send, whom they wait for, and how they end.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
+
+use futures::future::{join, poll_immediate};
+use libp2p_core::{
+    Endpoint,
+    transport::{DialOpts, PortUse, TransportError, TransportEvent},
+};
+use libp2p_identity::PeerId;
+use libp2p_quinn::{Connecting, DialError, Error, HandshakeError};
+use multiaddr::{Multiaddr, Protocol};
+use support::{
+    node::{Node, bounded, echo, handshake_error, quic_addr, socket_addr, until},
+    streams::transfer_through_echo,
+};
+use tokio::{net::UdpSocket, time::timeout};
+
+type Attempt = Result<Connecting, TransportError<Error>>;
+
+fn punch(node: &mut Node, addr: &Multiaddr, port_use: PortUse) -> Attempt {
+    let role = Endpoint::Listener;
+    node.try_dial(addr, DialOpts { role, port_use })
+}
+
+fn at(addr: SocketAddr, peer_id: PeerId) -> Multiaddr {
+    quic_addr(addr).with(Protocol::P2p(peer_id))
+}
+
+fn dial_error(attempt: Result<impl std::fmt::Debug, Error>) -> DialError {
+    match attempt {
+        Err(Error::Dial(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn random_datagrams_leave_the_listening_socket_until_the_dial_is_dropped() {
+    bounded(async {
+        for port_use in [PortUse::New, PortUse::Reuse] {
+            let mut node = Node::new();
+            let listening = socket_addr(&node.listen().await);
+            let target = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let addr = at(target.local_addr().unwrap(), PeerId::random());
+            let dial = tokio::spawn(punch(&mut node, &addr, port_use).unwrap());
+
+            let mut seen = HashSet::new();
+            let mut buf = [0; 2048];
+            for _ in 0..8 {
+                let (length, from) = target.recv_from(&mut buf).await.unwrap();
+                assert_eq!(from, listening);
+                seen.insert(buf[..length].to_vec());
+            }
+            assert_eq!(seen.len(), 8);
+            let lengths: HashSet<_> = seen.iter().map(Vec::len).collect();
+            assert!(lengths.len() > 1, "{lengths:?}");
+
+            dial.abort();
+            dial.await.unwrap_err();
+            // At most one was on its way.
+            let pause = Duration::from_millis(300);
+            let _ = timeout(pause, target.recv_from(&mut buf)).await;
+            assert!(timeout(pause, target.recv_from(&mut buf)).await.is_err());
+            assert_eq!(node.stats().transport.hole_punches, 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn peer_that_dials_meanwhile_is_what_the_dial_resolves_to() {
+    bounded(async {
+        let (mut dialer, mut puncher) = (Node::new(), Node::new());
+        let dialer_addr = socket_addr(&dialer.listen().await);
+        let puncher_addr = puncher.listen().await;
+        let dialer_id = dialer.peer_id;
+        let punch = punch(&mut puncher, &at(dialer_addr, dialer_id), PortUse::Reuse).unwrap();
+        let punched = tokio::spawn(punch);
+        until(|| puncher.stats().transport.hole_punches == 1).await;
+
+        let dial = tokio::spawn(dialer.dial(&puncher_addr));
+        // Somebody has to poll the transport, and it has nothing to report.
+        let (peer_id, accepted) = tokio::select! {
+            punched = punched => punched.unwrap().unwrap(),
+            event = puncher.event() => panic!("{event:?}"),
+        };
+        assert_eq!(peer_id, dialer_id);
+        let (_, mut dialled) = dial.await.unwrap().unwrap();
+        let echo = tokio::spawn(echo(accepted));
+        transfer_through_echo(&mut dialled, 100_000).await;
+        drop(dialled);
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_peer_from_the_same_address_is_an_ordinary_one() {
+    bounded(async {
+        let mut dialer = Node::new();
+        let mut puncher =
+            Node::with(|config| config.handshake_timeout(Duration::from_millis(1500)));
+        let dialer_addr = socket_addr(&dialer.listen().await);
+        let puncher_addr = puncher.listen().await;
+        let expected = at(dialer_addr, PeerId::random());
+        let punched = tokio::spawn(punch(&mut puncher, &expected, PortUse::Reuse).unwrap());
+        until(|| puncher.stats().transport.hole_punches == 1).await;
+
+        let dial = dialer.dial(&puncher_addr);
+        let (dialled, (peer_id, accepted)) = join(dial, puncher.accept()).await;
+        assert_eq!(peer_id, dialer.peer_id);
+        let (_, mut dialled) = dialled.unwrap();
+        let echo = tokio::spawn(echo(accepted));
+        transfer_through_echo(&mut dialled, 10_000).await;
+        // It is still the other one that the dial waits for.
+        assert!(!punched.is_finished());
+        let error = handshake_error(punched.await.unwrap());
+        assert_eq!(error, HandshakeError::TimedOut);
+        drop(dialled);
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dialer_that_fails_its_handshake_leaves_the_dial_waiting() {
+    bounded(async {
+        let (mut dialer, mut puncher) = (Node::new(), Node::new());
+        let dialer_addr = socket_addr(&dialer.listen().await);
+        let puncher_addr = socket_addr(&puncher.listen().await);
+        let expected = at(dialer_addr, dialer.peer_id);
+        let punched = tokio::spawn(punch(&mut puncher, &expected, PortUse::Reuse).unwrap());
+        until(|| puncher.stats().transport.hole_punches == 1).await;
+
+        // It does not want to talk to this peer.
+        let dial = dialer.dial(&at(puncher_addr, PeerId::random()));
+        let (refused, event) = join(dial, puncher.event()).await;
+        refused.unwrap_err();
+        let TransportEvent::Incoming { upgrade, .. } = event else {
+            panic!("{event:?}");
+        };
+        upgrade.await.unwrap_err();
+
+        let dial = tokio::spawn(dialer.dial(&quic_addr(puncher_addr)));
+        let (peer_id, _accepted) = tokio::select! {
+            punched = punched => punched.unwrap().unwrap(),
+            event = puncher.event() => panic!("{event:?}"),
+        };
+        assert_eq!(peer_id, dialer.peer_id);
+        dial.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused() {
+    bounded(async {
+        let target: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let addr = at(target, PeerId::random());
+        let mut node = Node::new();
+        let no_listener = punch(&mut node, &addr, PortUse::Reuse);
+        assert!(
+            matches!(
+                no_listener,
+                Err(TransportError::Other(Error::Dial(DialError::NoListener)))
+            ),
+            "{no_listener:?}"
+        );
+
+        node.listen().await;
+        let nobody = punch(&mut node, &quic_addr(target), PortUse::Reuse);
+        assert!(
+            matches!(nobody, Err(TransportError::MultiaddrNotSupported(_))),
+            "{nobody:?}"
+        );
+
+        // Loopback leads nowhere else.
+        let elsewhere = at("192.0.2.77:4001".parse().unwrap(), PeerId::random());
+        punch(&mut node, &elsewhere, PortUse::Reuse).unwrap_err();
+
+        let mut first = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+        assert!(poll_immediate(&mut first).await.is_none());
+        let second = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+        let error = dial_error(second.await);
+        assert!(matches!(error, DialError::HolePunchInProgress), "{error:?}");
+        drop(first);
+        let mut third = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+        assert!(poll_immediate(&mut third).await.is_none());
+
+        let mut many = Vec::new();
+        let error = loop {
+            let addr = at(target, PeerId::random());
+            let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+            match poll_immediate(&mut dial).await {
+                None => many.push(dial),
+                Some(result) => break dial_error(result),
+            }
+        };
+        assert!(matches!(error, DialError::TooManyHolePunches), "{error:?}");
+        assert_eq!(many.len(), 255);
+    })
+    .await;
+}
