@@ -1,6 +1,7 @@
 //! What is told of the measurements.
 
 mod links;
+mod markdown;
 mod plot;
 pub mod text;
 
@@ -22,9 +23,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes report.txt, report.json and a picture of each workload.
+    /// Writes report.md, report.txt, report.json and a picture of each workload.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
+        fs::write(dir.join("report.md"), markdown::page(self))?;
         fs::write(dir.join("report.txt"), text::report(self))?;
         fs::write(dir.join("report.json"), serde_json::to_string_pretty(self)?)?;
         for table in self.tables.iter().filter(|table| table.skipped.is_none()) {
