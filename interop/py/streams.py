@@ -32,6 +32,7 @@ async def read(stream):
                 return b""
             await trio.sleep(ARRIVAL)
             waited = True
+            continue
         if data:
             return data
 
