@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use crate::{
     metric::Metric,
-    run::OURS,
-    sample::{Spread, Table},
+    sample::{OURS, Spread, Table},
     stack::StackName,
 };
 

@@ -1,5 +1,6 @@
 //! What is told of the measurements.
 
+mod cells;
 mod links;
 mod markdown;
 mod plot;

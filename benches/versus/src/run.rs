@@ -11,7 +11,7 @@ use crate::{
     machine::Machine,
     measurement::Preparation,
     report::{Report, text},
-    sample::{Column, Table},
+    sample::{AGAIN, Column, OURS, Table},
     stack::StackName,
     workload::Effort,
 };
@@ -42,12 +42,6 @@ impl Options {
         }
     }
 }
-
-/// The label of ours.
-pub const OURS: &str = "ours";
-
-/// The label of ours when it comes a second time in the same round: how far two runs of the same thing differ.
-pub const AGAIN: &str = "ours again";
 
 pub fn run(options: &Options, group: Group) -> Result<()> {
     let scenarios = catalogue::choose(&options.only, group);

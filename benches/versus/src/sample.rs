@@ -9,6 +9,12 @@ use crate::{
     stack::Facts,
 };
 
+/// The label of ours.
+pub const OURS: &str = "ours";
+
+/// The label of ours when it comes a second time in the same round: how far two runs of the same thing differ.
+pub const AGAIN: &str = "ours again";
+
 /// All rounds of one workload.
 #[derive(Debug, Serialize)]
 pub struct Table {

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::text::{aligned, ratio};
+use super::cells::{aligned, ratio};
 use crate::{
     catalogue::{Kind, Scenario},
     metric::Metric,
     relay::Link,
-    run::OURS,
-    sample::Table,
+    sample::{OURS, Table},
     stack::StackName,
 };
 

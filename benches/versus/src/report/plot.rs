@@ -7,8 +7,7 @@ use plotters::{prelude::*, style::text_anchor};
 
 use crate::{
     metric::Metric,
-    run::OURS,
-    sample::{Column, Table},
+    sample::{Column, OURS, Table},
 };
 
 /// Draws a bar for each contender and figure: the median, its quartiles, and every round as a dot.
