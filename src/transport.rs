@@ -39,11 +39,17 @@ use crate::{
 /// A dial leaves from a listener's socket where one can reach the target, so that peers see the address
 /// that we listen at ([`PortUse::Reuse`]); else from a socket that such dials share.
 ///
+/// A dial with the role of the listener punches a hole: it sends random datagrams from a listener's socket, to open
+/// the NATs on the way, and resolves when the named peer has dialled us from the named address ([DCUtR]). It needs a
+/// `/p2p/…` and a listener that can reach the address.
+///
 /// Removing a listener stops accepting connections and leaves the established ones alone. Connections
 /// also outlive the transport.
 ///
 /// Needs a tokio runtime with time and I/O enabled around [`listen_on`](transport::Transport::listen_on)
 /// and around the polling of dials.
+///
+/// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
 pub struct Transport {
     in_use: Arc<InUse>,
     listeners: Vec<Listener>,
@@ -122,6 +128,15 @@ impl Transport {
                 continue;
             };
             let candidate = self.candidates.swap_remove(index);
+            let listener_id = candidate.listener_id;
+            if !self
+                .listeners
+                .iter()
+                .any(|listener| listener.id() == listener_id)
+            {
+                // It was removed meanwhile; that closes what has come in at it and was not reported.
+                continue;
+            }
             let reported = match result {
                 Ok((peer_id, connection)) => {
                     let remote_addr = candidate.remote_addr;
