@@ -26,6 +26,10 @@ const BYTES_PER_TURN: usize = 128 * 1024;
 /// What it sends then is mostly acknowledgements, and one will do for all of it.
 const TURNS_WITHOUT_SENDING: u8 = 3;
 
+/// Places of an inbox whose memory, a kilobyte or two, is given back as soon as it is empty. Most connections are idle
+/// most of the time.
+const SMALL_INBOX: usize = 8;
+
 /// Most batches of datagrams that one connection sends in one turn.
 const BATCHES_PER_TURN: usize = 2;
 
@@ -109,6 +113,9 @@ impl<S: Socket> Turn<'_, S> {
                 self.register_path();
             }
         }
+        if self.slot.inbox.is_empty() && self.slot.inbox.capacity() <= SMALL_INBOX {
+            self.slot.inbox = VecDeque::new();
+        }
     }
 
     /// What the application did, and what time did, since the last turn takes effect.
@@ -127,6 +134,10 @@ impl<S: Socket> Turn<'_, S> {
         }
         let forget = self.connection.begin_turn(now);
         if mem::take(&mut self.slot.expired) {
+            // What a burst has needed is not kept for long.
+            if self.slot.inbox.is_empty() {
+                self.slot.inbox = VecDeque::new();
+            }
             self.connection.handle_timeout(now);
             // A new path that could not be validated is given up for the one before it.
             if self.connection.note_migration() {
