@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 
 use crate::{
     connection::Connection,
-    driver::{Core, DialFrom, Handshake, InUse, IncomingConnection, Socket},
+    driver::{DialFrom, Handshake, InUse, IncomingConnection, Socket},
     error::{DialError, Error, HandshakeError},
     hole_punch::{Expectation, HolePunches},
     net::task::Runtime,
@@ -175,12 +175,9 @@ impl Future for Connecting {
                         peer_id,
                         listeners,
                     } = *punch;
-                    let listeners = listeners.iter().filter_map(Weak::upgrade).collect();
-                    let socket =
-                        Core::choose_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
                     State::Punching {
                         expectation: punches.expect(remote_addr, peer_id)?,
-                        over: in_use.core().punch(remote_addr, socket)?,
+                        over: in_use.core().punch(remote_addr, &listeners)?,
                         _in_use: in_use,
                     }
                 }

@@ -176,13 +176,14 @@ impl Core {
         Ok(receiver)
     }
 
-    /// Sends to `remote_addr`, from a listener's socket, until what comes back is dropped. It resolves when the time for
-    /// a handshake is over.
+    /// Sends to `remote_addr`, from the socket of one of these listeners, each of which could reach it, until what comes
+    /// back is dropped. It resolves when the time for a handshake is over.
     pub(crate) fn punch(
         &self,
         remote_addr: SocketAddr,
-        socket: Arc<Socket>,
+        listeners: &[Weak<Socket>],
     ) -> Result<oneshot::Receiver<Infallible>, DialError> {
+        let socket = expected_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
         let (over, receiver) = oneshot::channel();
         self.mailboxes[0]
             .request(Request::Punch {
@@ -192,14 +193,6 @@ impl Core {
             })
             .map_err(|_| DialError::DriverStopped)?;
         Ok(receiver)
-    }
-
-    /// The listener's socket that a dial to `remote_addr` should leave from.
-    pub(crate) fn choose_socket(
-        sockets: Vec<Arc<Socket>>,
-        remote_addr: SocketAddr,
-    ) -> Option<Arc<Socket>> {
-        expected_socket(sockets, remote_addr)
     }
 
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
@@ -284,8 +277,7 @@ impl Core {
         match from {
             DialFrom::New => return open(),
             DialFrom::Reused(listeners) => {
-                let listeners = listeners.iter().filter_map(Weak::upgrade).collect();
-                if let Some(socket) = expected_socket(listeners, remote_addr) {
+                if let Some(socket) = expected_socket(&listeners, remote_addr) {
                     return Ok(socket);
                 }
             }
@@ -340,7 +332,8 @@ impl Core {
 
 /// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
 /// send from anyway, next a wildcard one, which lets the kernel choose, and then any that can.
-fn expected_socket(mut sockets: Vec<Arc<Socket>>, remote_addr: SocketAddr) -> Option<Arc<Socket>> {
+fn expected_socket(listeners: &[Weak<Socket>], remote_addr: SocketAddr) -> Option<Arc<Socket>> {
+    let mut sockets: Vec<_> = listeners.iter().filter_map(Weak::upgrade).collect();
     if sockets.len() > 1 {
         let source = interfaces::source_ip(remote_addr);
         sockets.sort_by_key(|socket| {
