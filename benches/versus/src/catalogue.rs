@@ -39,6 +39,8 @@ pub enum Network {
     Loopback,
     /// Ethernet, as far as the largest datagram goes.
     Ethernet,
+    /// Ethernet, and a relay in the middle of it.
+    Relayed,
 }
 
 impl Scenario {
@@ -54,7 +56,7 @@ impl Scenario {
         };
         let network = match self.network {
             Network::Loopback => "loopback",
-            Network::Ethernet => "veth, MTU 1500",
+            Network::Ethernet | Network::Relayed => "veth, MTU 1500",
         };
         format!("{profile}; {placement}; {network}")
     }
@@ -196,7 +198,10 @@ fn build() -> Vec<Scenario> {
             kind,
             placement,
             profile,
-            network: Network::Loopback,
+            network: match kind {
+                Kind::Link(_) => Network::Relayed,
+                _ => Network::Loopback,
+            },
             group: match kind {
                 Kind::Idle { connections } if connections > 1000 => Group::Long,
                 Kind::Link(_) => Group::Links,

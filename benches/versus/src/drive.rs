@@ -28,7 +28,11 @@ pub fn drive(
     place: &Place,
 ) -> Result<()> {
     scenario.placement.apply(Side::Client)?;
-    let setup = place.enter(scenario.profile)?;
+    place.enter()?;
+    let setup = Setup {
+        profile: scenario.profile,
+        ip: place.ip,
+    };
     process::limit_time();
     process::raise_file_limit()?;
     let kind = scenario.kind;

@@ -77,7 +77,7 @@ enum Command {
     Relay(relay::Options),
     /// The process that keeps a network namespace; `run` starts it.
     #[command(hide = true)]
-    Network(network::Options),
+    Network,
 }
 
 fn main() -> ExitCode {
@@ -109,7 +109,7 @@ fn run(command: Command) -> Result<()> {
         } => drive::drive(stack, &scenario, server, effort, &place)?,
         Command::Flood(options) => flooder::run(&options)?,
         Command::Relay(options) => relay::run(&options)?,
-        Command::Network(options) => network::run(&options)?,
+        Command::Network => network::run()?,
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::{
     control::{ClientLine, ServerLine},
     go,
     metric::Metrics,
-    network::{Cable, Place},
+    network::{Place, Places},
     process::Process,
     relay::Relay,
     stack::{Facts, StackName},
@@ -16,7 +16,7 @@ use crate::{
 
 /// What a workload needs that not every machine has.
 pub struct Preparation {
-    cable: Option<Cable>,
+    places: Places,
 }
 
 impl Preparation {
@@ -24,11 +24,12 @@ impl Preparation {
         if let Kind::Go(_) = scenario.kind {
             go::check_built()?;
         }
-        let cable = match scenario.network {
-            Network::Loopback => None,
-            Network::Ethernet => Some(Cable::lay()?),
+        let places = match scenario.network {
+            Network::Loopback => Places::loopback(),
+            Network::Ethernet => Places::ethernet()?,
+            Network::Relayed => Places::relayed()?,
         };
-        Ok(Self { cable })
+        Ok(Self { places })
     }
 
     /// `seed` decides what a link loses.
@@ -42,31 +43,30 @@ impl Preparation {
         if let Kind::Go(dialer) = scenario.kind {
             return Ok((go::measure(stack, dialer, effort)?, None));
         }
-        let places = self
-            .cable
-            .as_ref()
-            .map(|cable| (&cable.server, &cable.client));
-        let words = |role: &str, place: Option<&Place>| {
+        let words = |role: &str, place: &Place| {
             let mut words = vec![
                 role.to_owned(),
                 stack.name().to_owned(),
                 scenario.name.clone(),
             ];
-            words.extend(place.into_iter().flat_map(Place::arguments));
+            words.extend(place.arguments());
             words
         };
-        let mut server = Process::start(&words("serve", places.map(|(server, _)| server)))?;
+        let mut server = Process::start(&words("serve", &self.places.server))?;
         let ServerLine::Listening(address) = server.hear()? else {
             bail!("the server says something else than its address");
         };
         let relay = match scenario.kind {
-            Kind::Link(link) => Some(Relay::start(&address.parse()?, link, seed.into())?),
+            Kind::Link(link) => {
+                let place = &self.places.relay;
+                Some(Relay::start(&address.parse()?, link, seed.into(), place)?)
+            }
             _ => None,
         };
         let address = relay
             .as_ref()
             .map_or(address, |relay| relay.address.to_string());
-        let mut arguments = words("drive", places.map(|(_, client)| client));
+        let mut arguments = words("drive", &self.places.client);
         arguments.push(address);
         arguments.extend(effort.arguments());
         let mut client = Process::start(&arguments)?;

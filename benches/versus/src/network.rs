@@ -1,7 +1,7 @@
-//! Two network namespaces with a cable between them: Ethernet's MTU, and nothing else.
+//! Network namespaces with cables between them: Ethernet's MTU, and nothing else.
 //!
 //! A namespace lives as long as the processes in it, so nothing is left behind, whatever happens. It takes
-//! the privileges of root, and the program `ip`.
+//! the privileges of root, and the programs `ip` and `nsenter`.
 
 use std::{
     fs::File,
@@ -17,10 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     control::{say, wait_for_end},
     process::Process,
-    stack::{Profile, Setup},
 };
 
-/// Where a server or a client runs.
+/// Where a process of a measurement runs.
 #[derive(Args, Clone, Debug)]
 pub struct Place {
     /// The process whose network namespace to enter.
@@ -28,20 +27,17 @@ pub struct Place {
     namespace: Option<u32>,
     /// Address to bind to.
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
-    ip: Ipv4Addr,
+    pub ip: Ipv4Addr,
 }
 
 impl Place {
     /// Enters the namespace; before there are threads.
-    pub fn enter(&self, profile: Profile) -> Result<Setup> {
+    pub fn enter(&self) -> Result<()> {
         if let Some(id) = self.namespace {
-            let namespace = File::open(format!("/proc/{id}/ns/net"))?;
+            let namespace = File::open(path(id))?;
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
         }
-        Ok(Setup {
-            profile,
-            ip: self.ip,
-        })
+        Ok(())
     }
 
     /// The arguments that make another process run there.
@@ -63,117 +59,128 @@ impl Default for Place {
     }
 }
 
-/// Both namespaces, until it is dropped.
-pub struct Cable {
+/// The places of a measurement. Its namespaces are there until it is dropped.
+pub struct Places {
     pub server: Place,
     pub client: Place,
-    _processes: [Process; 2],
+    /// Between the two, if there is anything.
+    pub relay: Place,
+    _namespaces: Vec<Namespace>,
 }
 
-#[derive(Args)]
-pub struct Options {
-    /// The process in the namespace at the other end of the cable; none for the first one.
-    other: Option<u32>,
-}
+impl Places {
+    /// All on loopback.
+    pub fn loopback() -> Self {
+        Self {
+            server: Place::default(),
+            client: Place::default(),
+            relay: Place::default(),
+            _namespaces: Vec::new(),
+        }
+    }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Line {
-    /// The namespace is there, by the process that holds it.
-    Namespace(u32),
-    Up,
-    Failed(String),
-}
-
-impl Cable {
-    pub fn lay() -> Result<Self> {
-        let mut server = Process::start(&["network".to_owned()])?;
-        let server_id = namespace(&server)?;
-        let client = Process::start(&["network".to_owned(), server_id.to_string()])?;
-        let client_id = namespace(&client)?;
-        up(&client)?;
-        server.say("the cable is there")?;
-        up(&server)?;
-        let place = |id, ip| Place {
-            namespace: Some(id),
-            ip,
-        };
+    /// A cable from the server to the client.
+    pub fn ethernet() -> Result<Self> {
+        let namespaces = [Namespace::new()?, Namespace::new()?];
+        let [server, client] = &namespaces;
+        lay_cable([server, client], SERVER_CABLE)?;
         Ok(Self {
-            server: place(server_id, SERVER),
-            client: place(client_id, CLIENT),
-            _processes: [server, client],
+            server: server.place(SERVER_CABLE[0]),
+            client: client.place(SERVER_CABLE[1]),
+            relay: Place::default(),
+            _namespaces: namespaces.into(),
+        })
+    }
+
+    /// A cable from the server to the relay, and one from the relay to the client.
+    pub fn relayed() -> Result<Self> {
+        let namespaces = [Namespace::new()?, Namespace::new()?, Namespace::new()?];
+        let [server, relay, client] = &namespaces;
+        lay_cable([server, relay], SERVER_CABLE)?;
+        lay_cable([relay, client], CLIENT_CABLE)?;
+        Ok(Self {
+            server: server.place(SERVER_CABLE[0]),
+            relay: relay.place(CLIENT_CABLE[0]),
+            client: client.place(CLIENT_CABLE[1]),
+            _namespaces: namespaces.into(),
         })
     }
 }
 
-fn namespace(process: &Process) -> Result<u32> {
-    match process.hear()? {
-        Line::Namespace(id) => Ok(id),
-        Line::Failed(why) => bail!(why),
-        Line::Up => bail!("up before there is a namespace"),
+/// A network namespace, by the process that holds it.
+struct Namespace(Process);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    /// By the process that holds it.
+    Namespace(u32),
+    Failed(String),
+}
+
+impl Namespace {
+    fn new() -> Result<Self> {
+        let process = Process::start(&["network".to_owned()])?;
+        match process.hear()? {
+            Line::Namespace(_) => Ok(Self(process)),
+            Line::Failed(why) => bail!(why),
+        }
+    }
+
+    fn place(&self, ip: Ipv4Addr) -> Place {
+        Place {
+            namespace: Some(self.0.id()),
+            ip,
+        }
+    }
+
+    /// The program `ip`, in the namespace.
+    fn ip(&self, arguments: &[&str]) -> Result<()> {
+        let output = Command::new("nsenter")
+            .arg(format!("--net={}", path(self.0.id())))
+            .arg("ip")
+            .args(arguments)
+            .output()
+            .context("no program nsenter")?;
+        ensure!(
+            output.status.success(),
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 }
 
-fn up(process: &Process) -> Result<()> {
-    match process.hear()? {
-        Line::Up => Ok(()),
-        Line::Failed(why) => bail!(why),
-        Line::Namespace(_) => bail!("a second namespace"),
+/// From one namespace to another one, with these addresses.
+fn lay_cable(ends: [&Namespace; 2], addresses: [Ipv4Addr; 2]) -> Result<()> {
+    // The end of a relay's cable has to differ from that of its other one.
+    let names = addresses.map(|address| format!("cable{}", address.octets()[3]));
+    let there = ends[1].0.id().to_string();
+    ends[0].ip(&[
+        "link", "add", &names[0], "type", "veth", "peer", "name", &names[1], "netns", &there,
+    ])?;
+    for ((namespace, address), name) in ends.into_iter().zip(addresses).zip(&names) {
+        namespace.ip(&["address", "add", &format!("{address}/30"), "dev", name])?;
+        namespace.ip(&["link", "set", name, "up"])?;
     }
+    Ok(())
+}
+
+fn path(process: u32) -> String {
+    format!("/proc/{process}/ns/net")
 }
 
 /// The process that keeps a namespace; ends when standard input does.
-pub fn run(options: &Options) -> Result<()> {
-    if let Err(error) = set_up(options) {
-        return say(&Line::Failed(format!("{error:#}")));
+pub fn run() -> Result<()> {
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+        return say(&Line::Failed(format!("no network namespace: {error}")));
     }
+    say(&Line::Namespace(id()))?;
     wait_for_end();
     Ok(())
 }
 
-fn set_up(options: &Options) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace")?;
-    say(&Line::Namespace(id()))?;
-    let ip_address = match options.other {
-        Some(other) => {
-            let other = other.to_string();
-            ip(&[
-                "link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns",
-                &other,
-            ])?;
-            CLIENT
-        }
-        None => {
-            std::io::stdin().read_line(&mut String::new())?;
-            SERVER
-        }
-    };
-    ip(&[
-        "address",
-        "add",
-        &format!("{ip_address}/30"),
-        "dev",
-        INTERFACE,
-    ])?;
-    ip(&["link", "set", INTERFACE, "up"])?;
-    say(&Line::Up)
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .context("no program ip")?;
-    ensure!(
-        output.status.success(),
-        "ip {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
-}
-
-const INTERFACE: &str = "versus0";
-
-const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Addresses of the cable that the server is at, and of the one that the client is at where there are two.
+const SERVER_CABLE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+const CLIENT_CABLE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 5), Ipv4Addr::new(192, 0, 2, 6)];

@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
     control::{self, ServerLine, say},
+    network::Place,
     process::{self, Process},
     stack::Address,
     udp::Udp,
@@ -44,6 +45,8 @@ pub struct Options {
     seed: u64,
     #[command(flatten)]
     link: Link,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Link {
@@ -65,9 +68,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn start(server: &Address, link: Link, seed: u64) -> Result<Self> {
+    pub fn start(server: &Address, link: Link, seed: u64, place: &Place) -> Result<Self> {
         let mut arguments = vec!["relay".to_owned(), server.to_string(), seed.to_string()];
         arguments.extend(link.arguments());
+        arguments.extend(place.arguments());
         let process = Process::start(&arguments)?;
         let ServerLine::Listening(address) = process.hear()? else {
             bail!("the relay says something else than its address");
@@ -81,9 +85,10 @@ impl Relay {
 
 /// The process of a relay; ends when standard input does.
 pub fn run(options: &Options) -> Result<()> {
+    options.place.enter()?;
     process::limit_time();
-    let front = Udp::bind(Ipv4Addr::LOCALHOST)?;
-    let back = Udp::bind(Ipv4Addr::LOCALHOST)?;
+    let front = Udp::bind(options.place.ip)?;
+    let back = Udp::bind(Ipv4Addr::UNSPECIFIED)?;
     let address = Address {
         socket: front.local_addr()?,
         peer: options.server.peer,

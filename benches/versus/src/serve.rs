@@ -30,7 +30,11 @@ use crate::{
 /// Serves until standard input ends.
 pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()> {
     scenario.placement.apply(Side::Server)?;
-    let setup = place.enter(scenario.profile)?;
+    place.enter()?;
+    let setup = Setup {
+        profile: scenario.profile,
+        ip: place.ip,
+    };
     process::limit_time();
     process::raise_file_limit()?;
     match stack {
