@@ -526,7 +526,7 @@ impl<S: Socket> Shard<S> {
         if was_half_open && !slot.is_half_open() {
             self.half_open -= 1;
         }
-        self.deadlines.arm(handle, &mut slot.armed, deadline);
+        self.deadlines.arm(now, handle, &mut slot.armed, deadline);
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
             self.blocked.push(handle);
         }

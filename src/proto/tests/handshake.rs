@@ -13,7 +13,7 @@ use super::{
 use crate::{
     authenticator::CertificateError,
     error::{ConnectionError, HandshakeError},
-    proto::long_header_id,
+    proto::{deadlines::SLACK, long_header_id},
 };
 
 /// As the defaults have it.
@@ -88,7 +88,8 @@ fn silent_peer_fails_the_dial_after_the_handshake_timeout() {
         outcome(&mut network, &dialer),
         Err(HandshakeError::TimedOut)
     );
-    assert_eq!(network.elapsed(), HANDSHAKE_TIMEOUT);
+    let late = network.elapsed() - HANDSHAKE_TIMEOUT;
+    assert!(late < SLACK, "{late:?}");
     network.nodes[0].assert_empty();
     assert_eq!(network.nodes[0].books().1.handshakes_timed_out, 1);
 }
