@@ -9,8 +9,12 @@ mod outbound;
 mod pace;
 mod slabs;
 mod socket;
+#[cfg(feature = "nat")]
+mod stun;
 mod task;
 
+#[cfg(feature = "nat")]
+pub(crate) use self::stun::StunGuest;
 pub(crate) use self::{
     connection::{DrivenConnection, Handshake},
     core::{Core, DialFrom, InUse, OpenError},

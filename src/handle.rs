@@ -29,6 +29,11 @@ impl Handle {
     pub fn reset_stats(&self) {
         self.core.reset_stats();
     }
+
+    #[cfg(feature = "nat")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
 }
 
 impl fmt::Debug for Handle {

@@ -28,6 +28,8 @@
 //!   [connection-ID registry](RegistryStats).
 //! - [`Error`] is what libp2p hears; it is made of one enum for each moment: [`DialError`], [`ListenError`]
 //!   and [`HandshakeError`]. Later come [`ConnectionError`] and [`StreamError`].
+//! - With the feature `nat`, the module `nat` finds out by STUN which addresses others see the listeners at, and how
+//!   the NAT behaves.
 //! - [`PeerAuthenticator`] checks a libp2p certificate by itself, and gives a [`VerifiedPeer`] or a
 //!   [`CertificateError`].
 //!
@@ -46,12 +48,16 @@ mod error;
 mod handle;
 mod hole_punch;
 mod listener;
+#[cfg(feature = "nat")]
+pub mod nat;
 mod net;
 mod proto;
 mod stats;
 mod stream;
 mod transport;
 
+#[cfg(feature = "nat")]
+pub use self::stats::StunStats;
 pub use self::{
     authenticator::{CertificateError, GenerateError, PeerAuthenticator, VerifiedPeer},
     config::{Config, ConfigBuilder, RetryPolicy},

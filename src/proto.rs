@@ -15,10 +15,16 @@ mod router;
 mod shard;
 mod slot;
 mod streams;
+#[cfg(feature = "nat")]
+mod stun;
 #[cfg(test)]
 mod tests;
 mod turns;
 
+#[cfg(feature = "nat")]
+pub use self::stun::MappingBehaviour;
+#[cfg(feature = "nat")]
+pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
     connection::{Connection, SharedConnection, lock},
     connection_id::Shards,

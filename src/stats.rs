@@ -20,6 +20,9 @@ pub struct Stats {
     pub listeners: Vec<ListenerStats>,
     /// The connection IDs and what was routed by them.
     pub registry: RegistryStats,
+    /// What was asked of STUN servers, and what came back.
+    #[cfg(feature = "nat")]
+    pub stun: StunStats,
     /// The transport as a whole.
     pub transport: TransportStats,
 }
@@ -182,6 +185,33 @@ pub struct RegistryStats {
     pub unknown: u64,
 }
 
+/// The questions of [`nat::Behaviour`](crate::nat::Behaviour) to STUN servers. All are zero without one.
+///
+/// A datagram that is not QUIC counts in [`RegistryStats::non_quic`]; here counts what became of it if its first byte
+/// is that of STUN (RFC 9443 §3).
+#[cfg(feature = "nat")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StunStats {
+    /// Answers with an address.
+    pub answers: u64,
+    /// Datagrams without the magic cookie, with another length than they say, or with contents that make no sense.
+    ///
+    /// The random datagrams of peers that punch a hole are among them, if they happen to begin like STUN.
+    pub dropped_malformed: u64,
+    /// Messages that nobody waits for: from another address than the one that was asked, to another socket than the
+    /// one that has asked, with an ID of no transaction in flight, or no responses at all. Late answers and
+    /// duplicates are among them.
+    pub dropped_unexpected: u64,
+    /// Answers without an address: errors, and those with attributes that we would have to understand and do not.
+    pub refused: u64,
+    /// Requests sent, retransmissions among them.
+    pub requests_sent: u64,
+    /// Transactions that were given up: 39.5 s after their first request, or because the server's host says that
+    /// nobody listens there.
+    pub unanswered: u64,
+}
+
 /// Buckets of [`RegistryStats::issued_sequence_numbers`].
 pub const SEQUENCE_BUCKETS: usize = 16;
 
@@ -237,5 +267,17 @@ impl AddAssign<&Self> for RegistryStats {
         self.routing_time += other.routing_time;
         self.timed_datagrams += other.timed_datagrams;
         self.unknown += other.unknown;
+    }
+}
+
+#[cfg(feature = "nat")]
+impl AddAssign for StunStats {
+    fn add_assign(&mut self, other: Self) {
+        self.answers += other.answers;
+        self.dropped_malformed += other.dropped_malformed;
+        self.dropped_unexpected += other.dropped_unexpected;
+        self.refused += other.refused;
+        self.requests_sent += other.requests_sent;
+        self.unanswered += other.unanswered;
     }
 }

@@ -17,6 +17,8 @@ use libp2p_core::transport::ListenerId;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 
+#[cfg(feature = "nat")]
+use super::stun::StunDoor;
 use super::{
     connection::Handshake,
     incoming::{IncomingConnection, IncomingQueue},
@@ -40,13 +42,21 @@ pub(crate) struct Core {
     mailboxes: Arc<[Arc<Mailbox>]>,
     registries: Vec<Arc<Mutex<Registry>>>,
     incoming: Arc<IncomingQueue>,
-    listeners: Mutex<Vec<ListenerStats>>,
+    listeners: Mutex<Vec<Listening>>,
+    #[cfg(feature = "nat")]
+    stun: Arc<StunDoor>,
     open_sockets: Arc<AtomicUsize>,
     /// Sockets that dial and do not listen, one for each family, for as long as they are used.
     dial_sockets: Mutex<DialSockets>,
     started: Mutex<bool>,
     next_shard: AtomicUsize,
     next_reader: AtomicUsize,
+}
+
+struct Listening {
+    stats: ListenerStats,
+    #[cfg(feature = "nat")]
+    socket: Weak<Socket>,
 }
 
 #[derive(Default)]
@@ -103,6 +113,8 @@ impl Core {
             registries: shards.iter().map(|_| Arc::default()).collect(),
             incoming: Arc::new(IncomingQueue::new(config.max_pending_incoming())),
             listeners: Mutex::default(),
+            #[cfg(feature = "nat")]
+            stun: Arc::default(),
             open_sockets: Arc::default(),
             dial_sockets: Mutex::default(),
             started: Mutex::new(false),
@@ -207,31 +219,65 @@ impl Core {
 
     pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
         let buffers = socket.io().buffer_sizes();
-        lock_any(&self.listeners).push(ListenerStats {
-            addresses: Vec::new(),
-            listener_id,
-            local_addr: socket.io().local_addr(),
-            receive_buffer_bytes: buffers.receive,
-            send_buffer_bytes: buffers.send,
+        lock_any(&self.listeners).push(Listening {
+            stats: ListenerStats {
+                addresses: Vec::new(),
+                listener_id,
+                local_addr: socket.io().local_addr(),
+                receive_buffer_bytes: buffers.receive,
+                send_buffer_bytes: buffers.send,
+            },
+            #[cfg(feature = "nat")]
+            socket: Arc::downgrade(socket),
         });
     }
 
     pub(crate) fn note_addresses(&self, listener_id: ListenerId, addresses: Vec<Multiaddr>) {
         if let Some(listener) = lock_any(&self.listeners)
             .iter_mut()
-            .find(|listener| listener.listener_id == listener_id)
+            .find(|listener| listener.stats.listener_id == listener_id)
         {
-            listener.addresses = addresses;
+            listener.stats.addresses = addresses;
         }
     }
 
     pub(crate) fn forget_listener(&self, listener_id: ListenerId) {
-        lock_any(&self.listeners).retain(|listener| listener.listener_id != listener_id);
+        lock_any(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
+    }
+
+    /// The socket of a listener, if it is one of this transport.
+    #[cfg(feature = "nat")]
+    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<Socket>> {
+        lock_any(&self.listeners)
+            .iter()
+            .find(|listener| listener.stats.listener_id == listener_id)?
+            .socket
+            .upgrade()
+    }
+
+    /// Sends a datagram that is not QUIC; it is lost if the driver is gone, or has far too much to do.
+    #[cfg(feature = "nat")]
+    pub(crate) fn send(&self, socket: Arc<Socket>, remote_addr: SocketAddr, contents: Vec<u8>) {
+        let _ = self.mailboxes[0].request(Request::Send {
+            remote_addr,
+            socket,
+            contents,
+        });
+    }
+
+    #[cfg(feature = "nat")]
+    pub(crate) fn stun(&self) -> &StunDoor {
+        &self.stun
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
-            listeners: lock_any(&self.listeners).clone(),
+            listeners: lock_any(&self.listeners)
+                .iter()
+                .map(|listener| listener.stats.clone())
+                .collect(),
+            #[cfg(feature = "nat")]
+            stun: self.stun.stats(),
             ..Stats::default()
         };
         let mut peers = HashSet::new();
@@ -261,6 +307,8 @@ impl Core {
         for registry in &self.registries {
             lock_any(registry).reset();
         }
+        #[cfg(feature = "nat")]
+        self.stun.reset_stats();
     }
 
     fn dial_socket(
@@ -322,6 +370,8 @@ impl Core {
                 self.shards,
                 Arc::clone(&self.mailboxes),
                 Arc::clone(&self.incoming),
+                #[cfg(feature = "nat")]
+                Arc::clone(&self.stun),
                 self.config.measures_routing(),
             ));
         }

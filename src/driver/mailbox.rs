@@ -55,7 +55,7 @@ pub(super) struct Mail {
     stopped: bool,
 }
 
-/// A request that costs TLS work.
+/// Something to be done between the turns of connections; most of it costs TLS work.
 pub(super) enum Request {
     Accept {
         key: IncomingKey,
@@ -77,6 +77,13 @@ pub(super) enum Request {
         remote_addr: SocketAddr,
         socket: Arc<Socket>,
         over: oneshot::Sender<Infallible>,
+    },
+    /// Send a datagram that is not QUIC.
+    #[cfg(feature = "nat")]
+    Send {
+        remote_addr: SocketAddr,
+        socket: Arc<Socket>,
+        contents: Vec<u8>,
     },
 }
 

@@ -14,7 +14,11 @@ use futures::{
     future::{BoxFuture, FutureExt},
 };
 use quinn_proto::ConnectionHandle;
+#[cfg(feature = "nat")]
+use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
 
+#[cfg(feature = "nat")]
+use super::stun::StunDoor;
 use super::{
     connection::{DrivenConnection, Handshake},
     incoming::{IncomingConnection, IncomingQueue},
@@ -64,6 +68,8 @@ pub(super) struct Driver {
     /// Of all shards; ours is among them.
     mailboxes: Arc<[Arc<Mailbox>]>,
     incoming: Arc<IncomingQueue>,
+    #[cfg(feature = "nat")]
+    stun: Arc<StunDoor>,
     readers: Vec<Reader>,
     /// Where to go on reading, so that no socket starves another.
     next_reader: usize,
@@ -102,6 +108,7 @@ impl Driver {
         shards: Shards,
         mailboxes: Arc<[Arc<Mailbox>]>,
         incoming: Arc<IncomingQueue>,
+        #[cfg(feature = "nat")] stun: Arc<StunDoor>,
         measure_routing: bool,
     ) -> Self {
         let outbound = Outbound::new(shard.id().index());
@@ -110,6 +117,8 @@ impl Driver {
             shards,
             mailboxes,
             incoming,
+            #[cfg(feature = "nat")]
+            stun,
             readers: Vec::new(),
             next_reader: 0,
             requests: VecDeque::new(),
@@ -189,6 +198,9 @@ impl Driver {
         };
         while reader.reported.poll_unpin(cx).is_ready() {
             while let Some(report) = reader.io.next_unreachable() {
+                #[cfg(feature = "nat")]
+                self.stun
+                    .unreachable(&socket, report.remote_addr, &report.quoted);
                 // Only our own first packets have an ID that nobody off the path can know.
                 let Some(initial_id) = long_header_id(&report.quoted) else {
                     continue;
@@ -269,7 +281,12 @@ impl Driver {
                             self.shard.handle(now, datagram, &mut self.outbound);
                         }
                     }
-                    Route::NonQuic => registry.non_quic += 1,
+                    Route::NonQuic => {
+                        registry.non_quic += 1;
+                        #[cfg(feature = "nat")]
+                        self.stun
+                            .receive(now, socket, received.remote_addr, &datagram);
+                    }
                     Route::Drop(_) => registry.malformed += 1,
                 }
                 if contents.is_empty() {
@@ -335,6 +352,12 @@ impl Driver {
                     let key = self.shard.punch(now, remote_addr, socket);
                     self.punches.push((key, over));
                 }
+                #[cfg(feature = "nat")]
+                Request::Send {
+                    remote_addr,
+                    socket,
+                    contents,
+                } => self.send(remote_addr, &socket, &contents),
                 Request::Accept {
                     key,
                     max_payload,
@@ -368,6 +391,22 @@ impl Driver {
             }
         }
         handled > 0
+    }
+
+    /// Sends a datagram that is not QUIC. Blocked or not: whoever waits for the answer asks again.
+    #[cfg(feature = "nat")]
+    fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<Socket>, contents: &[u8]) {
+        let transmit = Transmit {
+            destination: remote_addr,
+            ecn: None,
+            size: contents.len(),
+            segment_size: None,
+            src_ip: None,
+        };
+        let totals = &mut self.shard.totals().transport;
+        totals.bytes_sent += transmit.size as u64;
+        totals.datagrams_sent += 1;
+        let _ = self.outbound.send(socket, transmit, contents);
     }
 
     fn handshake(&self, (handle, connection): (ConnectionHandle, SharedConnection)) -> Handshake {

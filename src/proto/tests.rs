@@ -20,6 +20,8 @@ mod peer;
 mod retry;
 mod routing;
 mod streams;
+#[cfg(feature = "nat")]
+mod stun;
 mod transfer;
 
 /// Seeds that a loop tries unless the environment says otherwise.

@@ -192,6 +192,8 @@ pub(super) struct Node {
     pub(super) held: VecDeque<Held>,
     /// Accepted, and not taken by the test yet.
     pub(super) accepted: VecDeque<Peer>,
+    #[cfg(feature = "nat")]
+    pub(super) stun: Option<crate::proto::StunClient>,
     next_shard: usize,
 }
 
@@ -242,6 +244,8 @@ impl Node {
             outbox: setup.outbox,
             held: VecDeque::new(),
             accepted: VecDeque::new(),
+            #[cfg(feature = "nat")]
+            stun: None,
             next_shard: 0,
         }
     }
@@ -295,6 +299,10 @@ impl Node {
     /// Reads a datagram from the socket and hands it to its owner, as the driver does.
     pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
         let Some(datagram) = self.routed(from, contents) else {
+            #[cfg(feature = "nat")]
+            if let Some(stun) = &mut self.stun {
+                stun.handle(now, self.socket.local_addr(), from, contents);
+            }
             return;
         };
         let owner = datagram.shard.index();
@@ -337,6 +345,8 @@ impl Node {
     /// Returns `false` if there was nothing.
     pub(super) fn turn(&mut self, now: Instant) -> bool {
         let mut progress = false;
+        #[cfg(feature = "nat")]
+        self.ask(now);
         for shard in 0..self.cores.len() {
             self.take_turns(shard);
             self.cores[shard].handle_timeouts(now, &mut self.outbox);
@@ -355,6 +365,25 @@ impl Node {
             self.cores[shard].post_totals();
         }
         progress
+    }
+
+    /// Sends what is due to STUN servers.
+    #[cfg(feature = "nat")]
+    fn ask(&mut self, now: Instant) {
+        let Some(stun) = &mut self.stun else {
+            return;
+        };
+        while let Some(request) = stun.poll_transmit(now) {
+            assert_eq!(request.from, self.socket.local_addr());
+            let transmit = Transmit {
+                destination: request.to,
+                ecn: None,
+                size: request.contents.len(),
+                segment_size: None,
+                src_ip: None,
+            };
+            let _ = self.outbox.send(&self.socket, transmit, &request.contents);
+        }
     }
 
     /// Hands over which connections want a turn.
@@ -381,7 +410,10 @@ impl Node {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.cores.iter().filter_map(Shard::next_timeout).min()
+        let timeouts = self.cores.iter().filter_map(Shard::next_timeout);
+        #[cfg(feature = "nat")]
+        let timeouts = timeouts.chain(self.stun.iter().filter_map(|stun| stun.next_timeout()));
+        timeouts.min()
     }
 
     /// The driver is gone.

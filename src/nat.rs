@@ -1,0 +1,37 @@
+//! Addresses on the other side of a NAT (feature `nat`).
+//!
+//! A node behind a NAT does not know which address others see it at. STUN servers tell (RFC 8489), if they are asked
+//! from the socket that peers are to reach; this [`Behaviour`] has the transport ask them from the sockets of its
+//! listeners, in between the packets of QUIC.
+//!
+//! What it learns it offers to the Swarm as a candidate for an external address, not as a fact: whether anybody can
+//! get in there is for AutoNAT to find out. [`MappingBehaviour`] says whether a hole can be punched.
+//!
+//! ```
+//! use std::net::SocketAddr;
+//!
+//! use libp2p_quinn::{Config, Transport, nat};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let servers: [SocketAddr; 2] = ["192.0.2.1:3478".parse()?, "198.51.100.1:3478".parse()?];
+//! let keypair = libp2p::identity::Keypair::generate_ed25519();
+//! let transport = Transport::new(Config::new(&keypair));
+//! let discovery = nat::Behaviour::new(&transport.handle(), nat::Config::new(servers)?);
+//! let swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
+//!     .with_tokio()
+//!     .with_other_transport(|_| transport)?
+//!     .with_behaviour(|_| discovery)?
+//!     .build();
+//! # let _ = swarm;
+//! # Ok(())
+//! # }
+//! ```
+
+mod behaviour;
+mod config;
+
+pub use self::{
+    behaviour::{Behaviour, Event},
+    config::Config,
+};
+pub use crate::proto::MappingBehaviour;

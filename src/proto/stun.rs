@@ -1,0 +1,260 @@
+//! The addresses that others see our listening sockets at, as STUN servers tell them (RFC 8489).
+
+mod message;
+mod round;
+
+use std::{
+    mem,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+pub(crate) use self::round::Finding;
+pub use self::round::MappingBehaviour;
+use self::{
+    message::{Answer, NoAnswer},
+    round::{INITIAL_RTO, Round},
+};
+use crate::{address, stats::StunStats};
+
+/// Asks servers about sockets, each of which is known by its local address.
+///
+/// Requests leave from the very socket that is asked about, because a NAT maps each socket apart. An answer counts
+/// if it comes from the server that was asked, to the socket that has asked, with the random ID of a transaction in
+/// flight. Nothing else changes anything, however much of it there is.
+pub(crate) struct StunClient {
+    servers: Vec<SocketAddr>,
+    interval: Duration,
+    probes: Vec<Probe>,
+    rng: StdRng,
+    stats: StunStats,
+}
+
+/// A request, and the socket that it is to leave from.
+pub(crate) struct StunTransmit {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) contents: Vec<u8>,
+}
+
+/// One socket.
+struct Probe {
+    local_addr: SocketAddr,
+    round: Option<Round>,
+    /// `None` while servers are waited for, or if there is none that could be asked from here.
+    next_round: Option<Instant>,
+    finding: Option<Finding>,
+    is_reported: bool,
+}
+
+impl StunClient {
+    /// `interval` is the longest pause between two rounds of questions; `seed` the only source of randomness.
+    pub(crate) fn new(servers: Vec<SocketAddr>, interval: Duration, seed: [u8; 32]) -> Self {
+        Self {
+            servers,
+            interval,
+            probes: Vec::new(),
+            rng: StdRng::from_seed(seed),
+            stats: StunStats::default(),
+        }
+    }
+
+    /// Asks about this socket, soon and from then on: it is new, or an interface has got or lost an address.
+    pub(crate) fn ask_about(&mut self, now: Instant, local_addr: SocketAddr) {
+        let soon = now + SETTLING_TIME;
+        if let Some(probe) = probe(&mut self.probes, local_addr) {
+            probe.next_round = Some(probe.next_round.map_or(soon, |next| next.min(soon)));
+        } else if self.probes.len() < MAX_SOCKETS {
+            self.probes.push(Probe {
+                local_addr,
+                round: None,
+                next_round: Some(soon),
+                finding: None,
+                is_reported: true,
+            });
+        }
+    }
+
+    /// The socket is no listener's any more.
+    pub(crate) fn forget(&mut self, local_addr: SocketAddr) {
+        self.probes.retain(|probe| probe.local_addr != local_addr);
+    }
+
+    /// Takes a datagram that is not QUIC; tells whether it has changed anything.
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        local_addr: SocketAddr,
+        remote_addr: SocketAddr,
+        datagram: &[u8],
+    ) -> bool {
+        if !message::is_stun(datagram) {
+            return false;
+        }
+        match self.accept(now, local_addr, remote_addr, datagram) {
+            Ok(()) => true,
+            Err(NoAnswer::Malformed) => {
+                self.stats.dropped_malformed += 1;
+                false
+            }
+            Err(NoAnswer::NotAResponse) => {
+                self.stats.dropped_unexpected += 1;
+                false
+            }
+        }
+    }
+
+    /// Nobody listens at `remote_addr`, says its host, and quotes what was sent there; tells whether that was a
+    /// request of ours. Who knows the ID of the transaction has seen it.
+    pub(crate) fn unreachable(
+        &mut self,
+        now: Instant,
+        local_addr: SocketAddr,
+        remote_addr: SocketAddr,
+        quoted: &[u8],
+    ) -> bool {
+        let Some(id) = message::id_of_request(quoted) else {
+            return false;
+        };
+        let Some(probe) = probe(&mut self.probes, local_addr) else {
+            return false;
+        };
+        match &mut probe.round {
+            Some(round) if round.is_waiting_for(id, remote_addr) => {
+                round.answered(id, Answer::Refused);
+            }
+            _ => return false,
+        }
+        self.stats.unanswered += 1;
+        probe.conclude(now, self.interval, &mut self.rng);
+        true
+    }
+
+    /// When [`poll_transmit`](Self::poll_transmit) has something to do again, if nothing comes in before.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.probes
+            .iter()
+            .flat_map(|probe| {
+                let round = probe.round.as_ref().and_then(Round::next_timeout);
+                probe.next_round.into_iter().chain(round)
+            })
+            .min()
+    }
+
+    /// The next request that is due. To be called until there is none.
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<StunTransmit> {
+        for probe in &mut self.probes {
+            if probe.next_round.is_some_and(|next| next <= now) {
+                probe.begin(&self.servers);
+            }
+            let Some(round) = &mut probe.round else {
+                continue;
+            };
+            self.stats.unanswered += round.expire(now);
+            if let Some((to, contents)) = round.poll_transmit(now, &mut self.rng) {
+                self.stats.requests_sent += 1;
+                return Some(StunTransmit {
+                    from: probe.local_addr,
+                    to,
+                    contents,
+                });
+            }
+            probe.conclude(now, self.interval, &mut self.rng);
+        }
+        None
+    }
+
+    /// The next socket of which something new is known.
+    pub(crate) fn poll_finding(&mut self) -> Option<(SocketAddr, Finding)> {
+        self.probes.iter_mut().find_map(|probe| {
+            let finding = probe.finding?;
+            let is_new = !mem::replace(&mut probe.is_reported, true);
+            is_new.then_some((probe.local_addr, finding))
+        })
+    }
+
+    /// What was counted since the last time.
+    pub(crate) fn take_stats(&mut self) -> StunStats {
+        mem::take(&mut self.stats)
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        local_addr: SocketAddr,
+        remote_addr: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), NoAnswer> {
+        let id = message::id_of_response(datagram)?;
+        let probe = probe(&mut self.probes, local_addr).ok_or(NoAnswer::NotAResponse)?;
+        let round = match &mut probe.round {
+            Some(round) if round.is_waiting_for(id, remote_addr) => round,
+            _ => return Err(NoAnswer::NotAResponse),
+        };
+        let answer = message::read(datagram)?;
+        match answer {
+            Answer::Mapped(addr) if addr.is_ipv4() != local_addr.is_ipv4() => {
+                return Err(NoAnswer::Malformed);
+            }
+            Answer::Mapped(_) => self.stats.answers += 1,
+            Answer::Refused => self.stats.refused += 1,
+        }
+        round.answered(id, answer);
+        probe.conclude(now, self.interval, &mut self.rng);
+        Ok(())
+    }
+}
+
+impl Probe {
+    /// Begins a new round; answers to the last one come too late.
+    fn begin(&mut self, servers: &[SocketAddr]) {
+        self.next_round = None;
+        let local_ip = self.local_addr.ip();
+        let servers: Vec<_> = servers
+            .iter()
+            .copied()
+            .filter(|server| address::can_reach(local_ip, server.ip()))
+            .collect();
+        self.round = (!servers.is_empty()).then(|| Round::new(servers));
+    }
+
+    /// Notes what the round has brought so far. When that is enough, the next one can be planned.
+    fn conclude(&mut self, now: Instant, interval: Duration, rng: &mut StdRng) {
+        let Some(round) = &self.round else {
+            return;
+        };
+        let Some(finding) = round.finding() else {
+            return;
+        };
+        if round.is_over() {
+            self.round = None;
+        }
+        if self.next_round.is_none() {
+            let pause = interval.mul_f64(rng.random_range(SHORTEST_PAUSE..=1.0));
+            self.next_round = Some(now + pause);
+        }
+        if self.finding != Some(finding) {
+            self.finding = Some(finding);
+            self.is_reported = false;
+        }
+    }
+}
+
+fn probe(probes: &mut [Probe], local_addr: SocketAddr) -> Option<&mut Probe> {
+    probes
+        .iter_mut()
+        .find(|probe| probe.local_addr == local_addr)
+}
+
+/// How long to wait after a change: an interface gets several addresses, and its routes, one after the other. Also the
+/// shortest time between two rounds, as long as that between two transactions should be (RFC 8489 §6.2).
+const SETTLING_TIME: Duration = INITIAL_RTO;
+
+/// Most sockets asked about, because no more transactions with one server should be outstanding (RFC 8489 §6.2).
+const MAX_SOCKETS: usize = 10;
+
+/// Part of the interval that a pause takes at least, so that not all nodes of a network ask at once (as in RFC 5626
+/// §4.4.1).
+const SHORTEST_PAUSE: f64 = 0.8;

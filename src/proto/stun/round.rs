@@ -1,0 +1,232 @@
+//! One question to several servers: where do you see this socket?
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, rngs::StdRng};
+
+use super::message::{self, Answer, TransactionId};
+
+/// How a NAT chooses the address that others see (RFC 4787 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MappingBehaviour {
+    /// It is the same one for everybody, so those who have learnt it can be let in. A host without a NAT is seen so,
+    /// too.
+    EndpointIndependent,
+    /// It is another one for each address that is talked to, or for each port (RFC 4787's *address-dependent* and
+    /// *address and port-dependent mapping*; often called a symmetric NAT). Nobody can use what others have seen.
+    EndpointDependent,
+}
+
+/// What is known so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// The address that a server sees. The behaviour is known when servers at two IP addresses have answered, or two
+    /// of any kind with different addresses.
+    Mapped {
+        addr: SocketAddr,
+        behaviour: Option<MappingBehaviour>,
+    },
+    /// No server has answered.
+    Unanswered,
+}
+
+/// Transactions with servers, as many as it takes.
+pub(super) struct Round {
+    asked: Vec<Asked>,
+    /// In the order of preference.
+    unasked: Vec<SocketAddr>,
+}
+
+struct Asked {
+    server: SocketAddr,
+    id: TransactionId,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Waiting {
+        sent: u32,
+        /// Of the next transmission, or of giving up.
+        next: Instant,
+    },
+    Answered(SocketAddr),
+    Failed,
+}
+
+impl Round {
+    pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
+        Self {
+            asked: Vec::new(),
+            unasked: servers,
+        }
+    }
+
+    /// Gives up those that have had their time; returns how many they were.
+    pub(super) fn expire(&mut self, now: Instant) -> u64 {
+        let mut expired = 0;
+        for asked in &mut self.asked {
+            if matches!(asked.state, State::Waiting { sent, next } if sent >= MAX_TRANSMISSIONS && next <= now)
+            {
+                asked.state = State::Failed;
+                expired += 1;
+            }
+        }
+        expired
+    }
+
+    /// The next request that is due, and the server to send it to.
+    pub(super) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
+        while let Some(index) = self.next_server() {
+            self.asked.push(Asked {
+                server: self.unasked.remove(index),
+                id: TransactionId::from(rng.random::<u128>()),
+                state: State::Waiting { sent: 0, next: now },
+            });
+        }
+        self.asked.iter_mut().find_map(|asked| {
+            let State::Waiting { sent, next } = &mut asked.state else {
+                return None;
+            };
+            if *next > now || *sent >= MAX_TRANSMISSIONS {
+                return None;
+            }
+            *sent += 1;
+            *next = now
+                + if *sent == MAX_TRANSMISSIONS {
+                    INITIAL_RTO * LAST_WAIT
+                } else {
+                    INITIAL_RTO * 2_u32.pow(*sent - 1)
+                };
+            Some((asked.server, message::binding_request(asked.id)))
+        })
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.asked
+            .iter()
+            .filter_map(|asked| match asked.state {
+                State::Waiting { next, .. } => Some(next),
+                State::Answered(_) | State::Failed => None,
+            })
+            .min()
+    }
+
+    /// Whether the answer to this transaction is waited for, from this server.
+    pub(super) fn is_waiting_for(&self, id: TransactionId, server: SocketAddr) -> bool {
+        self.asked.iter().any(|asked| asked.expects(id, server))
+    }
+
+    /// Notes the answer of a server, or that it cannot be reached.
+    pub(super) fn answered(&mut self, id: TransactionId, answer: Answer) {
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id) {
+            asked.state = match answer {
+                Answer::Mapped(addr) => State::Answered(addr),
+                Answer::Refused => State::Failed,
+            };
+        }
+    }
+
+    /// What can be said now; `None` while it is worth waiting. It may be followed by something better.
+    pub(super) fn finding(&self) -> Option<Finding> {
+        let behaviour = self.behaviour();
+        if behaviour.is_none() && (self.next_server().is_some() || self.has(Asked::is_on_time)) {
+            return None;
+        }
+        match self.answers().next() {
+            Some((_, addr)) => Some(Finding::Mapped { addr, behaviour }),
+            None if self.has(Asked::is_waiting) => None,
+            None => Some(Finding::Unanswered),
+        }
+    }
+
+    /// Whether nothing better is to be expected.
+    pub(super) fn is_over(&self) -> bool {
+        self.behaviour().is_some() || (self.next_server().is_none() && !self.has(Asked::is_waiting))
+    }
+
+    fn behaviour(&self) -> Option<MappingBehaviour> {
+        let (server, addr) = self.answers().next()?;
+        if self.answers().any(|(_, other)| other != addr) {
+            Some(MappingBehaviour::EndpointDependent)
+        } else if self.answers().any(|(other, _)| other.ip() != server.ip()) {
+            Some(MappingBehaviour::EndpointIndependent)
+        } else {
+            // Two ports of one host do not tell what another host would see (RFC 5780 §4.3).
+            None
+        }
+    }
+
+    /// Which server, by its place among those that were not asked, should be asked now: as many as promise enough
+    /// answers, at different IP addresses if possible. A late one no longer promises anything.
+    fn next_server(&self) -> Option<usize> {
+        let promising = || self.asked.iter().filter(|asked| asked.is_promising());
+        let knows = |ip: IpAddr| promising().any(|asked| asked.server.ip() == ip);
+        if self.behaviour().is_some() {
+            return None;
+        }
+        let mut ips: Vec<_> = promising().map(|asked| asked.server.ip()).collect();
+        ips.sort_unstable();
+        ips.dedup();
+        let elsewhere = self.unasked.iter().position(|server| !knows(server.ip()));
+        if ips.len() < WANTED_ANSWERS && elsewhere.is_some() {
+            return elsewhere;
+        }
+        (promising().count() < WANTED_ANSWERS && !self.unasked.is_empty()).then_some(0)
+    }
+
+    fn answers(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.asked.iter().filter_map(|asked| match asked.state {
+            State::Answered(addr) => Some((asked.server, addr)),
+            State::Waiting { .. } | State::Failed => None,
+        })
+    }
+
+    fn has(&self, is_so: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.iter().any(is_so)
+    }
+}
+
+impl Asked {
+    fn expects(&self, id: TransactionId, server: SocketAddr) -> bool {
+        // The zone and the flow of an IPv6 address may be told in one direction and not in the other.
+        let from_it = (self.server.ip(), self.server.port()) == (server.ip(), server.port());
+        self.is_waiting() && self.id == id && from_it
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
+    fn is_on_time(&self) -> bool {
+        matches!(self.state, State::Waiting { sent, .. } if sent < LATE_AFTER)
+    }
+
+    fn is_promising(&self) -> bool {
+        self.is_on_time() || matches!(self.state, State::Answered(_))
+    }
+}
+
+/// RTO of the first request: nothing is known about the way (RFC 8489 §6.2.1). It doubles with each transmission.
+pub(super) const INITIAL_RTO: Duration = Duration::from_millis(500);
+
+/// Rc: requests to one server, each with the same transaction ID (RFC 8489 §6.2.1).
+const MAX_TRANSMISSIONS: u32 = 7;
+
+/// Rm: how many times the first RTO is waited after the last request (RFC 8489 §6.2.1); it ends 39.5 s after the
+/// first one.
+const LAST_WAIT: u32 = 16;
+
+/// With the third request, after 1.5 s, a server is late: the next one is asked as well. It may still answer.
+const LATE_AFTER: u32 = 3;
+
+/// Two tell how the NAT behaves.
+const WANTED_ANSWERS: usize = 2;

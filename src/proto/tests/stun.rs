@@ -1,0 +1,534 @@
+//! Asking STUN servers: when, which ones, and whom to believe.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use stun_types::{
+    attribute::{ErrorCode, XorMappedAddress},
+    message::{Message, MessageWrite, MessageWriteExt, MessageWriteVec, TransactionId},
+};
+
+use super::{
+    network::Network,
+    node::{Outgoing, Setup},
+    seeds,
+};
+use crate::{
+    proto::{Finding, MappingBehaviour, StunClient},
+    stats::StunStats,
+};
+
+const A: ([u8; 4], u16) = ([198, 51, 100, 1], 3478);
+const B: ([u8; 4], u16) = ([198, 51, 100, 2], 3478);
+const C: ([u8; 4], u16) = ([198, 51, 100, 3], 3478);
+/// The same host as the first one.
+const A2: ([u8; 4], u16) = ([198, 51, 100, 1], 3479);
+
+/// What the NAT gives the node.
+const PUBLIC: ([u8; 4], u16) = ([203, 0, 113, 1], 50_000);
+const OTHER: ([u8; 4], u16) = ([203, 0, 113, 1], 50_001);
+
+/// After which a node that is not disturbed asks again, at most.
+const INTERVAL: Duration = Duration::from_secs(29);
+
+/// A change is followed by a question after so long.
+const SETTLING: Duration = Duration::from_millis(500);
+
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// One node, and what it has of the world: STUN servers.
+struct World {
+    network: Network,
+    /// What a server sees; those that are not here say nothing.
+    seen: BTreeMap<SocketAddr, SocketAddr>,
+    /// Answers on their way.
+    answers: BTreeMap<(Instant, usize), Outgoing>,
+    random: StdRng,
+    loss: f64,
+    /// Every request: when, to whom, and its bytes.
+    requests: Vec<(Duration, SocketAddr, Vec<u8>)>,
+    findings: Vec<(Duration, Finding)>,
+    stats: StunStats,
+}
+
+impl World {
+    fn new(seed: u64, servers: &[([u8; 4], u16)]) -> Self {
+        let mut network = Network::new(seed);
+        network.add(Setup::default());
+        let servers = servers.iter().copied().map(SocketAddr::from).collect();
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut client = StunClient::new(servers, INTERVAL, random.random());
+        client.ask_about(network.now, network.nodes[0].addr());
+        network.nodes[0].stun = Some(client);
+        Self {
+            network,
+            seen: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            random,
+            loss: 0.0,
+            requests: Vec::new(),
+            findings: Vec::new(),
+            stats: StunStats::default(),
+        }
+    }
+
+    /// This server is there, and sees the node at this address.
+    fn sees(mut self, server: ([u8; 4], u16), addr: ([u8; 4], u16)) -> Self {
+        self.seen.insert(server.into(), addr.into());
+        self
+    }
+
+    fn client(&mut self) -> &mut StunClient {
+        self.network.nodes[0].stun.as_mut().unwrap()
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let limit = self.network.now + time;
+        loop {
+            self.network.settle();
+            self.exchange();
+            let timeout = self.network.nodes[0].next_timeout();
+            let arrival = self.answers.keys().next().map(|&(arrival, _)| arrival);
+            let Some(next) = timeout.into_iter().chain(arrival).min() else {
+                break;
+            };
+            if next > limit {
+                break;
+            }
+            let pause = next.saturating_duration_since(self.network.now);
+            self.network.run_for(pause);
+        }
+        let rest = limit.saturating_duration_since(self.network.now);
+        self.network.run_for(rest);
+        self.exchange();
+    }
+
+    /// Takes requests, gives answers whose time has come, and notes what the node makes of them.
+    fn exchange(&mut self) {
+        let elapsed = self.network.elapsed();
+        for request in self.network.intercept() {
+            let answer = self.seen.get(&request.to).copied();
+            self.requests
+                .push((elapsed, request.to, request.contents.clone()));
+            if let Some(seen) = answer
+                && !self.random.random_bool(self.loss)
+            {
+                let contents = success(&request.contents, seen);
+                self.answer_with(&request, contents);
+            }
+        }
+        let now = self.network.now;
+        while let Some(entry) = self.answers.first_entry()
+            && entry.key().0 <= now
+        {
+            let Outgoing { from, contents, .. } = entry.remove();
+            self.network.nodes[0].receive(now, from, &contents);
+        }
+        self.network.settle();
+        while let Some((_, finding)) = self.client().poll_finding() {
+            self.findings.push((elapsed, finding));
+        }
+        let stats = self.client().take_stats();
+        self.stats += stats;
+    }
+
+    fn answer_with(&mut self, request: &Outgoing, contents: Vec<u8>) {
+        let key = (self.network.now + ROUND_TRIP, self.requests.len());
+        let answer = Outgoing {
+            from: request.to,
+            to: request.from,
+            contents,
+        };
+        self.answers.insert(key, answer);
+    }
+
+    /// The first request, which nobody has answered yet.
+    fn first_request(&mut self) -> (SocketAddr, Vec<u8>) {
+        self.run_for(SETTLING);
+        let (_, server, contents) = self.requests[0].clone();
+        (server, contents)
+    }
+
+    fn receive(&mut self, from: impl Into<SocketAddr>, contents: &[u8]) {
+        let now = self.network.now;
+        self.network.nodes[0].receive(now, from.into(), contents);
+        self.network.settle();
+        self.exchange();
+    }
+
+    fn times(&self, server: ([u8; 4], u16)) -> Vec<u128> {
+        self.requests
+            .iter()
+            .filter(|(_, to, _)| *to == SocketAddr::from(server))
+            .map(|(time, _, _)| (*time - SETTLING).as_millis())
+            .collect()
+    }
+}
+
+fn success(request: &[u8], seen: SocketAddr) -> Vec<u8> {
+    let request = Message::from_bytes(request).unwrap();
+    let mut response = Message::builder_success(&request, MessageWriteVec::new());
+    let mapped = XorMappedAddress::new(seen, request.transaction_id());
+    response.add_attribute(&mapped).unwrap();
+    response.finish()
+}
+
+fn error(request: &[u8], code: u16) -> Vec<u8> {
+    let request = Message::from_bytes(request).unwrap();
+    let mut response = Message::builder_error(&request, MessageWriteVec::new());
+    response
+        .add_attribute(&ErrorCode::builder(code).build().unwrap())
+        .unwrap();
+    response.finish()
+}
+
+fn id(request: &[u8]) -> TransactionId {
+    Message::from_bytes(request).unwrap().transaction_id()
+}
+
+fn mapped(addr: ([u8; 4], u16), behaviour: Option<MappingBehaviour>) -> Finding {
+    Finding::Mapped {
+        addr: addr.into(),
+        behaviour,
+    }
+}
+
+fn independent(addr: ([u8; 4], u16)) -> Finding {
+    mapped(addr, Some(MappingBehaviour::EndpointIndependent))
+}
+
+fn dependent(addr: ([u8; 4], u16)) -> Finding {
+    mapped(addr, Some(MappingBehaviour::EndpointDependent))
+}
+
+/// What was found, without when.
+fn found(world: &World) -> Vec<Finding> {
+    world.findings.iter().map(|(_, finding)| *finding).collect()
+}
+
+#[test]
+fn silent_server_is_asked_seven_times_and_given_up_after_39_5_seconds() {
+    let mut world = World::new(1, &[A]);
+    world.run_for(SETTLING + Duration::from_millis(39_499));
+    assert_eq!(
+        world.times(A),
+        [0, 500, 1_500, 3_500, 7_500, 15_500, 31_500]
+    );
+    assert!(world.findings.is_empty());
+    world.run_for(Duration::from_millis(1));
+    assert_eq!(found(&world), [Finding::Unanswered]);
+    let first = id(&world.requests[0].2);
+    assert!(
+        world
+            .requests
+            .iter()
+            .all(|(_, _, bytes)| id(bytes) == first)
+    );
+    assert_eq!((world.stats.requests_sent, world.stats.unanswered), (7, 1));
+    // The next round is another transaction, and says nothing new.
+    world.run_for(INTERVAL);
+    let again = &world.requests[7];
+    let pause = again.0 - SETTLING - Duration::from_millis(39_500);
+    assert!(pause >= INTERVAL.mul_f64(0.8) && pause <= INTERVAL);
+    assert_ne!(id(&again.2), first);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(found(&world), [Finding::Unanswered]);
+}
+
+#[test]
+fn same_address_at_two_hosts_is_endpoint_independent() {
+    let mut world = World::new(2, &[A, B, C]).sees(A, PUBLIC).sees(B, PUBLIC);
+    world.run_for(SETTLING + ROUND_TRIP);
+    assert_eq!(found(&world), [independent(PUBLIC)]);
+    // Two were enough.
+    assert_eq!((world.times(A).len(), world.times(B).len()), (1, 1));
+    assert!(world.times(C).is_empty());
+}
+
+#[test]
+fn other_address_at_another_host_is_endpoint_dependent() {
+    let mut world = World::new(3, &[A, B]).sees(A, PUBLIC).sees(B, OTHER);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(found(&world), [dependent(PUBLIC)]);
+}
+
+#[test]
+fn two_ports_of_one_host_show_dependence_only() {
+    let mut world = World::new(4, &[A, A2]).sees(A, PUBLIC).sees(A2, PUBLIC);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(found(&world), [mapped(PUBLIC, None)]);
+    let mut world = World::new(4, &[A, A2]).sees(A, PUBLIC).sees(A2, OTHER);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(found(&world), [dependent(PUBLIC)]);
+}
+
+#[test]
+fn another_host_is_asked_before_another_port() {
+    let mut world = World::new(5, &[A, A2, B]).sees(A, PUBLIC).sees(B, PUBLIC);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(found(&world), [independent(PUBLIC)]);
+    assert!(world.times(A2).is_empty());
+}
+
+#[test]
+fn late_server_is_replaced_before_it_is_given_up() {
+    let mut world = World::new(6, &[A, B, C]).sees(B, PUBLIC).sees(C, PUBLIC);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.times(C), [1_500]);
+    assert_eq!(found(&world), [independent(PUBLIC)]);
+}
+
+#[test]
+fn late_server_completes_what_was_said_without_it() {
+    let mut world = World::new(7, &[A, B]).sees(A, PUBLIC);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(found(&world), [mapped(PUBLIC, None)]);
+    world = world.sees(B, PUBLIC);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(found(&world), [mapped(PUBLIC, None), independent(PUBLIC)]);
+}
+
+#[test]
+fn refusing_and_unreachable_servers_are_replaced_at_once() {
+    let mut world = World::new(8, &[A, B, C]).sees(C, PUBLIC);
+    let (server, request) = world.first_request();
+    world.receive(server, &error(&request, 500));
+    assert_eq!((world.stats.refused, world.times(C)), (1, vec![0]));
+    let (_, server, request) = world.requests[1].clone();
+    let (now, local_addr) = (world.network.now, world.network.nodes[0].addr());
+    // Of somebody who has not seen the request: nothing.
+    let mut guessed = request.clone();
+    guessed[19] ^= 1;
+    let is_ours = |world: &mut World, server: SocketAddr, quoted: &[u8]| {
+        world.client().unreachable(now, local_addr, server, quoted)
+    };
+    assert!(!is_ours(&mut world, server, &guessed));
+    assert!(!is_ours(&mut world, A.into(), &request));
+    assert!(is_ours(&mut world, server, &request));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.stats.unanswered, 1);
+    assert_eq!(found(&world), [mapped(PUBLIC, None)]);
+}
+
+#[test]
+fn only_the_asked_server_is_believed_and_only_once() {
+    let mut world = World::new(9, &[A]);
+    let (server, request) = world.first_request();
+    let good = success(&request, PUBLIC.into());
+    let with = |index: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[index] = value;
+        bytes
+    };
+    let unexpected = [
+        (SocketAddr::from(B), good.clone()),
+        (SocketAddr::from(A2), good.clone()),
+        // Another transaction.
+        (server, with(19, good[19] ^ 1)),
+        // Our own request, and an indication.
+        (server, request.clone()),
+        (server, [&[0, 0x11], &good[2..]].concat()),
+        // The response to something else than Binding.
+        (server, with(1, 0x03)),
+    ];
+    for (from, bytes) in &unexpected {
+        world.receive(*from, bytes);
+    }
+    assert_eq!(world.stats.dropped_unexpected, 6);
+    // No cookie, a length that is not its own, a byte too few and one too many, an attribute that ends behind the
+    // message, an address of no known family, one of the other family, and one that nobody can have.
+    let mut family = with(25, 2);
+    family[3] += 12;
+    family[23] += 12;
+    family.extend([0; 12]);
+    let malformed = [
+        with(4, 0),
+        with(3, good[3] + 4),
+        good[..good.len() - 1].to_vec(),
+        [&good[..], &[0]].concat(),
+        with(23, 40),
+        with(25, 9),
+        family,
+        success(&request, ([224, 0, 0, 1], 1).into()),
+        success(&request, ([203, 0, 113, 1], 0).into()),
+        good[..19].to_vec(),
+        vec![0],
+    ];
+    for bytes in &malformed {
+        world.receive(server, bytes);
+    }
+    assert_eq!(world.stats.dropped_malformed, malformed.len() as u64);
+    // DTLS, say, is none of our business.
+    world.receive(server, &[22, 254, 253]);
+    assert!(world.findings.is_empty());
+    assert_eq!(world.stats.answers, 0);
+    // None of it has spoilt anything.
+    world.receive(server, &good);
+    assert_eq!(found(&world), [mapped(PUBLIC, None)]);
+    // Once.
+    world.receive(server, &success(&request, OTHER.into()));
+    assert_eq!(world.stats.dropped_unexpected, 7);
+    assert_eq!(world.stats.answers, 1);
+}
+
+#[test]
+fn answer_to_another_socket_is_not_believed() {
+    let mut world = World::new(10, &[A]);
+    let (server, request) = world.first_request();
+    let other = SocketAddr::from(([192, 0, 2, 1], 4002));
+    let now = world.network.now;
+    let good = success(&request, PUBLIC.into());
+    let client = world.client();
+    assert!(!client.handle(now, other, server, &good));
+    // Nor if it has asked as well.
+    client.ask_about(now, other);
+    let then = now + SETTLING;
+    let mut asked = 0;
+    while let Some(request) = client.poll_transmit(then) {
+        asked += usize::from(request.from == other);
+    }
+    assert_eq!(asked, 1);
+    assert!(!client.handle(then, other, server, &good));
+    assert_eq!(client.take_stats().dropped_unexpected, 2);
+}
+
+#[test]
+fn answer_that_must_be_understood_and_is_not_is_a_failure() {
+    let mut world = World::new(11, &[A, B]);
+    let (server, request) = world.first_request();
+    let mut answer = success(&request, PUBLIC.into());
+    // An attribute of type 0x0006, without a value.
+    answer.extend([0, 6, 0, 0]);
+    answer[3] += 4;
+    world.receive(server, &answer);
+    assert_eq!((world.stats.refused, world.stats.answers), (1, 0));
+}
+
+#[test]
+fn change_of_an_interface_is_followed_by_a_question() {
+    let mut world = World::new(12, &[A, B]).sees(A, PUBLIC).sees(B, PUBLIC);
+    world.run_for(Duration::from_secs(5));
+    world = world.sees(A, OTHER).sees(B, OTHER);
+    let (now, local_addr) = (world.network.now, world.network.nodes[0].addr());
+    // Several at a time are one change.
+    for _ in 0..20 {
+        world.client().ask_about(now, local_addr);
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.times(A), [0, 5_000]);
+    assert_eq!(found(&world), [independent(PUBLIC), independent(OTHER)]);
+    // A socket that is gone is not asked about.
+    world.client().forget(local_addr);
+    let sent = world.stats.requests_sent;
+    world.run_for(2 * INTERVAL);
+    assert_eq!(world.stats.requests_sent, sent);
+    assert_eq!(world.client().next_timeout(), None);
+}
+
+#[test]
+fn undisturbed_it_asks_before_a_nat_forgets() {
+    let mut world = World::new(13, &[A, B]).sees(A, PUBLIC).sees(B, PUBLIC);
+    world.run_for(Duration::from_secs(300));
+    let times = world.times(A);
+    assert!((11..=13).contains(&times.len()), "{times:?}");
+    for pair in times.windows(2) {
+        let pause = pair[1] - pair[0];
+        assert!((23_200..=29_020).contains(&pause), "{pause}");
+    }
+    assert_eq!(found(&world), [independent(PUBLIC)]);
+}
+
+#[test]
+fn nobody_is_asked_who_was_not_configured_or_cannot_be_reached() {
+    let mut world = World::new(14, &[]);
+    world.run_for(INTERVAL);
+    assert!(world.requests.is_empty());
+    // From a public address no loopback server can be reached.
+    let mut world = World::new(14, &[([127, 0, 0, 1], 3478)]);
+    world.run_for(INTERVAL);
+    assert!(world.requests.is_empty());
+    assert_eq!(world.client().next_timeout(), None);
+}
+
+#[test]
+fn no_more_than_ten_sockets_ask_the_same_server() {
+    let mut world = World::new(15, &[A]);
+    let now = world.network.now;
+    let client = world.client();
+    for port in 0..50 {
+        client.ask_about(now, ([192, 0, 2, 9], 1 + port).into());
+    }
+    let mut sent = 0;
+    while client.poll_transmit(now + SETTLING).is_some() {
+        sent += 1;
+    }
+    assert_eq!(sent, 10);
+}
+
+#[test]
+fn loss_delays_and_never_misleads() {
+    for seed in seeds() {
+        let run = || {
+            let mut world = World::new(seed, &[A, B, C])
+                .sees(A, PUBLIC)
+                .sees(B, PUBLIC)
+                .sees(C, PUBLIC);
+            world.loss = 0.4;
+            world.run_for(Duration::from_secs(120));
+            world
+        };
+        let world = run();
+        let found = found(&world);
+        // Of 12 rounds, at least one has heard two servers.
+        assert!(
+            found.contains(&independent(PUBLIC)),
+            "seed {seed}: {found:?}"
+        );
+        assert!(!found.contains(&dependent(PUBLIC)), "seed {seed}");
+        // The same seed sends the same.
+        assert_eq!(world.requests, run().requests, "seed {seed}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// No bytes from the right server, however close to an answer, make it panic; and what it takes is whole.
+    #[test]
+    fn takes_any_answer(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let local_addr = SocketAddr::from(([192, 0, 2, 1], 4001));
+        let now = crate::net::clock::now();
+        let mut client = StunClient::new(vec![A.into()], INTERVAL, [7; 32]);
+        client.ask_about(now, local_addr);
+        let request = client.poll_transmit(now + SETTLING).unwrap();
+        let good = success(&request.contents, PUBLIC.into());
+        let mut answer = good.clone();
+        for (index, value) in changes {
+            let index = index.index(answer.len());
+            answer[index] = value;
+        }
+        if is_cut {
+            answer.truncate(cut.index(answer.len()));
+        }
+        let taken = client.handle(now + SETTLING, local_addr, A.into(), &answer);
+        let stats = client.take_stats();
+        let counted = stats.answers
+            + stats.refused
+            + stats.dropped_malformed
+            + stats.dropped_unexpected;
+        prop_assert_eq!(counted, u64::from(answer.first().is_some_and(|first| *first < 4)));
+        prop_assert_eq!(taken, stats.answers + stats.refused == 1);
+        if taken {
+            prop_assert_eq!(&answer[4..20], &good[4..20]);
+        }
+    }
+}
