@@ -13,5 +13,10 @@ pub(crate) mod certificates;
 pub(crate) mod hostile_tls;
 pub(crate) mod node;
 pub(crate) mod relay;
+pub(crate) mod scene;
 pub(crate) mod streams;
+#[cfg(target_os = "linux")]
+pub(crate) mod stun_server;
 pub(crate) mod swarm;
+#[cfg(target_os = "linux")]
+pub(crate) mod visit;

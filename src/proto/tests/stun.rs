@@ -398,6 +398,28 @@ fn answer_to_another_socket_is_not_believed() {
 }
 
 #[test]
+fn ipv6_addresses_are_read() {
+    let [server, local_addr, public] = ["[2001:db8::1]:3478", "[::]:4001", "[2001:db8:9::7]:50000"]
+        .map(|addr| addr.parse::<SocketAddr>().unwrap());
+    let now = crate::net::clock::now();
+    // The other one cannot be asked from there.
+    let mut client = StunClient::new(vec![A.into(), server], INTERVAL, [6; 32]);
+    client.ask_about(now, local_addr);
+    let then = now + SETTLING;
+    let request = client.poll_transmit(then).unwrap();
+    assert_eq!((request.from, request.to), (local_addr, server));
+    assert!(client.poll_transmit(then).is_none());
+    let answer = success(&request.contents, public);
+    assert!(client.handle(then, local_addr, server, &answer));
+    let finding = Finding::Mapped {
+        addr: public,
+        behaviour: None,
+    };
+    assert_eq!(client.poll_finding(), Some((local_addr, finding)));
+    assert_eq!(client.poll_finding(), None);
+}
+
+#[test]
 fn answer_that_must_be_understood_and_is_not_is_a_failure() {
     let mut world = World::new(11, &[A, B]);
     let (server, request) = world.first_request();

@@ -1,0 +1,25 @@
+//! Threads in network namespaces: a socket is where the thread is that opens it.
+
+use std::{fs::File, os::fd::AsFd, panic::resume_unwind, thread};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::scene::{Place, Scene};
+
+/// Runs this on a thread that is at a place, or says why no thread can get there.
+pub(crate) fn run_at<T: Send + 'static>(
+    scene: &Scene,
+    place: Place,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let enter = scene.enter(place);
+    // As `nsenter` is told.
+    let path = enter.iter().find_map(|word| word.strip_prefix("--net="));
+    let namespace = File::open(path.unwrap()).map_err(|error| error.to_string())?;
+    let worker = thread::spawn(move || {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), kind).map_err(|error| error.to_string())?;
+        Ok(work())
+    });
+    worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
