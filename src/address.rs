@@ -70,8 +70,13 @@ impl QuicAddress {
 /// Whether one host can be reached there: a packet from elsewhere is forged, and an answer to it makes the
 /// operating system refuse, or reaches many.
 pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
-    let ip = addr.ip();
-    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast(ip)
+    addr.port() != 0 && !addr.ip().to_canonical().is_unspecified() && !is_group(addr.ip())
+}
+
+/// Whether many hosts hear what is sent there, as far as the address alone tells.
+pub(crate) fn is_group(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
 /// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`, with the number of its zone where it has one.
@@ -98,10 +103,6 @@ pub(crate) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
     local.is_unspecified()
         || (local.is_loopback() == remote.is_loopback()
             && is_link_local(local) == is_link_local(remote))
-}
-
-fn is_broadcast(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

@@ -18,7 +18,7 @@ use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
     net::BufferSizes,
-    proto::{FIRST_PEER_STREAMS, Settings, Shards},
+    proto::{AdmissionLimits, FIRST_PEER_STREAMS, IdQuota, PendingLimits, Settings, Shards},
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -94,12 +94,30 @@ const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// From one batch of datagrams to what no kernel grants.
 const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
 
+/// Some 50 MB if all of them stall. With round trips of 200 ms, it is also as many as the TLS work of a core leaves
+/// unfinished at once.
+const MAX_INCOMING_HANDSHAKES: usize = 1024;
+
+/// Hundreds of peers may share the IPv4 address of their carrier's NAT and come back at the same moment: 300 all get
+/// in within a second. With less they need a second attempt; with more, few addresses could take all places.
+const MAX_HANDSHAKES_PER_SOURCE: usize = 128;
+
+/// Of the places for handshakes, senders that have not proven their address get one in so many, so that forged
+/// addresses never take the others.
+const PLACES_PER_UNPROVEN: usize = 4;
+
 /// Connections that wait for the application's answer. Each holds an Initial or two, 3 KB.
 const MAX_PENDING_INCOMING: usize = 1024;
 
-/// Bytes that quinn-proto may buffer for one incoming connection that was not answered: a ClientHello
-/// with a post-quantum key share takes two datagrams, a client may retransmit them.
-const INCOMING_BUFFER_BYTES: u64 = 16 * 1024;
+/// An Initial or two for each of those that may wait, and half as much again.
+const MAX_PENDING_INCOMING_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that one incoming connection may hold that was not answered: a ClientHello with a post-quantum key share
+/// takes two datagrams, a client may retransmit them.
+const INCOMING_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Room for one of these, whether its address is proven or not.
+const LEAST_PENDING_INCOMING_BYTES: usize = 2 * INCOMING_BUFFER_BYTES;
 
 /// One: 8 and 64 connections between two processes on two cores took 6 % more CPU time for each byte with two, and
 /// were no faster. One is what two cores can be kept busy with.
@@ -129,9 +147,12 @@ struct Knobs {
     handshake_timeout: Duration,
     idle_timeout: Option<Duration>,
     keep_alive_interval: Option<Duration>,
+    max_handshakes_per_source: usize,
+    max_incoming_handshakes: usize,
     max_mtu: u16,
     max_peer_streams: VarInt,
     max_pending_incoming: usize,
+    max_pending_incoming_bytes: usize,
     measure_routing: bool,
     migration: bool,
     mtu_discovery: bool,
@@ -218,6 +239,7 @@ impl Config {
         secret: [u8; 32],
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
+        let pending = self.knobs.pending();
         let mut server =
             ServerConfig::new(authenticator.server(), Arc::new(TokenKey::new(&secret)));
         let mut validation_token = ValidationTokenConfig::default();
@@ -225,11 +247,10 @@ impl Config {
         server
             .transport_config(Arc::new(self.knobs.transport(None)))
             .migration(self.knobs.migration)
-            .max_incoming(self.knobs.max_pending_incoming)
-            .incoming_buffer_size(INCOMING_BUFFER_BYTES)
-            .incoming_buffer_size_total(
-                INCOMING_BUFFER_BYTES.saturating_mul(self.knobs.max_pending_incoming as u64),
-            )
+            // The shard counts for itself, and earlier; these are never reached.
+            .max_incoming(pending.connections)
+            .incoming_buffer_size(pending.bytes_each as u64)
+            .incoming_buffer_size_total(pending.bytes as u64)
             .validation_token_config(validation_token);
 
         let mut endpoint = EndpointConfig::new(Arc::new(ResetKey::new(&secret)));
@@ -247,11 +268,12 @@ impl Config {
                 let knobs = self.knobs.clone();
                 Arc::new(move |max_payload| Arc::new(knobs.transport(max_payload)))
             },
+            admission: self.knobs.admission(),
             handshake_timeout: self.knobs.handshake_timeout,
+            id_quota: IdQuota::default(),
             max_peer_streams: self.knobs.max_peer_streams.into(),
-            max_pending_incoming: self.knobs.max_pending_incoming,
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
-            retry_from: self.knobs.retry.threshold(self.knobs.shards),
+            pending,
         })
     }
 }
@@ -272,7 +294,7 @@ impl ConfigBuilder {
 
     /// Longest time for a handshake, from the first packet to an authenticated peer.
     ///
-    /// An incoming connection also waits no longer than this for the application's answer.
+    /// The time that an incoming connection waits for the application's answer is part of it.
     /// Default: 5 s, room for two retransmissions of the first packet.
     ///
     /// # Errors
@@ -330,6 +352,46 @@ impl ConfigBuilder {
         Ok(self)
     }
 
+    /// How many incoming connections from the same source may be unfinished: wait for the application's answer, or be
+    /// in the middle of their handshake. Connections that are established do not count.
+    ///
+    /// A source is an IPv4 address or an IPv6 /56, what a customer usually has; an IPv6 /48 may have four times as
+    /// many. Shards share the number equally.
+    ///
+    /// Anyone can forge an address, and must not be able to shut its owner out. So with this many unfinished from a
+    /// source, whoever has not proven to be there is asked to do so (Retry, [RFC 9000 §8.1.2]); first packets are
+    /// dropped only when this many of those that have proven it are unfinished, too. They are not refused: whoever is
+    /// honest comes again by itself a second later. With [`RetryPolicy::Never`] no address is ever proven, and this has
+    /// no effect.
+    ///
+    /// Default: 128. Hundreds of peers behind the NAT of one carrier can come at the same moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0.
+    ///
+    /// [RFC 9000 §8.1.2]: https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2
+    pub fn max_handshakes_per_source(mut self, handshakes: usize) -> Result<Self, ConfigError> {
+        self.knobs.max_handshakes_per_source =
+            at_least_one("max_handshakes_per_source", handshakes)?;
+        Ok(self)
+    }
+
+    /// How many incoming connections may be unfinished: wait for the application's answer, or be in the middle of their
+    /// handshake. First packets of more are dropped; whoever is honest comes again by itself a second later.
+    ///
+    /// When a quarter of the places is taken, the rest is for senders that have proven their address, unless
+    /// [`RetryPolicy::Never`] forbids to ask. Shards share the number equally. Default: 1024, some 50 MB if all of them
+    /// stall.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for 0.
+    pub fn max_incoming_handshakes(mut self, handshakes: usize) -> Result<Self, ConfigError> {
+        self.knobs.max_incoming_handshakes = at_least_one("max_incoming_handshakes", handshakes)?;
+        Ok(self)
+    }
+
     /// Largest UDP payload that is tried on a path, in bytes (RFC 8899).
     ///
     /// Never more than the interface takes (where the system does not tell: 1452, what IPv6 and UDP leave of
@@ -374,19 +436,33 @@ impl ConfigBuilder {
 
     /// How many incoming connections may wait for the application's answer; more are dropped.
     ///
-    /// No TLS work has been done for them, and each holds at most 16 KiB. Default: 1024.
+    /// No TLS work has been done for them, and each holds at most 16 KiB. Shards share the number equally.
+    /// Default: 1024.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0.
     pub fn max_pending_incoming(mut self, connections: usize) -> Result<Self, ConfigError> {
-        if connections == 0 {
+        self.knobs.max_pending_incoming = at_least_one("max_pending_incoming", connections)?;
+        Ok(self)
+    }
+
+    /// Bytes of datagrams that incoming connections may hold while they wait for the application's answer.
+    ///
+    /// Those that have not proven their address get no more than half of it. What is more is dropped. Shards share the
+    /// number equally, but each has 32 KiB. Default: 4 MiB, enough for an Initial or two of each that may wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 32 KiB.
+    pub fn max_pending_incoming_bytes(mut self, bytes: usize) -> Result<Self, ConfigError> {
+        if bytes < LEAST_PENDING_INCOMING_BYTES {
             return Err(ConfigError::OutOfRange {
-                name: "max_pending_incoming",
-                expected: "at least 1",
+                name: "max_pending_incoming_bytes",
+                expected: "at least 32 KiB",
             });
         }
-        self.knobs.max_pending_incoming = connections;
+        self.knobs.max_pending_incoming_bytes = bytes;
         Ok(self)
     }
 
@@ -419,6 +495,11 @@ impl ConfigBuilder {
 
     /// When an incoming connection has to prove its address before it costs anything (Retry,
     /// [RFC 9000 §8.1.2]).
+    ///
+    /// Other limits than that of the policy ask for it as well:
+    /// [`max_handshakes_per_source`](Self::max_handshakes_per_source),
+    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) and
+    /// [`max_pending_incoming_bytes`](Self::max_pending_incoming_bytes); [`RetryPolicy::Never`] never does.
     ///
     /// Default: [`RetryPolicy::UnderLoad`], with 256 handshakes.
     ///
@@ -532,9 +613,12 @@ impl Default for Knobs {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
+            max_incoming_handshakes: MAX_INCOMING_HANDSHAKES,
             max_mtu: MAX_MTU_BYTES,
             max_peer_streams: MAX_PEER_STREAMS.into(),
             max_pending_incoming: MAX_PENDING_INCOMING,
+            max_pending_incoming_bytes: MAX_PENDING_INCOMING_BYTES,
             measure_routing: false,
             migration: true,
             mtu_discovery: true,
@@ -551,6 +635,34 @@ impl Default for Knobs {
 }
 
 impl Knobs {
+    /// What a shard lets in.
+    fn admission(&self) -> AdmissionLimits {
+        let handshakes = self.share(self.max_incoming_handshakes);
+        let unproven = handshakes.div_ceil(PLACES_PER_UNPROVEN);
+        let retry_from = self.retry.threshold(self.shards);
+        AdmissionLimits {
+            handshakes,
+            per_source: self.share(self.max_handshakes_per_source),
+            retry_from: retry_from.map(|from| from.min(unproven)),
+        }
+    }
+
+    /// What may wait in a shard.
+    fn pending(&self) -> PendingLimits {
+        let bytes = self.share(self.max_pending_incoming_bytes);
+        PendingLimits {
+            connections: self.share(self.max_pending_incoming),
+            bytes: bytes.max(LEAST_PENDING_INCOMING_BYTES),
+            bytes_each: INCOMING_BUFFER_BYTES,
+            patience: self.handshake_timeout,
+        }
+    }
+
+    /// What one shard has of a limit for all.
+    fn share(&self, limit: usize) -> usize {
+        limit.div_ceil(self.shards.count())
+    }
+
     /// Largest datagram that peers may send, in bytes of UDP payload.
     fn max_receive(&self, receive_buffer: usize) -> u16 {
         let fitting = receive_buffer / DATAGRAMS_IN_RECEIVE_BUFFER;
@@ -599,4 +711,14 @@ fn window(name: &'static str, bytes: u64) -> Result<VarInt, ConfigError> {
             name,
             expected: "at least 1 and less than 2^62 bytes",
         })
+}
+
+fn at_least_one(name: &'static str, count: usize) -> Result<usize, ConfigError> {
+    if count == 0 {
+        return Err(ConfigError::OutOfRange {
+            name,
+            expected: "at least 1",
+        });
+    }
+    Ok(count)
 }

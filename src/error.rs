@@ -66,6 +66,9 @@ pub enum DialError {
     /// The future was polled outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,
+    /// There are so many connections that another one would find no connection IDs: two million for each shard.
+    #[error("out of connection IDs")]
+    OutOfConnectionIds,
     /// The QUIC endpoint refused to begin.
     #[error("the endpoint refused to connect: {0}")]
     Refused(String),

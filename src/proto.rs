@@ -4,6 +4,7 @@
 //! kept as data and handed to the caller when they are due, never woken here. So two nodes, a lossy
 //! network and virtual time fit in one unit test, and the same seed replays the same run.
 
+mod admission;
 mod connection;
 mod connection_id;
 mod datagram;
@@ -14,6 +15,7 @@ mod registry;
 mod router;
 mod shard;
 mod slot;
+mod sources;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;
@@ -26,11 +28,12 @@ pub use self::stun::MappingBehaviour;
 #[cfg(feature = "nat")]
 pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
+    admission::AdmissionLimits,
     connection::{Connection, SharedConnection, lock},
-    connection_id::Shards,
-    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    connection_id::{IdQuota, Shards},
+    datagram::{Datagram, Incoming, Outbound, Sent, Socket, charge_of},
     hole_punch::PunchKey,
-    pending::IncomingKey,
+    pending::{IncomingKey, PendingLimits},
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},

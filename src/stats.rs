@@ -142,13 +142,22 @@ pub struct RegistryStats {
     /// Connections, handshaking ones among them; now.
     pub connections: usize,
     /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
-    /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) among them.
+    /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
+    /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) and
+    /// [`max_pending_incoming_bytes`](crate::ConfigBuilder::max_pending_incoming_bytes) among them.
     pub dropped_overload: u64,
+    /// First packets of connections from a source that has
+    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) unfinished ones.
+    pub dropped_source_full: u64,
     /// Datagrams that reached a shard other than the one that their ID belongs to, and were dropped. Always 0
     /// unless something is wrong: datagrams are routed by that ID.
     pub foreign: u64,
     /// Datagrams that came in at one shard's socket and were handed to the shard that owns their ID.
     pub forwarded: u64,
+    /// Networks with unfinished handshakes of incoming connections, as
+    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) counts them: an IPv6 address is
+    /// in two of them. A network counts once for each shard that it has some on; now.
+    pub handshake_sources: usize,
     /// Connections whose handshake is not complete; now.
     pub handshaking: usize,
     /// IDs chosen by clients for their first packets, that still lead to a connection; now.
@@ -158,14 +167,20 @@ pub struct RegistryStats {
     /// How many IDs were issued with the sequence numbers 0, 1, 2–3, 4–7, 8–15, … (RFC 9000 §5.1.1); the
     /// last bucket holds all that are larger.
     pub issued_sequence_numbers: [u64; SEQUENCE_BUCKETS],
-    /// Datagrams that end before their connection ID does, or have none.
+    /// Datagrams that end before their connection ID does, or have none, as empty ones; and those of a waiting
+    /// incoming connection that are shorter than a client's may be (RFC 9000 §14.1).
     pub malformed: u64,
+    /// Datagrams from an address that no host has (port 0, multicast, broadcast or unspecified), or to many hosts.
+    /// They are never answered.
+    pub martian: u64,
     /// Datagrams whose first two bits say that they are not QUIC.
     pub non_quic: u64,
     /// Different authenticated peers; now.
     pub peers: usize,
     /// Incoming connections that wait for the application's answer; now.
     pub pending_incoming: usize,
+    /// Bytes of datagrams that these hold; now.
+    pub pending_incoming_bytes: usize,
     /// Different remote addresses of connections; now.
     pub remote_addresses: usize,
     /// Stateless resets and version negotiations sent without a connection.
@@ -243,8 +258,10 @@ impl AddAssign<&Self> for RegistryStats {
         self.address_fallbacks += other.address_fallbacks;
         self.connections += other.connections;
         self.dropped_overload += other.dropped_overload;
+        self.dropped_source_full += other.dropped_source_full;
         self.foreign += other.foreign;
         self.forwarded += other.forwarded;
+        self.handshake_sources += other.handshake_sources;
         self.handshaking += other.handshaking;
         self.initial_ids += other.initial_ids;
         self.issued_ids += other.issued_ids;
@@ -256,9 +273,11 @@ impl AddAssign<&Self> for RegistryStats {
             *sum += count;
         }
         self.malformed += other.malformed;
+        self.martian += other.martian;
         self.non_quic += other.non_quic;
         self.peers += other.peers;
         self.pending_incoming += other.pending_incoming;
+        self.pending_incoming_bytes += other.pending_incoming_bytes;
         self.remote_addresses += other.remote_addresses;
         self.responses_sent += other.responses_sent;
         self.retired_ids += other.retired_ids;

@@ -14,12 +14,14 @@ use crate::proto::Shards;
 pub enum RetryPolicy {
     /// Always. Each connection takes one round trip longer.
     Always,
-    /// Never. A flood of forged addresses then occupies
-    /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming), and keeps everyone else out.
+    /// Never. A flood of forged addresses then takes all of
+    /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes), and keeps everyone else out.
     Never,
     /// While so many incoming connections wait for an answer or are in the middle of their handshake.
     UnderLoad {
-        /// How many, over the whole transport; its shards share the number equally. 0 means always.
+        /// How many, over the whole transport; its shards share the number equally. 0 means always. More than a
+        /// quarter of [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes) is the same as that
+        /// quarter.
         handshakes: usize,
     },
 }

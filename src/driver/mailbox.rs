@@ -15,7 +15,7 @@ use super::{connection::Handshake, doorbell::Doorbell, socket::Socket};
 use crate::{
     error::{DialError, HandshakeError},
     net::UdpSocket,
-    proto::{Datagram, IncomingKey},
+    proto::{Datagram, IncomingKey, charge_of},
 };
 
 /// Most dials and accepted connections that wait for their driver.
@@ -113,7 +113,7 @@ impl Mailbox {
     pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
         self.post(|mail| {
             for datagram in datagrams.drain(..) {
-                let bytes = mail.forwarded_bytes + datagram.contents.len();
+                let bytes = mail.forwarded_bytes + charge_of(datagram.contents.len());
                 if bytes > MAX_FORWARDED_BYTES {
                     mail.overflowed += 1;
                 } else {

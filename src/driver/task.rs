@@ -13,7 +13,7 @@ use futures::{
     channel::oneshot,
     future::{BoxFuture, FutureExt},
 };
-use quinn_proto::ConnectionHandle;
+use quinn_proto::{ConnectError, ConnectionHandle};
 #[cfg(feature = "nat")]
 use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
 
@@ -385,6 +385,7 @@ impl Driver {
                     let dialled = self.shard.connect(now, *config, remote_addr, socket);
                     let _ = reply.send(match dialled {
                         Ok(dialled) => Ok(self.handshake(dialled)),
+                        Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds),
                         Err(error) => Err(DialError::Refused(error.to_string())),
                     });
                 }

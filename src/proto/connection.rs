@@ -241,6 +241,25 @@ impl Connection {
         }
     }
 
+    /// Ends the connection because its peer retires connection IDs faster than anyone needs to.
+    pub(super) fn give_up_on_ids(&mut self) {
+        const REASON: &str = "too many connection IDs retired";
+        if self.loss.is_some() {
+            return;
+        }
+        let error = ConnectionError::Violation {
+            code: TransportErrorCode::CONNECTION_ID_LIMIT_ERROR.into(),
+            reason: REASON.to_owned(),
+        };
+        self.lose(error.clone(), error.into());
+        self.closing = Some(Closing {
+            code: VarInt::from_u32(0),
+            reason: Bytes::from_static(REASON.as_bytes()),
+            abandoned: false,
+        });
+        self.turns.want();
+    }
+
     /// Nothing will drive this connection any more: everyone who waits is told so.
     pub(crate) fn orphan(&mut self) {
         self.lose(

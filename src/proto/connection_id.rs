@@ -19,6 +19,48 @@ pub(crate) const CONNECTION_ID_LEN: usize = 8;
 /// entropy must be left in it.
 pub(crate) const MAX_SHARDS: u8 = 64;
 
+/// Most connection IDs of one shard that peers may address it by at once.
+///
+/// quinn-proto draws IDs until it finds a free one. With so many taken one draw in 2^34 is in vain; with nearly all
+/// of them taken it would draw for ever.
+const MAX_ACTIVE_IDS: usize = 1 << 24;
+
+/// Most IDs of one connection at once, whatever its peer asks for: quinn-proto issues no more.
+const ACTIVE_IDS_PER_CONNECTION: usize = 8;
+
+/// IDs that a connection may be issued in any case. A peer retires one when it changes its address, or when it wants
+/// to be harder to follow.
+const FREE_IDS: u64 = 1024;
+
+/// Datagrams that a peer has to send for each ID beyond [`FREE_IDS`]. quic-go changes the ID every 10,000 packets.
+const DATAGRAMS_PER_ID: u64 = 100;
+
+/// How many connection IDs may be issued.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IdQuota {
+    /// Connections of one shard at once, waiting ones among them; each has so many IDs at most that there is a limit
+    /// to these, too.
+    pub(crate) connections: usize,
+    /// IDs for each connection in any case.
+    pub(crate) free: u64,
+}
+
+impl IdQuota {
+    /// Whether a connection, whose peer has sent so many datagrams, was issued more IDs than it may.
+    pub(super) fn is_exceeded(self, issued: u64, datagrams_received: u64) -> bool {
+        issued > self.free + datagrams_received / DATAGRAMS_PER_ID
+    }
+}
+
+impl Default for IdQuota {
+    fn default() -> Self {
+        Self {
+            connections: MAX_ACTIVE_IDS / ACTIVE_IDS_PER_CONNECTION,
+            free: FREE_IDS,
+        }
+    }
+}
+
 /// How many shards a transport has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shards(u8);

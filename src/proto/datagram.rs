@@ -7,6 +7,14 @@ use quinn_proto::{EcnCodepoint, Transmit};
 
 use super::{connection_id::ShardId, pending::IncomingKey, router::HeaderForm};
 
+/// What a datagram counts for at least in limits on bytes: about what it takes to keep it, however short it is.
+const LEAST_CHARGE: usize = 512;
+
+/// What a datagram of so many bytes counts for while it waits.
+pub(crate) fn charge_of(len: usize) -> usize {
+    len.max(LEAST_CHARGE)
+}
+
 /// What a socket has to tell the core.
 pub(crate) trait Socket: Clone {
     fn local_addr(&self) -> SocketAddr;

@@ -1,41 +1,63 @@
 //! Incoming connections that wait for the application's answer.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use quinn_proto::Incoming;
+use quinn_proto::{ConnectionId, Incoming};
+
+use super::admission::Admission;
 
 /// Names an incoming connection within its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct IncomingKey(u64);
 
-/// Incoming connections, bounded in number and in time. No TLS work has been done for them.
+/// Limits of one shard on incoming connections that wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingLimits {
+    pub(crate) connections: usize,
+    /// Of all together.
+    pub(crate) bytes: usize,
+    /// Of each.
+    pub(crate) bytes_each: usize,
+    pub(crate) patience: Duration,
+}
+
+/// Incoming connections, bounded in number, memory and time. No TLS work has been done for them.
 pub(super) struct PendingIncoming<S> {
     /// Oldest first; all may wait equally long.
     waiting: BTreeMap<IncomingKey, Pending<S>>,
+    /// By the ID of their first packet. Clients choose it, hence the standard hasher.
+    by_initial_id: HashMap<ConnectionId, IncomingKey>,
     next_key: u64,
     /// Those that the application has not heard of.
     unreported: VecDeque<IncomingKey>,
-    limit: usize,
-    patience: Duration,
+    bytes: usize,
+    limits: PendingLimits,
 }
 
 pub(super) struct Pending<S> {
     pub(super) incoming: Incoming,
     pub(super) socket: S,
-    deadline: Instant,
+    pub(super) admission: Admission,
+    /// When its handshake has to be complete; until then it may wait.
+    pub(super) deadline: Instant,
+    initial_id: ConnectionId,
+    /// Of the datagrams that it holds.
+    bytes: usize,
+    is_proven: bool,
 }
 
 impl<S> PendingIncoming<S> {
-    pub(super) fn new(limit: usize, patience: Duration) -> Self {
+    pub(super) fn new(limits: PendingLimits) -> Self {
         Self {
             waiting: BTreeMap::new(),
+            by_initial_id: HashMap::new(),
             next_key: 0,
             unreported: VecDeque::new(),
-            limit,
-            patience,
+            bytes: 0,
+            limits,
         }
     }
 
@@ -43,27 +65,75 @@ impl<S> PendingIncoming<S> {
         self.waiting.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= self.limit
+    /// Bytes of datagrams that all of them hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    pub(super) fn insert(&mut self, now: Instant, incoming: Incoming, socket: S) {
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= self.limits.connections
+    }
+
+    /// Whether there is memory for a first datagram of so many bytes.
+    ///
+    /// Senders with forged addresses, which cost them nothing, get no more than half of it.
+    pub(super) fn has_room(&self, bytes: usize, is_proven: bool) -> bool {
+        !self.is_full() && bytes <= self.limits.bytes_each && self.fits(bytes, is_proven)
+    }
+
+    /// `initial_id` is the destination of its first packet, of which `bytes` have arrived.
+    pub(super) fn insert(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        initial_id: ConnectionId,
+        bytes: usize,
+        admission: Admission,
+        socket: S,
+    ) {
         let key = IncomingKey(self.next_key);
         self.next_key += 1;
-        let deadline = now + self.patience;
+        self.bytes += bytes;
+        self.by_initial_id.insert(initial_id, key);
         self.waiting.insert(
             key,
             Pending {
+                is_proven: incoming.remote_address_validated(),
                 incoming,
                 socket,
-                deadline,
+                admission,
+                deadline: now + self.limits.patience,
+                initial_id,
+                bytes,
             },
         );
         self.unreported.push_back(key);
     }
 
+    /// The one that packets to this ID belong to.
+    pub(super) fn find(&self, initial_id: &ConnectionId) -> Option<IncomingKey> {
+        self.by_initial_id.get(initial_id).copied()
+    }
+
+    /// Whether one of them may hold so many bytes more.
+    pub(super) fn may_grow(&self, key: IncomingKey, bytes: usize) -> bool {
+        self.waiting.get(&key).is_some_and(|pending| {
+            pending.bytes + bytes <= self.limits.bytes_each && self.fits(bytes, pending.is_proven)
+        })
+    }
+
+    pub(super) fn grow(&mut self, key: IncomingKey, bytes: usize) {
+        if let Some(pending) = self.waiting.get_mut(&key) {
+            pending.bytes += bytes;
+            self.bytes += bytes;
+        }
+    }
+
     pub(super) fn remove(&mut self, key: IncomingKey) -> Option<Pending<S>> {
-        self.waiting.remove(&key)
+        let pending = self.waiting.remove(&key)?;
+        self.by_initial_id.remove(&pending.initial_id);
+        self.bytes -= pending.bytes;
+        Some(pending)
     }
 
     /// The next one that the application should hear of.
@@ -91,6 +161,16 @@ impl<S> PendingIncoming<S> {
 
     /// Takes out the oldest.
     pub(super) fn pop(&mut self) -> Option<Pending<S>> {
-        self.waiting.pop_first().map(|(_, pending)| pending)
+        let (&oldest, _) = self.waiting.first_key_value()?;
+        self.remove(oldest)
+    }
+
+    fn fits(&self, bytes: usize, is_proven: bool) -> bool {
+        let limit = if is_proven {
+            self.limits.bytes
+        } else {
+            self.limits.bytes / 2
+        };
+        self.bytes + bytes <= limit
     }
 }

@@ -22,8 +22,19 @@ pub(crate) struct Registry {
     connections: HashMap<ConnectionHandle, Entry>,
     remotes: HashMap<SocketAddr, usize>,
     peers: HashMap<PeerId, usize>,
-    pending_incoming: usize,
+    unfinished: Unfinished,
     totals: Totals,
+}
+
+/// Incoming connections whose handshake is not complete.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unfinished {
+    /// Those that wait for the application's answer.
+    pub(super) pending: usize,
+    /// Bytes of datagrams that these hold.
+    pub(super) pending_bytes: usize,
+    /// Networks that any of them come from.
+    pub(super) sources: usize,
 }
 
 /// Totals. A shard adds up its own and posts the sum once a turn; the fields that say *now* stay zero.
@@ -141,8 +152,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn set_pending_incoming(&mut self, count: usize) {
-        self.pending_incoming = count;
+    pub(super) fn set_unfinished(&mut self, unfinished: Unfinished) {
+        self.unfinished = unfinished;
     }
 
     pub(super) fn post(&mut self, totals: &Totals) {
@@ -175,9 +186,15 @@ impl Registry {
         registry.active_ids += entries().map(|entry| entry.ids.active()).sum::<u64>();
         registry.connections += self.connections.len();
         registry.handshaking += entries().filter(|entry| entry.peer_id.is_none()).count();
-        registry.initial_ids +=
-            self.pending_incoming + entries().filter(|entry| entry.has_initial_id).count();
-        registry.pending_incoming += self.pending_incoming;
+        let Unfinished {
+            pending,
+            pending_bytes,
+            sources,
+        } = self.unfinished;
+        registry.handshake_sources += sources;
+        registry.initial_ids += pending + entries().filter(|entry| entry.has_initial_id).count();
+        registry.pending_incoming += pending;
+        registry.pending_incoming_bytes += pending_bytes;
     }
 
     /// Starts the totals again; what is counted as *now* stays.

@@ -9,24 +9,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionHandle, ConnectionId, DatagramEvent, Endpoint,
     EndpointConfig, EndpointEvent, ServerConfig, Transmit, TransportConfig,
 };
-
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 
 use super::{
+    admission::{Admission, AdmissionLimits, Admissions, Decision},
     connection::{Connection, Direction, SharedConnection, lock},
-    connection_id::{IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Datagram, Incoming, Outbound, Socket},
+    connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
+    datagram::{Datagram, Incoming, Outbound, Socket, charge_of},
     deadlines::{Armed, Deadlines},
     hole_punch::{HolePunches, PunchKey},
-    pending::{IncomingKey, PendingIncoming},
-    registry::{self, Registry, Totals},
-    router::HeaderForm,
+    pending::{IncomingKey, PendingIncoming, PendingLimits},
+    registry::{self, Registry, Totals, Unfinished},
+    router::{HeaderForm, long_header_id},
     slot::{Received, Sending, Slot, Turn, datagrams},
+    sources::Source,
 };
 use crate::{
     address,
@@ -36,6 +38,16 @@ use crate::{
 /// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
 /// unpredictable and 8 at least (RFC 9000 §7.2).
 const INITIAL_ID_LEN: usize = 8;
+
+/// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
+const MAX_ID_LEN: usize = 20;
+
+/// Datagrams of clients must not be shorter until their handshake is confirmed (RFC 9000 §14.1), in bytes.
+const MIN_INITIAL: usize = 1200;
+
+/// Most datagrams in one round that cost work for strangers: keys for a first packet, and perhaps an answer. Some 2 ms
+/// of it; a batch from a socket may hold eight times as many, while connections wait for their turns.
+const STRANGERS_PER_ROUND: usize = 256;
 
 /// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
@@ -47,14 +59,14 @@ pub(crate) struct Settings {
     pub(crate) server: Arc<ServerConfig>,
     /// What depends on the interface: the argument is the largest UDP payload that it takes, if it tells.
     pub(crate) transport: MakeTransportConfig,
+    pub(crate) admission: AdmissionLimits,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) id_quota: IdQuota,
     /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
     /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
     pub(crate) max_peer_streams: u64,
-    pub(crate) max_pending_incoming: usize,
     pub(crate) mtu_discovery: bool,
-    /// Unfinished handshakes of incoming connections from which on a Retry is asked for.
-    pub(crate) retry_from: Option<usize>,
+    pub(crate) pending: PendingLimits,
 }
 
 /// Makes the part of a configuration that depends on the interface.
@@ -70,15 +82,20 @@ pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
     server: Arc<ServerConfig>,
+    /// The same, with which quinn-proto drops first packets before it does any work for them.
+    closed_server: Arc<ServerConfig>,
+    /// Which of the two quinn-proto has.
+    is_closed: bool,
     transport: MakeTransportConfig,
     handshake_timeout: Duration,
+    id_quota: IdQuota,
     max_peer_streams: u64,
-    retry_from: Option<usize>,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
-    /// Accepted connections in the middle of their handshake.
-    half_open: usize,
+    admissions: Admissions,
+    /// Datagrams that have cost work for strangers in this round.
+    strangers: usize,
     /// Dials that have not heard anything, by the ID of their first packet.
     unanswered: FxHashMap<ConnectionId, ConnectionHandle>,
     /// Connections that want a turn, each at most once.
@@ -128,22 +145,26 @@ impl<S: Socket> Shard<S> {
                 settings.mtu_discovery,
                 None,
             ),
+            closed_server: {
+                let mut server = ServerConfig::clone(&settings.server);
+                server.max_incoming(0);
+                Arc::new(server)
+            },
             server: settings.server,
+            is_closed: false,
             transport: settings.transport,
             handshake_timeout: settings.handshake_timeout,
+            id_quota: settings.id_quota,
             max_peer_streams: settings.max_peer_streams,
-            retry_from: settings.retry_from,
             slots: Vec::new(),
             live: 0,
-            half_open: 0,
+            admissions: Admissions::new(settings.admission),
+            strangers: 0,
             unanswered: FxHashMap::default(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
             deadlines: Deadlines::default(),
-            pending: PendingIncoming::new(
-                settings.max_pending_incoming,
-                settings.handshake_timeout,
-            ),
+            pending: PendingIncoming::new(settings.pending),
             punches: HolePunches::default(),
             inbox_bytes: 0,
             issued,
@@ -191,10 +212,10 @@ impl<S: Socket> Shard<S> {
             remote_addr,
             local_ip,
             ecn,
-            contents,
+            mut contents,
         } = datagram;
-        if !address::is_unicast(remote_addr) {
-            self.totals.registry.malformed += 1;
+        if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
+            self.totals.registry.martian += 1;
             return;
         }
         if shard != self.id {
@@ -203,6 +224,21 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let len = contents.len();
+        let charge = charge_of(len);
+        let mut initial_id = None;
+        let mut waiting = None;
+        if header == HeaderForm::Long {
+            initial_id = long_header_id(&contents).and_then(connection_id);
+            waiting = initial_id.and_then(|id| self.pending.find(&id));
+            if let Some(key) = waiting
+                && !self.may_wait(key, len)
+            {
+                return;
+            }
+            // What waits must not keep the memory of a whole batch.
+            contents = BytesMut::from(&contents[..]);
+            self.open_or_close();
+        }
         let held = self.endpoint.incoming_buffer_bytes();
         self.buf.clear();
         let event = self
@@ -218,25 +254,26 @@ impl<S: Socket> Shard<S> {
                 let Some(slot) = slot(&mut self.slots, handle) else {
                     return;
                 };
-                self.inbox_bytes += len;
-                slot.inbox.push_back(Received { event, len, socket });
+                self.inbox_bytes += charge;
+                slot.inbox.push_back(Received {
+                    event,
+                    charge,
+                    socket,
+                });
                 self.want_turn(handle);
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                if !socket.is_listening() {
+                self.strangers += 1;
+                let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
                     return;
-                }
+                };
                 totals.routed_initial += 1;
-                if self.must_prove_its_address(&incoming) {
-                    self.retry(incoming, &socket, out);
-                } else {
-                    self.pending.insert(now, incoming, socket);
-                    self.note_pending();
-                }
+                self.admit(now, incoming, initial_id, len, socket, out);
             }
             Some(DatagramEvent::Response(transmit)) => {
+                self.strangers += 1;
                 totals.unknown += 1;
                 if socket.is_listening() && out.is_ready(&socket) {
                     totals.responses_sent += 1;
@@ -245,21 +282,94 @@ impl<S: Socket> Shard<S> {
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
             }
-            // More of an incoming connection that waits for its answer.
-            None if self.endpoint.incoming_buffer_bytes() > held => totals.routed_initial += 1,
-            // quinn-proto has the same limit, and looks at it before it derives any key.
-            None if header == HeaderForm::Long && self.pending.is_full() => {
-                totals.dropped_overload += 1;
+            None => {
+                let grown = self.endpoint.incoming_buffer_bytes() - held;
+                match waiting {
+                    // More of an incoming connection that waits for its answer.
+                    Some(key) if grown > 0 => {
+                        totals.routed_initial += 1;
+                        self.pending.grow(key, len);
+                        self.note_pending();
+                    }
+                    // It was dropped before any key was derived.
+                    None if header == HeaderForm::Long && self.is_closed => {
+                        totals.dropped_overload += 1;
+                    }
+                    _ => totals.unknown += 1,
+                }
             }
-            None => totals.unknown += 1,
         }
     }
 
-    /// Whether a Retry is due: there is much to do, and the sender may have forged its address.
-    fn must_prove_its_address(&self, incoming: &quinn_proto::Incoming) -> bool {
-        let unfinished = self.pending.len() + self.half_open;
-        self.retry_from.is_some_and(|limit| unfinished >= limit)
-            && !incoming.remote_address_validated()
+    /// Whether another datagram of an incoming connection may wait with it; else it is counted and dropped.
+    fn may_wait(&mut self, key: IncomingKey, len: usize) -> bool {
+        let totals = &mut self.totals.registry;
+        if len < MIN_INITIAL {
+            // Many of them would take far more memory than they have bytes.
+            totals.malformed += 1;
+            return false;
+        }
+        let may_wait = self.pending.may_grow(key, len);
+        totals.dropped_overload += u64::from(!may_wait);
+        may_wait
+    }
+
+    /// Has quinn-proto drop first packets while there is no place for what they begin, or no time.
+    fn open_or_close(&mut self) {
+        let is_closed = self.admissions.is_full()
+            || self.pending.is_full()
+            || self.has_no_ids()
+            || self.strangers >= STRANGERS_PER_ROUND;
+        if is_closed != self.is_closed {
+            self.is_closed = is_closed;
+            let server = if is_closed {
+                &self.closed_server
+            } else {
+                &self.server
+            };
+            self.endpoint.set_server_config(Some(Arc::clone(server)));
+        }
+    }
+
+    /// Whether the quota of connection IDs has none left for another connection.
+    fn has_no_ids(&self) -> bool {
+        self.live + self.pending.len() >= self.id_quota.connections
+    }
+
+    /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
+    /// in a second, and finds a place if it is honest.
+    fn admit(
+        &mut self,
+        now: Instant,
+        incoming: quinn_proto::Incoming,
+        initial_id: ConnectionId,
+        len: usize,
+        socket: S,
+        out: &mut impl Outbound<S>,
+    ) {
+        let source = Source {
+            ip: incoming.remote_address().ip(),
+            is_proven: incoming.remote_address_validated(),
+        };
+        let has_room = self.pending.has_room(len, source.is_proven);
+        let totals = &mut self.totals.registry;
+        match self.admissions.decide(source, has_room) {
+            Decision::Admit => {
+                let admission = self.admissions.admit(source);
+                self.pending
+                    .insert(now, incoming, initial_id, len, admission, socket);
+                self.note_pending();
+            }
+            Decision::Retry => self.retry(incoming, &socket, out),
+            Decision::Full => {
+                totals.dropped_overload += 1;
+                self.endpoint.ignore(incoming);
+            }
+            Decision::SourceFull => {
+                totals.dropped_source_full += 1;
+                self.endpoint.ignore(incoming);
+            }
+        }
     }
 
     /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
@@ -302,7 +412,6 @@ impl<S: Socket> Shard<S> {
         let Some(pending) = self.pending.remove(key) else {
             return Err(HandshakeError::Stale);
         };
-        self.note_pending();
         let mut server = ServerConfig::clone(&self.server);
         server.transport_config((self.transport)(max_payload));
         self.buf.clear();
@@ -313,12 +422,17 @@ impl<S: Socket> Shard<S> {
             Ok((handle, connection)) => {
                 let connection =
                     Connection::new(connection, Direction::Inbound, self.max_peer_streams);
-                Ok((
-                    handle,
-                    self.insert(now, handle, connection, pending.socket, None),
-                ))
+                let begun = Begun {
+                    deadline: pending.deadline,
+                    admission: Some(pending.admission),
+                    unanswered_dial: None,
+                };
+                let connection = self.insert(handle, connection, pending.socket, begun);
+                self.note_pending();
+                Ok((handle, connection))
             }
             Err(error) => {
+                self.release(pending.admission);
                 self.totals.transport.handshakes_failed += 1;
                 if let Some(transmit) = error.response {
                     self.count_sent(&transmit);
@@ -334,7 +448,7 @@ impl<S: Socket> Shard<S> {
         let Some(pending) = self.pending.remove(key) else {
             return;
         };
-        self.note_pending();
+        self.release(pending.admission);
         self.totals.transport.incoming_refused += 1;
         self.buf.clear();
         let transmit = self.endpoint.refuse(pending.incoming, &mut self.buf);
@@ -350,6 +464,9 @@ impl<S: Socket> Shard<S> {
         remote_addr: SocketAddr,
         socket: S,
     ) -> Result<(ConnectionHandle, SharedConnection), ConnectError> {
+        if self.has_no_ids() {
+            return Err(ConnectError::CidsExhausted);
+        }
         let mut initial_id = [0; INITIAL_ID_LEN];
         self.rng.fill_bytes(&mut initial_id);
         let initial_id = ConnectionId::new(&initial_id);
@@ -360,7 +477,12 @@ impl<S: Socket> Shard<S> {
         self.totals.transport.dials += 1;
         let connection = Connection::new(connection, Direction::Outbound, self.max_peer_streams);
         self.unanswered.insert(initial_id, handle);
-        let connection = self.insert(now, handle, connection, socket, Some(initial_id));
+        let begun = Begun {
+            deadline: now + self.handshake_timeout,
+            admission: None,
+            unanswered_dial: Some(initial_id),
+        };
+        let connection = self.insert(handle, connection, socket, begun);
         Ok((handle, connection))
     }
 
@@ -438,8 +560,9 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have
-    /// waited for too long, and sends what punches holes.
+    /// waited for too long, and sends what punches holes. A new round begins for strangers.
     pub(crate) fn handle_timeouts(&mut self, now: Instant, out: &mut impl Outbound<S>) {
+        self.strangers = 0;
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
@@ -458,7 +581,7 @@ impl<S: Socket> Shard<S> {
         while let Some(pending) = self.pending.pop_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
-            self.note_pending();
+            self.release(pending.admission);
         }
     }
 
@@ -480,7 +603,6 @@ impl<S: Socket> Shard<S> {
         };
         slot.queued = false;
         let unanswered = slot.unanswered_dial;
-        let was_half_open = slot.is_half_open();
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
         let mut turn = Turn {
@@ -489,6 +611,7 @@ impl<S: Socket> Shard<S> {
             slot,
             connection: &mut connection,
             endpoint: &mut self.endpoint,
+            id_quota: self.id_quota,
             issued: &self.issued,
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
@@ -523,9 +646,8 @@ impl<S: Socket> Shard<S> {
         {
             self.unanswered.remove(&initial_id);
         }
-        if was_half_open && !slot.is_half_open() {
-            self.half_open -= 1;
-        }
+        let over = slot.handshake_deadline.is_none();
+        let over = over.then(|| slot.admission.take()).flatten();
         self.deadlines.arm(now, handle, &mut slot.armed, deadline);
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
             self.blocked.push(handle);
@@ -533,6 +655,9 @@ impl<S: Socket> Shard<S> {
         connection.take_due(wakers);
         drop(connection);
 
+        if let Some(admission) = over {
+            self.release(admission);
+        }
         if drained {
             self.remove(handle);
         } else if more {
@@ -562,18 +687,17 @@ impl<S: Socket> Shard<S> {
         // Not answered: the runtime is going away, and so is the socket.
         while let Some(pending) = self.pending.pop() {
             self.endpoint.ignore(pending.incoming);
+            self.release(pending.admission);
         }
-        self.note_pending();
         self.post_totals();
     }
 
     fn insert(
         &mut self,
-        now: Instant,
         handle: ConnectionHandle,
         connection: Connection,
         socket: S,
-        unanswered_dial: Option<ConnectionId>,
+        begun: Begun,
     ) -> SharedConnection {
         let direction = connection.direction();
         let remote_addr = connection.remote_addr();
@@ -591,20 +715,19 @@ impl<S: Socket> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
-            direction,
+            admission: begun.admission,
             inbox: VecDeque::new(),
             armed: Armed::default(),
             expired: false,
             silent_turns: 0,
-            handshake_deadline: Some(now + self.handshake_timeout),
-            unanswered_dial,
+            handshake_deadline: Some(begun.deadline),
+            unanswered_dial: begun.unanswered_dial,
+            ids_issued: 0,
+            datagrams_received: 0,
             queued: false,
             blocked: false,
         });
         self.live += 1;
-        if direction == Direction::Inbound {
-            self.half_open += 1;
-        }
         self.want_turn(handle);
         shared
     }
@@ -614,8 +737,8 @@ impl<S: Socket> Shard<S> {
             return;
         };
         self.live -= 1;
-        if slot.is_half_open() {
-            self.half_open -= 1;
+        if let Some(admission) = slot.admission.take() {
+            self.release(admission);
         }
         if let Some(initial_id) = slot.unanswered_dial {
             self.unanswered.remove(&initial_id);
@@ -623,20 +746,39 @@ impl<S: Socket> Shard<S> {
         self.inbox_bytes -= slot
             .inbox
             .iter()
-            .map(|received| received.len)
+            .map(|received| received.charge)
             .sum::<usize>();
         self.deadlines.disarm(handle, &mut slot.armed);
         registry::lock(&self.registry).remove(handle);
     }
 
+    /// An unfinished handshake is over.
+    fn release(&mut self, admission: Admission) {
+        self.admissions.release(admission);
+        self.note_pending();
+    }
+
     fn note_pending(&self) {
-        registry::lock(&self.registry).set_pending_incoming(self.pending.len());
+        registry::lock(&self.registry).set_unfinished(Unfinished {
+            pending: self.pending.len(),
+            pending_bytes: self.pending.bytes(),
+            sources: self.admissions.sources(),
+        });
     }
 
     fn count_sent(&mut self, transmit: &Transmit) {
         self.totals.transport.bytes_sent += transmit.size as u64;
         self.totals.transport.datagrams_sent += datagrams(transmit);
     }
+}
+
+/// A handshake as it begins.
+struct Begun {
+    deadline: Instant,
+    /// Of an incoming connection.
+    admission: Option<Admission>,
+    /// Of a dial.
+    unanswered_dial: Option<ConnectionId>,
 }
 
 /// The seeds of everything random in a shard.
@@ -649,4 +791,9 @@ pub(crate) struct ShardSeed {
 
 fn slot<S>(slots: &mut [Option<Slot<S>>], handle: ConnectionHandle) -> Option<&mut Slot<S>> {
     slots.get_mut(handle.0)?.as_mut()
+}
+
+/// `None` if it is longer than any in version 1.
+fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
+    (bytes.len() <= MAX_ID_LEN).then(|| ConnectionId::new(bytes))
 }

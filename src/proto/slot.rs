@@ -5,8 +5,9 @@ use std::{collections::VecDeque, mem, sync::Mutex, time::Instant};
 use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
 use super::{
-    connection::{Connection, Direction, SharedConnection},
-    connection_id::IssuedIds,
+    admission::Admission,
+    connection::{Connection, SharedConnection},
+    connection_id::{IdQuota, IssuedIds},
     datagram::{Outbound, Sent, Socket},
     deadlines::Armed,
     registry::{self, Registry, Totals},
@@ -43,7 +44,8 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
-    pub(super) direction: Direction,
+    /// Of an incoming connection, until its handshake is over.
+    pub(super) admission: Option<Admission>,
     pub(super) inbox: VecDeque<Received<S>>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
@@ -52,21 +54,18 @@ pub(super) struct Slot<S> {
     pub(super) handshake_deadline: Option<Instant>,
     /// The ID of our first packet, until anything has arrived in answer to it.
     pub(super) unanswered_dial: Option<ConnectionId>,
+    /// After the one for the handshake.
+    pub(super) ids_issued: u64,
+    pub(super) datagrams_received: u64,
     pub(super) queued: bool,
     pub(super) blocked: bool,
 }
 
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
-    pub(super) len: usize,
+    /// What it counts for in limits on bytes.
+    pub(super) charge: usize,
     pub(super) socket: S,
-}
-
-impl<S> Slot<S> {
-    /// Whether it came in, and its peer is not authenticated yet.
-    pub(super) fn is_half_open(&self) -> bool {
-        self.direction == Direction::Inbound && self.handshake_deadline.is_some()
-    }
 }
 
 /// How sending went in a turn.
@@ -87,6 +86,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) slot: &'a mut Slot<S>,
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
+    pub(super) id_quota: IdQuota,
     pub(super) issued: &'a IssuedIds,
     pub(super) inbox_bytes: &'a mut usize,
     pub(super) totals: &'a mut Totals,
@@ -104,9 +104,10 @@ impl<S: Socket> Turn<'_, S> {
             let Some(received) = self.slot.inbox.pop_front() else {
                 break;
             };
-            *self.inbox_bytes -= received.len;
-            bytes += received.len;
+            *self.inbox_bytes -= received.charge;
+            bytes += received.charge;
             self.slot.unanswered_dial = None;
+            self.slot.datagrams_received += 1;
             self.connection.handle_event(received.event);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
@@ -169,7 +170,16 @@ impl<S: Socket> Turn<'_, S> {
             let issued = self.issued.count() - before;
             if issued > 0 {
                 registry::lock(self.registry).issued(self.handle, issued);
+                self.slot.ids_issued += issued;
             }
+        }
+        let Slot {
+            ids_issued,
+            datagrams_received,
+            ..
+        } = *self.slot;
+        if self.id_quota.is_exceeded(ids_issued, datagrams_received) {
+            self.connection.give_up_on_ids();
         }
         drained
     }

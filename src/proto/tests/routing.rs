@@ -245,7 +245,7 @@ fn what_comes_from_no_host_is_not_answered() {
     network.settle();
     assert!(network.intercept().is_empty());
     let books = network.nodes[1].books().0;
-    assert_eq!((books.malformed, books.responses_sent), (4, 0));
+    assert_eq!((books.martian, books.responses_sent), (4, 0));
     let from = "192.0.2.9:9".parse().unwrap();
     network.nodes[1].receive(now, from, &unknown_version);
     network.settle();

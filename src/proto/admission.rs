@@ -1,0 +1,98 @@
+//! Whom to let in: limits on incoming connections whose handshake is not complete.
+
+use super::sources::{Source, Sources};
+
+/// Limits of one shard on unfinished handshakes of incoming connections, those that wait for the application's answer
+/// among them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdmissionLimits {
+    pub(crate) handshakes: usize,
+    pub(crate) per_source: usize,
+    /// How many of them, from anywhere, make it ask for a Retry; `None` never asks.
+    pub(crate) retry_from: Option<usize>,
+}
+
+/// Counts unfinished handshakes, and decides about more.
+///
+/// A packet says where it comes from, and anyone can write anything there. So an address is held against its owner only
+/// once it is proven; until then it is a reason to ask for the proof, which costs the owner a round trip, and nobody
+/// else can give it.
+pub(super) struct Admissions {
+    limits: AdmissionLimits,
+    unfinished: usize,
+    sources: Sources,
+}
+
+/// What becomes of a first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Admit,
+    /// There is no room for what it would hold.
+    Full,
+    /// The sender has to prove its address first.
+    Retry,
+    /// Its source has as many unfinished handshakes as it may.
+    SourceFull,
+}
+
+/// One unfinished handshake, to be given back when it is over.
+#[derive(Debug)]
+#[must_use = "a handshake that is not given back counts for ever"]
+pub(super) struct Admission(Source);
+
+impl Admissions {
+    pub(super) fn new(limits: AdmissionLimits) -> Self {
+        Self {
+            limits,
+            unfinished: 0,
+            sources: Sources::default(),
+        }
+    }
+
+    /// Networks with unfinished handshakes.
+    pub(super) fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Whether there are as many as there may be, so that nobody is let in.
+    pub(super) fn is_full(&self) -> bool {
+        self.unfinished >= self.limits.handshakes
+    }
+
+    /// `has_room` is whether there is memory for what has arrived.
+    pub(super) fn decide(&self, source: Source, has_room: bool) -> Decision {
+        let AdmissionLimits {
+            per_source,
+            retry_from,
+            ..
+        } = self.limits;
+        if !source.is_proven
+            && let Some(retry_from) = retry_from
+            && (self.unfinished >= retry_from
+                || !has_room
+                || self.sources.is_busy(source.ip, per_source))
+        {
+            return Decision::Retry;
+        }
+        if source.is_proven && self.sources.is_full(source.ip, per_source) {
+            return Decision::SourceFull;
+        }
+        if has_room {
+            Decision::Admit
+        } else {
+            Decision::Full
+        }
+    }
+
+    pub(super) fn admit(&mut self, source: Source) -> Admission {
+        self.unfinished += 1;
+        self.sources.add(source);
+        Admission(source)
+    }
+
+    /// A handshake is over, however it went.
+    pub(super) fn release(&mut self, Admission(source): Admission) {
+        self.unfinished -= 1;
+        self.sources.remove(source);
+    }
+}
