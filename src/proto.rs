@@ -11,6 +11,7 @@ mod datagram;
 mod deadlines;
 mod hole_punch;
 mod pending;
+mod reception;
 mod registry;
 mod router;
 mod shard;

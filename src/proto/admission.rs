@@ -23,14 +23,13 @@ pub(super) struct Admissions {
     sources: Sources,
 }
 
-/// What becomes of a first packet.
+/// Why a first packet is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    Admit,
+pub(super) enum Rejection {
+    /// The sender may have forged its address, and has to prove it first.
+    Unproven,
     /// There is no room for what it would hold.
     Full,
-    /// The sender has to prove its address first.
-    Retry,
     /// Its source has as many unfinished handshakes as it may.
     SourceFull,
 }
@@ -59,40 +58,36 @@ impl Admissions {
         self.unfinished >= self.limits.handshakes
     }
 
-    /// `has_room` is whether there is memory for what has arrived.
-    pub(super) fn decide(&self, source: Source, has_room: bool) -> Decision {
-        let AdmissionLimits {
-            per_source,
-            retry_from,
-            ..
-        } = self.limits;
-        if !source.is_proven
-            && let Some(retry_from) = retry_from
-            && (self.unfinished >= retry_from
-                || !has_room
-                || self.sources.is_busy(source.ip, per_source))
-        {
-            return Decision::Retry;
+    /// Lets one in, unless there is a reason not to. `has_room` is whether there is memory for what has arrived.
+    pub(super) fn admit(&mut self, source: Source, has_room: bool) -> Result<Admission, Rejection> {
+        if self.needs_proof(source, has_room) {
+            return Err(Rejection::Unproven);
         }
-        if source.is_proven && self.sources.is_full(source.ip, per_source) {
-            return Decision::SourceFull;
+        if source.is_proven && self.sources.is_full(source.ip, self.limits.per_source) {
+            return Err(Rejection::SourceFull);
         }
-        if has_room {
-            Decision::Admit
-        } else {
-            Decision::Full
+        if !has_room {
+            return Err(Rejection::Full);
         }
-    }
-
-    pub(super) fn admit(&mut self, source: Source) -> Admission {
         self.unfinished += 1;
         self.sources.add(source);
-        Admission(source)
+        Ok(Admission(source))
     }
 
     /// A handshake is over, however it went.
     pub(super) fn release(&mut self, Admission(source): Admission) {
         self.unfinished -= 1;
         self.sources.remove(source);
+    }
+
+    /// Whether whoever it is has to prove the address before it costs anything.
+    fn needs_proof(&self, source: Source, has_room: bool) -> bool {
+        let Some(retry_from) = self.limits.retry_from else {
+            return false;
+        };
+        let is_busy = self.unfinished >= retry_from
+            || !has_room
+            || self.sources.is_busy(source.ip, self.limits.per_source);
+        is_busy && !source.is_proven
     }
 }

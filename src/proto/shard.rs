@@ -18,17 +18,17 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 
 use super::{
-    admission::{Admission, AdmissionLimits, Admissions, Decision},
+    admission::{Admission, AdmissionLimits, Rejection},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
     datagram::{Datagram, Incoming, Outbound, Socket, charge_of},
     deadlines::{Armed, Deadlines},
     hole_punch::{HolePunches, PunchKey},
-    pending::{IncomingKey, PendingIncoming, PendingLimits},
-    registry::{self, Registry, Totals, Unfinished},
+    pending::{IncomingKey, PendingLimits},
+    reception::{Reception, Unwelcome},
+    registry::{self, Registry, Totals},
     router::{HeaderForm, long_header_id},
     slot::{Received, Sending, Slot, Turn, datagrams},
-    sources::Source,
 };
 use crate::{
     address,
@@ -41,13 +41,6 @@ const INITIAL_ID_LEN: usize = 8;
 
 /// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
 const MAX_ID_LEN: usize = 20;
-
-/// Datagrams of clients must not be shorter until their handshake is confirmed (RFC 9000 §14.1), in bytes.
-const MIN_INITIAL: usize = 1200;
-
-/// Most datagrams in one round that cost work for strangers: keys for a first packet, and perhaps an answer. Some 2 ms
-/// of it; a batch from a socket may hold eight times as many, while connections wait for their turns.
-const STRANGERS_PER_ROUND: usize = 256;
 
 /// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
@@ -81,11 +74,6 @@ pub(crate) type MakeTransportConfig =
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
-    server: Arc<ServerConfig>,
-    /// The same, with which quinn-proto drops first packets before it does any work for them.
-    closed_server: Arc<ServerConfig>,
-    /// Which of the two quinn-proto has.
-    is_closed: bool,
     transport: MakeTransportConfig,
     handshake_timeout: Duration,
     id_quota: IdQuota,
@@ -93,9 +81,7 @@ pub(crate) struct Shard<S> {
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
-    admissions: Admissions,
-    /// Datagrams that have cost work for strangers in this round.
-    strangers: usize,
+    reception: Reception<S>,
     /// Dials that have not heard anything, by the ID of their first packet.
     unanswered: FxHashMap<ConnectionId, ConnectionHandle>,
     /// Connections that want a turn, each at most once.
@@ -103,7 +89,6 @@ pub(crate) struct Shard<S> {
     /// Connections that want a turn as soon as their socket takes more.
     blocked: Vec<ConnectionHandle>,
     deadlines: Deadlines,
-    pending: PendingIncoming<S>,
     punches: HolePunches<S>,
     inbox_bytes: usize,
     issued: IssuedIds,
@@ -145,26 +130,17 @@ impl<S: Socket> Shard<S> {
                 settings.mtu_discovery,
                 None,
             ),
-            closed_server: {
-                let mut server = ServerConfig::clone(&settings.server);
-                server.max_incoming(0);
-                Arc::new(server)
-            },
-            server: settings.server,
-            is_closed: false,
             transport: settings.transport,
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,
             max_peer_streams: settings.max_peer_streams,
             slots: Vec::new(),
             live: 0,
-            admissions: Admissions::new(settings.admission),
-            strangers: 0,
+            reception: Reception::new(settings.server, settings.admission, settings.pending),
             unanswered: FxHashMap::default(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
             deadlines: Deadlines::default(),
-            pending: PendingIncoming::new(settings.pending),
             punches: HolePunches::default(),
             inbox_bytes: 0,
             issued,
@@ -191,7 +167,7 @@ impl<S: Socket> Shard<S> {
 
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0 && self.pending.len() == 0 && self.punches.is_empty()
+        self.live == 0 && self.reception.pending.len() == 0 && self.punches.is_empty()
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -229,15 +205,21 @@ impl<S: Socket> Shard<S> {
         let mut waiting = None;
         if header == HeaderForm::Long {
             initial_id = long_header_id(&contents).and_then(connection_id);
-            waiting = initial_id.and_then(|id| self.pending.find(&id));
+            waiting = initial_id.and_then(|id| self.reception.pending.find(&id));
             if let Some(key) = waiting
-                && !self.may_wait(key, len)
+                && let Err(unwelcome) = self.reception.expect_more(key, len)
             {
+                let totals = &mut self.totals.registry;
+                match unwelcome {
+                    Unwelcome::Overload => totals.dropped_overload += 1,
+                    Unwelcome::TooShort => totals.malformed += 1,
+                }
                 return;
             }
             // What waits must not keep the memory of a whole batch.
             contents = BytesMut::from(&contents[..]);
-            self.open_or_close();
+            let has_ids = !self.has_no_ids();
+            self.reception.open_or_close(&mut self.endpoint, has_ids);
         }
         let held = self.endpoint.incoming_buffer_bytes();
         self.buf.clear();
@@ -263,7 +245,7 @@ impl<S: Socket> Shard<S> {
                 self.want_turn(handle);
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                self.strangers += 1;
+                self.reception.note_stranger();
                 let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
@@ -273,9 +255,9 @@ impl<S: Socket> Shard<S> {
                 self.admit(now, incoming, initial_id, len, socket, out);
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.strangers += 1;
                 totals.unknown += 1;
-                if socket.is_listening() && out.is_ready(&socket) {
+                if socket.is_listening() && !self.reception.is_busy() && out.is_ready(&socket) {
+                    self.reception.note_stranger();
                     totals.responses_sent += 1;
                     self.count_sent(&transmit);
                     // Blocked or not: these are answers to strangers.
@@ -288,11 +270,11 @@ impl<S: Socket> Shard<S> {
                     // More of an incoming connection that waits for its answer.
                     Some(key) if grown > 0 => {
                         totals.routed_initial += 1;
-                        self.pending.grow(key, len);
-                        self.note_pending();
+                        self.reception.pending.grow(key, len);
+                        self.note_unfinished();
                     }
                     // It was dropped before any key was derived.
-                    None if header == HeaderForm::Long && self.is_closed => {
+                    None if header == HeaderForm::Long && self.reception.is_closed() => {
                         totals.dropped_overload += 1;
                     }
                     _ => totals.unknown += 1,
@@ -301,39 +283,9 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Whether another datagram of an incoming connection may wait with it; else it is counted and dropped.
-    fn may_wait(&mut self, key: IncomingKey, len: usize) -> bool {
-        let totals = &mut self.totals.registry;
-        if len < MIN_INITIAL {
-            // Many of them would take far more memory than they have bytes.
-            totals.malformed += 1;
-            return false;
-        }
-        let may_wait = self.pending.may_grow(key, len);
-        totals.dropped_overload += u64::from(!may_wait);
-        may_wait
-    }
-
-    /// Has quinn-proto drop first packets while there is no place for what they begin, or no time.
-    fn open_or_close(&mut self) {
-        let is_closed = self.admissions.is_full()
-            || self.pending.is_full()
-            || self.has_no_ids()
-            || self.strangers >= STRANGERS_PER_ROUND;
-        if is_closed != self.is_closed {
-            self.is_closed = is_closed;
-            let server = if is_closed {
-                &self.closed_server
-            } else {
-                &self.server
-            };
-            self.endpoint.set_server_config(Some(Arc::clone(server)));
-        }
-    }
-
     /// Whether the quota of connection IDs has none left for another connection.
     fn has_no_ids(&self) -> bool {
-        self.live + self.pending.len() >= self.id_quota.connections
+        self.live + self.reception.pending.len() >= self.id_quota.connections
     }
 
     /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
@@ -347,29 +299,20 @@ impl<S: Socket> Shard<S> {
         socket: S,
         out: &mut impl Outbound<S>,
     ) {
-        let source = Source {
-            ip: incoming.remote_address().ip(),
-            is_proven: incoming.remote_address_validated(),
+        let rejected = self
+            .reception
+            .admit(now, incoming, initial_id, len, socket.clone());
+        let Err((incoming, rejection)) = rejected else {
+            self.note_unfinished();
+            return;
         };
-        let has_room = self.pending.has_room(len, source.is_proven);
         let totals = &mut self.totals.registry;
-        match self.admissions.decide(source, has_room) {
-            Decision::Admit => {
-                let admission = self.admissions.admit(source);
-                self.pending
-                    .insert(now, incoming, initial_id, len, admission, socket);
-                self.note_pending();
-            }
-            Decision::Retry => self.retry(incoming, &socket, out),
-            Decision::Full => {
-                totals.dropped_overload += 1;
-                self.endpoint.ignore(incoming);
-            }
-            Decision::SourceFull => {
-                totals.dropped_source_full += 1;
-                self.endpoint.ignore(incoming);
-            }
+        match rejection {
+            Rejection::Unproven => return self.retry(*incoming, &socket, out),
+            Rejection::Full => totals.dropped_overload += 1,
+            Rejection::SourceFull => totals.dropped_source_full += 1,
         }
+        self.endpoint.ignore(*incoming);
     }
 
     /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
@@ -389,7 +332,7 @@ impl<S: Socket> Shard<S> {
 
     /// The next incoming connection that the application should hear of.
     pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
-        let (key, pending) = self.pending.next_unreported()?;
+        let (key, pending) = self.reception.pending.next_unreported()?;
         self.totals.transport.incoming += 1;
         Some(Incoming {
             key,
@@ -409,10 +352,10 @@ impl<S: Socket> Shard<S> {
         max_payload: Option<u16>,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(pending) = self.pending.remove(key) else {
+        let Some(pending) = self.reception.pending.remove(key) else {
             return Err(HandshakeError::Stale);
         };
-        let mut server = ServerConfig::clone(&self.server);
+        let mut server = self.reception.server().clone();
         server.transport_config((self.transport)(max_payload));
         self.buf.clear();
         match self
@@ -428,7 +371,7 @@ impl<S: Socket> Shard<S> {
                     unanswered_dial: None,
                 };
                 let connection = self.insert(handle, connection, pending.socket, begun);
-                self.note_pending();
+                self.note_unfinished();
                 Ok((handle, connection))
             }
             Err(error) => {
@@ -445,7 +388,7 @@ impl<S: Socket> Shard<S> {
 
     /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        let Some(pending) = self.pending.remove(key) else {
+        let Some(pending) = self.reception.pending.remove(key) else {
             return;
         };
         self.release(pending.admission);
@@ -549,7 +492,7 @@ impl<S: Socket> Shard<S> {
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let pending = self.pending.first_deadline();
+        let pending = self.reception.pending.first_deadline();
         let punch = self.punches.next_timeout();
         self.deadlines
             .first()
@@ -562,7 +505,7 @@ impl<S: Socket> Shard<S> {
     /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have
     /// waited for too long, and sends what punches holes. A new round begins for strangers.
     pub(crate) fn handle_timeouts(&mut self, now: Instant, out: &mut impl Outbound<S>) {
-        self.strangers = 0;
+        self.reception.begin_round();
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
@@ -578,7 +521,7 @@ impl<S: Socket> Shard<S> {
             }
             self.want_turn(handle);
         }
-        while let Some(pending) = self.pending.pop_expired(now) {
+        while let Some(pending) = self.reception.pending.pop_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
@@ -640,14 +583,19 @@ impl<S: Socket> Shard<S> {
         if drained {
             turn.connection.on_drained();
         }
+        let is_established = turn.connection.authenticated().is_some();
         let slot = turn.slot;
         if let Some(initial_id) = unanswered
             && slot.unanswered_dial.is_none()
         {
             self.unanswered.remove(&initial_id);
         }
-        let over = slot.handshake_deadline.is_none();
-        let over = over.then(|| slot.admission.take()).flatten();
+        // One that has failed keeps its place until it is drained.
+        let admission = if is_established {
+            slot.admission.take()
+        } else {
+            None
+        };
         self.deadlines.arm(now, handle, &mut slot.armed, deadline);
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
             self.blocked.push(handle);
@@ -655,7 +603,7 @@ impl<S: Socket> Shard<S> {
         connection.take_due(wakers);
         drop(connection);
 
-        if let Some(admission) = over {
+        if let Some(admission) = admission {
             self.release(admission);
         }
         if drained {
@@ -685,7 +633,7 @@ impl<S: Socket> Shard<S> {
             }
         }
         // Not answered: the runtime is going away, and so is the socket.
-        while let Some(pending) = self.pending.pop() {
+        while let Some(pending) = self.reception.pending.pop() {
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
         }
@@ -754,16 +702,12 @@ impl<S: Socket> Shard<S> {
 
     /// An unfinished handshake is over.
     fn release(&mut self, admission: Admission) {
-        self.admissions.release(admission);
-        self.note_pending();
+        self.reception.release(admission);
+        self.note_unfinished();
     }
 
-    fn note_pending(&self) {
-        registry::lock(&self.registry).set_unfinished(Unfinished {
-            pending: self.pending.len(),
-            pending_bytes: self.pending.bytes(),
-            sources: self.admissions.sources(),
-        });
+    fn note_unfinished(&self) {
+        registry::lock(&self.registry).set_unfinished(self.reception.unfinished());
     }
 
     fn count_sent(&mut self, transmit: &Transmit) {

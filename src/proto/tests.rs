@@ -8,11 +8,13 @@
 //! LIBP2P_QUINN_FIRST_SEED=17 LIBP2P_QUINN_SEEDS=1 cargo test --lib proto::tests::transfer
 //! ```
 
+mod admission;
 mod closing;
 mod fairness;
 mod handshake;
 mod histories;
 mod hole_punch;
+mod id_quota;
 mod link;
 mod network;
 mod node;

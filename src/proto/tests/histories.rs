@@ -13,7 +13,7 @@ use super::{
     routing::assert_books_balance,
     seed_count,
 };
-use crate::proto::long_header_id;
+use crate::{config::ConfigBuilder, proto::long_header_id};
 
 /// Something that happens. Numbers choose among what there is at that time.
 #[derive(Clone, Debug)]
@@ -98,9 +98,11 @@ proptest! {
         shards in 1..5_u8,
         wrong_readers in any::<bool>(),
         blocking_sockets in any::<bool>(),
+        tight_limits in any::<bool>(),
         acts in proptest::collection::vec(act(), 1..60),
     ) {
         let setup = Setup {
+            configure: if tight_limits { with_tight_limits } else { |config| config },
             outbox: Outbox {
                 room: if blocking_sockets { 1 } else { usize::MAX },
                 ..Outbox::default()
@@ -121,6 +123,15 @@ proptest! {
         }
         history.end();
     }
+}
+
+/// So that some dials have to prove their address, and some are dropped.
+fn with_tight_limits(config: ConfigBuilder) -> ConfigBuilder {
+    config
+        .max_incoming_handshakes(4)
+        .and_then(|config| config.max_handshakes_per_source(2))
+        .and_then(|config| config.max_pending_incoming_bytes(32 * 1024))
+        .unwrap()
 }
 
 struct History {

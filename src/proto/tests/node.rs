@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use libp2p_identity::{Keypair, PeerId};
-use quinn_proto::{ConnectionIdGenerator, TimeSource, Transmit};
+use quinn_proto::{ConnectError, ConnectionIdGenerator, TimeSource, Transmit};
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::peer::{Peer, Turns};
@@ -22,8 +22,8 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Datagram, Incoming, IncomingKey, Outbound, Registry, Route, Sent, Shard, ShardSeed, Shards,
-        Socket,
+        Datagram, IdQuota, Incoming, IncomingKey, Outbound, Registry, Route, Sent, Shard,
+        ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -39,6 +39,7 @@ pub(super) struct Setup {
     pub(super) answer: Answer,
     /// The settings that differ from the defaults.
     pub(super) configure: fn(ConfigBuilder) -> ConfigBuilder,
+    pub(super) id_quota: IdQuota,
     pub(super) listening: bool,
     pub(super) outbox: Outbox,
     pub(super) reader: Reader,
@@ -70,6 +71,7 @@ impl Default for Setup {
         Self {
             answer: Answer::Accept,
             configure: |builder| builder,
+            id_quota: IdQuota::default(),
             listening: true,
             outbox: Outbox::default(),
             reader: Reader::Owner,
@@ -202,6 +204,8 @@ impl Node {
         let host = Keypair::ed25519_from_bytes(random.random::<[u8; 32]>()).unwrap();
         let shards = Shards::new(setup.shards).unwrap();
         let config = (setup.configure)(Config::builder(&host))
+            .shards(setup.shards)
+            .unwrap()
             .build()
             .unwrap()
             .with_authenticator(deterministic(&host, random.next_u64()));
@@ -222,6 +226,7 @@ impl Node {
                 let mut settings = config
                     .settings(true, RECEIVE_BUFFER, random.random())
                     .unwrap();
+                settings.id_quota = setup.id_quota;
                 settings.endpoint.supported_versions(setup.versions.clone());
                 Arc::make_mut(&mut settings.server).time_source(Arc::new(StoppedClock));
                 Shard::new(id, shards, settings, *seed, Arc::clone(registry))
@@ -265,13 +270,21 @@ impl Node {
         remote_addr: SocketAddr,
         expected: Option<PeerId>,
     ) -> Peer {
+        self.try_dial(now, remote_addr, expected).unwrap()
+    }
+
+    pub(super) fn try_dial(
+        &mut self,
+        now: Instant,
+        remote_addr: SocketAddr,
+        expected: Option<PeerId>,
+    ) -> Result<Peer, ConnectError> {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.shards.count();
         let config = self.config.client(expected, None).unwrap();
-        let (handle, connection) = self.cores[shard]
-            .connect(now, config, remote_addr, self.socket.clone())
-            .unwrap();
-        self.peer(shard, handle, connection)
+        let (handle, connection) =
+            self.cores[shard].connect(now, config, remote_addr, self.socket.clone())?;
+        Ok(self.peer(shard, handle, connection))
     }
 
     /// Punches a hole for a peer at `remote_addr`.
@@ -490,10 +503,12 @@ impl Node {
         let now = RegistryStats {
             active_ids: books.active_ids,
             connections: books.connections,
+            handshake_sources: books.handshake_sources,
             handshaking: books.handshaking,
             initial_ids: books.initial_ids,
             peers: books.peers,
             pending_incoming: books.pending_incoming,
+            pending_incoming_bytes: books.pending_incoming_bytes,
             remote_addresses: books.remote_addresses,
             ..RegistryStats::default()
         };

@@ -1,0 +1,468 @@
+//! Floods of first packets, honest and forged: who gets in, who waits, and what it costs at most.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    network::Network,
+    node::{Answer, Node, Outgoing, Setup},
+    peer::Peer,
+    seeds,
+};
+use crate::{
+    config::{ConfigBuilder, RetryPolicy},
+    error::HandshakeError,
+    proto::deadlines::SLACK,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// As the defaults have it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn listener(answer: Answer, configure: fn(ConfigBuilder) -> ConfigBuilder) -> Setup {
+    Setup {
+        answer,
+        configure,
+        ..Setup::default()
+    }
+}
+
+/// Node 0 is an attacker, 1 listens, and 2 is honest.
+fn three(listener: Setup) -> Network {
+    let mut network = Network::pair(1, Setup::default(), listener);
+    network.add(Setup::default());
+    network
+}
+
+fn host(network: u8, host: u8) -> SocketAddr {
+    ([198, 51, network, host], 4001).into()
+}
+
+/// First flights of dials that their dialer has forgotten: an attacker's, who does not care what comes back.
+fn first_flights(network: &mut Network, count: usize) -> Vec<Vec<Outgoing>> {
+    (0..count)
+        .map(|_| {
+            let dialer = network.dial(0, 1);
+            network.settle();
+            let flight = network.intercept();
+            dialer.abandon();
+            network.settle();
+            network.intercept();
+            flight
+        })
+        .collect()
+}
+
+fn deliver(network: &mut Network, from: SocketAddr, flight: &[Outgoing]) {
+    let now = network.now;
+    for datagram in flight {
+        network.nodes[1].receive(now, from, &datagram.contents);
+    }
+}
+
+/// How a dial ends.
+fn outcome(network: &mut Network, peer: &Peer) -> Result<(), HandshakeError> {
+    let peer = peer.clone();
+    let established = network.block_on(async move { peer.established().await });
+    established.map(drop)
+}
+
+fn held(network: &Network) -> usize {
+    network.nodes[1].held.len()
+}
+
+#[test]
+fn whoever_forges_an_address_does_not_shut_its_owner_out() {
+    let mut network = three(listener(Answer::Accept, |config| {
+        config.max_handshakes_per_source(2).unwrap()
+    }));
+    let owner = network.nodes[2].addr();
+    for flight in first_flights(&mut network, 20) {
+        deliver(&mut network, owner, &flight);
+    }
+    network.nodes[1].turn(network.now);
+    let (registry, transport) = network.nodes[1].books();
+    assert_eq!((transport.incoming, registry.handshaking), (2, 2));
+    // At least one for each of the others, and nothing is kept of them.
+    assert!(transport.retries_sent >= 18);
+    network.nodes[1].take_outgoing();
+
+    let before = network.elapsed();
+    let dialer = network.dial(2, 1);
+    assert_eq!(outcome(&mut network, &dialer), Ok(()));
+    // The forged ones are still there; all they cost the owner is a round trip.
+    assert_eq!(network.nodes[1].books().0.handshaking, 3);
+    assert_eq!(network.elapsed() - before, Duration::from_millis(40));
+    assert_eq!(network.nodes[1].books().0.dropped_source_full, 0);
+    // Nobody else is asked.
+    let retries = network.nodes[1].books().1.retries_sent;
+    let stranger = network.add(Setup::default());
+    let dialer = network.dial(stranger, 1);
+    assert_eq!(outcome(&mut network, &dialer), Ok(()));
+    assert_eq!(network.nodes[1].books().1.retries_sent, retries);
+}
+
+#[test]
+fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.max_handshakes_per_source(2).unwrap()
+    }));
+    let dialers: Vec<_> = (0..6).map(|_| network.dial(0, 1)).collect();
+    network.run_for(SECOND / 10);
+    // Two that were believed, two that have proven it; for the others there is neither a place nor an answer.
+    assert_eq!(held(&network), 4);
+    let (registry, _) = network.nodes[1].books();
+    assert!(registry.dropped_source_full >= 2);
+    assert_eq!(
+        (registry.handshake_sources, registry.pending_incoming),
+        (1, 4)
+    );
+
+    // The others do not notice.
+    network.dial(2, 1);
+    network.run_for(SECOND / 10);
+    assert_eq!(held(&network), 5);
+    assert_eq!(network.nodes[1].books().0.handshake_sources, 2);
+
+    // Places become free, and retransmissions find them.
+    let now = network.now;
+    while network.nodes[1].answer_held(now, true).is_none() && held(&network) > 0 {}
+    network.nodes[1].answer = Answer::Accept;
+    for dialer in &dialers {
+        assert_eq!(outcome(&mut network, dialer), Ok(()));
+    }
+    assert!(network.elapsed() < HANDSHAKE_TIMEOUT);
+    network.run_for(SECOND);
+    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+}
+
+#[test]
+fn hundreds_of_peers_behind_one_address_come_at_once_and_all_get_in() {
+    const PEERS: usize = 300;
+
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialers: Vec<_> = (0..PEERS).map(|_| network.dial(0, 1)).collect();
+    for dialer in &dialers {
+        assert_eq!(outcome(&mut network, dialer), Ok(()));
+    }
+    // The last of them after one retransmission.
+    assert!(network.elapsed() < 2 * SECOND, "{:?}", network.elapsed());
+    assert!(network.nodes[1].books().1.retries_sent > 0);
+    network.run_for(SECOND);
+    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+}
+
+#[test]
+fn forged_addresses_take_a_quarter_of_the_places() {
+    let mut network = three(listener(Answer::Accept, |config| {
+        config.max_incoming_handshakes(8).unwrap()
+    }));
+    for (number, flight) in first_flights(&mut network, 30).iter().enumerate() {
+        deliver(&mut network, host(100, number as u8), flight);
+        network.nodes[1].turn(network.now);
+    }
+    assert_eq!(network.nodes[1].books().0.handshaking, 2);
+    network.nodes[1].take_outgoing();
+    for _ in 0..5 {
+        let dialer = network.dial(2, 1);
+        assert_eq!(outcome(&mut network, &dialer), Ok(()));
+    }
+    assert_eq!(network.nodes[1].books().0.dropped_overload, 0);
+}
+
+#[test]
+fn listener_with_all_places_taken_is_silent_and_serves_those_it_has() {
+    let mut network = three(listener(Answer::Accept, |config| {
+        config
+            .max_incoming_handshakes(4)
+            .unwrap()
+            .retry_policy(RetryPolicy::Never)
+    }));
+    let (established, accepted) = network.connect(2, 1);
+    network.run_for(SECOND);
+    let before = network.nodes[1].books();
+    for (number, flight) in first_flights(&mut network, 30).iter().enumerate() {
+        deliver(&mut network, host(100, number as u8), flight);
+        network.nodes[1].turn(network.now);
+    }
+    let (registry, transport) = network.nodes[1].books();
+    assert_eq!(registry.handshaking, 4);
+    assert!(registry.dropped_overload - before.0.dropped_overload >= 26);
+    assert_eq!(transport.incoming - before.1.incoming, 4);
+    assert_eq!(registry.responses_sent, 0);
+    // Whatever was sent was sent to those four.
+    for outgoing in network.nodes[1].take_outgoing() {
+        assert!((0..4).any(|number| outgoing.to == host(100, number)));
+    }
+
+    let late = network.dial(2, 1);
+    network.run_for(SECOND / 2);
+    assert!(late.with(|late| late.authenticated().is_none()));
+    let received = network.block_on(async move {
+        let stream = established.open().await.unwrap();
+        established
+            .write_all(stream, b"still there?")
+            .await
+            .unwrap();
+        established.finish(stream).unwrap();
+        let stream = accepted.accept().await.unwrap();
+        accepted.read_to_end(stream).await
+    });
+    assert_eq!(received, Ok(b"still there?".to_vec()));
+    // The forged ones go with their deadline, the honest one has tried again by then, or will.
+    network.run_for(HANDSHAKE_TIMEOUT);
+    let dialer = network.dial(2, 1);
+    assert_eq!(outcome(&mut network, &dialer), Ok(()));
+}
+
+#[test]
+fn what_waits_is_bounded_in_bytes_of_all_and_of_each() {
+    const BYTES: usize = 32 * 1024;
+    const BYTES_EACH: usize = 16 * 1024;
+
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.max_pending_incoming_bytes(BYTES).unwrap()
+    }));
+    let bytes = |network: &Network| network.nodes[1].books().0.pending_incoming_bytes;
+    let flights = first_flights(&mut network, 20);
+    let length: usize = flights[0]
+        .iter()
+        .map(|datagram| datagram.contents.len())
+        .sum();
+    // One of them, over and over.
+    for _ in 0..20 {
+        deliver(&mut network, host(100, 0), &flights[0]);
+    }
+    network.nodes[1].turn(network.now);
+    assert!(bytes(&network) <= BYTES_EACH && bytes(&network) > BYTES_EACH - length);
+    assert_eq!(held(&network), 1);
+    // Those who have not proven their address have half of it, which is taken; they are asked for it.
+    let forged = host(100, 1);
+    deliver(&mut network, forged, &flights[1]);
+    deliver(&mut network, forged, &flights[2]);
+    network.nodes[1].turn(network.now);
+    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(bytes(&network) <= BYTES / 2);
+    network.nodes[1].take_outgoing();
+    // The other half is for those who have.
+    for _ in 0..20 {
+        network.dial(2, 1);
+    }
+    network.run_for(SECOND);
+    assert!(bytes(&network) <= BYTES && bytes(&network) > BYTES - 2 * length);
+    assert!(network.nodes[1].books().0.dropped_overload > 0);
+
+    network.nodes[1].answer = Answer::Refuse;
+    let now = network.now;
+    while held(&network) > 0 {
+        network.nodes[1].answer_held(now, false);
+    }
+    network.run_until_empty();
+    network.nodes[1].assert_empty();
+}
+
+#[test]
+fn short_datagrams_do_not_wait() {
+    let mut network = three(listener(Answer::Hold, |config| config));
+    let flight = first_flights(&mut network, 1).remove(0);
+    deliver(&mut network, host(100, 0), &flight);
+    network.nodes[1].turn(network.now);
+    let before = network.nodes[1].books().0;
+    let now = network.now;
+    // The same header, so the same connection.
+    for len in [60, 300, 1199] {
+        network.nodes[1].receive(now, host(100, 0), &flight[0].contents[..len]);
+    }
+    network.nodes[1].turn(now);
+    let after = network.nodes[1].books().0;
+    assert_eq!(after.malformed - before.malformed, 3);
+    assert_eq!(after.pending_incoming_bytes, before.pending_incoming_bytes);
+    network.run_until_empty();
+    network.nodes[1].assert_empty();
+}
+
+/// Each gives its place back, so the same two serve for all of them.
+#[test]
+fn however_an_incoming_connection_ends_its_place_is_free() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config
+            .max_incoming_handshakes(2)
+            .and_then(|config| config.max_pending_incoming(2))
+            .unwrap()
+            .retry_policy(RetryPolicy::Never)
+    }));
+    for round in 0..5 {
+        for end in [
+            "refused",
+            "expires",
+            "fails",
+            "stalls",
+            "is left",
+            "completes",
+        ] {
+            for _ in 0..2 {
+                let expected = match end {
+                    "fails" => libp2p_identity::PeerId::random(),
+                    _ => network.nodes[1].peer_id(),
+                };
+                let dialer = network.dial_expecting(2, 1, Some(expected));
+                network.run_for(Duration::from_millis(15));
+                assert!(held(&network) == 1, "no place in round {round} as it {end}");
+                let now = network.now;
+                match end {
+                    "refused" => drop(network.nodes[1].answer_held(now, false)),
+                    "expires" => {}
+                    _ => drop(network.nodes[1].answer_held(now, true)),
+                }
+                if end == "is left" || end == "stalls" {
+                    dialer.abandon();
+                    network.settle();
+                    if end == "stalls" {
+                        network.intercept();
+                    }
+                }
+                // Of those whose dialer is there, most are over by now; the next one comes meanwhile.
+                network.run_for(Duration::from_millis(15));
+                if end == "expires" {
+                    network.nodes[1].held.clear();
+                }
+            }
+            // And some more: the farewell of a dialer that has waited for too long looks like a first packet.
+            network.run_for(3 * HANDSHAKE_TIMEOUT);
+            network.nodes[1].held.clear();
+            let books = network.nodes[1].books().0;
+            assert_eq!((books.pending_incoming, books.handshake_sources), (0, 0));
+        }
+    }
+    assert_eq!(network.nodes[1].books().0.dropped_overload, 0);
+}
+
+#[test]
+fn strangers_get_a_share_of_each_round_and_no_more() {
+    const SHARE: u64 = 256;
+
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.retry_policy(RetryPolicy::Never)
+    }));
+    let flights = first_flights(&mut network, 300);
+    let now = network.now;
+    network.nodes[1].turn(now);
+    let round = |network: &mut Network| {
+        let before = network.nodes[1].books();
+        for flight in &flights {
+            network.nodes[1].receive(now, host(100, 1), &flight[0].contents);
+        }
+        network.nodes[1].turn(now);
+        let after = network.nodes[1].books();
+        (
+            after.1.incoming - before.1.incoming,
+            after.0.dropped_overload - before.0.dropped_overload,
+        )
+    };
+    assert_eq!(round(&mut network), (SHARE, 300 - SHARE));
+    // Those that wait already are no strangers.
+    assert_eq!(round(&mut network), (300 - SHARE, 0));
+
+    // Those who get an answer and no more are strangers, too.
+    let mut unknown_version = vec![0xc0, 0xff, 0, 0, 9, 8];
+    unknown_version.resize(1200, 1);
+    for _ in 0..300 {
+        network.nodes[1].receive(now, host(100, 2), &unknown_version);
+    }
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].books().0.responses_sent, SHARE);
+}
+
+#[test]
+fn handshake_that_is_kept_alive_but_not_completed_ends_with_its_deadline() {
+    let mut network = three(listener(Answer::Accept, |config| config));
+    let flight = first_flights(&mut network, 1).remove(0);
+    let attacker = network.nodes[0].addr();
+    let began = network.now;
+    let mut last = began;
+    // It says the same again and again, often enough for any idle timeout.
+    while network.now < began + 2 * HANDSHAKE_TIMEOUT {
+        if network.nodes[1].books().0.handshaking == 1 || network.now == began {
+            last = network.now;
+            deliver(&mut network, attacker, &flight);
+        }
+        network.run_for(SECOND / 4);
+    }
+    assert!(last < began + HANDSHAKE_TIMEOUT);
+    let (registry, transport) = network.nodes[1].books();
+    assert_eq!(transport.handshakes_timed_out, 1);
+    assert_eq!((registry.connections, registry.handshake_sources), (0, 0));
+}
+
+#[test]
+fn time_that_an_incoming_connection_has_waited_is_part_of_its_handshake() {
+    let mut network = three(listener(Answer::Hold, |config| config));
+    let flight = first_flights(&mut network, 1).remove(0);
+    let began = network.now;
+    deliver(&mut network, host(100, 1), &flight);
+    network.run_for(HANDSHAKE_TIMEOUT / 2);
+    let now = network.now;
+    assert_eq!(network.nodes[1].answer_held(now, true), None);
+    let listener = network.nodes[1].accepted.pop_front().unwrap();
+    assert_eq!(
+        outcome(&mut network, &listener),
+        Err(HandshakeError::TimedOut)
+    );
+    let late = network.now - began - HANDSHAKE_TIMEOUT;
+    assert!(late < SLACK, "{late:?}");
+    network.nodes[1].assert_empty();
+}
+
+/// Forged, honest, repeated, over several shards, with limits as tight as they get: nothing exceeds them, and nothing
+/// is left.
+#[test]
+fn no_flood_exceeds_the_limits_or_leaves_anything() {
+    const PLACES: usize = 12;
+
+    for seed in seeds().take(20) {
+        let setup = Setup {
+            configure: |config| {
+                config
+                    .max_incoming_handshakes(PLACES)
+                    .and_then(|config| config.max_handshakes_per_source(4))
+                    .and_then(|config| config.max_pending_incoming_bytes(32 * 1024))
+                    .unwrap()
+            },
+            shards: 1 + (seed % 3) as u8,
+            ..Setup::default()
+        };
+        let mut network = Network::pair(seed, Setup::default(), setup);
+        network.add(Setup::default());
+        let flights = first_flights(&mut network, 40);
+        for (number, flight) in flights.iter().enumerate() {
+            network.nodes[1].answer = match (number as u64 + seed) % 3 {
+                0 => Answer::Accept,
+                1 => Answer::Hold,
+                _ => Answer::Refuse,
+            };
+            let from = host(number as u8 % 3, number as u8 % 7);
+            deliver(&mut network, from, flight);
+            if number % 4 == 0 {
+                network.dial(2, 1);
+            }
+            network.run_for(SECOND / 20);
+            let (registry, _) = network.nodes[1].books();
+            let shards = network.nodes[1].cores.len();
+            let unfinished = registry.handshaking + registry.pending_incoming;
+            assert!(
+                unfinished <= PLACES.div_ceil(shards) * shards,
+                "{unfinished} {registry:?}"
+            );
+            assert!(registry.handshake_sources <= 2 * unfinished);
+            assert!(registry.pending_incoming_bytes <= 32 * 1024 * shards);
+        }
+        network.nodes[1].answer = Answer::Refuse;
+        network.nodes[1].held.clear();
+        network.run_for(4 * HANDSHAKE_TIMEOUT);
+        while let Some(peer) = network.nodes[1].accepted.pop_front() {
+            peer.close(0);
+        }
+        network.run_until_empty();
+        network.nodes.iter().for_each(Node::assert_empty);
+    }
+}
