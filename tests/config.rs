@@ -327,6 +327,71 @@ async fn max_pending_incoming_drops_what_is_more() {
     .await;
 }
 
+/// Dials, none of which is answered, until the listener has dropped something for this reason.
+async fn knock_until_dropped(
+    set: impl FnOnce(ConfigBuilder) -> Built,
+    dropped: impl Fn(&libp2p_quinn::RegistryStats) -> u64,
+) -> (Node, Node) {
+    let mut dialer = Node::new();
+    let mut listener = Node::with(set);
+    let addr = listener.listen().await;
+    let dials: Vec<_> = (0..12).map(|_| tokio::spawn(dialer.dial(&addr))).collect();
+    until(|| dropped(&listener.stats().registry) > 0).await;
+    for dial in dials {
+        dial.abort();
+    }
+    (dialer, listener)
+}
+
+#[tokio::test]
+async fn max_incoming_handshakes_drops_what_is_more() {
+    bounded(async {
+        let (_dialer, listener) = knock_until_dropped(
+            |config| config.max_incoming_handshakes(4),
+            |registry| registry.dropped_overload,
+        )
+        .await;
+        let stats = listener.stats();
+        assert_eq!(stats.registry.pending_incoming, 4);
+        // From a quarter of them on, addresses have to be proven.
+        assert!(stats.transport.retries_sent > 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn max_handshakes_per_source_asks_for_a_proof_and_then_drops_what_is_more() {
+    bounded(async {
+        let (_dialer, listener) = knock_until_dropped(
+            |config| config.max_handshakes_per_source(2),
+            |registry| registry.dropped_source_full,
+        )
+        .await;
+        let stats = listener.stats();
+        // Two that were believed, and two that have proven it.
+        assert_eq!(stats.registry.pending_incoming, 4);
+        assert!(stats.transport.retries_sent > 0);
+        assert_eq!(stats.registry.handshake_sources, 1);
+        assert_eq!(stats.registry.dropped_overload, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn max_pending_incoming_bytes_drops_what_is_more() {
+    const LIMIT: usize = 32 * 1024;
+    bounded(async {
+        let (_dialer, listener) = knock_until_dropped(
+            |config| config.max_pending_incoming_bytes(LIMIT),
+            |registry| registry.dropped_overload,
+        )
+        .await;
+        let registry = listener.stats().registry;
+        assert!((LIMIT / 2..=LIMIT).contains(&registry.pending_incoming_bytes));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn with_migration_a_peer_goes_on_from_another_port() {
     bounded(async {
@@ -477,6 +542,15 @@ fn every_setter_refuses_what_cannot_work_and_names_itself() {
     accepts(config().idle_timeout(Some(Duration::from_millis(1))));
     let name = "keep_alive_interval";
     refuses(name, config().keep_alive_interval(Some(Duration::ZERO)));
+    let name = "max_handshakes_per_source";
+    refuses(name, config().max_handshakes_per_source(0));
+    accepts(config().max_handshakes_per_source(usize::MAX));
+    let name = "max_incoming_handshakes";
+    refuses(name, config().max_incoming_handshakes(0));
+    accepts(config().max_incoming_handshakes(usize::MAX));
+    let name = "max_pending_incoming_bytes";
+    refuses(name, config().max_pending_incoming_bytes(32 * 1024 - 1));
+    accepts(config().max_pending_incoming_bytes(usize::MAX));
     let name = "max_mtu_bytes";
     refuses(name, config().max_mtu_bytes(1199));
     refuses(name, config().max_mtu_bytes(65_501));

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt;
 use libp2p::{
     Swarm, TransportError,
+    connection_limits::{self, ConnectionLimits},
     swarm::{
         ConnectionDenied, ConnectionId, DialError, FromSwarm, ListenError, NetworkBehaviour,
         SwarmEvent, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
@@ -119,38 +120,60 @@ fn watched<B: NetworkBehaviour>(behaviour: B) -> (Swarm<B>, Handle) {
 
 #[tokio::test]
 async fn a_connection_that_a_behaviour_denies_is_refused_without_tls_work() {
+    turned_away_by(Bouncer::default()).await;
+}
+
+/// The behaviour that users have for it.
+#[tokio::test]
+async fn a_connection_over_the_limit_of_a_swarm_is_refused_without_tls_work() {
+    let limits = ConnectionLimits::default().with_max_pending_incoming(Some(0));
+    turned_away_by(connection_limits::Behaviour::new(limits)).await;
+}
+
+/// Shows that a guest is refused by a host with this behaviour, in the time that a round trip takes and at the cost of
+/// one packet.
+async fn turned_away_by<B: NetworkBehaviour>(behaviour: B) {
+    const GUESTS: u64 = 10;
     bounded(async {
-        let (mut bouncer, handle) = watched(Bouncer::default());
+        let (mut host, handle) = watched(behaviour);
         let mut guest = ours_with(|_| dummy::Behaviour);
-        let addr = listen(&mut bouncer).await;
-        guest.dial(addr).unwrap();
-        let (mut turned_away, mut denied) = (false, false);
-        while !(turned_away && denied) {
-            tokio::select! {
-                event = guest.select_next_some() => match event {
-                    SwarmEvent::OutgoingConnectionError { error: DialError::Transport(errors), .. } => {
-                        let [(_, error)] = &errors[..] else { panic!("{errors:?}") };
-                        let refused = HandshakeError::Refused.to_string();
-                        assert!(full_text(error).contains(&refused), "{}", full_text(error));
-                        turned_away = true;
-                    }
-                    SwarmEvent::ConnectionEstablished { .. } => panic!("let in"),
-                    _ => {}
-                },
-                event = bouncer.select_next_some() => match event {
-                    SwarmEvent::IncomingConnectionError { error, .. } => {
-                        assert!(matches!(error, ListenError::Denied { .. }), "{error:?}");
-                        denied = true;
-                    }
-                    SwarmEvent::ListenerError { error, .. } => panic!("{error}"),
-                    _ => {}
-                },
+        let addr = listen(&mut host).await;
+        for number in 1..=GUESTS {
+            guest.dial(addr.clone()).unwrap();
+            let (mut turned_away, mut denied) = (false, false);
+            while !(turned_away && denied) {
+                tokio::select! {
+                    event = guest.select_next_some() => match event {
+                        SwarmEvent::OutgoingConnectionError { error: DialError::Transport(errors), .. } => {
+                            let [(_, error)] = &errors[..] else { panic!("{errors:?}") };
+                            // And not a timeout.
+                            let refused = HandshakeError::Refused.to_string();
+                            assert!(full_text(error).contains(&refused), "{}", full_text(error));
+                            turned_away = true;
+                        }
+                        SwarmEvent::ConnectionEstablished { .. } => panic!("let in"),
+                        _ => {}
+                    },
+                    event = host.select_next_some() => match event {
+                        SwarmEvent::IncomingConnectionError { error, .. } => {
+                            assert!(matches!(error, ListenError::Denied { .. }), "{error:?}");
+                            denied = true;
+                        }
+                        SwarmEvent::ListenerError { error, .. } => panic!("{error}"),
+                        _ => {}
+                    },
+                }
             }
+            until(|| handle.stats().transport.incoming_refused == number).await;
         }
-        until(|| handle.stats().transport.incoming_refused == 1).await;
+        let stats = handle.stats();
         // A connection, which is what costs TLS work, would have been given an ID.
-        assert_eq!(handle.stats().registry.issued_ids, 0);
-        assert_eq!(handle.stats().transport.handshakes_failed, 0);
+        assert_eq!(stats.registry.issued_ids, 0);
+        assert_eq!(stats.transport.handshakes_failed, 0);
+        // The refusals, and nothing else.
+        assert_eq!(stats.transport.datagrams_sent, GUESTS);
+        assert_eq!(stats.registry.pending_incoming_bytes, 0);
+        assert_eq!(stats.registry.handshake_sources, 0);
     })
     .await;
 }

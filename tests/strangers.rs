@@ -1,0 +1,143 @@
+//! What those can do whom we do not know: at a real socket, with another implementation than ours.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{
+    future::poll_fn,
+    net::{Ipv4Addr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Poll,
+};
+
+use futures::future::poll_immediate;
+use libp2p_core::muxing::StreamMuxerExt;
+use libp2p_identity::Keypair;
+use quinn::crypto::rustls::QuicClientConfig;
+use support::{
+    node::{Node, bounded, connect_at, echo, socket_addr, until},
+    streams::{ask, transfer_through_echo},
+};
+
+/// Most datagrams that one read takes, where none can be joined with others; as the driver has it.
+const BATCH: u64 = 32;
+
+/// After each batch of empty datagrams, all others have their turn.
+#[tokio::test]
+async fn empty_datagrams_count_as_others_do_in_a_round() {
+    const EMPTY: u64 = 200;
+    bounded(async {
+        let mut node = Node::new();
+        let addr = socket_addr(&node.listen().await);
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..EMPTY {
+            stranger.send_to(&[], addr).unwrap();
+        }
+        let handle = node.transport.handle();
+        let (mut rounds, mut counted) = (0, 0);
+        // A task that always wants to run, on the same thread as the driver: so they take turns.
+        let other = poll_fn(move |cx| {
+            let now = handle.stats().registry.malformed;
+            assert!(now - counted <= BATCH, "{now} after {counted}");
+            rounds += u64::from(now > counted);
+            counted = now;
+            if counted == EMPTY {
+                return Poll::Ready(rounds);
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        assert!(tokio::spawn(other).await.unwrap() >= EMPTY / BATCH);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let echo = tokio::spawn(echo(accepted));
+        let addr = socket_addr(&addr);
+        let (stop, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let flood = std::thread::spawn({
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            move || {
+                let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                // Empty, not QUIC, and of a connection that never was.
+                let worthless: [&[u8]; 3] = [&[], &[0; 20], &[0x47; 40]];
+                while !stop.load(Ordering::Relaxed) {
+                    for datagram in worthless {
+                        // As many as the kernel takes.
+                        let _ = stranger.send_to(datagram, addr);
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        until(|| listener.stats().registry.malformed > 0).await;
+        for _ in 0..20 {
+            ask(&mut dialled).await;
+        }
+        transfer_through_echo(&mut dialled, 300_000).await;
+        // It went on all the time, and was seen.
+        let before = listener.stats().registry;
+        until(|| listener.stats().registry.non_quic > before.non_quic).await;
+        stop.store(true, Ordering::Relaxed);
+        flood.join().unwrap();
+        assert!(sent.load(Ordering::Relaxed) > 0);
+        drop(dialled);
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+/// A peer that nobody has spoken to yet may open a few streams of the kind that libp2p uses, and nothing else.
+#[tokio::test]
+async fn a_new_connection_may_open_few_streams_of_one_kind() {
+    /// As [`max_peer_streams`](libp2p_quinn::ConfigBuilder::max_peer_streams) says.
+    const FIRST_STREAMS: usize = 100;
+    bounded(async {
+        for (limit, expected) in [(256, FIRST_STREAMS), (65_536, FIRST_STREAMS), (5, 5)] {
+            let mut node = Node::with(|config| config.max_peer_streams(limit));
+            let addr = node.listen().await;
+            let upgrade = tokio::spawn(async move {
+                let accepted = node.accept().await;
+                (node, accepted)
+            });
+            let tls = libp2p_tls::make_client_config(&Keypair::generate_ed25519(), None).unwrap();
+            let tls = QuicClientConfig::try_from(tls).unwrap();
+            let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let connection = endpoint
+                .connect_with(
+                    quinn::ClientConfig::new(Arc::new(tls)),
+                    socket_addr(&addr),
+                    "libp2p",
+                )
+                .unwrap()
+                .await
+                .unwrap();
+            let mut streams = Vec::new();
+            while let Some(stream) = poll_immediate(connection.open_bi()).await {
+                streams.push(stream.unwrap());
+            }
+            assert_eq!(streams.len(), expected, "of {limit}");
+            assert!(poll_immediate(connection.open_uni()).await.is_none());
+            // Datagrams were not even negotiated.
+            assert_eq!(connection.max_datagram_size(), None);
+            let (_node, (_, mut muxer)) = upgrade.await.unwrap();
+            // Not having sent anything on them, it has none open.
+            let inbound = poll_immediate(poll_fn(|cx| muxer.poll_inbound_unpin(cx))).await;
+            assert!(inbound.is_none());
+        }
+    })
+    .await;
+}
