@@ -189,6 +189,10 @@ mod tests {
             ("/ip6/::/udp/4001/quic-v1", false),
             ("/ip4/224.0.0.1/udp/4001/quic-v1", false),
             ("/ip4/255.255.255.255/udp/4001/quic-v1", false),
+            ("/ip6/ff02::1/udp/4001/quic-v1", false),
+            ("/ip6/::ffff:0.0.0.0/udp/4001/quic-v1", false),
+            ("/ip6/::ffff:224.0.0.1/udp/4001/quic-v1", false),
+            ("/ip6/::ffff:255.255.255.255/udp/4001/quic-v1", false),
         ] {
             assert_eq!(parse(addr).unwrap().is_dialable(), dialable, "{addr}");
         }

@@ -112,6 +112,10 @@ const MAX_PENDING_INCOMING: usize = 1024;
 /// An Initial or two for each of those that may wait, and half as much again.
 const MAX_PENDING_INCOMING_BYTES: usize = 4 * 1024 * 1024;
 
+/// So many sources it takes to hold all of them. An eighth is an Initial or two for each of the handshakes that one
+/// source may have.
+const SOURCES_OF_BYTES: usize = 8;
+
 /// Bytes that one incoming connection may hold that was not answered: a ClientHello with a post-quantum key share
 /// takes two datagrams, a client may retransmit them.
 const INCOMING_BUFFER_BYTES: usize = 16 * 1024;
@@ -449,8 +453,9 @@ impl ConfigBuilder {
 
     /// Bytes of datagrams that incoming connections may hold while they wait for the application's answer.
     ///
-    /// Those that have not proven their address get no more than half of it. What is more is dropped. Shards share the
-    /// number equally, but each has 32 KiB. Default: 4 MiB, enough for an Initial or two of each that may wait.
+    /// Those that have not proven their address get no more than half of it, and those of one source that have proven it
+    /// an eighth (sources are those of [`max_handshakes_per_source`](Self::max_handshakes_per_source)). What is more is
+    /// dropped. Shards share the number equally, but each has 32 KiB, and each source 16 KiB. Default: 4 MiB, enough for an Initial or two of each that may wait.
     ///
     /// # Errors
     ///
@@ -643,6 +648,7 @@ impl Knobs {
         AdmissionLimits {
             handshakes,
             per_source: self.share(self.max_handshakes_per_source),
+            bytes_per_source: (self.pending().bytes / SOURCES_OF_BYTES).max(INCOMING_BUFFER_BYTES),
             retry_from: retry_from.map(|from| from.min(unproven)),
         }
     }

@@ -11,6 +11,7 @@ mod datagram;
 mod deadlines;
 mod hole_punch;
 mod pending;
+mod recent_retries;
 mod reception;
 mod registry;
 mod router;

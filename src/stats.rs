@@ -57,6 +57,8 @@ pub struct TransportStats {
     pub receive_errors: u64,
     /// Retry packets sent, as [`RetryPolicy`](crate::RetryPolicy) says.
     pub retries_sent: u64,
+    /// First packets that got none, because one was sent to the same client a moment ago.
+    pub retries_withheld: u64,
     /// Datagrams or batches that the operating system refused to send; QUIC repairs the loss.
     pub send_errors: u64,
     /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
@@ -245,6 +247,7 @@ impl AddAssign for TransportStats {
         self.incoming_refused += other.incoming_refused;
         self.receive_errors += other.receive_errors;
         self.retries_sent += other.retries_sent;
+        self.retries_withheld += other.retries_withheld;
         self.send_errors += other.send_errors;
         self.segmentation_fallbacks += other.segmentation_fallbacks;
         self.shards += other.shards;

@@ -47,6 +47,7 @@ async fn addresses_of_other_transports_are_given_back() {
         "/ip6/::/udp/4001/quic-v1",
         "/ip4/255.255.255.255/udp/4001/quic-v1",
         "/ip4/224.0.0.1/udp/4001/quic-v1",
+        "/ip6/ff02::1/udp/4001/quic-v1",
     ];
     for addr in &anything_else {
         let addr: Multiaddr = addr.parse().unwrap();

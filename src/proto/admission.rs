@@ -8,6 +8,8 @@ use super::sources::{Source, Sources};
 pub(crate) struct AdmissionLimits {
     pub(crate) handshakes: usize,
     pub(crate) per_source: usize,
+    /// Of datagrams that wait.
+    pub(crate) bytes_per_source: usize,
     /// How many of them, from anywhere, make it ask for a Retry; `None` never asks.
     pub(crate) retry_from: Option<usize>,
 }
@@ -58,12 +60,19 @@ impl Admissions {
         self.unfinished >= self.limits.handshakes
     }
 
-    /// Lets one in, unless there is a reason not to. `has_room` is whether there is memory for what has arrived.
-    pub(super) fn admit(&mut self, source: Source, has_room: bool) -> Result<Admission, Rejection> {
+    /// Lets one in, unless there is a reason not to; so many bytes of it have arrived. `has_room` is whether there is
+    /// memory for them at all.
+    pub(super) fn admit(
+        &mut self,
+        source: Source,
+        bytes: usize,
+        has_room: bool,
+    ) -> Result<Admission, Rejection> {
         if self.needs_proof(source, has_room) {
             return Err(Rejection::Unproven);
         }
-        if source.is_proven && self.sources.is_full(source.ip, self.limits.per_source) {
+        let is_full = self.sources.is_full(source.ip, self.limits.per_source);
+        if source.is_proven && is_full || !self.may_hold(source, bytes) {
             return Err(Rejection::SourceFull);
         }
         if !has_room {
@@ -71,7 +80,24 @@ impl Admissions {
         }
         self.unfinished += 1;
         self.sources.add(source);
+        self.sources.hold(source, bytes);
         Ok(Admission(source))
+    }
+
+    /// Whether a source may hold so many bytes more.
+    pub(super) fn may_hold(&self, source: Source, bytes: usize) -> bool {
+        let limit = self.limits.bytes_per_source;
+        !source.is_proven || self.sources.has_room(source.ip, bytes, limit)
+    }
+
+    /// One that was admitted holds so many bytes more.
+    pub(super) fn hold(&mut self, source: Source, bytes: usize) {
+        self.sources.hold(source, bytes);
+    }
+
+    /// One that was admitted waits no more, and holds so many bytes less.
+    pub(super) fn let_go(&mut self, source: Source, bytes: usize) {
+        self.sources.let_go(source, bytes);
     }
 
     /// A handshake is over, however it went.

@@ -7,7 +7,7 @@ use std::{
 
 use quinn_proto::{ConnectionId, Incoming};
 
-use super::admission::Admission;
+use super::{admission::Admission, sources::Source};
 
 /// Names an incoming connection within its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +43,10 @@ pub(super) struct Pending<S> {
     pub(super) admission: Admission,
     /// When its handshake has to be complete; until then it may wait.
     pub(super) deadline: Instant,
-    initial_id: ConnectionId,
+    pub(super) source: Source,
     /// Of the datagrams that it holds.
-    bytes: usize,
-    is_proven: bool,
+    pub(super) bytes: usize,
+    initial_id: ConnectionId,
 }
 
 impl<S> PendingIncoming<S> {
@@ -88,7 +88,7 @@ impl<S> PendingIncoming<S> {
         incoming: Incoming,
         initial_id: ConnectionId,
         bytes: usize,
-        admission: Admission,
+        (admission, source): (Admission, Source),
         socket: S,
     ) {
         let key = IncomingKey(self.next_key);
@@ -98,13 +98,13 @@ impl<S> PendingIncoming<S> {
         self.waiting.insert(
             key,
             Pending {
-                is_proven: incoming.remote_address_validated(),
                 incoming,
                 socket,
                 admission,
                 deadline: now + self.limits.patience,
-                initial_id,
+                source,
                 bytes,
+                initial_id,
             },
         );
         self.unreported.push_back(key);
@@ -118,21 +118,28 @@ impl<S> PendingIncoming<S> {
     /// Whether one of them may hold so many bytes more.
     pub(super) fn may_grow(&self, key: IncomingKey, bytes: usize) -> bool {
         self.waiting.get(&key).is_some_and(|pending| {
-            pending.bytes + bytes <= self.limits.bytes_each && self.fits(bytes, pending.is_proven)
+            let is_proven = pending.source.is_proven;
+            pending.bytes + bytes <= self.limits.bytes_each && self.fits(bytes, is_proven)
         })
     }
 
-    pub(super) fn grow(&mut self, key: IncomingKey, bytes: usize) {
-        if let Some(pending) = self.waiting.get_mut(&key) {
-            pending.bytes += bytes;
-            self.bytes += bytes;
-        }
+    /// Returns the source of the one that holds so many bytes more from now on.
+    pub(super) fn grow(&mut self, key: IncomingKey, bytes: usize) -> Option<Source> {
+        let pending = self.waiting.get_mut(&key)?;
+        pending.bytes += bytes;
+        self.bytes += bytes;
+        Some(pending.source)
+    }
+
+    pub(super) fn source(&self, key: IncomingKey) -> Option<Source> {
+        self.waiting.get(&key).map(|pending| pending.source)
     }
 
     pub(super) fn remove(&mut self, key: IncomingKey) -> Option<Pending<S>> {
         let pending = self.waiting.remove(&key)?;
         self.by_initial_id.remove(&pending.initial_id);
         self.bytes -= pending.bytes;
+        debug_assert_eq!(self.by_initial_id.len(), self.waiting.len());
         Some(pending)
     }
 

@@ -6,7 +6,8 @@ use quinn_proto::{ConnectionId, Endpoint, Incoming, ServerConfig};
 
 use super::{
     admission::{Admission, AdmissionLimits, Admissions, Rejection},
-    pending::{IncomingKey, PendingIncoming, PendingLimits},
+    pending::{IncomingKey, Pending, PendingIncoming, PendingLimits},
+    recent_retries::RecentRetries,
     registry::Unfinished,
     sources::Source,
 };
@@ -14,14 +15,16 @@ use super::{
 /// Datagrams of clients must not be shorter until their handshake is confirmed (RFC 9000 §14.1), in bytes.
 const MIN_INITIAL: usize = 1200;
 
-/// Most datagrams in one round that cost work for strangers: keys for a first packet, and perhaps an answer. Some 2 ms
-/// of it; a batch from a socket may hold eight times as many, while connections wait for their turns.
+/// Most datagrams in one round that cost work for strangers: keys for a first packet, and perhaps an answer. A few
+/// milliseconds of it at most; a batch from a socket may hold eight times as many, while connections wait for their
+/// turns.
 const STRANGERS_PER_ROUND: usize = 256;
 
 /// Incoming connections before their handshake, and the count of those in the middle of it.
 pub(super) struct Reception<S> {
-    pub(super) pending: PendingIncoming<S>,
+    pending: PendingIncoming<S>,
     admissions: Admissions,
+    retries: RecentRetries,
     server: Arc<ServerConfig>,
     /// The same, with which quinn-proto drops first packets before it does any work for them.
     closed_server: Arc<ServerConfig>,
@@ -35,6 +38,7 @@ pub(super) struct Reception<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unwelcome {
     Overload,
+    SourceFull,
     TooShort,
 }
 
@@ -49,6 +53,7 @@ impl<S> Reception<S> {
         Self {
             pending: PendingIncoming::new(pending),
             admissions: Admissions::new(admission),
+            retries: RecentRetries::default(),
             server,
             closed_server: Arc::new(closed_server),
             is_closed: false,
@@ -103,7 +108,22 @@ impl<S> Reception<S> {
         if !self.pending.may_grow(key, len) {
             return Err(Unwelcome::Overload);
         }
-        Ok(())
+        match self.pending.source(key) {
+            Some(source) if !self.admissions.may_hold(source, len) => Err(Unwelcome::SourceFull),
+            _ => Ok(()),
+        }
+    }
+
+    /// The incoming connection that waits for packets to this ID, if there is one.
+    pub(super) fn find(&self, initial_id: &ConnectionId) -> Option<IncomingKey> {
+        self.pending.find(initial_id)
+    }
+
+    /// Another datagram waits with it from now on.
+    pub(super) fn grow(&mut self, key: IncomingKey, len: usize) {
+        if let Some(source) = self.pending.grow(key, len) {
+            self.admissions.hold(source, len);
+        }
     }
 
     /// Lets an incoming connection wait for the application's answer, or gives it back to be dealt with.
@@ -122,14 +142,52 @@ impl<S> Reception<S> {
             is_proven: incoming.remote_address_validated(),
         };
         let has_room = self.pending.has_room(len, source.is_proven);
-        match self.admissions.admit(source, has_room) {
+        match self.admissions.admit(source, len, has_room) {
             Ok(admission) => {
+                let admitted = (admission, source);
                 self.pending
-                    .insert(now, incoming, initial_id, len, admission, socket);
+                    .insert(now, incoming, initial_id, len, admitted, socket);
                 Ok(())
             }
             Err(rejection) => Err((Box::new(incoming), rejection)),
         }
+    }
+
+    /// Whether a first packet to this ID, whose sender has to prove its address, is to be answered.
+    pub(super) fn owes_retry(&mut self, now: Instant, initial_id: ConnectionId) -> bool {
+        self.retries.is_due(now, initial_id)
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The next one that the application should hear of.
+    pub(super) fn next_unreported(&mut self) -> Option<(IncomingKey, &Pending<S>)> {
+        self.pending.next_unreported()
+    }
+
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.pending.first_deadline()
+    }
+
+    /// Takes out one that was answered; its admission is to be released when its handshake is over.
+    pub(super) fn take(&mut self, key: IncomingKey) -> Option<Pending<S>> {
+        let pending = self.pending.remove(key);
+        self.taken(pending)
+    }
+
+    /// Takes out one that has waited for too long.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<Pending<S>> {
+        let pending = self.pending.pop_expired(now);
+        self.taken(pending)
+    }
+
+    /// Takes out any.
+    pub(super) fn take_any(&mut self) -> Option<Pending<S>> {
+        let pending = self.pending.pop();
+        self.taken(pending)
     }
 
     /// A handshake is over, however it went.
@@ -143,5 +201,11 @@ impl<S> Reception<S> {
             pending_bytes: self.pending.bytes(),
             sources: self.admissions.sources(),
         }
+    }
+
+    fn taken(&mut self, pending: Option<Pending<S>>) -> Option<Pending<S>> {
+        let pending = pending?;
+        self.admissions.let_go(pending.source, pending.bytes);
+        Some(pending)
     }
 }

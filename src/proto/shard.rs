@@ -167,7 +167,7 @@ impl<S: Socket> Shard<S> {
 
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0 && self.reception.pending.len() == 0 && self.punches.is_empty()
+        self.live == 0 && self.reception.waiting() == 0 && self.punches.is_empty()
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -205,13 +205,14 @@ impl<S: Socket> Shard<S> {
         let mut waiting = None;
         if header == HeaderForm::Long {
             initial_id = long_header_id(&contents).and_then(connection_id);
-            waiting = initial_id.and_then(|id| self.reception.pending.find(&id));
+            waiting = initial_id.and_then(|id| self.reception.find(&id));
             if let Some(key) = waiting
                 && let Err(unwelcome) = self.reception.expect_more(key, len)
             {
                 let totals = &mut self.totals.registry;
                 match unwelcome {
                     Unwelcome::Overload => totals.dropped_overload += 1,
+                    Unwelcome::SourceFull => totals.dropped_source_full += 1,
                     Unwelcome::TooShort => totals.malformed += 1,
                 }
                 return;
@@ -270,7 +271,7 @@ impl<S: Socket> Shard<S> {
                     // More of an incoming connection that waits for its answer.
                     Some(key) if grown > 0 => {
                         totals.routed_initial += 1;
-                        self.reception.pending.grow(key, len);
+                        self.reception.grow(key, len);
                         self.note_unfinished();
                     }
                     // It was dropped before any key was derived.
@@ -285,7 +286,7 @@ impl<S: Socket> Shard<S> {
 
     /// Whether the quota of connection IDs has none left for another connection.
     fn has_no_ids(&self) -> bool {
-        self.live + self.reception.pending.len() >= self.id_quota.connections
+        self.live + self.reception.waiting() >= self.id_quota.connections
     }
 
     /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
@@ -306,11 +307,14 @@ impl<S: Socket> Shard<S> {
             self.note_unfinished();
             return;
         };
-        let totals = &mut self.totals.registry;
+        let totals = &mut self.totals;
         match rejection {
-            Rejection::Unproven => return self.retry(*incoming, &socket, out),
-            Rejection::Full => totals.dropped_overload += 1,
-            Rejection::SourceFull => totals.dropped_source_full += 1,
+            Rejection::Unproven if self.reception.owes_retry(now, initial_id) => {
+                return self.retry(*incoming, &socket, out);
+            }
+            Rejection::Unproven => totals.transport.retries_withheld += 1,
+            Rejection::Full => totals.registry.dropped_overload += 1,
+            Rejection::SourceFull => totals.registry.dropped_source_full += 1,
         }
         self.endpoint.ignore(*incoming);
     }
@@ -332,7 +336,7 @@ impl<S: Socket> Shard<S> {
 
     /// The next incoming connection that the application should hear of.
     pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
-        let (key, pending) = self.reception.pending.next_unreported()?;
+        let (key, pending) = self.reception.next_unreported()?;
         self.totals.transport.incoming += 1;
         Some(Incoming {
             key,
@@ -352,7 +356,7 @@ impl<S: Socket> Shard<S> {
         max_payload: Option<u16>,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(pending) = self.reception.pending.remove(key) else {
+        let Some(pending) = self.reception.take(key) else {
             return Err(HandshakeError::Stale);
         };
         let mut server = self.reception.server().clone();
@@ -388,7 +392,7 @@ impl<S: Socket> Shard<S> {
 
     /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        let Some(pending) = self.reception.pending.remove(key) else {
+        let Some(pending) = self.reception.take(key) else {
             return;
         };
         self.release(pending.admission);
@@ -492,7 +496,7 @@ impl<S: Socket> Shard<S> {
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let pending = self.reception.pending.first_deadline();
+        let pending = self.reception.first_deadline();
         let punch = self.punches.next_timeout();
         self.deadlines
             .first()
@@ -521,7 +525,7 @@ impl<S: Socket> Shard<S> {
             }
             self.want_turn(handle);
         }
-        while let Some(pending) = self.reception.pending.pop_expired(now) {
+        while let Some(pending) = self.reception.take_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
@@ -633,7 +637,7 @@ impl<S: Socket> Shard<S> {
             }
         }
         // Not answered: the runtime is going away, and so is the socket.
-        while let Some(pending) = self.reception.pending.pop() {
+        while let Some(pending) = self.reception.take_any() {
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
         }

@@ -38,6 +38,8 @@ struct Handshakes {
     unfinished: usize,
     /// Those of them whose address is proven.
     proven: usize,
+    /// What these hold while they wait.
+    bytes: usize,
 }
 
 impl Sources {
@@ -54,6 +56,17 @@ impl Sources {
     /// Whether so many handshakes from there are unfinished that were certainly begun there.
     pub(super) fn is_full(&self, ip: IpAddr, limit: usize) -> bool {
         self.reaches(ip, limit, |handshakes| handshakes.proven)
+    }
+
+    /// Whether so many bytes more from there may be held by handshakes that were certainly begun there.
+    pub(super) fn has_room(&self, ip: IpAddr, bytes: usize, limit: usize) -> bool {
+        networks(ip).all(|(network, share)| {
+            let held = self
+                .0
+                .get(&network)
+                .map_or(0, |handshakes| handshakes.bytes);
+            held + bytes <= limit.saturating_mul(share)
+        })
     }
 
     pub(super) fn add(&mut self, source: Source) {
@@ -74,6 +87,26 @@ impl Sources {
             handshakes.proven -= usize::from(source.is_proven);
             if handshakes.unfinished == 0 {
                 self.0.remove(&network);
+            }
+        }
+    }
+
+    /// A handshake that was added holds so many bytes more.
+    pub(super) fn hold(&mut self, source: Source, bytes: usize) {
+        self.change_bytes(source, |held| held + bytes);
+    }
+
+    pub(super) fn let_go(&mut self, source: Source, bytes: usize) {
+        self.change_bytes(source, |held| held - bytes);
+    }
+
+    fn change_bytes(&mut self, source: Source, change: impl Fn(usize) -> usize) {
+        if !source.is_proven {
+            return;
+        }
+        for (network, _) in networks(source.ip) {
+            if let Some(handshakes) = self.0.get_mut(&network) {
+                handshakes.bytes = change(handshakes.bytes);
             }
         }
     }
@@ -210,8 +243,11 @@ mod tests {
                 if comes || list.is_empty() {
                     list.push(Source { ip, is_proven });
                     sources.add(Source { ip, is_proven });
+                    sources.hold(Source { ip, is_proven }, BYTES);
                 } else {
-                    sources.remove(list.swap_remove(which % list.len()));
+                    let gone = list.swap_remove(which % list.len());
+                    sources.let_go(gone, BYTES);
+                    sources.remove(gone);
                 }
                 prop_assert!(sources.len() <= 2 * list.len());
                 let counted = |proven: bool, share: usize, together: fn(u128) -> u128| {
@@ -224,6 +260,8 @@ mod tests {
                 for (proven, found) in [
                     (false, sources.is_busy(ip, limit)),
                     (true, sources.is_full(ip, limit)),
+                    // One byte more than what so many hold.
+                    (true, !sources.has_room(ip, 1, limit * BYTES)),
                 ] {
                     let expected = counted(proven, 1, |bits| bits >> 72)
                         || counted(proven, SITE_SHARE, |bits| bits >> 80);
@@ -231,11 +269,15 @@ mod tests {
                 }
             }
             for source in list {
+                sources.let_go(source, BYTES);
                 sources.remove(source);
             }
             prop_assert_eq!(sources.len(), 0);
         }
     }
+
+    /// What each holds.
+    const BYTES: usize = 1200;
 
     /// The address as a number whose upper 56 and 48 bits tell sources apart; IPv4 addresses lie where nobody else is.
     fn bits(ip: IpAddr) -> u128 {

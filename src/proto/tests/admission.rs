@@ -244,13 +244,14 @@ fn what_waits_is_bounded_in_bytes_of_all_and_of_each() {
     assert!(network.nodes[1].books().1.retries_sent > 0);
     assert!(bytes(&network) <= BYTES / 2);
     network.nodes[1].take_outgoing();
-    // The other half is for those who have.
+    // The other half is for those who have; here it is what one source may have at least.
     for _ in 0..20 {
         network.dial(2, 1);
     }
     network.run_for(SECOND);
     assert!(bytes(&network) <= BYTES && bytes(&network) > BYTES - 2 * length);
-    assert!(network.nodes[1].books().0.dropped_overload > 0);
+    let (registry, _) = network.nodes[1].books();
+    assert!(registry.dropped_overload + registry.dropped_source_full > 0);
 
     network.nodes[1].answer = Answer::Refuse;
     let now = network.now;
@@ -259,6 +260,42 @@ fn what_waits_is_bounded_in_bytes_of_all_and_of_each() {
     }
     network.run_until_empty();
     network.nodes[1].assert_empty();
+}
+
+#[test]
+fn what_waits_is_bounded_in_bytes_of_each_source() {
+    const BYTES_PER_SOURCE: usize = 16 * 1024;
+
+    let mut network = three(listener(Answer::Hold, |config| {
+        config
+            .max_pending_incoming_bytes(128 * 1024)
+            .unwrap()
+            .retry_policy(RetryPolicy::Always)
+    }));
+    for _ in 0..20 {
+        network.dial(0, 1);
+    }
+    network.run_for(SECOND / 10);
+    let (registry, _) = network.nodes[1].books();
+    let of_one = registry.pending_incoming_bytes;
+    assert!(
+        (BYTES_PER_SOURCE * 3 / 4..=BYTES_PER_SOURCE).contains(&of_one),
+        "{of_one}"
+    );
+    assert!(registry.dropped_source_full > 0);
+    // Another one has as much.
+    network.dial(2, 1);
+    network.run_for(SECOND / 10);
+    assert!(network.nodes[1].books().0.pending_incoming_bytes > of_one);
+    assert_eq!(registry.dropped_overload, 0);
+    // As soon as they are answered, others may wait.
+    let now = network.now;
+    for _ in 0..held(&network) {
+        network.nodes[1].answer_held(now, true);
+    }
+    assert_eq!(network.nodes[1].books().0.pending_incoming_bytes, 0);
+    network.run_for(2 * SECOND);
+    assert!(held(&network) > 0);
 }
 
 #[test]

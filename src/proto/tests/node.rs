@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::{HashSet, VecDeque},
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, Mutex},
     task::Waker,
@@ -332,6 +332,23 @@ impl Node {
         self.cores[owner].handle(now, datagram, &mut self.outbox);
     }
 
+    /// Reads a datagram that was sent to this address of ours.
+    pub(super) fn receive_at(
+        &mut self,
+        local_ip: IpAddr,
+        now: Instant,
+        from: SocketAddr,
+        contents: &[u8],
+    ) {
+        if let Some(datagram) = self.routed(from, contents) {
+            let datagram = Datagram {
+                local_ip: Some(local_ip),
+                ..datagram
+            };
+            self.cores[datagram.shard.index()].handle(now, datagram, &mut self.outbox);
+        }
+    }
+
     /// Hands a datagram to this shard, whoever owns it.
     pub(super) fn receive_on(
         &mut self,
@@ -479,7 +496,10 @@ impl Node {
 
         let routed = |node: &Self| node.books().0.routed_established;
         let before = routed(self);
-        let issued = self.books().0.issued_ids + MOST_UNBOOKED;
+        let (registry, transport) = self.books();
+        // Retries and refusals have IDs, too.
+        let unbooked = MOST_UNBOOKED + transport.retries_sent + transport.incoming_refused;
+        let issued = registry.issued_ids + unbooked;
         let ids = self.shards.iter().zip(&self.seeds).map(|(id, seed)| {
             let seed = seed.connection_ids;
             let mut generator =

@@ -62,11 +62,27 @@ fn stranger_that_never_comes_back_leaves_nothing() {
         .map(|datagram| datagram.contents.len())
         .sum();
     let (registry, transport) = network.nodes[1].books();
-    assert_eq!(transport.retries_sent, first.len() as u64);
+    // One does for all of them.
+    assert_eq!(transport.retries_sent, 1);
+    assert_eq!(transport.retries_withheld, first.len() as u64 - 1);
     assert_eq!((transport.incoming, registry.initial_ids), (0, 0));
     // Far from the threefold that RFC 9000 §8.1 allows.
     assert!(sent < 1200, "{sent}");
     network.nodes[1].assert_empty();
+}
+
+/// It answers each packet with its close, which looks like a first packet.
+#[test]
+fn dialer_that_has_given_up_is_not_asked_again_and_again() {
+    let mut network = Network::pair(1, Setup::default(), always());
+    let dialer = network.dial(0, 1);
+    dialer.close(0);
+    network.run_for(10 * SECOND);
+    assert!(network.nodes[0].is_empty());
+    let (_, transport) = network.nodes[1].books();
+    assert!(transport.retries_sent >= 1);
+    // It closes for seconds; without an end there would be one for each round trip of 20 ms.
+    assert!(transport.retries_sent <= 3, "{}", transport.retries_sent);
 }
 
 #[test]

@@ -252,6 +252,28 @@ fn what_comes_from_no_host_is_not_answered() {
     assert_eq!(network.nodes[1].books().0.responses_sent, 1);
 }
 
+/// An answer would have to leave from that address, which the kernel refuses; quinn-udp then takes the socket for one
+/// that cannot do what it can.
+#[test]
+fn what_was_sent_to_many_is_not_answered() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let now = network.now;
+    let from = network.nodes[0].addr();
+    network.dial(0, 1);
+    network.settle();
+    let first = network.intercept().swap_remove(0).contents;
+    for group in ["255.255.255.255", "224.0.0.1", "ff02::1"] {
+        network.nodes[1].receive_at(group.parse().unwrap(), now, from, &first);
+    }
+    network.nodes[1].turn(now);
+    assert!(network.nodes[1].take_outgoing().is_empty());
+    let (registry, transport) = network.nodes[1].books();
+    assert_eq!((registry.martian, transport.incoming), (3, 0));
+    network.nodes[1].receive_at("192.0.2.2".parse().unwrap(), now, from, &first);
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].books().1.incoming, 1);
+}
+
 #[test]
 fn connections_between_the_same_addresses_are_told_apart() {
     const CONNECTIONS: usize = 20;
