@@ -122,6 +122,10 @@ pub enum HandshakeError {
     TimedOut,
     /// The host of the peer answered that nobody listens there.
     ///
+    /// A dial that leaves from a listener's socket may be half of a hole punch, where a router says so until the peer
+    /// has sent something. It takes the answer to its first packet for that, and believes the one to what it sends again a
+    /// second later. Not on loopback.
+    ///
     /// Only where the operating system reports it to the socket (Linux); elsewhere such a dial ends
     /// with [`TimedOut`](Self::TimedOut).
     #[error("nobody listens at the address")]

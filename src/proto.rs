@@ -24,6 +24,7 @@ mod stun;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unanswered;
 
 #[cfg(feature = "nat")]
 pub use self::stun::MappingBehaviour;

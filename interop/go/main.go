@@ -27,7 +27,9 @@ import (
 )
 
 const usage = `peer listen MULTIADDR [--OPTION VALUE]…
-peer dial MULTIADDR OPERATION [--OPTION VALUE]…`
+peer dial MULTIADDR OPERATION [--OPTION VALUE]…
+peer hole-punch listen RELAY
+peer hole-punch dial RELAY PEER_ID`
 
 // options have the defaults of the README.
 type options struct {
@@ -59,6 +61,9 @@ func main() {
 	if err == nil {
 		return
 	}
+	if errors.Is(err, errRelayed) {
+		os.Exit(3)
+	}
 	printLine(result{"ok": false, "error": err.Error()})
 	switch {
 	case errors.Is(err, errUnsupported):
@@ -75,6 +80,8 @@ func run(opts options, words []string) error {
 		return listen(words[1], opts)
 	case len(words) == 3 && words[0] == "dial":
 		return dial(words[1], words[2], opts)
+	case len(words) > 2 && words[0] == "hole-punch":
+		return holePunch(words[1:], opts)
 	}
 	return errors.New(usage)
 }

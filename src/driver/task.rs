@@ -157,8 +157,11 @@ impl Driver {
                 self.shard.handle(now, datagram, &mut self.outbound);
             }
         }
-        for (remote_addr, initial_id) in mail.unreachable {
-            self.shard.unreachable(remote_addr, &initial_id);
+        if !mail.unreachable.is_empty() {
+            let now = clock::now();
+            for (remote_addr, initial_id) in mail.unreachable {
+                self.shard.unreachable(now, remote_addr, &initial_id);
+            }
         }
         for (io, socket) in mail.sockets {
             self.readers.push(Reader {
@@ -283,11 +286,15 @@ impl Driver {
                     }
                     Route::NonQuic => {
                         registry.non_quic += 1;
+                        self.shard.note_noise(received.remote_addr);
                         #[cfg(feature = "nat")]
                         self.stun
                             .receive(now, socket, received.remote_addr, &datagram);
                     }
-                    Route::Drop(_) => registry.malformed += 1,
+                    Route::Drop(_) => {
+                        registry.malformed += 1;
+                        self.shard.note_noise(received.remote_addr);
+                    }
                 }
                 if contents.is_empty() {
                     break;

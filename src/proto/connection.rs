@@ -351,6 +351,12 @@ impl Connection {
         self.quic.poll_endpoint_events()
     }
 
+    /// Sends something that has to be acknowledged. The acknowledgement also tells what was lost before, which would
+    /// otherwise be sent again only when it times out.
+    pub(super) fn probe(&mut self) {
+        self.quic.ping();
+    }
+
     pub(super) fn current_mtu(&self) -> u16 {
         self.quic.current_mtu()
     }

@@ -15,7 +15,6 @@ use quinn_proto::{
     EndpointConfig, EndpointEvent, ServerConfig, Transmit, TransportConfig,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use rustc_hash::FxHashMap;
 
 use super::{
     admission::{Admission, AdmissionLimits, Rejection},
@@ -29,6 +28,7 @@ use super::{
     registry::{self, Registry, Totals},
     router::{HeaderForm, long_header_id},
     slot::{Received, Sending, Slot, Turn, datagrams},
+    unanswered::UnansweredDials,
 };
 use crate::{
     address,
@@ -82,8 +82,7 @@ pub(crate) struct Shard<S> {
     slots: Vec<Option<Slot<S>>>,
     live: usize,
     reception: Reception<S>,
-    /// Dials that have not heard anything, by the ID of their first packet.
-    unanswered: FxHashMap<ConnectionId, ConnectionHandle>,
+    unanswered: UnansweredDials,
     /// Connections that want a turn, each at most once.
     ready: VecDeque<ConnectionHandle>,
     /// Connections that want a turn as soon as their socket takes more.
@@ -137,7 +136,7 @@ impl<S: Socket> Shard<S> {
             slots: Vec::new(),
             live: 0,
             reception: Reception::new(settings.server, settings.admission, settings.pending),
-            unanswered: FxHashMap::default(),
+            unanswered: UnansweredDials::default(),
             ready: VecDeque::new(),
             blocked: Vec::new(),
             deadlines: Deadlines::default(),
@@ -264,6 +263,7 @@ impl<S: Socket> Shard<S> {
                     // Blocked or not: these are answers to strangers.
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
+                self.note_noise(remote_addr);
             }
             None => {
                 let grown = self.endpoint.incoming_buffer_bytes() - held;
@@ -278,7 +278,10 @@ impl<S: Socket> Shard<S> {
                     None if header == HeaderForm::Long && self.reception.is_closed() => {
                         totals.dropped_overload += 1;
                     }
-                    _ => totals.unknown += 1,
+                    _ => {
+                        totals.unknown += 1;
+                        self.note_noise(remote_addr);
+                    }
                 }
             }
         }
@@ -423,7 +426,9 @@ impl<S: Socket> Shard<S> {
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
         let connection = Connection::new(connection, Direction::Outbound, self.max_peer_streams);
-        self.unanswered.insert(initial_id, handle);
+        let may_punch = socket.is_listening();
+        self.unanswered
+            .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
             deadline: now + self.handshake_timeout,
             admission: None,
@@ -473,24 +478,31 @@ impl<S: Socket> Shard<S> {
     ///
     /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
     /// have answered it.
-    pub(crate) fn unreachable(&mut self, remote_addr: SocketAddr, initial_id: &[u8]) {
+    pub(crate) fn unreachable(&mut self, now: Instant, remote_addr: SocketAddr, initial_id: &[u8]) {
         if initial_id.len() != INITIAL_ID_LEN {
             return;
         }
-        let Some(&handle) = self.unanswered.get(&ConnectionId::new(initial_id)) else {
+        let initial_id = ConnectionId::new(initial_id);
+        let Some(handle) = self.unanswered.refused(now, remote_addr, &initial_id) else {
             return;
         };
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        let mut connection = lock(&slot.connection);
-        let addr = connection.remote_addr();
-        // Without the zone of a link-local address, which ICMP does not tell.
-        if (addr.ip(), addr.port()) != (remote_addr.ip(), remote_addr.port()) {
+        lock(&slot.connection).abandon(HandshakeError::Unreachable);
+        self.want_turn(handle);
+    }
+
+    /// Something has come from `remote_addr` that belongs to no connection. If a dial waits for an answer from there, its
+    /// peer is about to punch a hole for it: then it need not wait until it is time to send its first packet again.
+    pub(crate) fn note_noise(&mut self, remote_addr: SocketAddr) {
+        let Some(handle) = self.unanswered.noise_from(remote_addr) else {
             return;
-        }
-        connection.abandon(HandshakeError::Unreachable);
-        drop(connection);
+        };
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        lock(&slot.connection).probe();
         self.want_turn(handle);
     }
 

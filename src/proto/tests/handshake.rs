@@ -238,7 +238,11 @@ fn wrong_peer_fails_the_dial_and_never_counts_as_a_peer() {
 #[test]
 fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     let mut network = Network::new(1);
-    for _ in 0..3 {
+    network.add(Setup {
+        listening: false,
+        ..Setup::default()
+    });
+    for _ in 0..2 {
         network.add(Setup::default());
     }
     let established = network.connect(0, 1).0;
@@ -261,13 +265,14 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
 
     let addr = network.nodes[1].addr();
     let other_port = SocketAddr::new(addr.ip(), addr.port() + 1);
-    network.nodes[0].cores[0].unreachable(other_port, quoted);
+    let now = network.now;
+    network.nodes[0].cores[0].unreachable(now, other_port, quoted);
     // Forged by somebody who has not seen the packet.
-    network.nodes[0].cores[0].unreachable(addr, &[7; 8]);
-    network.nodes[0].cores[0].unreachable(addr, &[]);
+    network.nodes[0].cores[0].unreachable(now, addr, &[7; 8]);
+    network.nodes[0].cores[0].unreachable(now, addr, &[]);
     network.settle();
     assert_eq!(unanswered.loss(), None);
-    network.nodes[0].cores[0].unreachable(addr, quoted);
+    network.nodes[0].cores[0].unreachable(now, addr, quoted);
     assert_eq!(
         outcome(&mut network, &unanswered),
         Err(HandshakeError::Unreachable)
@@ -276,6 +281,43 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
         assert_eq!(unaffected.loss(), None);
     }
     assert_eq!(network.nodes[0].books().0.connections, 3);
+}
+
+#[test]
+fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
+    let mut network = Network::new(1);
+    for _ in 0..2 {
+        network.add(Setup::default());
+    }
+    let addr = network.nodes[1].addr();
+    let refused = network.dial(0, 1);
+    network.settle();
+    // The peer's router does not let it through, and says so at once.
+    for datagram in network.intercept() {
+        let quoted = long_header_id(&datagram.contents).unwrap();
+        let now = network.now;
+        network.nodes[0].cores[0].unreachable(now, addr, quoted);
+    }
+    network.settle();
+    assert_eq!(refused.loss(), None);
+    // What is sent again is let through.
+    network.run_for(Duration::from_secs(2));
+    assert!(outcome(&mut network, &refused).is_ok());
+
+    let refused = network.dial(0, 1);
+    network.settle();
+    network.intercept();
+    network.run_for(Duration::from_millis(990));
+    assert!(network.intercept().is_empty());
+    network.run_for(Duration::from_millis(10));
+    let again = network.intercept().swap_remove(0);
+    let quoted = long_header_id(&again.contents).unwrap();
+    let now = network.now;
+    network.nodes[0].cores[0].unreachable(now, addr, quoted);
+    assert_eq!(
+        outcome(&mut network, &refused),
+        Err(HandshakeError::Unreachable)
+    );
 }
 
 /// How the handshake ends.

@@ -196,13 +196,13 @@ impl History {
                 }
             }
             Act::Unreachable(node) => {
-                let addr = network.nodes[1 - node].addr();
+                let (now, addr) = (network.now, network.nodes[1 - node].addr());
                 for datagram in network.in_flight_to(addr) {
                     let Some(quoted) = long_header_id(&datagram) else {
                         continue;
                     };
                     for core in &mut network.nodes[node].cores {
-                        core.unreachable(addr, quoted);
+                        core.unreachable(now, addr, quoted);
                     }
                 }
             }

@@ -312,6 +312,7 @@ impl Node {
     /// Reads a datagram from the socket and hands it to its owner, as the driver does.
     pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
         let Some(datagram) = self.routed(from, contents) else {
+            self.cores[0].note_noise(from);
             #[cfg(feature = "nat")]
             if let Some(stun) = &mut self.stun {
                 stun.handle(now, self.socket.local_addr(), from, contents);

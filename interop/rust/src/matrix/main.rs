@@ -5,9 +5,12 @@ mod cases;
 mod certificates;
 mod child;
 mod contracts;
+mod hole_punch;
 mod known;
 mod prepare;
 mod relay;
+#[path = "../../../../tests/support/scene.rs"]
+mod scene;
 mod table;
 
 use std::{
@@ -24,17 +27,19 @@ use crate::{
     cases::{FULL, QUICK},
     certificates::Findings,
     contracts::Contracts,
+    hole_punch::HolePunching,
     known::Known,
     table::Results,
 };
 
-const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW]
+const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW] [--runs N]
 
   --full  100 MiB, 1,000 streams, 60 s idle; without it, small sizes
-  --only  some of official, go, js, py, contracts; RESULTS.md is then left alone
+  --only  some of official, go, js, py, contracts, hole-punch; RESULTS.md is then left alone
   --row   one row of the table, or certificates; RESULTS.md is then left alone
+  --runs  of hole-punch for each pair and NAT, and every one of them; hole-punching.toml keeps the figures
 
-INTEROP_REQUIRE=go,js,py,redis,rust makes a peer that cannot be prepared a failure.";
+INTEROP_REQUIRE=go,js,nat,py,redis,rust makes a peer that cannot be prepared a failure.";
 
 const PEERS: [&str; 4] = ["official", "go", "js", "py"];
 
@@ -46,6 +51,8 @@ struct Arguments {
     peers: Vec<&'static str>,
     row: Option<String>,
     contracts: bool,
+    hole_punch: bool,
+    runs: Option<usize>,
     complete: bool,
 }
 
@@ -78,6 +85,12 @@ fn run() -> Result<bool, String> {
         contracts::prepare(&root, &program)
     } else {
         Contracts::default()
+    };
+    let hole_punch = if arguments.hole_punch {
+        let program = program.with_file_name("hole-punch");
+        hole_punch::prepare(&root, &program, arguments.runs)
+    } else {
+        HolePunching::default()
     };
     let mut missing = Vec::new();
     let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
@@ -122,6 +135,7 @@ fn run() -> Result<bool, String> {
     let certificates =
         wants_certificates.then(|| certificates::run(&ours, &peers, findings, &hostile, &root));
     let contracts = contracts.run(&root, &known);
+    let hole_punch = hole_punch.run(&root);
     let took = start.elapsed();
 
     let results = Results {
@@ -135,6 +149,8 @@ fn run() -> Result<bool, String> {
         println!("{}", certificates.markdown());
     }
     println!("{}", contracts.table());
+    println!("{}", hole_punch.table());
+    hole_punch.write(&root)?;
     let mode = if arguments.full { "full" } else { "quick" };
     if arguments.complete {
         let file = root.join("RESULTS.md");
@@ -143,6 +159,7 @@ fn run() -> Result<bool, String> {
             text.push_str(&certificates.document());
         }
         text.push_str(&contracts.section());
+        text.push_str(&hole_punch.section());
         fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     let repaired = certificates.iter().flat_map(|table| table.repaired());
@@ -152,6 +169,7 @@ fn run() -> Result<bool, String> {
     let mut failures = results.failures();
     failures.extend(certificates.iter().flat_map(|table| table.failures()));
     failures.extend(contracts.failures(&required));
+    failures.extend(hole_punch.failures(&required));
     for failure in &failures {
         println!("FAILED {failure}");
     }
@@ -160,7 +178,7 @@ fn run() -> Result<bool, String> {
     }
     println!(
         "{} cases in {} s, {} failures",
-        results.cases.len() + contracts.len(),
+        results.cases.len() + contracts.len() + hole_punch.len(),
         took.as_secs(),
         failures.len()
     );
@@ -236,6 +254,8 @@ fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
         peers: PEERS.to_vec(),
         row: None,
         contracts: true,
+        hole_punch: true,
+        runs: None,
         complete: true,
     };
     let mut words = words.into_iter();
@@ -248,12 +268,18 @@ fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
                     .peers
                     .retain(|peer| only.split(',').any(|name| name == *peer));
                 arguments.contracts = only.split(',').any(|name| name == "contracts");
+                arguments.hole_punch = only.split(',').any(|name| name == "hole-punch");
                 arguments.complete = false;
             }
             "--row" => {
                 arguments.row = Some(words.next().ok_or(USAGE)?);
                 arguments.contracts = false;
+                arguments.hole_punch = false;
                 arguments.complete = false;
+            }
+            "--runs" => {
+                let runs = words.next().and_then(|word| word.parse().ok());
+                arguments.runs = Some(runs.filter(|runs| *runs > 0).ok_or(USAGE)?);
             }
             _ => return Err(USAGE.to_owned()),
         }

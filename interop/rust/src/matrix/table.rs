@@ -197,7 +197,7 @@ pub fn markdown(columns: &[Vec<String>]) -> String {
 }
 
 /// The day, in UTC (Howard Hinnant's civil_from_days).
-fn date(time: SystemTime) -> String {
+pub fn date(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
