@@ -1,7 +1,6 @@
 //! A connection on its way to an authenticated peer.
 
 use std::{
-    convert::Infallible,
     fmt,
     net::SocketAddr,
     pin::Pin,
@@ -15,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     connection::Connection,
     driver::{DialFrom, Handshake, InUse, IncomingConnection, Socket},
-    error::{DialError, Error, HandshakeError},
+    error::{ConnectionError, DialError, Error, HandshakeError},
     hole_punch::{Expectation, HolePunches},
     net::task::Runtime,
 };
@@ -50,7 +49,7 @@ enum State {
     Punching {
         expectation: Expectation,
         /// Resolves when the time is over.
-        over: oneshot::Receiver<Infallible>,
+        over: oneshot::Receiver<()>,
         _in_use: Arc<InUse>,
     },
     Settled(Box<Result<(PeerId, Connection), Error>>),
@@ -150,7 +149,8 @@ impl Future for Connecting {
                 State::AcceptRequested { mut reply, _in_use } => match reply.poll_unpin(cx) {
                     Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        return Poll::Ready(Err(HandshakeError::Stale.into()));
+                        let error = HandshakeError::from(ConnectionError::DriverStopped);
+                        return Poll::Ready(Err(error.into()));
                     }
                     Poll::Pending => {
                         self.state = State::AcceptRequested { reply, _in_use };
@@ -189,8 +189,12 @@ impl Future for Connecting {
                     if let Poll::Ready(connected) = expectation.poll(cx) {
                         return Poll::Ready(Ok(connected));
                     }
-                    if over.poll_unpin(cx).is_ready() {
-                        return Poll::Ready(Err(HandshakeError::TimedOut.into()));
+                    if let Poll::Ready(over) = over.poll_unpin(cx) {
+                        return Poll::Ready(Err(match over {
+                            Ok(()) => HandshakeError::TimedOut,
+                            Err(oneshot::Canceled) => ConnectionError::DriverStopped.into(),
+                        }
+                        .into()));
                     }
                     self.state = State::Punching {
                         expectation,

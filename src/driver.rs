@@ -12,6 +12,9 @@ mod socket;
 #[cfg(feature = "nat")]
 mod stun;
 mod task;
+#[cfg(test)]
+mod tests;
+mod wakers;
 
 #[cfg(feature = "nat")]
 pub(crate) use self::stun::StunGuest;

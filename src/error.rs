@@ -92,6 +92,13 @@ pub enum ListenError {
     /// Our own certificate could not be made.
     #[error("could not generate the TLS certificate")]
     Certificate(#[source] Arc<GenerateError>),
+    /// The task that would hear of connections has stopped, for instance with its runtime or in a panic.
+    ///
+    /// The listener is closed where no task is left. Where a transport has several
+    /// [`shards`](crate::ConfigBuilder::shards), and others go on, it loses the part of what comes in that was for
+    /// this one.
+    #[error("a driver of the transport has stopped")]
+    DriverStopped,
     /// The addresses of this host's interfaces cannot be followed.
     #[error("could not watch the network interfaces")]
     Interfaces(#[source] io::Error),
@@ -152,7 +159,7 @@ pub enum ConnectionError {
         /// What the peer says about it.
         reason: String,
     },
-    /// The task that drives this connection has stopped, for instance with its runtime.
+    /// The task that drives this connection has stopped, for instance with its runtime or in a panic.
     #[error("the driver of the connection has stopped")]
     DriverStopped,
     /// We closed the connection.

@@ -2,14 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use futures::{channel::oneshot, future::FutureExt};
 use libp2p_identity::PeerId;
 
-use crate::{connection::Connection, error::DialError};
+use crate::{
+    connection::Connection,
+    error::DialError,
+    sync::{Mutex, lock},
+};
 
 /// The peers that dials as listener wait for.
 ///
@@ -31,7 +35,7 @@ impl HolePunches {
         remote_addr: SocketAddr,
         peer_id: PeerId,
     ) -> Result<Expectation, DialError> {
-        let mut expected = self.lock();
+        let mut expected = lock(&self.0);
         if expected
             .iter()
             .any(|expected| expected.is(remote_addr, peer_id))
@@ -49,7 +53,6 @@ impl HolePunches {
         });
         Ok(Expectation {
             punches: Arc::clone(self),
-            remote_addr,
             peer_id,
             claimed,
         })
@@ -57,7 +60,7 @@ impl HolePunches {
 
     /// Whether anybody is expected from there.
     pub(crate) fn is_expected_from(&self, remote_addr: SocketAddr) -> bool {
-        self.lock()
+        lock(&self.0)
             .iter()
             .any(|expected| is_same(expected.remote_addr, remote_addr))
     }
@@ -69,18 +72,17 @@ impl HolePunches {
         peer_id: PeerId,
         connection: Connection,
     ) -> Result<(), Connection> {
-        let mut expected = self.lock();
-        let Some(index) = expected
-            .iter()
-            .position(|expected| expected.is(remote_addr, peer_id))
-        else {
-            return Err(connection);
-        };
-        expected.swap_remove(index).claim.send(connection)
+        match self.take(|expected| expected.is(remote_addr, peer_id)) {
+            Some(expected) => expected.claim.send(connection),
+            None => Err(connection),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Expected>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes a peer off the list; what is done with the result wakes its dial, so the list is unlocked by then.
+    fn take(&self, which: impl Fn(&Expected) -> bool) -> Option<Expected> {
+        let mut expected = lock(&self.0);
+        let index = expected.iter().position(which)?;
+        Some(expected.swap_remove(index))
     }
 }
 
@@ -93,7 +95,6 @@ impl Expected {
 /// A peer that is expected until this is dropped.
 pub(crate) struct Expectation {
     punches: Arc<HolePunches>,
-    remote_addr: SocketAddr,
     peer_id: PeerId,
     claimed: oneshot::Receiver<Connection>,
 }
@@ -111,10 +112,11 @@ impl Expectation {
 
 impl Drop for Expectation {
     fn drop(&mut self) {
-        let (remote_addr, peer_id) = (self.remote_addr, self.peer_id);
-        self.punches
-            .lock()
-            .retain(|expected| !expected.is(remote_addr, peer_id));
+        // Its own, and not that of a later dial for the same peer.
+        let expected = self
+            .punches
+            .take(|expected| expected.claim.is_connected_to(&self.claimed));
+        drop(expected);
     }
 }
 

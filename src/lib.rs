@@ -54,6 +54,7 @@ mod net;
 mod proto;
 mod stats;
 mod stream;
+mod sync;
 mod transport;
 
 #[cfg(feature = "nat")]

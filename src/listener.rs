@@ -135,6 +135,11 @@ impl Listener {
         })
     }
 
+    /// Has something reported that is wrong.
+    pub(crate) fn report(&mut self, error: ListenError) {
+        self.pending.push_back(Pending::Error(error));
+    }
+
     fn on_interface_event(&mut self, event: InterfaceEvent) {
         let (InterfaceEvent::Up(ip) | InterfaceEvent::Down(ip)) = event;
         if ip.is_ipv4() != self.local_addr().is_ipv4() {

@@ -56,8 +56,10 @@ pub struct Transport {
     punches: Arc<HolePunches>,
     /// Connections that may be what a dial as listener waits for.
     candidates: Vec<Candidate>,
-    /// Listeners that were removed and are to be reported as such.
-    closed: VecDeque<ListenerId>,
+    /// Listeners that were removed, or have nobody left to hear for them, and are to be reported as such.
+    closed: VecDeque<(ListenerId, Result<(), Error>)>,
+    /// Drivers whose end the listeners have reported.
+    stopped: usize,
     /// Whom to wake when there is something new to report.
     waker: Option<Waker>,
 }
@@ -71,6 +73,7 @@ impl Transport {
             punches: Arc::default(),
             candidates: Vec::new(),
             closed: VecDeque::new(),
+            stopped: 0,
             waker: None,
         }
     }
@@ -156,6 +159,28 @@ impl Transport {
         Poll::Pending
     }
 
+    /// Has listeners report that they have lost a driver, and closes them when it was the last one.
+    fn note_stopped_drivers(&mut self, cx: &mut Context<'_>) {
+        let core = self.in_use.core();
+        let (stopped, drivers) = core.stopped(cx);
+        if stopped == self.stopped {
+            return;
+        }
+        self.stopped = stopped;
+        if stopped < drivers {
+            for listener in &mut self.listeners {
+                listener.report(ListenError::DriverStopped);
+            }
+            return;
+        }
+        for listener in self.listeners.drain(..) {
+            core.stop_listening(listener.socket());
+            core.forget_listener(listener.id());
+            let reason = Err(ListenError::DriverStopped.into());
+            self.closed.push_back((listener.id(), reason));
+        }
+    }
+
     fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
         for listener in &mut self.listeners {
             let Poll::Ready(event) = listener.poll(cx) else {
@@ -215,6 +240,7 @@ impl transport::Transport for Transport {
                         source,
                     },
                     OpenError::Certificate(error) => ListenError::Certificate(error),
+                    OpenError::DriverStopped => ListenError::DriverStopped,
                 })
             })?;
         core.note_listener(id, &socket);
@@ -241,7 +267,7 @@ impl transport::Transport for Transport {
         let core = self.in_use.core();
         core.stop_listening(listener.socket());
         core.forget_listener(id);
-        self.closed.push_back(id);
+        self.closed.push_back((id, Ok(())));
         self.wake();
         true
     }
@@ -294,10 +320,11 @@ impl transport::Transport for Transport {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
-        if let Some(listener_id) = self.closed.pop_front() {
+        self.note_stopped_drivers(cx);
+        if let Some((listener_id, reason)) = self.closed.pop_front() {
             return Poll::Ready(TransportEvent::ListenerClosed {
                 listener_id,
-                reason: Ok(()),
+                reason,
             });
         }
         // Addresses first: connections come in at announced ones only.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{collections::HashSet, net::SocketAddr, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, task::Poll, time::Duration};
 
 use futures::future::{join, poll_immediate};
 use libp2p_core::{
@@ -15,10 +15,13 @@ use libp2p_identity::PeerId;
 use libp2p_quinn::{Connecting, DialError, Error, HandshakeError};
 use multiaddr::{Multiaddr, Protocol};
 use support::{
-    node::{Node, bounded, echo, handshake_error, quic_addr, socket_addr, until},
+    node::{Node, bounded, echo, handshake_error, poll_now, quic_addr, socket_addr, until},
     streams::transfer_through_echo,
 };
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    time::{sleep, timeout},
+};
 
 type Attempt = Result<Connecting, TransportError<Error>>;
 
@@ -94,6 +97,42 @@ async fn peer_that_dials_meanwhile_is_what_the_dial_resolves_to() {
         transfer_through_echo(&mut dialled, 100_000).await;
         drop(dialled);
         echo.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dial_that_was_answered_and_dropped_leaves_the_next_one_waiting() {
+    bounded(async {
+        let (mut dialer, mut puncher) = (Node::new(), Node::new());
+        let expected = at(socket_addr(&dialer.listen().await), dialer.peer_id);
+        let puncher_addr = puncher.listen().await;
+        let mut first = punch(&mut puncher, &expected, PortUse::Reuse).unwrap();
+        assert!(poll_now(&mut first).is_pending());
+
+        // It is answered, and does not look.
+        let answer = tokio::spawn(dialer.dial(&puncher_addr));
+        let next = loop {
+            assert!(puncher.event_now().is_none());
+            let mut next = punch(&mut puncher, &expected, PortUse::Reuse).unwrap();
+            match poll_now(&mut next) {
+                Poll::Pending => break next,
+                Poll::Ready(result) => {
+                    assert!(matches!(dial_error(result), DialError::HolePunchInProgress));
+                }
+            }
+            sleep(Duration::from_millis(1)).await;
+        };
+        drop((first, answer.await.unwrap()));
+
+        let next = tokio::spawn(next);
+        let answer = tokio::spawn(dialer.dial(&puncher_addr));
+        let (peer_id, _accepted) = tokio::select! {
+            punched = next => punched.unwrap().unwrap(),
+            event = puncher.event() => panic!("{event:?}"),
+        };
+        assert_eq!(peer_id, dialer.peer_id);
+        answer.await.unwrap().unwrap();
     })
     .await;
 }

@@ -16,7 +16,10 @@ use futures::{AsyncReadExt, AsyncWriteExt, executor::block_on, future::poll_imme
 use libp2p_core::muxing::StreamMuxerExt;
 use libp2p_quinn::{ConnectionError, DialError, Error, Handle, HandshakeError, StreamError};
 use support::{
-    node::{Node, bounded, connect, connect_at, echo, poll_now, socket_addr, until},
+    node::{
+        Node, bounded, connect, connect_at, descriptors, echo, is_over, poll_now, socket_addr,
+        until,
+    },
     streams::{ask, open_between, stream_error, transfer_through_echo},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -32,11 +35,6 @@ fn runtime() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// Open descriptors of this process, where they can be listed.
-fn descriptors() -> Option<usize> {
-    std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
 }
 
 /// Runs a test that must leave neither a task nor a descriptor.
@@ -55,22 +53,6 @@ fn leaves_nothing<T: Future<Output = Vec<Handle>>>(test: impl FnOnce() -> T) {
         }
         until(|| (tasks(), descriptors()) == before).await;
     }));
-}
-
-/// Whether every figure that says *now* is zero.
-fn is_over(handle: &Handle) -> bool {
-    let stats = handle.stats();
-    let registry = &stats.registry;
-    stats.connections.is_empty()
-        && stats.listeners.is_empty()
-        && stats.transport.sockets == 0
-        && registry.active_ids == 0
-        && registry.connections == 0
-        && registry.handshaking == 0
-        && registry.initial_ids == 0
-        && registry.peers == 0
-        && registry.pending_incoming == 0
-        && registry.remote_addresses == 0
 }
 
 #[test]

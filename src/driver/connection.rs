@@ -8,7 +8,7 @@ use std::{
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::doorbell::Doorbell;
+use super::{doorbell::Doorbell, wakers};
 use crate::{
     error::HandshakeError,
     proto::{Connection, SharedConnection, lock},
@@ -42,13 +42,14 @@ impl DrivenConnection {
         let result = act(&mut connection);
         let wants_turn = connection.announce_turn();
         connection.take_due(&mut due);
+        let displaced = connection.take_displaced();
         drop(connection);
+        // A waker may be all that keeps a task, and the task a stream of this connection.
+        drop(displaced);
         if wants_turn {
             self.doorbell.ring_for(self.handle);
         }
-        for waker in due {
-            waker.wake();
-        }
+        wakers::wake(due);
         result
     }
 }

@@ -2,11 +2,10 @@
 
 use std::{
     collections::HashSet,
-    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -22,9 +21,10 @@ use super::stun::StunDoor;
 use super::{
     connection::Handshake,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Request},
+    mailbox::{Mailbox, Request, read_socket},
     socket::Socket,
     task::Driver,
+    wakers::Reply,
 };
 use crate::{
     authenticator::GenerateError,
@@ -33,6 +33,7 @@ use crate::{
     net::{UdpSocket, bind_steered, interfaces, task::Runtime},
     proto::{Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
+    sync::{self, Mutex},
 };
 
 /// The sockets, mailboxes and books of one transport.
@@ -80,6 +81,7 @@ pub(crate) enum DialFrom {
 pub(crate) enum OpenError {
     Bind(io::Error),
     Certificate(Arc<GenerateError>),
+    DriverStopped,
 }
 
 /// Keeps the drivers running even when they have nothing to drive.
@@ -136,25 +138,24 @@ impl Core {
             bind_steered(runtime, addr, buffers, self.mailboxes.len()).map_err(OpenError::Bind)?;
         self.start(runtime, &ios[0])
             .map_err(OpenError::Certificate)?;
-        let readers = if ios.len() == self.mailboxes.len() {
-            &self.mailboxes[..]
+        let first_reader = if ios.len() == self.mailboxes.len() {
+            0
         } else {
-            let reader = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
-            &self.mailboxes[reader..=reader]
+            self.next_reader.fetch_add(1, Ordering::Relaxed)
         };
         let socket = Arc::new(Socket::new(
             ios,
             listening,
-            readers
+            self.mailboxes
                 .iter()
                 .map(|reader| Arc::clone(reader.doorbell()))
                 .collect(),
             Arc::clone(&self.open_sockets),
         ));
-        for (reader, io) in readers.iter().zip(socket.ios()) {
-            reader
-                .read_socket(&socket, io)
-                .map_err(|_| OpenError::Bind(io::Error::other("the driver has stopped")))?;
+        for (index, io) in socket.ios().iter().enumerate() {
+            let reader = (first_reader + index) % self.mailboxes.len();
+            read_socket(&self.mailboxes, reader, &socket, io)
+                .map_err(|_| OpenError::DriverStopped)?;
         }
         Ok(socket)
     }
@@ -174,10 +175,10 @@ impl Core {
             .map_err(|error| match error {
                 OpenError::Bind(error) => DialError::Bind(error),
                 OpenError::Certificate(error) => DialError::Certificate(error),
+                OpenError::DriverStopped => DialError::DriverStopped,
             })?;
-        let (reply, receiver) = oneshot::channel();
-        let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
-        self.mailboxes[shard]
+        let (reply, receiver) = Reply::new();
+        self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
             .request(Request::Dial {
                 config: Box::new(config),
                 remote_addr,
@@ -189,15 +190,15 @@ impl Core {
     }
 
     /// Sends to `remote_addr`, from the socket of one of these listeners, each of which could reach it, until what comes
-    /// back is dropped. It resolves when the time for a handshake is over.
+    /// back is dropped. It resolves when the time for a handshake is over, or the driver is gone.
     pub(crate) fn punch(
         &self,
         remote_addr: SocketAddr,
         listeners: &[Weak<Socket>],
-    ) -> Result<oneshot::Receiver<Infallible>, DialError> {
+    ) -> Result<oneshot::Receiver<()>, DialError> {
         let socket = expected_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
-        let (over, receiver) = oneshot::channel();
-        self.mailboxes[0]
+        let (over, receiver) = Reply::new();
+        self.mailbox(0)?
             .request(Request::Punch {
                 remote_addr,
                 socket,
@@ -205,6 +206,17 @@ impl Core {
             })
             .map_err(|_| DialError::DriverStopped)?;
         Ok(receiver)
+    }
+
+    /// How many of the drivers are gone, and how many there were. The transport is woken when that changes.
+    pub(crate) fn stopped(&self, cx: &Context<'_>) -> (usize, usize) {
+        // Before looking, so that nothing comes in between.
+        self.incoming.register(cx.waker());
+        let stopped = self
+            .mailboxes
+            .iter()
+            .filter(|mailbox| mailbox.has_stopped());
+        (stopped.count(), self.mailboxes.len())
     }
 
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
@@ -219,7 +231,7 @@ impl Core {
 
     pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
         let buffers = socket.io().buffer_sizes();
-        lock_any(&self.listeners).push(Listening {
+        sync::lock(&self.listeners).push(Listening {
             stats: ListenerStats {
                 addresses: Vec::new(),
                 listener_id,
@@ -233,7 +245,7 @@ impl Core {
     }
 
     pub(crate) fn note_addresses(&self, listener_id: ListenerId, addresses: Vec<Multiaddr>) {
-        if let Some(listener) = lock_any(&self.listeners)
+        if let Some(listener) = sync::lock(&self.listeners)
             .iter_mut()
             .find(|listener| listener.stats.listener_id == listener_id)
         {
@@ -242,13 +254,13 @@ impl Core {
     }
 
     pub(crate) fn forget_listener(&self, listener_id: ListenerId) {
-        lock_any(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
+        sync::lock(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
     }
 
     /// The socket of a listener, if it is one of this transport.
     #[cfg(feature = "nat")]
     pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<Socket>> {
-        lock_any(&self.listeners)
+        sync::lock(&self.listeners)
             .iter()
             .find(|listener| listener.stats.listener_id == listener_id)?
             .socket
@@ -272,7 +284,7 @@ impl Core {
 
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
-            listeners: lock_any(&self.listeners)
+            listeners: sync::lock(&self.listeners)
                 .iter()
                 .map(|listener| listener.stats.clone())
                 .collect(),
@@ -285,7 +297,7 @@ impl Core {
         for (shard, registry) in self.registries.iter().enumerate() {
             // One lock at a time: a driver notes things in the registry while it holds a connection.
             let connections = {
-                let registry = lock_any(registry);
+                let registry = sync::lock(registry);
                 registry.add_to(&mut stats.registry, &mut stats.transport);
                 peers.extend(registry.peers().copied());
                 remote_addrs.extend(registry.remote_addrs().copied());
@@ -305,10 +317,19 @@ impl Core {
 
     pub(crate) fn reset_stats(&self) {
         for registry in &self.registries {
-            lock_any(registry).reset();
+            sync::lock(registry).reset();
         }
         #[cfg(feature = "nat")]
         self.stun.reset_stats();
+    }
+
+    /// Where to ask for something that any shard can do: at the one with this number, modulo how many there are, or at
+    /// the next one that is driven.
+    fn mailbox(&self, shard: usize) -> Result<&Mailbox, DialError> {
+        (0..self.mailboxes.len())
+            .map(|step| &*self.mailboxes[(shard + step) % self.mailboxes.len()])
+            .find(|mailbox| !mailbox.has_stopped())
+            .ok_or(DialError::DriverStopped)
     }
 
     fn dial_socket(
@@ -330,7 +351,7 @@ impl Core {
                 }
             }
         }
-        let mut sockets = lock_any(&self.dial_sockets);
+        let mut sockets = sync::lock(&self.dial_sockets);
         let shared = match wildcard {
             IpAddr::V4(_) => &mut sockets.v4,
             IpAddr::V6(_) => &mut sockets.v6,
@@ -345,7 +366,7 @@ impl Core {
 
     /// Starts the drivers, if there are none; `io` is the first socket.
     fn start(&self, runtime: &Runtime, io: &UdpSocket) -> Result<(), Arc<GenerateError>> {
-        let mut started = lock_any(&self.started);
+        let mut started = sync::lock(&self.started);
         if *started {
             return Ok(());
         }
@@ -392,8 +413,4 @@ fn expected_socket(listeners: &[Weak<Socket>], remote_addr: SocketAddr) -> Optio
         });
     }
     sockets.into_iter().next()
-}
-
-fn lock_any<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

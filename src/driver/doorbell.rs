@@ -1,13 +1,10 @@
 //! Waking a driver, and saying which connections want a turn.
 
-use std::{
-    mem,
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use std::{mem, task::Waker};
 
-use futures::task::AtomicWaker;
 use quinn_proto::ConnectionHandle;
+
+use crate::sync::{AtomicWaker, Mutex, lock};
 
 /// Wakes one driver.
 #[derive(Default)]
@@ -29,16 +26,12 @@ impl Doorbell {
 
     /// Rings for a connection that wants a turn.
     pub(super) fn ring_for(&self, handle: ConnectionHandle) {
-        self.lock().push(handle);
+        lock(&self.turns).push(handle);
         self.ring();
     }
 
     /// Swaps the connections that rang for an empty list, so that neither allocates for long.
     pub(super) fn take(&self, turns: &mut Vec<ConnectionHandle>) {
-        mem::swap(&mut *self.lock(), turns);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<ConnectionHandle>> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+        mem::swap(&mut *lock(&self.turns), turns);
     }
 }

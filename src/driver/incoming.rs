@@ -3,21 +3,23 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
-use futures::{channel::oneshot, task::AtomicWaker};
+use futures::channel::oneshot;
 
 use super::{
     connection::Handshake,
     mailbox::{Mailbox, Request},
     socket::Socket,
+    wakers::{self, Reply},
 };
 use crate::{
     error::HandshakeError,
     net::interfaces,
     proto::{Incoming, IncomingKey},
+    sync::{AtomicWaker, Mutex, lock},
 };
 
 /// An incoming connection that waits for the application's answer; dropping it refuses it.
@@ -63,7 +65,7 @@ impl IncomingConnection {
 
     /// Has the driver begin the handshake.
     pub(crate) fn accept(mut self) -> oneshot::Receiver<Result<Handshake, HandshakeError>> {
-        let (reply, receiver) = oneshot::channel();
+        let (reply, receiver) = Reply::new();
         self.answered = true;
         // Where it fails the reply is dropped, which the receiver notices.
         let _ = self.mailbox.request(Request::Accept {
@@ -101,7 +103,7 @@ impl IncomingQueue {
 
     /// Appends one, or drops it if there are too many.
     pub(super) fn push(&self, incoming: IncomingConnection) {
-        let mut queue = self.lock();
+        let mut queue = lock(&self.queue);
         if queue.len() >= self.limit {
             drop(queue);
             drop(incoming);
@@ -109,13 +111,23 @@ impl IncomingQueue {
         }
         queue.push_back(incoming);
         drop(queue);
-        self.transport.wake();
+        self.wake();
+    }
+
+    /// Makes the transport look around.
+    pub(super) fn wake(&self) {
+        wakers::wake(self.transport.take());
+    }
+
+    /// Who is to look around when there is something new.
+    pub(super) fn register(&self, transport: &Waker) {
+        self.transport.register(transport);
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
         // Registered before looking, so that nothing comes in between.
-        self.transport.register(cx.waker());
-        match self.lock().pop_front() {
+        self.register(cx.waker());
+        match lock(&self.queue).pop_front() {
             Some(incoming) => Poll::Ready(incoming),
             None => Poll::Pending,
         }
@@ -123,7 +135,7 @@ impl IncomingQueue {
 
     /// Drops, and so refuses, what came in at this socket.
     pub(super) fn refuse_from(&self, socket: &Arc<Socket>) {
-        let mut queue = self.lock();
+        let mut queue = lock(&self.queue);
         let (refused, kept): (VecDeque<_>, VecDeque<_>) = queue
             .drain(..)
             .partition(|incoming| Arc::ptr_eq(&incoming.socket, socket));
@@ -133,11 +145,7 @@ impl IncomingQueue {
     }
 
     pub(super) fn clear(&self) {
-        let refused = std::mem::take(&mut *self.lock());
+        let refused = std::mem::take(&mut *lock(&self.queue));
         drop(refused);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<IncomingConnection>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

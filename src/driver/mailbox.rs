@@ -2,20 +2,19 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     mem,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
-use futures::channel::oneshot;
 use quinn_proto::ClientConfig;
 
-use super::{connection::Handshake, doorbell::Doorbell, socket::Socket};
+use super::{connection::Handshake, doorbell::Doorbell, socket::Socket, wakers::Reply};
 use crate::{
     error::{DialError, HandshakeError},
     net::UdpSocket,
     proto::{Datagram, IncomingKey, charge_of},
+    sync::{Mutex, lock},
 };
 
 /// Most dials and accepted connections that wait for their driver.
@@ -61,22 +60,22 @@ pub(super) enum Request {
         key: IncomingKey,
         /// What the interface takes, in bytes of UDP payload, if it tells.
         max_payload: Option<u16>,
-        reply: oneshot::Sender<Result<Handshake, HandshakeError>>,
+        reply: Reply<Result<Handshake, HandshakeError>>,
     },
     Dial {
         config: Box<ClientConfig>,
         remote_addr: SocketAddr,
         socket: Arc<Socket>,
-        reply: oneshot::Sender<Result<Handshake, DialError>>,
+        reply: Reply<Result<Handshake, DialError>>,
     },
     Refuse {
         key: IncomingKey,
     },
-    /// Send to an address until this is dropped, or the time for a handshake is over.
+    /// Send to an address until nobody waits any more, or the time for a handshake is over.
     Punch {
         remote_addr: SocketAddr,
         socket: Arc<Socket>,
-        over: oneshot::Sender<Infallible>,
+        over: Reply<()>,
     },
     /// Send a datagram that is not QUIC.
     #[cfg(feature = "nat")]
@@ -85,6 +84,21 @@ pub(super) enum Request {
         socket: Arc<Socket>,
         contents: Vec<u8>,
     },
+}
+
+/// Has one of a socket's read by the driver with this number, or by another one if that is gone: what comes in is for
+/// all of them.
+pub(super) fn read_socket(
+    mailboxes: &[Arc<Mailbox>],
+    reader: usize,
+    socket: &Arc<Socket>,
+    io: &Arc<UdpSocket>,
+) -> Result<(), Undeliverable> {
+    let (before, from) = mailboxes.split_at(reader);
+    from.iter()
+        .chain(before)
+        .find_map(|mailbox| mailbox.read_socket(socket, io).ok())
+        .ok_or(Undeliverable)
 }
 
 /// The driver is gone, or has far too much to do.
@@ -97,7 +111,7 @@ impl Mailbox {
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
-        let mut mail = self.lock();
+        let mut mail = lock(&self.mail);
         let is_full =
             mail.requests.len() >= MAX_REQUESTS && !matches!(request, Request::Refuse { .. });
         if mail.stopped || is_full {
@@ -134,13 +148,14 @@ impl Mailbox {
         });
     }
 
+    /// Whether the driver is gone.
+    pub(super) fn has_stopped(&self) -> bool {
+        lock(&self.mail).stopped
+    }
+
     /// Has the driver read one of a socket's for as long as anyone uses it.
-    pub(super) fn read_socket(
-        &self,
-        socket: &Arc<Socket>,
-        io: &Arc<UdpSocket>,
-    ) -> Result<(), Undeliverable> {
-        let mut mail = self.lock();
+    fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
+        let mut mail = lock(&self.mail);
         if mail.stopped {
             return Err(Undeliverable);
         }
@@ -155,13 +170,13 @@ impl Mailbox {
     }
 
     pub(super) fn take(&self) -> Mail {
-        mem::take(&mut *self.lock())
+        mem::take(&mut *lock(&self.mail))
     }
 
     /// Nothing is taken any more; what is left is dropped, which its senders notice.
     pub(super) fn stop(&self) {
         let left = mem::replace(
-            &mut *self.lock(),
+            &mut *lock(&self.mail),
             Mail {
                 stopped: true,
                 ..Mail::default()
@@ -171,16 +186,12 @@ impl Mailbox {
     }
 
     fn post(&self, write: impl FnOnce(&mut Mail)) {
-        let mut mail = self.lock();
+        let mut mail = lock(&self.mail);
         if mail.stopped {
             return;
         }
         write(&mut mail);
         drop(mail);
         self.doorbell.ring();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

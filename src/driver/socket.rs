@@ -20,23 +20,23 @@ pub(crate) struct Socket {
     ios: Vec<Arc<UdpSocket>>,
     /// Whether a listener accepts connections here.
     listening: AtomicBool,
-    readers: Vec<Arc<Doorbell>>,
+    drivers: Vec<Arc<Doorbell>>,
     open_sockets: Arc<AtomicUsize>,
 }
 
 impl Socket {
-    /// `readers` are the drivers that will read the sockets, and have to be told when nobody uses them any more.
+    /// `drivers` are those that may read the sockets, and have to be told when nobody uses them any more.
     pub(super) fn new(
         ios: Vec<UdpSocket>,
         listening: bool,
-        readers: Vec<Arc<Doorbell>>,
+        drivers: Vec<Arc<Doorbell>>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
         open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         Self {
             ios: ios.into_iter().map(Arc::new).collect(),
             listening: AtomicBool::new(listening),
-            readers,
+            drivers,
             open_sockets,
         }
     }
@@ -65,8 +65,8 @@ impl Drop for Socket {
     fn drop(&mut self) {
         self.open_sockets
             .fetch_sub(self.ios.len(), Ordering::Relaxed);
-        for reader in &self.readers {
-            reader.ring();
+        for driver in &self.drivers {
+            driver.ring();
         }
     }
 }

@@ -2,17 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use futures::{
-    channel::oneshot,
-    future::{BoxFuture, FutureExt},
-};
+use futures::future::{BoxFuture, FutureExt};
 use quinn_proto::{ConnectError, ConnectionHandle};
 #[cfg(feature = "nat")]
 use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
@@ -22,11 +18,12 @@ use super::stun::StunDoor;
 use super::{
     connection::{DrivenConnection, Handshake},
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Request},
+    mailbox::{Mailbox, Request, read_socket},
     outbound::Outbound,
     pace::Pace,
     slabs::Slabs,
     socket::Socket,
+    wakers::{self, Reply},
 };
 use crate::{
     error::DialError,
@@ -75,7 +72,7 @@ pub(super) struct Driver {
     next_reader: usize,
     requests: VecDeque<Request>,
     /// Holes that are being punched, each with whom to tell when it is over.
-    punches: Vec<(PunchKey, oneshot::Sender<Infallible>)>,
+    punches: Vec<(PunchKey, Reply<()>)>,
     outbound: Outbound,
     timer: Timer,
     buffers: ReceiveBuffers,
@@ -332,9 +329,7 @@ impl Driver {
                 break;
             }
             woken += self.wakers.len();
-            for waker in self.wakers.drain(..) {
-                waker.wake();
-            }
+            wakers::wake(self.wakers.drain(..));
         }
         woken
     }
@@ -377,7 +372,7 @@ impl Driver {
                     begun += 1;
                     let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
                     // If nobody waits any more, the handshake is abandoned as it is dropped.
-                    let _ = reply.send(accepted.map(|accepted| self.handshake(accepted)));
+                    reply.send(accepted.map(|accepted| self.handshake(accepted)));
                 }
                 Request::Dial {
                     config,
@@ -390,7 +385,7 @@ impl Driver {
                     }
                     begun += 1;
                     let dialled = self.shard.connect(now, *config, remote_addr, socket);
-                    let _ = reply.send(match dialled {
+                    reply.send(match dialled {
                         Ok(dialled) => Ok(self.handshake(dialled)),
                         Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds),
                         Err(error) => Err(DialError::Refused(error.to_string())),
@@ -424,12 +419,15 @@ impl Driver {
 
     /// Ends the punching of holes that nobody waits for, and tells those who wait for what is over.
     fn end_punches(&mut self) {
-        self.punches.retain(|(key, over)| {
+        let ended = self.punches.extract_if(.., |(key, over)| {
             if over.is_canceled() {
                 self.shard.end_punch(*key);
             }
-            self.shard.is_punching(*key)
+            !self.shard.is_punching(*key)
         });
+        for (_, over) in ended {
+            over.send(());
+        }
     }
 
     fn report_incoming(&mut self) {
@@ -512,10 +510,15 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();
         self.requests.clear();
-        let mut wakers = Vec::new();
-        self.shard.orphan_all(&mut wakers);
-        for waker in wakers {
-            waker.wake();
+        self.punches.clear();
+        self.shard.orphan_all(&mut self.wakers);
+        wakers::wake(self.wakers.drain(..));
+        for Reader { io, socket, .. } in self.readers.drain(..) {
+            if let Some(socket) = socket.upgrade() {
+                // If nobody is left to read it, nobody is left to be heard.
+                let _ = read_socket(&self.mailboxes, 0, &socket, &io);
+            }
         }
+        self.incoming.wake();
     }
 }

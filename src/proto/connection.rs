@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Poll, Waker},
     time::Instant,
 };
@@ -16,12 +16,13 @@ use quinn_proto::{
 
 use super::{
     streams::{StreamStates, Streams},
-    turns::{Turns, wait},
+    turns::Turns,
 };
 use crate::{
     authenticator::{CertificateError, Negotiated, Verdict},
     error::{ConnectionError, HandshakeError},
     stats::ConnectionStats,
+    sync::{Mutex, MutexGuard},
 };
 
 /// Who opened a connection.
@@ -115,7 +116,7 @@ impl Connection {
         match &self.authenticated {
             Some(authenticated) => Poll::Ready(Ok(authenticated.peer_id)),
             None => {
-                wait(&mut self.waiting.established, waker);
+                self.turns.wait(&mut self.waiting.established, waker);
                 Poll::Pending
             }
         }
@@ -140,7 +141,7 @@ impl Connection {
         match self.moved_to.take() {
             Some(addr) => Poll::Ready(Ok(addr)),
             None => {
-                wait(&mut self.waiting.address_change, waker);
+                self.turns.wait(&mut self.waiting.address_change, waker);
                 Poll::Pending
             }
         }
@@ -150,7 +151,7 @@ impl Connection {
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close(VarInt::from_u32(0), Bytes::new());
         if !self.drained {
-            wait(&mut self.waiting.drained, waker);
+            self.turns.wait(&mut self.waiting.drained, waker);
             return Poll::Pending;
         }
         Poll::Ready(match self.loss() {
@@ -191,6 +192,11 @@ impl Connection {
     /// Moves the wakers that are due to `wakers`; wake them when the connection is unlocked.
     pub(crate) fn take_due(&mut self, wakers: &mut Vec<Waker>) {
         self.turns.take_due(wakers);
+    }
+
+    /// Wakers that are not needed any more; drop them when the connection is unlocked.
+    pub(crate) fn take_displaced(&mut self) -> Vec<Waker> {
+        self.turns.take_displaced()
     }
 
     pub(crate) fn authenticated(&self) -> Option<&Authenticated> {
@@ -299,6 +305,11 @@ impl Connection {
         self.streams.fail(&mut self.turns);
         self.turns.wake(&mut self.waiting.address_change);
         self.turns.wake(&mut self.waiting.established);
+    }
+
+    /// Whether nothing is left to be driven.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained
     }
 
     fn set_drained(&mut self) {
@@ -499,8 +510,13 @@ impl From<QuicError> for ConnectionError {
 
 /// Locks a connection.
 ///
-/// After a panic under this lock the connection is as likely to be usable as not; its driver is gone by
-/// then, and says so to everyone who waits.
+/// After a panic under this lock, in its driver or in the application's task, the connection is as likely to be
+/// usable as not. It is over then, and everyone who waits is told so.
 pub(crate) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+    connection.lock().unwrap_or_else(|poisoned| {
+        let mut connection = poisoned.into_inner();
+        connection.orphan();
+        connection.turns.want();
+        connection
+    })
 }

@@ -4,17 +4,14 @@
 //! connections; so nothing here can go stale in a way that loses a packet. The books answer questions,
 //! and they show leaks: everything that is counted as *now* is zero once all connections are drained.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, net::SocketAddr};
 
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
 use super::connection::SharedConnection;
 use crate::stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats};
+pub(super) use crate::sync::lock;
 
 /// The books of one shard.
 #[derive(Default)]
@@ -207,11 +204,6 @@ impl Ids {
     fn active(self) -> u64 {
         self.next_sequence - self.retired
     }
-}
-
-/// Locks a registry; its books are right even where somebody panicked.
-pub(crate) fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
-    registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One use less of what `key` stands for; the last one takes the key away.

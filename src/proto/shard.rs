@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     mem,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::Waker,
     time::{Duration, Instant},
 };
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     address,
     error::{ConnectionError, HandshakeError},
+    sync::Mutex,
 };
 
 /// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
@@ -564,6 +565,15 @@ impl<S: Socket> Shard<S> {
         let unanswered = slot.unanswered_dial;
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
+        if connection.is_drained() {
+            // Somebody has panicked in the middle of using it. Whatever the peer sends from now on is answered with a
+            // stateless reset.
+            self.endpoint.handle_event(handle, EndpointEvent::drained());
+            connection.take_due(wakers);
+            drop(connection);
+            self.remove(handle);
+            return true;
+        }
         let mut turn = Turn {
             now,
             handle,

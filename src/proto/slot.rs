@@ -1,6 +1,6 @@
 //! A connection's place in its shard, and its turns.
 
-use std::{collections::VecDeque, mem, sync::Mutex, time::Instant};
+use std::{collections::VecDeque, mem, time::Instant};
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
@@ -12,7 +12,7 @@ use super::{
     deadlines::Armed,
     registry::{self, Registry, Totals},
 };
-use crate::error::HandshakeError;
+use crate::{error::HandshakeError, sync::Mutex};
 
 /// Most datagrams that one connection handles in one turn, about 30 µs of work.
 ///

@@ -10,7 +10,7 @@ pub(crate) use quinn_proto::StreamId;
 use quinn_proto::{Dir, FinishError, ReadError, ReadableError, StreamEvent, VarInt, WriteError};
 use rustc_hash::FxHashMap;
 
-use super::turns::{Turns, wait};
+use super::turns::Turns;
 use crate::error::{ConnectionError, StreamError};
 
 /// Largest write that is taken in one call, in bytes.
@@ -137,7 +137,7 @@ impl Streams<'_> {
                 Poll::Ready(Ok(id))
             }
             None => {
-                wait(&mut self.streams.outbound, waker);
+                self.turns.wait(&mut self.streams.outbound, waker);
                 Poll::Pending
             }
         }
@@ -160,7 +160,7 @@ impl Streams<'_> {
                 Poll::Ready(Ok(id))
             }
             None => {
-                wait(&mut self.streams.inbound, waker);
+                self.turns.wait(&mut self.streams.inbound, waker);
                 Poll::Pending
             }
         }
@@ -212,7 +212,7 @@ impl Streams<'_> {
                     break Some(Err(StreamError::Reset(code.into_inner())));
                 }
                 Err(ReadError::Blocked) => {
-                    wait(&mut stream.reader, waker);
+                    self.turns.wait(&mut stream.reader, waker);
                     break None;
                 }
             }
@@ -264,7 +264,7 @@ impl Streams<'_> {
         if behind_gathered || (data.len() < SMALL_WRITE && is_follower) {
             let room = GATHER_LIMIT.saturating_sub(stream.gather.len());
             if room == 0 {
-                wait(&mut stream.writer, waker);
+                self.turns.wait(&mut stream.writer, waker);
                 return Poll::Pending;
             }
             let taken = room.min(data.len());
@@ -283,7 +283,7 @@ impl Streams<'_> {
         match written {
             Ok(written) => Poll::Ready(Ok(written)),
             Err(WriteError::Blocked) => {
-                wait(&mut stream.writer, waker);
+                self.turns.wait(&mut stream.writer, waker);
                 Poll::Pending
             }
             Err(WriteError::Stopped(code)) => {
@@ -376,10 +376,10 @@ impl Streams<'_> {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
+        self.turns.forget(&mut stream.reader);
+        self.turns.forget(&mut stream.writer);
         if stream.send == SendState::Finishing && self.loss.is_none() {
             stream.dropped = true;
-            stream.reader = None;
-            stream.writer = None;
         } else {
             self.streams.states.remove(&id);
         }

@@ -1,6 +1,6 @@
 //! When a connection wants a turn, and who has to be woken after one.
 
-use std::task::Waker;
+use std::{mem, task::Waker};
 
 /// What a connection wants of its shard, and of its user.
 #[derive(Default)]
@@ -9,6 +9,8 @@ pub(super) struct Turns {
     wanted: Wanted,
     /// Due wakers, in the order in which they became so.
     due: Vec<Waker>,
+    /// Wakers that are not needed any more, to be dropped as soon as the connection is unlocked.
+    displaced: Vec<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,12 +63,23 @@ impl Turns {
     pub(super) fn take_due(&mut self, wakers: &mut Vec<Waker>) {
         wakers.append(&mut self.due);
     }
-}
 
-/// Remembers who waits, without cloning the waker of the one who waits already.
-pub(super) fn wait(slot: &mut Option<Waker>, waker: &Waker) {
-    match slot {
-        Some(waiting) => waiting.clone_from(waker),
-        None => *slot = Some(waker.clone()),
+    /// Remembers who waits, without cloning the waker of the one who waits already.
+    pub(super) fn wait(&mut self, slot: &mut Option<Waker>, waker: &Waker) {
+        if !slot
+            .as_ref()
+            .is_some_and(|waiting| waiting.will_wake(waker))
+        {
+            self.displaced.extend(slot.replace(waker.clone()));
+        }
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn forget(&mut self, slot: &mut Option<Waker>) {
+        self.displaced.extend(slot.take());
+    }
+
+    pub(super) fn take_displaced(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.displaced)
     }
 }

@@ -10,6 +10,7 @@
 use libp2p_quinn::CertificateError;
 
 pub(crate) mod certificates;
+pub(crate) mod complaints;
 pub(crate) mod hostile_tls;
 pub(crate) mod node;
 pub(crate) mod relay;
@@ -18,5 +19,6 @@ pub(crate) mod streams;
 #[cfg(target_os = "linux")]
 pub(crate) mod stun_server;
 pub(crate) mod swarm;
+pub(crate) mod trap;
 #[cfg(target_os = "linux")]
 pub(crate) mod visit;

@@ -16,7 +16,7 @@ use libp2p_core::{
 };
 use libp2p_identity::{Keypair, PeerId};
 use libp2p_quinn::{
-    Config, ConfigBuilder, ConfigError, Connection, Error, HandshakeError, Stats, Transport,
+    Config, ConfigBuilder, ConfigError, Connection, Error, Handle, HandshakeError, Stats, Transport,
 };
 use multiaddr::{Multiaddr, Protocol};
 
@@ -238,6 +238,27 @@ impl Node {
     pub(crate) fn stats(&self) -> Stats {
         self.transport.handle().stats()
     }
+}
+
+/// Whether every figure that says *now* is zero.
+pub(crate) fn is_over(handle: &Handle) -> bool {
+    let stats = handle.stats();
+    let registry = &stats.registry;
+    stats.connections.is_empty()
+        && stats.listeners.is_empty()
+        && stats.transport.sockets == 0
+        && registry.active_ids == 0
+        && registry.connections == 0
+        && registry.handshaking == 0
+        && registry.initial_ids == 0
+        && registry.peers == 0
+        && registry.pending_incoming == 0
+        && registry.remote_addresses == 0
+}
+
+/// Open descriptors of this process, where they can be listed.
+pub(crate) fn descriptors() -> Option<usize> {
+    std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
 }
 
 /// A server that ends with the test.

@@ -1,6 +1,9 @@
 //! The ends of connections, and that nothing is left after them.
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use futures::future::join;
 
@@ -101,6 +104,35 @@ fn peer_that_missed_the_close_learns_of_it_by_a_stateless_reset() {
     let end = network.block_on(async move { dialer.address_change().await });
     assert_eq!(end, Err(ConnectionError::Reset));
     assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    network.run_until_empty();
+    assert_empty(&network);
+}
+
+#[test]
+fn panic_in_the_middle_of_using_a_connection_ends_it_and_no_other() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (broken, far) = network.connect(0, 1);
+    let (other, _) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let waits = {
+        let broken = broken.clone();
+        async move { broken.address_change().await }
+    };
+    let panics = async move {
+        let panicked = catch_unwind(AssertUnwindSafe(|| broken.with(|_| panic!("on purpose"))));
+        assert!(panicked.is_err());
+        broken.open().await
+    };
+    let (waited, opened) = network.block_on(join(waits, panics));
+    assert_eq!(waited, Err(ConnectionError::DriverStopped));
+    assert_eq!(opened, Err(ConnectionError::DriverStopped));
+    network.settle();
+    assert_eq!(network.nodes[0].books().0.connections, 1);
+    // Its peer asks, some time, and is told.
+    let end = network.block_on(async move { far.address_change().await });
+    assert_eq!(end, Err(ConnectionError::Reset));
+    assert_eq!(other.loss(), None);
+    other.close(0);
     network.run_until_empty();
     assert_empty(&network);
 }

@@ -1,6 +1,6 @@
 //! Whatever happens, in whatever order: the books balance on the way, and nothing is left in the end.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -25,6 +25,8 @@ enum Act {
         accept: bool,
     },
     Close(usize),
+    /// Who has closed waits for it, twice.
+    CloseTwice(usize),
     Dial {
         from: usize,
         right_peer: bool,
@@ -65,7 +67,8 @@ fn act() -> impl Strategy<Value = Act> {
         .prop_map(Act::Answer),
         2 => (0..2_usize, any::<bool>())
             .prop_map(|(node, accept)| Act::AnswerHeld { node, accept }),
-        2 => anyone.clone().prop_map(Act::Close),
+        1 => anyone.clone().prop_map(Act::Close),
+        1 => anyone.clone().prop_map(Act::CloseTwice),
         4 => (0..2_usize, proptest::bool::weighted(0.9))
             .prop_map(|(from, right_peer)| Act::Dial { from, right_peer }),
         2 => (probability(), probability(), probability()).prop_map(
@@ -100,6 +103,7 @@ proptest! {
         blocking_sockets in any::<bool>(),
         tight_limits in any::<bool>(),
         acts in proptest::collection::vec(act(), 1..60),
+        driver_stops in proptest::bool::weighted(0.2),
     ) {
         let setup = Setup {
             configure: if tight_limits { with_tight_limits } else { |config| config },
@@ -114,6 +118,7 @@ proptest! {
         let mut history = History {
             network: Network::pair(seed, setup.clone(), setup),
             peers: Vec::new(),
+            closed: HashSet::new(),
         };
         for act in acts {
             history.act(act);
@@ -121,7 +126,7 @@ proptest! {
                 assert_books_balance(&mut history.network, node);
             }
         }
-        history.end();
+        history.end(driver_stops);
     }
 }
 
@@ -138,11 +143,17 @@ struct History {
     network: Network,
     /// Every connection there ever was, seen from its sides.
     peers: Vec<Peer>,
+    /// Those of them that somebody waits for.
+    closed: HashSet<usize>,
 }
 
 impl History {
     fn act(&mut self, act: Act) {
-        let Self { network, peers } = self;
+        let Self {
+            network,
+            peers,
+            closed,
+        } = self;
         let chosen = |number: usize| peers.get(number % peers.len().max(1)).cloned();
         match act {
             Act::Abandon(number) => {
@@ -163,6 +174,18 @@ impl History {
             Act::Close(number) => {
                 if let Some(peer) = chosen(number) {
                     peer.close(1);
+                }
+            }
+            Act::CloseTwice(number) => {
+                // One task at a time can wait for the end of a connection.
+                let index = number % peers.len().max(1);
+                if let Some(peer) = chosen(number)
+                    && closed.insert(index)
+                {
+                    network.spawn(async move {
+                        let end = peer.closed().await;
+                        assert_eq!(peer.closed().await, end);
+                    });
                 }
             }
             Act::Dial { from, right_peer } => {
@@ -215,7 +238,11 @@ impl History {
         }
     }
 
-    fn end(mut self) {
+    /// Everybody closes, perhaps after a driver has stopped in the middle of it all; its peers find out by themselves.
+    fn end(mut self, driver_stops: bool) {
+        if driver_stops {
+            self.network.nodes[0].orphan_all();
+        }
         self.act(Act::Answer(Answer::Refuse));
         for node in 0..2 {
             while !self.network.nodes[node].held.is_empty() {

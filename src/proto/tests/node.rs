@@ -6,7 +6,7 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::Waker,
     time::{Instant, SystemTime},
 };
@@ -28,6 +28,7 @@ use crate::{
         route,
     },
     stats::{RegistryStats, TransportStats},
+    sync::Mutex,
 };
 
 /// What the kernel usually grants.

@@ -33,7 +33,9 @@ impl Peer {
             self.turns.borrow_mut().push(self.handle);
         }
         connection.take_due(&mut due);
+        let displaced = connection.take_displaced();
         drop(connection);
+        drop(displaced);
         for waker in due {
             waker.wake();
         }

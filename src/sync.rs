@@ -1,0 +1,46 @@
+//! Locks and wakers that threads share: those of the standard library, or loom's, which tries every interleaving.
+//!
+//! `tests/loom` compiles this package with `cfg(loom)`, and so the models in `driver` run the code that is shipped.
+
+#[cfg(loom)]
+pub(crate) use self::loom_waker::AtomicWaker;
+#[cfg(not(loom))]
+pub(crate) use futures::task::AtomicWaker;
+#[cfg(loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
+
+use std::sync::PoisonError;
+
+/// Locks, also where somebody has panicked under the lock: what it protects is right between any two statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(loom)]
+mod loom_waker {
+    use std::task::Waker;
+
+    /// loom's, called as that of `futures` is.
+    #[derive(Default)]
+    pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
+        }
+
+        pub(crate) fn take(&self) -> Option<Waker> {
+            self.0.take_waker()
+        }
+    }
+}
