@@ -341,6 +341,11 @@ impl Connection {
         self.quic.handle_event(event);
     }
 
+    /// Whether it was closed by either side, or lost.
+    pub(super) fn is_over(&self) -> bool {
+        self.quic.is_closed()
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.quic.handle_timeout(now);
     }

@@ -109,6 +109,10 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
             self.connection.handle_event(received.event);
+            if self.connection.is_over() {
+                // Before the next datagram: a stateless reset behind a close would pass for the reason.
+                self.handle_application_events();
+            }
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
                 self.register_path();

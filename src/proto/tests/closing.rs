@@ -138,6 +138,40 @@ fn panic_in_the_middle_of_using_a_connection_ends_it_and_no_other() {
 }
 
 #[test]
+fn reset_right_behind_a_close_is_not_taken_for_the_reason() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    listener.close(7);
+    network.settle();
+    let close = network.intercept();
+    network.run_for(Duration::from_secs(1));
+    network.nodes[1].assert_empty();
+    let writer = dialer.clone();
+    network.block_on(async move {
+        let stream = writer.open().await.unwrap();
+        writer
+            .write_all(stream, b"is anybody there?")
+            .await
+            .unwrap();
+    });
+    network.run_for(Duration::from_millis(15));
+    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    let reset = network.intercept();
+
+    // Both are there before the connection has its turn.
+    for datagram in close.iter().chain(&reset) {
+        network.nodes[0].receive(network.now, datagram.from, &datagram.contents);
+    }
+    network.settle();
+    let closed = ConnectionError::ClosedByPeer {
+        code: 7,
+        reason: String::new(),
+    };
+    assert_eq!(dialer.loss(), Some(closed));
+}
+
+#[test]
 fn end_of_the_driver_is_told_to_everyone_who_waits() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, _) = network.connect(0, 1);

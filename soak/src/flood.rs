@@ -1,0 +1,396 @@
+//! First packets of connections by the thousand, beside dials and a transfer that deserve better.
+
+mod attacker;
+mod client;
+mod lines;
+mod network;
+mod packets;
+mod server;
+mod wire;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Subcommand};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
+use tokio::runtime::Runtime;
+
+use self::{
+    attacker::{Attacked, Kind},
+    client::Measured,
+    lines::{Line, Order},
+    server::{Policy, Served},
+};
+use crate::{
+    figures::Figures,
+    process::{LONGEST, Process},
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// How long each of the two floods lasts.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=120))]
+    seconds: u64,
+    /// Datagrams of a flood in each second.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+    /// Legitimate dials in each second.
+    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    dials: u64,
+    /// Megabytes that the established transfer moves in each second; 0 for as many as go, which vary a great deal.
+    #[arg(long, default_value_t = 100)]
+    megabytes: u64,
+    /// When the server asks for a proof of address.
+    #[arg(long, value_enum, default_value_t = Policy::Default)]
+    policy: Policy,
+    /// Where to write `flood.toml`.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// The processes of a flood; the flood starts them.
+#[derive(Subcommand)]
+pub enum Role {
+    Server(server::Options),
+    Client(client::Options),
+    Attacker(attacker::Options),
+}
+
+impl Role {
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Server(options) => server::run(options),
+            Self::Client(options) => client::run(options),
+            Self::Attacker(options) => attacker::run(options),
+        }
+    }
+}
+
+pub fn run(options: &Options) -> Result<bool> {
+    let mut site = Site::prepare(options)?;
+    let mut figures = Figures::new(options.command())?;
+    let few: [(Kind, Judge); 3] = [
+        (Kind::Spoofed, judge_few),
+        (Kind::Strange, judge_strange),
+        (Kind::Fragments, judge_fragments),
+    ];
+    for (kind, judge) in few {
+        let (attacked, served) = site.begin(kind, FEW, FEW_PER_SECOND)?.end()?;
+        judge(&mut figures, &attacked, &served);
+    }
+    let alone = site.measure(options)?;
+    figures.tell("transfer without a flood", rate(&alone));
+    figures.tell("dials without a flood", dials(&alone));
+    let count = usize::try_from(options.seconds * options.rate)?;
+    for (name, kind) in [("spoofed", Kind::Spoofed), ("one address", Kind::Unspoofed)] {
+        let attack = site.begin(kind, count, options.rate)?;
+        let beside = attack.site.measure(options)?;
+        let (attacked, served) = attack.end()?;
+        judge_flood(&mut figures, name, &alone, &beside, &attacked, &served);
+    }
+    figures.print();
+    if let Some(out) = &options.out {
+        figures.write(&out.join("flood.toml"))?;
+    }
+    Ok(figures.all_met())
+}
+
+/// The processes, each in its network namespace, with an upload that goes on.
+struct Site {
+    server: Process,
+    client: Process,
+    attacker: Process,
+}
+
+/// An attack that goes on.
+struct Attack<'a> {
+    site: &'a mut Site,
+}
+
+type Judge = fn(&mut Figures, &Attacked, &Served);
+
+impl Site {
+    fn prepare(options: &Options) -> Result<Self> {
+        let role = |words: &[&str]| {
+            let words = ["role"].iter().chain(words).map(ToString::to_string);
+            Process::start(&words.collect::<Vec<_>>())
+        };
+        let mut server = role(&["server", options.policy.name()])?;
+        let Line::Namespace(id) = server.hear()? else {
+            bail!("the server has no namespace");
+        };
+        let id = id.to_string();
+        let mut client = role(&["client", &id, &options.megabytes.to_string()])?;
+        ready(&client)?;
+        let prepared = 2 * options.seconds * options.rate + 3 * FEW as u64;
+        ensure!(
+            prepared <= MOST,
+            "at most {MOST} packets are kept in memory"
+        );
+        let attacker = role(&["attacker", &id, &prepared.to_string()])?;
+        ready(&attacker)?;
+        server.say(&Order::Listen)?;
+        let Line::Listening(address) = server.hear()? else {
+            bail!("the server does not listen");
+        };
+        client.say(&Order::Upload(address))?;
+        ready(&client)?;
+        Ok(Self {
+            server,
+            client,
+            attacker,
+        })
+    }
+
+    fn begin(&mut self, kind: Kind, count: usize, per_second: u64) -> Result<Attack<'_>> {
+        self.served()?;
+        self.attacker.say(&Order::Attack {
+            kind,
+            count,
+            per_second,
+        })?;
+        ready(&self.attacker)?;
+        Ok(Attack { site: self })
+    }
+
+    fn measure(&mut self, options: &Options) -> Result<Measured> {
+        self.client.say(&Order::Measure {
+            seconds: options.seconds,
+            per_second: options.dials,
+        })?;
+        let Line::Measured(measured) = self.client.hear()? else {
+            bail!("the client does not measure");
+        };
+        Ok(measured)
+    }
+
+    fn served(&mut self) -> Result<Served> {
+        self.server.say(&Order::Tell)?;
+        let Line::Served(served) = self.server.hear()? else {
+            bail!("the server does not tell");
+        };
+        Ok(served)
+    }
+}
+
+impl Attack<'_> {
+    /// Waits until the last packet is sent, and then until the server has given up what it has begun with.
+    fn end(self) -> Result<(Attacked, Served)> {
+        ready(&self.site.attacker)?;
+        let Line::Attacked(attacked) = self.site.attacker.hear()? else {
+            bail!("the attacker does not tell");
+        };
+        Ok((attacked, self.site.served()?))
+    }
+}
+
+impl Options {
+    fn command(&self) -> String {
+        format!(
+            "soak flood --seconds {} --rate {} --dials {} --megabytes {} --policy {}",
+            self.seconds,
+            self.rate,
+            self.dials,
+            self.megabytes,
+            self.policy.name()
+        )
+    }
+}
+
+fn judge_flood(
+    figures: &mut Figures,
+    name: &str,
+    alone: &Measured,
+    beside: &Measured,
+    attacked: &Attacked,
+    served: &Served,
+) {
+    let sent = attacked.sent_per_second;
+    figures.tell(&format!("{name}: datagrams sent"), format!("{sent:.0}/s"));
+    figures.demand(
+        &format!("{name}: dials succeeded"),
+        dials(beside),
+        &format!("at least {DIALS_PERCENT} %"),
+        percent(beside.succeeded as f64, beside.dials as f64) >= DIALS_PERCENT,
+    );
+    for failure in beside.failures.iter().take(5) {
+        eprintln!("{name}: {failure}");
+    }
+    let kept = percent(
+        beside.uploaded as f64 / beside.seconds,
+        alone.uploaded as f64 / alone.seconds,
+    );
+    figures.demand(
+        &format!("{name}: transfer kept"),
+        format!("{kept:.1} %, {}", rate(beside)),
+        &format!("at least {KEPT_PERCENT} %"),
+        kept >= KEPT_PERCENT,
+    );
+    judge_amplification(figures, name, attacked);
+    let answer = format!(
+        "{} answers to {} addresses; {} Retry packets, {} handshakes completed, {} failed, {} refused, \
+         {} dropped, {} lost in full socket buffers",
+        attacked.answers,
+        attacked.answered_addresses,
+        served.retries,
+        served.completed,
+        served.failed,
+        served.refused,
+        served.dropped,
+        served.overrun
+    );
+    figures.tell(&format!("{name}: the server"), answer);
+    let cpu = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+    let both = format!("{} server, {} client", cpu(served.cpu), cpu(beside.cpu));
+    figures.tell(&format!("{name}: CPU time"), both);
+}
+
+/// Row 5: below the threshold for Retry packets, where a whole flight goes to whoever seems to ask.
+fn judge_few(figures: &mut Figures, attacked: &Attacked, served: &Served) {
+    judge_amplification(figures, "few", attacked);
+    figures.demand(
+        "few: addresses answered",
+        format!(
+            "{}, with {} Retry packets",
+            attacked.answered_addresses, served.retries
+        ),
+        &format!("at least {ANSWERED} of {FEW}"),
+        attacked.answered_addresses >= ANSWERED,
+    );
+    figures.demand(
+        "few: answers that a router may fragment",
+        attacked.fragmentable,
+        "0",
+        attacked.fragmentable == 0,
+    );
+    figures.demand(
+        "few: Initial packets answered with less than 1200 bytes",
+        attacked.short,
+        "0",
+        attacked.short == 0,
+    );
+}
+
+/// Row 6.
+fn judge_strange(figures: &mut Figures, attacked: &Attacked, served: &Served) {
+    let answered = attacked.answers + attacked.uncalled;
+    // Those of the subnet's broadcast address look like any other to whoever does not know the subnet; the kernel
+    // refuses to answer them.
+    let value = format!(
+        "{answered}; {} sent, {} dropped by the server, {} taken, the others dropped by the kernel",
+        attacked.sent, served.malformed, served.incoming
+    );
+    let met = answered == 0 && served.malformed > 0;
+    figures.demand("strange sources: answers", value, "0", met);
+}
+
+/// Row 26.
+fn judge_fragments(figures: &mut Figures, attacked: &Attacked, _: &Served) {
+    judge_amplification(figures, "fragments", attacked);
+    let half = FEW as u64 / 2;
+    let wanted = ANSWERED / 2;
+    figures.demand(
+        "fragments: addresses answered",
+        format!(
+            "{}, and {} answers to those without their second half",
+            attacked.answered_addresses, attacked.uncalled
+        ),
+        &format!("at least {wanted} of {half}, and 0"),
+        attacked.answered_addresses >= wanted && attacked.uncalled == 0,
+    );
+}
+
+fn judge_amplification(figures: &mut Figures, name: &str, attacked: &Attacked) {
+    // What the packet socket has missed may have been anything.
+    let complete = attacked.seen as f64 >= attacked.counted as f64 * COMPLETE;
+    figures.demand(
+        &format!("{name}: bytes sent for each byte received"),
+        format!(
+            "{:.2} at most, {:.2} on average; {} of {} packets seen",
+            attacked.worst_ratio, attacked.mean_ratio, attacked.seen, attacked.counted
+        ),
+        &format!("at most {MOST_BYTES}, at each address"),
+        complete && attacked.uncalled == 0 && attacked.worst_ratio <= MOST_BYTES,
+    );
+}
+
+fn ready(process: &Process) -> Result<()> {
+    match process.hear()? {
+        Line::Ready => Ok(()),
+        line => bail!("{line:?} instead of being ready"),
+    }
+}
+
+fn rate(measured: &Measured) -> String {
+    format!(
+        "{:.0} MB/s",
+        measured.uploaded as f64 / measured.seconds / 1e6
+    )
+}
+
+fn dials(measured: &Measured) -> String {
+    format!(
+        "{:.2} %, {} of {}; {:.1} ms median, {:.1} ms for 99 %, {:.1} ms at most",
+        percent(measured.succeeded as f64, measured.dials as f64),
+        measured.succeeded,
+        measured.dials,
+        measured.median_ms,
+        measured.p99_ms,
+        measured.slowest_ms
+    )
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    100.0 * part / whole
+}
+
+/// CPU time that this process has taken.
+fn usage() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(u64::try_from(micros)?))
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// What a row of the table may name: what the names of the figures begin with.
+pub const PARTS: [&str; 5] = [
+    "few",
+    "fragments",
+    "one address",
+    "spoofed",
+    "strange sources",
+];
+
+/// Where the server listens.
+const PORT: u16 = 4001;
+
+/// Packets of what is no flood, and how many of them in a second; below the server's threshold for Retry packets.
+const FEW: usize = 120;
+const FEW_PER_SECOND: u64 = 200;
+
+/// The rest of them may meet with a full buffer.
+const ANSWERED: u64 = 110;
+
+/// How little a flood may do.
+const DIALS_PERCENT: f64 = 99.9;
+const KEPT_PERCENT: f64 = 80.0;
+
+/// RFC 9000 §8.1.
+const MOST_BYTES: f64 = 3.0;
+
+/// The rest is ARP and IPv6, which the interface counts as well.
+const COMPLETE: f64 = 0.9;
+
+/// Packets of 1.2 KB, which the attacker has made before.
+const MOST: u64 = 2_000_000;
+
+// The time for a flood includes that for its packets.
+const _: () = assert!(LONGEST.as_secs() >= 600);

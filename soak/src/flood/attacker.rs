@@ -1,0 +1,276 @@
+//! A process that begins connections from addresses that are not its own, or from one that is, and never goes on with
+//! them. Its packets are made beforehand: what they cost must not be missing elsewhere while they are sent.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    PORT,
+    lines::{Line, Order},
+    network, packets,
+    wire::{Seen, Wire},
+};
+use crate::process::{answer, limit_time, listen};
+
+#[derive(Args)]
+pub struct Options {
+    /// The process of the server.
+    server: u32,
+    /// Connections to begin.
+    prepared: usize,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Each Initial from another address, none of which is the attacker's.
+    Spoofed,
+    /// All of them from the attacker's own.
+    Unspoofed,
+    /// From addresses that no host can have, or that are many hosts'.
+    Strange,
+    /// In two IP packets, of which every other time the second one never comes.
+    Fragments,
+}
+
+/// How an attack went, as the attacker saw it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Attacked {
+    /// Datagrams, whole or not.
+    pub sent: u64,
+    pub sent_per_second: f64,
+    /// Addresses that were answered, of those that had to send a whole datagram for it.
+    pub answered_addresses: u64,
+    pub answers: u64,
+    /// The most UDP payload that an address got for each byte that had come from it.
+    pub worst_ratio: f64,
+    /// The same, of all addresses together.
+    pub mean_ratio: f64,
+    /// Answers to addresses from which nothing had come that may be answered.
+    pub uncalled: u64,
+    /// IP packets that may be cut into pieces.
+    pub fragmentable: u64,
+    /// Initial packets in datagrams that are too small.
+    pub short: u64,
+    /// IP packets that were looked at, and that the interface has counted meanwhile.
+    pub seen: u64,
+    pub counted: u64,
+}
+
+/// The process of the attacker.
+pub fn run(options: &Options) -> Result<()> {
+    limit_time();
+    network::leave()?;
+    network::ATTACKER.lay(options.server)?;
+    let mut attacker = Attacker::prepare(options.prepared)?;
+    answer(&Line::Ready)?;
+    loop {
+        let Order::Attack {
+            kind,
+            count,
+            per_second,
+        } = listen()?
+        else {
+            bail!("attackers attack");
+        };
+        let shots = attacker.load(kind, count)?;
+        let counted = attacker.wire.packets_received()?;
+        attacker.wire.forget();
+        answer(&Line::Ready)?;
+        let time = attacker.fire(&shots, per_second)?;
+        answer(&Line::Ready)?;
+        // The server goes on with what was begun until it gives up.
+        thread::sleep(LINGER);
+        let mut attacked = judge(&shots, &attacker.wire.seen());
+        attacked.sent_per_second = attacked.sent as f64 / time.as_secs_f64();
+        attacked.counted = attacker.wire.packets_received()? - counted;
+        answer(&Line::Attacked(attacked))?;
+    }
+}
+
+/// A datagram that is ready to be sent.
+struct Shot {
+    packets: Vec<Vec<u8>>,
+    from: SocketAddrV4,
+    /// UDP payload that an answer may be worth.
+    bytes: u64,
+}
+
+struct Attacker {
+    initials: Vec<Vec<u8>>,
+    rng: StdRng,
+    raw: Socket,
+    /// Never read. It keeps the kernel from telling the server that nobody is there.
+    own: UdpSocket,
+    wire: Wire,
+}
+
+impl Attacker {
+    fn prepare(count: usize) -> Result<Self> {
+        // The protocol of packets that bring their own IP header.
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))
+            .context("no raw socket")?;
+        raw.set_header_included_v4(true)?;
+        Ok(Self {
+            initials: packets::initials(SERVER, count)?,
+            rng: StdRng::seed_from_u64(SEED),
+            raw,
+            own: UdpSocket::bind((network::ATTACKER.other, 0))?,
+            wire: Wire::tap(network::ATTACKER)?,
+        })
+    }
+
+    fn load(&mut self, kind: Kind, count: usize) -> Result<Vec<Shot>> {
+        let left = self.initials.len().checked_sub(count);
+        let left = left.context("not enough packets were prepared")?;
+        let own = SocketAddrV4::new(network::ATTACKER.other, self.own.local_addr()?.port());
+        let mut shots = Vec::with_capacity(count);
+        for (index, initial) in self.initials.drain(left..).enumerate() {
+            let any = packets::any_source(&mut self.rng);
+            let from = match kind {
+                Kind::Spoofed | Kind::Fragments => any,
+                Kind::Unspoofed => own,
+                Kind::Strange => strange(any, index),
+            };
+            let (packets, whole) = if kind == Kind::Fragments {
+                let identification = self.rng.random();
+                let both = packets::fragments(from, SERVER, &initial, CUT, identification)?;
+                let whole = index % 2 == 0;
+                (both[..if whole { 2 } else { 1 }].to_vec(), whole)
+            } else {
+                (
+                    vec![packets::packet(from, SERVER, &initial)?],
+                    kind != Kind::Strange,
+                )
+            };
+            shots.push(Shot {
+                packets,
+                from,
+                bytes: if whole { initial.len() as u64 } else { 0 },
+            });
+        }
+        Ok(shots)
+    }
+
+    /// Sends them at that rate, and returns how long it took.
+    fn fire(&self, shots: &[Shot], per_second: u64) -> Result<Duration> {
+        ensure!(per_second > 0, "an attack that never ends");
+        let to = SERVER.into();
+        let start = Instant::now();
+        let mut shots = shots.iter();
+        for due in 1.. {
+            let Some(shot) = shots.next() else {
+                break;
+            };
+            for packet in &shot.packets {
+                self.raw.send_to(packet, &to)?;
+            }
+            let due = Duration::from_nanos(due * 1_000_000_000 / per_second);
+            // A few at a time: the scheduler has its own idea of how long it sleeps.
+            if let Some(early) = due.checked_sub(start.elapsed())
+                && early > TICK
+            {
+                thread::sleep(early);
+            }
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// Not an address to answer (RFC 1122 §3.2.1.3), in turn.
+fn strange(any: SocketAddrV4, index: usize) -> SocketAddrV4 {
+    let sources = [
+        SocketAddrV4::new(*any.ip(), 0),
+        SocketAddrV4::new(Ipv4Addr::BROADCAST, any.port()),
+        SocketAddrV4::new(network::BROADCAST, any.port()),
+        SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), any.port()),
+        SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, any.port()),
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, any.port()),
+    ];
+    sources[index % sources.len()]
+}
+
+fn judge(shots: &[Shot], seen: &Seen) -> Attacked {
+    let mut sent: HashMap<SocketAddrV4, u64> = HashMap::new();
+    for shot in shots {
+        *sent.entry(shot.from).or_default() += shot.bytes;
+    }
+    let mut attacked = Attacked {
+        sent: shots.len() as u64,
+        fragmentable: seen.fragmentable,
+        short: seen.short,
+        seen: seen.packets,
+        ..Attacked::default()
+    };
+    let mut bytes = 0;
+    for (address, received) in &seen.received {
+        match sent.get(address) {
+            None | Some(0) => attacked.uncalled += received.datagrams,
+            Some(&sent) => {
+                attacked.answered_addresses += 1;
+                attacked.answers += received.datagrams;
+                bytes += received.bytes;
+                let ratio = received.bytes as f64 / sent as f64;
+                attacked.worst_ratio = attacked.worst_ratio.max(ratio);
+            }
+        }
+    }
+    let all: u64 = sent.values().sum();
+    attacked.mean_ratio = bytes as f64 / all.max(1) as f64;
+    attacked
+}
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
+
+/// Longer than the server waits for a handshake.
+const LINGER: Duration = Duration::from_secs(7);
+
+const TICK: Duration = Duration::from_millis(1);
+
+/// Bytes of the UDP datagram in its first fragment.
+const CUT: u16 = 600;
+
+const IPPROTO_RAW: i32 = 255;
+
+/// Of the addresses.
+const SEED: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flood::wire::Received;
+
+    fn shot(port: u16, bytes: u64) -> Shot {
+        Shot {
+            packets: Vec::new(),
+            from: SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), port),
+            bytes,
+        }
+    }
+
+    #[test]
+    fn each_address_is_judged_by_what_came_from_it() {
+        let shots = [shot(1, 1200), shot(1, 1200), shot(2, 1200), shot(3, 0)];
+        let mut seen = Seen::default();
+        for (port, bytes, datagrams) in [(1, 2400, 2), (2, 4800, 4), (3, 100, 1), (4, 100, 1)] {
+            seen.received
+                .insert(shot(port, 0).from, Received { bytes, datagrams });
+        }
+        let attacked = judge(&shots, &seen);
+        assert_eq!(attacked.sent, 4);
+        assert_eq!((attacked.answered_addresses, attacked.answers), (2, 6));
+        assert_eq!(attacked.uncalled, 2);
+        assert!((attacked.worst_ratio - 4.0).abs() < 1e-9);
+        assert!((attacked.mean_ratio - 2.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,208 @@
+//! The process of those who have nothing bad in mind: a transfer that has begun before the flood, and dials during it.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p_core::{
+    Endpoint, Transport as _,
+    muxing::StreamMuxerExt,
+    transport::{DialOpts, PortUse},
+};
+use libp2p_identity::Keypair;
+use libp2p_quinn::{Config, Connection, Stream, Transport};
+use multiaddr::Multiaddr;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::{
+    lines::{Line, Order},
+    network, runtime, usage,
+};
+use crate::process::{answer, limit_time, listen};
+
+#[derive(Args)]
+pub struct Options {
+    /// The process of the server.
+    server: u32,
+    /// Megabytes that are uploaded in each second; 0 for as many as go.
+    megabytes: u64,
+}
+
+/// How it went.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Measured {
+    pub cpu: Duration,
+    pub seconds: f64,
+    /// Bytes that the upload has got rid of.
+    pub uploaded: u64,
+    pub dials: u64,
+    pub succeeded: u64,
+    /// Of those that succeeded, from the dial to the answer on a stream.
+    pub median_ms: f64,
+    pub p99_ms: f64,
+    pub slowest_ms: f64,
+    /// Why others did not.
+    pub failures: Vec<String>,
+}
+
+/// The process of the client.
+pub fn run(options: &Options) -> Result<()> {
+    limit_time();
+    network::leave()?;
+    network::CLIENT.lay(options.server)?;
+    answer(&Line::Ready)?;
+    let Order::Upload(address) = listen()? else {
+        bail!("clients upload");
+    };
+    let address: Multiaddr = address.parse()?;
+    let runtime = runtime()?;
+    let uploaded = Arc::new(AtomicU64::new(0));
+    runtime.block_on(upload(&address, Arc::clone(&uploaded), options.megabytes))?;
+    answer(&Line::Ready)?;
+    let dialer = Arc::new(Dialer::new(address));
+    loop {
+        let Order::Measure {
+            seconds,
+            per_second,
+        } = listen()?
+        else {
+            bail!("clients measure");
+        };
+        let measured = runtime.block_on(measure(&dialer, &uploaded, seconds, per_second))?;
+        answer(&Line::Measured(measured))?;
+    }
+}
+
+/// Connects, and uploads until the process ends.
+async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -> Result<()> {
+    let dialer = Dialer::new(address.clone());
+    let mut muxer = dialer.connect(PortUse::Reuse).await?;
+    let mut stream = open(&mut muxer).await?;
+    tokio::spawn(async move {
+        // They are to live as long as this does.
+        let _kept = (dialer, muxer);
+        let block = vec![0x5a; BLOCK];
+        let start = Instant::now();
+        let mut sent = 0;
+        while stream.write_all(&block).await.is_ok() {
+            sent += block.len() as u64;
+            uploaded.store(sent, Ordering::Relaxed);
+            // A byte in each microsecond is a megabyte in each second.
+            if let Some(micros) = sent.checked_div(megabytes) {
+                let early = Duration::from_micros(micros).checked_sub(start.elapsed());
+                if let Some(early) = early {
+                    tokio::time::sleep(early).await;
+                }
+            }
+        }
+    });
+    tokio::time::sleep(WARM_UP).await;
+    Ok(())
+}
+
+async fn measure(
+    dialer: &Arc<Dialer>,
+    uploaded: &AtomicU64,
+    seconds: u64,
+    per_second: u64,
+) -> Result<Measured> {
+    let (cpu, start, before) = (usage()?, Instant::now(), uploaded.load(Ordering::Relaxed));
+    let mut attempts = JoinSet::new();
+    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / per_second.max(1)));
+    for _ in 0..seconds * per_second {
+        tick.tick().await;
+        let dialer = Arc::clone(dialer);
+        attempts.spawn(async move { dialer.ask().await });
+    }
+    let over = Duration::from_secs(seconds);
+    tokio::time::sleep(over.saturating_sub(start.elapsed())).await;
+    let mut measured = Measured {
+        cpu: usage()? - cpu,
+        seconds: start.elapsed().as_secs_f64(),
+        uploaded: uploaded.load(Ordering::Relaxed) - before,
+        dials: attempts.len() as u64,
+        ..Measured::default()
+    };
+    let mut times = Vec::new();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt? {
+            Ok(time) => times.push(time),
+            Err(error) => measured.failures.push(format!("{error:#}")),
+        }
+    }
+    times.sort_unstable();
+    let at = |share: f64| {
+        let index = (times.len().saturating_sub(1) as f64 * share) as usize;
+        times
+            .get(index)
+            .map_or(0.0, |time| time.as_secs_f64() * 1e3)
+    };
+    measured.succeeded = times.len() as u64;
+    (measured.median_ms, measured.p99_ms, measured.slowest_ms) = (at(0.5), at(0.99), at(1.0));
+    Ok(measured)
+}
+
+struct Dialer {
+    transport: Mutex<Transport>,
+    address: Multiaddr,
+}
+
+impl Dialer {
+    fn new(address: Multiaddr) -> Self {
+        Self {
+            transport: Mutex::new(Transport::new(Config::new(&Keypair::generate_ed25519()))),
+            address,
+        }
+    }
+
+    async fn connect(&self, port_use: PortUse) -> Result<Connection> {
+        let opts = DialOpts {
+            role: Endpoint::Dialer,
+            port_use,
+        };
+        let dial = self
+            .transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .dial(self.address.clone(), opts)?;
+        Ok(dial.await?.1)
+    }
+
+    /// Dials from a new socket, asks something, checks the answer, and closes. Returns how long the answer took.
+    async fn ask(&self) -> Result<Duration> {
+        let start = Instant::now();
+        let mut muxer = self.connect(PortUse::New).await.context("dial")?;
+        let mut stream = open(&mut muxer).await?;
+        stream.write_all(QUESTION).await?;
+        stream.close().await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        ensure!(
+            answer == (QUESTION.len() as u64).to_be_bytes(),
+            "wrong answer"
+        );
+        let time = start.elapsed();
+        poll_fn(|cx| muxer.poll_close_unpin(cx)).await?;
+        Ok(time)
+    }
+}
+
+async fn open(muxer: &mut Connection) -> Result<Stream> {
+    Ok(poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await?)
+}
+
+const QUESTION: &[u8] = b"is anybody there?";
+
+const BLOCK: usize = 64 * 1024;
+
+/// Until the upload has found its rate.
+const WARM_UP: Duration = Duration::from_secs(1);

@@ -1,0 +1,104 @@
+//! A network namespace for each process, and cables between them.
+//!
+//! A namespace lives as long as the process in it, so nothing is left behind, whatever happens. It takes the privileges
+//! of root, and the program `ip`.
+
+use std::{fs, net::Ipv4Addr, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
+
+/// Moves this process to a network namespace of its own; before there are threads.
+pub fn leave() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace of its own")?;
+    ip(&["link", "set", "lo", "up"])
+}
+
+/// A cable to the server.
+#[derive(Clone, Copy)]
+pub struct Cable {
+    interface: &'static str,
+    /// At the server's end.
+    pub server: Ipv4Addr,
+    /// At the other end.
+    pub other: Ipv4Addr,
+}
+
+/// The cable of those who have nothing bad in mind.
+pub const CLIENT: Cable = Cable {
+    interface: "client",
+    server: Ipv4Addr::new(192, 0, 2, 1),
+    other: Ipv4Addr::new(192, 0, 2, 2),
+};
+
+/// The attacker's, where everything goes that is for nobody else.
+pub const ATTACKER: Cable = Cable {
+    interface: "attacker",
+    server: Ipv4Addr::new(198, 51, 100, 1),
+    other: Ipv4Addr::new(198, 51, 100, 2),
+};
+
+/// The broadcast address of the attacker's cable.
+pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 255);
+
+impl Cable {
+    /// Lays it from this process to the server's.
+    pub fn lay(self, server: u32) -> Result<()> {
+        let [name, server] = [self.interface.to_owned(), server.to_string()];
+        ip(&[
+            "link", "add", &name, "type", "veth", "peer", "name", &name, "netns", &server,
+        ])?;
+        self.up(self.other)?;
+        ip(&["route", "add", "default", "via", &self.server.to_string()])
+    }
+
+    /// Connects the server's end.
+    pub fn connect(self) -> Result<()> {
+        self.up(self.server)
+    }
+
+    fn up(self, address: Ipv4Addr) -> Result<()> {
+        let name = self.interface;
+        ip(&["address", "add", &format!("{address}/24"), "dev", name])?;
+        ip(&["link", "set", name, "up"])
+    }
+
+    /// Packets that have come in by now.
+    pub fn packets_received(self) -> Result<u64> {
+        let interfaces = fs::read_to_string("/proc/self/net/dev")?;
+        interfaces
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(self.interface)?.strip_prefix(':'))
+            // Bytes, then packets.
+            .find_map(|counts| counts.split_whitespace().nth(1)?.parse().ok())
+            .context("the cable is gone")
+    }
+}
+
+/// Has the server send to the attacker what is for nobody else.
+pub fn answer_everybody() -> Result<()> {
+    let name = ATTACKER.interface;
+    // What is counted at the other end are datagrams as they would be on a real cable, not batches of them.
+    ip(&["link", "set", name, "gso_max_segs", "1"])?;
+    ip(&[
+        "route",
+        "add",
+        "default",
+        "via",
+        &ATTACKER.other.to_string(),
+    ])
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .context("no program ip")?;
+    ensure!(
+        output.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}

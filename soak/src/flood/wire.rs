@@ -1,0 +1,196 @@
+//! What comes out of the attacker's end of its cable, whoever it is addressed to.
+
+use std::{
+    collections::HashMap,
+    io::{ErrorKind, Read},
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::network::{self, Cable};
+
+/// A packet socket that is read until this is dropped.
+pub struct Wire {
+    cable: Cable,
+    seen: Arc<Mutex<Seen>>,
+    over: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// What the server has sent.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// IP packets.
+    pub packets: u64,
+    /// By their destination.
+    pub received: HashMap<SocketAddrV4, Received>,
+    /// IP packets that a router may cut into pieces, or that are pieces.
+    pub fragmentable: u64,
+    /// Addresses whose first answer was an Initial packet in a datagram that is too small for a path to be worth
+    /// anything (RFC 9000 §14.1).
+    pub short: u64,
+}
+
+/// In UDP payload, which is what RFC 9000 §8.1 limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Received {
+    pub bytes: u64,
+    pub datagrams: u64,
+}
+
+impl Wire {
+    /// Begins to read.
+    pub fn tap(cable: Cable) -> Result<Self> {
+        // One that is for a protocol gets what comes in only.
+        let protocol = Protocol::from(i32::from(ETHERTYPE_IPV4.to_be()));
+        let mut socket =
+            Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).context("no packet socket")?;
+        socket.set_read_timeout(Some(LOOK_EVERY))?;
+        // The kernel grants what it will.
+        let _ = socket.set_recv_buffer_size(BUFFER);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let over = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (seen, over) = (Arc::clone(&seen), Arc::clone(&over));
+            move || {
+                let mut packet = vec![0; LARGEST];
+                while !over.load(Ordering::Relaxed) {
+                    match socket.read(&mut packet) {
+                        Ok(length) => lock(&seen).note(&packet[..length]),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        Err(error) => {
+                            eprintln!("the wire cannot be read: {error}");
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Self {
+            cable,
+            seen,
+            over,
+            reader: Some(reader),
+        })
+    }
+
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+
+    /// Starts again with nothing.
+    pub fn forget(&self) {
+        *lock(&self.seen) = Seen::default();
+    }
+
+    /// What the interface itself counts.
+    pub fn packets_received(&self) -> Result<u64> {
+        self.cable.packets_received()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, packet: &[u8]) {
+        let Ok(sliced) = SlicedPacket::from_ip(packet) else {
+            return;
+        };
+        let Some(NetSlice::Ipv4(ip)) = &sliced.net else {
+            return;
+        };
+        let header = ip.header();
+        if header.source_addr() != network::ATTACKER.server {
+            return;
+        }
+        self.packets += 1;
+        if !header.dont_fragment() || header.is_fragmenting_payload() {
+            self.fragmentable += 1;
+        }
+        let Some(TransportSlice::Udp(udp)) = &sliced.transport else {
+            return;
+        };
+        let payload = udp.payload();
+        let to = SocketAddrV4::new(Ipv4Addr::from(header.destination()), udp.destination_port());
+        let received = self.received.entry(to).or_default();
+        if received.datagrams == 0 && is_initial(payload) && payload.len() < SMALLEST_INITIAL {
+            self.short += 1;
+        }
+        received.datagrams += 1;
+        received.bytes += payload.len() as u64;
+    }
+}
+
+/// RFC 9000 §17.2.2.
+fn is_initial(payload: &[u8]) -> bool {
+    payload.len() > 5 && payload[0] & 0xf0 == 0xc0 && payload[1..5] == [0, 0, 0, 1]
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+
+/// RFC 9000 §14.1.
+const SMALLEST_INITIAL: usize = 1200;
+
+const LARGEST: usize = 64 * 1024;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+const BUFFER: usize = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flood::packets;
+
+    fn answer(payload: &[u8]) -> Vec<u8> {
+        let from = SocketAddrV4::new(network::ATTACKER.server, 4001);
+        packets::packet(from, TO, payload).unwrap()
+    }
+
+    const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), 5000);
+
+    #[test]
+    fn payload_is_counted_by_destination() {
+        let mut seen = Seen::default();
+        seen.note(&answer(&[0x40; 100]));
+        seen.note(&answer(&[0x40; 50]));
+        let other = SocketAddrV4::new(network::ATTACKER.other, 1);
+        seen.note(&packets::packet(other, TO, &[0; 10]).unwrap());
+        assert_eq!(seen.packets, 2);
+        let received = seen.received[&TO];
+        assert_eq!((received.bytes, received.datagrams), (150, 2));
+        assert_eq!((seen.fragmentable, seen.short), (0, 0));
+    }
+
+    #[test]
+    fn fragments_and_short_initials_are_noticed() {
+        let mut seen = Seen::default();
+        seen.note(&answer(&[0xc0, 0, 0, 0, 1, 0, 0]));
+        assert_eq!(seen.short, 1);
+        let from = SocketAddrV4::new(network::ATTACKER.server, 4001);
+        for part in packets::fragments(from, TO, &[0; 100], 48, 7).unwrap() {
+            seen.note(&part);
+        }
+        assert_eq!(seen.fragmentable, 2);
+    }
+}

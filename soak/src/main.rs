@@ -1,0 +1,70 @@
+//! Long tests of the transport: churn, floods, and the table of what is tested where.
+
+mod churn;
+mod figures;
+mod flood;
+mod plot;
+mod process;
+mod sample;
+mod simulate;
+mod table;
+mod trend;
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Opens and closes connections and streams in slices, and looks for what is left of them.
+    Churn(churn::Options),
+    /// Floods a listener in a network namespace, beside dials and a transfer.
+    Flood(flood::Options),
+    /// Simulates networks with many seeds.
+    Simulate(simulate::Options),
+    /// Writes `docs/testing.md`: which test shows what, and what the long tests have found.
+    Table(table::Options),
+    /// A process of a flood, which starts it.
+    #[command(subcommand, hide = true)]
+    Role(flood::Role),
+}
+
+/// Counts what is in use, which glibc's does not, in C as well.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether everything was as it must be.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Churn(options) => churn::run(&options),
+        Command::Flood(options) => flood::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
+        Command::Table(options) => table::run(&options),
+        Command::Role(role) => role.run().map(|()| true),
+    }
+}
+
+/// Of the repository.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}

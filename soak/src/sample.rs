@@ -1,0 +1,95 @@
+//! What this process holds at one moment.
+
+use std::{fmt, fs};
+
+use anyhow::{Context, Result};
+use libp2p_quinn::RegistryStats;
+use nix::unistd::{SysconfVar, sysconf};
+use serde::{Deserialize, Serialize};
+use tikv_jemalloc_ctl::{epoch, stats};
+
+/// After so many connections.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// Attempts to connect so far, those that had to fail among them.
+    pub connections: u64,
+    /// Streams so far.
+    pub streams: u64,
+    /// All that the registries count as *now*, which is to be nothing.
+    pub books: u64,
+    /// Tasks of the runtime that have not ended.
+    pub tasks: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Bytes allocated and not freed, in Rust and C.
+    pub live_bytes: u64,
+    pub resident_bytes: u64,
+}
+
+impl Sample {
+    pub fn take(connections: u64, streams: u64, books: u64) -> Result<Self> {
+        // Its figures stay as they are until they are asked for anew.
+        epoch::advance().context("jemalloc's epoch")?;
+        Ok(Self {
+            connections,
+            streams,
+            books,
+            tasks: tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks() as u64,
+            descriptors: descriptors()?,
+            live_bytes: stats::allocated::read().context("jemalloc's count")? as u64,
+            resident_bytes: resident()?,
+        })
+    }
+
+    /// Whether nothing is left of what has come since.
+    pub fn is_as_empty_as(&self, start: &Self) -> bool {
+        self.books == 0 && self.tasks <= start.tasks && self.descriptors <= start.descriptors
+    }
+}
+
+/// The sum of all that is to be zero when every connection is gone.
+pub fn books(stats: &RegistryStats) -> u64 {
+    let counts = [
+        stats.connections,
+        stats.handshaking,
+        stats.initial_ids,
+        stats.peers,
+        stats.pending_incoming,
+        stats.remote_addresses,
+    ];
+    stats.active_ids + counts.iter().map(|&count| count as u64).sum::<u64>()
+}
+
+fn descriptors() -> Result<u64> {
+    // The one that reads the directory is in it.
+    Ok(fs::read_dir("/proc/self/fd")?.count() as u64 - 1)
+}
+
+fn resident() -> Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .context("no resident size in statm")?
+        .parse()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")?;
+    Ok(pages * u64::try_from(page)?)
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} connections, {} streams: {} in the books, {} tasks, {} descriptors, {} KiB allocated, {} KiB resident",
+            self.connections,
+            self.streams,
+            self.books,
+            self.tasks,
+            self.descriptors,
+            self.live_bytes / 1024,
+            self.resident_bytes / 1024
+        )
+    }
+}

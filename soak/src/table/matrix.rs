@@ -1,0 +1,106 @@
+//! The rows: what may happen, and what must come of it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// `matrix.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    certificates: Section,
+    network: Section,
+}
+
+/// Rows of one kind.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Section {
+    pub title: String,
+    /// What this is about.
+    pub about: String,
+    /// Tests that show every row that does not say otherwise.
+    #[serde(default)]
+    pub tests: Vec<String>,
+    pub row: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub number: u8,
+    pub what: String,
+    pub must: String,
+    /// Instead of those of the section.
+    pub tests: Option<Vec<String>>,
+    /// Besides those of the section.
+    #[serde(default)]
+    pub also: Vec<String>,
+}
+
+impl Matrix {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let matrix: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        for section in matrix.sections() {
+            for (row, number) in section.row.iter().zip(1..) {
+                ensure!(
+                    row.number == number,
+                    "{} {number} is missing",
+                    section.title
+                );
+            }
+        }
+        Ok(matrix)
+    }
+
+    pub fn sections(&self) -> impl Iterator<Item = &Section> {
+        [&self.certificates, &self.network].into_iter()
+    }
+}
+
+impl Section {
+    pub fn tests_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a str> {
+        let own = row.tests.as_ref().unwrap_or(&self.tests);
+        own.iter().chain(&row.also).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_tests_of_their_section_or_their_own() {
+        let section: Section = toml::from_str(
+            r#"
+            title = "Certificates"
+            about = "…"
+            tests = ["lib a"]
+            [[row]]
+            number = 1
+            what = "one"
+            must = "fail"
+            also = ["lib b"]
+            [[row]]
+            number = 2
+            what = "two"
+            must = "fail"
+            tests = []
+            "#,
+        )
+        .unwrap();
+        let tests = |row: usize| section.tests_of(&section.row[row]).collect::<Vec<_>>();
+        assert_eq!(tests(0), ["lib a", "lib b"]);
+        assert!(tests(1).is_empty());
+    }
+
+    #[test]
+    fn matrix_of_this_repository_is_complete() {
+        let path = crate::root().join("soak/matrix.toml");
+        let matrix = Matrix::read(&path).unwrap();
+        let counts: Vec<_> = matrix.sections().map(|section| section.row.len()).collect();
+        assert_eq!(counts, [59, 44]);
+    }
+}
