@@ -337,6 +337,12 @@ impl Connection {
         false
     }
 
+    /// For tests that cannot send as much as it takes to wear a key out.
+    #[cfg(test)]
+    pub(super) fn update_keys(&mut self) {
+        self.quic.force_key_update();
+    }
+
     pub(super) fn handle_event(&mut self, event: ConnectionEvent) {
         self.quic.handle_event(event);
     }

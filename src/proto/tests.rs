@@ -1,49 +1,66 @@
 //! Nodes in simulated networks: virtual time, values for datagrams, and one seed for everything random.
 //!
 //! A test that fails prints its seed, and the same seed replays the same run bit for bit. The environment
-//! variable `LIBP2P_QUINN_SEEDS` says how many seeds the loops try, the default being what a quick run
-//! can afford; `LIBP2P_QUINN_FIRST_SEED` says where they begin, so that one seed can be looked at alone:
+//! variable `SIM_SEEDS` says which seeds the loops try instead of those that a quick run can afford: so many from 0 on,
+//! or from one up to another, so that a seed can be looked at alone:
 //!
 //! ```text
-//! LIBP2P_QUINN_FIRST_SEED=17 LIBP2P_QUINN_SEEDS=1 cargo test --lib proto::tests::transfer
+//! SIM_SEEDS=10000 cargo test --release --lib proto::tests::scenario -- --nocapture
+//! SIM_SEEDS=17..18 cargo test --lib proto::tests::transfer
 //! ```
+
+use std::ops::Range;
 
 mod admission;
 mod closing;
+mod conversation;
+mod crossing;
+mod crowd;
 mod fairness;
 mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
 mod link;
+mod nat;
 mod network;
 mod node;
+mod paths;
 mod peer;
+mod replay;
 mod retry;
 mod routing;
+mod scenario;
+mod spoofer;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;
+mod tasks;
+mod timing;
 mod transfer;
+mod trials;
+mod wall_clock;
+mod wire;
 
 /// Seeds that a loop tries unless the environment says otherwise.
 const QUICK_SEEDS: u64 = 50;
 
 /// What a loop over seeds goes through.
-fn seeds() -> std::ops::Range<u64> {
-    let first = number_from_environment("LIBP2P_QUINN_FIRST_SEED").unwrap_or(0);
-    first..first + seed_count()
+fn seeds() -> Range<u64> {
+    seed_range(QUICK_SEEDS)
 }
 
-fn seed_count() -> u64 {
-    number_from_environment("LIBP2P_QUINN_SEEDS").unwrap_or(QUICK_SEEDS)
-}
-
-fn number_from_environment(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {value}")),
-    )
+/// As many seeds as given, unless the environment says otherwise.
+fn seed_range(quick: u64) -> Range<u64> {
+    let Ok(wanted) = std::env::var("SIM_SEEDS") else {
+        return 0..quick;
+    };
+    let number = |text: &str| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("SIM_SEEDS is neither a number nor FROM..TO: {wanted}"))
+    };
+    match wanted.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => 0..number(&wanted),
+    }
 }

@@ -1,6 +1,6 @@
 //! Handshakes that can be replayed: whatever is random in them is a function of a seed.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p_identity::Keypair;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -11,15 +11,20 @@ use rustls::{
         SupportedKxGroup,
     },
     pki_types::PrivatePkcs8KeyDer,
+    time_provider::TimeProvider,
 };
 
-use super::peers::Clock;
 use crate::authenticator::{Authenticator, crypto_provider};
 
-/// An authenticator whose handshakes are a function of `host`, `seed` and what the peer says.
+/// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what the
+/// peer says.
 ///
 /// Everyone knows the secrets of its connections.
-pub(crate) fn deterministic(host: &Keypair, seed: u64) -> Authenticator {
+pub(crate) fn deterministic(
+    host: &Keypair,
+    seed: u64,
+    clock: Arc<dyn TimeProvider>,
+) -> Authenticator {
     // rustls wants its randomness to live for ever; a test process is short enough.
     let random: &'static SeededRandom = Box::leak(Box::new(SeededRandom(Mutex::new(
         StdRng::seed_from_u64(seed),
@@ -33,7 +38,7 @@ pub(crate) fn deterministic(host: &Keypair, seed: u64) -> Authenticator {
         host,
         &certificate_key(seed),
         Arc::new(provider),
-        Arc::new(Clock(AtomicU64::new(1_700_000_000))),
+        clock,
         None,
     )
     .unwrap()

@@ -11,7 +11,7 @@ use super::{
     node::{Answer, Node, Outbox, Reader, Setup},
     peer::Peer,
     routing::assert_books_balance,
-    seed_count,
+    seeds,
 };
 use crate::{config::ConfigBuilder, proto::long_header_id};
 
@@ -93,7 +93,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(seed_count() as u32))]
+    #![proptest_config(ProptestConfig::with_cases(seeds().count() as u32))]
 
     #[test]
     fn after_any_history_the_books_are_empty(

@@ -1,7 +1,11 @@
 //! What a network does to datagrams.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use quinn_proto::EcnCodepoint;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// How a link treats datagrams. Probabilities are per datagram.
@@ -17,6 +21,29 @@ pub(super) struct Impairments {
     pub(super) corruption: f64,
     /// Larger datagrams vanish, in bytes of UDP payload.
     pub(super) mtu: usize,
+    /// Where datagrams queue up, in each direction of each pair of nodes; `None` is as fast as they come.
+    pub(super) bottleneck: Option<Bottleneck>,
+    pub(super) ecn: Ecn,
+}
+
+/// The slowest part of a way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bottleneck {
+    pub(super) bytes_per_second: u32,
+    /// Datagrams that find so much before them vanish, in bytes.
+    pub(super) queue_bytes: u32,
+}
+
+/// What becomes of the ECN bits of a marked datagram (RFC 3168 §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ecn {
+    Kept,
+    /// Not-ECT, as routers have it that know the old meaning of the bits.
+    Bleached,
+    /// Congestion experienced, whether there is any or not.
+    ForgedCe,
+    /// ECT(1), which nobody has sent.
+    ForgedEct1,
 }
 
 impl Impairments {
@@ -28,6 +55,8 @@ impl Impairments {
         duplication: 0.0,
         corruption: 0.0,
         mtu: 1472,
+        bottleneck: None,
+        ecn: Ecn::Kept,
     };
 
     /// Nothing arrives.
@@ -37,10 +66,36 @@ impl Impairments {
     };
 }
 
-/// A link, and the luck of the datagrams on it.
+/// One direction between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+impl Way {
+    pub(super) fn back(self) -> Self {
+        let Self { from, to } = self;
+        Self { from: to, to: from }
+    }
+}
+
+/// The links of a network, and the luck of the datagrams on them.
 pub(super) struct Link {
     pub(super) impairments: Impairments,
     random: StdRng,
+    /// When the last datagram that queues up at the bottleneck has passed it.
+    queues: BTreeMap<Way, Instant>,
+    /// Nothing arrives until then.
+    cut: BTreeMap<Way, Instant>,
+}
+
+/// A datagram as it comes out of a link.
+pub(super) struct Carried {
+    pub(super) arrival: Instant,
+    pub(super) contents: Vec<u8>,
+    pub(super) ecn: Option<EcnCodepoint>,
+    pub(super) is_intact: bool,
 }
 
 impl Link {
@@ -48,37 +103,103 @@ impl Link {
         Self {
             impairments: Impairments::NONE,
             random: StdRng::seed_from_u64(seed),
+            queues: BTreeMap::new(),
+            cut: BTreeMap::new(),
         }
+    }
+
+    /// Nothing gets through this way until then.
+    pub(super) fn cut(&mut self, way: Way, until: Instant) {
+        self.cut.insert(way, until);
     }
 
     /// When a datagram that is sent `now` arrives, and what is left of it: nothing, once, or twice.
-    pub(super) fn carry(&mut self, now: Instant, contents: &[u8]) -> Vec<(Instant, Vec<u8>)> {
+    ///
+    /// `way` is `None` if it leads to no node.
+    pub(super) fn carry(
+        &mut self,
+        now: Instant,
+        way: Option<Way>,
+        contents: Vec<u8>,
+        ecn: Option<EcnCodepoint>,
+    ) -> impl Iterator<Item = Carried> + use<> {
+        let mut carried = [None, None];
+        if let Some(departure) = self.depart(now, way, contents.len()) {
+            let ecn = ecn.and_then(|ecn| self.impairments.ecn.mark(ecn));
+            if self.random.random_bool(self.impairments.duplication) {
+                carried[1] = Some(self.arrive(departure, contents.clone(), ecn));
+            }
+            carried[0] = Some(self.arrive(departure, contents, ecn));
+        }
+        carried.into_iter().flatten()
+    }
+
+    /// When a datagram has passed the bottleneck, if it does.
+    fn depart(&mut self, now: Instant, way: Option<Way>, len: usize) -> Option<Instant> {
         let Impairments {
             loss,
-            duplication,
             mtu,
+            bottleneck,
             ..
         } = self.impairments;
-        if contents.len() > mtu || self.random.random_bool(loss) {
-            return Vec::new();
+        let is_cut = way
+            .and_then(|way| self.cut.get(&way))
+            .is_some_and(|&until| now < until);
+        if is_cut || len > mtu || self.random.random_bool(loss) {
+            return None;
         }
-        let copies = 1 + usize::from(self.random.random_bool(duplication));
-        (0..copies)
-            .map(|_| (self.arrival(now), self.corrupt(contents)))
-            .collect()
+        let (Some(way), Some(bottleneck)) = (way, bottleneck) else {
+            return Some(now);
+        };
+        let free = self.queues.entry(way).or_insert(now);
+        let before = free.saturating_duration_since(now);
+        if before > bottleneck.time_for(bottleneck.queue_bytes as usize) {
+            return None;
+        }
+        *free = now + before + bottleneck.time_for(len);
+        Some(*free)
     }
 
-    fn arrival(&mut self, now: Instant) -> Instant {
-        let Impairments { delay, jitter, .. } = self.impairments;
-        now + delay + jitter.mul_f64(self.random.random())
-    }
-
-    fn corrupt(&mut self, contents: &[u8]) -> Vec<u8> {
-        let mut contents = contents.to_vec();
-        if !contents.is_empty() && self.random.random_bool(self.impairments.corruption) {
+    fn arrive(
+        &mut self,
+        departure: Instant,
+        mut contents: Vec<u8>,
+        ecn: Option<EcnCodepoint>,
+    ) -> Carried {
+        let Impairments {
+            delay,
+            jitter,
+            corruption,
+            ..
+        } = self.impairments;
+        let arrival = departure + delay + jitter.mul_f64(self.random.random());
+        let is_intact = contents.is_empty() || !self.random.random_bool(corruption);
+        if !is_intact {
             let bit = self.random.random_range(0..contents.len() * 8);
             contents[bit / 8] ^= 1 << (bit % 8);
         }
-        contents
+        Carried {
+            arrival,
+            contents,
+            ecn,
+            is_intact,
+        }
+    }
+}
+
+impl Bottleneck {
+    fn time_for(self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / f64::from(self.bytes_per_second))
+    }
+}
+
+impl Ecn {
+    fn mark(self, sent: EcnCodepoint) -> Option<EcnCodepoint> {
+        match self {
+            Self::Kept => Some(sent),
+            Self::Bleached => None,
+            Self::ForgedCe => Some(EcnCodepoint::Ce),
+            Self::ForgedEct1 => Some(EcnCodepoint::Ect1),
+        }
     }
 }

@@ -1,95 +1,88 @@
 //! Nodes, the links between them, and virtual time.
 
+mod timers;
+
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     future::Future,
+    mem,
     net::SocketAddr,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Wake, Waker},
     time::{Duration, Instant},
 };
 
-use futures::future::{FutureExt, LocalBoxFuture};
+use futures::future::LocalBoxFuture;
 use libp2p_identity::PeerId;
 use rand::{SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
+use self::timers::Timers;
 use super::{
-    link::{Impairments, Link},
+    link::{Impairments, Link, Way},
+    nat::Nat,
     node::{Node, Outgoing, Setup},
-    peer::Peer,
+    peer::{Peer, Stirred},
+    spoofer::Spoofer,
+    tasks::{Alarms, Tasks},
+    wire::{Handshakes, Stuck},
 };
 use crate::net::clock;
 
-/// Virtual time after which something that a test waits for is taken to never happen.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// Virtual time after which something that a test waits for is taken to never happen. Connections over the worst of links
+/// have taken an hour.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// Rounds without time passing after which a simulation is taken to run in circles.
 const MOST_ROUNDS: usize = 10_000;
 
 /// A network of nodes. Everything that happens in it is a function of its seed and of the test.
+///
+/// What a step costs does not depend on the number of nodes: those that have nothing to do are not asked.
 pub(super) struct Network {
     seed: u64,
     random: StdRng,
     began: Instant,
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
+    by_addr: BTreeMap<SocketAddr, usize>,
+    /// Nodes that may have something to do.
+    stirred: Stirred,
+    timers: Timers,
     link: Link,
     /// By time of arrival, then in the order of sending.
-    in_flight: BTreeMap<(Instant, u64), Outgoing>,
+    in_flight: BTreeMap<(Instant, u64), InFlight>,
     sent: u64,
+    /// By time, then in the order of scheduling.
+    faults: BTreeMap<(Instant, u64), Fault>,
+    scheduled: u64,
     nat: Nat,
+    pub(super) spoofer: Option<Spoofer>,
+    handshakes: Handshakes,
     trace: Sha256,
-    tasks: Vec<Task>,
+    tasks: Tasks,
+    alarms: Alarms,
+    service: Option<Service>,
 }
 
-/// What applications do meanwhile.
-struct Task {
-    future: LocalBoxFuture<'static, ()>,
-    woken: Arc<Woken>,
+/// What applications do with a connection that was accepted.
+pub(super) type Service = Rc<dyn Fn(Peer) -> LocalBoxFuture<'static, ()>>;
+
+/// Something that befalls a network.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// Nothing gets through this way for so long.
+    Cut(Way, Duration),
+    Impair(Impairments),
+    /// The NAT before a node gives it another address.
+    Rebind(usize),
+    /// Somebody sets the clock of a node, by so many seconds.
+    StepClock(usize, i64),
 }
 
-/// Polling only who was woken is what shows a forgotten waker.
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Address translation, for those whom the network has given another address than their own.
-#[derive(Default)]
-struct Nat {
-    public: HashMap<SocketAddr, SocketAddr>,
-    given: u8,
-}
-
-impl Nat {
-    fn rebind(&mut self, own: SocketAddr) -> SocketAddr {
-        self.given += 1;
-        let public = SocketAddr::from(([203, 0, 113, self.given], 1024));
-        self.public.insert(own, public);
-        public
-    }
-
-    fn outward(&self, own: SocketAddr) -> SocketAddr {
-        self.public.get(&own).copied().unwrap_or(own)
-    }
-
-    /// `None` for addresses that lead nowhere any more.
-    fn inward(&self, to: SocketAddr) -> Option<SocketAddr> {
-        if self.public.contains_key(&to) {
-            return None;
-        }
-        let behind = self.public.iter().find(|&(_, &public)| public == to);
-        Some(behind.map_or(to, |(&own, _)| own))
-    }
+struct InFlight {
+    datagram: Outgoing,
+    is_intact: bool,
 }
 
 impl Network {
@@ -101,12 +94,21 @@ impl Network {
             began,
             now: began,
             nodes: Vec::new(),
+            by_addr: BTreeMap::new(),
+            stirred: Stirred::default(),
+            timers: Timers::default(),
             link: Link::new(seed),
             in_flight: BTreeMap::new(),
             sent: 0,
+            faults: BTreeMap::new(),
+            scheduled: 0,
             nat: Nat::default(),
+            spoofer: None,
+            handshakes: Handshakes::default(),
             trace: Sha256::new(),
-            tasks: Vec::new(),
+            tasks: Tasks::default(),
+            alarms: Alarms::new(began),
+            service: None,
         }
     }
 
@@ -121,13 +123,33 @@ impl Network {
     /// Adds a node, and returns its number.
     pub(super) fn add(&mut self, setup: Setup) -> usize {
         let number = self.nodes.len();
-        let addr = SocketAddr::from(([192, 0, 2, 1 + number as u8], 4001));
-        self.nodes.push(Node::new(addr, setup, &mut self.random));
+        let [a, b, c] = [16, 8, 0].map(|shift| ((number + 1) >> shift) as u8);
+        let addr = SocketAddr::from(([10, a, b, c], 4001));
+        let stirred = (number, Rc::clone(&self.stirred));
+        let node = Node::new(addr, setup, &mut self.random, stirred);
+        self.nodes.push(node);
+        self.by_addr.insert(addr, number);
+        self.timers.add();
         number
+    }
+
+    /// What becomes of accepted connections from now on, instead of waiting for the test to take them.
+    pub(super) fn serve(
+        &mut self,
+        service: impl Fn(Peer) -> LocalBoxFuture<'static, ()> + 'static,
+    ) {
+        self.service = Some(Rc::new(service));
     }
 
     pub(super) fn impair(&mut self, impairments: Impairments) {
         self.link.impairments = impairments;
+    }
+
+    /// Has this happen after so much time.
+    pub(super) fn schedule(&mut self, after: Duration, fault: Fault) {
+        self.scheduled += 1;
+        self.faults
+            .insert((self.now + after, self.scheduled), fault);
     }
 
     /// Dials another node.
@@ -143,7 +165,9 @@ impl Network {
         expected: Option<PeerId>,
     ) -> Peer {
         let addr = self.nodes[to].addr();
-        self.nodes[from].dial(self.now, addr, expected)
+        let peer = self.nodes[from].dial(self.now, addr, expected);
+        self.stirred.borrow_mut().insert(from);
+        peer
     }
 
     /// Connects two nodes, of which the second one accepts.
@@ -166,10 +190,11 @@ impl Network {
 
     /// Has an application do this, from the next round on.
     pub(super) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
-        self.tasks.push(Task {
-            future: future.boxed_local(),
-            woken: Arc::new(Woken(AtomicBool::new(true))),
-        });
+        self.tasks.spawn(future);
+    }
+
+    pub(super) fn alarms(&self) -> Alarms {
+        self.alarms.clone()
     }
 
     /// Lets time pass until this is done.
@@ -180,74 +205,126 @@ impl Network {
             let done = future.await;
             *result.borrow_mut() = Some(done);
         });
-        let limit = self.now + PATIENCE;
-        loop {
-            self.settle();
-            if let Some(output) = output.take() {
-                return output;
-            }
-            assert!(self.advance(limit), "nothing happens any more");
-        }
+        self.run_until(|_| output.take(), "nothing happens any more")
     }
 
     /// Lets this much time pass.
     pub(super) fn run_for(&mut self, time: Duration) {
+        self.settle();
+        self.pass(time);
+    }
+
+    /// Lets this much time pass, where nothing was done to the nodes themselves.
+    pub(super) fn pass(&mut self, time: Duration) {
         let limit = self.now + time;
-        loop {
-            self.settle();
-            if !self.advance(limit) {
-                return;
-            }
+        self.settle_stirred();
+        while self.advance(limit) {
+            self.settle_stirred();
         }
+    }
+
+    /// Lets time pass until all that applications do is done.
+    pub(super) fn run_until_idle(&mut self) {
+        let is_idle = |network: &Self| (network.tasks.len() == 0).then_some(());
+        self.run_until(is_idle, "somebody waits for ever");
     }
 
     /// Lets time pass until no node has a connection.
     pub(super) fn run_until_empty(&mut self) {
+        let is_empty = |network: &Self| network.nodes.iter().all(Node::is_empty).then_some(());
+        self.run_until(is_empty, "connections are left over");
+    }
+
+    fn run_until<T>(&mut self, condition: impl Fn(&Self) -> Option<T>, otherwise: &str) -> T {
         let limit = self.now + PATIENCE;
+        self.settle();
         loop {
-            self.settle();
-            if self.nodes.iter().all(Node::is_empty) {
-                return;
+            if let Some(result) = condition(self) {
+                return result;
             }
-            assert!(self.advance(limit), "connections are left over");
+            assert!(self.advance(limit), "{otherwise}");
+            self.settle_stirred();
         }
     }
 
     /// Has everyone do what they can without time passing.
     pub(super) fn settle(&mut self) {
+        // Tests do things to nodes directly, too.
+        self.stirred.borrow_mut().extend(0..self.nodes.len());
+        self.settle_stirred();
+    }
+
+    fn settle_stirred(&mut self) {
         for _ in 0..MOST_ROUNDS {
-            let mut progress = self.run_tasks();
-            for node in 0..self.nodes.len() {
-                progress |= self.nodes[node].turn(self.now);
-                for outgoing in self.nodes[node].take_outgoing() {
-                    progress = true;
-                    self.send(outgoing);
-                }
-            }
-            if !progress {
+            let progress = self.tasks.run();
+            let stirred = mem::take(&mut *self.stirred.borrow_mut());
+            if !progress && stirred.is_empty() {
                 return;
+            }
+            for node in stirred {
+                self.turn(node);
             }
         }
         panic!("runs in circles");
     }
 
+    fn turn(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.turn(self.now);
+        let outgoing = node.take_outgoing();
+        // Some had no room to send, or have just been accepted.
+        if node.has_ready() {
+            self.stirred.borrow_mut().insert(number);
+        }
+        self.timers.arm(number, node.next_timeout());
+        if let Some(service) = &self.service {
+            for peer in mem::take(&mut node.accepted) {
+                self.tasks.spawn(service(peer));
+            }
+        }
+        for outgoing in outgoing {
+            self.send(number, outgoing);
+        }
+    }
+
     /// Datagrams on their way, in the order of their arrival; they will not arrive.
     pub(super) fn intercept(&mut self) -> Vec<Outgoing> {
-        std::mem::take(&mut self.in_flight).into_values().collect()
+        let in_flight = mem::take(&mut self.in_flight).into_values();
+        in_flight.map(|in_flight| in_flight.datagram).collect()
     }
 
     /// What is on its way to `addr`.
     pub(super) fn in_flight_to(&self, addr: SocketAddr) -> Vec<Vec<u8>> {
         self.in_flight
             .values()
-            .filter(|datagram| datagram.to == addr)
-            .map(|datagram| datagram.contents.clone())
+            .filter(|in_flight| in_flight.datagram.to == addr)
+            .map(|in_flight| in_flight.datagram.contents.clone())
             .collect()
     }
 
     /// Time since the network began.
     pub(super) fn elapsed(&self) -> Duration {
         self.now - self.began
+    }
+
+    /// Datagrams that were ever sent.
+    pub(super) fn datagrams_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Why the handshake that this node has begun then, from this address, does not come to an end.
+    pub(super) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
+        self.handshakes.stuck(began, dialer)
+    }
+
+    /// Packets with data before the end of a handshake that were ever sent.
+    pub(super) fn zero_rtt_packets(&self) -> usize {
+        self.handshakes.zero_rtt_packets()
+    }
+
+    /// The address under which others see a node.
+    pub(super) fn public_addr(&self, node: usize) -> SocketAddr {
+        self.nat.outward(self.nodes[node].addr())
     }
 
     /// A digest of each datagram that was ever sent: when, by whom, to whom, and its bytes.
@@ -260,55 +337,122 @@ impl Network {
         self.tasks.len()
     }
 
-    fn run_tasks(&mut self) -> bool {
-        let mut progress = false;
-        self.tasks.retain_mut(|task| {
-            if !task.woken.0.swap(false, Ordering::Relaxed) {
-                return true;
-            }
-            progress = true;
-            let waker = Waker::from(Arc::clone(&task.woken));
-            let polled = task.future.poll_unpin(&mut Context::from_waker(&waker));
-            polled.is_pending()
-        });
-        progress
+    fn send(&mut self, sender: usize, outgoing: Outgoing) {
+        let Outgoing {
+            from,
+            to,
+            contents,
+            ecn,
+        } = outgoing;
+        let from = self.nat.outward(from);
+        self.trace.update(self.elapsed().as_nanos().to_be_bytes());
+        self.trace.update(format!("{from} {to} {ecn:?}"));
+        self.trace.update(contents.len().to_be_bytes());
+        self.trace.update(&contents);
+        self.handshakes.sent(self.now, from, &contents);
+        self.spoof(sender, to, &contents);
+        let receiver = self.node_at(to);
+        let way = receiver.map(|to| Way { from: sender, to });
+        for carried in self.link.carry(self.now, way, contents, ecn) {
+            self.sent += 1;
+            let datagram = Outgoing {
+                from,
+                to,
+                contents: carried.contents,
+                ecn: carried.ecn,
+            };
+            let in_flight = InFlight {
+                datagram,
+                is_intact: carried.is_intact,
+            };
+            self.in_flight
+                .insert((carried.arrival, self.sent), in_flight);
+        }
     }
 
-    fn send(&mut self, outgoing: Outgoing) {
-        let from = self.nat.outward(outgoing.from);
-        let to = outgoing.to;
-        self.trace.update(self.elapsed().as_nanos().to_be_bytes());
-        self.trace.update(format!("{from} {to}"));
-        self.trace.update(outgoing.contents.len().to_be_bytes());
-        self.trace.update(&outgoing.contents);
-        for (arrival, contents) in self.link.carry(self.now, &outgoing.contents) {
-            self.sent += 1;
-            self.in_flight
-                .insert((arrival, self.sent), Outgoing { from, to, contents });
+    fn spoof(&mut self, sender: usize, to: SocketAddr, contents: &[u8]) {
+        let Some(spoofer) = &mut self.spoofer else {
+            return;
+        };
+        if !spoofer.see(sender, to, contents.len()) {
+            return;
         }
+        self.sent += 1;
+        let in_flight = InFlight {
+            datagram: Outgoing {
+                from: spoofer.addr,
+                to,
+                contents: contents.to_vec(),
+                ecn: None,
+            },
+            is_intact: true,
+        };
+        // Before anything else that is sent now.
+        self.in_flight.insert((self.now, self.sent), in_flight);
+    }
+
+    fn node_at(&self, addr: SocketAddr) -> Option<usize> {
+        self.by_addr.get(&self.nat.inward(addr)?).copied()
     }
 
     /// Goes to the next time at which anything happens; `false` if that is after `limit`.
     fn advance(&mut self, limit: Instant) -> bool {
         let arrival = self.in_flight.first_key_value().map(|(&(at, _), _)| at);
-        let timeouts = self.nodes.iter().filter_map(Node::next_timeout);
-        let next = timeouts.chain(arrival).min();
-        let Some(next) = next.filter(|&next| next <= limit) else {
+        let fault = self.faults.first_key_value().map(|(&(at, _), _)| at);
+        let next = [arrival, fault, self.timers.first(), self.alarms.first()];
+        let Some(next) = next.into_iter().flatten().min() else {
             self.now = limit;
             return false;
         };
+        if next > limit {
+            self.now = limit;
+            return false;
+        }
         self.now = self.now.max(next);
-        while let Some(entry) = self.in_flight.first_entry() {
-            if entry.key().0 > self.now {
-                break;
-            }
-            let Outgoing { from, to, contents } = entry.remove();
-            let to = self.nat.inward(to);
-            if let Some(node) = self.nodes.iter_mut().find(|node| Some(node.addr()) == to) {
-                node.receive(self.now, from, &contents);
-            }
+        self.alarms.ring(self.now);
+        while let Some(node) = self.timers.pop_due(self.now) {
+            self.stirred.borrow_mut().insert(node);
+        }
+        while let Some(entry) = self.faults.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let fault = entry.remove();
+            self.suffer(fault);
+        }
+        while let Some(entry) = self.in_flight.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let InFlight {
+                datagram,
+                is_intact,
+            } = entry.remove();
+            self.deliver(datagram, is_intact);
         }
         true
+    }
+
+    fn suffer(&mut self, fault: Fault) {
+        match fault {
+            Fault::Cut(way, time) => self.link.cut(way, self.now + time),
+            Fault::Impair(impairments) => self.link.impairments = impairments,
+            Fault::Rebind(node) => drop(self.rebind(node)),
+            Fault::StepClock(node, seconds) => self.nodes[node].wall_clock.step(seconds),
+        }
+    }
+
+    fn deliver(&mut self, datagram: Outgoing, is_intact: bool) {
+        let Some(node) = self.node_at(datagram.to) else {
+            return;
+        };
+        self.handshakes.arrived(&datagram.contents, is_intact);
+        let Outgoing {
+            from,
+            contents,
+            ecn,
+            ..
+        } = datagram;
+        self.nodes[node].receive_marked(self.now, from, &contents, ecn);
+        self.stirred.borrow_mut().insert(node);
     }
 }
 

@@ -8,15 +8,18 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use bytes::BytesMut;
 use libp2p_identity::{Keypair, PeerId};
-use quinn_proto::{ConnectError, ConnectionIdGenerator, TimeSource, Transmit};
+use quinn_proto::{ConnectError, ConnectionIdGenerator, EcnCodepoint, Transmit};
 use rand::{Rng, RngExt, rngs::StdRng};
 
-use super::peer::{Peer, Turns};
+use super::{
+    peer::{Peer, Stirred, Turns},
+    wall_clock::WallClock,
+};
 use crate::{
     authenticator::deterministic,
     config::{Config, ConfigBuilder},
@@ -116,6 +119,7 @@ pub(super) struct Outgoing {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) contents: Vec<u8>,
+    pub(super) ecn: Option<EcnCodepoint>,
 }
 
 impl Default for Outbox {
@@ -154,6 +158,7 @@ impl Outbound<SimSocket> for Outbox {
                 from: socket.local_addr(),
                 to: transmit.destination,
                 contents: contents.to_vec(),
+                ecn: transmit.ecn,
             }));
         self.batches += 1;
         if self.is_ready(socket) {
@@ -170,15 +175,6 @@ pub(super) struct Held {
     pub(super) key: IncomingKey,
 }
 
-/// Dates Retry tokens, which would otherwise tell one run of a seed from the next.
-struct StoppedClock;
-
-impl TimeSource for StoppedClock {
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
-
 /// The shards of one transport, and what a driver has besides.
 pub(super) struct Node {
     config: Config,
@@ -187,7 +183,8 @@ pub(super) struct Node {
     seeds: Vec<ShardSeed>,
     pub(super) cores: Vec<Shard<SimSocket>>,
     registries: Vec<Arc<Mutex<Registry>>>,
-    turns: Vec<Turns>,
+    turns: Vec<Rc<Turns>>,
+    pub(super) wall_clock: WallClock,
     socket: SimSocket,
     reader: Reader,
     pub(super) answer: Answer,
@@ -201,7 +198,14 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(addr: SocketAddr, setup: Setup, random: &mut StdRng) -> Self {
+    /// The second part of `stirred` is whom to tell about connections that want a turn, the first one what.
+    pub(super) fn new(
+        addr: SocketAddr,
+        setup: Setup,
+        random: &mut StdRng,
+        stirred: (usize, Stirred),
+    ) -> Self {
+        let wall_clock = WallClock::new();
         let host = Keypair::ed25519_from_bytes(random.random::<[u8; 32]>()).unwrap();
         let shards = Shards::new(setup.shards).unwrap();
         let config = (setup.configure)(Config::builder(&host))
@@ -209,7 +213,11 @@ impl Node {
             .unwrap()
             .build()
             .unwrap()
-            .with_authenticator(deterministic(&host, random.next_u64()));
+            .with_authenticator(deterministic(
+                &host,
+                random.next_u64(),
+                Arc::new(wall_clock.clone()),
+            ));
         let seeds: Vec<_> = shards
             .iter()
             .map(|_| ShardSeed {
@@ -229,7 +237,7 @@ impl Node {
                     .unwrap();
                 settings.id_quota = setup.id_quota;
                 settings.endpoint.supported_versions(setup.versions.clone());
-                Arc::make_mut(&mut settings.server).time_source(Arc::new(StoppedClock));
+                Arc::make_mut(&mut settings.server).time_source(Arc::new(wall_clock.clone()));
                 Shard::new(id, shards, settings, *seed, Arc::clone(registry))
             })
             .collect();
@@ -240,7 +248,11 @@ impl Node {
             seeds,
             cores,
             registries,
-            turns: shards.iter().map(|_| Turns::default()).collect(),
+            turns: shards
+                .iter()
+                .map(|_| Rc::new(Turns::new(stirred.clone())))
+                .collect(),
+            wall_clock,
             socket: SimSocket(Rc::new(SocketState {
                 addr,
                 listening: Cell::new(setup.listening),
@@ -312,6 +324,17 @@ impl Node {
 
     /// Reads a datagram from the socket and hands it to its owner, as the driver does.
     pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
+        self.receive_marked(now, from, contents, None);
+    }
+
+    /// With what routers have to say about congestion.
+    pub(super) fn receive_marked(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        contents: &[u8],
+        ecn: Option<EcnCodepoint>,
+    ) {
         let Some(datagram) = self.routed(from, contents) else {
             self.cores[0].note_noise(from);
             #[cfg(feature = "nat")]
@@ -320,6 +343,7 @@ impl Node {
             }
             return;
         };
+        let datagram = Datagram { ecn, ..datagram };
         let owner = datagram.shard.index();
         let reader = match self.reader {
             Reader::Owner => owner,
@@ -439,6 +463,11 @@ impl Node {
             core.unblock();
         }
         self.outbox.take()
+    }
+
+    /// Whether a connection wants a turn.
+    pub(super) fn has_ready(&self) -> bool {
+        self.cores.iter().any(Shard::has_ready)
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

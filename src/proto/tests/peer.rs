@@ -1,6 +1,8 @@
 //! A connection as the application holds it, with `async` in place of polling.
 
-use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll};
+use std::{
+    cell::RefCell, collections::BTreeSet, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll,
+};
 
 use bytes::Bytes;
 use libp2p_identity::PeerId;
@@ -9,10 +11,37 @@ use quinn_proto::{ConnectionHandle, VarInt};
 use crate::{
     error::{ConnectionError, HandshakeError, StreamError},
     proto::{Connection, SharedConnection, StreamId, lock},
+    stats::ConnectionStats,
 };
 
+/// Nodes that may have something to do, by their number.
+pub(super) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
+
 /// Connections of one shard that want a turn.
-pub(super) type Turns = Rc<RefCell<Vec<ConnectionHandle>>>;
+pub(super) struct Turns {
+    wanted: RefCell<Vec<ConnectionHandle>>,
+    node: usize,
+    stirred: Stirred,
+}
+
+impl Turns {
+    pub(super) fn new((node, stirred): (usize, Stirred)) -> Self {
+        Self {
+            wanted: RefCell::default(),
+            node,
+            stirred,
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<ConnectionHandle> {
+        self.wanted.take()
+    }
+
+    fn want(&self, handle: ConnectionHandle) {
+        self.wanted.borrow_mut().push(handle);
+        self.stirred.borrow_mut().insert(self.node);
+    }
+}
 
 /// One side of a connection. What it does, it tells its shard, as the driver's connections do.
 #[derive(Clone)]
@@ -20,7 +49,7 @@ pub(super) struct Peer {
     pub(super) connection: SharedConnection,
     pub(super) handle: ConnectionHandle,
     pub(super) shard: usize,
-    pub(super) turns: Turns,
+    pub(super) turns: Rc<Turns>,
 }
 
 impl Peer {
@@ -30,7 +59,7 @@ impl Peer {
         let mut connection = lock(&self.connection);
         let result = act(&mut connection);
         if connection.announce_turn() {
-            self.turns.borrow_mut().push(self.handle);
+            self.turns.want(self.handle);
         }
         connection.take_due(&mut due);
         let displaced = connection.take_displaced();
@@ -143,8 +172,12 @@ impl Peer {
 
     /// Streams that the connection still holds.
     pub(super) fn open_streams(&self) -> usize {
+        self.stats().open_streams
+    }
+
+    pub(super) fn stats(&self) -> ConnectionStats {
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.with(|connection| connection.stats(self.shard, anywhere).open_streams)
+        self.with(|connection| connection.stats(self.shard, anywhere))
     }
 
     /// Takes whatever streams the peer opens, reads them to their end and lets go of them, until the

@@ -143,6 +143,7 @@ impl World {
             from: request.to,
             to: request.from,
             contents,
+            ecn: None,
         };
         self.answers.insert(key, answer);
     }

@@ -6,8 +6,12 @@ use futures::future::join;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-use super::{link::Impairments, network::Network, node::Setup, peer::Peer, seeds};
-use crate::{config::ConfigBuilder, proto::StreamId};
+use super::{link::Impairments, network::Network, node::Setup, peer::Peer, seeds, wire::Stuck};
+use crate::{
+    config::ConfigBuilder,
+    error::{ConnectionError, HandshakeError},
+    proto::StreamId,
+};
 
 #[test]
 fn content_is_exact_over_a_clean_link() {
@@ -74,9 +78,6 @@ fn nothing_is_lost_at_a_socket_that_blocks() {
     }
 }
 
-/// Of the first thousand seeds, number 63 never gets through: half of the ServerHello is lost again and again,
-/// and quinn-proto 0.11.19 then sends probes in the Handshake space only, which its peer cannot acknowledge yet;
-/// they fill the congestion window, and the ServerHello has no room in it.
 const LOSSY: Impairments = Impairments {
     jitter: Duration::from_millis(15),
     loss: 0.3,
@@ -114,7 +115,60 @@ fn exchange(seed: u64, impairments: Impairments, len: usize) -> [u8; 32] {
 }
 
 pub(super) fn exchange_over(network: &mut Network, seed: u64, len: usize) {
-    let (dialer, listener) = network.connect(0, 1);
+    let (dialer, listener) = connect(network);
+    exchange_between(network, &dialer, &listener, seed, len);
+    let closed = network.block_on(async move { join(dialer.closed(), listener.closed()).await.0 });
+    closed.unwrap();
+    network.run_until_empty();
+    for node in &network.nodes {
+        node.assert_empty();
+    }
+}
+
+/// Dials until it succeeds. Of the first thousand seeds with a third lost, number 63 does not at once;
+/// the reasons are those of [`Stuck`].
+fn connect(network: &mut Network) -> (Peer, Peer) {
+    let addr = network.public_addr(0);
+    for _ in 0..MOST_DIALS {
+        let began = network.now;
+        let dialer = network.dial(0, 1);
+        let dialled = dialer.clone();
+        let end = network.block_on(async move { dialled.established().await });
+        let listener = network.nodes[1].accepted.pop_back();
+        match (end, listener) {
+            (Ok(peer_id), Some(listener)) => {
+                assert_eq!(peer_id, network.nodes[1].peer_id());
+                let accepted = listener.clone();
+                let peer_id = network.block_on(async move { accepted.established().await });
+                assert_eq!(peer_id.unwrap(), network.nodes[0].peer_id());
+                network.nodes[1].accepted.clear();
+                return (dialer, listener);
+            }
+            (Err(error), _) => {
+                let expected = match network.stuck(began, addr) {
+                    Some(Stuck::StarvedListener) => HandshakeError::TimedOut,
+                    Some(Stuck::Misread) => ConnectionError::VersionMismatch.into(),
+                    stuck => panic!("{error:?}, {stuck:?}"),
+                };
+                assert_eq!(error, expected);
+            }
+            (Ok(_), None) => panic!("nobody was dialled"),
+        }
+    }
+    panic!("still not connected");
+}
+
+const MOST_DIALS: u32 = 5;
+
+/// Sends `len` bytes in both directions of a stream.
+pub(super) fn exchange_between(
+    network: &mut Network,
+    dialer: &Peer,
+    listener: &Peer,
+    seed: u64,
+    len: usize,
+) {
+    let (dialer, listener) = (dialer.clone(), listener.clone());
     let [request, response] = [1, 2].map(|salt| payload(seed ^ salt << 32, len));
     let expected = [&request, &response].map(Sha256::digest);
 
@@ -128,15 +182,9 @@ pub(super) fn exchange_over(network: &mut Network, seed: u64, len: usize) {
             converse(&listener, stream, &response).await
         };
         let (response, request) = join(ask, answer).await;
-        let closed = join(dialer.closed(), listener.closed()).await.0;
-        closed.unwrap();
         [request, response]
     });
     assert_eq!(received.map(Sha256::digest), expected, "seed {seed}");
-    network.run_until_empty();
-    for node in &network.nodes {
-        node.assert_empty();
-    }
 }
 
 /// Sends and receives at the same time.

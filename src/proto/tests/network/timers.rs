@@ -1,0 +1,41 @@
+//! When which node has something to do.
+
+use std::{collections::BTreeSet, mem, time::Instant};
+
+/// When nodes have something to do although nobody stirs them.
+#[derive(Default)]
+pub(super) struct Timers {
+    set: BTreeSet<(Instant, usize)>,
+    armed: Vec<Option<Instant>>,
+}
+
+impl Timers {
+    /// For one node more.
+    pub(super) fn add(&mut self) {
+        self.armed.push(None);
+    }
+
+    pub(super) fn arm(&mut self, node: usize, due: Option<Instant>) {
+        if self.armed[node] == due {
+            return;
+        }
+        if let Some(before) = mem::replace(&mut self.armed[node], due) {
+            self.set.remove(&(before, node));
+        }
+        self.set.extend(due.map(|due| (due, node)));
+    }
+
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.set.first().map(|&(due, _)| due)
+    }
+
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<usize> {
+        let (due, node) = self.set.first().copied()?;
+        if due > now {
+            return None;
+        }
+        self.set.pop_first();
+        self.armed[node] = None;
+        Some(node)
+    }
+}

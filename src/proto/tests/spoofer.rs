@@ -1,0 +1,47 @@
+//! Somebody who pretends that a node has moved.
+
+use std::net::SocketAddr;
+
+/// Somebody on the path who sends copies from another address, ahead of the datagrams themselves.
+pub(super) struct Spoofer {
+    victim: usize,
+    pub(super) addr: SocketAddr,
+    /// One out of so many is copied.
+    every: u64,
+    seen: u64,
+    /// With this one the attack is over.
+    last: u64,
+    pub(super) bytes_sent: usize,
+    /// What was sent to that address.
+    pub(super) bytes_received: usize,
+}
+
+impl Spoofer {
+    pub(super) fn new(victim: usize, addr: SocketAddr, every: u64, last: u64) -> Self {
+        Self {
+            victim,
+            addr,
+            every,
+            seen: 0,
+            last,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
+    }
+
+    /// Sees a datagram that is sent; returns whether it is to be copied.
+    pub(super) fn see(&mut self, sender: usize, to: SocketAddr, len: usize) -> bool {
+        if to == self.addr {
+            self.bytes_received += len;
+        }
+        if sender != self.victim {
+            return false;
+        }
+        self.seen += 1;
+        let copies = self.seen.is_multiple_of(self.every) && self.seen <= self.last;
+        if copies {
+            self.bytes_sent += len;
+        }
+        copies
+    }
+}

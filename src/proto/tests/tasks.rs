@@ -1,0 +1,149 @@
+//! What applications do meanwhile: futures that are polled once they were woken, and alarms in virtual time.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    future::{Future, poll_fn},
+    mem,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use futures::future::{FutureExt, LocalBoxFuture};
+
+/// The tasks of a network, by the order of their beginning. Polling only who was woken is what shows a forgotten waker.
+#[derive(Default)]
+pub(super) struct Tasks {
+    running: BTreeMap<u64, Task>,
+    begun: u64,
+    woken: Arc<Woken>,
+}
+
+struct Task {
+    future: LocalBoxFuture<'static, ()>,
+    waker: Arc<TaskWaker>,
+}
+
+/// Tasks that are to be polled, in the order in which they were woken.
+#[derive(Default)]
+struct Woken(Mutex<VecDeque<u64>>);
+
+struct TaskWaker {
+    task: u64,
+    queued: AtomicBool,
+    woken: Arc<Woken>,
+}
+
+impl Tasks {
+    pub(super) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+        let waker = Arc::new(TaskWaker {
+            task: self.begun,
+            queued: AtomicBool::new(false),
+            woken: Arc::clone(&self.woken),
+        });
+        waker.wake_by_ref();
+        let future = future.boxed_local();
+        self.running.insert(self.begun, Task { future, waker });
+        self.begun += 1;
+    }
+
+    /// Tasks that have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Polls each task that was woken, once; `false` if there is none.
+    pub(super) fn run(&mut self) -> bool {
+        let woken = mem::take(&mut *self.woken.0.lock().unwrap());
+        let progress = !woken.is_empty();
+        for number in woken {
+            // Whoever has ended may still be woken.
+            let Some(task) = self.running.get_mut(&number) else {
+                continue;
+            };
+            task.waker.queued.store(false, Ordering::Relaxed);
+            let waker = Waker::from(Arc::clone(&task.waker));
+            if task
+                .future
+                .poll_unpin(&mut Context::from_waker(&waker))
+                .is_ready()
+            {
+                self.running.remove(&number);
+            }
+        }
+        progress
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            self.woken.0.lock().unwrap().push_back(self.task);
+        }
+    }
+}
+
+/// Wakes tasks when their time has come.
+#[derive(Clone)]
+pub(super) struct Alarms(Rc<RefCell<Set>>);
+
+struct Set {
+    now: Instant,
+    /// By time, then in the order of setting.
+    wakers: BTreeMap<(Instant, u64), Waker>,
+    set: u64,
+}
+
+impl Alarms {
+    pub(super) fn new(now: Instant) -> Self {
+        Self(Rc::new(RefCell::new(Set {
+            now,
+            wakers: BTreeMap::new(),
+            set: 0,
+        })))
+    }
+
+    /// Lets this much virtual time pass.
+    pub(super) fn after(&self, time: Duration) -> impl Future<Output = ()> + use<> {
+        let alarms = Rc::clone(&self.0);
+        let due = alarms.borrow().now + time;
+        let mut is_set = false;
+        poll_fn(move |cx| {
+            let mut alarms = alarms.borrow_mut();
+            if alarms.now >= due {
+                return Poll::Ready(());
+            }
+            // Only ever awaited by the task that polls it first.
+            if !mem::replace(&mut is_set, true) {
+                alarms.set += 1;
+                let number = alarms.set;
+                alarms.wakers.insert((due, number), cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn first(&self) -> Option<Instant> {
+        let alarms = self.0.borrow();
+        alarms.wakers.first_key_value().map(|(&(due, _), _)| due)
+    }
+
+    pub(super) fn ring(&self, now: Instant) {
+        let mut alarms = self.0.borrow_mut();
+        alarms.now = now;
+        while let Some(first) = alarms.wakers.first_entry()
+            && first.key().0 <= now
+        {
+            first.remove().wake();
+        }
+    }
+}

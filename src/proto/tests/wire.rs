@@ -1,0 +1,307 @@
+//! What a bystander sees of handshakes: the headers of long packets, which nothing hides (RFC 8999 §5.1).
+
+use crate::proto::connection_id::CONNECTION_ID_LEN;
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+
+/// All handshakes that were seen.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    /// By the ID that the dialer has chosen for itself.
+    seen: BTreeMap<Id, Seen>,
+    /// That ID, by the one that the listener has chosen.
+    by_listener: BTreeMap<Id, Id>,
+    zero_rtt_packets: usize,
+}
+
+type Id = Vec<u8>;
+
+/// One handshake.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// When and from where its first packet was sent.
+    began: Instant,
+    dialer: SocketAddr,
+    dialer_has_moved: bool,
+    /// The dialer has keys beyond the first ones, so it has got the whole ServerHello.
+    dialer_has_handshake_keys: bool,
+    /// Of the listener, and never acknowledged: the dialer could not, without those keys.
+    handshake_bytes: usize,
+    /// Handshake packets that the listener has sent since its last Initial packet.
+    handshakes_since_initial: usize,
+    /// Initial packets that it has got meanwhile, as they were sent.
+    initials_unanswered: usize,
+    /// Datagrams of the dialer since its last one with a packet of the handshake.
+    data_since_handshake: usize,
+    /// Packets of the dialer's last flight, sent at whatever time.
+    dialer_finishes: usize,
+    /// Datagrams with a part of the ClientHello or the ServerHello that have arrived.
+    hellos_arrived: [usize; 2],
+    /// A flipped bit has made a packet something that nothing authenticates.
+    is_misread: bool,
+    /// The first Retry that has arrived was not as it was sent.
+    first_retry_was_spoiled: Option<bool>,
+}
+
+const DIALER: usize = 0;
+const LISTENER: usize = 1;
+
+/// Why a handshake does not come to its end, although packets get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stuck {
+    /// A flipped bit has made a packet to the listener a Retry, for which quinn-proto 0.11.19 ends the connection, or a
+    /// packet to the dialer a Version Negotiation, for which it has to (RFC 9000 §6.2). Nothing authenticates either.
+    Misread,
+    /// The NAT has given the dialer another address before it knew that the handshake was over for both: not before that
+    /// may a peer move (RFC 9000 §9). The connection may also fall silent after the handshake, then.
+    Moved,
+    /// A Retry was corrupted on its way. quinn-proto 0.11.19 takes any Retry for a sign of life of the peer, whether its
+    /// integrity tag is right or not, and after such a sign it takes none.
+    SpoiledRetry,
+    /// quinn-proto 0.11.19 does not go on with it, on the dialer's side: for the same reason as on the other, but that
+    /// it is the end of the handshake that waits for room, and application data that fill the window.
+    StarvedDialer,
+    /// quinn-proto 0.11.19 does not go on with it, on the listener's side.
+    ///
+    /// A part of the ServerHello was declared lost, and waits for room in the congestion window. There is none:
+    /// the packets of the Handshake space fill it, and the dialer has no keys yet to acknowledge them. Probes,
+    /// for which the window does not count, are only sent in a space with packets in flight, and in the Initial
+    /// space there is none any more. Even acknowledgements stay away there, because they would have to take the
+    /// ServerHello along. (Other implementations have had the same: nginx #1616.)
+    StarvedListener,
+    /// Too few of the packets that matter have got through, because each loss doubles the time to the next attempt:
+    /// both halves of a Hello have to arrive, and with the dialer's last flight it begins where it was before.
+    Unlucky,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PacketType {
+    Initial,
+    ZeroRtt,
+    Handshake,
+    Retry,
+}
+
+/// A packet with a long header, within its datagram.
+#[derive(Debug)]
+pub(super) struct LongPacket<'a> {
+    pub(super) packet_type: PacketType,
+    destination_id: &'a [u8],
+    source_id: &'a [u8],
+    len: usize,
+}
+
+impl Handshakes {
+    pub(super) fn sent(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        if let Some(listener) = short_header_id(datagram)
+            && let Some(dialer) = self.by_listener.get(listener)
+            && let Some(seen) = self.seen.get_mut(dialer)
+        {
+            seen.data_since_handshake += 1;
+        }
+        for packet in long_packets(datagram) {
+            self.zero_rtt_packets += usize::from(packet.packet_type == PacketType::ZeroRtt);
+            if let Some(seen) = self.seen.get_mut(packet.destination_id) {
+                seen.listener_sent(&packet);
+                let [dialer, listener] = [packet.destination_id, packet.source_id];
+                self.by_listener.insert(listener.to_vec(), dialer.to_vec());
+            } else if let Some(seen) = self.seen.get_mut(packet.source_id) {
+                seen.dialer_sent(&packet, from);
+            } else if packet.packet_type == PacketType::Initial {
+                let id = packet.source_id.to_vec();
+                self.seen.insert(id, Seen::new(now, from));
+            }
+        }
+    }
+
+    pub(super) fn arrived(&mut self, datagram: &[u8], is_intact: bool) {
+        if let Some(id) = version_negotiation_id(datagram)
+            && let Some(seen) = self.seen.get_mut(id)
+        {
+            seen.is_misread |= !is_intact;
+        }
+        for packet in long_packets(datagram) {
+            let is_initial = packet.packet_type == PacketType::Initial && is_intact;
+            let has_hello = is_initial && packet.len > MERE_ACKNOWLEDGEMENT;
+            if let Some(seen) = self.seen.get_mut(packet.source_id) {
+                seen.initials_unanswered += usize::from(is_initial);
+                seen.hellos_arrived[LISTENER] += usize::from(has_hello);
+                seen.is_misread |= packet.packet_type == PacketType::Retry;
+            }
+            if let Some(seen) = self.seen.get_mut(packet.destination_id) {
+                seen.hellos_arrived[DIALER] += usize::from(has_hello);
+                if packet.packet_type == PacketType::Retry {
+                    seen.first_retry_was_spoiled.get_or_insert(!is_intact);
+                }
+            }
+        }
+    }
+
+    pub(super) fn zero_rtt_packets(&self) -> usize {
+        self.zero_rtt_packets
+    }
+
+    /// Why the handshake that `dialer` has begun then does not come to an end, if there is a reason.
+    ///
+    /// Of a handshake that has come to its end, it says nothing that means anything.
+    pub(super) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
+        self.seen
+            .values()
+            .find(|seen| (seen.began, seen.dialer) == (began, dialer))?
+            .stuck()
+    }
+}
+
+impl Seen {
+    fn new(began: Instant, dialer: SocketAddr) -> Self {
+        Self {
+            began,
+            dialer,
+            dialer_has_moved: false,
+            dialer_has_handshake_keys: false,
+            handshake_bytes: 0,
+            handshakes_since_initial: 0,
+            initials_unanswered: 0,
+            data_since_handshake: 0,
+            dialer_finishes: 0,
+            hellos_arrived: [0; 2],
+            is_misread: false,
+            first_retry_was_spoiled: None,
+        }
+    }
+
+    fn dialer_sent(&mut self, packet: &LongPacket<'_>, from: SocketAddr) {
+        self.dialer_has_moved |= from != self.dialer;
+        if packet.packet_type == PacketType::Handshake {
+            self.dialer_has_handshake_keys = true;
+            self.dialer_finishes += usize::from(packet.len > MERE_ACKNOWLEDGEMENT);
+            self.data_since_handshake = 0;
+        }
+    }
+
+    fn listener_sent(&mut self, packet: &LongPacket<'_>) {
+        match packet.packet_type {
+            PacketType::Initial => {
+                self.handshakes_since_initial = 0;
+                self.initials_unanswered = 0;
+            }
+            PacketType::Handshake => {
+                self.handshakes_since_initial += 1;
+                self.handshake_bytes += packet.len;
+            }
+            PacketType::ZeroRtt | PacketType::Retry => {}
+        }
+    }
+
+    fn stuck(&self) -> Option<Stuck> {
+        /// Some of those that arrive may be mere acknowledgements, which want no answer.
+        const ENOUGH: usize = 3;
+        /// As quinn-proto has it; without an acknowledgement it only shrinks.
+        const CONGESTION_WINDOW: usize = 12_000;
+        const DATAGRAM: usize = 1200;
+        /// That half of so many are the same one out of two is not rare among thousands.
+        const FEW: usize = 5;
+
+        if self.is_misread {
+            return Some(Stuck::Misread);
+        }
+        if self.dialer_has_moved {
+            return Some(Stuck::Moved);
+        }
+        if self.first_retry_was_spoiled == Some(true) && self.handshake_bytes == 0 {
+            return Some(Stuck::SpoiledRetry);
+        }
+        if self.dialer_has_handshake_keys {
+            if self.data_since_handshake >= ENOUGH {
+                return Some(Stuck::StarvedDialer);
+            }
+            return (self.dialer_finishes <= FEW).then_some(Stuck::Unlucky);
+        }
+        let is_starved = self.initials_unanswered >= ENOUGH
+            && self.handshakes_since_initial >= ENOUGH
+            && self.handshake_bytes + DATAGRAM >= CONGESTION_WINDOW;
+        if is_starved {
+            return Some(Stuck::StarvedListener);
+        }
+        let is_unlucky = self.hellos_arrived.iter().any(|&arrived| arrived <= FEW);
+        is_unlucky.then_some(Stuck::Unlucky)
+    }
+}
+
+/// Packets of handshakes that have more to say are larger than this.
+const MERE_ACKNOWLEDGEMENT: usize = 300;
+
+/// The packets of a datagram, up to the first one with a short header.
+pub(super) fn long_packets(datagram: &[u8]) -> impl Iterator<Item = LongPacket<'_>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let (packet, behind) = long_packet(rest)?;
+        rest = behind;
+        Some(packet)
+    })
+}
+
+fn short_header_id(datagram: &[u8]) -> Option<&[u8]> {
+    let first = *datagram.first()?;
+    (first & 0x80 == 0).then_some(datagram.get(1..1 + CONNECTION_ID_LEN)?)
+}
+
+fn version_negotiation_id(datagram: &[u8]) -> Option<&[u8]> {
+    let [first, 0, 0, 0, 0, len, rest @ ..] = datagram else {
+        return None;
+    };
+    (first & 0x80 != 0).then_some(rest.get(..usize::from(*len))?)
+}
+
+/// Version 1 only (RFC 9000 §17.2).
+fn long_packet(datagram: &[u8]) -> Option<(LongPacket<'_>, &[u8])> {
+    let rest = &mut &datagram[..];
+    let first = take(rest, 1)?[0];
+    if first & 0x80 == 0 || take(rest, 4)? != [0, 0, 0, 1] {
+        return None;
+    }
+    let packet_type = match first >> 4 & 3 {
+        0 => PacketType::Initial,
+        1 => PacketType::ZeroRtt,
+        2 => PacketType::Handshake,
+        _ => PacketType::Retry,
+    };
+    let len = usize::from(take(rest, 1)?[0]);
+    let destination_id = take(rest, len)?;
+    let len = usize::from(take(rest, 1)?[0]);
+    let source_id = take(rest, len)?;
+    if packet_type == PacketType::Initial {
+        let len = take_varint(rest)?;
+        take(rest, len)?;
+    }
+    if packet_type == PacketType::Retry {
+        *rest = &[];
+    } else {
+        let len = take_varint(rest)?;
+        take(rest, len)?;
+    }
+    let len = datagram.len() - rest.len();
+    let packet = LongPacket {
+        packet_type,
+        destination_id,
+        source_id,
+        len,
+    };
+    Some((packet, rest))
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (taken, behind) = rest.split_at_checked(len)?;
+    *rest = behind;
+    Some(taken)
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<usize> {
+    let first = *rest.first()?;
+    let bytes = take(rest, 1 << (first >> 6))?;
+    let value = bytes[1..]
+        .iter()
+        .fold(usize::from(first & 0x3f), |value, &byte| {
+            value << 8 | usize::from(byte)
+        });
+    Some(value)
+}
