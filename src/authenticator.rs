@@ -16,8 +16,8 @@ use rustls::{
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
 
-#[cfg(test)]
-pub(crate) use self::tests::deterministic;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::deterministic::deterministic;
 pub use self::{
     error::{CertificateError, GenerateError},
     peer::{PeerAuthenticator, VerifiedPeer},
@@ -28,7 +28,11 @@ use self::{session::Sessions, tls::Tls};
 mod cache;
 mod certificate;
 mod der;
+#[cfg(any(test, fuzzing))]
+mod deterministic;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod host_key;
 mod peer;
 mod post_handshake;

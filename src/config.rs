@@ -185,7 +185,7 @@ impl Config {
     }
 
     /// As it is, but with TLS of which everything is known.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn with_authenticator(self, authenticator: Authenticator) -> Self {
         Self {
             authenticator: Ok(authenticator),

@@ -45,6 +45,9 @@ mod connecting;
 mod connection;
 mod driver;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod hole_punch;
 mod listener;

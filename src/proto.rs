@@ -9,6 +9,8 @@ mod connection;
 mod connection_id;
 mod datagram;
 mod deadlines;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hole_punch;
 mod pending;
 mod recent_retries;
@@ -16,6 +18,12 @@ mod reception;
 mod registry;
 mod router;
 mod shard;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(
+    fuzzing,
+    allow(dead_code, reason = "tests use more of it than fuzz targets do")
+)]
+pub(crate) mod simulation;
 mod slot;
 mod sources;
 mod streams;

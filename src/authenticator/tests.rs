@@ -25,12 +25,9 @@ use super::{
     certificate, crypto_provider, tls::ALPN,
 };
 
-pub(crate) use self::deterministic::deterministic;
-
 #[allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 #[path = "../../tests/support/certificates.rs"]
 mod certificates;
-mod deterministic;
 mod endpoints;
 #[path = "../../tests/support/hostile_tls.rs"]
 mod hostile_tls;

@@ -1,4 +1,4 @@
-//! Nodes in simulated networks: virtual time, values for datagrams, and one seed for everything random.
+//! What simulated nodes do in simulated networks.
 //!
 //! A test that fails prints its seed, and the same seed replays the same run bit for bit. The environment
 //! variable `SIM_SEEDS` says which seeds the loops try instead of those that a quick run can afford: so many from 0 on,
@@ -17,30 +17,25 @@ mod conversation;
 mod crossing;
 mod crowd;
 mod fairness;
+mod forgery;
+mod frames;
 mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
-mod link;
-mod nat;
-mod network;
-mod node;
 mod paths;
-mod peer;
 mod replay;
 mod retry;
 mod routing;
 mod scenario;
-mod spoofer;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;
-mod tasks;
 mod timing;
 mod transfer;
 mod trials;
-mod wall_clock;
-mod wire;
+
+use super::simulation::{link, network, node, peer, spoofer, tasks, wire};
 
 /// Seeds that a loop tries unless the environment says otherwise.
 const QUICK_SEEDS: u64 = 50;

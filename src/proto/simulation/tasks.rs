@@ -18,7 +18,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 
 /// The tasks of a network, by the order of their beginning. Polling only who was woken is what shows a forgotten waker.
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     running: BTreeMap<u64, Task>,
     begun: u64,
     woken: Arc<Woken>,
@@ -40,7 +40,7 @@ struct TaskWaker {
 }
 
 impl Tasks {
-    pub(super) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         let waker = Arc::new(TaskWaker {
             task: self.begun,
             queued: AtomicBool::new(false),
@@ -53,12 +53,12 @@ impl Tasks {
     }
 
     /// Tasks that have not ended.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.running.len()
     }
 
     /// Polls each task that was woken, once; `false` if there is none.
-    pub(super) fn run(&mut self) -> bool {
+    pub(crate) fn run(&mut self) -> bool {
         let woken = mem::take(&mut *self.woken.0.lock().unwrap());
         let progress = !woken.is_empty();
         for number in woken {
@@ -94,7 +94,7 @@ impl Wake for TaskWaker {
 
 /// Wakes tasks when their time has come.
 #[derive(Clone)]
-pub(super) struct Alarms(Rc<RefCell<Set>>);
+pub(crate) struct Alarms(Rc<RefCell<Set>>);
 
 struct Set {
     now: Instant,
@@ -104,7 +104,7 @@ struct Set {
 }
 
 impl Alarms {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self(Rc::new(RefCell::new(Set {
             now,
             wakers: BTreeMap::new(),
@@ -113,7 +113,7 @@ impl Alarms {
     }
 
     /// Lets this much virtual time pass.
-    pub(super) fn after(&self, time: Duration) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn after(&self, time: Duration) -> impl Future<Output = ()> + use<> {
         let alarms = Rc::clone(&self.0);
         let due = alarms.borrow().now + time;
         let mut is_set = false;
@@ -132,12 +132,12 @@ impl Alarms {
         })
     }
 
-    pub(super) fn first(&self) -> Option<Instant> {
+    pub(crate) fn first(&self) -> Option<Instant> {
         let alarms = self.0.borrow();
         alarms.wakers.first_key_value().map(|(&(due, _), _)| due)
     }
 
-    pub(super) fn ring(&self, now: Instant) {
+    pub(crate) fn ring(&self, now: Instant) {
         let mut alarms = self.0.borrow_mut();
         alarms.now = now;
         while let Some(first) = alarms.wakers.first_entry()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 /// All handshakes that were seen.
 #[derive(Default)]
-pub(super) struct Handshakes {
+pub(crate) struct Handshakes {
     /// By the ID that the dialer has chosen for itself.
     seen: BTreeMap<Id, Seen>,
     /// That ID, by the one that the listener has chosen.
@@ -47,7 +47,7 @@ const LISTENER: usize = 1;
 
 /// Why a handshake does not come to its end, although packets get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stuck {
+pub(crate) enum Stuck {
     /// A flipped bit has made a packet to the listener a Retry, for which quinn-proto 0.11.19 ends the connection, or a
     /// packet to the dialer a Version Negotiation, for which it has to (RFC 9000 §6.2). Nothing authenticates either.
     Misread,
@@ -74,7 +74,7 @@ pub(super) enum Stuck {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PacketType {
+pub(crate) enum PacketType {
     Initial,
     ZeroRtt,
     Handshake,
@@ -83,15 +83,15 @@ pub(super) enum PacketType {
 
 /// A packet with a long header, within its datagram.
 #[derive(Debug)]
-pub(super) struct LongPacket<'a> {
-    pub(super) packet_type: PacketType,
+pub(crate) struct LongPacket<'a> {
+    pub(crate) packet_type: PacketType,
     destination_id: &'a [u8],
     source_id: &'a [u8],
     len: usize,
 }
 
 impl Handshakes {
-    pub(super) fn sent(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub(crate) fn sent(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         if let Some(listener) = short_header_id(datagram)
             && let Some(dialer) = self.by_listener.get(listener)
             && let Some(seen) = self.seen.get_mut(dialer)
@@ -113,7 +113,7 @@ impl Handshakes {
         }
     }
 
-    pub(super) fn arrived(&mut self, datagram: &[u8], is_intact: bool) {
+    pub(crate) fn arrived(&mut self, datagram: &[u8], is_intact: bool) {
         if let Some(id) = version_negotiation_id(datagram)
             && let Some(seen) = self.seen.get_mut(id)
         {
@@ -136,14 +136,14 @@ impl Handshakes {
         }
     }
 
-    pub(super) fn zero_rtt_packets(&self) -> usize {
+    pub(crate) fn zero_rtt_packets(&self) -> usize {
         self.zero_rtt_packets
     }
 
     /// Why the handshake that `dialer` has begun then does not come to an end, if there is a reason.
     ///
     /// Of a handshake that has come to its end, it says nothing that means anything.
-    pub(super) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
+    pub(crate) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
         self.seen
             .values()
             .find(|seen| (seen.began, seen.dialer) == (began, dialer))?
@@ -231,7 +231,7 @@ impl Seen {
 const MERE_ACKNOWLEDGEMENT: usize = 300;
 
 /// The packets of a datagram, up to the first one with a short header.
-pub(super) fn long_packets(datagram: &[u8]) -> impl Iterator<Item = LongPacket<'_>> {
+pub(crate) fn long_packets(datagram: &[u8]) -> impl Iterator<Item = LongPacket<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let (packet, behind) = long_packet(rest)?;

@@ -1,6 +1,11 @@
 //! Handshakes that can be replayed: whatever is random in them is a function of a seed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+#![allow(
+    clippy::unwrap_used,
+    reason = "what goes wrong here, goes wrong in a test"
+)]
+
+use std::{cell::RefCell, sync::Arc};
 
 use libp2p_identity::Keypair;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -14,10 +19,10 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use crate::authenticator::{Authenticator, crypto_provider};
+use super::{Authenticator, crypto_provider};
 
-/// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what the
-/// peer says.
+/// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what was said on
+/// this thread.
 ///
 /// Everyone knows the secrets of its connections.
 pub(crate) fn deterministic(
@@ -25,13 +30,10 @@ pub(crate) fn deterministic(
     seed: u64,
     clock: Arc<dyn TimeProvider>,
 ) -> Authenticator {
-    // rustls wants its randomness to live for ever; a test process is short enough.
-    let random: &'static SeededRandom = Box::leak(Box::new(SeededRandom(Mutex::new(
-        StdRng::seed_from_u64(seed),
-    ))));
+    RANDOM.set(Some(StdRng::seed_from_u64(seed)));
     let provider = CryptoProvider {
         kx_groups: vec![&LargePublicSecret],
-        secure_random: random,
+        secure_random: &ThreadRandom,
         ..crypto_provider()
     };
     Authenticator::with_parts(
@@ -44,20 +46,30 @@ pub(crate) fn deterministic(
     .unwrap()
 }
 
+thread_local! {
+    /// rustls wants its randomness to live for ever, so it cannot belong to one authenticator.
+    static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+}
+
 /// An Ed25519 key, because its signatures are deterministic.
-fn certificate_key(seed: u64) -> rcgen::KeyPair {
+pub(super) fn certificate_key(seed: u64) -> rcgen::KeyPair {
     /// All of a PKCS#8 v1 document but the 32 bytes of the key (RFC 8410 §7).
     const HEAD: [u8; 16] = [
         0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
     ];
 
     let mut document = HEAD.to_vec();
-    document.extend(seed.to_be_bytes().repeat(4));
+    document.extend(certificate_seed(seed));
     rcgen::KeyPair::from_pkcs8_der_and_sign_algo(
         &PrivatePkcs8KeyDer::from(document),
         &rcgen::PKCS_ED25519,
     )
     .unwrap()
+}
+
+/// The 32 bytes that make the key.
+pub(super) fn certificate_seed(seed: u64) -> [u8; 32] {
+    [seed.to_be_bytes(); 4].concat().try_into().unwrap()
 }
 
 /// A key exchange whose secret everyone knows, with keys of X25519MLKEM768's size: the ClientHello takes
@@ -89,13 +101,15 @@ impl ActiveKeyExchange for LargePublicSecret {
     }
 }
 
+/// What the seed of this thread's youngest authenticator gives.
 #[derive(Debug)]
-struct SeededRandom(Mutex<StdRng>);
+struct ThreadRandom;
 
-impl SecureRandom for SeededRandom {
+impl SecureRandom for ThreadRandom {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
-        let mut random = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        random.fill_bytes(bytes);
-        Ok(())
+        RANDOM.with_borrow_mut(|random| {
+            random.as_mut().ok_or(GetRandomFailed)?.fill_bytes(bytes);
+            Ok(())
+        })
     }
 }

@@ -13,15 +13,15 @@ use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
 /// A clock that stands still until it is set; otherwise it would tell one run of a seed from the next.
 #[derive(Clone, Debug)]
-pub(super) struct WallClock(Arc<AtomicU64>);
+pub(crate) struct WallClock(Arc<AtomicU64>);
 
 impl WallClock {
     /// Some day in 2023.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_700_000_000)))
     }
 
-    pub(super) fn step(&self, seconds: i64) {
+    pub(crate) fn step(&self, seconds: i64) {
         let before = self.0.load(Ordering::Relaxed);
         let after = before.saturating_add_signed(seconds);
         self.0.store(after, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 /// Who is seen under which address. An address that was given once is not given again.
 #[derive(Default)]
-pub(super) struct Nat {
+pub(crate) struct Nat {
     public: BTreeMap<SocketAddr, SocketAddr>,
     own: BTreeMap<SocketAddr, SocketAddr>,
     given: u32,
@@ -12,7 +12,7 @@ pub(super) struct Nat {
 
 impl Nat {
     /// Gives a node another address; the one before it leads nowhere from now on.
-    pub(super) fn rebind(&mut self, own: SocketAddr) -> SocketAddr {
+    pub(crate) fn rebind(&mut self, own: SocketAddr) -> SocketAddr {
         // The first 254 have a host of their own, and those after them another port of it.
         let [host, port] = [1 + self.given % 254, 1024 + self.given / 254];
         self.given += 1;
@@ -24,12 +24,12 @@ impl Nat {
         public
     }
 
-    pub(super) fn outward(&self, own: SocketAddr) -> SocketAddr {
+    pub(crate) fn outward(&self, own: SocketAddr) -> SocketAddr {
         self.public.get(&own).copied().unwrap_or(own)
     }
 
     /// `None` for addresses that lead nowhere any more.
-    pub(super) fn inward(&self, to: SocketAddr) -> Option<SocketAddr> {
+    pub(crate) fn inward(&self, to: SocketAddr) -> Option<SocketAddr> {
         if self.public.contains_key(&to) {
             return None;
         }

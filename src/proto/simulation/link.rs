@@ -10,33 +10,33 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// How a link treats datagrams. Probabilities are per datagram.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Impairments {
+pub(crate) struct Impairments {
     /// One-way delay.
-    pub(super) delay: Duration,
+    pub(crate) delay: Duration,
     /// Up to this much more, apart for each datagram, so that some overtake others.
-    pub(super) jitter: Duration,
-    pub(super) loss: f64,
-    pub(super) duplication: f64,
+    pub(crate) jitter: Duration,
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
     /// One bit is flipped.
-    pub(super) corruption: f64,
+    pub(crate) corruption: f64,
     /// Larger datagrams vanish, in bytes of UDP payload.
-    pub(super) mtu: usize,
+    pub(crate) mtu: usize,
     /// Where datagrams queue up, in each direction of each pair of nodes; `None` is as fast as they come.
-    pub(super) bottleneck: Option<Bottleneck>,
-    pub(super) ecn: Ecn,
+    pub(crate) bottleneck: Option<Bottleneck>,
+    pub(crate) ecn: Ecn,
 }
 
 /// The slowest part of a way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bottleneck {
-    pub(super) bytes_per_second: u32,
+pub(crate) struct Bottleneck {
+    pub(crate) bytes_per_second: u32,
     /// Datagrams that find so much before them vanish, in bytes.
-    pub(super) queue_bytes: u32,
+    pub(crate) queue_bytes: u32,
 }
 
 /// What becomes of the ECN bits of a marked datagram (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ecn {
+pub(crate) enum Ecn {
     Kept,
     /// Not-ECT, as routers have it that know the old meaning of the bits.
     Bleached,
@@ -48,7 +48,7 @@ pub(super) enum Ecn {
 
 impl Impairments {
     /// A round trip of 20 ms, and Ethernet.
-    pub(super) const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         delay: Duration::from_millis(10),
         jitter: Duration::ZERO,
         loss: 0.0,
@@ -60,7 +60,7 @@ impl Impairments {
     };
 
     /// Nothing arrives.
-    pub(super) const DEAD: Self = Self {
+    pub(crate) const DEAD: Self = Self {
         loss: 1.0,
         ..Self::NONE
     };
@@ -68,21 +68,21 @@ impl Impairments {
 
 /// One direction between two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Way {
-    pub(super) from: usize,
-    pub(super) to: usize,
+pub(crate) struct Way {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
 }
 
 impl Way {
-    pub(super) fn back(self) -> Self {
+    pub(crate) fn back(self) -> Self {
         let Self { from, to } = self;
         Self { from: to, to: from }
     }
 }
 
 /// The links of a network, and the luck of the datagrams on them.
-pub(super) struct Link {
-    pub(super) impairments: Impairments,
+pub(crate) struct Link {
+    pub(crate) impairments: Impairments,
     random: StdRng,
     /// When the last datagram that queues up at the bottleneck has passed it.
     queues: BTreeMap<Way, Instant>,
@@ -91,15 +91,15 @@ pub(super) struct Link {
 }
 
 /// A datagram as it comes out of a link.
-pub(super) struct Carried {
-    pub(super) arrival: Instant,
-    pub(super) contents: Vec<u8>,
-    pub(super) ecn: Option<EcnCodepoint>,
-    pub(super) is_intact: bool,
+pub(crate) struct Carried {
+    pub(crate) arrival: Instant,
+    pub(crate) contents: Vec<u8>,
+    pub(crate) ecn: Option<EcnCodepoint>,
+    pub(crate) is_intact: bool,
 }
 
 impl Link {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             impairments: Impairments::NONE,
             random: StdRng::seed_from_u64(seed),
@@ -109,14 +109,14 @@ impl Link {
     }
 
     /// Nothing gets through this way until then.
-    pub(super) fn cut(&mut self, way: Way, until: Instant) {
+    pub(crate) fn cut(&mut self, way: Way, until: Instant) {
         self.cut.insert(way, until);
     }
 
     /// When a datagram that is sent `now` arrives, and what is left of it: nothing, once, or twice.
     ///
     /// `way` is `None` if it leads to no node.
-    pub(super) fn carry(
+    pub(crate) fn carry(
         &mut self,
         now: Instant,
         way: Option<Way>,

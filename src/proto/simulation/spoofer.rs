@@ -3,21 +3,21 @@
 use std::net::SocketAddr;
 
 /// Somebody on the path who sends copies from another address, ahead of the datagrams themselves.
-pub(super) struct Spoofer {
+pub(crate) struct Spoofer {
     victim: usize,
-    pub(super) addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     /// One out of so many is copied.
     every: u64,
     seen: u64,
     /// With this one the attack is over.
     last: u64,
-    pub(super) bytes_sent: usize,
+    pub(crate) bytes_sent: usize,
     /// What was sent to that address.
-    pub(super) bytes_received: usize,
+    pub(crate) bytes_received: usize,
 }
 
 impl Spoofer {
-    pub(super) fn new(victim: usize, addr: SocketAddr, every: u64, last: u64) -> Self {
+    pub(crate) fn new(victim: usize, addr: SocketAddr, every: u64, last: u64) -> Self {
         Self {
             victim,
             addr,
@@ -30,7 +30,7 @@ impl Spoofer {
     }
 
     /// Sees a datagram that is sent; returns whether it is to be copied.
-    pub(super) fn see(&mut self, sender: usize, to: SocketAddr, len: usize) -> bool {
+    pub(crate) fn see(&mut self, sender: usize, to: SocketAddr, len: usize) -> bool {
         if to == self.addr {
             self.bytes_received += len;
         }

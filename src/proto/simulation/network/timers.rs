@@ -4,18 +4,18 @@ use std::{collections::BTreeSet, mem, time::Instant};
 
 /// When nodes have something to do although nobody stirs them.
 #[derive(Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     set: BTreeSet<(Instant, usize)>,
     armed: Vec<Option<Instant>>,
 }
 
 impl Timers {
     /// For one node more.
-    pub(super) fn add(&mut self) {
+    pub(crate) fn add(&mut self) {
         self.armed.push(None);
     }
 
-    pub(super) fn arm(&mut self, node: usize, due: Option<Instant>) {
+    pub(crate) fn arm(&mut self, node: usize, due: Option<Instant>) {
         if self.armed[node] == due {
             return;
         }
@@ -25,11 +25,11 @@ impl Timers {
         self.set.extend(due.map(|due| (due, node)));
     }
 
-    pub(super) fn first(&self) -> Option<Instant> {
+    pub(crate) fn first(&self) -> Option<Instant> {
         self.set.first().map(|&(due, _)| due)
     }
 
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<usize> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<usize> {
         let (due, node) = self.set.first().copied()?;
         if due > now {
             return None;

@@ -13,15 +13,16 @@ use std::{
 
 use bytes::BytesMut;
 use libp2p_identity::{Keypair, PeerId};
-use quinn_proto::{ConnectError, ConnectionIdGenerator, EcnCodepoint, Transmit};
+use quinn_proto::{ClientConfig, ConnectError, ConnectionIdGenerator, EcnCodepoint, Transmit};
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
     peer::{Peer, Stirred, Turns},
+    rewrite::{self, Rewrite},
     wall_clock::WallClock,
 };
 use crate::{
-    authenticator::deterministic,
+    authenticator::{Authenticator, deterministic},
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
@@ -39,22 +40,26 @@ const RECEIVE_BUFFER: usize = 208 * 1024;
 
 /// How a node is made.
 #[derive(Clone)]
-pub(super) struct Setup {
-    pub(super) answer: Answer,
+pub(crate) struct Setup {
+    pub(crate) answer: Answer,
+    /// In place of the defaults.
+    pub(crate) config: Option<Config>,
     /// The settings that differ from the defaults.
-    pub(super) configure: fn(ConfigBuilder) -> ConfigBuilder,
-    pub(super) id_quota: IdQuota,
-    pub(super) listening: bool,
-    pub(super) outbox: Outbox,
-    pub(super) reader: Reader,
-    pub(super) shards: u8,
+    pub(crate) configure: fn(ConfigBuilder) -> ConfigBuilder,
+    pub(crate) id_quota: IdQuota,
+    pub(crate) listening: bool,
+    pub(crate) outbox: Outbox,
+    pub(crate) reader: Reader,
+    /// What this node says in place of what its connections have written.
+    pub(crate) rewrite: Option<Rewrite>,
+    pub(crate) shards: u8,
     /// Versions of QUIC.
-    pub(super) versions: Vec<u32>,
+    pub(crate) versions: Vec<u32>,
 }
 
 /// What happens to incoming connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Accept,
     /// They wait for [`Node::answer_held`].
     Hold,
@@ -63,7 +68,7 @@ pub(super) enum Answer {
 
 /// Whose task reads the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(crate) enum Reader {
     /// The shard that owns the datagram, as a kernel that steers has it.
     Owner,
     /// The shard after that one; the same, where there is only one.
@@ -74,11 +79,13 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             answer: Answer::Accept,
+            config: None,
             configure: |builder| builder,
             id_quota: IdQuota::default(),
             listening: true,
             outbox: Outbox::default(),
             reader: Reader::Owner,
+            rewrite: None,
             shards: 1,
             versions: vec![1],
         }
@@ -87,7 +94,7 @@ impl Default for Setup {
 
 /// A socket with an address and nothing behind it.
 #[derive(Clone)]
-pub(super) struct SimSocket(Rc<SocketState>);
+pub(crate) struct SimSocket(Rc<SocketState>);
 
 struct SocketState {
     addr: SocketAddr,
@@ -106,20 +113,20 @@ impl Socket for SimSocket {
 
 /// Where the datagrams of a node pile up until the network takes them.
 #[derive(Clone)]
-pub(super) struct Outbox {
-    pub(super) sent: Vec<Outgoing>,
-    pub(super) max_segments: usize,
+pub(crate) struct Outbox {
+    pub(crate) sent: Vec<Outgoing>,
+    pub(crate) max_segments: usize,
     /// After so many batches the socket takes no more until the network has taken them.
-    pub(super) room: usize,
-    pub(super) batches: usize,
+    pub(crate) room: usize,
+    pub(crate) batches: usize,
 }
 
 #[derive(Clone)]
-pub(super) struct Outgoing {
-    pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
-    pub(super) contents: Vec<u8>,
-    pub(super) ecn: Option<EcnCodepoint>,
+pub(crate) struct Outgoing {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) contents: Vec<u8>,
+    pub(crate) ecn: Option<EcnCodepoint>,
 }
 
 impl Default for Outbox {
@@ -170,36 +177,52 @@ impl Outbound<SimSocket> for Outbox {
 }
 
 /// An incoming connection that waits for its answer.
-pub(super) struct Held {
-    pub(super) shard: usize,
-    pub(super) key: IncomingKey,
+pub(crate) struct Held {
+    pub(crate) shard: usize,
+    pub(crate) key: IncomingKey,
+}
+
+/// What a node needs besides to say what it should not.
+struct Hostile {
+    authenticator: Authenticator,
+    rewrite: Rewrite,
+}
+
+impl Hostile {
+    fn client(&self, expected: Option<PeerId>) -> ClientConfig {
+        ClientConfig::new(rewrite::client(
+            self.authenticator.client(expected),
+            Arc::clone(&self.rewrite),
+        ))
+    }
 }
 
 /// The shards of one transport, and what a driver has besides.
-pub(super) struct Node {
+pub(crate) struct Node {
     config: Config,
+    hostile: Option<Hostile>,
     peer_id: PeerId,
     shards: Shards,
     seeds: Vec<ShardSeed>,
-    pub(super) cores: Vec<Shard<SimSocket>>,
+    pub(crate) cores: Vec<Shard<SimSocket>>,
     registries: Vec<Arc<Mutex<Registry>>>,
     turns: Vec<Rc<Turns>>,
-    pub(super) wall_clock: WallClock,
+    pub(crate) wall_clock: WallClock,
     socket: SimSocket,
     reader: Reader,
-    pub(super) answer: Answer,
-    pub(super) outbox: Outbox,
-    pub(super) held: VecDeque<Held>,
+    pub(crate) answer: Answer,
+    pub(crate) outbox: Outbox,
+    pub(crate) held: VecDeque<Held>,
     /// Accepted, and not taken by the test yet.
-    pub(super) accepted: VecDeque<Peer>,
+    pub(crate) accepted: VecDeque<Peer>,
     #[cfg(feature = "nat")]
-    pub(super) stun: Option<crate::proto::StunClient>,
+    pub(crate) stun: Option<crate::proto::StunClient>,
     next_shard: usize,
 }
 
 impl Node {
     /// The second part of `stirred` is whom to tell about connections that want a turn, the first one what.
-    pub(super) fn new(
+    pub(crate) fn new(
         addr: SocketAddr,
         setup: Setup,
         random: &mut StdRng,
@@ -208,16 +231,14 @@ impl Node {
         let wall_clock = WallClock::new();
         let host = Keypair::ed25519_from_bytes(random.random::<[u8; 32]>()).unwrap();
         let shards = Shards::new(setup.shards).unwrap();
-        let config = (setup.configure)(Config::builder(&host))
-            .shards(setup.shards)
-            .unwrap()
-            .build()
-            .unwrap()
-            .with_authenticator(deterministic(
-                &host,
-                random.next_u64(),
-                Arc::new(wall_clock.clone()),
-            ));
+        let authenticator = deterministic(&host, random.next_u64(), Arc::new(wall_clock.clone()));
+        let config = setup
+            .config
+            .unwrap_or_else(|| {
+                let builder = (setup.configure)(Config::builder(&host));
+                builder.shards(setup.shards).unwrap().build().unwrap()
+            })
+            .with_authenticator(authenticator.clone());
         let seeds: Vec<_> = shards
             .iter()
             .map(|_| ShardSeed {
@@ -237,11 +258,19 @@ impl Node {
                     .unwrap();
                 settings.id_quota = setup.id_quota;
                 settings.endpoint.supported_versions(setup.versions.clone());
-                Arc::make_mut(&mut settings.server).time_source(Arc::new(wall_clock.clone()));
+                let server = Arc::make_mut(&mut settings.server);
+                server.time_source(Arc::new(wall_clock.clone()));
+                if let Some(rewrite) = &setup.rewrite {
+                    server.crypto = rewrite::server(authenticator.server(), Arc::clone(rewrite));
+                }
                 Shard::new(id, shards, settings, *seed, Arc::clone(registry))
             })
             .collect();
         Self {
+            hostile: setup.rewrite.map(|rewrite| Hostile {
+                authenticator,
+                rewrite,
+            }),
             config,
             peer_id: host.public().to_peer_id(),
             shards,
@@ -268,16 +297,16 @@ impl Node {
         }
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.socket.local_addr()
     }
 
-    pub(super) fn peer_id(&self) -> PeerId {
+    pub(crate) fn peer_id(&self) -> PeerId {
         self.peer_id
     }
 
     /// Begins to dial, on each shard in its turn.
-    pub(super) fn dial(
+    pub(crate) fn dial(
         &mut self,
         now: Instant,
         remote_addr: SocketAddr,
@@ -286,7 +315,7 @@ impl Node {
         self.try_dial(now, remote_addr, expected).unwrap()
     }
 
-    pub(super) fn try_dial(
+    pub(crate) fn try_dial(
         &mut self,
         now: Instant,
         remote_addr: SocketAddr,
@@ -294,19 +323,22 @@ impl Node {
     ) -> Result<Peer, ConnectError> {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.shards.count();
-        let config = self.config.client(expected, None).unwrap();
+        let config = match &self.hostile {
+            None => self.config.client(expected, None).unwrap(),
+            Some(hostile) => hostile.client(expected),
+        };
         let (handle, connection) =
             self.cores[shard].connect(now, config, remote_addr, self.socket.clone())?;
         Ok(self.peer(shard, handle, connection))
     }
 
     /// Punches a hole for a peer at `remote_addr`.
-    pub(super) fn punch(&mut self, now: Instant, remote_addr: SocketAddr) {
+    pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr) {
         self.cores[0].punch(now, remote_addr, self.socket.clone());
     }
 
     /// Answers the incoming connection that has waited longest.
-    pub(super) fn answer_held(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
+    pub(crate) fn answer_held(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
         let Held { shard, key } = self.held.pop_front()?;
         if !accept {
             self.cores[shard].refuse(key, &mut self.outbox);
@@ -323,12 +355,12 @@ impl Node {
     }
 
     /// Reads a datagram from the socket and hands it to its owner, as the driver does.
-    pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
+    pub(crate) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
         self.receive_marked(now, from, contents, None);
     }
 
     /// With what routers have to say about congestion.
-    pub(super) fn receive_marked(
+    pub(crate) fn receive_marked(
         &mut self,
         now: Instant,
         from: SocketAddr,
@@ -359,7 +391,7 @@ impl Node {
     }
 
     /// Reads a datagram that was sent to this address of ours.
-    pub(super) fn receive_at(
+    pub(crate) fn receive_at(
         &mut self,
         local_ip: IpAddr,
         now: Instant,
@@ -376,7 +408,7 @@ impl Node {
     }
 
     /// Hands a datagram to this shard, whoever owns it.
-    pub(super) fn receive_on(
+    pub(crate) fn receive_on(
         &mut self,
         shard: usize,
         now: Instant,
@@ -389,7 +421,7 @@ impl Node {
     }
 
     /// The shard that owns a datagram.
-    pub(super) fn owner(&self, contents: &[u8]) -> usize {
+    pub(crate) fn owner(&self, contents: &[u8]) -> usize {
         match route(contents, self.shards) {
             Route::Quic { shard, .. } => shard.index(),
             other => panic!("no datagram of QUIC: {other:?}"),
@@ -399,7 +431,7 @@ impl Node {
     /// Does what the application and the time ask for, until there is no more to do now.
     ///
     /// Returns `false` if there was nothing.
-    pub(super) fn turn(&mut self, now: Instant) -> bool {
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let mut progress = false;
         #[cfg(feature = "nat")]
         self.ask(now);
@@ -443,14 +475,14 @@ impl Node {
     }
 
     /// Hands over which connections want a turn.
-    pub(super) fn take_turns(&mut self, shard: usize) {
+    pub(crate) fn take_turns(&mut self, shard: usize) {
         for handle in self.turns[shard].take() {
             self.cores[shard].want_turn(handle);
         }
     }
 
     /// Gives a turn to one connection.
-    pub(super) fn serve(&mut self, shard: usize, now: Instant) -> bool {
+    pub(crate) fn serve(&mut self, shard: usize, now: Instant) -> bool {
         let mut due = Vec::new();
         let served = self.cores[shard].serve(now, &mut self.outbox, &mut due);
         due.into_iter().for_each(Waker::wake);
@@ -458,7 +490,7 @@ impl Node {
     }
 
     /// What is to be sent. The socket has room again.
-    pub(super) fn take_outgoing(&mut self) -> Vec<Outgoing> {
+    pub(crate) fn take_outgoing(&mut self) -> Vec<Outgoing> {
         for core in &mut self.cores {
             core.unblock();
         }
@@ -466,11 +498,11 @@ impl Node {
     }
 
     /// Whether a connection wants a turn.
-    pub(super) fn has_ready(&self) -> bool {
+    pub(crate) fn has_ready(&self) -> bool {
         self.cores.iter().any(Shard::has_ready)
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let timeouts = self.cores.iter().filter_map(Shard::next_timeout);
         #[cfg(feature = "nat")]
         let timeouts = timeouts.chain(self.stun.iter().filter_map(|stun| stun.next_timeout()));
@@ -478,7 +510,7 @@ impl Node {
     }
 
     /// The driver is gone.
-    pub(super) fn orphan_all(&mut self) {
+    pub(crate) fn orphan_all(&mut self) {
         let mut due = Vec::new();
         for core in &mut self.cores {
             core.orphan_all(&mut due);
@@ -487,7 +519,7 @@ impl Node {
     }
 
     /// The books of all shards.
-    pub(super) fn books(&self) -> (RegistryStats, TransportStats) {
+    pub(crate) fn books(&self) -> (RegistryStats, TransportStats) {
         let mut registry = RegistryStats::default();
         let mut transport = TransportStats::default();
         let mut peers = HashSet::new();
@@ -503,13 +535,13 @@ impl Node {
         (registry, transport)
     }
 
-    pub(super) fn reset_books(&self) {
+    pub(crate) fn reset_books(&self) {
         for books in &self.registries {
             books.lock().unwrap().reset();
         }
     }
 
-    pub(super) fn remote_addrs(&self) -> HashSet<SocketAddr> {
+    pub(crate) fn remote_addrs(&self) -> HashSet<SocketAddr> {
         let books = self.registries.iter().map(|books| books.lock().unwrap());
         books
             .flat_map(|books| books.remote_addrs().copied().collect::<Vec<_>>())
@@ -519,7 +551,7 @@ impl Node {
     /// How many of the IDs that were ever issued lead to a connection, found out by sending to each.
     ///
     /// Leaves the sums of the books changed, and nothing else.
-    pub(super) fn routable_ids(&mut self, now: Instant) -> u64 {
+    pub(crate) fn routable_ids(&mut self, now: Instant) -> u64 {
         /// Of handshakes that failed as they were accepted; they are in nobody's books.
         const MOST_UNBOOKED: u64 = 32;
         /// Nobody's, so that no connection takes a probe for a sign of life of its peer.
@@ -549,7 +581,7 @@ impl Node {
     }
 
     /// Nothing is left of any connection.
-    pub(super) fn assert_empty(&self) {
+    pub(crate) fn assert_empty(&self) {
         let (books, _) = self.books();
         let now = RegistryStats {
             active_ids: books.active_ids,
@@ -572,7 +604,7 @@ impl Node {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.cores.iter().all(Shard::is_empty)
     }
 

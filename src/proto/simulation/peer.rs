@@ -15,17 +15,17 @@ use crate::{
 };
 
 /// Nodes that may have something to do, by their number.
-pub(super) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
+pub(crate) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
 
 /// Connections of one shard that want a turn.
-pub(super) struct Turns {
+pub(crate) struct Turns {
     wanted: RefCell<Vec<ConnectionHandle>>,
     node: usize,
     stirred: Stirred,
 }
 
 impl Turns {
-    pub(super) fn new((node, stirred): (usize, Stirred)) -> Self {
+    pub(crate) fn new((node, stirred): (usize, Stirred)) -> Self {
         Self {
             wanted: RefCell::default(),
             node,
@@ -33,7 +33,7 @@ impl Turns {
         }
     }
 
-    pub(super) fn take(&self) -> Vec<ConnectionHandle> {
+    pub(crate) fn take(&self) -> Vec<ConnectionHandle> {
         self.wanted.take()
     }
 
@@ -45,16 +45,16 @@ impl Turns {
 
 /// One side of a connection. What it does, it tells its shard, as the driver's connections do.
 #[derive(Clone)]
-pub(super) struct Peer {
-    pub(super) connection: SharedConnection,
-    pub(super) handle: ConnectionHandle,
-    pub(super) shard: usize,
-    pub(super) turns: Rc<Turns>,
+pub(crate) struct Peer {
+    pub(crate) connection: SharedConnection,
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) shard: usize,
+    pub(crate) turns: Rc<Turns>,
 }
 
 impl Peer {
     /// Does something to the connection, announces the turn that it asks for, and wakes who is due.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
         let mut due = Vec::new();
         let mut connection = lock(&self.connection);
         let result = act(&mut connection);
@@ -71,36 +71,36 @@ impl Peer {
         result
     }
 
-    pub(super) async fn established(&self) -> Result<PeerId, HandshakeError> {
+    pub(crate) async fn established(&self) -> Result<PeerId, HandshakeError> {
         poll_fn(|cx| self.with(|connection| connection.poll_established(cx.waker()))).await
     }
 
-    pub(super) async fn open(&self) -> Result<StreamId, ConnectionError> {
+    pub(crate) async fn open(&self) -> Result<StreamId, ConnectionError> {
         poll_fn(|cx| self.with(|connection| connection.streams().poll_open(cx.waker()))).await
     }
 
-    pub(super) async fn accept(&self) -> Result<StreamId, ConnectionError> {
+    pub(crate) async fn accept(&self) -> Result<StreamId, ConnectionError> {
         poll_fn(|cx| self.with(|connection| connection.streams().poll_accept(cx.waker()))).await
     }
 
-    pub(super) async fn address_change(&self) -> Result<SocketAddr, ConnectionError> {
+    pub(crate) async fn address_change(&self) -> Result<SocketAddr, ConnectionError> {
         poll_fn(|cx| self.with(|connection| connection.poll_address_change(cx.waker()))).await
     }
 
     /// Closes, and waits until nothing is left.
-    pub(super) async fn closed(&self) -> Result<(), ConnectionError> {
+    pub(crate) async fn closed(&self) -> Result<(), ConnectionError> {
         poll_fn(|cx| self.with(|connection| connection.poll_close(cx.waker()))).await
     }
 
-    pub(super) fn close(&self, code: u32) {
+    pub(crate) fn close(&self, code: u32) {
         self.with(|connection| connection.close(code.into(), Bytes::new()));
     }
 
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.with(|connection| connection.abandon(HandshakeError::Stale));
     }
 
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         stream: StreamId,
         buf: &mut [u8],
@@ -111,7 +111,7 @@ impl Peer {
         .await
     }
 
-    pub(super) async fn read_to_end(&self, stream: StreamId) -> Result<Vec<u8>, StreamError> {
+    pub(crate) async fn read_to_end(&self, stream: StreamId) -> Result<Vec<u8>, StreamError> {
         let mut contents = Vec::new();
         let mut buf = [0; 4096];
         loop {
@@ -122,14 +122,14 @@ impl Peer {
         }
     }
 
-    pub(super) async fn write(&self, stream: StreamId, data: &[u8]) -> Result<usize, StreamError> {
+    pub(crate) async fn write(&self, stream: StreamId, data: &[u8]) -> Result<usize, StreamError> {
         poll_fn(|cx| {
             self.with(|connection| connection.streams().poll_write(stream, data, cx.waker()))
         })
         .await
     }
 
-    pub(super) async fn write_all(
+    pub(crate) async fn write_all(
         &self,
         stream: StreamId,
         mut data: &[u8],
@@ -142,7 +142,7 @@ impl Peer {
     }
 
     /// Writes what is taken at once, and returns how much that was.
-    pub(super) fn write_now(&self, stream: StreamId, data: &[u8]) -> usize {
+    pub(crate) fn write_now(&self, stream: StreamId, data: &[u8]) -> usize {
         let waker = futures::task::noop_waker();
         match self.with(|connection| connection.streams().poll_write(stream, data, &waker)) {
             Poll::Ready(written) => written.unwrap(),
@@ -150,39 +150,39 @@ impl Peer {
         }
     }
 
-    pub(super) fn finish(&self, stream: StreamId) -> Result<(), StreamError> {
+    pub(crate) fn finish(&self, stream: StreamId) -> Result<(), StreamError> {
         self.with(|connection| connection.streams().finish(stream))
     }
 
-    pub(super) fn reset(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
+    pub(crate) fn reset(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
         self.with(|connection| connection.streams().reset(stream, VarInt::from_u32(code)))
     }
 
-    pub(super) fn stop(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
+    pub(crate) fn stop(&self, stream: StreamId, code: u32) -> Result<(), StreamError> {
         self.with(|connection| connection.streams().stop(stream, VarInt::from_u32(code)))
     }
 
-    pub(super) fn drop_stream(&self, stream: StreamId) {
+    pub(crate) fn drop_stream(&self, stream: StreamId) {
         self.with(|connection| connection.streams().let_go(stream));
     }
 
-    pub(super) fn loss(&self) -> Option<ConnectionError> {
+    pub(crate) fn loss(&self) -> Option<ConnectionError> {
         self.with(|connection| connection.loss().cloned())
     }
 
     /// Streams that the connection still holds.
-    pub(super) fn open_streams(&self) -> usize {
+    pub(crate) fn open_streams(&self) -> usize {
         self.stats().open_streams
     }
 
-    pub(super) fn stats(&self) -> ConnectionStats {
+    pub(crate) fn stats(&self) -> ConnectionStats {
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
         self.with(|connection| connection.stats(self.shard, anywhere))
     }
 
     /// Takes whatever streams the peer opens, reads them to their end and lets go of them, until the
     /// connection ends.
-    pub(super) async fn read_all_streams(self) {
+    pub(crate) async fn read_all_streams(self) {
         while let Ok(stream) = self.accept().await {
             // A stream may end in any way; here it only has to end.
             let _ = self.read_to_end(stream).await;

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::digest;
 use futures::future::LocalBoxFuture;
 use libp2p_identity::PeerId;
 use rand::{SeedableRng, rngs::StdRng};
-use sha2::{Digest, Sha256};
 
 use self::timers::Timers;
 use super::{
@@ -39,12 +39,12 @@ const MOST_ROUNDS: usize = 10_000;
 /// A network of nodes. Everything that happens in it is a function of its seed and of the test.
 ///
 /// What a step costs does not depend on the number of nodes: those that have nothing to do are not asked.
-pub(super) struct Network {
+pub(crate) struct Network {
     seed: u64,
     random: StdRng,
     began: Instant,
-    pub(super) now: Instant,
-    pub(super) nodes: Vec<Node>,
+    pub(crate) now: Instant,
+    pub(crate) nodes: Vec<Node>,
     by_addr: BTreeMap<SocketAddr, usize>,
     /// Nodes that may have something to do.
     stirred: Stirred,
@@ -57,20 +57,20 @@ pub(super) struct Network {
     faults: BTreeMap<(Instant, u64), Fault>,
     scheduled: u64,
     nat: Nat,
-    pub(super) spoofer: Option<Spoofer>,
+    pub(crate) spoofer: Option<Spoofer>,
     handshakes: Handshakes,
-    trace: Sha256,
+    trace: digest::Context,
     tasks: Tasks,
     alarms: Alarms,
     service: Option<Service>,
 }
 
 /// What applications do with a connection that was accepted.
-pub(super) type Service = Rc<dyn Fn(Peer) -> LocalBoxFuture<'static, ()>>;
+pub(crate) type Service = Rc<dyn Fn(Peer) -> LocalBoxFuture<'static, ()>>;
 
 /// Something that befalls a network.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Nothing gets through this way for so long.
     Cut(Way, Duration),
     Impair(Impairments),
@@ -86,7 +86,7 @@ struct InFlight {
 }
 
 impl Network {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let began = clock::now();
         Self {
             seed,
@@ -105,7 +105,7 @@ impl Network {
             nat: Nat::default(),
             spoofer: None,
             handshakes: Handshakes::default(),
-            trace: Sha256::new(),
+            trace: digest::Context::new(&digest::SHA256),
             tasks: Tasks::default(),
             alarms: Alarms::new(began),
             service: None,
@@ -113,7 +113,7 @@ impl Network {
     }
 
     /// A network of two.
-    pub(super) fn pair(seed: u64, dialer: Setup, listener: Setup) -> Self {
+    pub(crate) fn pair(seed: u64, dialer: Setup, listener: Setup) -> Self {
         let mut network = Self::new(seed);
         network.add(dialer);
         network.add(listener);
@@ -121,7 +121,7 @@ impl Network {
     }
 
     /// Adds a node, and returns its number.
-    pub(super) fn add(&mut self, setup: Setup) -> usize {
+    pub(crate) fn add(&mut self, setup: Setup) -> usize {
         let number = self.nodes.len();
         let [a, b, c] = [16, 8, 0].map(|shift| ((number + 1) >> shift) as u8);
         let addr = SocketAddr::from(([10, a, b, c], 4001));
@@ -134,31 +134,31 @@ impl Network {
     }
 
     /// What becomes of accepted connections from now on, instead of waiting for the test to take them.
-    pub(super) fn serve(
+    pub(crate) fn serve(
         &mut self,
         service: impl Fn(Peer) -> LocalBoxFuture<'static, ()> + 'static,
     ) {
         self.service = Some(Rc::new(service));
     }
 
-    pub(super) fn impair(&mut self, impairments: Impairments) {
+    pub(crate) fn impair(&mut self, impairments: Impairments) {
         self.link.impairments = impairments;
     }
 
     /// Has this happen after so much time.
-    pub(super) fn schedule(&mut self, after: Duration, fault: Fault) {
+    pub(crate) fn schedule(&mut self, after: Duration, fault: Fault) {
         self.scheduled += 1;
         self.faults
             .insert((self.now + after, self.scheduled), fault);
     }
 
     /// Dials another node.
-    pub(super) fn dial(&mut self, from: usize, to: usize) -> Peer {
+    pub(crate) fn dial(&mut self, from: usize, to: usize) -> Peer {
         let peer_id = self.nodes[to].peer_id();
         self.dial_expecting(from, to, Some(peer_id))
     }
 
-    pub(super) fn dial_expecting(
+    pub(crate) fn dial_expecting(
         &mut self,
         from: usize,
         to: usize,
@@ -171,7 +171,7 @@ impl Network {
     }
 
     /// Connects two nodes, of which the second one accepts.
-    pub(super) fn connect(&mut self, from: usize, to: usize) -> (Peer, Peer) {
+    pub(crate) fn connect(&mut self, from: usize, to: usize) -> (Peer, Peer) {
         let dialer = self.dial(from, to);
         let dialled = dialer.clone();
         let peer_id = self.block_on(async move { dialled.established().await });
@@ -184,21 +184,21 @@ impl Network {
     }
 
     /// The NAT before this node gives it another address, which is returned.
-    pub(super) fn rebind(&mut self, node: usize) -> SocketAddr {
+    pub(crate) fn rebind(&mut self, node: usize) -> SocketAddr {
         self.nat.rebind(self.nodes[node].addr())
     }
 
     /// Has an application do this, from the next round on.
-    pub(super) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         self.tasks.spawn(future);
     }
 
-    pub(super) fn alarms(&self) -> Alarms {
+    pub(crate) fn alarms(&self) -> Alarms {
         self.alarms.clone()
     }
 
     /// Lets time pass until this is done.
-    pub(super) fn block_on<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> T {
+    pub(crate) fn block_on<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> T {
         let output = Rc::new(RefCell::new(None));
         let result = Rc::clone(&output);
         self.spawn(async move {
@@ -209,13 +209,13 @@ impl Network {
     }
 
     /// Lets this much time pass.
-    pub(super) fn run_for(&mut self, time: Duration) {
+    pub(crate) fn run_for(&mut self, time: Duration) {
         self.settle();
         self.pass(time);
     }
 
     /// Lets this much time pass, where nothing was done to the nodes themselves.
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let limit = self.now + time;
         self.settle_stirred();
         while self.advance(limit) {
@@ -224,13 +224,13 @@ impl Network {
     }
 
     /// Lets time pass until all that applications do is done.
-    pub(super) fn run_until_idle(&mut self) {
+    pub(crate) fn run_until_idle(&mut self) {
         let is_idle = |network: &Self| (network.tasks.len() == 0).then_some(());
         self.run_until(is_idle, "somebody waits for ever");
     }
 
     /// Lets time pass until no node has a connection.
-    pub(super) fn run_until_empty(&mut self) {
+    pub(crate) fn run_until_empty(&mut self) {
         let is_empty = |network: &Self| network.nodes.iter().all(Node::is_empty).then_some(());
         self.run_until(is_empty, "connections are left over");
     }
@@ -248,7 +248,7 @@ impl Network {
     }
 
     /// Has everyone do what they can without time passing.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         // Tests do things to nodes directly, too.
         self.stirred.borrow_mut().extend(0..self.nodes.len());
         self.settle_stirred();
@@ -288,13 +288,13 @@ impl Network {
     }
 
     /// Datagrams on their way, in the order of their arrival; they will not arrive.
-    pub(super) fn intercept(&mut self) -> Vec<Outgoing> {
+    pub(crate) fn intercept(&mut self) -> Vec<Outgoing> {
         let in_flight = mem::take(&mut self.in_flight).into_values();
         in_flight.map(|in_flight| in_flight.datagram).collect()
     }
 
     /// What is on its way to `addr`.
-    pub(super) fn in_flight_to(&self, addr: SocketAddr) -> Vec<Vec<u8>> {
+    pub(crate) fn in_flight_to(&self, addr: SocketAddr) -> Vec<Vec<u8>> {
         self.in_flight
             .values()
             .filter(|in_flight| in_flight.datagram.to == addr)
@@ -303,37 +303,37 @@ impl Network {
     }
 
     /// Time since the network began.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.now - self.began
     }
 
     /// Datagrams that were ever sent.
-    pub(super) fn datagrams_sent(&self) -> u64 {
+    pub(crate) fn datagrams_sent(&self) -> u64 {
         self.sent
     }
 
     /// Why the handshake that this node has begun then, from this address, does not come to an end.
-    pub(super) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
+    pub(crate) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
         self.handshakes.stuck(began, dialer)
     }
 
     /// Packets with data before the end of a handshake that were ever sent.
-    pub(super) fn zero_rtt_packets(&self) -> usize {
+    pub(crate) fn zero_rtt_packets(&self) -> usize {
         self.handshakes.zero_rtt_packets()
     }
 
     /// The address under which others see a node.
-    pub(super) fn public_addr(&self, node: usize) -> SocketAddr {
+    pub(crate) fn public_addr(&self, node: usize) -> SocketAddr {
         self.nat.outward(self.nodes[node].addr())
     }
 
     /// A digest of each datagram that was ever sent: when, by whom, to whom, and its bytes.
-    pub(super) fn trace(&self) -> [u8; 32] {
-        self.trace.clone().finalize().into()
+    pub(crate) fn trace(&self) -> [u8; 32] {
+        self.trace.clone().finish().as_ref().try_into().unwrap()
     }
 
     /// Tasks that have not ended.
-    pub(super) fn waiting_tasks(&self) -> usize {
+    pub(crate) fn waiting_tasks(&self) -> usize {
         self.tasks.len()
     }
 
@@ -345,9 +345,9 @@ impl Network {
             ecn,
         } = outgoing;
         let from = self.nat.outward(from);
-        self.trace.update(self.elapsed().as_nanos().to_be_bytes());
-        self.trace.update(format!("{from} {to} {ecn:?}"));
-        self.trace.update(contents.len().to_be_bytes());
+        self.trace.update(&self.elapsed().as_nanos().to_be_bytes());
+        self.trace.update(format!("{from} {to} {ecn:?}").as_bytes());
+        self.trace.update(&contents.len().to_be_bytes());
         self.trace.update(&contents);
         self.handshakes.sent(self.now, from, &contents);
         self.spoof(sender, to, &contents);

@@ -1,0 +1,165 @@
+//! Configurations of any numbers.
+
+use std::{sync::LazyLock, time::Duration};
+
+use arbitrary::{Arbitrary, Unstructured};
+use libp2p_identity::Keypair;
+
+use crate::{
+    config::{Config, ConfigBuilder, RetryPolicy},
+    error::ConfigError,
+    proto::{
+        fuzzing::all,
+        simulation::{network::Network, node::Setup},
+    },
+};
+
+/// Settings in any order: each is taken or refused, and what is taken works.
+pub fn config(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    if let Ok(plan) = Plan::arbitrary(&mut input) {
+        plan.run();
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+struct Plan {
+    max_payload: Option<u16>,
+    receive_buffer: u32,
+    connects: bool,
+    #[arbitrary(with = all)]
+    settings: Vec<Setting>,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Setting {
+    ConnectionReceiveWindow(u64),
+    HandshakeTimeout(u64),
+    IdleTimeout(Option<u64>),
+    KeepAliveInterval(Option<u64>),
+    MaxMtu(u16),
+    MaxPeerStreams(u32),
+    MaxPendingIncoming(u16),
+    MeasureRouting(bool),
+    Migration(bool),
+    MtuDiscovery(bool),
+    RetryAlways,
+    RetryNever,
+    RetryUnderLoad(usize),
+    SendWindow(u64),
+    Shards(u8),
+    SocketBuffers(u32, u32),
+    StreamReceiveWindow(u64),
+}
+
+/// Longest time, in milliseconds, that is of interest.
+const LONGEST_TIME: u64 = 1 << 40;
+
+impl Plan {
+    fn run(self) {
+        static HOST: LazyLock<Keypair> = LazyLock::new(Keypair::generate_ed25519);
+
+        let mut builder = Config::builder(&HOST);
+        let mut slow = false;
+        let mut shards = 1;
+        for setting in self.settings {
+            // A setter that refuses takes the builder with it.
+            let before = builder.clone();
+            match setting.apply(builder) {
+                Ok(after) => {
+                    builder = after;
+                    slow |= setting.is_slow();
+                    if let Setting::Shards(count) = setting {
+                        shards = count;
+                    }
+                }
+                Err(error) => {
+                    assert!(matches!(error, ConfigError::OutOfRange { .. }), "{error}");
+                    builder = before;
+                }
+            }
+        }
+        let config = match builder.build() {
+            Ok(config) => config,
+            Err(ConfigError::KeepAliveTooLong | ConfigError::StreamWindowTooLarge) => return,
+            Err(error) => panic!("{error}"),
+        };
+        for discovery in [false, true] {
+            let settings = config.settings(discovery, self.receive_buffer as usize, [7; 32]);
+            let settings = settings.expect("the certificate was made in `build`");
+            (settings.transport)(self.max_payload);
+        }
+        let client = config.client(None, self.max_payload);
+        client.expect("the certificate was made in `build`");
+        if self.connects && !slow {
+            connect(config, shards);
+        }
+    }
+}
+
+/// Two nodes with this configuration find each other, and part.
+fn connect(config: Config, shards: u8) {
+    let setup = Setup {
+        config: Some(config),
+        shards,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup.clone(), setup);
+    let (dialer, listener) = network.connect(0, 1);
+    let received = network.block_on({
+        let (dialer, listener) = (dialer.clone(), listener.clone());
+        async move {
+            let stream = dialer.open().await.ok()?;
+            dialer.write_all(stream, b"hello").await.ok()?;
+            dialer.finish(stream).ok()?;
+            let accepted = listener.accept().await.ok()?;
+            listener.read_to_end(accepted).await.ok()
+        }
+    });
+    assert_eq!(received.as_deref(), Some(&b"hello"[..]));
+    dialer.close(0);
+    listener.close(0);
+    network.run_until_empty();
+}
+
+impl Setting {
+    fn apply(self, builder: ConfigBuilder) -> Result<ConfigBuilder, ConfigError> {
+        let time = Duration::from_millis;
+        match self {
+            Self::ConnectionReceiveWindow(bytes) => builder.connection_receive_window_bytes(bytes),
+            Self::HandshakeTimeout(ms) => builder.handshake_timeout(time(ms)),
+            Self::IdleTimeout(ms) => builder.idle_timeout(ms.map(time)),
+            Self::KeepAliveInterval(ms) => builder.keep_alive_interval(ms.map(time)),
+            Self::MaxMtu(bytes) => builder.max_mtu_bytes(bytes),
+            Self::MaxPeerStreams(streams) => builder.max_peer_streams(streams),
+            Self::MaxPendingIncoming(count) => builder.max_pending_incoming(count.into()),
+            Self::MeasureRouting(enabled) => Ok(builder.measure_routing(enabled)),
+            Self::Migration(enabled) => Ok(builder.migration(enabled)),
+            Self::MtuDiscovery(enabled) => Ok(builder.mtu_discovery(enabled)),
+            Self::RetryAlways => Ok(builder.retry_policy(RetryPolicy::Always)),
+            Self::RetryNever => Ok(builder.retry_policy(RetryPolicy::Never)),
+            Self::RetryUnderLoad(handshakes) => {
+                Ok(builder.retry_policy(RetryPolicy::UnderLoad { handshakes }))
+            }
+            Self::SendWindow(bytes) => builder.send_window_bytes(bytes),
+            Self::Shards(count) => builder.shards(count),
+            Self::SocketBuffers(receive, send) => {
+                builder.socket_buffer_bytes(receive as usize, send as usize)
+            }
+            Self::StreamReceiveWindow(bytes) => builder.stream_receive_window_bytes(bytes),
+        }
+    }
+
+    /// Whether a connection with this setting fails in time, or takes too much of it, by right.
+    fn is_slow(self) -> bool {
+        const ROUND_TRIPS: u64 = 1_000;
+        match self {
+            Self::HandshakeTimeout(ms)
+            | Self::IdleTimeout(Some(ms))
+            | Self::KeepAliveInterval(Some(ms)) => !(ROUND_TRIPS..LONGEST_TIME).contains(&ms),
+            Self::MaxPeerStreams(streams) => streams > 1024,
+            Self::Shards(count) => count > 4,
+            _ => false,
+        }
+    }
+}

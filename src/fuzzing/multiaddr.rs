@@ -1,0 +1,67 @@
+//! Addresses from anywhere.
+
+use std::net::{IpAddr, SocketAddr};
+
+use multiaddr::{Multiaddr, Protocol};
+
+use crate::address::{QuicAddress, can_reach, to_multiaddr};
+
+/// An address in binary form, or as text: whatever is taken is written back as it was, but for names of zones.
+pub fn multiaddr(data: &[u8]) {
+    let binary = Multiaddr::try_from(data.to_vec()).ok();
+    let text = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    for addr in binary.into_iter().chain(text) {
+        check(&addr);
+    }
+}
+
+fn check(addr: &Multiaddr) {
+    // A name means a number here, that of its length, and a name without letters is none.
+    let zone_index = |name: &str| u32::try_from(name.len()).ok().filter(|&index| index > 0);
+    let Some(parsed) = QuicAddress::parse(addr, zone_index) else {
+        return;
+    };
+    let written = parsed
+        .peer_id
+        .into_iter()
+        .fold(to_multiaddr(parsed.socket_addr), |written, peer_id| {
+            written.with(Protocol::P2p(peer_id))
+        });
+    assert_eq!(QuicAddress::parse(&written, |_| None), Some(parsed));
+    let has_zone = matches!(addr.iter().next(), Some(Protocol::Ip6zone(_)));
+    assert!(
+        has_zone || written == *addr,
+        "{addr} was written as {written}"
+    );
+
+    let (ip, port) = (parsed.socket_addr.ip(), parsed.socket_addr.port());
+    assert!(!parsed.is_dialable() || (port != 0 && !ip.is_multicast() && !ip.is_unspecified()));
+    // The wildcard of a family reaches all of it, and a host reaches itself.
+    let wildcard = match parsed.socket_addr {
+        SocketAddr::V4(_) => IpAddr::from([0; 4]),
+        SocketAddr::V6(_) => IpAddr::from([0; 16]),
+    };
+    assert!(can_reach(wildcard, ip));
+    assert!(can_reach(ip, ip));
+}
+
+/// Addresses of each kind that there is, and some that are refused.
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    [
+        "/ip4/192.0.2.7/udp/4001/quic-v1",
+        "/ip4/255.255.255.255/udp/0/quic-v1",
+        "/ip6/2001:db8::7/udp/4001/quic-v1/p2p/12D3KooWM6CgA9iBFZmcYAHA6A2qvbAxqfkmrYiRQuz3XEsk4Ksv",
+        "/ip6zone/eth7/ip6/fe80::1/udp/9/quic-v1",
+        "/ip6zone/3/ip6/fe80::1/udp/9/quic-v1",
+        "/ip4/192.0.2.7/udp/4001/quic-v1/webtransport",
+        "/dns4/example.org/tcp/443/wss",
+    ]
+    .iter()
+    .flat_map(|text| {
+        let binary = text.parse::<Multiaddr>().ok().map(|addr| addr.to_vec());
+        [text.as_bytes().to_vec()].into_iter().chain(binary)
+    })
+    .collect()
+}

@@ -1,0 +1,313 @@
+//! A peer that has keys, and says anything.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arbitrary::{Arbitrary, Unstructured};
+use futures::FutureExt;
+
+use super::all;
+use crate::proto::{
+    StreamId,
+    simulation::{
+        frame::{self, Frame, some},
+        network::Network,
+        node::Setup,
+        peer::Peer,
+        rewrite::{Level, Rewrite},
+    },
+};
+
+/// Two endpoints, of which one says what it is told: the other one survives, keeps little, and a third one that is
+/// connected to the same shard does not notice.
+pub fn endpoints(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    if let Ok(plan) = Plan::arbitrary(&mut input) {
+        Scene::new(&plan).run(plan.acts);
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+struct Plan {
+    hostile_listens: bool,
+    /// What becomes of the first packets, those of the handshake among them.
+    #[arbitrary(with = some)]
+    handshake: Vec<Edit>,
+    #[arbitrary(with = all)]
+    acts: Vec<Act>,
+}
+
+/// What becomes of a packet.
+#[derive(Arbitrary, Clone, Debug)]
+enum Edit {
+    /// These frames, and PADDING.
+    Frames(#[arbitrary(with = some)] Vec<Frame>),
+    /// These frames in front of what is there.
+    FramesInFront(#[arbitrary(with = some)] Vec<Frame>),
+    /// Bytes here and there.
+    Flip(#[arbitrary(with = some)] Vec<(u16, u8)>),
+    Keep,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    HostileCloses,
+    /// The NAT in front of it gives it another address.
+    HostileMoves,
+    /// It sends a packet of this size at least, in which this is said.
+    HostileSays {
+        size: u16,
+        edit: Edit,
+    },
+    Pass {
+        milliseconds: u16,
+    },
+    VictimCloses,
+    VictimOpens,
+    VictimResets {
+        stream: u8,
+    },
+    VictimStops {
+        stream: u8,
+    },
+    VictimWrites {
+        stream: u8,
+        len: u16,
+    },
+}
+
+/// What ends everything is rare, or else nothing long would ever happen.
+impl<'a> Arbitrary<'a> for Act {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match u8::arbitrary(input)? {
+            0..=159 => Self::HostileSays {
+                size: input.arbitrary()?,
+                edit: input.arbitrary()?,
+            },
+            160..=191 => Self::Pass {
+                milliseconds: input.int_in_range(0..=LONGEST_PASS)?,
+            },
+            192..=207 => Self::VictimOpens,
+            208..=231 => Self::VictimWrites {
+                stream: input.arbitrary()?,
+                len: input.arbitrary()?,
+            },
+            232..=239 => Self::VictimResets {
+                stream: input.arbitrary()?,
+            },
+            240..=247 => Self::VictimStops {
+                stream: input.arbitrary()?,
+            },
+            248..=253 => Self::HostileMoves,
+            254 => Self::HostileCloses,
+            255 => Self::VictimCloses,
+        })
+    }
+}
+
+/// What is still to become of packets, in the order in which they are sent.
+type Script = Arc<Mutex<VecDeque<Edit>>>;
+
+struct Scene {
+    network: Network,
+    script: Script,
+    /// Either side of the connection that is abused, as far as there is one.
+    hostile: Option<Peer>,
+    victim: Option<Peer>,
+    honest: (Peer, Peer),
+    /// Makes the hostile peer send packets.
+    carrier: Option<StreamId>,
+    /// Those that the victim has opened.
+    streams: Vec<StreamId>,
+}
+
+const VICTIM: usize = 0;
+const HONEST: usize = 1;
+const HOSTILE: usize = 2;
+
+/// Milliseconds; packets that were lost are sent again by then.
+const LONGEST_PASS: u16 = 1_000;
+
+/// More acts than these are not looked at.
+const MOST_ACTS: usize = 200;
+
+/// More streams than these the victim does not open.
+const MOST_STREAMS: usize = 64;
+
+/// A victim has this many streams of a peer at most, by its configuration, and its own.
+const MOST_OPEN_STREAMS: usize = 256 + MOST_STREAMS;
+
+/// IDs that one connection has at most: as many as the peer wants, which is no more than quinn-proto keeps.
+const MOST_IDS: u64 = 8;
+
+impl Scene {
+    fn new(plan: &Plan) -> Self {
+        let script = Script::default();
+        let mut network = Network::new(1);
+        network.add(Setup::default());
+        network.add(Setup::default());
+        network.add(Setup {
+            rewrite: Some(rewrite(Arc::clone(&script))),
+            ..Setup::default()
+        });
+        let honest = network.connect(HONEST, VICTIM);
+        network.run_for(SHORT_WHILE);
+        lock(&script).extend(plan.handshake.iter().cloned());
+        let (from, to) = if plan.hostile_listens {
+            (VICTIM, HOSTILE)
+        } else {
+            (HOSTILE, VICTIM)
+        };
+        let dialer = network.dial(from, to);
+        network.run_for(SHORT_WHILE);
+        let listener = network.nodes[to].accepted.pop_front();
+        let (hostile, victim) = if plan.hostile_listens {
+            (listener, Some(dialer))
+        } else {
+            (Some(dialer), listener)
+        };
+        if let Some(victim) = &victim {
+            network.spawn(victim.clone().read_all_streams());
+        }
+        let carrier = hostile.as_ref().and_then(open);
+        Self {
+            network,
+            script,
+            hostile,
+            victim,
+            honest,
+            carrier,
+            streams: Vec::new(),
+        }
+    }
+
+    fn run(mut self, acts: Vec<Act>) {
+        for act in acts.into_iter().take(MOST_ACTS) {
+            self.act(act);
+            self.check();
+        }
+        self.assert_honest_goes_on();
+        self.end();
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::HostileCloses => self.hostile.iter().for_each(|peer| peer.close(1)),
+            Act::HostileSays { size, edit } => {
+                lock(&self.script).push_back(edit);
+                if let (Some(hostile), Some(carrier)) = (&self.hostile, self.carrier) {
+                    let data = vec![0; usize::from(size)];
+                    // It may be blocked, or over.
+                    let _ = hostile.write(carrier, &data).now_or_never();
+                }
+                self.network.settle();
+            }
+            Act::HostileMoves => drop(self.network.rebind(HOSTILE)),
+            Act::Pass { milliseconds } => {
+                let time = Duration::from_millis(milliseconds.into());
+                self.network.run_for(time);
+            }
+            Act::VictimCloses => self.victim.iter().for_each(|peer| peer.close(1)),
+            Act::VictimOpens => {
+                if self.streams.len() < MOST_STREAMS {
+                    let opened = self.victim.as_ref().and_then(open);
+                    self.streams.extend(opened);
+                }
+            }
+            Act::VictimWrites { stream, len } => self.with_stream(stream, |peer, stream| {
+                let _ = peer.write(stream, &vec![0; len.into()]).now_or_never();
+            }),
+            Act::VictimResets { stream } => {
+                self.with_stream(stream, |peer, stream| drop(peer.reset(stream, 1)));
+            }
+            Act::VictimStops { stream } => {
+                self.with_stream(stream, |peer, stream| drop(peer.stop(stream, 1)));
+            }
+        }
+    }
+
+    fn with_stream(&self, number: u8, act: impl FnOnce(&Peer, StreamId)) {
+        if let (Some(victim), false) = (&self.victim, self.streams.is_empty()) {
+            act(
+                victim,
+                self.streams[usize::from(number) % self.streams.len()],
+            );
+        }
+    }
+
+    /// What the victim keeps stays small.
+    fn check(&self) {
+        if let Some(victim) = &self.victim {
+            assert!(victim.open_streams() <= MOST_OPEN_STREAMS);
+        }
+        let (books, _) = self.network.nodes[VICTIM].books();
+        assert!(books.connections <= 2);
+        assert!(books.active_ids <= MOST_IDS * books.connections as u64);
+        assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
+    }
+
+    fn assert_honest_goes_on(&mut self) {
+        let (dialer, listener) = self.honest.clone();
+        let received = self.network.block_on(async move {
+            let stream = dialer.open().await.ok()?;
+            dialer.write_all(stream, b"still here").await.ok()?;
+            dialer.finish(stream).ok()?;
+            let accepted = listener.accept().await.ok()?;
+            listener.read_to_end(accepted).await.ok()
+        });
+        assert_eq!(received.as_deref(), Some(&b"still here"[..]));
+    }
+
+    fn end(mut self) {
+        let peers = [
+            Some(&self.honest.0),
+            Some(&self.honest.1),
+            self.hostile.as_ref(),
+            self.victim.as_ref(),
+        ];
+        for peer in peers.into_iter().flatten() {
+            peer.close(0);
+        }
+        self.network.run_until_empty();
+        self.network.settle();
+        self.network.nodes[VICTIM].assert_empty();
+        assert_eq!(self.network.waiting_tasks(), 0, "someone still waits");
+    }
+}
+
+fn rewrite(script: Script) -> Rewrite {
+    Arc::new(Mutex::new(move |_: Level, payload: &mut [u8]| {
+        let Some(edit) = lock(&script).pop_front() else {
+            return;
+        };
+        match edit {
+            Edit::Frames(frames) => frame::overwrite(payload, &frame::encode(&frames)),
+            Edit::FramesInFront(frames) => {
+                let frames = frame::encode(&frames);
+                let len = frames.len().min(payload.len());
+                payload[..len].copy_from_slice(&frames[..len]);
+            }
+            Edit::Flip(flips) => {
+                for (index, change) in flips {
+                    let index = usize::from(index) % payload.len();
+                    payload[index] ^= change;
+                }
+            }
+            Edit::Keep => {}
+        }
+    }))
+}
+
+fn open(peer: &Peer) -> Option<StreamId> {
+    peer.open().now_or_never()?.ok()
+}
+
+fn lock(script: &Script) -> std::sync::MutexGuard<'_, VecDeque<Edit>> {
+    script.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Long enough for a handshake.
+const SHORT_WHILE: Duration = Duration::from_millis(200);

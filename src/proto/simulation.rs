@@ -1,0 +1,21 @@
+//! Nodes in simulated networks: virtual time, values for datagrams, and one seed for everything random.
+//!
+//! Tests and fuzz targets are made of them; the same seed replays the same run bit for bit.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "what goes wrong here, goes wrong in a test"
+)]
+
+pub(crate) mod frame;
+pub(crate) mod initial;
+pub(crate) mod link;
+pub(crate) mod nat;
+pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod peer;
+pub(crate) mod rewrite;
+pub(crate) mod spoofer;
+pub(crate) mod tasks;
+pub(crate) mod wall_clock;
+pub(crate) mod wire;

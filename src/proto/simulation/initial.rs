@@ -1,0 +1,89 @@
+//! Packets that everybody can make who has seen a dialer's first one.
+
+use std::sync::LazyLock;
+
+use libp2p_identity::Keypair;
+use quinn_proto::{ConnectionId, Side};
+
+use crate::{authenticator::Authenticator, proto::long_header_id};
+
+/// The IDs of a dialer's first packet, which are not encrypted.
+#[derive(Clone, Debug)]
+pub(crate) struct Addressed {
+    pub(crate) destination: Vec<u8>,
+    pub(crate) source: Vec<u8>,
+}
+
+impl Addressed {
+    /// Those of this first packet.
+    pub(crate) fn of(first: &[u8]) -> Self {
+        let destination = long_header_id(first).unwrap().to_vec();
+        let rest = &first[6 + destination.len()..];
+        Self {
+            source: rest[1..1 + usize::from(rest[0])].to_vec(),
+            destination,
+        }
+    }
+
+    /// An Initial packet with the keys that the destination gives (RFC 9001 §5.2). Header protection wants the payload
+    /// to have four bytes at least.
+    pub(crate) fn initial(&self, from: Side, payload: &[u8]) -> Vec<u8> {
+        const NUMBER_LEN: usize = 4;
+        /// High enough to be news.
+        const NUMBER: u32 = 77;
+
+        let keys = ANYBODY
+            .server()
+            .initial_keys(1, &ConnectionId::new(&self.destination))
+            .ok()
+            .unwrap();
+        let (to, own, header_key, key) = match from {
+            Side::Server => (
+                &self.source,
+                &self.destination,
+                keys.header.local,
+                keys.packet.local,
+            ),
+            Side::Client => (
+                &self.destination,
+                &self.source,
+                keys.header.remote,
+                keys.packet.remote,
+            ),
+        };
+        let mut packet = header(0xc0 | (NUMBER_LEN as u8 - 1), 1, to, own);
+        // No token.
+        packet.push(0);
+        let len = NUMBER_LEN + payload.len() + key.tag_len();
+        packet.extend((0x4000 | len as u16).to_be_bytes());
+        let number_offset = packet.len();
+        packet.extend(NUMBER.to_be_bytes());
+        let header_len = packet.len();
+        packet.extend(payload);
+        packet.resize(packet.len() + key.tag_len(), 0);
+        key.encrypt(NUMBER.into(), &mut packet, header_len);
+        header_key.encrypt(number_offset, &mut packet);
+        packet
+    }
+
+    /// What makes a Retry packet good (RFC 9001 §5.8).
+    pub(crate) fn retry_tag(&self, packet: &[u8]) -> [u8; 16] {
+        let original = ConnectionId::new(&self.destination);
+        ANYBODY.server().retry_tag(1, &original, packet)
+    }
+}
+
+/// The beginning of a packet with a long header (RFC 9000 §17.2).
+pub(crate) fn header(first_byte: u8, version: u32, to: &[u8], from: &[u8]) -> Vec<u8> {
+    let mut header = vec![first_byte];
+    header.extend(version.to_be_bytes());
+    for id in [to, from] {
+        header.push(id.len() as u8);
+        header.extend(id);
+    }
+    header
+}
+
+/// The keys of Initial packets depend on nobody in particular.
+static ANYBODY: LazyLock<Authenticator> =
+    LazyLock::new(|| Authenticator::new(&Keypair::generate_ed25519()).unwrap());

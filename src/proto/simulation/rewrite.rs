@@ -1,0 +1,228 @@
+//! A peer that says something else than its state machine has written.
+//!
+//! Its TLS sessions and its packet protection are the real ones. Between the two it changes what it encrypts, so that
+//! any frames reach the other side, authenticated.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    ConnectError, ConnectionId, Side, TransportError,
+    crypto::{
+        self, CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session,
+        UnsupportedVersion,
+    },
+    transport_parameters::TransportParameters,
+};
+
+/// Changes the payload of a packet before it is encrypted; its length stays as it is.
+pub(crate) type Rewrite = Arc<Mutex<dyn FnMut(Level, &mut [u8]) + Send>>;
+
+/// Which keys encrypt a packet (RFC 9001 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Initial,
+    Handshake,
+    OneRtt,
+}
+
+/// The TLS client of a peer that rewrites.
+pub(crate) fn client(
+    inner: Arc<dyn crypto::ClientConfig>,
+    rewrite: Rewrite,
+) -> Arc<dyn crypto::ClientConfig> {
+    Arc::new(RewritingClient { inner, rewrite })
+}
+
+/// The TLS server of a peer that rewrites.
+pub(crate) fn server(
+    inner: Arc<dyn crypto::ServerConfig>,
+    rewrite: Rewrite,
+) -> Arc<dyn crypto::ServerConfig> {
+    Arc::new(RewritingServer { inner, rewrite })
+}
+
+struct RewritingClient {
+    inner: Arc<dyn crypto::ClientConfig>,
+    rewrite: Rewrite,
+}
+
+impl crypto::ClientConfig for RewritingClient {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        server_name: &str,
+        params: &TransportParameters,
+    ) -> Result<Box<dyn Session>, ConnectError> {
+        let inner = Arc::clone(&self.inner).start_session(version, server_name, params)?;
+        Ok(RewritingSession::start(inner, &self.rewrite))
+    }
+}
+
+struct RewritingServer {
+    inner: Arc<dyn crypto::ServerConfig>,
+    rewrite: Rewrite,
+}
+
+impl crypto::ServerConfig for RewritingServer {
+    fn initial_keys(
+        &self,
+        version: u32,
+        dst_cid: &ConnectionId,
+    ) -> Result<Keys, UnsupportedVersion> {
+        self.inner.initial_keys(version, dst_cid)
+    }
+
+    fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.inner.retry_tag(version, orig_dst_cid, packet)
+    }
+
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        params: &TransportParameters,
+    ) -> Box<dyn Session> {
+        let inner = Arc::clone(&self.inner).start_session(version, params);
+        RewritingSession::start(inner, &self.rewrite)
+    }
+}
+
+struct RewritingSession {
+    inner: Box<dyn Session>,
+    rewrite: Rewrite,
+    /// Of the keys that come next.
+    level: Level,
+}
+
+impl RewritingSession {
+    fn start(inner: Box<dyn Session>, rewrite: &Rewrite) -> Box<dyn Session> {
+        Box::new(Self {
+            inner,
+            rewrite: Arc::clone(rewrite),
+            level: Level::Handshake,
+        })
+    }
+
+    fn key(&self, level: Level, inner: Box<dyn PacketKey>) -> Box<dyn PacketKey> {
+        Box::new(RewritingKey {
+            inner,
+            level,
+            rewrite: Arc::clone(&self.rewrite),
+        })
+    }
+}
+
+impl Session for RewritingSession {
+    fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
+        let Keys { header, packet } = self.inner.initial_keys(dst_cid, side);
+        Keys {
+            header,
+            packet: KeyPair {
+                local: self.key(Level::Initial, packet.local),
+                remote: packet.remote,
+            },
+        }
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.inner.handshake_data()
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.inner.peer_identity()
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        self.inner.early_crypto()
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        self.inner.early_data_accepted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.inner.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
+        self.inner.read_handshake(buf)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        self.inner.transport_parameters()
+    }
+
+    fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
+        let Keys { header, packet } = self.inner.write_handshake(buf)?;
+        let local = self.key(self.level, packet.local);
+        self.level = Level::OneRtt;
+        Some(Keys {
+            header,
+            packet: KeyPair {
+                local,
+                remote: packet.remote,
+            },
+        })
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        let KeyPair { local, remote } = self.inner.next_1rtt_keys()?;
+        Some(KeyPair {
+            local: self.key(Level::OneRtt, local),
+            remote,
+        })
+    }
+
+    fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.inner.is_valid_retry(orig_dst_cid, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.inner.export_keying_material(output, label, context)
+    }
+}
+
+struct RewritingKey {
+    inner: Box<dyn PacketKey>,
+    level: Level,
+    rewrite: Rewrite,
+}
+
+impl PacketKey for RewritingKey {
+    fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
+        let payload = header_len..buf.len() - self.inner.tag_len();
+        let mut rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner);
+        rewrite(self.level, &mut buf[payload]);
+        drop(rewrite);
+        self.inner.encrypt(packet, buf, header_len);
+    }
+
+    fn decrypt(
+        &self,
+        packet: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        self.inner.decrypt(packet, header, payload)
+    }
+
+    fn tag_len(&self) -> usize {
+        self.inner.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.inner.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.inner.integrity_limit()
+    }
+}

@@ -1,0 +1,593 @@
+//! Frames that no honest peer sends. Each ends the connection that it came over with the right code, or does no harm;
+//! and a connection beside it goes on.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use quinn_proto::TransportErrorCode;
+
+use super::{network::Network, node::Setup, peer::Peer};
+use crate::{
+    error::ConnectionError,
+    proto::simulation::{
+        frame::{self, Frame, Number},
+        rewrite::Level,
+    },
+};
+
+/// First stream of the dialer, and of the listener (RFC 9000 §2.1).
+const DIALERS_STREAM: u64 = 0;
+const LISTENERS_STREAM: u64 = 1;
+
+/// As the defaults have it.
+const STREAM_WINDOW: u64 = 10_000_000;
+
+#[test]
+fn acknowledgement_of_what_was_never_sent_closes() {
+    for largest in [Number(1_000_000), Number::MAX] {
+        for side in SIDES {
+            let mut scene = Scene::new(side);
+            scene.say(&[Frame::Ack {
+                largest,
+                first_range: Number(0),
+                ranges: Vec::new(),
+            }]);
+            scene.assert_closed(TransportErrorCode::PROTOCOL_VIOLATION);
+        }
+    }
+}
+
+#[test]
+fn acknowledgement_of_less_than_nothing_closes() {
+    for (first_range, ranges) in [
+        (Number(1), Vec::new()),
+        (Number::MAX, Vec::new()),
+        (Number(0), vec![(Number(0), Number(0))]),
+        (Number(0), vec![(Number::MAX, Number::MAX)]),
+    ] {
+        for side in SIDES {
+            let mut scene = Scene::new(side);
+            scene.say(&[Frame::Ack {
+                largest: Number(0),
+                first_range,
+                ranges: ranges.clone(),
+            }]);
+            scene.assert_closed(TransportErrorCode::FRAME_ENCODING_ERROR);
+        }
+    }
+}
+
+#[test]
+fn stream_beyond_the_limit_closes() {
+    // Bidirectional ones count in fours; the others are not allowed at all (RFC 9000 §2.1, §4.6).
+    for (side, beyond) in [
+        (Hostile::Dials, DIALERS_STREAM + 4 * 100),
+        (Hostile::Dials, DIALERS_STREAM + 2),
+        (Hostile::Dials, Number::MAX.0 & !3),
+        (Hostile::Listens, LISTENERS_STREAM + 4 * 100),
+        (Hostile::Listens, LISTENERS_STREAM + 2),
+    ] {
+        let stream = Number(beyond);
+        for frame in [
+            Frame::stream(beyond, 0, b"x"),
+            Frame::ResetStream {
+                stream,
+                code: Number(0),
+                final_size: Number(0),
+            },
+        ] {
+            let mut scene = Scene::new(side);
+            scene.say(&[frame]);
+            scene.assert_closed(TransportErrorCode::STREAM_LIMIT_ERROR);
+        }
+    }
+}
+
+#[test]
+fn last_stream_below_the_limit_is_no_crime() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.say(&[Frame::stream(DIALERS_STREAM + 4 * 99, 0, b"x")]);
+    scene.assert_open();
+}
+
+#[test]
+fn frame_for_a_stream_that_is_only_ours_to_open_closes() {
+    for (side, ours) in [
+        (Hostile::Dials, LISTENERS_STREAM),
+        (Hostile::Listens, DIALERS_STREAM),
+    ] {
+        let stream = Number(ours);
+        for frame in [
+            Frame::stream(ours, 0, b"x"),
+            Frame::StopSending {
+                stream,
+                code: Number(0),
+            },
+            Frame::MaxStreamData {
+                stream,
+                limit: Number(1),
+            },
+        ] {
+            let mut scene = Scene::new(side);
+            scene.say(&[frame]);
+            scene.assert_closed(TransportErrorCode::STREAM_STATE_ERROR);
+        }
+    }
+}
+
+#[test]
+fn more_streams_than_can_be_numbered_closes() {
+    for frame in [
+        Frame::MaxStreams {
+            bidirectional: true,
+            limit: Number(1 + (1 << 60)),
+        },
+        Frame::StreamsBlocked {
+            bidirectional: true,
+            limit: Number(1 + (1 << 60)),
+        },
+    ] {
+        let mut scene = Scene::new(Hostile::Dials);
+        scene.say(&[frame]);
+        scene.assert_closed(TransportErrorCode::FRAME_ENCODING_ERROR);
+    }
+}
+
+#[test]
+fn data_beyond_the_window_closes() {
+    for side in SIDES {
+        for offset in [STREAM_WINDOW, Number::MAX.0 - 1] {
+            let mut scene = Scene::new(side);
+            let stream = scene.stream();
+            scene.say(&[Frame::stream(stream, offset, b"x")]);
+            scene.assert_closed(TransportErrorCode::FLOW_CONTROL_ERROR);
+        }
+        // A reset counts as much as the data that it stands for.
+        let mut scene = Scene::new(side);
+        let stream = scene.stream();
+        scene.say(&[Frame::ResetStream {
+            stream: Number(stream),
+            code: Number(0),
+            final_size: Number(STREAM_WINDOW + 1),
+        }]);
+        scene.assert_closed(TransportErrorCode::FLOW_CONTROL_ERROR);
+    }
+}
+
+#[test]
+fn data_on_all_streams_together_is_bounded_too() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let last = |stream| Frame::stream(stream, STREAM_WINDOW - 1, b"x");
+    scene.say(&[last(DIALERS_STREAM)]);
+    scene.assert_open();
+    // 20 MB of 15.
+    scene.say(&[last(DIALERS_STREAM + 4)]);
+    scene.assert_closed(TransportErrorCode::FLOW_CONTROL_ERROR);
+}
+
+#[test]
+fn stream_that_ends_twice_in_different_places_closes() {
+    let end = |offset| Frame::Stream {
+        stream: Number(DIALERS_STREAM),
+        offset: Number(offset),
+        data: Vec::new(),
+        fin: true,
+    };
+    for second in [
+        end(9),
+        Frame::stream(DIALERS_STREAM, 10, b"x"),
+        Frame::ResetStream {
+            stream: Number(DIALERS_STREAM),
+            code: Number(0),
+            final_size: Number(9),
+        },
+    ] {
+        let mut scene = Scene::new(Hostile::Dials);
+        scene.say(&[end(10), second]);
+        scene.assert_closed(TransportErrorCode::FINAL_SIZE_ERROR);
+    }
+}
+
+#[test]
+fn stream_full_of_gaps_closes_before_it_costs_much() {
+    // Every other byte, for as long as the peer likes.
+    let mut scene = Scene::new(Hostile::Dials);
+    let mut offset = 0;
+    while scene.is_open() {
+        let frames: Vec<_> = (0..GAPS_IN_A_PACKET)
+            .map(|_| {
+                offset += 2;
+                Frame::stream(DIALERS_STREAM, offset, b"x")
+            })
+            .collect();
+        scene.say(&frames);
+        assert!(offset < 4 * 4096, "nobody objects to {} gaps", offset / 2);
+    }
+    scene.assert_closed(TransportErrorCode::INTERNAL_ERROR);
+}
+
+#[test]
+fn crypto_data_far_ahead_closes() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        // Of which the first byte is missing for ever.
+        scene.say(&[Frame::Crypto {
+            offset: Number(1),
+            data: vec![0; 100],
+        }]);
+        scene.assert_open();
+        scene.say(&[Frame::Crypto {
+            offset: Number(CRYPTO_BUFFER),
+            data: vec![0; 1],
+        }]);
+        scene.assert_closed(TransportErrorCode::CRYPTO_BUFFER_EXCEEDED);
+    }
+}
+
+#[test]
+fn more_connection_ids_than_we_want_closes() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.say(&[connection_id(1_000, 0)]);
+        scene.assert_closed(TransportErrorCode::CONNECTION_ID_LIMIT_ERROR);
+    }
+}
+
+#[test]
+fn connection_ids_that_retire_more_than_there_were_closes() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.say(&[connection_id(7, 8)]);
+    scene.assert_closed(TransportErrorCode::FRAME_ENCODING_ERROR);
+}
+
+#[test]
+fn flood_of_connection_ids_each_retiring_all_before_it_closes() {
+    for side in SIDES {
+        // All at once: there is no time to tell the peer that they are retired.
+        let mut scene = Scene::new(side);
+        let flood: Vec<_> = (10..10 + 2 * IDS_IN_A_PACKET)
+            .map(|sequence| connection_id(sequence, sequence))
+            .collect();
+        scene.say_at_once(flood.chunks(IDS_IN_A_PACKET as usize));
+        // The peer does not hear of it, because it does not know its own IDs.
+        scene.assert_violation(TransportErrorCode::CONNECTION_ID_LIMIT_ERROR);
+        scene.assert_honest_goes_on();
+
+        // The same with one that is retired already, over and over.
+        let mut scene = Scene::new(side);
+        let mut flood = vec![connection_id(5, 2)];
+        flood.extend((1..2 * IDS_IN_A_PACKET).map(|_| connection_id(1, 0)));
+        scene.say_at_once(flood.chunks(IDS_IN_A_PACKET as usize));
+        scene.assert_closed(TransportErrorCode::CONNECTION_ID_LIMIT_ERROR);
+    }
+}
+
+#[test]
+fn retirement_of_an_id_that_was_never_issued_closes() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.say(&[Frame::RetireConnectionId(Number(1_000))]);
+        scene.assert_closed(TransportErrorCode::PROTOCOL_VIOLATION);
+    }
+}
+
+#[test]
+fn flood_of_retirements_is_answered_id_by_id() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let active = scene.network.nodes[VICTIM].books().0.active_ids;
+    for sequence in 0..20 {
+        scene.say(&[Frame::RetireConnectionId(Number(sequence))]);
+        if !scene.is_open() {
+            break;
+        }
+        let books = scene.network.nodes[VICTIM].books().0;
+        assert!(books.active_ids <= active);
+    }
+    // To retire the one that a packet came with is a violation (RFC 9000 §19.16); quinn-proto lets it pass, because
+    // the peer has only locked itself out.
+    assert_eq!(scene.victim.loss(), None);
+    scene.assert_honest_goes_on();
+}
+
+#[test]
+fn challenges_are_answered_one_by_one_and_not_all() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        let before = scene.network.nodes[VICTIM].books().1;
+        let packets = 10;
+        for number in 0..packets {
+            let flood: Vec<_> = (0..CHALLENGES_IN_A_PACKET)
+                .map(|challenge| Frame::PathChallenge([number, challenge, 0, 0, 0, 0, 0, 0]))
+                .collect();
+            scene.say(&flood);
+        }
+        scene.assert_open();
+        let after = scene.network.nodes[VICTIM].books().1;
+        let answers = after.datagrams_sent - before.datagrams_sent;
+        let bytes = after.bytes_sent - before.bytes_sent;
+        // A response may fill a datagram (RFC 9000 §8.2.2), and is not all that is sent; a thousand would be more.
+        assert!(answers <= 8 * u64::from(packets), "{answers} datagrams");
+        assert!(bytes <= 4 * 1500 * u64::from(packets), "{bytes} bytes");
+        scene.assert_honest_goes_on();
+    }
+}
+
+#[test]
+fn challenges_from_many_addresses_are_answered_to_a_few() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let challenges: Vec<_> = (0..ADDRESSES)
+        .map(|number| Frame::PathChallenge([number; 8]))
+        .collect();
+    scene.open_the_congestion_window();
+    scene.begin_to_say(challenges.chunks(1));
+    let mut datagrams = Vec::new();
+    while !scene.has_said_all() {
+        scene.network.run_for(Duration::from_millis(1));
+        datagrams.extend(scene.network.intercept());
+    }
+    let now = scene.network.now;
+    let mut received = 0;
+    for (number, datagram) in (0..ADDRESSES).zip(datagrams) {
+        received += datagram.contents.len();
+        let from = ([198, 51, 100, number], 9).into();
+        scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+    }
+    scene.network.settle();
+    let own_addr = scene.network.nodes[HOSTILE].addr();
+    let answers = scene.network.intercept();
+    let elsewhere: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.to != own_addr)
+        .collect();
+    assert!((1..=16).contains(&elsewhere.len()), "{}", elsewhere.len());
+    let sent: usize = answers.iter().map(|answer| answer.contents.len()).sum();
+    assert!(sent <= 3 * received);
+    assert_eq!(scene.victim.loss(), None);
+    scene.assert_honest_goes_on();
+}
+
+#[test]
+fn tokens_for_later_are_forgotten_and_wrong_ones_close() {
+    let mut scene = Scene::new(Hostile::Listens);
+    // As long as a packet; not one of them is kept.
+    for _ in 0..20 {
+        scene.say(&[Frame::NewToken(vec![7; TOKEN_IN_A_PACKET])]);
+    }
+    scene.assert_open();
+    scene.say(&[Frame::NewToken(Vec::new())]);
+    scene.assert_closed(TransportErrorCode::FRAME_ENCODING_ERROR);
+
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.say(&[Frame::NewToken(vec![7; 16])]);
+    scene.assert_closed(TransportErrorCode::PROTOCOL_VIOLATION);
+}
+
+#[test]
+fn only_a_listener_completes_the_handshake() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.say(&[Frame::HandshakeDone]);
+    scene.assert_closed(TransportErrorCode::PROTOCOL_VIOLATION);
+
+    let mut scene = Scene::new(Hostile::Listens);
+    scene.say(&[Frame::HandshakeDone]);
+    scene.assert_open();
+}
+
+#[test]
+fn what_is_no_frame_closes() {
+    for (raw, code) in [
+        // Unknown types (RFC 9000 §12.4), and a STREAM frame of which there is no more.
+        (vec![0x21], TransportErrorCode::FRAME_ENCODING_ERROR),
+        (
+            vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            TransportErrorCode::FRAME_ENCODING_ERROR,
+        ),
+        // A length that goes beyond the packet.
+        (
+            vec![0x06, 0x00, 0x7f, 0xff],
+            TransportErrorCode::FRAME_ENCODING_ERROR,
+        ),
+        // DATAGRAM, which was not negotiated (RFC 9221 §3).
+        (
+            vec![0x31, 0x01, 0x00],
+            TransportErrorCode::PROTOCOL_VIOLATION,
+        ),
+    ] {
+        for side in SIDES {
+            let mut scene = Scene::new(side);
+            scene.say(&[Frame::Raw(raw.clone())]);
+            scene.assert_closed(code);
+        }
+    }
+}
+
+fn connection_id(sequence: u64, retire_prior_to: u64) -> Frame {
+    Frame::NewConnectionId {
+        sequence: sequence.into(),
+        retire_prior_to: retire_prior_to.into(),
+        id: (0x5a5a_0000_0000_0000 | sequence).to_be_bytes(),
+    }
+}
+
+/// Which role the hostile peer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hostile {
+    Dials,
+    Listens,
+}
+
+const SIDES: [Hostile; 2] = [Hostile::Dials, Hostile::Listens];
+
+/// A node of one shard with two connections: to a peer that keeps to the protocol, and to one that says what it is told.
+struct Scene {
+    network: Network,
+    side: Hostile,
+    script: Arc<Mutex<VecDeque<Vec<u8>>>>,
+    /// The hostile peer's end of its connection, and the victim's.
+    hostile: Peer,
+    victim: Peer,
+    honest: (Peer, Peer),
+    /// A stream whose data makes the hostile peer send packets, and never arrives.
+    carrier: crate::proto::StreamId,
+}
+
+const VICTIM: usize = 0;
+const HONEST: usize = 1;
+const HOSTILE: usize = 2;
+
+impl Scene {
+    fn new(side: Hostile) -> Self {
+        let script = Arc::new(Mutex::new(VecDeque::<Vec<u8>>::new()));
+        let mut network = Network::new(1);
+        network.add(Setup::default());
+        network.add(Setup::default());
+        network.add(Setup {
+            rewrite: Some({
+                let script = Arc::clone(&script);
+                Arc::new(Mutex::new(move |level, payload: &mut [u8]| {
+                    let mut script = script.lock().unwrap();
+                    if level == Level::OneRtt
+                        && script
+                            .front()
+                            .is_some_and(|said| said.len() <= payload.len())
+                        && let Some(said) = script.pop_front()
+                    {
+                        frame::overwrite(payload, &said);
+                    }
+                }))
+            }),
+            ..Setup::default()
+        });
+        let honest = network.connect(HONEST, VICTIM);
+        let (hostile, victim) = match side {
+            Hostile::Dials => network.connect(HOSTILE, VICTIM),
+            Hostile::Listens => {
+                let (victim, hostile) = network.connect(VICTIM, HOSTILE);
+                (hostile, victim)
+            }
+        };
+        network.run_for(Duration::from_secs(1));
+        let carrier = hostile.open().now_or_never().unwrap().unwrap();
+        Self {
+            network,
+            side,
+            script,
+            hostile,
+            victim,
+            honest,
+            carrier,
+        }
+    }
+
+    /// A stream that the hostile peer may open.
+    fn stream(&self) -> u64 {
+        match self.side {
+            Hostile::Dials => DIALERS_STREAM,
+            Hostile::Listens => LISTENERS_STREAM,
+        }
+    }
+
+    /// Has the hostile peer say this in its next packet, and waits for what comes of it.
+    fn say(&mut self, frames: &[Frame]) {
+        self.say_at_once([frames].into_iter());
+    }
+
+    /// The same with several packets, which arrive together.
+    fn say_at_once<'a>(&mut self, packets: impl Iterator<Item = &'a [Frame]>) {
+        self.begin_to_say(packets);
+        self.network.settle();
+        assert!(self.has_said_all());
+        self.network.run_for(Duration::from_millis(45));
+    }
+
+    fn begin_to_say<'a>(&mut self, packets: impl Iterator<Item = &'a [Frame]>) {
+        for packet in packets {
+            let said = frame::encode(packet);
+            assert!(said.len() <= CARRIER, "{} bytes do not fit", said.len());
+            self.script.lock().unwrap().push_back(said);
+            let data = [0; LARGEST_PAYLOAD];
+            assert_eq!(self.hostile.write_now(self.carrier, &data), data.len());
+        }
+    }
+
+    fn has_said_all(&self) -> bool {
+        self.script.lock().unwrap().is_empty()
+    }
+
+    /// Lets the hostile peer send many packets at once.
+    fn open_the_congestion_window(&mut self) {
+        let mut rest = 1_000_000;
+        while rest > 0 {
+            rest -= self.hostile.write_now(self.carrier, &vec![0; rest]);
+            self.network.run_for(Duration::from_millis(45));
+        }
+        self.network.run_for(Duration::from_secs(1));
+    }
+
+    fn is_open(&self) -> bool {
+        self.hostile.loss().is_none()
+    }
+
+    /// The connection that was abused goes on.
+    fn assert_open(&mut self) {
+        assert_eq!((self.victim.loss(), self.hostile.loss()), (None, None));
+        self.assert_honest_goes_on();
+    }
+
+    /// The connection that was abused is over, and the hostile peer was told why.
+    fn assert_closed(&mut self, code: TransportErrorCode) {
+        self.assert_violation(code);
+        let told = self.hostile.loss();
+        assert!(
+            matches!(&told, Some(ConnectionError::AbortedByPeer { code: told, .. }) if *told == u64::from(code)),
+            "{told:?} instead of {code:?}"
+        );
+        self.assert_honest_goes_on();
+        // And nothing is left of it.
+        self.network.run_for(Duration::from_secs(5));
+        assert_eq!(self.network.nodes[VICTIM].books().0.connections, 1);
+        self.network.nodes[HOSTILE].assert_empty();
+    }
+
+    fn assert_violation(&self, code: TransportErrorCode) {
+        let seen = self.victim.loss();
+        assert!(
+            matches!(&seen, Some(ConnectionError::Violation { code: seen, .. }) if *seen == u64::from(code)),
+            "{seen:?} instead of {code:?}"
+        );
+    }
+
+    fn assert_honest_goes_on(&mut self) {
+        let (dialer, listener) = self.honest.clone();
+        let received = self.network.block_on(async move {
+            let stream = dialer.open().await.unwrap();
+            dialer.write_all(stream, b"still here").await.unwrap();
+            dialer.finish(stream).unwrap();
+            let accepted = listener.accept().await.unwrap();
+            let received = listener.read_to_end(accepted).await;
+            listener.drop_stream(accepted);
+            dialer.drop_stream(stream);
+            received
+        });
+        assert_eq!(received.as_deref(), Ok(&b"still here"[..]));
+    }
+}
+
+/// Bytes that fit into a packet on any path.
+const CARRIER: usize = 1150;
+
+/// What makes a packet of its own, on the path that there is.
+const LARGEST_PAYLOAD: usize = 1472;
+
+const GAPS_IN_A_PACKET: u64 = 100;
+const IDS_IN_A_PACKET: u64 = 38;
+const CHALLENGES_IN_A_PACKET: u8 = 120;
+const ADDRESSES: u8 = 40;
+const TOKEN_IN_A_PACKET: usize = 1100;
+
+/// As quinn-proto has it by default.
+const CRYPTO_BUFFER: u64 = 16 * 1024;
