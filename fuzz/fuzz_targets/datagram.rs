@@ -1,0 +1,4 @@
+//! See `libp2p_quinn::fuzzing::datagram`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| libp2p_quinn::fuzzing::datagram(data));
