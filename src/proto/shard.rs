@@ -25,7 +25,7 @@ use super::{
     hole_punch::{HolePunches, PunchKey},
     pending::{IncomingKey, PendingLimits},
     reception::{Reception, Unwelcome},
-    registry::{self, Registry, Totals},
+    registry::{self, Registry, Totals, Unfinished},
     router::{HeaderForm, long_header_id},
     slot::{Received, Sending, Slot, Turn, datagrams},
     unanswered::UnansweredDials,
@@ -663,6 +663,8 @@ impl<S: Socket> Shard<S> {
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
         }
+        // Also what a panic has cut short in the middle of being accepted.
+        registry::lock(&self.registry).set_unfinished(Unfinished::default());
         self.post_totals();
     }
 
