@@ -43,7 +43,7 @@ impl Tests {
 /// Test programs of the transport: `lib` or `tests/NAME`, and where it is.
 fn programs() -> Result<Vec<(String, String)>> {
     let mut cargo = Command::new("cargo")
-        .args(["test", "--no-run", "--lib", "--test", "*"])
+        .args(["test", "--no-run", "--all-features", "--lib", "--test", "*"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(root())
         .stdout(Stdio::piped())
