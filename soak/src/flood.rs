@@ -281,9 +281,9 @@ fn judge_strange(figures: &mut Figures, attacked: &Attacked, served: &Served) {
     // refuses to answer them.
     let value = format!(
         "{answered}; {} sent, {} dropped by the server, {} taken, the others dropped by the kernel",
-        attacked.sent, served.malformed, served.incoming
+        attacked.sent, served.martian, served.incoming
     );
-    let met = answered == 0 && served.malformed > 0;
+    let met = answered == 0 && served.martian > 0;
     figures.demand("strange sources: answers", value, "0", met);
 }
 

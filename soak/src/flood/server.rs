@@ -45,7 +45,7 @@ pub struct Served {
     pub refused: u64,
     pub retries: u64,
     pub dropped: u64,
-    pub malformed: u64,
+    pub martian: u64,
     pub receive_errors: u64,
     pub send_errors: u64,
     /// Of the kernel's buffers, in datagrams.
@@ -112,7 +112,7 @@ impl Served {
             refused: stats.transport.incoming_refused,
             retries: stats.transport.retries_sent,
             dropped: stats.registry.dropped_overload,
-            malformed: stats.registry.malformed,
+            martian: stats.registry.martian,
             receive_errors: stats.transport.receive_errors,
             send_errors: stats.transport.send_errors,
             ..Self::default()
