@@ -87,7 +87,7 @@ fn run() -> Result<bool, String> {
         Contracts::default()
     };
     let hole_punch = if arguments.hole_punch {
-        let program = program.with_file_name("hole-punch");
+        let program = program.with_file_name("nat-node");
         hole_punch::prepare(&root, &program, arguments.runs)
     } else {
         HolePunching::default()
