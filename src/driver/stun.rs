@@ -2,13 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     task::Waker,
     time::Instant,
 };
 
-use super::socket::Socket;
-use crate::{net::clock, proto::StunClient, stats::StunStats};
+use super::{socket::Socket, wakers};
+use crate::{
+    net::clock,
+    proto::StunClient,
+    stats::StunStats,
+    sync::{Mutex, MutexGuard, lock},
+};
 
 /// Leads datagrams that may be answers to whoever has asked.
 ///
@@ -87,18 +92,16 @@ impl StunDoor {
         let stats = asking.client.take_stats();
         drop(asking);
         self.post(stats);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers::wake(waker);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl StunGuest {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Asking> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
