@@ -545,6 +545,10 @@ fn every_setter_refuses_what_cannot_work_and_names_itself() {
     accepts(config().idle_timeout(Some(Duration::from_millis(1))));
     let name = "keep_alive_interval";
     refuses(name, config().keep_alive_interval(Some(Duration::ZERO)));
+    refuses(
+        name,
+        config().keep_alive_interval(Some(Duration::from_nanos(1))),
+    );
     let name = "max_handshakes_per_source";
     refuses(name, config().max_handshakes_per_source(0));
     accepts(config().max_handshakes_per_source(usize::MAX));

@@ -1,0 +1,238 @@
+//! The values of all settings, their defaults, and what they come to in quinn-proto.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn_proto::{
+    IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig,
+};
+
+use super::retry::RetryPolicy;
+use crate::{
+    error::ConfigError,
+    net::BufferSizes,
+    proto::{AdmissionLimits, FIRST_PEER_STREAMS, PendingLimits, Shards},
+};
+
+/// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A dead peer is noticed in 10 s, and one lost keep-alive does no harm.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Half of the idle timeout, and well under the 30 s after which many NATs forget a UDP binding
+/// (RFC 4787 §4.3 asks for minutes, reality does not).
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What other libp2p implementations allow.
+const MAX_PEER_STREAMS: u32 = 256;
+
+/// Enough for 800 Mbit/s at 100 ms on one stream.
+const STREAM_RECEIVE_WINDOW_BYTES: u32 = 10_000_000;
+
+/// Half a stream more than one stream's window: a stalled stream does not stall the others.
+const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
+
+/// As much unacknowledged data as one stream's window lets out.
+const SEND_WINDOW_BYTES: u64 = 10_000_000;
+
+/// Whatever the interface takes.
+const MAX_MTU_BYTES: u16 = LARGEST_MTU_BYTES;
+
+/// What is tried where the interface does not tell: Ethernet's 1500 bytes less IPv6 and UDP headers.
+const USUAL_MTU_BYTES: u16 = 1452;
+
+/// Where the search for the MTU ends. Ethernet's is found with two probes instead of six; a path of 1492 bytes
+/// (PPPoE) is used with 4 % less than it carries.
+const MTU_STEP_BYTES: u16 = 64;
+
+/// A receive buffer should hold so many of the datagrams that peers are allowed to send: a burst of them is
+/// lost otherwise.
+const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
+
+/// No network carries larger packets; only the way back to the same host does.
+const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
+
+/// Send window on the way back to the same host, where all that is under way waits in the peer's receive buffer.
+///
+/// More overruns it when the peer is late. What is lost then are the large datagrams, for which there is no
+/// room, and not the small ones between them; that looks like a path that has become narrower, and would have
+/// them all sent small from then on. Less also waits in front of a ping, and stays in the CPU's caches: 10 MB for
+/// each of eight connections cost 10 % more time for each byte. Half of this costs 5 % more itself.
+const LOOPBACK_SEND_WINDOW_BYTES: u64 = 512 * 1024;
+
+/// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.
+pub(super) const LARGEST_MTU_BYTES: u16 = 65_500;
+
+/// Smallest limit that we tell peers for what they send us: 1500 bytes of Ethernet less IPv4 and UDP headers.
+const MAX_RECEIVE_BYTES: u16 = 1472;
+
+/// A burst of 80 ms at 800 Mbit/s; the kernel may grant less. The usual default of 208 KiB drops a burst
+/// of two hundred handshakes.
+const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Some 50 MB if all of them stall. With round trips of 200 ms, it is also as many as the TLS work of a core leaves
+/// unfinished at once.
+const MAX_INCOMING_HANDSHAKES: usize = 1024;
+
+/// Hundreds of peers may share the IPv4 address of their carrier's NAT and come back at the same moment: 300 all get
+/// in within a second. With less they need a second attempt; with more, few addresses could take all places.
+const MAX_HANDSHAKES_PER_SOURCE: usize = 128;
+
+/// Of the places for handshakes, senders that have not proven their address get one in so many, so that forged
+/// addresses never take the others.
+const PLACES_PER_UNPROVEN: usize = 4;
+
+/// Connections that wait for the application's answer. Each holds an Initial or two, 3 KB.
+const MAX_PENDING_INCOMING: usize = 1024;
+
+/// An Initial or two for each of those that may wait, and half as much again.
+const MAX_PENDING_INCOMING_BYTES: usize = 4 * 1024 * 1024;
+
+/// So many sources it takes to hold all of them. An eighth is an Initial or two for each of the handshakes that one
+/// source may have.
+const SOURCES_OF_BYTES: usize = 8;
+
+/// Bytes that one incoming connection may hold that was not answered: a ClientHello with a post-quantum key share
+/// takes two datagrams, a client may retransmit them.
+const INCOMING_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Room for one of these, whether its address is proven or not.
+pub(super) const LEAST_PENDING_INCOMING_BYTES: usize = 2 * INCOMING_BUFFER_BYTES;
+
+/// One: 8 and 64 connections between two processes on two cores took 6 % more CPU time for each byte with two, and
+/// were no faster. One is what two cores can be kept busy with.
+const SHARDS: Shards = Shards::ONE;
+
+/// One field for each setting of [`ConfigBuilder`](super::ConfigBuilder).
+#[derive(Clone, Debug)]
+pub(super) struct Knobs {
+    pub(super) connection_receive_window: VarInt,
+    pub(super) handshake_timeout: Duration,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) max_handshakes_per_source: usize,
+    pub(super) max_incoming_handshakes: usize,
+    pub(super) max_mtu: u16,
+    pub(super) max_peer_streams: VarInt,
+    pub(super) max_pending_incoming: usize,
+    pub(super) max_pending_incoming_bytes: usize,
+    pub(super) measure_routing: bool,
+    pub(super) migration: bool,
+    pub(super) mtu_discovery: bool,
+    pub(super) retry: RetryPolicy,
+    pub(super) send_window: u64,
+    pub(super) shards: Shards,
+    pub(super) socket_buffers: BufferSizes,
+    pub(super) stream_receive_window: VarInt,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            connection_receive_window: CONNECTION_RECEIVE_WINDOW_BYTES.into(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: Some(IDLE_TIMEOUT),
+            keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
+            max_incoming_handshakes: MAX_INCOMING_HANDSHAKES,
+            max_mtu: MAX_MTU_BYTES,
+            max_peer_streams: MAX_PEER_STREAMS.into(),
+            max_pending_incoming: MAX_PENDING_INCOMING,
+            max_pending_incoming_bytes: MAX_PENDING_INCOMING_BYTES,
+            measure_routing: false,
+            migration: true,
+            mtu_discovery: true,
+            retry: RetryPolicy::default(),
+            send_window: SEND_WINDOW_BYTES,
+            shards: SHARDS,
+            socket_buffers: BufferSizes {
+                receive: SOCKET_BUFFER_BYTES,
+                send: SOCKET_BUFFER_BYTES,
+            },
+            stream_receive_window: STREAM_RECEIVE_WINDOW_BYTES.into(),
+        }
+    }
+}
+
+impl Knobs {
+    /// What concerns several settings.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let (Some(keep_alive), Some(idle)) = (self.keep_alive_interval, self.idle_timeout)
+            && keep_alive > idle / 2
+        {
+            return Err(ConfigError::KeepAliveTooLong);
+        }
+        if self.stream_receive_window > self.connection_receive_window {
+            return Err(ConfigError::StreamWindowTooLarge);
+        }
+        Ok(())
+    }
+
+    /// What a shard lets in.
+    pub(super) fn admission(&self) -> AdmissionLimits {
+        let handshakes = self.share(self.max_incoming_handshakes);
+        let unproven = handshakes.div_ceil(PLACES_PER_UNPROVEN);
+        let retry_from = self.retry.threshold(self.shards);
+        AdmissionLimits {
+            handshakes,
+            per_source: self.share(self.max_handshakes_per_source),
+            bytes_per_source: (self.pending().bytes / SOURCES_OF_BYTES).max(INCOMING_BUFFER_BYTES),
+            retry_from: retry_from.map(|from| from.min(unproven)),
+        }
+    }
+
+    /// What may wait in a shard.
+    pub(super) fn pending(&self) -> PendingLimits {
+        let bytes = self.share(self.max_pending_incoming_bytes);
+        PendingLimits {
+            connections: self.share(self.max_pending_incoming),
+            bytes: bytes.max(LEAST_PENDING_INCOMING_BYTES),
+            bytes_each: INCOMING_BUFFER_BYTES,
+            patience: self.handshake_timeout,
+        }
+    }
+
+    /// What one shard has of a limit for all.
+    fn share(&self, limit: usize) -> usize {
+        limit.div_ceil(self.shards.count())
+    }
+
+    /// Largest datagram that peers may send, in bytes of UDP payload.
+    pub(super) fn max_receive(&self, receive_buffer: usize) -> u16 {
+        let fitting = receive_buffer / DATAGRAMS_IN_RECEIVE_BUFFER;
+        let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
+        self.max_mtu.min(fitting).max(MAX_RECEIVE_BYTES)
+    }
+
+    pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
+        let mut mtu_discovery = MtuDiscoveryConfig::default();
+        mtu_discovery
+            .upper_bound(self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES)))
+            .minimum_change(MTU_STEP_BYTES);
+        let mut send_window = self.send_window;
+        let mut congestion = CubicConfig::default();
+        if max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES) {
+            send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
+            // There is no network that could be congested, and one large probe would fill the usual window.
+            congestion.initial_window(LOOPBACK_SEND_WINDOW_BYTES);
+        }
+        let mut config = TransportConfig::default();
+        config
+            .max_idle_timeout(self.idle_timeout.map(|timeout| {
+                IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
+            }))
+            .keep_alive_interval(self.keep_alive_interval)
+            .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS.into()))
+            // libp2p has neither unidirectional streams nor datagrams.
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .receive_window(self.connection_receive_window)
+            .stream_receive_window(self.stream_receive_window)
+            .send_window(send_window)
+            .congestion_controller_factory(Arc::new(congestion))
+            // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
+            .allow_spin(false)
+            .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));
+        config
+    }
+}
