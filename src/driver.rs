@@ -7,6 +7,8 @@ mod incoming;
 mod mailbox;
 mod outbound;
 mod pace;
+mod reader;
+mod sender;
 mod slabs;
 mod socket;
 #[cfg(feature = "nat")]

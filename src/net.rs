@@ -3,6 +3,7 @@
 //! The only room that may read the clock or ask the kernel for anything.
 
 pub(crate) mod clock;
+mod fault;
 pub(crate) mod interfaces;
 mod steering;
 pub(crate) mod task;
@@ -11,7 +12,9 @@ mod udp_socket;
 mod unreachable;
 
 pub(crate) use self::{
+    fault::Fault,
     steering::bind_steered,
     timer::Timer,
     udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
+    unreachable::Unreachable,
 };

@@ -59,10 +59,20 @@ pub struct TransportStats {
     pub retries_sent: u64,
     /// First packets that got none, because one was sent to the same client a moment ago.
     pub retries_withheld: u64,
-    /// Datagrams or batches that the operating system refused to send; QUIC repairs the loss.
-    pub send_errors: u64,
-    /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
+    /// Batches that were sent datagram by datagram because the interface refused segmentation offload. Some seconds
+    /// pass until one is tried again with the same host.
     pub segmentation_fallbacks: u64,
+    /// Times that an interface had no room for a batch (`ENOBUFS`), which was then kept, to be tried again a little
+    /// later.
+    pub send_backoffs: u64,
+    /// Datagrams or batches that were not sent for another reason than those below, that an interface had no room for
+    /// all the time, or that found too many waiting; QUIC repairs the loss.
+    pub send_errors: u64,
+    /// Datagrams that did not fit into the interface's MTU (`EMSGSIZE`); probes of path MTU discovery are among them.
+    pub sends_too_large: u64,
+    /// Datagrams or batches that had no way to their address: no route, no interface, a firewall, or a source address
+    /// that is gone. They are lost, as on a network.
+    pub sends_unreachable: u64,
     /// Shards, that is, endpoints of quinn-proto with a task of their own; now.
     pub shards: usize,
     /// UDP sockets; now.
@@ -248,8 +258,11 @@ impl AddAssign for TransportStats {
         self.receive_errors += other.receive_errors;
         self.retries_sent += other.retries_sent;
         self.retries_withheld += other.retries_withheld;
-        self.send_errors += other.send_errors;
         self.segmentation_fallbacks += other.segmentation_fallbacks;
+        self.send_backoffs += other.send_backoffs;
+        self.send_errors += other.send_errors;
+        self.sends_too_large += other.sends_too_large;
+        self.sends_unreachable += other.sends_unreachable;
         self.shards += other.shards;
         self.sockets += other.sockets;
     }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::VecDeque,
+    io,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use futures::future::{BoxFuture, FutureExt};
 use quinn_proto::{ConnectError, ConnectionHandle};
 #[cfg(feature = "nat")]
 use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
@@ -21,13 +21,14 @@ use super::{
     mailbox::{Mailbox, Request, read_socket},
     outbound::Outbound,
     pace::Pace,
+    reader::{Read, Reader},
     slabs::Slabs,
     socket::Socket,
     wakers::{self, Reply},
 };
 use crate::{
     error::DialError,
-    net::{Backlog, ReceiveBuffers, Timer, UdpSocket, clock},
+    net::{Backlog, ReceiveBuffers, Timer, clock},
     proto::{
         Datagram, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
     },
@@ -51,12 +52,6 @@ const REQUESTS_PER_ROUND: usize = 64;
 /// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
 /// queue then.
 const MAX_INBOX_BYTES: usize = 1024 * 1024;
-
-/// Failed reads in a row after which a socket is taken to be in trouble.
-const MAX_FAILURES: usize = 16;
-
-/// How long a socket that cannot be read is left alone, so that it does not take all the time there is.
-const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
@@ -85,18 +80,6 @@ pub(super) struct Driver {
     pace: Pace,
     measure_routing: bool,
     closing: bool,
-}
-
-/// A socket that this driver reads.
-struct Reader {
-    io: Arc<UdpSocket>,
-    socket: Weak<Socket>,
-    /// Resolves when ICMP has reported something.
-    reported: BoxFuture<'static, ()>,
-    /// Reads in a row that have failed.
-    failures: usize,
-    /// Not before this time, after too many of them.
-    retry_at: Option<Instant>,
 }
 
 impl Driver {
@@ -161,21 +144,13 @@ impl Driver {
             }
         }
         for (io, socket) in mail.sockets {
-            self.readers.push(Reader {
-                reported: Arc::clone(&io).reported(),
-                io,
-                socket,
-                failures: 0,
-                retry_at: None,
-            });
+            self.readers.push(Reader::new(io, socket));
         }
     }
 
     /// Reads each socket once, beginning with another one each time; tells whether there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> Backlog {
-        // A reader whose socket has no user left is all that keeps it open.
-        self.readers
-            .retain(|reader| reader.socket.strong_count() > 0);
+        self.readers.retain(Reader::is_used);
         let mut backlog = Backlog::None;
         for step in 0..self.readers.len() {
             if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
@@ -193,51 +168,45 @@ impl Driver {
 
     fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
-        let Some(socket) = reader.socket.upgrade() else {
+        let Some(socket) = reader.socket() else {
             return Backlog::None;
         };
-        while reader.reported.poll_unpin(cx).is_ready() {
-            while let Some(report) = reader.io.next_unreachable() {
-                #[cfg(feature = "nat")]
-                self.stun
-                    .unreachable(&socket, report.remote_addr, &report.quoted);
-                // Only our own first packets have an ID that nobody off the path can know.
-                let Some(initial_id) = long_header_id(&report.quoted) else {
-                    continue;
-                };
-                for mailbox in self.mailboxes.iter() {
-                    mailbox.unreachable(report.remote_addr, initial_id.to_vec());
-                }
+        while let Poll::Ready(report) = reader.poll_unreachable(cx) {
+            #[cfg(feature = "nat")]
+            self.stun
+                .unreachable(&socket, report.remote_addr, &report.quoted);
+            // Only our own first packets have an ID that nobody off the path can know.
+            let Some(initial_id) = long_header_id(&report.quoted) else {
+                continue;
+            };
+            for mailbox in self.mailboxes.iter() {
+                mailbox.unreachable(report.remote_addr, initial_id.to_vec());
             }
-            reader.reported = Arc::clone(&reader.io).reported();
         }
-        if let Some(retry_at) = reader.retry_at {
-            if clock::now() < retry_at {
-                return Backlog::None;
-            }
-            reader.retry_at = None;
-        }
-        match reader.io.poll_receive(cx, &mut self.buffers) {
-            Poll::Pending => Backlog::None,
-            Poll::Ready(Ok(backlog)) => {
-                reader.failures = 0;
+        match reader.read(cx, &mut self.buffers) {
+            Read::Nothing => Backlog::None,
+            Read::Batch(backlog) => {
                 self.handle_received(&socket);
                 backlog
             }
-            // Most likely about a datagram that was sent earlier, of which ICMP has something to say; each is
-            // reported once.
-            Poll::Ready(Err(_)) if reader.failures < MAX_FAILURES => {
-                reader.failures += 1;
-                Backlog::More
-            }
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(%error, addr = %reader.io.local_addr(), "could not receive");
-                reader.failures = 0;
-                reader.retry_at = Some(clock::now() + RECEIVE_RETRY);
+            Read::Failed => Backlog::More,
+            Read::InTrouble(error) => {
+                tracing::debug!(%error, addr = %reader.io().local_addr(), "could not receive");
                 self.shard.totals().transport.receive_errors += 1;
                 Backlog::None
             }
+            Read::Broken(error) => {
+                self.shard.totals().transport.receive_errors += 1;
+                self.socket_broken(&socket, error);
+                Backlog::None
+            }
         }
+    }
+
+    /// A socket is dead: reading it, or sending from it, fails whatever it is about.
+    fn socket_broken(&mut self, socket: &Arc<Socket>, error: io::Error) {
+        let addr = socket.io().local_addr();
+        tracing::debug!(%error, %addr, "the socket is broken");
     }
 
     /// Routes what is in the receive buffers.
@@ -443,14 +412,12 @@ impl Driver {
     }
 
     fn post_totals(&mut self) {
-        let totals = &mut self.shard.totals().transport;
-        totals.send_errors += std::mem::take(&mut self.outbound.send_errors);
-        totals.segmentation_fallbacks += std::mem::take(&mut self.outbound.segmentation_fallbacks);
+        self.shard.totals().transport += self.outbound.take_counts();
         self.shard.post_totals();
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let retries = self.readers.iter().filter_map(|reader| reader.retry_at);
+        let retries = self.readers.iter().filter_map(Reader::retry_at);
         self.shard
             .next_timeout()
             .into_iter()
@@ -484,6 +451,9 @@ impl Future for Driver {
         this.pace.note(has_received, woken);
         // Once more, to be woken for those that have blocked since.
         this.unblock(cx);
+        for (socket, error) in this.outbound.take_broken() {
+            this.socket_broken(&socket, error);
+        }
         this.report_incoming();
         this.post_totals();
         if backlog == Backlog::More
@@ -513,10 +483,10 @@ impl Drop for Driver {
         self.punches.clear();
         self.shard.orphan_all(&mut self.wakers);
         wakers::wake(self.wakers.drain(..));
-        for Reader { io, socket, .. } in self.readers.drain(..) {
-            if let Some(socket) = socket.upgrade() {
+        for reader in self.readers.drain(..) {
+            if let Some(socket) = reader.socket() {
                 // If nobody is left to read it, nobody is left to be heard.
-                let _ = read_socket(&self.mailboxes, 0, &socket, &io);
+                let _ = read_socket(&self.mailboxes, 0, &socket, reader.io());
             }
         }
         self.incoming.wake();

@@ -3,17 +3,18 @@
 use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     task::{Context, Poll, ready},
 };
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 
 use super::{
+    fault::Fault,
     task::Runtime,
     unreachable::{Unreachable, next_unreachable},
 };
@@ -31,7 +32,12 @@ pub(crate) struct BufferSizes {
 /// A UDP socket that QUIC can use: never fragmenting, and telling where datagrams were sent to.
 pub(crate) struct UdpSocket {
     io: tokio::net::UdpSocket,
-    state: UdpSocketState,
+    /// What quinn-udp knows of the socket; made anew where it has drawn the wrong conclusion.
+    state: RwLock<UdpSocketState>,
+    /// How many datagrams it takes at once.
+    max_segments: usize,
+    /// Whether it may fragment them.
+    may_fragment: bool,
     local_addr: SocketAddr,
     /// What the kernel granted.
     buffers: BufferSizes,
@@ -75,8 +81,8 @@ impl UdpSocket {
             receive: socket.recv_buffer_size()?,
             send: socket.send_buffer_size()?,
         };
+        let state = prepare(&socket)?;
         let socket = std::net::UdpSocket::from(socket);
-        let state = UdpSocketState::new((&socket).into())?;
         // Only where the errors are read, or they would fill the receive buffer. Not fatal: without them a
         // dial to a closed port ends with its timeout.
         #[cfg(target_os = "linux")]
@@ -85,7 +91,9 @@ impl UdpSocket {
         Ok(Self {
             local_addr: io.local_addr()?,
             io,
-            state,
+            max_segments: state.max_gso_segments(),
+            may_fragment: state.may_fragment(),
+            state: RwLock::new(state),
             buffers: granted,
         })
     }
@@ -106,11 +114,13 @@ impl UdpSocket {
 
     /// Whether datagrams may be fragmented on their way, so that a large one proves nothing.
     pub(crate) fn may_fragment(&self) -> bool {
-        self.state.may_fragment()
+        self.may_fragment
     }
 
+    /// How many datagrams can be sent at once, as far as the kernel tells; whether an interface can is found out by
+    /// sending.
     pub(crate) fn max_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        self.max_segments
     }
 
     /// Receives one batch; `buffers` tells what came.
@@ -122,7 +132,7 @@ impl UdpSocket {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let received = self.io.try_io(Interest::READABLE, || {
-                buffers.receive(&self.io, &self.state)?;
+                buffers.receive(&self.io, &read(&self.state))?;
                 if buffers.is_full() {
                     Ok(())
                 } else {
@@ -134,6 +144,9 @@ impl UdpSocket {
                 Ok(()) => return Poll::Ready(Ok(Backlog::More)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if buffers.received == 0 {
+                        if self.is_shut_down() {
+                            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                        }
                         continue;
                     }
                     let backlog = match self.io.poll_recv_ready(cx) {
@@ -145,6 +158,12 @@ impl UdpSocket {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Whether somebody has shut it down. Then it calls itself readable for ever, and gives nothing.
+    fn is_shut_down(&self) -> bool {
+        let ready = self.io.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     /// Sends a datagram, or as many as `transmit` says are in `contents`.
@@ -160,9 +179,25 @@ impl UdpSocket {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
-        self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.io).into(), &transmit)
-        })
+        let sent = self.io.try_io(Interest::WRITABLE, || {
+            read(&self.state).try_send((&self.io).into(), &transmit)
+        });
+        if let Err(error) = &sent
+            && Fault::of(error) == Fault::Refused
+        {
+            self.believe_again();
+        }
+        sent
+    }
+
+    /// After an `EINVAL` or `EIO` quinn-udp neither asks for segmentation nor marks datagrams with ECN any more, for
+    /// as long as the socket lives. But such an error may be about a single datagram: its source address is gone, or
+    /// a route leads into a black hole. Nobody else is to suffer from that.
+    fn believe_again(&self) {
+        // The kernel has agreed to all of it before.
+        if let Ok(state) = prepare(&SockRef::from(&self.io)) {
+            *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        }
     }
 
     /// Resolves when the socket takes datagrams again.
@@ -189,6 +224,24 @@ impl UdpSocket {
             .try_io(Interest::ERROR, || next_unreachable(&self.io))
             .ok()
     }
+}
+
+/// Sets the options that quinn-udp needs, and takes back one that nobody needs.
+fn prepare(socket: &Socket) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(socket.into())?;
+    // quinn-udp asks for the time of arrival of each datagram, and has too little room for it: of datagrams that the
+    // kernel has merged, the ECN mark, which comes last, is cut off. Not fatal: connections go on without ECN.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = nix::sys::socket::setsockopt(
+        socket,
+        nix::sys::socket::sockopt::ReceiveTimestampns,
+        &false,
+    );
+    Ok(state)
+}
+
+fn read(state: &RwLock<UdpSocketState>) -> RwLockReadGuard<'_, UdpSocketState> {
+    state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a batch has left in the socket.
@@ -257,5 +310,80 @@ impl ReceiveBuffers {
                     quinn_udp::EcnCodepoint::Ce => EcnCodepoint::Ce,
                 }),
             })
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use std::{future::poll_fn, net::IpAddr};
+
+    use super::*;
+
+    const SEGMENT: usize = 1200;
+    const SEGMENTS: usize = 8;
+
+    #[tokio::test]
+    async fn datagrams_that_the_kernel_has_merged_keep_their_ecn_mark() {
+        for ip in ["127.0.0.1", "::1"] {
+            let (sender, receiver) = (bind(ip), bind(ip));
+            send(&sender, receiver.local_addr(), None).await.unwrap();
+            assert_arrives(&receiver, ip).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_one_datagram_takes_neither_segmentation_nor_ecn_from_others() {
+        // To no port, and from an address of documentation, which no interface has.
+        let gone = Some("2001:db8::1".parse().unwrap());
+        for (ip, wrong, src_ip) in [("127.0.0.1", "127.0.0.1:0", None), ("::1", "[::1]:4", gone)] {
+            let (sender, receiver) = (bind(ip), bind(ip));
+            let error = send(&sender, wrong.parse().unwrap(), src_ip)
+                .await
+                .unwrap_err();
+            assert_eq!(Fault::of(&error), Fault::Refused, "{error}");
+            // quinn-udp would have sent no batch any more, and neither a mark.
+            assert_eq!(read(&sender.state).max_gso_segments(), sender.max_segments);
+            send(&sender, receiver.local_addr(), None).await.unwrap();
+            assert_arrives(&receiver, ip).await;
+        }
+    }
+
+    fn bind(ip: &str) -> UdpSocket {
+        let buffers = BufferSizes {
+            receive: 256 * 1024,
+            send: 256 * 1024,
+        };
+        let addr = (ip.parse::<IpAddr>().unwrap(), 0).into();
+        UdpSocket::bind(&Runtime::current().unwrap(), addr, buffers).unwrap()
+    }
+
+    async fn send(
+        sender: &UdpSocket,
+        destination: SocketAddr,
+        src_ip: Option<IpAddr>,
+    ) -> io::Result<()> {
+        sender.io.writable().await.unwrap();
+        let transmit = Transmit {
+            destination,
+            ecn: Some(EcnCodepoint::Ect0),
+            size: SEGMENT * SEGMENTS,
+            segment_size: Some(SEGMENT),
+            src_ip,
+        };
+        sender.try_send(&transmit, &[7; SEGMENT * SEGMENTS])
+    }
+
+    async fn assert_arrives(receiver: &UdpSocket, ip: &str) {
+        let mut buffers = ReceiveBuffers::new();
+        poll_fn(|cx| receiver.poll_receive(cx, &mut buffers))
+            .await
+            .unwrap();
+        let received: Vec<_> = buffers.iter().collect();
+        assert_eq!(received.len(), 1);
+        assert_eq!(received[0].stride, SEGMENT);
+        assert_eq!(received[0].contents, [7; SEGMENT * SEGMENTS]);
+        assert_eq!(received[0].local_ip, Some(ip.parse().unwrap()));
+        assert_eq!(received[0].ecn, Some(EcnCodepoint::Ect0), "{ip}");
     }
 }

@@ -25,17 +25,17 @@ pub(crate) trait Socket: Clone {
 
 /// Where datagrams leave.
 pub(crate) trait Outbound<S> {
-    /// Whether the socket would take a batch now.
-    fn is_ready(&self, socket: &S) -> bool;
+    /// Whether the socket would take a batch for that address now.
+    fn is_ready(&self, socket: &S, remote_addr: SocketAddr) -> bool;
 
-    /// How many datagrams the socket takes at once.
-    fn max_segments(&self, socket: &S) -> usize;
+    /// How many datagrams for that address the socket takes at once.
+    fn max_segments(&self, socket: &S, remote_addr: SocketAddr) -> usize;
 
     /// Sends `contents`, or keeps a copy of them until the socket takes them.
     fn send(&mut self, socket: &S, transmit: Transmit, contents: &[u8]) -> Sent;
 }
 
-/// Whether a socket takes more.
+/// Whether a socket takes more for the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Ready,

@@ -257,7 +257,10 @@ impl<S: Socket> Shard<S> {
             }
             Some(DatagramEvent::Response(transmit)) => {
                 totals.unknown += 1;
-                if socket.is_listening() && !self.reception.is_busy() && out.is_ready(&socket) {
+                if socket.is_listening()
+                    && !self.reception.is_busy()
+                    && out.is_ready(&socket, remote_addr)
+                {
                     self.reception.note_stranger();
                     totals.responses_sent += 1;
                     self.count_sent(&transmit);

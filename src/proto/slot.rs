@@ -204,13 +204,14 @@ impl<S: Socket> Turn<'_, S> {
             return Sending::Unfinished;
         }
         self.slot.silent_turns = 0;
-        if !out.is_ready(&self.slot.socket) {
+        let remote_addr = self.connection.remote_addr();
+        if !out.is_ready(&self.slot.socket, remote_addr) {
             return Sending::Blocked;
         }
         for _ in 0..BATCHES_PER_TURN {
             let mtu = usize::from(self.connection.current_mtu());
             let max_segments = out
-                .max_segments(&self.slot.socket)
+                .max_segments(&self.slot.socket, remote_addr)
                 .min(MAX_SEGMENTS)
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);

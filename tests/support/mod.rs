@@ -9,9 +9,12 @@
 
 use libp2p_quinn::CertificateError;
 
+#[cfg(target_os = "linux")]
+pub(crate) mod cables;
 pub(crate) mod certificates;
 pub(crate) mod complaints;
 pub(crate) mod hostile_tls;
+pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod relay;
 pub(crate) mod scene;

@@ -12,16 +12,11 @@
 //!        dialer                     listener
 //! ```
 //!
-//! Each of the five is a network namespace, which lives as long as a process that holds it; the holder ends when
-//! we do. Nothing has a name, nothing is left behind, and nothing of it can reach the outside. It takes root, or a
-//! system that lets anybody make user namespaces, and `ip` and `nft`.
+//! Each of the five is a network namespace. It takes `ip` and `nft`.
 //!
 //! The public addresses are not those of documentation: neither libp2p nor UPnP believes that these are public.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, Command, Stdio},
-};
+use super::namespace::Namespace;
 
 /// Where relays and servers are: addresses of one namespace.
 pub(crate) const PUBLIC: [&str; 3] = ["11.0.0.1", "11.0.0.2", "11.0.0.3"];
@@ -125,14 +120,15 @@ impl Nat {
 
 /// A scene. Dropping it ends it; programs in it should end by themselves, or be ended before.
 pub(crate) struct Scene {
-    holders: Vec<Holder>,
+    namespaces: Vec<Namespace>,
 }
 
 impl Scene {
     /// Builds a scene, or says why it cannot be built here.
     pub(crate) fn build(dialer: Nat, listener: Nat) -> Result<Self, String> {
         let mut scene = Self {
-            holders: hold_all()?,
+            // As many as there are places.
+            namespaces: Namespace::hold(Place::Listener as usize + 1)?,
         };
         scene.build_public()?;
         scene.build_site(Site::DIALER, dialer)?;
@@ -142,7 +138,7 @@ impl Scene {
 
     /// What to put in front of a command for it to run at a place.
     pub(crate) fn enter(&self, place: Place) -> Vec<String> {
-        self.holder(place).enter()
+        self.namespace(place).enter()
     }
 
     fn build_public(&mut self) -> Result<(), String> {
@@ -152,7 +148,7 @@ impl Scene {
         }
         for site in [Site::DIALER, Site::LISTENER] {
             let Site { name, router, .. } = site;
-            let router = self.holder(router).id();
+            let router = self.namespace(router).id();
             batch.push_str(&format!(
                 "link add {name} type veth peer name wan0 netns {router}\nlink set {name} master wan0 up\n"
             ));
@@ -168,12 +164,12 @@ impl Scene {
             lan,
             ..
         } = site;
-        let holder = self.holder(host).id();
+        let host_id = self.namespace(host).id();
         self.ip(
             router,
             &format!(
                 "address add {public}/24 dev wan0\nlink set wan0 up\n\
-                 link add lan0 type veth peer name eth0 netns {holder}\n\
+                 link add lan0 type veth peer name eth0 netns {host_id}\n\
                  address add {lan}.1/24 dev lan0\nlink set lan0 up\n\
                  route add default via {}\n",
                 PUBLIC[0]
@@ -185,18 +181,18 @@ impl Scene {
                 "address add {lan}.2/24 dev eth0\nlink set eth0 up\nroute add default via {lan}.1\n"
             ),
         )?;
-        let holder = self.holder(router);
-        holder.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], "")?;
-        holder.run(&["nft", "-f", "-"], &nat.ruleset()).map(drop)
+        let router = self.namespace(router);
+        router.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], "")?;
+        router.run(&["nft", "-f", "-"], &nat.ruleset()).map(drop)
     }
 
     fn ip(&self, place: Place, batch: &str) -> Result<(), String> {
         let batched = ["ip", "-batch", "-"];
-        self.holder(place).run(&batched, batch).map(drop)
+        self.namespace(place).run(&batched, batch).map(drop)
     }
 
-    fn holder(&self, place: Place) -> &Holder {
-        &self.holders[place as usize]
+    fn namespace(&self, place: Place) -> &Namespace {
+        &self.namespaces[place as usize]
     }
 }
 
@@ -225,113 +221,4 @@ impl Site {
         public: "11.0.0.20",
         lan: "192.168.20",
     };
-}
-
-/// A process that keeps a namespace, until its standard input ends.
-struct Holder {
-    process: Child,
-    /// Whether its namespace belongs to a user namespace other than ours.
-    foreign: bool,
-}
-
-fn hold_all() -> Result<Vec<Holder>, String> {
-    // As many as there are places.
-    let count = Place::Listener as usize + 1;
-    let as_root = || -> Result<Vec<Holder>, String> {
-        (0..count)
-            .map(|_| Holder::start(&["unshare", "--net"], false))
-            .collect()
-    };
-    // The first one brings a user namespace with it, and the others are made there.
-    let as_anybody = || -> Result<Vec<Holder>, String> {
-        let first = Holder::start(&["unshare", "--user", "--map-root-user", "--net"], true)?;
-        let user = format!("--user=/proc/{}/ns/user", first.id());
-        let entered = [
-            "nsenter",
-            &user,
-            "--preserve-credentials",
-            "unshare",
-            "--net",
-        ];
-        let mut holders = vec![first];
-        while holders.len() < count {
-            holders.push(Holder::start(&entered, true)?);
-        }
-        Ok(holders)
-    };
-    as_root().or_else(|root| as_anybody().map_err(|anybody| format!("{root}; {anybody}")))
-}
-
-impl Holder {
-    fn start(words: &[&str], foreign: bool) -> Result<Self, String> {
-        let script = "ip link set lo up && echo ready && exec cat";
-        let mut process = Command::new(words[0])
-            .args(&words[1..])
-            .args(["sh", "-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{}: {error}", words[0]))?;
-        let mut line = String::new();
-        if let Some(output) = process.stdout.take() {
-            // If it cannot be read, it is not "ready".
-            let _ = BufReader::new(output).read_line(&mut line);
-        }
-        if line == "ready\n" {
-            return Ok(Self { process, foreign });
-        }
-        let said = process
-            .wait_with_output()
-            .map_err(|error| error.to_string())?;
-        Err(String::from_utf8_lossy(&said.stderr).trim().to_owned())
-    }
-
-    fn id(&self) -> u32 {
-        self.process.id()
-    }
-
-    fn enter(&self) -> Vec<String> {
-        let id = self.id();
-        let mut words = vec!["nsenter".to_owned(), format!("--net=/proc/{id}/ns/net")];
-        if self.foreign {
-            words.push(format!("--user=/proc/{id}/ns/user"));
-            words.push("--preserve-credentials".to_owned());
-        }
-        words.push("--".to_owned());
-        words
-    }
-
-    fn run(&self, words: &[&str], input: &str) -> Result<String, String> {
-        let entered = self.enter();
-        let describe = |error: &dyn std::fmt::Display| format!("{}: {error}", words.join(" "));
-        let mut process = Command::new(&entered[0])
-            .args(&entered[1..])
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| describe(&error))?;
-        if let Some(mut pipe) = process.stdin.take() {
-            // If it has ended already, it has said why.
-            let _ = pipe.write_all(input.as_bytes());
-        }
-        let output = process
-            .wait_with_output()
-            .map_err(|error| describe(&error))?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(describe(&String::from_utf8_lossy(&output.stderr).trim()))
-        }
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // Its input ends with it; nobody else keeps it.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
 }

@@ -1,6 +1,11 @@
 //! Threads in network namespaces: a socket is where the thread is that opens it.
 
-use std::{fs::File, os::fd::AsFd, panic::resume_unwind, thread};
+use std::{
+    fs::File,
+    os::fd::AsFd,
+    panic::resume_unwind,
+    thread::{self, JoinHandle},
+};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -12,14 +17,21 @@ pub(crate) fn run_at<T: Send + 'static>(
     place: Place,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    let enter = scene.enter(place);
+    let visitor = visit(&scene.enter(place), work)?;
+    visitor.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Has this run on a thread in the namespace that these words enter; it ends with why it cannot get there.
+pub(crate) fn visit<T: Send + 'static>(
+    enter: &[String],
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<Result<T, String>>, String> {
     // As `nsenter` is told.
     let path = enter.iter().find_map(|word| word.strip_prefix("--net="));
     let namespace = File::open(path.unwrap()).map_err(|error| error.to_string())?;
-    let worker = thread::spawn(move || {
+    Ok(thread::spawn(move || {
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(namespace.as_fd(), kind).map_err(|error| error.to_string())?;
         Ok(work())
-    });
-    worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }))
 }

@@ -26,13 +26,12 @@ const QUOTED_BYTES: usize = 64;
 pub(super) fn next_unreachable(socket: &impl AsFd) -> io::Result<(SocketAddr, Vec<u8>)> {
     loop {
         let mut quoted = vec![0; QUOTED_BYTES];
-        // What quinn-udp has the socket tell of each datagram (packet information, traffic class, time
-        // of arrival) comes with its errors as well; were there no room for it, nix would give nothing.
+        // What quinn-udp has the socket tell of each datagram (packet information, traffic class) comes
+        // with its errors as well; were there no room for it, nix would give nothing.
         let mut control = cmsg_space!(
             (libc::sock_extended_err, libc::sockaddr_in6),
             libc::in6_pktinfo,
-            libc::c_int,
-            libc::timespec
+            libc::c_int
         );
         let (refused, remote_addr, len) = {
             let mut parts = [IoSliceMut::new(&mut quoted)];

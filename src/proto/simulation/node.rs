@@ -148,11 +148,11 @@ impl Outbox {
 }
 
 impl Outbound<SimSocket> for Outbox {
-    fn is_ready(&self, _: &SimSocket) -> bool {
+    fn is_ready(&self, _: &SimSocket, _: SocketAddr) -> bool {
         self.batches < self.room
     }
 
-    fn max_segments(&self, _: &SimSocket) -> usize {
+    fn max_segments(&self, _: &SimSocket, _: SocketAddr) -> usize {
         self.max_segments
     }
 
@@ -168,7 +168,7 @@ impl Outbound<SimSocket> for Outbox {
                 ecn: transmit.ecn,
             }));
         self.batches += 1;
-        if self.is_ready(socket) {
+        if self.is_ready(socket, transmit.destination) {
             Sent::Ready
         } else {
             Sent::Blocked

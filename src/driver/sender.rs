@@ -1,0 +1,202 @@
+//! Sending a batch over one socket, and what to do about errors.
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::Transmit;
+
+use super::socket::Socket;
+use crate::{
+    net::{Fault, UdpSocket, clock},
+    stats::TransportStats,
+};
+
+/// Sends for one shard, and remembers what the errors say.
+pub(super) struct Sender {
+    shard: usize,
+    /// Hosts on whose way batches are not cut into segments, each until when that is believed.
+    uncut: HashMap<IpAddr, Instant>,
+    /// Sockets that are dead, each with the error that says so.
+    broken: Vec<(Arc<Socket>, io::Error)>,
+    /// Since somebody has taken them.
+    counts: TransportStats,
+}
+
+/// What became of a batch; it may be a single datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Sent, or lost, as any datagram may be on its way.
+    Gone,
+    /// The socket takes no more. Bytes from here on are still to be sent.
+    Blocked { from: usize },
+    /// The interface takes no more for now; others of the same socket may. Bytes from here on are still to be sent.
+    Busy { from: usize },
+}
+
+/// How long it is believed that batches to a host cannot be cut. Then one is tried: ways change.
+const UNCUT_FOR: Duration = Duration::from_secs(10);
+
+/// Most hosts of which this is remembered; batches to others are tried each time.
+const MAX_UNCUT: usize = 1024;
+
+impl Sender {
+    pub(super) fn new(shard: usize) -> Self {
+        Self {
+            shard,
+            uncut: HashMap::new(),
+            broken: Vec::new(),
+            counts: TransportStats::default(),
+        }
+    }
+
+    /// The one of a socket's that this shard sends from.
+    pub(super) fn io<'a>(&self, socket: &'a Socket) -> &'a Arc<UdpSocket> {
+        socket.io_of(self.shard)
+    }
+
+    /// How many datagrams can be sent to a host at once.
+    pub(super) fn max_segments(&self, socket: &Socket, host: IpAddr) -> usize {
+        // Almost always it is empty, and nothing else is asked.
+        let is_uncut = !self.uncut.is_empty()
+            && self
+                .uncut
+                .get(&host)
+                .is_some_and(|&until| clock::now() < until);
+        if is_uncut {
+            1
+        } else {
+            self.io(socket).max_segments()
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        socket: &Arc<Socket>,
+        transmit: &Transmit,
+        contents: &[u8],
+    ) -> Outcome {
+        let error = match send_once_more(self.io(socket), transmit, contents) {
+            Ok(()) => return Outcome::Gone,
+            Err(error) => error,
+        };
+        match transmit.segment_size {
+            // What is wrong with the batch need not be wrong with its datagrams: the interface does not cut it, or
+            // the shorter one at its end fits.
+            Some(size)
+                if contents.len() > size
+                    && matches!(Fault::of(&error), Fault::Refused | Fault::TooLarge) =>
+            {
+                self.send_one_by_one(socket, transmit, contents, size)
+            }
+            _ => self.fail(socket, transmit, error),
+        }
+    }
+
+    fn send_one_by_one(
+        &mut self,
+        socket: &Arc<Socket>,
+        batch: &Transmit,
+        contents: &[u8],
+        size: usize,
+    ) -> Outcome {
+        let mut from = 0;
+        for contents in contents.chunks(size) {
+            let transmit = Transmit {
+                size: contents.len(),
+                segment_size: None,
+                ..*batch
+            };
+            match send_once_more(self.io(socket), &transmit, contents) {
+                // One of full size: it is the cutting that does not work.
+                Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
+                Ok(()) => {}
+                Err(error) => match self.fail(socket, &transmit, error) {
+                    Outcome::Gone => {}
+                    Outcome::Blocked { .. } => return Outcome::Blocked { from },
+                    Outcome::Busy { .. } => return Outcome::Busy { from },
+                },
+            }
+            from += contents.len();
+        }
+        Outcome::Gone
+    }
+
+    fn note_uncut(&mut self, host: IpAddr) {
+        self.counts.segmentation_fallbacks += 1;
+        let now = clock::now();
+        if self.uncut.len() >= MAX_UNCUT && !self.uncut.contains_key(&host) {
+            self.uncut.retain(|_, until| now < *until);
+        }
+        if self.uncut.len() < MAX_UNCUT || self.uncut.contains_key(&host) {
+            self.uncut.insert(host, now + UNCUT_FOR);
+        }
+    }
+
+    fn fail(&mut self, socket: &Arc<Socket>, transmit: &Transmit, error: io::Error) -> Outcome {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Outcome::Blocked { from: 0 };
+        }
+        let fault = Fault::of(&error);
+        tracing::trace!(%error, ?fault, destination = %transmit.destination, "could not send");
+        match fault {
+            Fault::Busy => {
+                self.counts.send_backoffs += 1;
+                return Outcome::Busy { from: 0 };
+            }
+            // An MTU probe that is too large ends here as well.
+            Fault::TooLarge => self.counts.sends_too_large += 1,
+            Fault::Refused | Fault::Unreachable => self.counts.sends_unreachable += 1,
+            Fault::Broken => {
+                self.counts.send_errors += 1;
+                if !self
+                    .broken
+                    .iter()
+                    .any(|(other, _)| Arc::ptr_eq(other, socket))
+                {
+                    self.broken.push((Arc::clone(socket), error));
+                }
+            }
+            Fault::Other => self.counts.send_errors += 1,
+        }
+        Outcome::Gone
+    }
+
+    /// A batch is lost for which there was no room.
+    pub(super) fn note_lost(&mut self) {
+        self.counts.send_errors += 1;
+    }
+
+    /// What was counted since the last call.
+    pub(super) fn take_counts(&mut self) -> TransportStats {
+        mem::take(&mut self.counts)
+    }
+
+    /// Sockets that were found dead since the last call.
+    pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
+        mem::take(&mut self.broken)
+    }
+}
+
+/// A socket reports an ICMP error about an earlier datagram once, instead of sending; it is not about this
+/// datagram, nor this peer. What fails twice fails.
+fn send_once_more(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
+    match io.try_send(transmit, contents) {
+        // None of these is ICMP's.
+        Err(error)
+            if error.kind() == io::ErrorKind::WouldBlock
+                || matches!(
+                    Fault::of(&error),
+                    Fault::Broken | Fault::Busy | Fault::Refused
+                ) =>
+        {
+            Err(error)
+        }
+        Err(_) => io.try_send(transmit, contents),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,317 @@
+//! What the operating system refuses: whose fault it is not must not notice.
+//!
+//! Most of it is between two hosts in network namespaces. Skipped, with the reason, where these cannot be made;
+//! `INTEROP_REQUIRE=namespaces` makes that a failure.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{env, fs, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+
+use libp2p_core::{
+    Transport as _,
+    transport::{ListenerId, TransportEvent},
+};
+use libp2p_quinn::{Error, Handle, HandshakeError, TransportStats};
+use multiaddr::Multiaddr;
+use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
+use rustix::{
+    net::{Shutdown, getsockname, shutdown},
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
+};
+use support::{
+    cables::{Near, at_near},
+    node::{NEW_PORT, Node, bounded, until},
+    streams::{ask, transfer_through_echo},
+};
+
+#[test]
+fn batches_that_cannot_be_cut_are_sent_one_by_one() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let [mut uncut, _] = dial_both(&mut node, &near).await;
+        transfer_through_echo(&mut uncut, MIB).await;
+        assert_eq!(handle.stats().transport.segmentation_fallbacks, 0);
+
+        // Linux cuts no batches whose datagrams are to have no checksum: `EINVAL`, as of an interface that cuts none.
+        let sockets = own_sockets(handle.stats().connections[0].local_addr);
+        for socket in &sockets {
+            setsockopt(socket, NoChecksum, &true).unwrap();
+        }
+        transfer_through_echo(&mut uncut, 8 * MIB).await;
+        let stats = handle.stats().transport;
+        // Once is enough for some time.
+        assert!((1..10).contains(&stats.segmentation_fallbacks), "{stats:?}");
+        assert_eq!(refused(&stats), 0, "{stats:?}");
+    }));
+}
+
+#[test]
+fn full_interface_is_tried_again() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let mut muxers = dial_both(&mut node, &near).await;
+        // Room for one large batch, and no more for as long as it takes to send it.
+        near.run("tc qdisc add dev a0 root tbf rate 100mbit burst 70kb limit 80kb");
+        let [full, free] = &mut muxers;
+        tokio::join!(
+            transfer_through_echo(full, 8 * MIB),
+            transfer_through_echo(free, 8 * MIB)
+        );
+        let stats = handle.stats().transport;
+        assert!(stats.send_backoffs > 0, "{stats:?}");
+        assert_eq!(refused(&stats), 0, "{stats:?}");
+        assert_eq!(near.far_handle.stats().transport.send_backoffs, 0);
+    }));
+}
+
+#[test]
+fn interface_that_takes_nothing_holds_up_nobody_else() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let [mut full, mut free] = dial_both(&mut node, &near).await;
+        near.run("tc qdisc add dev a0 root pfifo limit 0");
+        let recover = async {
+            // Datagrams are given up, though they were tried again.
+            until(|| handle.stats().transport.send_errors > 0).await;
+            transfer_through_echo(&mut free, 8 * MIB).await;
+            near.run("tc qdisc del dev a0 root");
+        };
+        tokio::join!(ask(&mut full), recover);
+        let stats = handle.stats().transport;
+        assert!(stats.send_backoffs > stats.send_errors, "{stats:?}");
+    }));
+}
+
+#[test]
+fn interface_that_takes_less_than_before_loses_nothing() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let mut muxers = dial_both(&mut node, &near).await;
+        let shrink = async {
+            // As large as the interface takes.
+            until(|| mtus(&handle) == [1472, 1472] && sent(&handle) > 2 * MIB).await;
+            near.run("ip link set a0 mtu 1300");
+        };
+        let [less, same] = &mut muxers;
+        tokio::join!(
+            transfer_through_echo(less, 16 * MIB),
+            transfer_through_echo(same, 16 * MIB),
+            shrink
+        );
+        let stats = handle.stats().transport;
+        assert!(stats.sends_too_large > 0, "{stats:?}");
+        assert_eq!(
+            (stats.sends_unreachable, stats.send_errors),
+            (0, 0),
+            "{stats:?}"
+        );
+        let mut mtus = mtus(&handle);
+        mtus.sort_unstable();
+        assert!(mtus[0] <= 1272, "{mtus:?}");
+        // The other one shares its socket, and has not noticed.
+        assert_eq!(mtus[1], 1472);
+    }));
+}
+
+#[test]
+fn interface_that_goes_and_comes_back_keeps_connections() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let [mut gone, mut there] = dial_both(&mut node, &near).await;
+        let interrupt = async {
+            until(|| sent(&handle) > MIB).await;
+            near.run("ip link set a0 down");
+            until(|| handle.stats().transport.sends_unreachable > 0).await;
+            let down = tokio::time::sleep(Duration::from_secs(2));
+            tokio::pin!(down);
+            while futures::future::poll_immediate(&mut down).await.is_none() {
+                transfer_through_echo(&mut there, MIB).await;
+            }
+            near.run("ip link set a0 up");
+        };
+        tokio::join!(transfer_through_echo(&mut gone, 32 * MIB), interrupt);
+        ask(&mut there).await;
+        let stats = handle.stats();
+        assert_eq!(stats.transport.send_errors, 0, "{stats:?}");
+        assert_eq!(stats.connections.len(), 2);
+    }));
+}
+
+#[tokio::test]
+async fn socket_that_is_dead_harms_no_other() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let handle = dialer.transport.handle();
+        let addr = listener.listen().await;
+        let _echo = listener.spawn_echo();
+        let dead = dialer.try_dial(&addr, NEW_PORT).unwrap().await.unwrap().1;
+        for socket in own_sockets(handle.stats().connections[0].local_addr) {
+            // It says that there is no connection, and does it.
+            let _ = shutdown(&socket, Shutdown::Both);
+        }
+        let (_, mut other) = dialer.try_dial(&addr, NEW_PORT).unwrap().await.unwrap();
+        transfer_through_echo(&mut other, MIB).await;
+        until(|| handle.stats().transport.receive_errors > 0).await;
+        dead.close_with(1, "said to nobody");
+        until(|| handle.stats().transport.send_errors > 0).await;
+        ask(&mut other).await;
+    })
+    .await;
+}
+
+#[test]
+fn interfaces_that_go_expire_their_addresses() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let wildcard = "/ip4/0.0.0.0/udp/0/quic-v1".parse().unwrap();
+        node.transport
+            .listen_on(ListenerId::next(), wildcard)
+            .unwrap();
+        let mut announced = Vec::new();
+        while announced.len() < 3 {
+            announced.push(new_addr(&mut node).await);
+        }
+        near.run("ip address add 10.3.0.1/24 dev a0");
+        let addr = new_addr(&mut node).await;
+        assert!(addr.to_string().starts_with("/ip4/10.3.0.1/"), "{addr}");
+        near.run("ip address del 10.3.0.1/24 dev a0");
+        match node.event().await {
+            TransportEvent::AddressExpired { listen_addr, .. } => assert_eq!(listen_addr, addr),
+            event => panic!("{event:?} instead of an expired address"),
+        }
+        assert_eq!(node.stats().listeners[0].addresses.len(), 3);
+        near.run("ip address add 10.3.0.1/24 dev a0");
+        assert_eq!(new_addr(&mut node).await, addr);
+    }));
+}
+
+#[test]
+fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::with(|builder| builder.handshake_timeout(Duration::from_secs(2)));
+        let handle = node.transport.handle();
+        let [mut there, mut forbidden] = dial_both(&mut node, &near).await;
+        near.run("ip route add blackhole 10.4.0.0/24");
+        near.run("ip route add prohibit 10.5.0.0/24");
+        near.run("ip route add unreachable 10.6.0.0/24");
+        near.nft(
+            "table inet filter { chain output {
+                type filter hook output priority filter
+                oifname b0 drop
+            }
+            }",
+        );
+        let dials: Vec<_> = (4..8)
+            .map(|net| {
+                node.dial(
+                    &format!("/ip4/10.{net}.0.1/udp/4001/quic-v1")
+                        .parse()
+                        .unwrap(),
+                )
+            })
+            .collect();
+        // All are sent, and refused.
+        let lost = tokio::spawn(async move {
+            ask(&mut forbidden).await;
+            forbidden
+        });
+        let disturb = async {
+            for dialled in futures::future::join_all(dials).await {
+                assert!(
+                    matches!(dialled, Err(Error::Handshake(HandshakeError::TimedOut))),
+                    "{dialled:?}"
+                );
+            }
+        };
+        tokio::join!(transfer_through_echo(&mut there, 16 * MIB), disturb);
+        let stats = handle.stats().transport;
+        assert!(stats.sends_unreachable >= 5, "{stats:?}");
+        assert_eq!(stats.send_errors, 0, "{stats:?}");
+        assert_eq!(stats.segmentation_fallbacks, 0, "{stats:?}");
+        assert_eq!(stats.sockets, 1);
+
+        near.nft("flush ruleset");
+        let mut forbidden = lost.await.unwrap();
+        ask(&mut forbidden).await;
+    }));
+}
+
+sockopt_impl!(
+    /// Sends datagrams without checksum.
+    NoChecksum,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NO_CHECK,
+    bool
+);
+
+/// The sockets of this process that are bound to an address.
+fn own_sockets(addr: SocketAddr) -> Vec<OwnedFd> {
+    let myself = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let sockets: Vec<_> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|number| {
+            pidfd_getfd(&myself, number.parse().unwrap(), PidfdGetfdFlags::empty()).ok()
+        })
+        .filter(|file| getsockname(file).is_ok_and(|name| SocketAddr::try_from(name) == Ok(addr)))
+        .collect();
+    assert!(!sockets.is_empty(), "nobody is bound to {addr}");
+    sockets
+}
+
+/// Connects to the far node over either cable, from the same socket.
+async fn dial_both(node: &mut Node, near: &Near) -> [libp2p_quinn::Connection; 2] {
+    let mut muxers = Vec::new();
+    for addr in &near.far {
+        muxers.push(node.dial(addr).await.unwrap().1);
+    }
+    assert_eq!(node.stats().transport.sockets, 1);
+    muxers.try_into().unwrap()
+}
+
+async fn new_addr(node: &mut Node) -> Multiaddr {
+    match node.event().await {
+        TransportEvent::NewAddress { listen_addr, .. } => listen_addr,
+        event => panic!("{event:?} instead of an address"),
+    }
+}
+
+fn mtus(handle: &Handle) -> Vec<u16> {
+    let connections = handle.stats().connections;
+    connections
+        .iter()
+        .map(|connection| connection.mtu_bytes)
+        .collect()
+}
+
+fn sent(handle: &Handle) -> u64 {
+    handle.stats().transport.bytes_sent
+}
+
+/// What was not sent, and not tried again either.
+fn refused(stats: &TransportStats) -> u64 {
+    stats.send_errors + stats.sends_too_large + stats.sends_unreachable
+}
+
+fn or_skip(result: Result<(), String>) {
+    let Err(reason) = result else {
+        return;
+    };
+    let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name.trim() == "namespaces"),
+        "required: {reason}"
+    );
+    println!("skipped: {reason}");
+}
+
+const MIB: u64 = 1024 * 1024;

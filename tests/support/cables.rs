@@ -1,0 +1,134 @@
+//! Two hosts with two cables between them.
+//!
+//! ```text
+//!     near  a0 10.1.0.1 ───── 10.1.0.2 a0  far
+//!           b0 10.2.0.1 ───── 10.2.0.2 b0
+//! ```
+//!
+//! Each is a network namespace. The test is at the near one; at the far one a node echoes.
+
+use std::{sync::mpsc, thread::JoinHandle};
+
+use futures::channel::oneshot;
+use libp2p_quinn::Handle;
+use multiaddr::Multiaddr;
+
+use super::{
+    namespace::Namespace,
+    node::{Node, bounded},
+    visit::visit,
+};
+
+/// The far host's addresses, by cable.
+const FAR: [&str; 2] = ["10.1.0.2", "10.2.0.2"];
+
+/// The two hosts. The near one can be changed while it is in use.
+pub(crate) struct Cables {
+    near: Namespace,
+    far: Namespace,
+}
+
+/// What a test at the near host has.
+pub(crate) struct Near {
+    cables: Cables,
+    /// Where the far node listens: at one socket for each cable.
+    pub(crate) far: [Multiaddr; 2],
+    pub(crate) far_handle: Handle,
+}
+
+/// Runs a test at the near host, or says why there is none.
+pub(crate) fn at_near<F: Future<Output = ()>>(
+    test: impl FnOnce(Near) -> F + Send + 'static,
+) -> Result<(), String> {
+    let cables = Cables::build()?;
+    let enter = cables.near.enter();
+    let (report, reported) = mpsc::sync_channel(1);
+    // Its end is that of the far node.
+    let (_over, is_over) = oneshot::channel::<()>();
+    let far = visit(&cables.far.enter(), move || {
+        block_on(async move {
+            let mut node = Node::new();
+            let mut addrs = Vec::new();
+            for ip in FAR {
+                let listener = format!("/ip4/{ip}/udp/0/quic-v1");
+                addrs.push(node.listen_at(&listener).await.1);
+            }
+            let handle = node.transport.handle();
+            let _echo = node.spawn_echo();
+            let _ = report.send((addrs, handle));
+            let _ = is_over.await;
+        });
+    })?;
+    let Ok((addrs, far_handle)) = reported.recv() else {
+        return Err(outcome(far).err().unwrap_or_default());
+    };
+    let near = Near {
+        cables,
+        far: addrs.try_into().unwrap(),
+        far_handle,
+    };
+    outcome(visit(&enter, move || block_on(bounded(test(near))))?)
+}
+
+fn outcome(thread: JoinHandle<Result<(), String>>) -> Result<(), String> {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+impl Cables {
+    fn build() -> Result<Self, String> {
+        let mut hosts = Namespace::hold(2)?;
+        let (Some(far), Some(near)) = (hosts.pop(), hosts.pop()) else {
+            unreachable!("two were asked for");
+        };
+        let id = far.id();
+        let ip = ["ip", "-batch", "-"];
+        near.run(
+            &ip,
+            &format!(
+                "link add a0 type veth peer name a0 netns {id}\n\
+                 link add b0 type veth peer name b0 netns {id}\n\
+                 address add 10.1.0.1/24 dev a0\naddress add 10.2.0.1/24 dev b0\n\
+                 link set a0 up\nlink set b0 up\n"
+            ),
+        )?;
+        far.run(
+            &ip,
+            &format!(
+                "address add {}/24 dev a0\naddress add {}/24 dev b0\nlink set a0 up\nlink set b0 up\n",
+                FAR[0], FAR[1]
+            ),
+        )?;
+        Ok(Self { near, far })
+    }
+}
+
+impl Near {
+    /// Runs a command at the near host.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub(crate) fn run(&self, command: &str) {
+        let words: Vec<_> = command.split(' ').collect();
+        self.cables.near.run(&words, "").unwrap();
+    }
+
+    /// Has nft do this at the near host.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub(crate) fn nft(&self, ruleset: &str) {
+        self.cables.near.run(&["nft", "-f", "-"], ruleset).unwrap();
+    }
+}
