@@ -11,6 +11,7 @@ mod reader;
 mod sender;
 mod slabs;
 mod socket;
+mod sockets;
 #[cfg(feature = "nat")]
 mod stun;
 mod task;

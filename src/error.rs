@@ -105,6 +105,30 @@ pub enum ListenError {
     /// `listen_on` was called outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,
+    /// The listener's socket has failed, and not only the way to one peer.
+    ///
+    /// The listener goes on: the same address and port are bound again, which is tried every second until it succeeds
+    /// or the listener is removed. Connections that came in at the socket, or were dialled from it, live on if that
+    /// takes less than their idle timeout.
+    #[error("the socket that listens on {addr} has failed")]
+    Socket {
+        /// The address that it was bound to.
+        addr: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// [`Handle::rebind`](crate::Handle::rebind) that has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RebindError {
+    /// A new socket could not be opened.
+    #[error("could not open another socket to dial from")]
+    Bind(#[source] io::Error),
+    /// All tasks of the transport have stopped, so there is nothing left that could move.
+    #[error("the drivers of the transport have stopped")]
+    DriverStopped,
 }
 
 /// A handshake that did not end with an authenticated peer.

@@ -2,9 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{driver::Core, stats::Stats};
+use crate::{driver::Core, error::RebindError, stats::Stats};
 
-/// Looks into a [`Transport`](crate::Transport) from outside; cheap to clone.
+/// Looks into a [`Transport`](crate::Transport) from outside, and moves its sockets; cheap to clone.
 ///
 /// It keeps nothing alive: when the transport and its connections are gone, the figures stay as they were.
 #[derive(Clone)]
@@ -28,6 +28,36 @@ impl Handle {
     /// stays.
     pub fn reset_stats(&self) {
         self.core.reset_stats();
+    }
+
+    /// Moves the connections that were dialled from sockets without a listener to new sockets, each at a port that the
+    /// system chooses.
+    ///
+    /// For when the network has changed (another interface has the default route, the host was suspended) and the
+    /// application knows before the connections would find out. It returns as soon as the new sockets are open; the
+    /// connections move by themselves then. Peers see a connection migration (RFC 9000 §9), by another connection ID, and
+    /// their muxer reports `StreamMuxerEvent::AddressChange`; streams go on. What is on its way to an old socket is still
+    /// received for a second.
+    ///
+    /// Connections move only when the protocol lets them, and stay on the old socket until then:
+    ///
+    /// - One whose handshake is not confirmed moves as soon as it is (RFC 9000 §9).
+    /// - One whose peer has sent `disable_active_migration` (RFC 9000 §18.2) does not move; the official libp2p
+    ///   transport has its listeners send it.
+    /// - One whose peer has not issued a new connection ID moves when it has (RFC 9000 §9.5).
+    ///
+    /// Listeners keep their sockets, because others know their ports; so do the connections that were dialled from them
+    /// ([`PortUse::Reuse`](libp2p_core::transport::PortUse::Reuse)), and incoming ones. Without any other socket this does
+    /// nothing. A socket that has failed is replaced without being asked for.
+    ///
+    /// It can be called from any thread, also outside of the runtime. It waits for nothing but system calls.
+    ///
+    /// # Errors
+    ///
+    /// [`RebindError`] if a socket cannot be opened, or nothing is driven any more. Everything goes on over the old
+    /// sockets then, all of it.
+    pub fn rebind(&self) -> Result<(), RebindError> {
+        self.core.rebind()
     }
 
     #[cfg(feature = "nat")]

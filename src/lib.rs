@@ -68,7 +68,8 @@ pub use self::{
     connecting::Connecting,
     connection::Connection,
     error::{
-        ConfigError, ConnectionError, DialError, Error, HandshakeError, ListenError, StreamError,
+        ConfigError, ConnectionError, DialError, Error, HandshakeError, ListenError, RebindError,
+        StreamError,
     },
     handle::Handle,
     stats::{

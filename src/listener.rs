@@ -77,7 +77,7 @@ impl Listener {
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.socket.io().local_addr()
+        self.socket.local_addr()
     }
 
     pub(crate) fn addresses(&self) -> Vec<Multiaddr> {

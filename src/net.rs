@@ -14,7 +14,7 @@ mod unreachable;
 pub(crate) use self::{
     fault::Fault,
     steering::bind_steered,
-    timer::Timer,
+    timer::{Timer, sleep},
     udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
     unreachable::Unreachable,
 };

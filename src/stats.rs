@@ -59,8 +59,7 @@ pub struct TransportStats {
     pub retries_sent: u64,
     /// First packets that got none, because one was sent to the same client a moment ago.
     pub retries_withheld: u64,
-    /// Batches that were sent datagram by datagram because the interface refused segmentation offload. Some seconds
-    /// pass until one is tried again with the same host.
+    /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
     pub segmentation_fallbacks: u64,
     /// Times that an interface had no room for a batch (`ENOBUFS`), which was then kept, to be tried again a little
     /// later.
@@ -77,6 +76,10 @@ pub struct TransportStats {
     pub shards: usize,
     /// UDP sockets; now.
     pub sockets: usize,
+    /// Sockets that have taken the place of another one, after [`Handle::rebind`](crate::Handle::rebind) or because that
+    /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
+    /// address count as one.
+    pub sockets_rebound: u64,
 }
 
 /// One listener, now.
@@ -265,6 +268,7 @@ impl AddAssign for TransportStats {
         self.sends_unreachable += other.sends_unreachable;
         self.shards += other.shards;
         self.sockets += other.sockets;
+        self.sockets_rebound += other.sockets_rebound;
     }
 }
 

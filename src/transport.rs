@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -181,6 +181,18 @@ impl Transport {
         }
     }
 
+    /// Has listeners report that their socket has failed.
+    fn note_failed_sockets(&mut self) {
+        for (socket, source) in self.in_use.core().take_failed() {
+            let listener = (self.listeners.iter_mut())
+                .find(|listener| Arc::as_ptr(listener.socket()) == Weak::as_ptr(&socket));
+            if let Some(listener) = listener {
+                let addr = listener.local_addr();
+                listener.report(ListenError::Socket { addr, source });
+            }
+        }
+    }
+
     fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
         for listener in &mut self.listeners {
             let Poll::Ready(event) = listener.poll(cx) else {
@@ -321,6 +333,7 @@ impl transport::Transport for Transport {
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         self.note_stopped_drivers(cx);
+        self.note_failed_sockets();
         if let Some((listener_id, reason)) = self.closed.pop_front() {
             return Poll::Ready(TransportEvent::ListenerClosed {
                 listener_id,

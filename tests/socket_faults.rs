@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::{env, fs, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{env, time::Duration};
 
 use libp2p_core::{
     Transport as _,
@@ -17,13 +17,10 @@ use libp2p_core::{
 use libp2p_quinn::{Error, Handle, HandshakeError, TransportStats};
 use multiaddr::Multiaddr;
 use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
-use rustix::{
-    net::{Shutdown, getsockname, shutdown},
-    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
-};
 use support::{
     cables::{Near, at_near},
     node::{NEW_PORT, Node, bounded, until},
+    sockets::{bound_to, shut_down},
     streams::{ask, transfer_through_echo},
 };
 
@@ -37,7 +34,8 @@ fn batches_that_cannot_be_cut_are_sent_one_by_one() {
         assert_eq!(handle.stats().transport.segmentation_fallbacks, 0);
 
         // Linux cuts no batches whose datagrams are to have no checksum: `EINVAL`, as of an interface that cuts none.
-        let sockets = own_sockets(handle.stats().connections[0].local_addr);
+        let sockets = bound_to(handle.stats().connections[0].local_addr.port());
+        assert!(!sockets.is_empty());
         for socket in &sockets {
             setsockopt(socket, NoChecksum, &true).unwrap();
         }
@@ -152,16 +150,18 @@ async fn socket_that_is_dead_harms_no_other() {
         let handle = dialer.transport.handle();
         let addr = listener.listen().await;
         let _echo = listener.spawn_echo();
-        let dead = dialer.try_dial(&addr, NEW_PORT).unwrap().await.unwrap().1;
-        for socket in own_sockets(handle.stats().connections[0].local_addr) {
-            // It says that there is no connection, and does it.
-            let _ = shutdown(&socket, Shutdown::Both);
-        }
+        let mut dead = dialer.try_dial(&addr, NEW_PORT).unwrap().await.unwrap().1;
+        let port = handle.stats().connections[0].local_addr.port();
+        assert_eq!(shut_down(port, usize::MAX), 1);
         let (_, mut other) = dialer.try_dial(&addr, NEW_PORT).unwrap().await.unwrap();
         transfer_through_echo(&mut other, MIB).await;
-        until(|| handle.stats().transport.receive_errors > 0).await;
-        dead.close_with(1, "said to nobody");
-        until(|| handle.stats().transport.send_errors > 0).await;
+        until(|| {
+            let stats = handle.stats().transport;
+            stats.receive_errors + stats.send_errors > 0
+        })
+        .await;
+        // It goes on over another socket.
+        ask(&mut dead).await;
         ask(&mut other).await;
     })
     .await;
@@ -196,7 +196,7 @@ fn interfaces_that_go_expire_their_addresses() {
 #[test]
 fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
     or_skip(at_near(async |near: Near| {
-        let mut node = Node::with(|builder| builder.handshake_timeout(Duration::from_secs(2)));
+        let mut node = Node::with(|builder| builder.handshake_timeout(Duration::from_millis(500)));
         let handle = node.transport.handle();
         let [mut there, mut forbidden] = dial_both(&mut node, &near).await;
         near.run("ip route add blackhole 10.4.0.0/24");
@@ -252,21 +252,6 @@ sockopt_impl!(
     libc::SO_NO_CHECK,
     bool
 );
-
-/// The sockets of this process that are bound to an address.
-fn own_sockets(addr: SocketAddr) -> Vec<OwnedFd> {
-    let myself = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-    let sockets: Vec<_> = fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter_map(|number| {
-            pidfd_getfd(&myself, number.parse().unwrap(), PidfdGetfdFlags::empty()).ok()
-        })
-        .filter(|file| getsockname(file).is_ok_and(|name| SocketAddr::try_from(name) == Ok(addr)))
-        .collect();
-    assert!(!sockets.is_empty(), "nobody is bound to {addr}");
-    sockets
-}
 
 /// Connects to the far node over either cable, from the same socket.
 async fn dial_both(node: &mut Node, near: &Near) -> [libp2p_quinn::Connection; 2] {

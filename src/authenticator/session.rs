@@ -7,7 +7,8 @@ use std::{any::Any, fmt, io::Cursor, net::Ipv4Addr, sync::Arc};
 
 use libp2p_identity::PeerId;
 use quinn_proto::{
-    ConnectError, ConnectionId, Side, TransportError, TransportErrorCode,
+    ConnectError, ConnectionId, Side, TransportError, TransportErrorCode, VarInt,
+    coding::Codec,
     crypto::{
         self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig as _,
         Session, UnsupportedVersion,
@@ -34,6 +35,8 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     pub(crate) cipher_suite: CipherSuite,
+    /// Whether the peer takes no packets from another address than the one of the handshake (RFC 9000 §18.2).
+    pub(crate) disables_active_migration: bool,
     pub(crate) key_exchange_group: NamedGroup,
     /// The name that a client asked for. libp2p has clients send none and servers ignore it.
     pub(crate) server_name: Option<String>,
@@ -421,12 +424,37 @@ fn negotiated(connection: &Connection) -> Option<Negotiated> {
     connection.alpn_protocol()?;
     Some(Negotiated {
         cipher_suite: connection.negotiated_cipher_suite()?.suite(),
+        disables_active_migration: connection
+            .quic_transport_parameters()
+            .is_some_and(disables_active_migration),
         key_exchange_group: connection.negotiated_key_exchange_group()?.name(),
         server_name: match connection {
             Connection::Client(_) => None,
             Connection::Server(server) => server.server_name().map(ToOwned::to_owned),
         },
     })
+}
+
+/// What quinn-proto knows and does not tell.
+fn disables_active_migration(mut parameters: &[u8]) -> bool {
+    const DISABLE_ACTIVE_MIGRATION: u64 = 0x0c;
+    // quinn-proto refuses parameters that cannot be read to their end, so this need not.
+    while let (Ok(id), Ok(len)) = (
+        VarInt::decode(&mut parameters),
+        VarInt::decode(&mut parameters),
+    ) {
+        if id.into_inner() == DISABLE_ACTIVE_MIGRATION {
+            return true;
+        }
+        let Some((_, rest)) = usize::try_from(len.into_inner())
+            .ok()
+            .and_then(|len| parameters.split_at_checked(len))
+        else {
+            return false;
+        };
+        parameters = rest;
+    }
+    false
 }
 
 fn supported(version: u32) -> Result<(), UnsupportedVersion> {

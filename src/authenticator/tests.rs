@@ -68,6 +68,7 @@ fn hybrid_key_exchange_and_aes_are_negotiated() {
             negotiated(&**session),
             Some(Negotiated {
                 cipher_suite,
+                disables_active_migration: false,
                 key_exchange_group: NamedGroup::X25519MLKEM768,
                 server_name: None,
             })

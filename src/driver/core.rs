@@ -1,9 +1,9 @@
 //! What a transport, its handles and its drivers share.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -21,16 +21,17 @@ use super::stun::StunDoor;
 use super::{
     connection::Handshake,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Request, read_socket},
+    mailbox::{Mailbox, Request},
     socket::Socket,
+    sockets::Sockets,
     task::Driver,
     wakers::Reply,
 };
 use crate::{
     authenticator::GenerateError,
     config::Config,
-    error::DialError,
-    net::{UdpSocket, bind_steered, interfaces, task::Runtime},
+    error::{DialError, RebindError},
+    net::{UdpSocket, interfaces, task::Runtime},
     proto::{Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
     sync::{self, Mutex},
@@ -46,24 +47,15 @@ pub(crate) struct Core {
     listeners: Mutex<Vec<Listening>>,
     #[cfg(feature = "nat")]
     stun: Arc<StunDoor>,
-    open_sockets: Arc<AtomicUsize>,
-    /// Sockets that dial and do not listen, one for each family, for as long as they are used.
-    dial_sockets: Mutex<DialSockets>,
+    sockets: Arc<Sockets>,
     started: Mutex<bool>,
     next_shard: AtomicUsize,
-    next_reader: AtomicUsize,
 }
 
 struct Listening {
     stats: ListenerStats,
     #[cfg(feature = "nat")]
     socket: Weak<Socket>,
-}
-
-#[derive(Default)]
-struct DialSockets {
-    v4: Weak<Socket>,
-    v6: Weak<Socket>,
 }
 
 /// Which socket a dial leaves from.
@@ -109,19 +101,23 @@ impl Drop for InUse {
 impl Core {
     fn new(config: Config) -> Self {
         let shards = config.shards();
+        let mailboxes: Arc<[_]> = shards.iter().map(|_| Arc::default()).collect();
+        let incoming = Arc::new(IncomingQueue::new(config.max_pending_incoming()));
         Self {
             shards,
-            mailboxes: shards.iter().map(|_| Arc::default()).collect(),
+            sockets: Arc::new(Sockets::new(
+                config.socket_buffers(),
+                Arc::clone(&mailboxes),
+                Arc::clone(&incoming),
+            )),
+            mailboxes,
             registries: shards.iter().map(|_| Arc::default()).collect(),
-            incoming: Arc::new(IncomingQueue::new(config.max_pending_incoming())),
+            incoming,
             listeners: Mutex::default(),
             #[cfg(feature = "nat")]
             stun: Arc::default(),
-            open_sockets: Arc::default(),
-            dial_sockets: Mutex::default(),
             started: Mutex::new(false),
             next_shard: AtomicUsize::new(0),
-            next_reader: AtomicUsize::new(0),
             config,
         }
     }
@@ -133,31 +129,12 @@ impl Core {
         addr: SocketAddr,
         listening: bool,
     ) -> Result<Arc<Socket>, OpenError> {
-        let buffers = self.config.socket_buffers();
-        let ios =
-            bind_steered(runtime, addr, buffers, self.mailboxes.len()).map_err(OpenError::Bind)?;
+        let ios = self.sockets.bind(runtime, addr).map_err(OpenError::Bind)?;
         self.start(runtime, &ios[0])
             .map_err(OpenError::Certificate)?;
-        let first_reader = if ios.len() == self.mailboxes.len() {
-            0
-        } else {
-            self.next_reader.fetch_add(1, Ordering::Relaxed)
-        };
-        let socket = Arc::new(Socket::new(
-            ios,
-            listening,
-            self.mailboxes
-                .iter()
-                .map(|reader| Arc::clone(reader.doorbell()))
-                .collect(),
-            Arc::clone(&self.open_sockets),
-        ));
-        for (index, io) in socket.ios().iter().enumerate() {
-            let reader = (first_reader + index) % self.mailboxes.len();
-            read_socket(&self.mailboxes, reader, &socket, io)
-                .map_err(|_| OpenError::DriverStopped)?;
-        }
-        Ok(socket)
+        self.sockets
+            .put_to_use(ios, listening)
+            .map_err(|_| OpenError::DriverStopped)
     }
 
     /// Begins to dial. To be called when the dial is first polled, not before.
@@ -229,13 +206,23 @@ impl Core {
         self.incoming.refuse_from(socket);
     }
 
+    /// Moves what was dialled to other sockets, where it does not come from that of a listener.
+    pub(crate) fn rebind(&self) -> Result<(), RebindError> {
+        self.sockets.rebind()
+    }
+
+    /// Sockets of listeners that have failed since the last time. The transport is woken when there are any.
+    pub(crate) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
+        self.sockets.take_failed()
+    }
+
     pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
-        let buffers = socket.io().buffer_sizes();
+        let buffers = socket.buffer_sizes();
         sync::lock(&self.listeners).push(Listening {
             stats: ListenerStats {
                 addresses: Vec::new(),
                 listener_id,
-                local_addr: socket.io().local_addr(),
+                local_addr: socket.local_addr(),
                 receive_buffer_bytes: buffers.receive,
                 send_buffer_bytes: buffers.send,
             },
@@ -311,7 +298,8 @@ impl Core {
         stats.registry.peers = peers.len();
         stats.registry.remote_addresses = remote_addrs.len();
         stats.transport.shards = self.shards.count();
-        stats.transport.sockets = self.open_sockets.load(Ordering::Relaxed);
+        stats.transport.sockets = self.sockets.open();
+        stats.transport.sockets_rebound = self.sockets.rebound();
         stats
     }
 
@@ -319,6 +307,7 @@ impl Core {
         for registry in &self.registries {
             sync::lock(registry).reset();
         }
+        self.sockets.reset_stats();
         #[cfg(feature = "nat")]
         self.stun.reset_stats();
     }
@@ -338,30 +327,18 @@ impl Core {
         remote_addr: SocketAddr,
         from: DialFrom,
     ) -> Result<Arc<Socket>, OpenError> {
-        let wildcard = match remote_addr {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let open = || self.open_socket(runtime, SocketAddr::new(wildcard, 0), false);
-        match from {
-            DialFrom::New => return open(),
+        let own = match from {
+            DialFrom::New => true,
             DialFrom::Reused(listeners) => {
                 if let Some(socket) = expected_socket(&listeners, remote_addr) {
                     return Ok(socket);
                 }
+                false
             }
-        }
-        let mut sockets = sync::lock(&self.dial_sockets);
-        let shared = match wildcard {
-            IpAddr::V4(_) => &mut sockets.v4,
-            IpAddr::V6(_) => &mut sockets.v6,
         };
-        if let Some(socket) = shared.upgrade() {
-            return Ok(socket);
-        }
-        let socket = open()?;
-        *shared = Arc::downgrade(&socket);
-        Ok(socket)
+        self.sockets.to_dial_from(remote_addr.ip(), own, |addr| {
+            self.open_socket(runtime, addr, false)
+        })
     }
 
     /// Starts the drivers, if there are none; `io` is the first socket.
@@ -393,9 +370,11 @@ impl Core {
                 Arc::clone(&self.incoming),
                 #[cfg(feature = "nat")]
                 Arc::clone(&self.stun),
+                Arc::clone(&self.sockets),
                 self.config.measures_routing(),
             ));
         }
+        self.sockets.run_on(runtime);
         *started = true;
         Ok(())
     }
@@ -408,7 +387,7 @@ fn expected_socket(listeners: &[Weak<Socket>], remote_addr: SocketAddr) -> Optio
     if sockets.len() > 1 {
         let source = interfaces::source_ip(remote_addr);
         sockets.sort_by_key(|socket| {
-            let ip = socket.io().local_addr().ip();
+            let ip = socket.local_addr().ip();
             (Some(ip) != source, !ip.is_unspecified())
         });
     }

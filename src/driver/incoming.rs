@@ -54,7 +54,7 @@ impl IncomingConnection {
 
     /// The address that the peer has sent to, with the socket's port.
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        let mut addr = self.socket.io().local_addr();
+        let mut addr = self.socket.local_addr();
         if let Some(ip) = self.local_ip
             && ip.is_ipv4() == addr.is_ipv4()
         {

@@ -48,6 +48,8 @@ pub(super) struct Mail {
     /// Addresses where nobody listens, with the initial ID of the dial in question.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>)>,
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
+    /// Some sockets were given up for others.
+    pub(super) given_up: bool,
     /// The transport is gone: leave when there is nothing left to drive.
     pub(super) closing: bool,
     /// The driver is gone.
@@ -146,6 +148,11 @@ impl Mailbox {
                 mail.unreachable.push((remote_addr, initial_id));
             }
         });
+    }
+
+    /// Tells that some sockets were given up for others.
+    pub(super) fn note_given_up(&self) {
+        self.post(|mail| mail.given_up = true);
     }
 
     /// Whether the driver is gone.

@@ -17,7 +17,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    net::clock,
+    net::{UdpSocket, clock},
     proto::{self, Sent},
     stats::TransportStats,
 };
@@ -35,7 +35,7 @@ struct Waiting {
     /// wait. Everybody, if the socket takes nothing.
     host: Option<IpAddr>,
     /// Resolves when the socket takes datagrams again, unless only time can tell.
-    writable: Option<BoxFuture<'static, ()>>,
+    writable: Option<(Arc<UdpSocket>, BoxFuture<'static, ()>)>,
     /// Not before this time: the interface is busy, or the alarm was a false one.
     retry_at: Option<Instant>,
     /// How often the interface was busy in a row.
@@ -97,7 +97,7 @@ impl Outbound {
                     keep(transmit, contents, from);
                     // After some errors a socket calls itself writable for ever; it is not believed at once.
                     waiting.retry_at = Some(now + FALSE_ALARM);
-                    waiting.writable = Some(Arc::clone(self.sender.io(&waiting.socket)).writable());
+                    waiting.wait_for(self.sender.io(&waiting.socket));
                     return false;
                 }
                 Outcome::Busy { from } if waiting.host.is_some() => {
@@ -194,7 +194,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
             Outcome::Blocked { from } => {
                 let contents = contents[from..].to_vec();
                 let mut waiting = Waiting::new(socket, None, transmit, contents);
-                waiting.writable = Some(Arc::clone(self.sender.io(socket)).writable());
+                waiting.wait_for(self.sender.io(socket));
                 self.waiting.push(waiting);
             }
             Outcome::Busy { from } => {
@@ -240,9 +240,16 @@ impl Waiting {
         // Past: what is waited for now is the socket alone, and no timer is to run for it.
         self.retry_at = None;
         match &mut self.writable {
-            Some(writable) => writable.poll_unpin(cx),
+            // It would wait for ever; another one may have taken its place.
+            Some((io, _)) if io.is_retired() => Poll::Ready(()),
+            Some((_, writable)) => writable.poll_unpin(cx),
             None => Poll::Ready(()),
         }
+    }
+
+    /// Has it wait until the socket takes datagrams again. `None` does not: what is sent without one is lost.
+    fn wait_for(&mut self, io: Option<Arc<UdpSocket>>) {
+        self.writable = io.map(|io| (Arc::clone(&io), io.writable()));
     }
 
     fn back_off(&mut self, now: Instant) {
@@ -266,7 +273,7 @@ mod tests {
     use proto::Outbound as _;
 
     use super::*;
-    use crate::net::{BufferSizes, UdpSocket, task::Runtime};
+    use crate::net::{BufferSizes, task::Runtime};
 
     const BUSY: [u8; 4] = [127, 0, 0, 2];
     const FREE: [u8; 4] = [127, 0, 0, 3];
@@ -294,7 +301,7 @@ mod tests {
         // In time all of it is sent.
         let mut cx = Context::from_waker(Waker::noop());
         outbound.waiting[0].retry_at = Some(now);
-        Arc::clone(socket.io()).writable().await;
+        socket.io_of(0).unwrap().writable().await;
         assert!(outbound.poll_writable(&mut cx).is_ready());
         assert!(outbound.is_ready(&socket, (BUSY, 1).into()));
         assert_eq!(outbound.next_retry(), None);
@@ -322,7 +329,12 @@ mod tests {
             ([0, 0, 0, 0], 0).into(),
             buffers,
         );
-        let socket = Socket::new(vec![io.unwrap()], false, Vec::new(), Arc::default());
+        let socket = Socket::new(
+            vec![Arc::new(io.unwrap())],
+            false,
+            Vec::new(),
+            Arc::default(),
+        );
         Arc::new(socket)
     }
 

@@ -64,9 +64,9 @@ impl Reader {
         self.socket.upgrade()
     }
 
-    /// Whether anyone uses the socket; a reader whose socket has no user left is all that keeps it open.
+    /// Whether anyone uses the socket, and it has not failed; otherwise a reader is all that keeps it open.
     pub(super) fn is_used(&self) -> bool {
-        self.socket.strong_count() > 0
+        self.socket.strong_count() > 0 && !self.io.is_retired()
     }
 
     /// When a socket that was in trouble should be read again.

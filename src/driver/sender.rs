@@ -54,8 +54,8 @@ impl Sender {
         }
     }
 
-    /// The one of a socket's that this shard sends from.
-    pub(super) fn io<'a>(&self, socket: &'a Socket) -> &'a Arc<UdpSocket> {
+    /// The one of a socket's that this shard sends from; `None` between the failure of one and the next.
+    pub(super) fn io(&self, socket: &Socket) -> Option<Arc<UdpSocket>> {
         socket.io_of(self.shard)
     }
 
@@ -70,7 +70,7 @@ impl Sender {
         if is_uncut {
             1
         } else {
-            self.io(socket).max_segments()
+            self.io(socket).map_or(1, |io| io.max_segments())
         }
     }
 
@@ -80,7 +80,11 @@ impl Sender {
         transmit: &Transmit,
         contents: &[u8],
     ) -> Outcome {
-        let error = match send_once_more(self.io(socket), transmit, contents) {
+        let Some(io) = self.io(socket) else {
+            self.counts.send_errors += 1;
+            return Outcome::Gone;
+        };
+        let error = match send_once_more(&io, transmit, contents) {
             Ok(()) => return Outcome::Gone,
             Err(error) => error,
         };
@@ -91,7 +95,7 @@ impl Sender {
                 if contents.len() > size
                     && matches!(Fault::of(&error), Fault::Refused | Fault::TooLarge) =>
             {
-                self.send_one_by_one(socket, transmit, contents, size)
+                self.send_one_by_one(socket, &io, transmit, contents, size)
             }
             _ => self.fail(socket, transmit, error),
         }
@@ -100,6 +104,7 @@ impl Sender {
     fn send_one_by_one(
         &mut self,
         socket: &Arc<Socket>,
+        io: &UdpSocket,
         batch: &Transmit,
         contents: &[u8],
         size: usize,
@@ -111,7 +116,7 @@ impl Sender {
                 segment_size: None,
                 ..*batch
             };
-            match send_once_more(self.io(socket), &transmit, contents) {
+            match send_once_more(io, &transmit, contents) {
                 // One of full size: it is the cutting that does not work.
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}

@@ -54,13 +54,13 @@ impl StunDoor {
         remote_addr: SocketAddr,
         datagram: &[u8],
     ) {
-        let local_addr = socket.io().local_addr();
+        let local_addr = socket.local_addr();
         self.tell(|client| client.handle(now, local_addr, remote_addr, datagram));
     }
 
     /// ICMP says that a datagram was received by nobody; this is its beginning.
     pub(super) fn unreachable(&self, socket: &Arc<Socket>, remote_addr: SocketAddr, quoted: &[u8]) {
-        let local_addr = socket.io().local_addr();
+        let local_addr = socket.local_addr();
         self.tell(|client| client.unreachable(clock::now(), local_addr, remote_addr, quoted));
     }
 

@@ -24,6 +24,7 @@ use super::{
     reader::{Read, Reader},
     slabs::Slabs,
     socket::Socket,
+    sockets::Sockets,
     wakers::{self, Reply},
 };
 use crate::{
@@ -62,6 +63,7 @@ pub(super) struct Driver {
     incoming: Arc<IncomingQueue>,
     #[cfg(feature = "nat")]
     stun: Arc<StunDoor>,
+    sockets: Arc<Sockets>,
     readers: Vec<Reader>,
     /// Where to go on reading, so that no socket starves another.
     next_reader: usize,
@@ -89,6 +91,7 @@ impl Driver {
         mailboxes: Arc<[Arc<Mailbox>]>,
         incoming: Arc<IncomingQueue>,
         #[cfg(feature = "nat")] stun: Arc<StunDoor>,
+        sockets: Arc<Sockets>,
         measure_routing: bool,
     ) -> Self {
         let outbound = Outbound::new(shard.id().index());
@@ -99,6 +102,7 @@ impl Driver {
             incoming,
             #[cfg(feature = "nat")]
             stun,
+            sockets,
             readers: Vec::new(),
             next_reader: 0,
             requests: VecDeque::new(),
@@ -131,6 +135,9 @@ impl Driver {
         self.turns = turns;
         self.requests.extend(mail.requests);
         self.shard.totals().registry.dropped_overload += mail.overflowed;
+        if mail.given_up {
+            self.shard.follow_sockets();
+        }
         if !mail.forwarded.is_empty() {
             let now = clock::now();
             for datagram in mail.forwarded {
@@ -191,7 +198,7 @@ impl Driver {
             }
             Read::Failed => Backlog::More,
             Read::InTrouble(error) => {
-                tracing::debug!(%error, addr = %reader.io().local_addr(), "could not receive");
+                tracing::debug!(%error, addr = %socket.local_addr(), "could not receive");
                 self.shard.totals().transport.receive_errors += 1;
                 Backlog::None
             }
@@ -205,8 +212,7 @@ impl Driver {
 
     /// A socket is dead: reading it, or sending from it, fails whatever it is about.
     fn socket_broken(&mut self, socket: &Arc<Socket>, error: io::Error) {
-        let addr = socket.io().local_addr();
-        tracing::debug!(%error, %addr, "the socket is broken");
+        self.sockets.replace_failed(socket, error);
     }
 
     /// Routes what is in the receive buffers.

@@ -99,7 +99,7 @@ impl Behaviour {
                 // Of another transport.
                 return;
             };
-            let local_addr = socket.io().local_addr();
+            let local_addr = socket.local_addr();
             self.listeners.push(Listener {
                 id,
                 local_addr,

@@ -2,7 +2,10 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::{runtime::Handle, task::coop};
+use tokio::{
+    runtime::{EnterGuard, Handle},
+    task::coop,
+};
 
 /// No tokio runtime is running where one was needed.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +19,11 @@ impl Runtime {
     /// The runtime that the caller runs on.
     pub(crate) fn current() -> Result<Self, NoRuntime> {
         Handle::try_current().map(Self).map_err(|_| NoRuntime)
+    }
+
+    /// For as long as the result lives, the calling thread can open sockets.
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
+        self.0.enter()
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -3,10 +3,15 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::time::{Sleep, sleep_until};
+
+/// Resolves after this much time.
+pub(crate) async fn sleep(time: Duration) {
+    tokio::time::sleep(time).await;
+}
 
 /// A timer that follows the earliest of its owner's deadlines.
 ///

@@ -3,7 +3,10 @@
 use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -41,6 +44,8 @@ pub(crate) struct UdpSocket {
     local_addr: SocketAddr,
     /// What the kernel granted.
     buffers: BufferSizes,
+    /// Whether it has failed, and waits to be closed by all who hold it.
+    retired: AtomicBool,
 }
 
 impl UdpSocket {
@@ -95,6 +100,7 @@ impl UdpSocket {
             may_fragment: state.may_fragment(),
             state: RwLock::new(state),
             buffers: granted,
+            retired: AtomicBool::new(false),
         })
     }
 
@@ -115,6 +121,15 @@ impl UdpSocket {
     /// Whether datagrams may be fragmented on their way, so that a large one proves nothing.
     pub(crate) fn may_fragment(&self) -> bool {
         self.may_fragment
+    }
+
+    /// It has failed: whoever holds it should let go of it.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// How many datagrams can be sent at once, as far as the kernel tells; whether an interface can is found out by

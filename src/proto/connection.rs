@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     loss: Option<Loss>,
     closing: Option<Closing>,
     drained: bool,
+    /// How many connection IDs the peer had issued when it was seen last that none of them was left to move with.
+    used_up: Option<u64>,
     remote_addr: SocketAddr,
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
@@ -99,6 +101,7 @@ impl Connection {
             loss: None,
             closing: None,
             drained: false,
+            used_up: None,
             moved_to: None,
             streams: StreamStates::new(max_peer_streams),
             turns: Turns::default(),
@@ -377,6 +380,32 @@ impl Connection {
     /// otherwise be sent again only when it times out.
     pub(super) fn probe(&mut self) {
         self.quic.ping();
+    }
+
+    /// Has the connection migrate to another local address, which is for its shard to send from, and address the peer by
+    /// a connection ID that was not seen on the old path (RFC 9000 §9.5).
+    ///
+    /// `None` if it may not, or not yet. Otherwise the event is for the endpoint.
+    //= https://www.rfc-editor.org/rfc/rfc9000#section-9
+    pub(super) fn change_local_address(&mut self) -> Option<EndpointEvent> {
+        let may_migrate = self.direction == Direction::Outbound
+            && self.loss.is_none()
+            && (self.authenticated.as_ref())
+                .is_some_and(|peer| !peer.negotiated.disables_active_migration);
+        if !may_migrate {
+            return None;
+        }
+        let received = self.quic.stats().frame_rx;
+        let issued = Some(received.new_connection_id);
+        // A client that has not got HANDSHAKE_DONE has not confirmed the handshake (RFC 9001 §4.1.2).
+        if received.handshake_done == 0 || self.used_up == issued {
+            return None;
+        }
+        self.quic.local_address_changed();
+        // All others were polled before; this one is about the reset token of the new ID, if there is a new ID.
+        let event = self.quic.poll_endpoint_events();
+        self.used_up = if event.is_none() { issued } else { None };
+        event
     }
 
     pub(super) fn current_mtu(&self) -> u16 {

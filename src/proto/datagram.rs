@@ -21,6 +21,9 @@ pub(crate) trait Socket: Clone {
 
     /// Whether connections are accepted here. A socket that only dials answers no strangers.
     fn is_listening(&self) -> bool;
+
+    /// The socket that connections should send from in place of this one, as soon as they may.
+    fn successor(&self) -> Option<Self>;
 }
 
 /// Where datagrams leave.

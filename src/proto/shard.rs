@@ -477,6 +477,17 @@ impl<S: Socket> Shard<S> {
         }
     }
 
+    /// Sockets have got a [successor](Socket::successor): the connections on them get a turn, in which those that may
+    /// move do so.
+    pub(crate) fn follow_sockets(&mut self) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if slot(&mut self.slots, handle).is_some_and(|slot| slot.socket.successor().is_some()) {
+                self.want_turn(handle);
+            }
+        }
+    }
+
     /// Nobody listens at `remote_addr`, says its host about a dial's first packet, which it quotes: a dial
     /// that has heard nothing need not wait for its timeout.
     ///
@@ -595,6 +606,7 @@ impl<S: Socket> Shard<S> {
         let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
+        turn.follow_socket();
         // Nobody holds it, and the peer has closed it: there is nothing to drain for.
         forget |= turn.connection.was_turned_away();
         let sending = turn.send(out, &mut self.buf);
@@ -603,6 +615,7 @@ impl<S: Socket> Shard<S> {
 
         let more = sending == Sending::Unfinished
             || !turn.slot.inbox.is_empty()
+            || (turn.slot.expired && !turn.slot.untried_path)
             || turn.connection.announce_turn();
         let deadline = turn.next_deadline();
         if forget && !drained {
@@ -698,6 +711,7 @@ impl<S: Socket> Shard<S> {
             inbox: VecDeque::new(),
             armed: Armed::default(),
             expired: false,
+            untried_path: false,
             silent_turns: 0,
             handshake_deadline: Some(begun.deadline),
             unanswered_dial: begun.unanswered_dial,

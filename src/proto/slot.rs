@@ -49,6 +49,10 @@ pub(super) struct Slot<S> {
     pub(super) inbox: VecDeque<Received<S>>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
+    /// Nothing was sent yet on the path that has just become the one to the peer. Timers wait for that: quinn-proto 0.11.19
+    /// leaves the one for lost packets running for those of the path before, and asserts, where debug assertions are on,
+    /// that there are any on this one.
+    pub(super) untried_path: bool,
     /// Turns in a row in which nothing was sent because the inbox was not empty.
     pub(super) silent_turns: u8,
     pub(super) handshake_deadline: Option<Instant>,
@@ -115,6 +119,7 @@ impl<S: Socket> Turn<'_, S> {
             }
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
+                self.slot.untried_path = true;
                 self.register_path();
             }
         }
@@ -138,7 +143,7 @@ impl<S: Socket> Turn<'_, S> {
             self.connection.abandon(HandshakeError::TimedOut);
         }
         let forget = self.connection.begin_turn(now);
-        if mem::take(&mut self.slot.expired) {
+        if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
             // What a burst has needed is not kept for long.
             if self.slot.inbox.is_empty() {
                 self.slot.inbox = VecDeque::new();
@@ -150,6 +155,23 @@ impl<S: Socket> Turn<'_, S> {
             }
         }
         forget
+    }
+
+    /// Leaves a socket that another one has taken the place of.
+    ///
+    /// Not before the peer lets it; until then the connection stays where it is.
+    pub(super) fn follow_socket(&mut self) {
+        let Some(successor) = self.slot.socket.successor() else {
+            return;
+        };
+        let Some(event) = self.connection.change_local_address() else {
+            return;
+        };
+        if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+            self.connection.handle_event(event);
+        }
+        self.slot.socket = successor;
+        self.register_path();
     }
 
     fn register_path(&self) {
@@ -217,8 +239,13 @@ impl<S: Socket> Turn<'_, S> {
                 .max(1);
             buf.clear();
             let Some(transmit) = self.connection.poll_transmit(self.now, max_segments, buf) else {
+                self.slot.untried_path = false;
                 return Sending::Done;
             };
+            // It may also be to the peer's address before, which is asked whether it is still the one.
+            if transmit.destination == self.connection.remote_addr() {
+                self.slot.untried_path = false;
+            }
             let totals = &mut self.totals.transport;
             totals.bytes_sent += transmit.size as u64;
             totals.datagrams_sent += datagrams(&transmit);

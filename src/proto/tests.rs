@@ -23,6 +23,7 @@ mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
+mod migration;
 mod paths;
 mod replay;
 mod retry;

@@ -18,6 +18,8 @@ pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod relay;
 pub(crate) mod scene;
+#[cfg(target_os = "linux")]
+pub(crate) mod sockets;
 pub(crate) mod streams;
 #[cfg(target_os = "linux")]
 pub(crate) mod stun_server;

@@ -157,7 +157,9 @@ fn the_last_user_of_a_socket_ends_its_reading() {
             ..
         } = World::new(&RUNTIME, Dialling::TooLong);
         drop(connection);
-        read_socket(&[Arc::clone(&mailbox)], 0, &socket, socket.io()).unwrap();
+        let io = socket.io_of(0).unwrap();
+        read_socket(&[Arc::clone(&mailbox)], 0, &socket, &io).unwrap();
+        drop(io);
         let driver = spawn(|| block_on(driver));
         let user = spawn(move || drop(socket));
         mailbox.close();

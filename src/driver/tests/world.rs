@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     driver::{
         connection::DrivenConnection, incoming::IncomingQueue, mailbox::Mailbox, socket::Socket,
-        task::Driver,
+        sockets::Sockets, task::Driver,
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
     proto::{Shard, ShardSeed, Shards},
@@ -44,6 +44,11 @@ impl World {
         let mailbox: Arc<Mailbox> = Arc::default();
         let mailboxes: Arc<[_]> = Arc::new([Arc::clone(&mailbox)]);
         let incoming = Arc::new(IncomingQueue::new(1));
+        let sockets = Arc::new(Sockets::new(
+            BUFFERS,
+            Arc::clone(&mailboxes),
+            Arc::clone(&incoming),
+        ));
         let socket = socket(runtime, &mailbox);
         let mut shard = shard();
         let now = match dialling {
@@ -67,6 +72,7 @@ impl World {
                 Arc::clone(&incoming),
                 #[cfg(feature = "nat")]
                 Arc::default(),
+                sockets,
                 false,
             ),
             connection: DrivenConnection::new(connection, handle, doorbell),
@@ -94,21 +100,23 @@ fn shard() -> Shard<Arc<Socket>> {
 
 /// A listening socket that takes what is sent.
 fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
-    let buffers = BufferSizes {
-        receive: 64 * 1024,
-        send: 64 * 1024,
-    };
     let context = Runtime::current().unwrap();
-    let io = UdpSocket::bind(&context, (Ipv4Addr::LOCALHOST, 0).into(), buffers).unwrap();
+    let io = UdpSocket::bind(&context, (Ipv4Addr::LOCALHOST, 0).into(), BUFFERS).unwrap();
+    let io = Arc::new(io);
     let socket = Socket::new(
-        vec![io],
+        vec![Arc::clone(&io)],
         true,
         vec![Arc::clone(mailbox.doorbell())],
         Arc::default(),
     );
-    runtime.block_on(Arc::clone(socket.io()).writable());
+    runtime.block_on(io.writable());
     Arc::new(socket)
 }
+
+const BUFFERS: BufferSizes = BufferSizes {
+    receive: 64 * 1024,
+    send: 64 * 1024,
+};
 
 /// Where nobody answers.
 pub(super) fn nobody() -> SocketAddr {

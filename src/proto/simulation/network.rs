@@ -74,6 +74,8 @@ pub(crate) enum Fault {
     /// Nothing gets through this way for so long.
     Cut(Way, Duration),
     Impair(Impairments),
+    /// A node gives its socket up for another one.
+    Move(usize),
     /// The NAT before a node gives it another address.
     Rebind(usize),
     /// Somebody sets the clock of a node, by so many seconds.
@@ -186,6 +188,15 @@ impl Network {
     /// The NAT before this node gives it another address, which is returned.
     pub(crate) fn rebind(&mut self, node: usize) -> SocketAddr {
         self.nat.rebind(self.nodes[node].addr())
+    }
+
+    /// This node gives its socket up for one at another port, which is returned. The old one is still read.
+    pub(crate) fn move_socket(&mut self, node: usize) -> SocketAddr {
+        let mut addr = self.nodes[node].addr();
+        addr.set_port(addr.port() + 1);
+        self.nodes[node].move_to(addr);
+        self.by_addr.insert(addr, node);
+        addr
     }
 
     /// Has an application do this, from the next round on.
@@ -435,6 +446,10 @@ impl Network {
         match fault {
             Fault::Cut(way, time) => self.link.cut(way, self.now + time),
             Fault::Impair(impairments) => self.link.impairments = impairments,
+            Fault::Move(node) => {
+                self.move_socket(node);
+                self.stirred.borrow_mut().insert(node);
+            }
             Fault::Rebind(node) => drop(self.rebind(node)),
             Fault::StepClock(node, seconds) => self.nodes[node].wall_clock.step(seconds),
         }

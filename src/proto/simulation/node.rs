@@ -1,7 +1,7 @@
 //! A node: the shards of one transport, with values in place of sockets.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{HashSet, VecDeque},
     mem,
     net::{IpAddr, SocketAddr},
@@ -99,6 +99,7 @@ pub(crate) struct SimSocket(Rc<SocketState>);
 struct SocketState {
     addr: SocketAddr,
     listening: Cell<bool>,
+    successor: RefCell<Option<SimSocket>>,
 }
 
 impl Socket for SimSocket {
@@ -108,6 +109,10 @@ impl Socket for SimSocket {
 
     fn is_listening(&self) -> bool {
         self.0.listening.get()
+    }
+
+    fn successor(&self) -> Option<Self> {
+        self.0.successor.borrow().clone()
     }
 }
 
@@ -209,6 +214,8 @@ pub(crate) struct Node {
     turns: Vec<Rc<Turns>>,
     pub(crate) wall_clock: WallClock,
     socket: SimSocket,
+    /// Those before it.
+    former: Vec<SimSocket>,
     reader: Reader,
     pub(crate) answer: Answer,
     pub(crate) outbox: Outbox,
@@ -285,7 +292,9 @@ impl Node {
             socket: SimSocket(Rc::new(SocketState {
                 addr,
                 listening: Cell::new(setup.listening),
+                successor: RefCell::default(),
             })),
+            former: Vec::new(),
             reader: setup.reader,
             answer: setup.answer,
             outbox: setup.outbox,
@@ -303,6 +312,23 @@ impl Node {
 
     pub(crate) fn peer_id(&self) -> PeerId {
         self.peer_id
+    }
+
+    /// Gives the socket up for one at another address.
+    pub(crate) fn move_to(&mut self, addr: SocketAddr) {
+        let successor = SimSocket(Rc::new(SocketState {
+            addr,
+            listening: Cell::new(self.socket.is_listening()),
+            successor: RefCell::default(),
+        }));
+        self.former
+            .push(mem::replace(&mut self.socket, successor.clone()));
+        for former in &self.former {
+            former.0.successor.replace(Some(successor.clone()));
+        }
+        for core in &mut self.cores {
+            core.follow_sockets();
+        }
     }
 
     /// Begins to dial, on each shard in its turn.

@@ -1,0 +1,199 @@
+//! Nodes that give their socket up for another one, and connections that move there as soon as they may.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use futures::FutureExt;
+
+use super::{
+    network::{Fault, Network},
+    node::{Node, Reader, Setup},
+    peer::Peer,
+    seeds,
+    transfer::exchange_between,
+};
+
+#[test]
+fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
+    const MOVES: u32 = 20;
+
+    for seed in seeds().take(10) {
+        for dialler_shards in [1, 4] {
+            let dialler = Setup {
+                shards: dialler_shards,
+                ..dialling()
+            };
+            let listener = Setup {
+                reader: Reader::NeverTheOwner,
+                shards: 4,
+                ..Setup::default()
+            };
+            let mut network = Network::pair(seed, dialler, listener);
+            let (dialler, listener) = connected(&mut network);
+            for number in 1..=MOVES {
+                network.schedule(Duration::from_millis(50) * number, Fault::Move(0));
+            }
+            exchange_between(&mut network, &dialler, &listener, seed, 500_000);
+            network.run_for(Duration::from_secs(5));
+
+            let addr = network.nodes[0].addr();
+            assert_eq!(addr.port(), 4001 + MOVES as u16);
+            assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+            let reported = listener.address_change().now_or_never();
+            assert_eq!(reported, Some(Ok(addr)));
+            let books = network.nodes[1].books().0;
+            assert!(books.forwarded > 0);
+            assert_eq!((books.foreign, books.responses_sent), (0, 0));
+            assert_eq!((dialler.loss(), listener.loss()), (None, None));
+
+            close(&mut network, dialler);
+        }
+    }
+}
+
+/// RFC 9000 §9.5.
+#[test]
+fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialler, listener) = connected(&mut network);
+    let mut seen: BTreeMap<SocketAddr, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    let mut look = |network: &mut Network| {
+        network.settle();
+        let listener = network.nodes[1].addr();
+        for datagram in network.intercept() {
+            if datagram.to == listener {
+                let id = datagram.contents[1..9].to_vec();
+                seen.entry(datagram.from).or_default().insert(id);
+            }
+        }
+    };
+    send_something(&dialler);
+    look(&mut network);
+    // More often than the listener has issued IDs; it hears of none of it, and so issues no more.
+    for _ in 0..10 {
+        network.move_socket(0);
+        send_something(&dialler);
+        look(&mut network);
+    }
+    let ids: Vec<_> = seen.values().flatten().collect();
+    assert!((2..10).contains(&seen.len()), "{seen:?}");
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+
+    // When it does, the connection goes on to where the node is now.
+    network.run_for(Duration::from_secs(10));
+    let addr = network.nodes[0].addr();
+    assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+    assert_eq!((dialler.loss(), listener.loss()), (None, None));
+    close(&mut network, dialler);
+}
+
+/// RFC 9000 §9: not before the handshake is confirmed. A listener of quinn-proto takes none of it from another address.
+#[test]
+fn handshake_ends_where_it_has_begun_and_then_the_connection_moves() {
+    for moves_after in (0..=60).step_by(5) {
+        let mut network = Network::pair(1, dialling(), Setup::default());
+        let before = network.nodes[0].addr();
+        network.schedule(Duration::from_millis(moves_after), Fault::Move(0));
+        let (dialler, listener) = network.connect(0, 1);
+        assert_eq!(network.nodes[1].remote_addrs(), [before].into());
+        network.run_for(Duration::from_secs(1));
+        let after = network.nodes[0].addr();
+        assert_ne!(before, after);
+        assert_eq!(network.nodes[1].remote_addrs(), [after].into());
+        exchange_between(&mut network, &dialler, &listener, 1, 50_000);
+        close(&mut network, dialler);
+    }
+}
+
+/// RFC 9000 §18.2.
+#[test]
+fn connection_to_a_peer_that_disables_migration_stays() {
+    let listener = Setup {
+        configure: |builder| builder.migration(false),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, dialling(), listener);
+    let before = network.nodes[0].addr();
+    let (dialler, listener) = connected(&mut network);
+    network.move_socket(0);
+    exchange_between(&mut network, &dialler, &listener, 1, 50_000);
+    network.run_for(Duration::from_secs(30));
+    assert_eq!(network.nodes[1].remote_addrs(), [before].into());
+    assert_eq!((dialler.loss(), listener.loss()), (None, None));
+    close(&mut network, dialler);
+}
+
+/// RFC 9000 §9: only clients migrate.
+#[test]
+fn connection_that_came_in_stays() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let before = network.nodes[1].addr();
+    let (dialler, listener) = connected(&mut network);
+    network.move_socket(1);
+    send_something(&listener);
+    network.settle();
+    let from: BTreeSet<_> = (network.intercept().into_iter())
+        .filter(|datagram| datagram.to == network.nodes[0].addr())
+        .map(|datagram| datagram.from)
+        .collect();
+    assert_eq!(from, [before].into());
+    exchange_between(&mut network, &dialler, &listener, 1, 50_000);
+    close(&mut network, dialler);
+}
+
+/// The timer was armed for a packet on the path that the peer has left; on the new one there is none yet.
+#[test]
+fn timer_for_lost_packets_that_is_due_as_the_peer_moves_does_no_harm() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialler, listener) = connected(&mut network);
+    send_something(&listener);
+    network.settle();
+    network.intercept();
+    send_something(&dialler);
+    network.settle();
+    let sent = network.intercept();
+    assert!(!sent.is_empty());
+
+    let moved = network.rebind(0);
+    network.now += Duration::from_secs(1);
+    let now = network.now;
+    for datagram in sent {
+        network.nodes[1].receive(now, moved, &datagram.contents);
+    }
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].remote_addrs(), [moved].into());
+    network.run_for(Duration::from_secs(5));
+    assert_eq!((dialler.loss(), listener.loss()), (None, None));
+    assert!(listener.accept().now_or_never().unwrap().is_ok());
+    assert!(dialler.accept().now_or_never().unwrap().is_ok());
+    close(&mut network, dialler);
+}
+
+fn dialling() -> Setup {
+    Setup {
+        listening: false,
+        ..Setup::default()
+    }
+}
+
+fn connected(network: &mut Network) -> (Peer, Peer) {
+    let connected = network.connect(0, 1);
+    // Until the handshake is confirmed, and IDs are issued.
+    network.run_for(Duration::from_secs(1));
+    connected
+}
+
+fn send_something(peer: &Peer) {
+    let stream = peer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(peer.write_now(stream, &[0; 100]), 100);
+}
+
+/// Closes, and looks whether anything is left.
+fn close(network: &mut Network, dialler: Peer) {
+    dialler.close(0);
+    network.run_until_empty();
+    network.nodes.iter().for_each(Node::assert_empty);
+}
