@@ -4,19 +4,21 @@
 
 mod support;
 
-use std::{collections::BTreeSet, io::ErrorKind, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet, future::poll_fn, io::ErrorKind, net::IpAddr, task::Poll, time::Duration,
+};
 
 use libp2p_core::{
     Transport as _,
     muxing::StreamMuxerExt,
     transport::{ListenerId, TransportError, TransportEvent},
 };
-use libp2p_quinn::{Error, HandshakeError, ListenError};
+use libp2p_quinn::{Error, Handle, HandshakeError, ListenError};
 use multiaddr::Multiaddr;
 use support::{
     node::{
-        LOOPBACK_V4, LOOPBACK_V6, Node, bounded, connect_at, handshake_error, port, quic_addr,
-        silent, socket_addr, until,
+        LOOPBACK_V4, LOOPBACK_V6, Node, bounded, connect_at, handshake_error, poll_now, port,
+        quic_addr, silent, socket_addr, until,
     },
     streams::ask,
 };
@@ -138,6 +140,140 @@ async fn removing_a_listener_reports_it_closed_once_and_leaves_its_connections_a
         echo.await.unwrap();
         until(|| listener.stats().transport.sockets == 0).await;
         assert!(listener.event_now().is_none());
+    })
+    .await;
+}
+
+/// As far as they have come: those that were accepted go on, those that wait are refused, and of those whose first
+/// packet comes too late nobody knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
+    const DIALS: usize = 8;
+
+    bounded(async {
+        let mut completed = 0;
+        let rounds = [0, 3, 5, 6].map(|accepts| [0, 1, 4].map(|steps| (accepts, steps)));
+        for (accepts, steps) in rounds.into_iter().flatten() {
+            let mut dialer = Node::with(|config| config.handshake_timeout(SHORT));
+            let mut listener = Node::new();
+            let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
+            let handles = [dialer.transport.handle(), listener.transport.handle()];
+            let dials: Vec<_> = (0..DIALS)
+                .map(|_| tokio::spawn(dialer.dial(&addr)))
+                .collect();
+            let mut upgrades = Vec::new();
+            for _ in 0..accepts {
+                upgrades.push(tokio::spawn(listener.knock().await.upgrade));
+            }
+            for _ in 0..steps {
+                tokio::task::yield_now().await;
+            }
+            // Alone, or with the whole transport.
+            if accepts % 2 == 0 {
+                assert!(listener.transport.remove_listener(id));
+                let event = listener.event().await;
+                assert!(
+                    matches!(event, TransportEvent::ListenerClosed { .. }),
+                    "{event:?}"
+                );
+                assert!(listener.event_now().is_none());
+            } else {
+                drop(listener);
+            }
+
+            let mut echoes = Vec::new();
+            for upgrade in upgrades {
+                let (peer_id, accepted) = upgrade.await.unwrap().unwrap();
+                assert_eq!(peer_id, dialer.peer_id);
+                echoes.push(tokio::spawn(support::node::echo(accepted)));
+            }
+            let mut dialled = Vec::new();
+            for dial in dials {
+                match dial.await.unwrap() {
+                    Ok((_, muxer)) => dialled.push(muxer),
+                    Err(Error::Handshake(error)) => assert!(
+                        matches!(
+                            error,
+                            HandshakeError::Refused
+                                | HandshakeError::TimedOut
+                                // ICMP, when the socket is gone.
+                                | HandshakeError::Unreachable
+                        ),
+                        "{error:?}"
+                    ),
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            assert_eq!((dialled.len(), echoes.len()), (accepts, accepts));
+            completed += accepts;
+            for mut muxer in dialled {
+                ask(&mut muxer).await;
+            }
+            for echo in echoes {
+                echo.await.unwrap();
+            }
+            until(|| {
+                handles
+                    .iter()
+                    .all(|handle| handle.stats().connections.is_empty())
+            })
+            .await;
+            let [dials, incoming] = handles.map(|handle| handle.stats().transport);
+            let ended = dials.handshakes_completed + dials.handshakes_failed;
+            assert_eq!(dials.handshakes_completed, accepts as u64);
+            assert_eq!((dials.dials, ended), (DIALS as u64, DIALS as u64));
+            assert_eq!(incoming.handshakes_completed, accepts as u64);
+            assert_eq!(incoming.handshakes_failed, 0);
+            assert!(incoming.incoming_refused <= (DIALS - accepts) as u64);
+        }
+        assert!(completed > 0);
+    })
+    .await;
+}
+
+/// At whatever point the application lets go of one beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_are_let_go_as_a_listener_goes_fail_once_on_both_sides() {
+    bounded(async {
+        for polls in 0..24 {
+            let mut dialer = Node::with(|config| config.handshake_timeout(SHORT));
+            let mut listener = Node::new();
+            let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
+            let handles = [dialer.transport.handle(), listener.transport.handle()];
+            let dial = tokio::spawn(dialer.dial(&addr));
+            let mut upgrade = listener.knock().await.upgrade;
+            let mut accepted = None;
+            for _ in 0..polls {
+                if let Poll::Ready(end) = poll_now(&mut upgrade) {
+                    accepted = Some(end.unwrap());
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            assert!(listener.transport.remove_listener(id));
+            let was_accepted = accepted.is_some();
+            drop((upgrade, accepted));
+            let dialled = dial.await.unwrap();
+            // The dialer may be through while the listener is not.
+            if let Ok((_, mut muxer)) = dialled {
+                poll_fn(|cx| muxer.poll_unpin(cx)).await.unwrap_err();
+            } else {
+                assert!(!was_accepted, "{dialled:?}");
+            }
+            let ends = |handle: &Handle| {
+                let transport = handle.stats().transport;
+                transport.handshakes_completed
+                    + transport.handshakes_failed
+                    + transport.incoming_refused
+            };
+            until(|| {
+                let is_over =
+                    |handle: &Handle| handle.stats().connections.is_empty() && ends(handle) > 0;
+                handles.iter().all(is_over)
+            })
+            .await;
+            assert_eq!(handles.each_ref().map(ends), [1, 1], "{polls}");
+        }
     })
     .await;
 }

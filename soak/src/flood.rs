@@ -2,13 +2,16 @@
 
 mod attacker;
 mod client;
+mod hello;
 mod lines;
 mod network;
+mod pace;
 mod packets;
+mod proving;
 mod server;
 mod wire;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddrV4, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
@@ -21,6 +24,7 @@ use tokio::runtime::Runtime;
 use self::{
     attacker::{Attacked, Kind},
     client::Measured,
+    hello::Id,
     lines::{Line, Order},
     server::{Policy, Served},
 };
@@ -31,7 +35,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Options {
-    /// How long each of the two floods lasts.
+    /// How long each of the three floods lasts.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=120))]
     seconds: u64,
     /// Datagrams of a flood in each second.
@@ -85,11 +89,19 @@ pub fn run(options: &Options) -> Result<bool> {
     figures.tell("transfer without a flood", rate(&alone));
     figures.tell("dials without a flood", dials(&alone));
     let count = usize::try_from(options.seconds * options.rate)?;
-    for (name, kind) in [("spoofed", Kind::Spoofed), ("one address", Kind::Unspoofed)] {
+    let floods = [
+        ("spoofed", Kind::Spoofed),
+        ("one address", Kind::Unspoofed),
+        ("proven addresses", Kind::Proven),
+    ];
+    for (name, kind) in floods {
         let attack = site.begin(kind, count, options.rate)?;
         let beside = attack.site.measure(options)?;
         let (attacked, served) = attack.end()?;
         judge_flood(&mut figures, name, &alone, &beside, &attacked, &served);
+        if kind == Kind::Proven {
+            judge_proven(&mut figures, name, &attacked, &served);
+        }
     }
     figures.print();
     if let Some(out) = &options.out {
@@ -108,6 +120,19 @@ struct Site {
 /// An attack that goes on.
 struct Attack<'a> {
     site: &'a mut Site,
+}
+
+/// What an attacker has sent.
+#[derive(Default)]
+struct Sent {
+    datagrams: u64,
+    /// Of these, with a token.
+    proven: u64,
+    /// UDP payload that answers may be worth, by its source.
+    addresses: HashMap<SocketAddrV4, u64>,
+    /// The same, where sources are proven by some connections: of the others.
+    unproven: HashMap<Id, u64>,
+    time: Duration,
 }
 
 type Judge = fn(&mut Figures, &Attacked, &Served);
@@ -232,7 +257,7 @@ fn judge_flood(
     judge_amplification(figures, name, attacked);
     let answer = format!(
         "{} answers to {} addresses; {} Retry packets, {} handshakes completed, {} failed, {} refused, \
-         {} dropped, {} lost in full socket buffers",
+         {} dropped, {} because their source had too many, {} lost in full socket buffers",
         attacked.answers,
         attacked.answered_addresses,
         served.retries,
@@ -240,12 +265,33 @@ fn judge_flood(
         served.failed,
         served.refused,
         served.dropped,
+        served.dropped_source_full,
         served.overrun
     );
     figures.tell(&format!("{name}: the server"), answer);
     let cpu = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     let both = format!("{} server, {} client", cpu(served.cpu), cpu(beside.cpu));
     figures.tell(&format!("{name}: CPU time"), both);
+}
+
+/// That it was an attack at all.
+fn judge_proven(figures: &mut Figures, name: &str, attacked: &Attacked, served: &Served) {
+    let addresses = attacked.answered_addresses;
+    figures.demand(
+        &format!("{name}: datagrams with a proof"),
+        format!(
+            "{} of {}, from {addresses} addresses",
+            attacked.proven, attacked.sent
+        ),
+        &format!("at least half, from {} addresses", proving::ADDRESSES),
+        2 * attacked.proven >= attacked.sent && addresses == proving::ADDRESSES as u64,
+    );
+    figures.demand(
+        &format!("{name}: handshakes left unfinished"),
+        served.failed,
+        &format!("at least {UNFINISHED}"),
+        served.failed >= UNFINISHED,
+    );
 }
 
 /// Row 5: below the threshold for Retry packets, where a whole flight goes to whoever seems to ask.
@@ -361,16 +407,19 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// What a row of the table may name: what the names of the figures begin with.
-pub const PARTS: [&str; 5] = [
+pub const PARTS: [&str; 6] = [
     "few",
     "fragments",
     "one address",
+    "proven addresses",
     "spoofed",
     "strange sources",
 ];
 
 /// Where the server listens.
 const PORT: u16 = 4001;
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
 
 /// Packets of what is no flood, and how many of them in a second; below the server's threshold for Retry packets.
 const FEW: usize = 120;
@@ -382,6 +431,9 @@ const ANSWERED: u64 = 110;
 /// How little a flood may do.
 const DIALS_PERCENT: f64 = 99.9;
 const KEPT_PERCENT: f64 = 80.0;
+
+/// Three quarters of the places that a server has.
+const UNFINISHED: u64 = 768;
 
 /// RFC 9000 §8.1.
 const MOST_BYTES: f64 = 3.0;

@@ -129,6 +129,11 @@ impl ConfigBuilder {
     /// honest comes again by itself a second later. With [`RetryPolicy::Never`] no address is ever proven, and this has
     /// no effect.
     ///
+    /// The number is for an idle listener. When half of the places of
+    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) are taken, by whomever, each source that has proven its
+    /// address may have a quarter of it, and so on, but one at least: a few hundred addresses in one hand leave places to
+    /// all others. If it is as large as that limit, one source may have all places.
+    ///
     /// Default: 128. Hundreds of peers behind the NAT of one carrier can come at the same moment.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ impl Admissions {
         if self.needs_proof(source, has_room) {
             return Err(Rejection::Unproven);
         }
-        let is_full = self.sources.is_full(source.ip, self.limits.per_source);
+        let is_full = self.sources.is_full(source.ip, self.share());
         if source.is_proven && is_full || !self.may_hold(source, bytes) {
             return Err(Rejection::SourceFull);
         }
@@ -82,6 +82,27 @@ impl Admissions {
         self.sources.add(source);
         self.sources.hold(source, bytes);
         Ok(Admission(source))
+    }
+
+    /// How many a source that has proven its address may have now. It is less the fewer places are left, as their square:
+    /// with half of them, a quarter of its limit.
+    ///
+    /// So whoever has some gets no more while there are places for others, however many addresses are in one hand: up to
+    /// about as many as there are places.
+    fn share(&self) -> usize {
+        let AdmissionLimits {
+            handshakes,
+            per_source,
+            ..
+        } = self.limits;
+        if per_source >= handshakes {
+            // All of them may be of one source.
+            return per_source;
+        }
+        let left = handshakes.saturating_sub(self.unfinished);
+        let part = |of: u128| (of * left as u128).div_ceil(handshakes as u128);
+        // Not more than `per_source`.
+        usize::try_from(part(part(per_source as u128))).unwrap_or(per_source)
     }
 
     /// Whether a source may hold so many bytes more.
@@ -115,5 +136,87 @@ impl Admissions {
             || !has_room
             || self.sources.is_busy(source.ip, self.limits.per_source);
         is_busy && !source.is_proven
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    const DEFAULTS: AdmissionLimits = AdmissionLimits {
+        handshakes: 1024,
+        per_source: 128,
+        bytes_per_source: usize::MAX,
+        retry_from: Some(256),
+    };
+
+    fn proven(number: u16) -> Source {
+        let [a, b] = number.to_be_bytes();
+        Source {
+            ip: IpAddr::V4(Ipv4Addr::new(198, 18, a, b)),
+            is_proven: true,
+        }
+    }
+
+    /// How many each of so many sources gets, who take turns until nobody gets another one.
+    fn filled(admissions: &mut Admissions, sources: u16) -> Vec<usize> {
+        let mut places = vec![0; sources.into()];
+        loop {
+            let mut news = 0;
+            for (number, places) in (0..sources).zip(&mut places) {
+                if let Ok(admission) = admissions.admit(proven(number), 0, true) {
+                    // It is never over.
+                    let Admission(_) = admission;
+                    *places += 1;
+                    news += 1;
+                }
+            }
+            if news == 0 {
+                return places;
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_sources_fill_their_share_there_is_a_place_for_another_one() {
+        for sources in [1, 7, 8, 9, 50, 300, 1000] {
+            let mut admissions = Admissions::new(DEFAULTS);
+            let places = filled(&mut admissions, sources);
+            let (least, most) = (places.iter().min(), places.iter().max());
+            assert!(*least.unwrap() >= 1 && *most.unwrap() <= least.unwrap() + 1);
+            // While three hundred of them have what they can get, a hundred others are let in.
+            let others = if sources > 300 { 1 } else { 100 };
+            for number in sources..sources + others {
+                let newcomer = admissions.admit(proven(number), 0, true);
+                assert!(newcomer.is_ok(), "{number} beside {sources}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_source_alone_gets_most_of_its_limit() {
+        let mut admissions = Admissions::new(DEFAULTS);
+        let places = filled(&mut admissions, 1)[0];
+        assert!((100..=128).contains(&places), "{places}");
+    }
+
+    #[test]
+    fn a_source_that_may_have_all_places_gets_them() {
+        for per_source in [16, usize::MAX] {
+            let mut admissions = Admissions::new(AdmissionLimits {
+                handshakes: 16,
+                per_source,
+                ..DEFAULTS
+            });
+            let mut admitted = 0;
+            while !admissions.is_full() {
+                let admission = admissions.admit(proven(1), 0, true);
+                assert!(admission.is_ok());
+                admitted += 1;
+            }
+            assert_eq!(admitted, 16);
+        }
     }
 }

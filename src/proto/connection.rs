@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,14 @@ use crate::{
     stats::ConnectionStats,
     sync::{Mutex, MutexGuard},
 };
+
+/// Round trips after which quinn-proto has gone back to the peer's old address, unless the peer has answered at the new
+/// one: three times a probe timeout (RFC 9000 §8.2.4), of a path whose round trips vary by as much as they take. Of a
+/// path to another host it does not know how long they take, and begins with 333 ms.
+const VALIDATION_RTTS: u32 = 15;
+
+/// For the peer's acknowledgements that are late, three times 25 ms, and for timers.
+const VALIDATION_SLACK: Duration = Duration::from_millis(100);
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,10 @@ pub(crate) struct Connection {
     /// How many connection IDs the peer had issued when it was seen last that none of them was left to move with.
     used_up: Option<u64>,
     remote_addr: SocketAddr,
+    /// Where the peer was when the application last heard of it, or is about to.
+    known_addr: SocketAddr,
+    /// When it is certain that the peer is at `remote_addr`, if the application does not know that address.
+    certain_at: Option<Instant>,
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
@@ -95,6 +107,8 @@ impl Connection {
     ) -> Self {
         Self {
             remote_addr: quic.remote_address(),
+            known_addr: quic.remote_address(),
+            certain_at: None,
             quic,
             direction,
             authenticated: None,
@@ -136,6 +150,9 @@ impl Connection {
     }
 
     /// The peer's new address, once after each change, or the end of the connection.
+    ///
+    /// Nothing is heard of an address that was only written on copies of the peer's packets: it is reported when it is
+    /// validated.
     pub(crate) fn poll_address_change(
         &mut self,
         waker: &Waker,
@@ -412,18 +429,38 @@ impl Connection {
         self.quic.current_mtu()
     }
 
-    /// Whether the peer's address has just changed, by a packet that it authenticated.
-    pub(super) fn note_migration(&mut self) -> bool {
+    /// Whether the address has just changed at which the peer is believed to be: by a packet that it authenticated,
+    /// wherever that came from, or because it has not answered there.
+    pub(super) fn note_migration(&mut self, now: Instant) -> bool {
         let addr = self.quic.remote_address();
         if addr == self.remote_addr {
             return false;
         }
         self.remote_addr = addr;
-        if self.authenticated.is_some() {
-            self.moved_to = Some(addr);
-            self.turns.wake(&mut self.waiting.address_change);
+        if self.authenticated.is_none() {
+            self.known_addr = addr;
         }
+        let is_news = addr != self.known_addr;
+        self.certain_at =
+            is_news.then(|| now + VALIDATION_RTTS * self.quic.rtt() + VALIDATION_SLACK);
         true
+    }
+
+    /// When [`note_validation`](Self::note_validation) is due.
+    pub(super) fn validation_deadline(&self) -> Option<Instant> {
+        self.certain_at
+    }
+
+    /// Reports where the peer is, if it has answered there: otherwise the connection would have gone back by now
+    /// (RFC 9000 §8.2.4). quinn-proto does not tell when it has.
+    pub(super) fn note_validation(&mut self, now: Instant) {
+        if self.certain_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.certain_at = None;
+        self.known_addr = self.remote_addr;
+        self.moved_to = Some(self.remote_addr);
+        self.turns.wake(&mut self.waiting.address_change);
     }
 
     /// Turns quinn-proto's events into state and due wakers.

@@ -117,7 +117,7 @@ impl<S: Socket> Turn<'_, S> {
                 // Before the next datagram: a stateless reset behind a close would pass for the reason.
                 self.handle_application_events();
             }
-            if self.connection.note_migration() {
+            if self.connection.note_migration(self.now) {
                 self.slot.socket = received.socket;
                 self.slot.untried_path = true;
                 self.register_path();
@@ -150,9 +150,10 @@ impl<S: Socket> Turn<'_, S> {
             }
             self.connection.handle_timeout(now);
             // A new path that could not be validated is given up for the one before it.
-            if self.connection.note_migration() {
+            if self.connection.note_migration(now) {
                 self.register_path();
             }
+            self.connection.note_validation(now);
         }
         forget
     }
@@ -261,6 +262,7 @@ impl<S: Socket> Turn<'_, S> {
             .poll_timeout()
             .into_iter()
             .chain(self.slot.handshake_deadline)
+            .chain(self.connection.validation_deadline())
             .min()
     }
 }

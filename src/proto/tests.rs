@@ -26,6 +26,7 @@ mod id_quota;
 mod migration;
 mod paths;
 mod replay;
+mod resets;
 mod retry;
 mod routing;
 mod scenario;

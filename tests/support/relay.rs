@@ -1,6 +1,7 @@
 //! A router between one client and its servers, which the test may make behave badly.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
@@ -17,7 +18,15 @@ pub(crate) struct Relay {
     task: JoinHandle<()>,
 }
 
+/// What a connection is addressed by, as everybody on the path can see.
+pub(crate) type ConnectionId = [u8; 8];
+
 struct State {
+    /// The socket that the client sees.
+    inside: UdpSocket,
+    client: Mutex<Option<SocketAddr>>,
+    to_servers: Mutex<BTreeSet<ConnectionId>>,
+    to_client: Mutex<BTreeSet<ConnectionId>>,
     /// The socket that servers see.
     outside: Mutex<Arc<UdpSocket>>,
     rebound: Notify,
@@ -30,12 +39,16 @@ impl Relay {
         let inside = bind().await;
         let addr = inside.local_addr().unwrap();
         let state = Arc::new(State {
+            inside,
+            client: Mutex::default(),
+            to_servers: Mutex::default(),
+            to_client: Mutex::default(),
             outside: Mutex::new(Arc::new(bind().await)),
             rebound: Notify::new(),
             cut: AtomicBool::new(false),
             carried: AtomicU64::new(0),
         });
-        let task = tokio::spawn(carry(inside, servers.to_vec(), Arc::clone(&state)));
+        let task = tokio::spawn(carry(servers.to_vec(), Arc::clone(&state)));
         Self { addr, state, task }
     }
 
@@ -61,6 +74,28 @@ impl Relay {
         self.state.cut.store(true, Ordering::Relaxed);
     }
 
+    /// What is in front of the client's packets with short headers.
+    pub(crate) fn ids_of_servers(&self) -> BTreeSet<ConnectionId> {
+        self.state.to_servers.lock().unwrap().clone()
+    }
+
+    /// What is in front of those to the client.
+    pub(crate) fn ids_of_client(&self) -> BTreeSet<ConnectionId> {
+        self.state.to_client.lock().unwrap().clone()
+    }
+
+    /// Sends something to the client that seems to come from its server.
+    pub(crate) async fn forge_to_client(&self, datagram: &[u8]) {
+        let client = self.state.client.lock().unwrap().expect("a client");
+        self.state.inside.send_to(datagram, client).await.unwrap();
+    }
+
+    /// Sends something to a server that seems to come from its client.
+    pub(crate) async fn forge_to(&self, server: SocketAddr, datagram: &[u8]) {
+        let outside = self.state.outside();
+        outside.send_to(datagram, server).await.unwrap();
+    }
+
     /// How many datagrams of the client have come by.
     pub(crate) fn carried(&self) -> u64 {
         self.state.carried.load(Ordering::Relaxed)
@@ -83,9 +118,15 @@ async fn bind() -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
 }
 
+/// The ID in a packet with a short header (RFC 9000 §17.3.1).
+fn short_header_id(datagram: &[u8]) -> Option<ConnectionId> {
+    let (first, rest) = datagram.split_first()?;
+    (first & 0x80 == 0).then(|| rest.first_chunk().copied())?
+}
+
 /// What cannot be sent or received is lost, as on any network.
-async fn carry(inside: UdpSocket, servers: Vec<SocketAddr>, state: Arc<State>) {
-    let mut client = None;
+async fn carry(servers: Vec<SocketAddr>, state: Arc<State>) {
+    let inside = &state.inside;
     let mut servers = servers.iter().cycle();
     let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
     loop {
@@ -93,7 +134,8 @@ async fn carry(inside: UdpSocket, servers: Vec<SocketAddr>, state: Arc<State>) {
         tokio::select! {
             received = inside.recv_from(&mut there) => {
                 let Ok((length, from)) = received else { continue };
-                client = Some(from);
+                *state.client.lock().unwrap() = Some(from);
+                state.to_servers.lock().unwrap().extend(short_header_id(&there[..length]));
                 state.carried.fetch_add(1, Ordering::Relaxed);
                 if let Some(server) = servers.next()
                     && !state.cut.load(Ordering::Relaxed)
@@ -103,6 +145,8 @@ async fn carry(inside: UdpSocket, servers: Vec<SocketAddr>, state: Arc<State>) {
             }
             received = outside.recv_from(&mut back) => {
                 let Ok((length, _)) = received else { continue };
+                state.to_client.lock().unwrap().extend(short_header_id(&back[..length]));
+                let client = *state.client.lock().unwrap();
                 if let Some(client) = client
                     && !state.cut.load(Ordering::Relaxed)
                 {

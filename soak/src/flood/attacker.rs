@@ -2,22 +2,24 @@
 //! them. Its packets are made beforehand: what they cost must not be missing elsewhere while they are sent.
 
 use std::{
-    collections::HashMap,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    PORT,
+    SERVER, Sent,
     lines::{Line, Order},
-    network, packets,
+    network,
+    pace::Pace,
+    packets,
+    proving::prove,
     wire::{Seen, Wire},
 };
 use crate::process::{answer, limit_time, listen};
@@ -37,6 +39,8 @@ pub enum Kind {
     Spoofed,
     /// All of them from the attacker's own.
     Unspoofed,
+    /// From a few hundred addresses that are the attacker's, and shown to be.
+    Proven,
     /// From addresses that no host can have, or that are many hosts'.
     Strange,
     /// In two IP packets, of which every other time the second one never comes.
@@ -48,11 +52,14 @@ pub enum Kind {
 pub struct Attacked {
     /// Datagrams, whole or not.
     pub sent: u64,
+    /// Of these, with a token.
+    pub proven: u64,
     pub sent_per_second: f64,
     /// Addresses that were answered, of those that had to send a whole datagram for it.
     pub answered_addresses: u64,
     pub answers: u64,
-    /// The most UDP payload that an address got for each byte that had come from it.
+    /// The most UDP payload that an address got for each byte that had come from it. Of those that are proven by some
+    /// connections: the most for a connection that has not proven it.
     pub worst_ratio: f64,
     /// The same, of all addresses together.
     pub mean_ratio: f64,
@@ -83,16 +90,25 @@ pub fn run(options: &Options) -> Result<()> {
         else {
             bail!("attackers attack");
         };
-        let shots = attacker.load(kind, count)?;
+        let shots = match kind {
+            Kind::Proven => Vec::new(),
+            kind => attacker.load(kind, count)?,
+        };
         let counted = attacker.wire.packets_received()?;
         attacker.wire.forget();
         answer(&Line::Ready)?;
-        let time = attacker.fire(&shots, per_second)?;
+        let sent = match kind {
+            Kind::Proven => attacker.prove(count, per_second)?,
+            _ => attacker.fire(&shots, per_second)?,
+        };
         answer(&Line::Ready)?;
         // The server goes on with what was begun until it gives up.
-        thread::sleep(LINGER);
-        let mut attacked = judge(&shots, &attacker.wire.seen());
-        attacked.sent_per_second = attacked.sent as f64 / time.as_secs_f64();
+        thread::sleep(match kind {
+            // To these there is no answer at once, and so no handshake either.
+            Kind::Strange => BRIEFLY,
+            _ => LINGER,
+        });
+        let mut attacked = judge(&sent, &attacker.wire.seen());
         attacked.counted = attacker.wire.packets_received()? - counted;
         answer(&Line::Attacked(attacked))?;
     }
@@ -140,6 +156,7 @@ impl Attacker {
             let from = match kind {
                 Kind::Spoofed | Kind::Fragments => any,
                 Kind::Unspoofed => own,
+                Kind::Proven => bail!("it is made while it is sent"),
                 Kind::Strange => strange(any, index),
             };
             let (packets, whole) = if kind == Kind::Fragments {
@@ -162,28 +179,27 @@ impl Attacker {
         Ok(shots)
     }
 
-    /// Sends them at that rate, and returns how long it took.
-    fn fire(&self, shots: &[Shot], per_second: u64) -> Result<Duration> {
-        ensure!(per_second > 0, "an attack that never ends");
+    /// Sends them at that rate.
+    fn fire(&self, shots: &[Shot], per_second: u64) -> Result<Sent> {
         let to = SERVER.into();
-        let start = Instant::now();
-        let mut shots = shots.iter();
-        for due in 1.. {
-            let Some(shot) = shots.next() else {
-                break;
-            };
+        let mut sent = Sent::default();
+        let mut pace = Pace::begin(per_second);
+        for shot in shots {
             for packet in &shot.packets {
                 self.raw.send_to(packet, &to)?;
             }
-            let due = Duration::from_nanos(due * 1_000_000_000 / per_second);
-            // A few at a time: the scheduler has its own idea of how long it sleeps.
-            if let Some(early) = due.checked_sub(start.elapsed())
-                && early > TICK
-            {
-                thread::sleep(early);
-            }
+            pace.wait();
         }
-        Ok(start.elapsed())
+        sent.time = pace.elapsed();
+        for shot in shots {
+            *sent.addresses.entry(shot.from).or_default() += shot.bytes;
+        }
+        sent.datagrams = shots.len() as u64;
+        Ok(sent)
+    }
+
+    fn prove(&mut self, count: usize, per_second: u64) -> Result<Sent> {
+        prove(&self.raw, &self.wire, &mut self.rng, count, per_second)
     }
 }
 
@@ -200,42 +216,47 @@ fn strange(any: SocketAddrV4, index: usize) -> SocketAddrV4 {
     sources[index % sources.len()]
 }
 
-fn judge(shots: &[Shot], seen: &Seen) -> Attacked {
-    let mut sent: HashMap<SocketAddrV4, u64> = HashMap::new();
-    for shot in shots {
-        *sent.entry(shot.from).or_default() += shot.bytes;
-    }
+fn judge(sent: &Sent, seen: &Seen) -> Attacked {
     let mut attacked = Attacked {
-        sent: shots.len() as u64,
+        sent: sent.datagrams,
+        proven: sent.proven,
+        sent_per_second: sent.datagrams as f64 / sent.time.as_secs_f64(),
         fragmentable: seen.fragmentable,
         short: seen.short,
         seen: seen.packets,
         ..Attacked::default()
     };
-    let mut bytes = 0;
+    // Bytes that have come and gone.
+    let mut exchanged = Vec::new();
     for (address, received) in &seen.received {
-        match sent.get(address) {
+        match sent.addresses.get(address) {
             None | Some(0) => attacked.uncalled += received.datagrams,
             Some(&sent) => {
                 attacked.answered_addresses += 1;
                 attacked.answers += received.datagrams;
-                bytes += received.bytes;
-                let ratio = received.bytes as f64 / sent as f64;
-                attacked.worst_ratio = attacked.worst_ratio.max(ratio);
+                exchanged.push((sent, received.bytes));
             }
         }
     }
-    let all: u64 = sent.values().sum();
-    attacked.mean_ratio = bytes as f64 / all.max(1) as f64;
+    let mut all: u64 = sent.addresses.values().sum();
+    if sent.proven > 0 {
+        let unproven = |(id, &bytes)| (bytes, seen.watched.get(id).map_or(0, |got| got.bytes));
+        exchanged = sent.unproven.iter().map(unproven).collect();
+        all = sent.unproven.values().sum();
+    }
+    let mut answered = 0;
+    for (sent, received) in exchanged {
+        answered += received;
+        attacked.worst_ratio = attacked.worst_ratio.max(received as f64 / sent as f64);
+    }
+    attacked.mean_ratio = answered as f64 / all.max(1) as f64;
     attacked
 }
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
-
 /// Longer than the server waits for a handshake.
-const LINGER: Duration = Duration::from_secs(7);
+const LINGER: Duration = Duration::from_secs(6);
 
-const TICK: Duration = Duration::from_millis(1);
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// Bytes of the UDP datagram in its first fragment.
 const CUT: u16 = 600;
@@ -250,27 +271,50 @@ mod tests {
     use super::*;
     use crate::flood::wire::Received;
 
-    fn shot(port: u16, bytes: u64) -> Shot {
-        Shot {
-            packets: Vec::new(),
-            from: SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), port),
-            bytes,
-        }
+    fn address(port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), port)
+    }
+
+    fn received(bytes: u64, datagrams: u64) -> Received {
+        Received { bytes, datagrams }
     }
 
     #[test]
     fn each_address_is_judged_by_what_came_from_it() {
-        let shots = [shot(1, 1200), shot(1, 1200), shot(2, 1200), shot(3, 0)];
+        let bytes = [(1, 2400), (2, 1200), (3, 0)];
+        let sent = Sent {
+            datagrams: 4,
+            addresses: bytes.map(|(port, bytes)| (address(port), bytes)).into(),
+            ..Sent::default()
+        };
         let mut seen = Seen::default();
         for (port, bytes, datagrams) in [(1, 2400, 2), (2, 4800, 4), (3, 100, 1), (4, 100, 1)] {
-            seen.received
-                .insert(shot(port, 0).from, Received { bytes, datagrams });
+            let got = received(bytes, datagrams);
+            seen.received.insert(address(port), got);
         }
-        let attacked = judge(&shots, &seen);
+        let attacked = judge(&sent, &seen);
         assert_eq!(attacked.sent, 4);
         assert_eq!((attacked.answered_addresses, attacked.answers), (2, 6));
         assert_eq!(attacked.uncalled, 2);
         assert!((attacked.worst_ratio - 4.0).abs() < 1e-9);
         assert!((attacked.mean_ratio - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn where_addresses_are_proven_those_connections_are_judged_that_have_not_done_it() {
+        let sent = Sent {
+            datagrams: 3,
+            proven: 1,
+            addresses: [(address(1), 3600)].into(),
+            unproven: [1, 2].map(|number| ([number; 8], 1200)).into(),
+            ..Sent::default()
+        };
+        let mut seen = Seen::default();
+        seen.received.insert(address(1), received(9000, 8));
+        seen.watched.insert([1; 8], received(3000, 3));
+        let attacked = judge(&sent, &seen);
+        assert_eq!((attacked.answered_addresses, attacked.answers), (1, 8));
+        assert!((attacked.worst_ratio - 2.5).abs() < 1e-9);
+        assert!((attacked.mean_ratio - 1.25).abs() < 1e-9);
     }
 }

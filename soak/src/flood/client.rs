@@ -19,7 +19,7 @@ use libp2p_core::{
 };
 use libp2p_identity::Keypair;
 use libp2p_quinn::{Config, Connection, Stream, Transport};
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -59,6 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     limit_time();
     network::leave()?;
     network::CLIENT.lay(options.server)?;
+    network::CLIENT.add_hosts()?;
     answer(&Line::Ready)?;
     let Order::Upload(address) = listen()? else {
         bail!("clients upload");
@@ -85,7 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Connects, and uploads until the process ends.
 async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -> Result<()> {
     let dialer = Dialer::new(address.clone());
-    let mut muxer = dialer.connect(PortUse::Reuse).await?;
+    let mut muxer = dialer.connect(address, PortUse::Reuse).await?;
     let mut stream = open(&mut muxer).await?;
     tokio::spawn(async move {
         // They are to live as long as this does.
@@ -116,12 +117,13 @@ async fn measure(
     per_second: u64,
 ) -> Result<Measured> {
     let (cpu, start, before) = (usage()?, Instant::now(), uploaded.load(Ordering::Relaxed));
+    let attempted = usize::try_from(seconds * per_second)?;
     let mut attempts = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / per_second.max(1)));
-    for _ in 0..seconds * per_second {
+    for host in (0..network::HOSTS).cycle().take(attempted) {
         tick.tick().await;
         let dialer = Arc::clone(dialer);
-        attempts.spawn(async move { dialer.ask().await });
+        attempts.spawn(async move { dialer.ask(host).await });
     }
     let over = Duration::from_secs(seconds);
     tokio::time::sleep(over.saturating_sub(start.elapsed())).await;
@@ -164,7 +166,7 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, port_use: PortUse) -> Result<Connection> {
+    async fn connect(&self, address: &Multiaddr, port_use: PortUse) -> Result<Connection> {
         let opts = DialOpts {
             role: Endpoint::Dialer,
             port_use,
@@ -173,14 +175,21 @@ impl Dialer {
             .transport
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .dial(self.address.clone(), opts)?;
+            .dial(address.clone(), opts)?;
         Ok(dial.await?.1)
     }
 
-    /// Dials from a new socket, asks something, checks the answer, and closes. Returns how long the answer took.
-    async fn ask(&self) -> Result<Duration> {
+    /// Dials as this host from a new socket, asks something, checks the answer, and closes. Returns how long the answer
+    /// took.
+    async fn ask(&self, host: u8) -> Result<Duration> {
+        let ip = Protocol::Ip4(network::dialled_by(host));
+        let address = self
+            .address
+            .replace(0, |_| Some(ip))
+            .context("no address")?;
         let start = Instant::now();
-        let mut muxer = self.connect(PortUse::New).await.context("dial")?;
+        let dial = self.connect(&address, PortUse::New);
+        let mut muxer = dial.await.context("dial")?;
         let mut stream = open(&mut muxer).await?;
         stream.write_all(QUESTION).await?;
         stream.close().await?;

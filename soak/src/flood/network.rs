@@ -31,6 +31,18 @@ pub const CLIENT: Cable = Cable {
     other: Ipv4Addr::new(192, 0, 2, 2),
 };
 
+/// Hosts at the end of the client's cable that dial, each with an address of its own.
+pub const HOSTS: u8 = 20;
+
+/// Which address of the server a host dials: that is what it leaves from its own for.
+pub fn dialled_by(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 128 + host)
+}
+
+fn host(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 32 + host)
+}
+
 /// The attacker's, where everything goes that is for nobody else.
 pub const ATTACKER: Cable = Cable {
     interface: "attacker",
@@ -61,6 +73,26 @@ impl Cable {
         let name = self.interface;
         ip(&["address", "add", &format!("{address}/24"), "dev", name])?;
         ip(&["link", "set", name, "up"])
+    }
+
+    /// Has hosts dial from the end of this cable; [`be_dialled`](Self::be_dialled) is the other one.
+    pub fn add_hosts(self) -> Result<()> {
+        let name = self.interface;
+        for number in 0..HOSTS {
+            let [from, to] = [host(number), dialled_by(number)].map(|ip| format!("{ip}/32"));
+            ip(&["address", "add", &from, "dev", name])?;
+            let from = host(number).to_string();
+            ip(&["route", "add", &to, "dev", name, "src", &from])?;
+        }
+        Ok(())
+    }
+
+    pub fn be_dialled(self) -> Result<()> {
+        for number in 0..HOSTS {
+            let address = format!("{}/32", dialled_by(number));
+            ip(&["address", "add", &address, "dev", self.interface])?;
+        }
+        Ok(())
     }
 
     /// Packets that have come in by now.

@@ -11,11 +11,8 @@ use anyhow::{Context, Result, ensure};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, UdpHeader};
 use quinn_proto::{ClientConfig, Endpoint, EndpointConfig, crypto::rustls::QuicClientConfig};
 use rand::{Rng, RngExt};
-use rustls::{
-    RootCertStore,
-    crypto::{CryptoProvider, aws_lc_rs},
-    version::TLS13,
-};
+
+use super::hello;
 
 /// UDP payloads that begin a connection each: an Initial packet with a complete ClientHello (RFC 9000 §17.2.2).
 pub fn initials(server: SocketAddrV4, count: usize) -> Result<Vec<Vec<u8>>> {
@@ -37,19 +34,7 @@ pub fn initials(server: SocketAddrV4, count: usize) -> Result<Vec<Vec<u8>>> {
 }
 
 fn begin(server: SocketAddrV4, count: usize) -> Result<Vec<Vec<u8>>> {
-    let provider = CryptoProvider {
-        // Such a ClientHello fits into one datagram.
-        kx_groups: vec![aws_lc_rs::kx_group::X25519],
-        ..aws_lc_rs::default_provider()
-    };
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider.into())
-        .with_protocol_versions(&[&TLS13])?
-        // It never gets to see a certificate.
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"libp2p".to_vec()];
-    tls.enable_sni = false;
-    let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(hello::client()?)?));
     let mut initials = Vec::with_capacity(count);
     while initials.len() < count {
         // A new one from time to time: connections that are begun and left stay in it.

@@ -45,6 +45,7 @@ pub struct Served {
     pub refused: u64,
     pub retries: u64,
     pub dropped: u64,
+    pub dropped_source_full: u64,
     pub martian: u64,
     pub receive_errors: u64,
     pub send_errors: u64,
@@ -61,6 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("servers listen");
     };
     network::CLIENT.connect()?;
+    network::CLIENT.be_dialled()?;
     network::ATTACKER.connect()?;
     network::answer_everybody()?;
     let runtime = runtime()?;
@@ -112,6 +114,7 @@ impl Served {
             refused: stats.transport.incoming_refused,
             retries: stats.transport.retries_sent,
             dropped: stats.registry.dropped_overload,
+            dropped_source_full: stats.registry.dropped_source_full,
             martian: stats.registry.martian,
             receive_errors: stats.transport.receive_errors,
             send_errors: stats.transport.send_errors,

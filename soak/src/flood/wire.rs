@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{ErrorKind, Read},
+    mem,
     net::{Ipv4Addr, SocketAddrV4},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,7 +17,10 @@ use anyhow::{Context, Result};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::network::{self, Cable};
+use super::{
+    hello::{self, Id},
+    network::{self, Cable},
+};
 
 /// A packet socket that is read until this is dropped.
 pub struct Wire {
@@ -38,7 +42,14 @@ pub struct Seen {
     /// Addresses whose first answer was an Initial packet in a datagram that is too small for a path to be worth
     /// anything (RFC 9000 §14.1).
     pub short: u64,
+    /// By the client's ID, of those that begin with [`WATCHED`].
+    pub watched: HashMap<Id, Received>,
+    /// Tokens of Retry packets, by their destination: the last one each.
+    pub tokens: HashMap<SocketAddrV4, Vec<u8>>,
 }
+
+/// What IDs begin with whose connections are looked at one by one.
+pub const WATCHED: [u8; 4] = *b"look";
 
 /// In UDP payload, which is what RFC 9000 §8.1 limits.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +98,11 @@ impl Wire {
         lock(&self.seen).clone()
     }
 
+    /// The tokens of Retry packets that have come since the last time.
+    pub fn take_tokens(&self) -> HashMap<SocketAddrV4, Vec<u8>> {
+        mem::take(&mut lock(&self.seen).tokens)
+    }
+
     /// Starts again with nothing.
     pub fn forget(&self) {
         *lock(&self.seen) = Seen::default();
@@ -132,8 +148,22 @@ impl Seen {
         if received.datagrams == 0 && is_initial(payload) && payload.len() < SMALLEST_INITIAL {
             self.short += 1;
         }
-        received.datagrams += 1;
-        received.bytes += payload.len() as u64;
+        received.add(payload);
+        if let Some(id) = hello::destination(payload)
+            && id.starts_with(&WATCHED)
+        {
+            self.watched.entry(id).or_default().add(payload);
+        }
+        if let Some((_, token)) = hello::retry(payload) {
+            self.tokens.insert(to, token);
+        }
+    }
+}
+
+impl Received {
+    fn add(&mut self, payload: &[u8]) {
+        self.datagrams += 1;
+        self.bytes += payload.len() as u64;
     }
 }
 
@@ -180,6 +210,32 @@ mod tests {
         let received = seen.received[&TO];
         assert_eq!((received.bytes, received.datagrams), (150, 2));
         assert_eq!((seen.fragmentable, seen.short), (0, 0));
+    }
+
+    #[test]
+    fn connections_are_told_apart_by_the_ids_of_their_clients() {
+        let mut seen = Seen::default();
+        let watched = *b"look1234";
+        for id in [watched, watched, *b"nobody12"] {
+            let long = [&[0xe0, 0, 0, 0, 1, 8][..], &id, &[0, 9]].concat();
+            seen.note(&answer(&long));
+            seen.note(&answer(&[&[0x40][..], &id, &[9]].concat()));
+        }
+        let received = seen.watched[&watched];
+        assert_eq!((received.bytes, received.datagrams), (52, 4));
+        assert_eq!(seen.watched.len(), 1);
+    }
+
+    #[test]
+    fn the_last_token_of_each_address_is_kept() {
+        let mut seen = Seen::default();
+        for token in [b"first", b"other"] {
+            let ids = [&[8][..], &[7; 8], &[2, 1, 1]].concat();
+            let retry = [&[0xf0, 0, 0, 0, 1][..], &ids, token, &[0; 16]].concat();
+            seen.note(&answer(&retry));
+            assert_eq!(seen.tokens[&TO], token);
+        }
+        assert_eq!(seen.tokens.len(), 1);
     }
 
     #[test]

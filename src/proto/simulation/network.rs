@@ -135,6 +135,13 @@ impl Network {
         number
     }
 
+    /// A node ends without a word, and another one begins at its address.
+    pub(crate) fn restart(&mut self, number: usize, setup: Setup) {
+        let addr = self.nodes[number].addr();
+        let stirred = (number, Rc::clone(&self.stirred));
+        self.nodes[number] = Node::new(addr, setup, &mut self.random, stirred);
+    }
+
     /// What becomes of accepted connections from now on, instead of waiting for the test to take them.
     pub(crate) fn serve(
         &mut self,
@@ -403,6 +410,10 @@ impl Network {
     }
 
     fn node_at(&self, addr: SocketAddr) -> Option<usize> {
+        let spoofed = self.spoofer.as_ref();
+        if let Some(victim) = spoofed.and_then(|spoofer| spoofer.victim_at(addr)) {
+            return Some(victim);
+        }
         self.by_addr.get(&self.nat.inward(addr)?).copied()
     }
 

@@ -102,6 +102,16 @@ struct SocketState {
     successor: RefCell<Option<SimSocket>>,
 }
 
+impl SimSocket {
+    fn new(addr: SocketAddr, listening: bool) -> Self {
+        Self(Rc::new(SocketState {
+            addr,
+            listening: Cell::new(listening),
+            successor: RefCell::default(),
+        }))
+    }
+}
+
 impl Socket for SimSocket {
     fn local_addr(&self) -> SocketAddr {
         self.0.addr
@@ -289,11 +299,7 @@ impl Node {
                 .map(|_| Rc::new(Turns::new(stirred.clone())))
                 .collect(),
             wall_clock,
-            socket: SimSocket(Rc::new(SocketState {
-                addr,
-                listening: Cell::new(setup.listening),
-                successor: RefCell::default(),
-            })),
+            socket: SimSocket::new(addr, setup.listening),
             former: Vec::new(),
             reader: setup.reader,
             answer: setup.answer,
@@ -316,11 +322,7 @@ impl Node {
 
     /// Gives the socket up for one at another address.
     pub(crate) fn move_to(&mut self, addr: SocketAddr) {
-        let successor = SimSocket(Rc::new(SocketState {
-            addr,
-            listening: Cell::new(self.socket.is_listening()),
-            successor: RefCell::default(),
-        }));
+        let successor = SimSocket::new(addr, self.socket.is_listening());
         self.former
             .push(mem::replace(&mut self.socket, successor.clone()));
         for former in &self.former {
@@ -444,6 +446,31 @@ impl Node {
         if let Some(datagram) = self.routed(from, contents) {
             self.cores[shard].handle(now, datagram, &mut self.outbox);
         }
+    }
+
+    /// Reads a datagram from this socket, and hands it to this shard, whoever owns it.
+    pub(crate) fn receive_at_socket(
+        &mut self,
+        socket: &SimSocket,
+        shard: usize,
+        now: Instant,
+        from: SocketAddr,
+        contents: &[u8],
+    ) {
+        if let Some(datagram) = self.routed(from, contents) {
+            let socket = socket.clone();
+            let datagram = Datagram { socket, ..datagram };
+            self.cores[shard].handle(now, datagram, &mut self.outbox);
+        }
+    }
+
+    pub(crate) fn socket(&self) -> SimSocket {
+        self.socket.clone()
+    }
+
+    /// A socket beside that one.
+    pub(crate) fn other_socket(&self, addr: SocketAddr, listening: bool) -> SimSocket {
+        SimSocket::new(addr, listening)
     }
 
     /// The shard that owns a datagram.
@@ -578,32 +605,39 @@ impl Node {
     ///
     /// Leaves the sums of the books changed, and nothing else.
     pub(crate) fn routable_ids(&mut self, now: Instant) -> u64 {
-        /// Of handshakes that failed as they were accepted; they are in nobody's books.
-        const MOST_UNBOOKED: u64 = 32;
         /// Nobody's, so that no connection takes a probe for a sign of life of its peer.
         const STRANGER: ([u8; 4], u16) = ([198, 51, 100, 1], 9);
 
         let routed = |node: &Self| node.books().0.routed_established;
         let before = routed(self);
-        let (registry, transport) = self.books();
-        // Retries and refusals have IDs, too.
-        let unbooked = MOST_UNBOOKED + transport.retries_sent + transport.incoming_refused;
-        let issued = registry.issued_ids + unbooked;
-        let ids = self.shards.iter().zip(&self.seeds).map(|(id, seed)| {
-            let seed = seed.connection_ids;
-            let mut generator =
-                ShardConnectionIdGenerator::new(id, self.shards, seed, IssuedIds::default());
-            (0..issued)
-                .map(|_| generator.generate_cid())
-                .collect::<Vec<_>>()
-        });
-        for id in ids.flatten().collect::<Vec<_>>() {
+        for id in self.issued_ids() {
             // Too short for a stateless reset in answer, and to be anything.
             let probe = [&[0x40], &id[..], &[0; 4]].concat();
             self.receive(now, STRANGER.into(), &probe);
         }
         self.turn(now);
         routed(self) - before
+    }
+
+    /// Every connection ID that was ever issued, and some that will be next.
+    pub(crate) fn issued_ids(&self) -> Vec<Vec<u8>> {
+        /// Of handshakes that failed as they were accepted; they are in nobody's books.
+        const MOST_UNBOOKED: u64 = 32;
+
+        let (registry, transport) = self.books();
+        // Retries and refusals have IDs, too.
+        let unbooked = MOST_UNBOOKED + transport.retries_sent + transport.incoming_refused;
+        let issued = registry.issued_ids + unbooked;
+        let shards = self.shards.iter().zip(&self.seeds);
+        let ids = shards.flat_map(|(id, seed)| {
+            let seed = seed.connection_ids;
+            let mut generator =
+                ShardConnectionIdGenerator::new(id, self.shards, seed, IssuedIds::default());
+            (0..issued)
+                .map(move |_| generator.generate_cid().to_vec())
+                .collect::<Vec<_>>()
+        });
+        ids.collect()
     }
 
     /// Nothing is left of any connection.

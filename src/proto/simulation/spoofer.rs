@@ -11,6 +11,8 @@ pub(crate) struct Spoofer {
     seen: u64,
     /// With this one the attack is over.
     last: u64,
+    /// Whether what is sent to that address reaches the victim.
+    pub(crate) forwards: bool,
     pub(crate) bytes_sent: usize,
     /// What was sent to that address.
     pub(crate) bytes_received: usize,
@@ -24,9 +26,23 @@ impl Spoofer {
             every,
             seen: 0,
             last,
+            forwards: false,
             bytes_sent: 0,
             bytes_received: 0,
         }
+    }
+
+    /// Sends answers on to its victim, as if they came from where they were sent.
+    pub(crate) fn forwarding(self) -> Self {
+        Self {
+            forwards: true,
+            ..self
+        }
+    }
+
+    /// The node that gets what is sent to this address, if any does.
+    pub(crate) fn victim_at(&self, addr: SocketAddr) -> Option<usize> {
+        (self.forwards && addr == self.addr).then_some(self.victim)
     }
 
     /// Sees a datagram that is sent; returns whether it is to be copied.

@@ -152,6 +152,51 @@ fn hundreds_of_peers_behind_one_address_come_at_once_and_all_get_in() {
     assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
 }
 
+/// With a few addresses each of which had its limit all places would be taken.
+#[test]
+fn attackers_who_prove_many_addresses_leave_places_to_others() {
+    const ATTACKERS: usize = 20;
+
+    let mut network = three(listener(Answer::Hold, |config| {
+        config
+            .max_incoming_handshakes(64)
+            .and_then(|config| config.max_handshakes_per_source(16))
+            .unwrap()
+            .retry_policy(RetryPolicy::Always)
+    }));
+    let attackers: Vec<_> = (0..ATTACKERS)
+        .map(|_| network.add(Setup::default()))
+        .collect();
+    for _ in 0..20 {
+        for &attacker in &attackers {
+            network.dial(attacker, 1);
+        }
+        network.run_for(SECOND / 20);
+    }
+    let books = network.nodes[1].books().0;
+    assert_eq!(books.handshake_sources, ATTACKERS);
+    assert!(
+        (ATTACKERS..64).contains(&held(&network)),
+        "{}",
+        held(&network)
+    );
+    assert!(books.dropped_source_full > 0);
+    assert_eq!(books.dropped_overload, 0);
+
+    // Whoever else comes is let in at once.
+    let dialer = network.dial(2, 1);
+    let before = held(&network);
+    network.run_for(SECOND / 20);
+    assert_eq!(network.nodes[1].books().0.handshake_sources, ATTACKERS + 1);
+    let last = network.nodes[1].held.pop_back().unwrap();
+    assert_eq!(network.nodes[1].held.len(), before);
+    network.nodes[1].held.clear();
+    network.nodes[1].held.push_back(last);
+    let now = network.now;
+    assert_eq!(network.nodes[1].answer_held(now, true), None);
+    assert_eq!(outcome(&mut network, &dialer), Ok(()));
+}
+
 #[test]
 fn forged_addresses_take_a_quarter_of_the_places() {
     let mut network = three(listener(Answer::Accept, |config| {

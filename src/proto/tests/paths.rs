@@ -1,12 +1,12 @@
 //! Paths that treat datagrams badly in ways that a peer can notice: and what it does about it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
 use quinn_proto::EcnCodepoint;
 
 use super::{
     link::{Ecn, Impairments},
-    network::Network,
+    network::{Fault, Network},
     node::Setup,
     peer::Peer,
     seeds,
@@ -111,8 +111,115 @@ fn copies_from_a_forged_address_neither_move_nor_stop_a_transfer() {
     }
 }
 
+/// What an application hears of where its peer is: nothing of addresses that were only written on copies.
+#[test]
+fn nothing_is_reported_of_a_forged_address() {
+    for seed in seeds().take(10) {
+        let (mut network, dialer, listener) = connected(Impairments::NONE);
+        let changes = address_changes(&mut network, &listener);
+        // All of what the peer sends, its answers to challenges among them; then again a part of it.
+        for every in [1, 3] {
+            network.spoofer = Some(Spoofer::new(0, FORGED.into(), every, 100));
+            exchange_between(&mut network, &dialer, &listener, seed, 100_000);
+            network.run_for(Duration::from_secs(20));
+            assert!(network.spoofer.take().unwrap().bytes_received > 0);
+        }
+        assert_eq!(*changes.borrow(), [], "seed {seed}");
+        assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    }
+}
+
+/// In the middle of all the copies from elsewhere a NAT gives the peer another address. (Somebody on the path who is
+/// always first, and copies one of each pair of probes, can keep a connection from finding it for as long as he likes.)
+#[test]
+fn peer_that_really_moves_is_followed_beside_forged_copies() {
+    for seed in seeds().take(10) {
+        let (mut network, dialer, listener) = connected(Impairments::NONE);
+        let changes = address_changes(&mut network, &listener);
+        network.spoofer = Some(Spoofer::new(0, FORGED.into(), 5 + seed % 5, 100));
+        network.schedule(Duration::from_millis(30), Fault::Rebind(0));
+        exchange_between(&mut network, &dialer, &listener, seed, 200_000);
+        network.run_for(Duration::from_secs(20));
+        assert!(network.spoofer.take().unwrap().bytes_received > 0);
+        let moved = network.public_addr(0);
+        assert_ne!(moved, network.nodes[0].addr());
+        assert_eq!(network.nodes[1].remote_addrs(), [moved].into());
+        assert_eq!(*changes.borrow(), [moved], "seed {seed}");
+        exchange_between(&mut network, &dialer, &listener, seed + 1, 10_000);
+        assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    }
+}
+
+#[test]
+fn where_migration_is_forbidden_copies_from_a_forged_address_get_no_answer_and_change_nothing() {
+    for seed in seeds().take(10) {
+        let forbidding = Setup {
+            configure: |builder| builder.migration(false),
+            ..Setup::default()
+        };
+        let (mut network, dialer, listener) =
+            connected_with(Impairments::NONE, Setup::default(), forbidding);
+        let changes = address_changes(&mut network, &listener);
+        network.spoofer = Some(Spoofer::new(0, FORGED.into(), 1 + seed % 5, 100));
+        let began = network.elapsed();
+        exchange_between(&mut network, &dialer, &listener, seed, 100_000);
+        let spoofer = network.spoofer.take().unwrap();
+        assert!(spoofer.bytes_sent > 0);
+        assert_eq!(spoofer.bytes_received, 0);
+        let took = network.elapsed() - began;
+        // As without an attack.
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        let real = network.nodes[0].addr();
+        assert_eq!(network.nodes[1].remote_addrs(), [real].into());
+        assert_eq!(*changes.borrow(), []);
+    }
+}
+
+/// Whoever sends all datagrams on, there and back, is a path, and is taken for one; when he has enough of it, the
+/// connection goes on without him (RFC 9000 §9.3.3).
+#[test]
+fn path_through_somebody_who_only_forwards_is_left_when_he_stops() {
+    for seed in seeds().take(10) {
+        let (mut network, dialer, listener) = connected(Impairments::NONE);
+        let changes = address_changes(&mut network, &listener);
+        network.spoofer = Some(Spoofer::new(0, FORGED.into(), 1, u64::MAX).forwarding());
+        exchange_between(&mut network, &dialer, &listener, seed, 100_000);
+        network.run_for(Duration::from_secs(20));
+        assert_eq!(*changes.borrow(), [SocketAddr::from(FORGED)]);
+        network.spoofer = None;
+        exchange_between(&mut network, &dialer, &listener, seed + 1, 100_000);
+        network.run_for(Duration::from_secs(20));
+        let real = network.nodes[0].addr();
+        assert_eq!(network.nodes[1].remote_addrs(), [real].into());
+        assert_eq!(*changes.borrow(), [SocketAddr::from(FORGED), real]);
+        assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    }
+}
+
+const FORGED: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
+
+/// All that the application hears of from now on.
+fn address_changes(network: &mut Network, peer: &Peer) -> Rc<RefCell<Vec<SocketAddr>>> {
+    let changes: Rc<RefCell<Vec<_>>> = Rc::default();
+    let (peer, heard) = (peer.clone(), Rc::clone(&changes));
+    network.spawn(async move {
+        while let Ok(addr) = peer.address_change().await {
+            heard.borrow_mut().push(addr);
+        }
+    });
+    changes
+}
+
 fn connected(impairments: Impairments) -> (Network, Peer, Peer) {
-    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    connected_with(impairments, Setup::default(), Setup::default())
+}
+
+fn connected_with(
+    impairments: Impairments,
+    dialer: Setup,
+    listener: Setup,
+) -> (Network, Peer, Peer) {
+    let mut network = Network::pair(1, dialer, listener);
     network.impair(impairments);
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
