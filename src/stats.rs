@@ -59,7 +59,8 @@ pub struct TransportStats {
     pub retries_sent: u64,
     /// First packets that got none, because one was sent to the same client a moment ago.
     pub retries_withheld: u64,
-    /// Batches that were sent datagram by datagram because the interface refused segmentation offload.
+    /// Batches that were sent datagram by datagram because the interface refused segmentation offload. Some seconds
+    /// pass until one is tried again with the same host.
     pub segmentation_fallbacks: u64,
     /// Times that an interface had no room for a batch (`ENOBUFS`), which was then kept, to be tried again a little
     /// later.

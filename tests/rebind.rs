@@ -155,14 +155,17 @@ async fn without_drivers_there_is_nothing_to_move() {
     .await;
 }
 
-/// From a thread that the runtime does not know.
+/// From a thread that the runtime does not know; and nothing else makes the connection send anything.
 #[tokio::test]
 async fn any_thread_may_rebind() {
     bounded(async {
-        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let [mut dialer, mut listener] =
+            [(); 2].map(|()| Node::with(|config| config.keep_alive_interval(None)));
         let handle = dialer.transport.handle();
         let (_dialled, accepted) = connect(&mut dialer, &mut listener).await;
         let mut served = serve(accepted);
+        // Until MTU discovery and whatever else begins with a connection is over.
+        sleep(Duration::from_secs(1)).await;
         let rebind = std::thread::spawn(move || handle.rebind());
         rebind.join().unwrap().unwrap();
         served.moved_to.recv().await.unwrap();
@@ -256,6 +259,8 @@ mod failing {
                     let moved = served.moved_to.recv().await.unwrap();
                     assert_ne!(moved.port(), port);
                     assert_eq!(moved.port(), local_port(&handle));
+                    // One that fails sooner is bound again instead.
+                    sleep(Duration::from_secs(1)).await;
                 }
                 let dialled = transfer.end().await;
                 assert!(handle.stats().transport.sockets_rebound >= 3);

@@ -196,7 +196,7 @@ fn interfaces_that_go_expire_their_addresses() {
 #[test]
 fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
     or_skip(at_near(async |near: Near| {
-        let mut node = Node::with(|builder| builder.handshake_timeout(Duration::from_millis(500)));
+        let mut node = Node::with(|builder| builder.handshake_timeout(Duration::from_secs(2)));
         let handle = node.transport.handle();
         let [mut there, mut forbidden] = dial_both(&mut node, &near).await;
         near.run("ip route add blackhole 10.4.0.0/24");

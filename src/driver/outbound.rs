@@ -308,6 +308,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_for_a_socket_that_has_failed() {
+        let mut outbound = Outbound::new(0);
+        let socket = socket();
+        let (transmit, contents) = datagram(BUSY);
+        let mut waiting = Waiting::new(&socket, None, transmit, contents);
+        let never = Box::pin(std::future::pending());
+        waiting.writable = Some((socket.io_of(0).unwrap(), never));
+        outbound.waiting.push(waiting);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(outbound.poll_writable(&mut cx).is_pending());
+
+        assert!(socket.begin_repair());
+        assert!(outbound.poll_writable(&mut cx).is_ready());
+        assert!(outbound.is_ready(&socket, (BUSY, 1).into()));
+        // There is none to send it from.
+        assert_eq!(outbound.take_counts().send_errors, 1);
+    }
+
+    #[tokio::test]
     async fn batches_are_kept_for_so_many_hosts_only() {
         let mut outbound = Outbound::new(0);
         let socket = socket();

@@ -5,10 +5,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::RebindError,
-    net::{BufferSizes, UdpSocket, bind_steered, sleep, task::Runtime},
+    net::{BufferSizes, UdpSocket, bind_steered, clock, sleep, task::Runtime},
     sync::{Mutex, lock},
 };
 
@@ -42,8 +42,8 @@ pub(crate) struct Sockets {
     buffers: BufferSizes,
     mailboxes: Arc<[Arc<Mailbox>]>,
     incoming: Arc<IncomingQueue>,
-    /// Where the drivers run, as soon as they do.
-    runtime: OnceLock<Runtime>,
+    /// Where the drivers run, for as long as any of them does: to know it keeps its descriptors open.
+    runtime: Mutex<Option<Runtime>>,
     open: Arc<AtomicUsize>,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
@@ -70,6 +70,8 @@ struct Place {
     current: Weak<Socket>,
     /// For as long as there are connections that cannot leave them. They keep the current one.
     former: Vec<Weak<Socket>>,
+    /// When the current one has taken the place of one that had failed.
+    replaced_at: Option<Instant>,
 }
 
 impl Sockets {
@@ -82,7 +84,7 @@ impl Sockets {
             buffers,
             mailboxes,
             incoming,
-            runtime: OnceLock::new(),
+            runtime: Mutex::default(),
             open: Arc::default(),
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
@@ -94,8 +96,25 @@ impl Sockets {
 
     /// The drivers have started.
     pub(super) fn run_on(&self, runtime: &Runtime) {
-        // They start once.
-        let _ = self.runtime.set(runtime.clone());
+        *lock(&self.runtime) = Some(runtime.clone());
+        // They may have stopped already.
+        self.driver_stopped();
+    }
+
+    /// A driver has stopped.
+    pub(super) fn driver_stopped(&self) {
+        if self.has_stopped() {
+            let runtime = lock(&self.runtime).take();
+            drop(runtime);
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
+    }
+
+    fn runtime(&self) -> Option<Runtime> {
+        lock(&self.runtime).clone()
     }
 
     /// Opens a socket for each shard, or one for all.
@@ -158,10 +177,10 @@ impl Sockets {
     /// Gives up each socket that dials and does not listen for another one; or none, if it fails. One that nobody has
     /// moved to yet is as good as another one.
     pub(super) fn rebind(self: &Arc<Self>) -> Result<(), RebindError> {
-        if self.mailboxes.iter().all(|mailbox| mailbox.has_stopped()) {
+        if self.has_stopped() {
             return Err(RebindError::DriverStopped);
         }
-        let Some(runtime) = self.runtime.get() else {
+        let Some(runtime) = self.runtime() else {
             return Ok(());
         };
         let mut dialling = lock(&self.dialling);
@@ -170,14 +189,14 @@ impl Sockets {
             if place.is_used()
                 && let Some(socket) = place.current.upgrade()
             {
-                let successor = self.open_beside(runtime, &socket)?;
+                let successor = self.open_beside(&runtime, &socket)?;
                 moves.push((place, socket, successor));
             }
         }
         for (place, socket, successor) in moves {
             place.give_up(&socket, &successor);
             self.rebound.fetch_add(1, Ordering::Relaxed);
-            self.let_linger(runtime, socket);
+            self.let_linger(&runtime, socket);
         }
         drop(dialling);
         self.tell_drivers();
@@ -187,7 +206,7 @@ impl Sockets {
     /// A socket has failed, whatever it is used for. If it is one that only dials, another one takes its place. And its
     /// own address is bound again, for all who cannot leave it.
     pub(super) fn replace_failed(self: &Arc<Self>, socket: &Arc<Socket>, error: io::Error) {
-        let Some(runtime) = self.runtime.get() else {
+        let Some(runtime) = self.runtime() else {
             return;
         };
         if !socket.begin_repair() {
@@ -195,7 +214,7 @@ impl Sockets {
         }
         tracing::warn!(%error, addr = %socket.local_addr(), "a socket has failed");
         self.report(socket, error);
-        if let Err(error) = self.replace(runtime, socket) {
+        if let Err(error) = self.replace(&runtime, socket) {
             tracing::debug!(%error, "could not open another socket");
         }
         runtime.spawn(bind_again(
@@ -258,11 +277,16 @@ impl Sockets {
         let place = dialling
             .places()
             .find(|place| Weak::as_ptr(&place.current) == Arc::as_ptr(socket));
-        let Some(place) = place else {
+        let now = clock::now();
+        let Some(place) = place.filter(|place| {
+            // If it fails again so soon, another one is not better.
+            (place.replaced_at).is_none_or(|replaced_at| now >= replaced_at + NEXT_ATTEMPT)
+        }) else {
             return Ok(());
         };
         let successor = self.open_beside(runtime, socket)?;
         place.give_up(socket, &successor);
+        place.replaced_at = Some(now);
         self.rebound.fetch_add(1, Ordering::Relaxed);
         drop(dialling);
         // The new one lives, until somebody uses it, by the one that it replaces.
@@ -343,6 +367,7 @@ impl Place {
         Self {
             current: Arc::downgrade(socket),
             former: Vec::new(),
+            replaced_at: None,
         }
     }
 

@@ -485,6 +485,7 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();
+        self.sockets.driver_stopped();
         self.requests.clear();
         self.punches.clear();
         self.shard.orphan_all(&mut self.wakers);

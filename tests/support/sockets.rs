@@ -1,6 +1,11 @@
 //! Sockets of this process, behind the back of those who use them.
 
-use std::{fs, net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+};
 
 use rustix::{
     net::{Shutdown, getsockname, shutdown},
@@ -21,19 +26,23 @@ pub(crate) fn shut_down(port: u16, most: usize) -> usize {
     sockets.len()
 }
 
-/// Other descriptors of the sockets that are bound to a port.
-pub(crate) fn bound_to(port: u16) -> Vec<OwnedFd> {
+/// Other descriptors of the sockets that are bound to a port, one for each.
+pub(crate) fn bound_to(port: u16) -> Vec<File> {
     let myself = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-    fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter_map(|number| {
-            pidfd_getfd(&myself, number.parse().unwrap(), PidfdGetfdFlags::empty()).ok()
-        })
-        .filter(|file| {
-            let name = getsockname(file).ok();
-            name.and_then(|name| SocketAddr::try_from(name).ok())
-                .is_some_and(|addr| addr.port() == port)
-        })
-        .collect()
+    let mut sockets = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/fd").unwrap() {
+        let number = entry.unwrap().file_name().into_string().unwrap();
+        let number = number.parse().unwrap();
+        let Ok(socket) = pidfd_getfd(&myself, number, PidfdGetfdFlags::empty()) else {
+            continue;
+        };
+        let name = getsockname(&socket).ok();
+        let addr = name.and_then(|name| SocketAddr::try_from(name).ok());
+        if addr.is_some_and(|addr| addr.port() == port) {
+            // Descriptors that are made here, and by tests beside this one, may be seen as well.
+            let socket = File::from(socket);
+            sockets.insert(socket.metadata().unwrap().ino(), socket);
+        }
+    }
+    sockets.into_values().collect()
 }

@@ -178,7 +178,8 @@ mod tests {
                 return None;
             }
             let mut answer = Vec::new();
-            server.retry(incoming, &mut answer).unwrap();
+            let sent = server.retry(incoming, &mut answer).unwrap();
+            assert_eq!(sent.size, answer.len());
             assert_eq!(super::destination(&answer), Some(source));
             Some(retry(&answer).unwrap())
         };
