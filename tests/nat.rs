@@ -20,7 +20,10 @@ use std::{
 };
 
 use serde_json::Value;
-use support::scene::{Nat, PUBLIC, Place, Ports, Scene, Strangers};
+use support::{
+    required::or_skip,
+    scene::{Nat, PUBLIC, Place, Ports, Scene, Strangers},
+};
 
 #[test]
 fn nodes_behind_nats_that_keep_ports_get_a_direct_connection() {
@@ -113,18 +116,19 @@ fn punch(nat: Nat, options: &[&str]) -> Option<Outcome> {
 
 fn scene(nat: Nat) -> Option<Scene> {
     let built = Scene::build(nat, nat);
-    built
-        .map_err(|reason| skip(&format!("no scene of namespaces: {reason}")))
-        .ok()
+    or_skip(
+        "nat",
+        built.map_err(|reason| format!("no scene of namespaces: {reason}")),
+    )
 }
 
 /// A daemon on the listener's router that forwards ports for whoever asks.
 fn miniupnpd(scene: &Scene) -> Option<Program> {
     let found = Command::new("miniupnpd").arg("--version").output();
-    if let Err(error) = found {
-        skip(&format!("no miniupnpd: {error}"));
-        return None;
-    }
+    or_skip(
+        "nat",
+        found.map_err(|error| format!("no miniupnpd: {error}")),
+    )?;
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("miniupnpd.conf");
     let config = "ext_ifname=wan0\nlistening_ip=lan0\nipv6_disable=yes\nsecure_mode=yes\n\
                   upnp_table_name=filter\nupnp_nat_table_name=nat\n\
@@ -137,15 +141,6 @@ fn miniupnpd(scene: &Scene) -> Option<Program> {
     daemon.args(["miniupnpd", "-d", "-f"]).arg(&file);
     daemon.arg("-P").arg(pid_file).stderr(Stdio::null());
     Some(Program::run(daemon, Place::ListenerRouter))
-}
-
-fn skip(reason: &str) {
-    let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|name| name.trim() == "nat"),
-        "required: {reason}"
-    );
-    println!("skipped: {reason}");
 }
 
 fn in_scene(scene: &Scene, place: Place) -> Command {

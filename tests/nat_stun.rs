@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::{env, future::poll_fn, net::SocketAddr, process::Command, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, process::Command, time::Duration};
 
 use futures::StreamExt;
 use libp2p::{
@@ -24,6 +24,7 @@ use libp2p_quinn::{
 use multiaddr::Multiaddr;
 use support::{
     node::{LOOPBACK_V4, Node, bounded, quic_addr, socket_addr, until},
+    required,
     scene::{Nat, PUBLIC, Place, Ports, Scene},
     streams::transfer_through_echo,
     stun_server::StunServer,
@@ -431,17 +432,8 @@ fn scene(ports: Ports) -> Option<Scene> {
     or_skip(Scene::build(Nat::KEPT.with_ports(ports), Nat::KEPT))
 }
 
-/// `None`, and says why, if something is missing here that is not required.
 fn or_skip<T>(result: Result<T, String>) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(reason) => {
-            let required = env::var("INTEROP_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|word| word == "nat"), "{reason}");
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    required::or_skip("nat", result)
 }
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {

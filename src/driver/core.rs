@@ -257,7 +257,10 @@ impl Core {
     /// Sends a datagram that is not QUIC; it is lost if the driver is gone, or has far too much to do.
     #[cfg(feature = "nat")]
     pub(crate) fn send(&self, socket: Arc<Socket>, remote_addr: SocketAddr, contents: Vec<u8>) {
-        let _ = self.mailboxes[0].request(Request::Send {
+        let Ok(mailbox) = self.mailbox(0) else {
+            return;
+        };
+        let _ = mailbox.request(Request::Send {
             remote_addr,
             socket,
             contents,

@@ -1,50 +1,37 @@
 //! One shard: a quinn-proto endpoint, its connections, and whose turn it is.
 
+mod dialling;
+mod incoming;
+mod receiving;
+
 use std::{
     collections::VecDeque,
     mem,
-    net::SocketAddr,
     sync::Arc,
     task::Waker,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use quinn_proto::{
-    ClientConfig, ConnectError, ConnectionHandle, ConnectionId, DatagramEvent, Endpoint,
-    EndpointConfig, EndpointEvent, ServerConfig, Transmit, TransportConfig,
+    ConnectionHandle, ConnectionId, Endpoint, EndpointConfig, EndpointEvent, ServerConfig,
+    Transmit, TransportConfig,
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    admission::{Admission, AdmissionLimits, Rejection},
+    admission::{Admission, AdmissionLimits},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Datagram, Incoming, Outbound, Socket, charge_of},
+    datagram::{Outbound, Socket},
     deadlines::{Armed, Deadlines},
-    hole_punch::{HolePunches, PunchKey},
-    pending::{IncomingKey, PendingLimits},
-    reception::{Reception, Unwelcome},
+    hole_punch::HolePunches,
+    pending::PendingLimits,
+    reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
-    router::{HeaderForm, long_header_id},
-    slot::{Received, Sending, Slot, Turn, datagrams},
+    slot::{Sending, Slot, Turn, datagrams},
     unanswered::UnansweredDials,
 };
-use crate::{
-    address,
-    error::{ConnectionError, HandshakeError},
-    sync::Mutex,
-};
-
-/// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
-/// unpredictable and 8 at least (RFC 9000 §7.2).
-const INITIAL_ID_LEN: usize = 8;
-
-/// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
-const MAX_ID_LEN: usize = 20;
-
-/// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
-const SERVER_NAME: &str = "libp2p";
+use crate::sync::Mutex;
 
 /// What a shard needs to know.
 #[derive(Clone)]
@@ -174,287 +161,9 @@ impl<S: Socket> Shard<S> {
         !self.ready.is_empty()
     }
 
-    /// Takes a datagram: into the inbox of its connection, or as the beginning of a new one.
-    pub(crate) fn handle(
-        &mut self,
-        now: Instant,
-        datagram: Datagram<S>,
-        out: &mut impl Outbound<S>,
-    ) {
-        let Datagram {
-            socket,
-            shard,
-            header,
-            remote_addr,
-            local_ip,
-            ecn,
-            mut contents,
-        } = datagram;
-        if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
-            self.totals.registry.martian += 1;
-            return;
-        }
-        if shard != self.id {
-            // Not ours, whatever it says: no reset, no answer, and no connection that begins with it.
-            self.totals.registry.foreign += 1;
-            return;
-        }
-        let len = contents.len();
-        let charge = charge_of(len);
-        let mut initial_id = None;
-        let mut waiting = None;
-        if header == HeaderForm::Long {
-            initial_id = long_header_id(&contents).and_then(connection_id);
-            waiting = initial_id.and_then(|id| self.reception.find(&id));
-            if let Some(key) = waiting
-                && let Err(unwelcome) = self.reception.expect_more(key, len)
-            {
-                let totals = &mut self.totals.registry;
-                match unwelcome {
-                    Unwelcome::Overload => totals.dropped_overload += 1,
-                    Unwelcome::SourceFull => totals.dropped_source_full += 1,
-                    Unwelcome::TooShort => totals.malformed += 1,
-                }
-                return;
-            }
-            // What waits must not keep the memory of a whole batch.
-            contents = BytesMut::from(&contents[..]);
-            let has_ids = !self.has_no_ids();
-            self.reception.open_or_close(&mut self.endpoint, has_ids);
-        }
-        let held = self.endpoint.incoming_buffer_bytes();
-        self.buf.clear();
-        let event = self
-            .endpoint
-            .handle(now, remote_addr, local_ip, ecn, contents, &mut self.buf);
-        let totals = &mut self.totals.registry;
-        match event {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                match header {
-                    HeaderForm::Long => totals.routed_initial += 1,
-                    HeaderForm::Short => totals.routed_established += 1,
-                }
-                let Some(slot) = slot(&mut self.slots, handle) else {
-                    return;
-                };
-                self.inbox_bytes += charge;
-                slot.inbox.push_back(Received {
-                    event,
-                    charge,
-                    socket,
-                });
-                self.want_turn(handle);
-            }
-            Some(DatagramEvent::NewConnection(incoming)) => {
-                self.reception.note_stranger();
-                let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
-                    totals.unknown += 1;
-                    self.endpoint.ignore(incoming);
-                    return;
-                };
-                totals.routed_initial += 1;
-                self.admit(now, incoming, initial_id, len, socket, out);
-            }
-            Some(DatagramEvent::Response(transmit)) => {
-                totals.unknown += 1;
-                if socket.is_listening()
-                    && !self.reception.is_busy()
-                    && out.is_ready(&socket, remote_addr)
-                {
-                    self.reception.note_stranger();
-                    totals.responses_sent += 1;
-                    self.count_sent(&transmit);
-                    // Blocked or not: these are answers to strangers.
-                    let _ = out.send(&socket, transmit, &self.buf);
-                }
-                self.note_noise(remote_addr);
-            }
-            None => {
-                let grown = self.endpoint.incoming_buffer_bytes() - held;
-                match waiting {
-                    // More of an incoming connection that waits for its answer.
-                    Some(key) if grown > 0 => {
-                        totals.routed_initial += 1;
-                        self.reception.grow(key, len);
-                        self.note_unfinished();
-                    }
-                    // It was dropped before any key was derived.
-                    None if header == HeaderForm::Long && self.reception.is_closed() => {
-                        totals.dropped_overload += 1;
-                    }
-                    _ => {
-                        totals.unknown += 1;
-                        self.note_noise(remote_addr);
-                    }
-                }
-            }
-        }
-    }
-
     /// Whether the quota of connection IDs has none left for another connection.
     fn has_no_ids(&self) -> bool {
         self.live + self.reception.waiting() >= self.id_quota.connections
-    }
-
-    /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
-    /// in a second, and finds a place if it is honest.
-    fn admit(
-        &mut self,
-        now: Instant,
-        incoming: quinn_proto::Incoming,
-        initial_id: ConnectionId,
-        len: usize,
-        socket: S,
-        out: &mut impl Outbound<S>,
-    ) {
-        let rejected = self
-            .reception
-            .admit(now, incoming, initial_id, len, socket.clone());
-        let Err((incoming, rejection)) = rejected else {
-            self.note_unfinished();
-            return;
-        };
-        let totals = &mut self.totals;
-        match rejection {
-            Rejection::Unproven if self.reception.owes_retry(now, initial_id) => {
-                return self.retry(*incoming, &socket, out);
-            }
-            Rejection::Unproven => totals.transport.retries_withheld += 1,
-            Rejection::Full => totals.registry.dropped_overload += 1,
-            Rejection::SourceFull => totals.registry.dropped_source_full += 1,
-        }
-        self.endpoint.ignore(*incoming);
-    }
-
-    /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
-    fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
-        self.buf.clear();
-        match self.endpoint.retry(incoming, &mut self.buf) {
-            Ok(transmit) => {
-                self.totals.transport.retries_sent += 1;
-                self.count_sent(&transmit);
-                // Blocked or not: it is an answer to a stranger.
-                let _ = out.send(socket, transmit, &self.buf);
-            }
-            // Whoever has come back already is validated, and never gets here.
-            Err(error) => self.endpoint.ignore(error.into_incoming()),
-        }
-    }
-
-    /// The next incoming connection that the application should hear of.
-    pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
-        let (key, pending) = self.reception.next_unreported()?;
-        self.totals.transport.incoming += 1;
-        Some(Incoming {
-            key,
-            socket: pending.socket.clone(),
-            remote_addr: pending.incoming.remote_address(),
-            local_ip: pending.incoming.local_ip(),
-        })
-    }
-
-    /// Begins the handshake of an incoming connection; this is where TLS work starts.
-    ///
-    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
-    pub(crate) fn accept(
-        &mut self,
-        now: Instant,
-        key: IncomingKey,
-        max_payload: Option<u16>,
-        out: &mut impl Outbound<S>,
-    ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(pending) = self.reception.take(key) else {
-            return Err(HandshakeError::Stale);
-        };
-        let mut server = self.reception.server().clone();
-        server.transport_config((self.transport)(max_payload));
-        self.buf.clear();
-        match self
-            .endpoint
-            .accept(pending.incoming, now, &mut self.buf, Some(Arc::new(server)))
-        {
-            Ok((handle, connection)) => {
-                let connection =
-                    Connection::new(connection, Direction::Inbound, self.max_peer_streams);
-                let begun = Begun {
-                    deadline: pending.deadline,
-                    admission: Some(pending.admission),
-                    unanswered_dial: None,
-                };
-                let connection = self.insert(handle, connection, pending.socket, begun);
-                self.note_unfinished();
-                Ok((handle, connection))
-            }
-            Err(error) => {
-                self.release(pending.admission);
-                self.totals.transport.handshakes_failed += 1;
-                if let Some(transmit) = error.response {
-                    self.count_sent(&transmit);
-                    let _ = out.send(&pending.socket, transmit, &self.buf);
-                }
-                Err(ConnectionError::from(error.cause).into())
-            }
-        }
-    }
-
-    /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
-    pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        let Some(pending) = self.reception.take(key) else {
-            return;
-        };
-        self.release(pending.admission);
-        self.totals.transport.incoming_refused += 1;
-        self.buf.clear();
-        let transmit = self.endpoint.refuse(pending.incoming, &mut self.buf);
-        self.count_sent(&transmit);
-        let _ = out.send(&pending.socket, transmit, &self.buf);
-    }
-
-    /// Begins a connection to `remote_addr`, from `socket`.
-    pub(crate) fn connect(
-        &mut self,
-        now: Instant,
-        mut config: ClientConfig,
-        remote_addr: SocketAddr,
-        socket: S,
-    ) -> Result<(ConnectionHandle, SharedConnection), ConnectError> {
-        if self.has_no_ids() {
-            return Err(ConnectError::CidsExhausted);
-        }
-        let mut initial_id = [0; INITIAL_ID_LEN];
-        self.rng.fill_bytes(&mut initial_id);
-        let initial_id = ConnectionId::new(&initial_id);
-        config.initial_dst_cid_provider(Arc::new(move || initial_id));
-        let (handle, connection) = self
-            .endpoint
-            .connect(now, config, remote_addr, SERVER_NAME)?;
-        self.totals.transport.dials += 1;
-        let connection = Connection::new(connection, Direction::Outbound, self.max_peer_streams);
-        let may_punch = socket.is_listening();
-        self.unanswered
-            .insert(now, initial_id, handle, remote_addr, may_punch);
-        let begun = Begun {
-            deadline: now + self.handshake_timeout,
-            admission: None,
-            unanswered_dial: Some(initial_id),
-        };
-        let connection = self.insert(handle, connection, socket, begun);
-        Ok((handle, connection))
-    }
-
-    /// Sends to `remote_addr` for as long as a handshake may take, so that a NAT lets the peer's first packet in.
-    pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr, socket: S) -> PunchKey {
-        self.totals.transport.hole_punches += 1;
-        let until = now + self.handshake_timeout;
-        self.punches.begin(now, until, remote_addr, socket)
-    }
-
-    pub(crate) fn end_punch(&mut self, key: PunchKey) {
-        self.punches.end(key);
-    }
-
-    pub(crate) fn is_punching(&self, key: PunchKey) -> bool {
-        self.punches.is_active(key)
     }
 
     /// The application did something to this connection.
@@ -486,39 +195,6 @@ impl<S: Socket> Shard<S> {
                 self.want_turn(handle);
             }
         }
-    }
-
-    /// Nobody listens at `remote_addr`, says its host about a dial's first packet, which it quotes: a dial
-    /// that has heard nothing need not wait for its timeout.
-    ///
-    /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
-    /// have answered it.
-    pub(crate) fn unreachable(&mut self, now: Instant, remote_addr: SocketAddr, initial_id: &[u8]) {
-        if initial_id.len() != INITIAL_ID_LEN {
-            return;
-        }
-        let initial_id = ConnectionId::new(initial_id);
-        let Some(handle) = self.unanswered.refused(now, remote_addr, &initial_id) else {
-            return;
-        };
-        let Some(slot) = slot(&mut self.slots, handle) else {
-            return;
-        };
-        lock(&slot.connection).abandon(HandshakeError::Unreachable);
-        self.want_turn(handle);
-    }
-
-    /// Something has come from `remote_addr` that belongs to no connection. If a dial waits for an answer from there, its
-    /// peer is about to punch a hole for it: then it need not wait until it is time to send its first packet again.
-    pub(crate) fn note_noise(&mut self, remote_addr: SocketAddr) {
-        let Some(handle) = self.unanswered.noise_from(remote_addr) else {
-            return;
-        };
-        let Some(slot) = slot(&mut self.slots, handle) else {
-            return;
-        };
-        lock(&slot.connection).probe();
-        self.want_turn(handle);
     }
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
@@ -780,9 +456,4 @@ pub(crate) struct ShardSeed {
 
 fn slot<S>(slots: &mut [Option<Slot<S>>], handle: ConnectionHandle) -> Option<&mut Slot<S>> {
     slots.get_mut(handle.0)?.as_mut()
-}
-
-/// `None` if it is longer than any in version 1.
-fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
-    (bytes.len() <= MAX_ID_LEN).then(|| ConnectionId::new(bytes))
 }

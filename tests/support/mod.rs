@@ -17,6 +17,7 @@ pub(crate) mod hostile_tls;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod relay;
+pub(crate) mod required;
 pub(crate) mod scene;
 #[cfg(target_os = "linux")]
 pub(crate) mod sockets;

@@ -1,0 +1,132 @@
+//! Incoming connections: let in, asked for a proof, accepted or turned away.
+
+use std::{sync::Arc, time::Instant};
+
+use quinn_proto::{ConnectionHandle, ConnectionId};
+
+use super::{Begun, Shard};
+use crate::{
+    error::{ConnectionError, HandshakeError},
+    proto::{
+        admission::Rejection,
+        connection::{Connection, Direction, SharedConnection},
+        datagram::{Incoming, Outbound, Socket},
+        pending::IncomingKey,
+    },
+};
+
+impl<S: Socket> Shard<S> {
+    /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
+    /// in a second, and finds a place if it is honest.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        incoming: quinn_proto::Incoming,
+        initial_id: ConnectionId,
+        len: usize,
+        socket: S,
+        out: &mut impl Outbound<S>,
+    ) {
+        let rejected = self
+            .reception
+            .admit(now, incoming, initial_id, len, socket.clone());
+        let Err((incoming, rejection)) = rejected else {
+            self.note_unfinished();
+            return;
+        };
+        let totals = &mut self.totals;
+        match rejection {
+            Rejection::Unproven if self.reception.owes_retry(now, initial_id) => {
+                return self.retry(*incoming, &socket, out);
+            }
+            Rejection::Unproven => totals.transport.retries_withheld += 1,
+            Rejection::Full => totals.registry.dropped_overload += 1,
+            Rejection::SourceFull => totals.registry.dropped_source_full += 1,
+        }
+        self.endpoint.ignore(*incoming);
+    }
+
+    /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
+    fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
+        self.buf.clear();
+        match self.endpoint.retry(incoming, &mut self.buf) {
+            Ok(transmit) => {
+                self.totals.transport.retries_sent += 1;
+                self.count_sent(&transmit);
+                // Blocked or not: it is an answer to a stranger.
+                let _ = out.send(socket, transmit, &self.buf);
+            }
+            // Whoever has come back already is validated, and never gets here.
+            Err(error) => self.endpoint.ignore(error.into_incoming()),
+        }
+    }
+
+    /// The next incoming connection that the application should hear of.
+    pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
+        let (key, pending) = self.reception.next_unreported()?;
+        self.totals.transport.incoming += 1;
+        Some(Incoming {
+            key,
+            socket: pending.socket.clone(),
+            remote_addr: pending.incoming.remote_address(),
+            local_ip: pending.incoming.local_ip(),
+        })
+    }
+
+    /// Begins the handshake of an incoming connection; this is where TLS work starts.
+    ///
+    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        key: IncomingKey,
+        max_payload: Option<u16>,
+        out: &mut impl Outbound<S>,
+    ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
+        let Some(pending) = self.reception.take(key) else {
+            return Err(HandshakeError::Stale);
+        };
+        let mut server = self.reception.server().clone();
+        server.transport_config((self.transport)(max_payload));
+        self.buf.clear();
+        match self
+            .endpoint
+            .accept(pending.incoming, now, &mut self.buf, Some(Arc::new(server)))
+        {
+            Ok((handle, connection)) => {
+                let connection =
+                    Connection::new(connection, Direction::Inbound, self.max_peer_streams);
+                let begun = Begun {
+                    deadline: pending.deadline,
+                    admission: Some(pending.admission),
+                    unanswered_dial: None,
+                };
+                let connection = self.insert(handle, connection, pending.socket, begun);
+                self.note_unfinished();
+                Ok((handle, connection))
+            }
+            Err(error) => {
+                self.release(pending.admission);
+                self.totals.transport.handshakes_failed += 1;
+                if let Some(transmit) = error.response {
+                    self.count_sent(&transmit);
+                    let _ = out.send(&pending.socket, transmit, &self.buf);
+                }
+                Err(ConnectionError::from(error.cause).into())
+            }
+        }
+    }
+
+    /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
+    pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
+        let Some(pending) = self.reception.take(key) else {
+            return;
+        };
+        self.release(pending.admission);
+        self.totals.transport.incoming_refused += 1;
+        self.buf.clear();
+        let transmit = self.endpoint.refuse(pending.incoming, &mut self.buf);
+        self.count_sent(&transmit);
+        let _ = out.send(&pending.socket, transmit, &self.buf);
+    }
+}

@@ -1,0 +1,144 @@
+//! What becomes of a datagram.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quinn_proto::{ConnectionId, DatagramEvent};
+
+use super::{Shard, slot};
+use crate::{
+    address,
+    proto::{
+        datagram::{Datagram, Outbound, Socket, charge_of},
+        reception::Unwelcome,
+        router::{HeaderForm, long_header_id},
+        slot::Received,
+    },
+};
+
+/// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
+const MAX_ID_LEN: usize = 20;
+
+impl<S: Socket> Shard<S> {
+    /// Takes a datagram: into the inbox of its connection, or as the beginning of a new one.
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        datagram: Datagram<S>,
+        out: &mut impl Outbound<S>,
+    ) {
+        let Datagram {
+            socket,
+            shard,
+            header,
+            remote_addr,
+            local_ip,
+            ecn,
+            mut contents,
+        } = datagram;
+        if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
+            self.totals.registry.martian += 1;
+            return;
+        }
+        if shard != self.id {
+            // Not ours, whatever it says: no reset, no answer, and no connection that begins with it.
+            self.totals.registry.foreign += 1;
+            return;
+        }
+        let len = contents.len();
+        let charge = charge_of(len);
+        let mut initial_id = None;
+        let mut waiting = None;
+        if header == HeaderForm::Long {
+            initial_id = long_header_id(&contents).and_then(connection_id);
+            waiting = initial_id.and_then(|id| self.reception.find(&id));
+            if let Some(key) = waiting
+                && let Err(unwelcome) = self.reception.expect_more(key, len)
+            {
+                let totals = &mut self.totals.registry;
+                match unwelcome {
+                    Unwelcome::Overload => totals.dropped_overload += 1,
+                    Unwelcome::SourceFull => totals.dropped_source_full += 1,
+                    Unwelcome::TooShort => totals.malformed += 1,
+                }
+                return;
+            }
+            // What waits must not keep the memory of a whole batch.
+            contents = BytesMut::from(&contents[..]);
+            let has_ids = !self.has_no_ids();
+            self.reception.open_or_close(&mut self.endpoint, has_ids);
+        }
+        let held = self.endpoint.incoming_buffer_bytes();
+        self.buf.clear();
+        let event = self
+            .endpoint
+            .handle(now, remote_addr, local_ip, ecn, contents, &mut self.buf);
+        let totals = &mut self.totals.registry;
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                match header {
+                    HeaderForm::Long => totals.routed_initial += 1,
+                    HeaderForm::Short => totals.routed_established += 1,
+                }
+                let Some(slot) = slot(&mut self.slots, handle) else {
+                    return;
+                };
+                self.inbox_bytes += charge;
+                slot.inbox.push_back(Received {
+                    event,
+                    charge,
+                    socket,
+                });
+                self.want_turn(handle);
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.reception.note_stranger();
+                let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
+                    totals.unknown += 1;
+                    self.endpoint.ignore(incoming);
+                    return;
+                };
+                totals.routed_initial += 1;
+                self.admit(now, incoming, initial_id, len, socket, out);
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                totals.unknown += 1;
+                if socket.is_listening()
+                    && !self.reception.is_busy()
+                    && out.is_ready(&socket, remote_addr)
+                {
+                    self.reception.note_stranger();
+                    totals.responses_sent += 1;
+                    self.count_sent(&transmit);
+                    // Blocked or not: these are answers to strangers.
+                    let _ = out.send(&socket, transmit, &self.buf);
+                }
+                self.note_noise(remote_addr);
+            }
+            None => {
+                let grown = self.endpoint.incoming_buffer_bytes() - held;
+                match waiting {
+                    // More of an incoming connection that waits for its answer.
+                    Some(key) if grown > 0 => {
+                        totals.routed_initial += 1;
+                        self.reception.grow(key, len);
+                        self.note_unfinished();
+                    }
+                    // It was dropped before any key was derived.
+                    None if header == HeaderForm::Long && self.reception.is_closed() => {
+                        totals.dropped_overload += 1;
+                    }
+                    _ => {
+                        totals.unknown += 1;
+                        self.note_noise(remote_addr);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `None` if it is longer than any in version 1.
+fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
+    (bytes.len() <= MAX_ID_LEN).then(|| ConnectionId::new(bytes))
+}
