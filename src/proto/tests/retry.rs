@@ -155,6 +155,9 @@ fn handshakes_that_are_over_are_no_load() {
     assert!(network.nodes[1].books().1.retries_sent > 0);
 }
 
+/// Most dials that it may take with a tenth of all datagrams lost.
+const MOST_ATTEMPTS: u32 = 3;
+
 #[test]
 fn retried_dials_get_through_loss() {
     for seed in seeds() {
@@ -167,6 +170,12 @@ fn retried_dials_get_through_loss() {
             loss: 0.1,
             ..Impairments::NONE
         });
-        network.connect(0, 1);
+        // One handshake in some hundreds loses so much in a row that it takes longer than it may.
+        let is_connected = (0..MOST_ATTEMPTS).any(|_| {
+            let dialer = network.dial(0, 1);
+            let handshake = network.block_on(async move { dialer.established().await });
+            handshake.is_ok()
+        });
+        assert!(is_connected, "seed {seed}");
     }
 }

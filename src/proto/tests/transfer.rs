@@ -139,10 +139,23 @@ fn connect(network: &mut Network) -> (Peer, Peer) {
             (Ok(peer_id), Some(listener)) => {
                 assert_eq!(peer_id, network.nodes[1].peer_id());
                 let accepted = listener.clone();
-                let peer_id = network.block_on(async move { accepted.established().await });
-                assert_eq!(peer_id.unwrap(), network.nodes[0].peer_id());
+                let end = network.block_on(async move { accepted.established().await });
                 network.nodes[1].accepted.clear();
-                return (dialer, listener);
+                match end {
+                    Ok(peer_id) => {
+                        assert_eq!(peer_id, network.nodes[0].peer_id());
+                        return (dialer, listener);
+                    }
+                    // The dialer's last flight has not arrived.
+                    Err(error) => {
+                        let stuck = network.stuck(began, addr);
+                        assert!(
+                            matches!(stuck, Some(Stuck::StarvedDialer | Stuck::Unlucky)),
+                            "{error:?}, {stuck:?}"
+                        );
+                        assert_eq!(error, HandshakeError::TimedOut);
+                    }
+                }
             }
             (Err(error), _) => {
                 let expected = match network.stuck(began, addr) {
