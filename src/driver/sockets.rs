@@ -194,9 +194,7 @@ impl Sockets {
             }
         }
         for (place, socket, successor) in moves {
-            place.give_up(&socket, &successor);
-            self.rebound.fetch_add(1, Ordering::Relaxed);
-            self.let_linger(&runtime, socket);
+            self.give_up(&runtime, place, socket, &successor);
         }
         drop(dialling);
         self.tell_drivers();
@@ -285,14 +283,25 @@ impl Sockets {
             return Ok(());
         };
         let successor = self.open_beside(runtime, socket)?;
-        place.give_up(socket, &successor);
+        self.give_up(runtime, place, Arc::clone(socket), &successor);
         place.replaced_at = Some(now);
-        self.rebound.fetch_add(1, Ordering::Relaxed);
         drop(dialling);
-        // The new one lives, until somebody uses it, by the one that it replaces.
-        self.let_linger(runtime, Arc::clone(socket));
         self.tell_drivers();
         Ok(())
+    }
+
+    /// Has another socket take the place of this one. It lives, until somebody uses it, by the one that it replaces, which
+    /// is kept open for a while.
+    fn give_up(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        place: &mut Place,
+        socket: Arc<Socket>,
+        successor: &Arc<Socket>,
+    ) {
+        place.give_up(&socket, successor);
+        self.rebound.fetch_add(1, Ordering::Relaxed);
+        self.let_linger(runtime, socket);
     }
 
     /// Keeps a socket open for what is on its way to it.

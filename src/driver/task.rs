@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -204,15 +203,10 @@ impl Driver {
             }
             Read::Broken(error) => {
                 self.shard.totals().transport.receive_errors += 1;
-                self.socket_broken(&socket, error);
+                self.sockets.replace_failed(&socket, error);
                 Backlog::None
             }
         }
-    }
-
-    /// A socket is dead: reading it, or sending from it, fails whatever it is about.
-    fn socket_broken(&mut self, socket: &Arc<Socket>, error: io::Error) {
-        self.sockets.replace_failed(socket, error);
     }
 
     /// Routes what is in the receive buffers.
@@ -458,7 +452,7 @@ impl Future for Driver {
         // Once more, to be woken for those that have blocked since.
         this.unblock(cx);
         for (socket, error) in this.outbound.take_broken() {
-            this.socket_broken(&socket, error);
+            this.sockets.replace_failed(&socket, error);
         }
         this.report_incoming();
         this.post_totals();
