@@ -1,6 +1,10 @@
 //! Runs the simulation with many seeds, and keeps what it says.
 
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -17,34 +21,41 @@ pub struct Options {
     out: Option<PathBuf>,
 }
 
+/// The size of the large network.
+const NODES: u64 = 1000;
+const CONNECTIONS: u64 = 10_000;
+
+/// What has a large network, instead of many seeds.
+const CROWD: &str = "proto::tests::crowd";
+
 pub fn run(options: &Options) -> Result<bool> {
     let began = Instant::now();
-    let output = Command::new("cargo")
-        .args(["test", "--release", "--lib", "--", "--nocapture", "proto::"])
-        .env("SIM_SEEDS", options.seeds.to_string())
-        .current_dir(root())
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cargo")?;
-    let output_text = String::from_utf8_lossy(&output.stdout);
     let mut figures = Figures::new(format!("soak simulate --seeds {}", options.seeds))?;
-    figures.tell("seconds", began.elapsed().as_secs());
-    let seeds = seeds(&output_text);
+
+    let seeds = options.seeds.to_string();
+    let tests = Tests::run(&["proto::", "--skip", CROWD], "SIM_SEEDS", &seeds)?;
+    let played = tests.seeds();
     figures.demand(
         "seeds of each scenario",
-        seeds.unwrap_or(0),
-        &options.seeds.to_string(),
-        seeds == Some(options.seeds),
+        played.unwrap_or(0),
+        &seeds,
+        played == Some(options.seeds),
     );
-    for (name, value) in counts(&output_text) {
+    for (name, value) in tests.counts() {
         figures.tell(&name, value);
     }
-    let verdict = output_text
-        .lines()
-        .rfind(|line| line.starts_with("test result:"))
-        .unwrap_or("no test has run");
-    let verdict = verdict.trim_start_matches("test result: ");
-    figures.demand("tests", verdict, "all passed", output.status.success());
+    figures.demand("tests", tests.verdict(), "all passed", tests.passed);
+
+    // By itself, because it looks at the memory of the whole process.
+    let size = format!("{NODES}x{CONNECTIONS}");
+    let crowd = Tests::run(&[CROWD], "SIM_CROWD", &size)?;
+    for (name, value) in crowd.counts() {
+        let name = format!("{NODES} nodes, {CONNECTIONS} connections: {name}");
+        figures.tell(&name, value);
+    }
+    figures.demand("their test", crowd.verdict(), "passed", crowd.passed);
+
+    figures.tell("seconds", began.elapsed().as_secs());
     figures.print();
     if let Some(out) = &options.out {
         figures.write(&out.join("simulation.toml"))?;
@@ -52,26 +63,59 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(figures.all_met())
 }
 
-/// The fewest seeds that a scenario says it has played: `N seeds: …`.
-fn seeds(output: &str) -> Option<u64> {
-    output
-        .lines()
-        .filter_map(|line| {
-            let (before, _) = line.split_once(" seeds: ")?;
-            before.rsplit(' ').next()?.parse().ok()
-        })
-        .min()
+/// What some tests have said.
+struct Tests {
+    passed: bool,
+    output: String,
 }
 
-/// What the scenarios have counted, one on each line: `    name: 123,`.
-fn counts(output: &str) -> Vec<(String, String)> {
-    output
-        .lines()
-        .filter(|line| line.starts_with("    "))
-        .filter_map(|line| line.trim().trim_end_matches(',').split_once(": "))
-        .filter(|(_, value)| value.starts_with(|first: char| first.is_ascii_digit()))
-        .map(|(name, value)| (name.replace('_', " "), value.to_owned()))
-        .collect()
+impl Tests {
+    /// Runs what `filter` chooses, with one variable in its environment.
+    fn run(filter: &[&str], variable: &str, value: &str) -> Result<Self> {
+        let output = Command::new("cargo")
+            .args(["test", "--release", "--lib", "--", "--nocapture"])
+            .args(filter)
+            .env(variable, value)
+            .current_dir(root())
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cargo")?;
+        Ok(Self {
+            passed: output.status.success(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+        })
+    }
+
+    fn verdict(&self) -> &str {
+        let verdict = self
+            .output
+            .lines()
+            .rfind(|line| line.starts_with("test result:"))
+            .unwrap_or("no test has run");
+        verdict.trim_start_matches("test result: ")
+    }
+
+    /// The fewest seeds that a scenario says it has played: `N seeds: …`.
+    fn seeds(&self) -> Option<u64> {
+        self.output
+            .lines()
+            .filter_map(|line| {
+                let (before, _) = line.split_once(" seeds: ")?;
+                before.rsplit(' ').next()?.parse().ok()
+            })
+            .min()
+    }
+
+    /// What they have counted, one on each line: `    name: 123,`.
+    fn counts(&self) -> Vec<(String, String)> {
+        self.output
+            .lines()
+            .filter(|line| line.starts_with("    "))
+            .filter_map(|line| line.trim().trim_end_matches(',').split_once(": "))
+            .filter(|(_, value)| value.starts_with(|first: char| first.is_ascii_digit()))
+            .map(|(name, value)| (name.replace('_', " "), value.to_owned()))
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -92,15 +136,22 @@ test proto::tests::scenario::all ... 20 seeds: Figures {
 }
 ";
 
+    fn tests(output: &str) -> Tests {
+        Tests {
+            passed: true,
+            output: output.to_owned(),
+        }
+    }
+
     #[test]
     fn seeds_are_those_of_the_scenario_that_had_the_fewest() {
-        assert_eq!(seeds(OUTPUT), Some(20));
-        assert_eq!(seeds("test result: ok"), None);
+        assert_eq!(tests(OUTPUT).seeds(), Some(20));
+        assert_eq!(tests("test result: ok").seeds(), None);
     }
 
     #[test]
     fn counts_are_found_at_any_depth() {
-        let found = counts(OUTPUT);
+        let found = tests(OUTPUT).counts();
         let expected = [
             ("ended early", "12"),
             ("bytes", "5000"),

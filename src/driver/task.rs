@@ -49,6 +49,9 @@ const HANDSHAKES_PER_ROUND: usize = 2;
 /// Most requests handled in one round, refusals among them; each is an encrypted packet and a system call.
 const REQUESTS_PER_ROUND: usize = 64;
 
+/// Most reports of ICMP heard in one round for each socket: anyone may send them who knows its port.
+const REPORTS_PER_ROUND: usize = 64;
+
 /// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
 /// queue then.
 const MAX_INBOX_BYTES: usize = 1024 * 1024;
@@ -164,7 +167,9 @@ impl Driver {
                 return Backlog::More;
             }
             let index = (self.next_reader + step) % self.readers.len();
-            if self.receive_from(cx, index) == Backlog::More {
+            let reports = self.hear_unreachable(cx, index);
+            let datagrams = self.receive_from(cx, index);
+            if [reports, datagrams].contains(&Backlog::More) {
                 backlog = Backlog::More;
             }
         }
@@ -172,12 +177,17 @@ impl Driver {
         backlog
     }
 
-    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+    /// Hears where nobody was there to receive, as ICMP says.
+    fn hear_unreachable(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
+        #[cfg(feature = "nat")]
         let Some(socket) = reader.socket() else {
             return Backlog::None;
         };
-        while let Poll::Ready(report) = reader.poll_unreachable(cx) {
+        for _ in 0..REPORTS_PER_ROUND {
+            let Poll::Ready(report) = reader.poll_unreachable(cx) else {
+                return Backlog::None;
+            };
             #[cfg(feature = "nat")]
             self.stun
                 .unreachable(&socket, report.remote_addr, &report.quoted);
@@ -189,6 +199,14 @@ impl Driver {
                 mailbox.unreachable(report.remote_addr, initial_id.to_vec());
             }
         }
+        Backlog::More
+    }
+
+    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+        let reader = &mut self.readers[index];
+        let Some(socket) = reader.socket() else {
+            return Backlog::None;
+        };
         match reader.read(cx, &mut self.buffers) {
             Read::Nothing => Backlog::None,
             Read::Batch(backlog) => {

@@ -23,6 +23,8 @@ pub struct Section {
     /// Tests that show every row that does not say otherwise.
     #[serde(default)]
     pub tests: Vec<String>,
+    /// The test that says how many cases each row has.
+    pub cases: Option<String>,
     pub row: Vec<Row>,
 }
 

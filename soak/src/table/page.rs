@@ -53,7 +53,13 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
         }
         page.push('\n');
     }
-    page.push_str("| # | what | what must come of it | shown by |\n|---|---|---|---|\n");
+    let cases = section.cases.as_ref();
+    let cases = cases.map(|name| tests.cases(name)).transpose()?;
+    page.push_str("| # | what | what must come of it |");
+    page.push_str(match cases {
+        Some(_) => " cases | shown by |\n|---|---|---|---|---|\n",
+        None => " shown by |\n|---|---|---|---|\n",
+    });
     for row in &section.row {
         let all = row.tests.is_none() && !section.tests.is_empty();
         let all = all.then(|| "*all*".to_owned()).into_iter();
@@ -65,7 +71,13 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
             names.join("<br>")
         };
         let (what, must) = (cell(&row.what), cell(&row.must));
-        writeln!(page, "| {} | {what} | {must} | {shown} |", row.number)?;
+        write!(page, "| {} | {what} | {must} |", row.number)?;
+        if let Some(cases) = &cases {
+            // None where it is not what a peer presents.
+            let cases = cases.get(&row.number).map(usize::to_string);
+            write!(page, " {} |", cases.unwrap_or_default())?;
+        }
+        writeln!(page, " {shown} |")?;
     }
     Ok(())
 }

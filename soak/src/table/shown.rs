@@ -1,7 +1,7 @@
 //! What tests there are.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::BufReader,
     process::{Command, Stdio},
@@ -12,36 +12,69 @@ use cargo_metadata::{Message, TargetKind};
 
 use crate::{flood, root};
 
-/// Names of tests, each with the program that has it in front.
-pub struct Tests(BTreeSet<String>);
+/// The tests, each with the program that has it in front of its name.
+pub struct Tests {
+    names: BTreeSet<String>,
+    /// Where each program is.
+    programs: BTreeMap<String, String>,
+}
 
 impl Tests {
     /// Builds the transport's tests, and asks each program for their names.
     pub fn find() -> Result<Self> {
-        let mut tests = BTreeSet::from(["churn".to_owned()]);
-        tests.extend(flood::PARTS.map(|part| format!("flood {part}")));
-        tests.extend(fuzz_targets()?);
-        tests.extend(interop_rows()?);
-        for (program, executable) in programs()? {
-            let output = Command::new(&executable)
+        let mut names = BTreeSet::from(["churn".to_owned()]);
+        names.extend(flood::PARTS.map(|part| format!("flood {part}")));
+        names.extend(fuzz_targets()?);
+        names.extend(interop_rows()?);
+        let programs = programs()?;
+        for (program, executable) in &programs {
+            let output = Command::new(executable)
                 .args(["--list", "--format", "terse"])
                 .output()
                 .with_context(|| executable.clone())?;
             ensure!(output.status.success(), "{executable} lists no tests");
-            let names = String::from_utf8(output.stdout)?;
-            let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
-            tests.extend(names.map(|name| format!("{program} {name}")));
+            let listed = String::from_utf8(output.stdout)?;
+            let listed = listed
+                .lines()
+                .filter_map(|line| line.strip_suffix(": test"));
+            names.extend(listed.map(|name| format!("{program} {name}")));
         }
-        Ok(Self(tests))
+        Ok(Self { names, programs })
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains(name)
+        self.names.contains(name)
+    }
+
+    /// Runs a test that says how many cases each row has, `row 1: 2 cases`.
+    pub fn cases(&self, name: &str) -> Result<BTreeMap<u8, usize>> {
+        let (program, test) = name.split_once(' ').context("a program and a test")?;
+        let executable = self.programs.get(program);
+        let executable = executable.with_context(|| format!("there is no {program}"))?;
+        let output = Command::new(executable)
+            .args(["--exact", test, "--nocapture"])
+            .current_dir(root())
+            .output()
+            .with_context(|| executable.clone())?;
+        ensure!(output.status.success(), "{name} has failed");
+        Ok(counted(&String::from_utf8_lossy(&output.stdout)))
     }
 }
 
+/// What a test has said of rows and cases; its name may be in front.
+fn counted(output: &str) -> BTreeMap<u8, usize> {
+    output
+        .lines()
+        .filter_map(|line| {
+            let (_, row) = line.rsplit_once("row ")?;
+            let (number, cases) = row.strip_suffix(" cases")?.split_once(": ")?;
+            Some((number.parse().ok()?, cases.parse().ok()?))
+        })
+        .collect()
+}
+
 /// Test programs of the transport: `lib` or `tests/NAME`, and where it is.
-fn programs() -> Result<Vec<(String, String)>> {
+fn programs() -> Result<BTreeMap<String, String>> {
     let mut cargo = Command::new("cargo")
         .args(["test", "--no-run", "--all-features", "--lib", "--test", "*"])
         .arg("--message-format=json-render-diagnostics")
@@ -50,7 +83,7 @@ fn programs() -> Result<Vec<(String, String)>> {
         .spawn()
         .context("cargo")?;
     let output = cargo.stdout.take().context("cargo says nothing")?;
-    let mut programs = Vec::new();
+    let mut programs = BTreeMap::new();
     for message in Message::parse_stream(BufReader::new(output)) {
         let Message::CompilerArtifact(artifact) = message? else {
             continue;
@@ -63,7 +96,7 @@ fn programs() -> Result<Vec<(String, String)>> {
         } else {
             "lib".to_owned()
         };
-        programs.push((name, executable.into_string()));
+        programs.insert(name, executable.into_string());
     }
     ensure!(cargo.wait()?.success(), "the tests cannot be built");
     Ok(programs)
@@ -91,4 +124,15 @@ fn interop_rows() -> Result<Vec<String>> {
         .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"))
         .map(|(row, _)| format!("interop {}", row.trim()))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_wherever_a_line_begins() {
+        let output = "test every_case ... row 1: 2 cases\nrow 12: 3 cases\nrow to hoe\n";
+        assert_eq!(counted(output), BTreeMap::from([(1, 2), (12, 3)]));
+    }
 }

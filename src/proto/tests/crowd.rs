@@ -69,13 +69,13 @@ fn crowd_talks_is_kept_alive_and_leaves_nothing() {
     network.run_until_idle();
     network.nodes.iter().for_each(Node::assert_empty);
 
-    println!("{nodes} nodes, {connections} connections");
+    println!("{nodes} nodes, {connections} connections:");
     if let Some((after, before)) = grown {
         let each = after.saturating_sub(before) / ends as u64;
-        println!("resident memory: {each} bytes for each end of a connection");
+        println!("    resident memory: {each} bytes for each end of a connection");
     }
-    println!("dialling: {}", dialled.since(&began));
-    println!("keeping alive: {}", kept_alive.since(&dialled));
+    println!("    dialling: {}", dialled.since(&began));
+    println!("    keeping alive: {}", kept_alive.since(&dialled));
 }
 
 /// Virtual time from one dial to the next.
