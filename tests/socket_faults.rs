@@ -8,7 +8,15 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use libp2p_core::{
     Transport as _,
@@ -17,6 +25,7 @@ use libp2p_core::{
 use libp2p_quinn::{Error, Handle, HandshakeError, TransportStats};
 use multiaddr::Multiaddr;
 use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use support::{
     cables::{Near, at_near},
     node::{NEW_PORT, Node, bounded, until},
@@ -245,6 +254,33 @@ fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
     }));
 }
 
+#[test]
+fn forged_icmp_is_not_believed() {
+    or_skip(at_near(async |near: Near| {
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let mut muxers = dial_both(&mut node, &near).await;
+        for muxer in &mut muxers {
+            transfer_through_echo(muxer, MIB).await;
+        }
+        assert_eq!(mtus(&handle), [1472, 1472]);
+        let connections = handle.stats().connections;
+        let forger = Forger::begin(
+            connections[0].local_addr.port(),
+            connections.iter().map(|connection| connection.remote_addr),
+        );
+        let [one, other] = &mut muxers;
+        tokio::join!(
+            transfer_through_echo(one, 16 * MIB),
+            transfer_through_echo(other, 16 * MIB)
+        );
+        let forged = forger.end();
+        assert!(forged > 10_000, "{forged} reports");
+        // It was told to send no more than 576 bytes at once.
+        assert_eq!(mtus(&handle), [1472, 1472]);
+    }));
+}
+
 sockopt_impl!(
     /// Sends datagrams without checksum.
     NoChecksum,
@@ -253,6 +289,89 @@ sockopt_impl!(
     libc::SO_NO_CHECK,
     bool
 );
+
+/// Sends ICMP messages about datagrams of a socket: whoever knows its port can.
+struct Forger {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Forger {
+    fn begin(port: u16, remote_addrs: impl Iterator<Item = SocketAddr>) -> Self {
+        let mut reports = Vec::new();
+        for remote_addr in remote_addrs {
+            let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+            probe.connect(remote_addr).unwrap();
+            let local_ip = probe.local_addr().unwrap().ip();
+            for (code, mtu) in CODES {
+                let local_addr = SocketAddr::new(local_ip, port);
+                reports.push((local_ip, report(code, mtu, local_addr, remote_addr)));
+            }
+        }
+        let protocol = Some(ipproto::ICMP);
+        let socket = socket(AddressFamily::INET, SocketType::RAW, protocol).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                let mut sent = 0;
+                while !over.load(Ordering::Relaxed) {
+                    for (ip, report) in reports.iter().cycle().take(BURST) {
+                        sendto(
+                            &socket,
+                            report,
+                            SendFlags::empty(),
+                            &SocketAddr::new(*ip, 0),
+                        )
+                        .unwrap();
+                        sent += 1;
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+                sent
+            }
+        });
+        Self { over, thread }
+    }
+
+    /// Returns how many it has sent.
+    fn end(self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// "Destination unreachable" (RFC 792), of a datagram from us that a router claims to have seen.
+fn report(code: u8, mtu: u16, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
+        panic!("IPv4 only");
+    };
+    let [mtu_high, mtu_low] = mtu.to_be_bytes();
+    let mut report = vec![3, code, 0, 0, 0, 0, mtu_high, mtu_low];
+    // The IP header: not to be fragmented, UDP.
+    report.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    report.extend(from.ip().octets());
+    report.extend(to.ip().octets());
+    for word in [from.port(), to.port(), 1480, 0] {
+        report.extend(word.to_be_bytes());
+    }
+    // A short header, and what may be an ID.
+    report.extend([0x40; 40]);
+    let sum: u32 = report
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    report[2..4].copy_from_slice(&checksum.to_be_bytes());
+    report
+}
+
+/// No network, host, protocol or port; too big for 576 bytes; forbidden.
+const CODES: [(u8, u16); 6] = [(0, 0), (1, 0), (2, 0), (3, 0), (4, 576), (13, 0)];
+
+/// Reports in a millisecond: more than a driver hears in a round.
+const BURST: usize = 192;
 
 /// Connects to the far node over either cable, from the same socket.
 async fn dial_both(node: &mut Node, near: &Near) -> [libp2p_quinn::Connection; 2] {

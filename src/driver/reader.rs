@@ -18,8 +18,6 @@ pub(super) struct Reader {
     socket: Weak<Socket>,
     /// Resolves when ICMP has reported something.
     reported: BoxFuture<'static, ()>,
-    /// Reads in a row that have failed.
-    failures: usize,
     /// Not before this time, after too many of them.
     retry_at: Option<Instant>,
 }
@@ -30,8 +28,6 @@ pub(super) enum Read {
     Nothing,
     /// A batch, which is in the buffers.
     Batch(Backlog),
-    /// An error that says nothing about the socket; there may be more behind it.
-    Failed,
     /// The socket is in trouble, and is left alone for a while.
     InTrouble(io::Error),
     /// The socket is dead. It is left alone for a while, if nobody does better.
@@ -50,7 +46,6 @@ impl Reader {
             reported: Arc::clone(&io).reported(),
             io,
             socket,
-            failures: 0,
             retry_at: None,
         }
     }
@@ -74,12 +69,12 @@ impl Reader {
         self.retry_at
     }
 
-    /// The next datagram that nobody was there to receive, as ICMP says.
-    pub(super) fn poll_unreachable(&mut self, cx: &mut Context<'_>) -> Poll<Unreachable> {
+    /// The next report of ICMP: a datagram that nobody was there to receive, or nothing of interest.
+    pub(super) fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Unreachable>> {
         while self.reported.poll_unpin(cx).is_ready() {
             // Waited for anew before looking, so that nothing comes in between.
             self.reported = Arc::clone(&self.io).reported();
-            if let Some(report) = self.io.next_unreachable() {
+            if let Ok(report) = self.io.next_report() {
                 return Poll::Ready(report);
             }
         }
@@ -94,27 +89,25 @@ impl Reader {
             }
             self.retry_at = None;
         }
-        let error = match self.io.poll_receive(cx, buffers) {
-            Poll::Pending => return Read::Nothing,
-            Poll::Ready(Ok(backlog)) => {
-                self.failures = 0;
-                return Read::Batch(backlog);
+        for failures in 1.. {
+            let error = match self.io.poll_receive(cx, buffers) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(backlog)) => return Read::Batch(backlog),
+                Poll::Ready(Err(error)) => error,
+            };
+            // Otherwise it is most likely about a datagram that was sent earlier, of which ICMP has something to say.
+            // Each is reported once, and instead of what has come in; so that is asked for again at once, or a flood
+            // of forged reports would keep it away.
+            let is_broken = Fault::of(&error) == Fault::Broken;
+            if is_broken || failures == MAX_FAILURES {
+                self.retry_at = Some(clock::now() + RECEIVE_RETRY);
+                return if is_broken {
+                    Read::Broken(error)
+                } else {
+                    Read::InTrouble(error)
+                };
             }
-            Poll::Ready(Err(error)) => error,
-        };
-        let is_broken = Fault::of(&error) == Fault::Broken;
-        // Most likely about a datagram that was sent earlier, of which ICMP has something to say; each is reported
-        // once.
-        if !is_broken && self.failures < MAX_FAILURES {
-            self.failures += 1;
-            return Read::Failed;
         }
-        self.failures = 0;
-        self.retry_at = Some(clock::now() + RECEIVE_RETRY);
-        if is_broken {
-            Read::Broken(error)
-        } else {
-            Read::InTrouble(error)
-        }
+        Read::Nothing
     }
 }

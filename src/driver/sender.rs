@@ -84,7 +84,7 @@ impl Sender {
             self.counts.send_errors += 1;
             return Outcome::Gone;
         };
-        let error = match send_once_more(&io, transmit, contents) {
+        let error = match send_persistently(&io, transmit, contents) {
             Ok(()) => return Outcome::Gone,
             Err(error) => error,
         };
@@ -116,7 +116,7 @@ impl Sender {
                 segment_size: None,
                 ..*batch
             };
-            match send_once_more(io, &transmit, contents) {
+            match send_persistently(io, &transmit, contents) {
                 // One of full size: it is the cutting that does not work.
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}
@@ -188,20 +188,26 @@ impl Sender {
 }
 
 /// A socket reports an ICMP error about an earlier datagram once, instead of sending; it is not about this
-/// datagram, nor this peer. What fails twice fails.
-fn send_once_more(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
-    match io.try_send(transmit, contents) {
-        // None of these is ICMP's.
-        Err(error)
-            if error.kind() == io::ErrorKind::WouldBlock
-                || matches!(
-                    Fault::of(&error),
-                    Fault::Broken | Fault::Busy | Fault::Refused
-                ) =>
-        {
+/// datagram, nor this peer. What fails again and again fails.
+fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
+    for _ in 1..MAX_TRIES {
+        match io.try_send(transmit, contents) {
+            Ok(()) => return Ok(()),
+            // None of these is ICMP's.
             Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || matches!(
+                        Fault::of(&error),
+                        Fault::Broken | Fault::Busy | Fault::Refused
+                    ) =>
+            {
+                return Err(error);
+            }
+            Err(_) => {}
         }
-        Err(_) => io.try_send(transmit, contents),
-        Ok(()) => Ok(()),
     }
+    io.try_send(transmit, contents)
 }
+
+/// How often a batch is tried, where ICMP may be what keeps it: twice, and twice more for reports that come meanwhile.
+const MAX_TRIES: usize = 4;

@@ -185,8 +185,11 @@ impl Driver {
             return Backlog::None;
         };
         for _ in 0..REPORTS_PER_ROUND {
-            let Poll::Ready(report) = reader.poll_unreachable(cx) else {
+            let Poll::Ready(report) = reader.poll_report(cx) else {
                 return Backlog::None;
+            };
+            let Some(report) = report else {
+                continue;
             };
             #[cfg(feature = "nat")]
             self.stun
@@ -213,7 +216,6 @@ impl Driver {
                 self.handle_received(&socket);
                 backlog
             }
-            Read::Failed => Backlog::More,
             Read::InTrouble(error) => {
                 tracing::debug!(%error, addr = %socket.local_addr(), "could not receive");
                 self.shard.totals().transport.receive_errors += 1;

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use super::{
     fault::Fault,
     task::Runtime,
-    unreachable::{Unreachable, next_unreachable},
+    unreachable::{Unreachable, next_report},
 };
 
 /// Largest UDP payload with everything that GRO may put behind it, in bytes.
@@ -233,11 +233,9 @@ impl UdpSocket {
         })
     }
 
-    /// The next datagram that nobody was there to receive, as ICMP says.
-    pub(crate) fn next_unreachable(&self) -> Option<Unreachable> {
-        self.io
-            .try_io(Interest::ERROR, || next_unreachable(&self.io))
-            .ok()
+    /// The next report of ICMP: a datagram that nobody was there to receive, or nothing of interest.
+    pub(crate) fn next_report(&self) -> io::Result<Option<Unreachable>> {
+        self.io.try_io(Interest::ERROR, || next_report(&self.io))
     }
 }
 

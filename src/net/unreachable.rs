@@ -12,16 +12,16 @@ pub(crate) struct Unreachable {
     pub(crate) quoted: Vec<u8>,
 }
 
-/// The next datagram that nobody was there to receive; `WouldBlock` if there is none, or where the operating
-/// system does not tell.
-pub(super) fn next_unreachable(socket: &tokio::net::UdpSocket) -> io::Result<Unreachable> {
+/// What the next ICMP message says: which datagram nobody was there to receive, or something else, which is not
+/// believed. `WouldBlock` if there is none, or where the operating system does not tell.
+pub(super) fn next_report(socket: &tokio::net::UdpSocket) -> io::Result<Option<Unreachable>> {
     #[cfg(target_os = "linux")]
     {
-        let (remote_addr, quoted) = linux::next_unreachable(socket)?;
-        Ok(Unreachable {
+        let refused = linux::next_report(socket)?;
+        Ok(refused.map(|(remote_addr, quoted)| Unreachable {
             remote_addr,
             quoted,
-        })
+        }))
     }
     #[cfg(not(target_os = "linux"))]
     {
