@@ -95,7 +95,7 @@ impl Reader {
                 Poll::Ready(Ok(backlog)) => return Read::Batch(backlog),
                 Poll::Ready(Err(error)) => error,
             };
-            // Otherwise it is most likely about a datagram that was sent earlier, of which ICMP has something to say.
+            // Unless the socket is broken, it is most likely about a datagram that was sent earlier, of which ICMP has something to say.
             // Each is reported once, and instead of what has come in; so that is asked for again at once, or a flood
             // of forged reports would keep it away.
             let is_broken = Fault::of(&error) == Fault::Broken;
