@@ -31,6 +31,7 @@ mod streams;
 mod stun;
 #[cfg(test)]
 mod tests;
+mod turn_queue;
 mod turns;
 mod unanswered;
 
@@ -49,4 +50,5 @@ pub(crate) use self::{
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},
     streams::{FIRST_PEER_STREAMS, StreamId},
+    turn_queue::Load,
 };

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::DialError,
-    net::{Backlog, ReceiveBuffers, Timer, clock},
+    net::{Backlog, ReceiveBuffers, Timer, clock, task::make_way},
     proto::{
         Datagram, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
     },
@@ -301,26 +301,39 @@ impl Driver {
         }
     }
 
-    /// Gives turns to connections, and wakes those who waited for them.
-    ///
-    /// Returns how many they were.
-    fn serve(&mut self) -> usize {
+    /// Gives turns to connections.
+    fn serve(&mut self) {
         let began = clock::now();
         self.shard.handle_timeouts(began, &mut self.outbound);
-        let mut woken = 0;
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
             let now = clock::now();
-            if now - began > ROUND_TIME {
+            if now - began > ROUND_TIME || !self.shard.has_ready() {
                 break;
             }
-            if !self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
+            if !self.shard.has_light() && self.pace.makes_way() {
                 break;
             }
-            woken += self.wakers.len();
-            wakers::wake(self.wakers.drain(..));
+            self.serve_one(now);
         }
-        woken
+    }
+
+    /// Gives turns to connections that are expected to have little to do.
+    fn serve_light(&mut self) {
+        for _ in 0..TURNS_PER_ROUND {
+            if !self.shard.has_light() {
+                break;
+            }
+            self.serve_one(clock::now());
+        }
+    }
+
+    /// Gives a turn to one connection, and wakes those who waited for it.
+    fn serve_one(&mut self, now: Instant) {
+        if let Some(load) = self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
+            self.pace.note(load, self.wakers.len());
+        }
+        wakers::wake(self.wakers.drain(..));
     }
 
     /// Begins handshakes, after the established connections were served.
@@ -455,6 +468,9 @@ impl Future for Driver {
         this.mailbox().doorbell().register(cx.waker());
         this.take_mail();
         let before = this.shard.totals().transport.datagrams_received;
+        if this.pace.sends_first() {
+            this.serve_light();
+        }
         let backlog = this.receive(cx);
         let has_received = this.shard.totals().transport.datagrams_received > before;
         if this.pace.waits(has_received) {
@@ -463,12 +479,12 @@ impl Future for Driver {
         }
         this.unblock(cx);
         this.end_punches();
-        let mut woken = this.serve();
-        if this.begin_handshakes() {
+        this.pace.begin(has_received);
+        this.serve();
+        if !this.pace.has_made_way() && this.begin_handshakes() {
             // So that their first packets leave now.
-            woken += this.serve();
+            this.serve();
         }
-        this.pace.note(has_received, woken);
         // Once more, to be woken for those that have blocked since.
         this.unblock(cx);
         for (socket, error) in this.outbound.take_broken() {
@@ -485,7 +501,11 @@ impl Future for Driver {
             // come late find their data in thousands of pieces, which quinn-proto then has to copy together.
             // But only where there is more: a task that wakes itself has tokio wake an idle thread as well,
             // which costs more than a ping.
-            cx.waker().wake_by_ref();
+            if this.pace.has_made_way() {
+                make_way(cx);
+            } else {
+                cx.waker().wake_by_ref();
+            }
             return Poll::Pending;
         }
         if this.closing && this.shard.is_empty() && this.readers.is_empty() {

@@ -1,10 +1,13 @@
 //! Tasks of the runtime.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    pin::pin,
+    task::{Context, Poll, ready},
+};
 
 use tokio::{
     runtime::{EnterGuard, Handle},
-    task::coop,
+    task::{coop, yield_now},
 };
 
 /// No tokio runtime is running where one was needed.
@@ -29,6 +32,14 @@ impl Runtime {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
+}
+
+/// Has the calling task polled again after those that its thread has to run now.
+///
+/// Where it wakes itself instead, tokio asks an idle thread to help with them, which takes longer than most of them.
+pub(crate) fn make_way(cx: &mut Context<'_>) {
+    // Its first poll is all that it needs to be remembered.
+    let _ = pin!(yield_now()).poll(cx);
 }
 
 /// Bytes that count as one of the 128 operations after which tokio has a task make room for others.

@@ -28,7 +28,8 @@ use super::{
     pending::PendingLimits,
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
-    slot::{Sending, Slot, Turn, datagrams},
+    slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
+    turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
 };
 use crate::sync::Mutex;
@@ -71,8 +72,7 @@ pub(crate) struct Shard<S> {
     live: usize,
     reception: Reception<S>,
     unanswered: UnansweredDials,
-    /// Connections that want a turn, each at most once.
-    ready: VecDeque<ConnectionHandle>,
+    ready: TurnQueue,
     /// Connections that want a turn as soon as their socket takes more.
     blocked: Vec<ConnectionHandle>,
     deadlines: Deadlines,
@@ -125,7 +125,7 @@ impl<S: Socket> Shard<S> {
             live: 0,
             reception: Reception::new(settings.server, settings.admission, settings.pending),
             unanswered: UnansweredDials::default(),
-            ready: VecDeque::new(),
+            ready: TurnQueue::default(),
             blocked: Vec::new(),
             deadlines: Deadlines::default(),
             punches: HolePunches::default(),
@@ -152,6 +152,11 @@ impl<S: Socket> Shard<S> {
         self.inbox_bytes
     }
 
+    /// Whether a connection that is expected to have little to do wants a turn.
+    pub(crate) fn has_light(&self) -> bool {
+        self.ready.has_light()
+    }
+
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
         self.live == 0 && self.reception.waiting() == 0 && self.punches.is_empty()
@@ -172,7 +177,7 @@ impl<S: Socket> Shard<S> {
             && !slot.queued
         {
             slot.queued = true;
-            self.ready.push_back(handle);
+            self.ready.push(handle, slot.load);
         }
     }
 
@@ -237,20 +242,19 @@ impl<S: Socket> Shard<S> {
 
     /// Gives one connection its turn.
     ///
-    /// Returns `false` if none wants one. The wakers that are due are added to `wakers`; the connection
-    /// is unlocked by then.
+    /// Returns how much it had to do, or `None` if no connection wants a turn. The wakers that are due are added to
+    /// `wakers`; the connection is unlocked by then.
     pub(crate) fn serve(
         &mut self,
         now: Instant,
         out: &mut impl Outbound<S>,
         wakers: &mut Vec<Waker>,
-    ) -> bool {
-        let Some(handle) = self.ready.pop_front() else {
-            return false;
-        };
+    ) -> Option<Load> {
+        let handle = self.ready.pop()?;
         let Some(slot) = slot(&mut self.slots, handle) else {
-            return true;
+            return Some(Load::default());
         };
+        let due_before = wakers.len();
         slot.queued = false;
         let unanswered = slot.unanswered_dial;
         let shared = Arc::clone(&slot.connection);
@@ -262,7 +266,7 @@ impl<S: Socket> Shard<S> {
             connection.take_due(wakers);
             drop(connection);
             self.remove(handle);
-            return true;
+            return Some(Load::default());
         }
         let mut turn = Turn {
             now,
@@ -275,6 +279,7 @@ impl<S: Socket> Shard<S> {
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
             registry: &self.registry,
+            moved: 0,
         };
 
         // In the order in which they have happened: datagrams have arrived before now.
@@ -302,7 +307,12 @@ impl<S: Socket> Shard<S> {
             turn.connection.on_drained();
         }
         let is_established = turn.connection.authenticated().is_some();
+        turn.connection.take_due(wakers);
+        let is_light =
+            is_established && !more && turn.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
         let slot = turn.slot;
+        slot.load = if is_light { Load::Light } else { Load::Heavy };
+        let load = slot.load;
         if let Some(initial_id) = unanswered
             && slot.unanswered_dial.is_none()
         {
@@ -318,7 +328,6 @@ impl<S: Socket> Shard<S> {
         if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
             self.blocked.push(handle);
         }
-        connection.take_due(wakers);
         drop(connection);
 
         if let Some(admission) = admission {
@@ -329,7 +338,7 @@ impl<S: Socket> Shard<S> {
         } else if more {
             self.want_turn(handle);
         }
-        true
+        Some(load)
     }
 
     /// Adds what was counted since the last time to the registry.
@@ -389,6 +398,7 @@ impl<S: Socket> Shard<S> {
             expired: false,
             untried_path: false,
             silent_turns: 0,
+            load: Load::default(),
             handshake_deadline: Some(begun.deadline),
             unanswered_dial: begun.unanswered_dial,
             ids_issued: 0,

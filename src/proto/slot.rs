@@ -11,6 +11,7 @@ use super::{
     datagram::{Outbound, Sent, Socket},
     deadlines::Armed,
     registry::{self, Registry, Totals},
+    turn_queue::Load,
 };
 use crate::{error::HandshakeError, sync::Mutex};
 
@@ -21,6 +22,10 @@ const DATAGRAMS_PER_TURN: usize = 64;
 
 /// Most bytes of them; datagrams may be large.
 const BYTES_PER_TURN: usize = 128 * 1024;
+
+/// Most bytes that go in and out in a [light](Load::Light) turn: a few messages of a request and a reply, and much less
+/// than a transfer moves in a turn.
+pub(super) const LIGHT_BYTES: usize = 8 * 1024;
 
 /// Most turns in a row in which a connection only receives, because more has arrived than one turn takes.
 ///
@@ -55,6 +60,8 @@ pub(super) struct Slot<S> {
     pub(super) untried_path: bool,
     /// Turns in a row in which nothing was sent because the inbox was not empty.
     pub(super) silent_turns: u8,
+    /// How much there was to do in the last turn.
+    pub(super) load: Load,
     pub(super) handshake_deadline: Option<Instant>,
     /// The ID of our first packet, until anything has arrived in answer to it.
     pub(super) unanswered_dial: Option<ConnectionId>,
@@ -95,6 +102,8 @@ pub(super) struct Turn<'a, S> {
     pub(super) inbox_bytes: &'a mut usize,
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
+    /// Bytes that went in and out.
+    pub(super) moved: usize,
 }
 
 impl<S: Socket> Turn<'_, S> {
@@ -123,6 +132,7 @@ impl<S: Socket> Turn<'_, S> {
                 self.register_path();
             }
         }
+        self.moved += bytes;
         if self.slot.inbox.is_empty() && self.slot.inbox.capacity() <= SMALL_INBOX {
             self.slot.inbox = VecDeque::new();
         }
@@ -250,6 +260,7 @@ impl<S: Socket> Turn<'_, S> {
             let totals = &mut self.totals.transport;
             totals.bytes_sent += transmit.size as u64;
             totals.datagrams_sent += datagrams(&transmit);
+            self.moved += transmit.size;
             if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
                 return Sending::Blocked;
             }

@@ -539,7 +539,7 @@ impl Node {
         let mut due = Vec::new();
         let served = self.cores[shard].serve(now, &mut self.outbox, &mut due);
         due.into_iter().for_each(Waker::wake);
-        served
+        served.is_some()
     }
 
     /// What is to be sent. The socket has room again.
