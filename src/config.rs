@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use libp2p_identity::{Keypair, PeerId};
 use quinn_proto::{
-    ClientConfig, EndpointConfig, NoneTokenLog, NoneTokenStore, ServerConfig, ValidationTokenConfig,
+    ClientConfig, EndpointConfig, NoneTokenLog, NoneTokenStore, ServerConfig, TransportConfig,
+    ValidationTokenConfig,
 };
 
 pub use self::{builder::ConfigBuilder, retry::RetryPolicy};
@@ -22,7 +23,7 @@ use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
     net::BufferSizes,
-    proto::{IdQuota, Settings, Shards},
+    proto::{IdQuota, PerInterface, Settings, Shards},
 };
 
 /// How a [`Transport`](crate::Transport) behaves; cheap to clone.
@@ -33,6 +34,7 @@ pub struct Config {
     /// Kept as it came out: [`Config::new`] cannot fail, the first use of the transport can.
     authenticator: Result<Authenticator, Arc<GenerateError>>,
     knobs: Knobs,
+    transports: Arc<PerInterface<TransportConfig>>,
 }
 
 impl Config {
@@ -41,6 +43,7 @@ impl Config {
         Self {
             authenticator: Authenticator::new(keypair).map_err(Arc::new),
             knobs: Knobs::default(),
+            transports: Arc::default(),
         }
     }
 
@@ -88,11 +91,17 @@ impl Config {
             .map_err(|error| DialError::Certificate(Arc::clone(error)))?;
         let mut config = ClientConfig::new(authenticator.client(expected));
         config
-            .transport_config(Arc::new(self.knobs.transport(max_payload)))
+            .transport_config(self.transport(max_payload))
             // A token that one peer gave must not be shown to another, and there is no name to tell
             // them apart by.
             .token_store(Arc::new(NoneTokenStore));
         Ok(config)
+    }
+
+    /// What connections through an interface share that takes `max_payload` bytes of UDP payload, if it tells.
+    fn transport(&self, max_payload: Option<u16>) -> Arc<TransportConfig> {
+        self.transports
+            .get(max_payload, || self.knobs.transport(max_payload))
     }
 
     /// What one shard needs.
@@ -114,7 +123,7 @@ impl Config {
         let mut validation_token = ValidationTokenConfig::default();
         validation_token.sent(0).log(Arc::new(NoneTokenLog));
         server
-            .transport_config(Arc::new(self.knobs.transport(None)))
+            .transport_config(self.transport(None))
             .migration(self.knobs.migration)
             // The shard counts for itself, and earlier; these are never reached.
             .max_incoming(pending.connections)
@@ -134,8 +143,8 @@ impl Config {
             endpoint,
             server: Arc::new(server),
             transport: {
-                let knobs = self.knobs.clone();
-                Arc::new(move |max_payload| Arc::new(knobs.transport(max_payload)))
+                let config = self.clone();
+                Arc::new(move |max_payload| config.transport(max_payload))
             },
             admission: self.knobs.admission(),
             handshake_timeout: self.knobs.handshake_timeout,
@@ -161,6 +170,7 @@ impl ConfigBuilder {
         Ok(Config {
             authenticator: Ok(authenticator),
             knobs,
+            transports: Arc::default(),
         })
     }
 }

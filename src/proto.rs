@@ -13,6 +13,7 @@ mod deadlines;
 pub(crate) mod fuzzing;
 mod hole_punch;
 mod pending;
+mod per_interface;
 mod recent_retries;
 mod reception;
 mod registry;
@@ -46,6 +47,7 @@ pub(crate) use self::{
     datagram::{Datagram, Incoming, Outbound, Sent, Socket, charge_of},
     hole_punch::PunchKey,
     pending::{IncomingKey, PendingLimits},
+    per_interface::PerInterface,
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},

@@ -1,6 +1,6 @@
 //! Incoming connections: let in, asked for a proof, accepted or turned away.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use quinn_proto::{ConnectionHandle, ConnectionId};
 
@@ -86,12 +86,15 @@ impl<S: Socket> Shard<S> {
         let Some(pending) = self.reception.take(key) else {
             return Err(HandshakeError::Stale);
         };
-        let mut server = self.reception.server().clone();
-        server.transport_config((self.transport)(max_payload));
+        let server = self.servers.get(max_payload, || {
+            let mut server = self.reception.server().clone();
+            server.transport_config((self.transport)(max_payload));
+            server
+        });
         self.buf.clear();
         match self
             .endpoint
-            .accept(pending.incoming, now, &mut self.buf, Some(Arc::new(server)))
+            .accept(pending.incoming, now, &mut self.buf, Some(server))
         {
             Ok((handle, connection)) => {
                 let connection =
