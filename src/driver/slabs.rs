@@ -57,7 +57,7 @@ mod tests {
     fn memory_that_nobody_holds_is_used_again() {
         let mut slabs = Slabs::default();
         let mut seen = std::collections::HashSet::new();
-        let mut held = std::collections::VecDeque::new();
+        let mut held = VecDeque::new();
         for round in 0..4 * SLABS {
             let copy = slabs.copy(&[round as u8; SIZE]);
             assert_eq!(copy, [round as u8; SIZE][..]);
