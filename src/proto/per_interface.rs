@@ -1,8 +1,6 @@
 //! What connections through the same interface share.
 
-use std::sync::Arc;
-
-use crate::sync::{Mutex, lock};
+use std::sync::{Arc, OnceLock};
 
 /// Interfaces are told apart by what they take; a host has loopback's, and Ethernet's or that of a tunnel.
 const MAX_KINDS: usize = 4;
@@ -11,26 +9,24 @@ const MAX_KINDS: usize = 4;
 ///
 /// If there are more kinds of interfaces than it keeps, some connections have their own.
 #[derive(Debug)]
-pub(crate) struct PerInterface<T>(Mutex<Vec<(Option<u16>, Arc<T>)>>);
+pub(crate) struct PerInterface<T>([OnceLock<(Option<u16>, Arc<T>)>; MAX_KINDS]);
 
 impl<T> Default for PerInterface<T> {
     fn default() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(std::array::from_fn(|_| OnceLock::new()))
     }
 }
 
 impl<T> PerInterface<T> {
     /// What there is for interfaces that take so many bytes of UDP payload; made if there is none.
-    pub(crate) fn get(&self, max_payload: Option<u16>, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut made = lock(&self.0);
-        if let Some((_, known)) = made.iter().find(|(kind, _)| *kind == max_payload) {
-            return Arc::clone(known);
+    pub(crate) fn get(&self, max_payload: Option<u16>, make: impl Fn() -> T) -> Arc<T> {
+        for place in &self.0 {
+            let (kind, made) = place.get_or_init(|| (max_payload, Arc::new(make())));
+            if *kind == max_payload {
+                return Arc::clone(made);
+            }
         }
-        let new = Arc::new(make());
-        if made.len() < MAX_KINDS {
-            made.push((max_payload, Arc::clone(&new)));
-        }
-        new
+        Arc::new(make())
     }
 }
 
@@ -52,7 +48,6 @@ mod tests {
         for kind in 0..2 * MAX_KINDS as u16 {
             assert_eq!(*shared.get(Some(kind), || kind), kind);
         }
-        assert_eq!(lock(&shared.0).len(), MAX_KINDS);
         assert_eq!(*shared.get(Some(0), || 99), 0);
         let last = 2 * MAX_KINDS as u16 - 1;
         assert_eq!(*shared.get(Some(last), || 99), 99);
