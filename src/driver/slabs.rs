@@ -73,14 +73,17 @@ mod tests {
 
     #[test]
     fn memory_that_somebody_holds_is_left_alone() {
-        let mut slabs = Slabs::default();
-        let held: Vec<_> = (0..2 * SLABS)
-            .map(|round| slabs.copy(&[round as u8; SIZE]))
-            .collect();
-        for (round, copy) in held.iter().enumerate() {
-            assert_eq!(*copy, [round as u8; SIZE][..]);
+        // Several copies in a slab, and one.
+        for (size, count) in [(SMALLEST, 2 * SLABS * SIZE / SMALLEST), (SIZE, 2 * SLABS)] {
+            let mut slabs = Slabs::default();
+            let held: Vec<_> = (0..count)
+                .map(|round| slabs.copy(&vec![round as u8; size]))
+                .collect();
+            for (round, copy) in held.iter().enumerate() {
+                assert_eq!(*copy, vec![round as u8; size]);
+            }
+            assert_eq!(slabs.0.len(), SLABS);
         }
-        assert_eq!(slabs.0.len(), SLABS);
     }
 
     #[test]

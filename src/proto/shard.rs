@@ -313,9 +313,9 @@ impl<S: Socket> Shard<S> {
         turn.connection.take_due(wakers);
         let is_light =
             is_established && !more && turn.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
+        let load = if is_light { Load::Light } else { Load::Heavy };
         let slot = turn.slot;
-        slot.load = if is_light { Load::Light } else { Load::Heavy };
-        let load = slot.load;
+        slot.load = load;
         if let Some(initial_id) = unanswered
             && slot.unanswered_dial.is_none()
         {
