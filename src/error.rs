@@ -151,6 +151,9 @@ pub enum HandshakeError {
     /// nothing was heard of the peer for [`idle_timeout`](crate::ConfigBuilder::idle_timeout).
     #[error("handshake timed out")]
     TimedOut,
+    /// The packets of the peer took more CPU time than a handshake may take.
+    #[error("the handshake costs too much")]
+    TooCostly,
     /// The host of the peer answered that nobody listens there.
     ///
     /// A dial that leaves from a listener's socket may be half of a hole punch, where a router says so until the peer

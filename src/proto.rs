@@ -12,6 +12,7 @@ mod deadlines;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hole_punch;
+mod inbox;
 mod pending;
 mod per_interface;
 mod recent_retries;
@@ -35,6 +36,7 @@ mod tests;
 mod turn_queue;
 mod turns;
 mod unanswered;
+mod work;
 
 #[cfg(feature = "nat")]
 pub use self::stun::MappingBehaviour;
@@ -53,4 +55,5 @@ pub(crate) use self::{
     shard::{Settings, Shard, ShardSeed},
     streams::{FIRST_PEER_STREAMS, StreamId},
     turn_queue::Load,
+    work::Meter,
 };

@@ -39,12 +39,17 @@ pub struct TransportStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
+    /// Turns that cost a connection more time than its datagrams had earned, so that it had to wait
+    /// for its next one.
+    pub debts: u64,
     /// Dials whose first packet was made.
     pub dials: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
     /// Handshakes that ended otherwise; those that timed out are among them.
     pub handshakes_failed: u64,
+    /// Handshakes that ended because the peer's packets took too much CPU time.
+    pub handshakes_too_costly: u64,
     /// Handshakes that took longer than the handshake timeout.
     pub handshakes_timed_out: u64,
     /// Dials as listener that have begun to punch a hole.
@@ -157,6 +162,8 @@ pub struct RegistryStats {
     pub address_fallbacks: u64,
     /// Connections, handshaking ones among them; now.
     pub connections: usize,
+    /// Datagrams for a connection that has too many waiting for its next turn.
+    pub dropped_inbox_full: u64,
     /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
     /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
     /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) and
@@ -252,9 +259,11 @@ impl AddAssign for TransportStats {
         self.bytes_sent += other.bytes_sent;
         self.datagrams_received += other.datagrams_received;
         self.datagrams_sent += other.datagrams_sent;
+        self.debts += other.debts;
         self.dials += other.dials;
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
+        self.handshakes_too_costly += other.handshakes_too_costly;
         self.handshakes_timed_out += other.handshakes_timed_out;
         self.hole_punches += other.hole_punches;
         self.incoming += other.incoming;
@@ -278,6 +287,7 @@ impl AddAssign<&Self> for RegistryStats {
         self.active_ids += other.active_ids;
         self.address_fallbacks += other.address_fallbacks;
         self.connections += other.connections;
+        self.dropped_inbox_full += other.dropped_inbox_full;
         self.dropped_overload += other.dropped_overload;
         self.dropped_source_full += other.dropped_source_full;
         self.foreign += other.foreign;

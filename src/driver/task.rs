@@ -30,7 +30,8 @@ use crate::{
     error::DialError,
     net::{Backlog, ReceiveBuffers, Timer, clock, task::make_way},
     proto::{
-        Datagram, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id, route,
+        Datagram, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id,
+        route,
     },
 };
 
@@ -55,6 +56,19 @@ const REPORTS_PER_ROUND: usize = 64;
 /// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
 /// queue then.
 const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+/// The clocks that turns are measured with.
+struct Clocks;
+
+impl Meter for Clocks {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn cpu_time(&self) -> Duration {
+        clock::thread_cpu_time()
+    }
+}
 
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
@@ -330,7 +344,8 @@ impl Driver {
 
     /// Gives a turn to one connection, and wakes those who waited for it.
     fn serve_one(&mut self, now: Instant) {
-        if let Some(load) = self.shard.serve(now, &mut self.outbound, &mut self.wakers) {
+        let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
+        if let Some(load) = served {
             self.pace.note(load, self.wakers.len());
         }
         wakers::wake(self.wakers.drain(..));

@@ -1,6 +1,6 @@
-//! The clock.
+//! The clocks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The monotonic time, now: that of tokio's timers, which a test can stop.
 #[expect(
@@ -9,4 +9,14 @@ use std::time::Instant;
 )]
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// CPU time that this thread has used; where the system does not say, the time since some moment.
+pub(crate) fn thread_cpu_time() -> Duration {
+    #[cfg(unix)]
+    if let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID) {
+        return time.into();
+    }
+    static SOME_MOMENT: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    now() - *SOME_MOMENT.get_or_init(now)
 }

@@ -5,7 +5,6 @@ mod incoming;
 mod receiving;
 
 use std::{
-    collections::VecDeque,
     mem,
     sync::Arc,
     task::Waker,
@@ -25,6 +24,7 @@ use super::{
     datagram::{Outbound, Socket},
     deadlines::{Armed, Deadlines},
     hole_punch::HolePunches,
+    inbox::{Inbox, InboxBytes},
     pending::PendingLimits,
     per_interface::PerInterface,
     reception::Reception,
@@ -32,6 +32,7 @@ use super::{
     slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
     turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
+    work::{Account, Debtors, Meter},
 };
 use crate::sync::Mutex;
 
@@ -77,9 +78,11 @@ pub(crate) struct Shard<S> {
     ready: TurnQueue,
     /// Connections that want a turn as soon as their socket takes more.
     blocked: Vec<ConnectionHandle>,
+    /// Connections that wait for their next turn, because they are in debt.
+    debtors: Debtors,
     deadlines: Deadlines,
     punches: HolePunches<S>,
-    inbox_bytes: usize,
+    inbox_bytes: InboxBytes,
     issued: IssuedIds,
     rng: StdRng,
     totals: Totals,
@@ -130,9 +133,10 @@ impl<S: Socket> Shard<S> {
             unanswered: UnansweredDials::default(),
             ready: TurnQueue::default(),
             blocked: Vec::new(),
+            debtors: Debtors::default(),
             deadlines: Deadlines::default(),
             punches: HolePunches::default(),
-            inbox_bytes: 0,
+            inbox_bytes: InboxBytes::default(),
             issued,
             rng: StdRng::from_seed(seed.initial_ids),
             totals: Totals::default(),
@@ -150,9 +154,10 @@ impl<S: Socket> Shard<S> {
         &mut self.totals
     }
 
-    /// Bytes of datagrams that wait for their connection's turn.
+    /// Bytes of datagrams that wait for their connection's turn, but for those that wait until a debt is
+    /// paid.
     pub(crate) fn inbox_bytes(&self) -> usize {
-        self.inbox_bytes
+        self.inbox_bytes.ready()
     }
 
     /// Whether a connection that is expected to have little to do wants a turn.
@@ -180,7 +185,9 @@ impl<S: Socket> Shard<S> {
             && !slot.queued
         {
             slot.queued = true;
-            self.ready.push(handle, slot.load);
+            if slot.waits_until.is_none() {
+                self.ready.push(handle, slot.load);
+            }
         }
     }
 
@@ -214,6 +221,7 @@ impl<S: Socket> Shard<S> {
             .into_iter()
             .chain(pending)
             .chain(punch)
+            .chain(self.debtors.first())
             .min()
     }
 
@@ -236,6 +244,7 @@ impl<S: Socket> Shard<S> {
             }
             self.want_turn(handle);
         }
+        self.release_debtors(now);
         while let Some(pending) = self.reception.take_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
@@ -250,6 +259,7 @@ impl<S: Socket> Shard<S> {
     pub(crate) fn serve(
         &mut self,
         now: Instant,
+        meter: &impl Meter,
         out: &mut impl Outbound<S>,
         wakers: &mut Vec<Waker>,
     ) -> Option<Load> {
@@ -286,7 +296,7 @@ impl<S: Socket> Shard<S> {
         };
 
         // In the order in which they have happened: datagrams have arrived before now.
-        turn.receive();
+        let debt = turn.receive(meter);
         let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
@@ -338,10 +348,44 @@ impl<S: Socket> Shard<S> {
         }
         if drained {
             self.remove(handle);
-        } else if more {
+            return Some(load);
+        }
+        if let Some(debt) = debt {
+            self.have_wait(now, handle, debt);
+        }
+        if more {
             self.want_turn(handle);
         }
         Some(load)
+    }
+
+    /// Has a connection that is in debt wait for its next turn.
+    fn have_wait(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) {
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        self.totals.transport.debts += 1;
+        slot.waits_until = Some(self.debtors.add(now, handle, debt));
+        self.totals.registry.dropped_inbox_full +=
+            slot.inbox.set_in_debt(true, &mut self.inbox_bytes);
+    }
+
+    /// Gives turns again to connections whose debts are paid.
+    fn release_debtors(&mut self, now: Instant) {
+        while let Some((until, handle)) = self.debtors.pop_due(now) {
+            let Some(slot) = slot(&mut self.slots, handle) else {
+                continue;
+            };
+            // Another connection may have got the handle meanwhile.
+            if slot.waits_until != Some(until) {
+                continue;
+            }
+            slot.waits_until = None;
+            slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
+            if slot.queued {
+                self.ready.push(handle, slot.load);
+            }
+        }
     }
 
     /// Adds what was counted since the last time to the registry.
@@ -396,7 +440,9 @@ impl<S: Socket> Shard<S> {
             connection: Arc::clone(&shared),
             socket,
             admission: begun.admission,
-            inbox: VecDeque::new(),
+            inbox: Inbox::new(),
+            account: Account::new(),
+            waits_until: None,
             armed: Armed::default(),
             expired: false,
             untried_path: false,
@@ -425,11 +471,7 @@ impl<S: Socket> Shard<S> {
         if let Some(initial_id) = slot.unanswered_dial {
             self.unanswered.remove(&initial_id);
         }
-        self.inbox_bytes -= slot
-            .inbox
-            .iter()
-            .map(|received| received.charge)
-            .sum::<usize>();
+        slot.inbox.clear(&mut self.inbox_bytes);
         self.deadlines.disarm(handle, &mut slot.armed);
         registry::lock(&self.registry).remove(handle);
     }

@@ -1,6 +1,9 @@
 //! A connection's place in its shard, and its turns.
 
-use std::{collections::VecDeque, mem, time::Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
@@ -10,12 +13,15 @@ use super::{
     connection_id::{IdQuota, IssuedIds},
     datagram::{Outbound, Sent, Socket},
     deadlines::Armed,
+    inbox::{Inbox, InboxBytes},
     registry::{self, Registry, Totals},
     turn_queue::Load,
+    work::{Account, HANDSHAKE_TIME, Meter, TURN_TIME},
 };
 use crate::{error::HandshakeError, sync::Mutex};
 
-/// Most datagrams that one connection handles in one turn, about 30 µs of work.
+/// Most datagrams that one connection handles in one turn, about 30 µs of work if they are honest;
+/// [`TURN_TIME`] ends the turn if they are not.
 ///
 /// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
 const DATAGRAMS_PER_TURN: usize = 64;
@@ -32,10 +38,6 @@ pub(super) const LIGHT_BYTES: usize = 8 * 1024;
 /// What it sends then is mostly acknowledgements, and one will do for all of it.
 const TURNS_WITHOUT_SENDING: u8 = 3;
 
-/// Places of an inbox whose memory, a kilobyte or two, is given back as soon as it is empty. Most connections are idle
-/// most of the time.
-const SMALL_INBOX: usize = 8;
-
 /// Most batches of datagrams that one connection sends in one turn.
 const BATCHES_PER_TURN: usize = 2;
 
@@ -51,7 +53,11 @@ pub(super) struct Slot<S> {
     pub(super) socket: S,
     /// Of an incoming connection, until its handshake is over.
     pub(super) admission: Option<Admission>,
-    pub(super) inbox: VecDeque<Received<S>>,
+    pub(super) inbox: Inbox<Received<S>>,
+    /// What its datagrams have cost.
+    pub(super) account: Account,
+    /// Its turns have to wait until then, because it is in debt.
+    pub(super) waits_until: Option<Instant>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
     /// Nothing was sent yet on the path that has just become the one to the peer. Timers wait for that: quinn-proto 0.11.19
@@ -74,8 +80,6 @@ pub(super) struct Slot<S> {
 
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
-    /// What it counts for in limits on bytes.
-    pub(super) charge: usize,
     pub(super) socket: S,
 }
 
@@ -99,7 +103,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
     pub(super) issued: &'a IssuedIds,
-    pub(super) inbox_bytes: &'a mut usize,
+    pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
     /// Bytes that went in and out.
@@ -107,18 +111,25 @@ pub(super) struct Turn<'a, S> {
 }
 
 impl<S: Socket> Turn<'_, S> {
-    /// Hands on what has arrived.
-    pub(super) fn receive(&mut self) {
+    /// Hands on what has arrived. Returns what it has cost beyond what the connection has earned, if
+    /// it has.
+    pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
+        if self.slot.inbox.is_empty() {
+            return None;
+        }
+        let is_handshake = self.connection.authenticated().is_none();
+        let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
         let mut bytes = 0;
-        for _ in 0..DATAGRAMS_PER_TURN {
-            if bytes >= BYTES_PER_TURN {
+        for handled in 0..DATAGRAMS_PER_TURN {
+            // The first one is handled however long the connection had to wait for its lock.
+            if bytes >= BYTES_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
                 break;
             }
-            let Some(received) = self.slot.inbox.pop_front() else {
+            let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
                 break;
             };
-            *self.inbox_bytes -= received.charge;
-            bytes += received.charge;
+            self.slot.account.earn(1, charge);
+            bytes += charge;
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
             self.connection.handle_event(received.event);
@@ -133,8 +144,19 @@ impl<S: Socket> Turn<'_, S> {
             }
         }
         self.moved += bytes;
-        if self.slot.inbox.is_empty() && self.slot.inbox.capacity() <= SMALL_INBOX {
-            self.slot.inbox = VecDeque::new();
+        self.slot.inbox.shrink(false);
+        let debt = self.slot.account.bill(stopwatch, meter);
+        if is_handshake && self.slot.account.used() > HANDSHAKE_TIME {
+            self.give_up_handshake();
+        }
+        debt
+    }
+
+    /// Ends a handshake that has cost too much, if it is not over.
+    fn give_up_handshake(&mut self) {
+        if self.connection.loss().is_none() {
+            self.totals.transport.handshakes_too_costly += 1;
+            self.connection.abandon(HandshakeError::TooCostly);
         }
     }
 
@@ -155,9 +177,7 @@ impl<S: Socket> Turn<'_, S> {
         let forget = self.connection.begin_turn(now);
         if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
             // What a burst has needed is not kept for long.
-            if self.slot.inbox.is_empty() {
-                self.slot.inbox = VecDeque::new();
-            }
+            self.slot.inbox.shrink(true);
             self.connection.handle_timeout(now);
             // A new path that could not be validated is given up for the one before it.
             if self.connection.note_migration(now) {
@@ -257,9 +277,12 @@ impl<S: Socket> Turn<'_, S> {
             if transmit.destination == self.connection.remote_addr() {
                 self.slot.untried_path = false;
             }
+            let count = datagrams(&transmit);
             let totals = &mut self.totals.transport;
             totals.bytes_sent += transmit.size as u64;
-            totals.datagrams_sent += datagrams(&transmit);
+            totals.datagrams_sent += count;
+            // They will be acknowledged, which takes time as well.
+            self.slot.account.earn(count, transmit.size);
             self.moved += transmit.size;
             if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
                 return Sending::Blocked;

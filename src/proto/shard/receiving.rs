@@ -83,12 +83,11 @@ impl<S: Socket> Shard<S> {
                 let Some(slot) = slot(&mut self.slots, handle) else {
                     return;
                 };
-                self.inbox_bytes += charge;
-                slot.inbox.push_back(Received {
-                    event,
-                    charge,
-                    socket,
-                });
+                let received = Received { event, socket };
+                if !(slot.inbox).push(received, charge, &mut self.inbox_bytes) {
+                    totals.dropped_inbox_full += 1;
+                    return;
+                }
                 self.want_turn(handle);
             }
             Some(DatagramEvent::NewConnection(incoming)) => {

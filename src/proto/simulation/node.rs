@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -26,7 +26,7 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Datagram, IdQuota, Incoming, IncomingKey, Outbound, Registry, Route, Sent, Shard,
+        Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, Registry, Route, Sent, Shard,
         ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
@@ -123,6 +123,19 @@ impl Socket for SimSocket {
 
     fn successor(&self) -> Option<Self> {
         self.0.successor.borrow().clone()
+    }
+}
+
+/// In virtual time, turns take none.
+struct NoWork(Instant);
+
+impl Meter for NoWork {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn cpu_time(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -536,8 +549,18 @@ impl Node {
 
     /// Gives a turn to one connection.
     pub(crate) fn serve(&mut self, shard: usize, now: Instant) -> bool {
+        self.serve_measured(shard, now, &NoWork(now))
+    }
+
+    /// The same; the meter says what the turn costs.
+    pub(crate) fn serve_measured(
+        &mut self,
+        shard: usize,
+        now: Instant,
+        meter: &impl Meter,
+    ) -> bool {
         let mut due = Vec::new();
-        let served = self.cores[shard].serve(now, &mut self.outbox, &mut due);
+        let served = self.cores[shard].serve(now, meter, &mut self.outbox, &mut due);
         due.into_iter().for_each(Waker::wake);
         served.is_some()
     }

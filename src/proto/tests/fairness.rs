@@ -1,6 +1,10 @@
 //! Who gets a turn when everybody wants one.
 
-use std::net::SocketAddr;
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, task::noop_waker};
 
@@ -9,6 +13,7 @@ use super::{
     node::{Node, Outbox, Setup},
     peer::Peer,
 };
+use crate::{error::HandshakeError, proto::Meter};
 
 #[test]
 fn connection_with_little_to_send_goes_before_one_that_has_much() {
@@ -74,6 +79,99 @@ fn connection_with_little_to_receive_goes_before_one_that_has_much() {
     assert!(waiting.len() > turns_of_bulk, "{waiting:?}");
 }
 
+/// One of those ends in each turn.
+struct Cost {
+    began: Instant,
+    each: Duration,
+    used: Cell<Duration>,
+}
+
+impl Meter for Cost {
+    fn now(&self) -> Instant {
+        self.began + self.each
+    }
+
+    /// Read when a turn begins, and when it ends.
+    fn cpu_time(&self) -> Duration {
+        self.used.replace(self.used.get() + self.each)
+    }
+}
+
+#[test]
+fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
+    let each = Duration::from_millis(20);
+    let (mut network, senders) = receiver_and(8);
+    let mut datagrams = Vec::new();
+    for sender in &senders {
+        open_and_write(sender, 100);
+        network.settle();
+        datagrams.extend(network.intercept().into_iter().take(1));
+    }
+    let began = network.now;
+    let mut used = Duration::ZERO;
+    let mut longest = Duration::ZERO;
+    while network.now < began + Duration::from_secs(60) {
+        let receiver = &mut network.nodes[0];
+        // The same ones over and over. More come than there are turns for.
+        for datagram in &datagrams {
+            receiver.receive(network.now, datagram.from, &datagram.contents);
+        }
+        receiver.cores[0].handle_timeouts(network.now, &mut receiver.outbox);
+        let mut now = network.now;
+        // As long as a round lasts: one turn that is too long ends it.
+        let cost = Cost {
+            began: now,
+            each,
+            used: Cell::default(),
+        };
+        if receiver.serve_measured(0, now, &cost) {
+            now += each;
+            used += each;
+        }
+        longest = longest.max(now - network.now);
+        network.now = now + Duration::from_millis(1);
+    }
+    let share = used.as_secs_f64() / 60.0;
+    // Each may once cost too much without being in debt.
+    assert!(share > 0.05 && share < 0.115, "{share}");
+    assert_eq!(longest, each);
+    let (registry, transport) = network.nodes[0].books();
+    assert_eq!(transport.debts, 0, "not posted yet");
+    assert_eq!(registry.dropped_inbox_full, 0, "not posted yet");
+    let totals = network.nodes[0].cores[0].totals();
+    assert!(totals.transport.debts > 100);
+    assert!(totals.registry.dropped_inbox_full > 1_000, "{totals:?}");
+}
+
+#[test]
+fn handshake_that_costs_too_much_is_given_up_and_counted() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialer = network.dial(0, 1);
+    network.settle();
+    let first_flight = network.intercept();
+    let listener = &mut network.nodes[1];
+    for datagram in &first_flight {
+        listener.receive(network.now, datagram.from, &datagram.contents);
+    }
+    let cost = Cost {
+        began: network.now,
+        each: Duration::from_secs(1),
+        used: Cell::default(),
+    };
+    listener.turn(network.now);
+    listener.take_outgoing();
+    for datagram in &first_flight {
+        listener.receive(network.now, datagram.from, &datagram.contents);
+    }
+    assert!(listener.serve_measured(0, network.now, &cost));
+    let totals = listener.cores[0].totals();
+    assert_eq!(totals.transport.handshakes_too_costly, 1);
+    let incoming = network.nodes[1].accepted.pop_front().unwrap();
+    let end = incoming.established().now_or_never();
+    assert_eq!(end, Some(Err(HandshakeError::TooCostly)));
+    drop(dialer);
+}
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 
@@ -101,8 +199,28 @@ fn three() -> (Network, Peer, Peer) {
     };
     let bulk = connect(&mut network);
     let ping = connect(&mut network);
-    network.run_for(std::time::Duration::from_secs(1));
+    network.run_for(Duration::from_secs(1));
     (network, bulk, ping)
+}
+
+/// A node, and what other ones have connected to it.
+fn receiver_and(senders: usize) -> (Network, Vec<Peer>) {
+    // Copies of a packet are no sign of life.
+    let patient = Setup {
+        configure: |builder| builder.idle_timeout(None).unwrap(),
+        ..Setup::default()
+    };
+    let mut network = Network::new(1);
+    network.add(patient.clone());
+    let (senders, receivers): (_, Vec<_>) = (0..senders)
+        .map(|_| {
+            let node = network.add(patient.clone());
+            network.connect(node, 0)
+        })
+        .unzip();
+    network.nodes[0].accepted.extend(receivers);
+    network.run_for(Duration::from_secs(1));
+    (network, senders)
 }
 
 fn open_and_write(peer: &Peer, len: usize) {
@@ -116,7 +234,7 @@ fn open_and_write(peer: &Peer, len: usize) {
 }
 
 /// Gives one connection its turn, and returns where it has sent to.
-fn turn(node: &mut Node, now: std::time::Instant) -> Vec<SocketAddr> {
+fn turn(node: &mut Node, now: Instant) -> Vec<SocketAddr> {
     node.serve(0, now);
     let sent = node.take_outgoing();
     sent.iter().map(|datagram| datagram.to).collect()

@@ -1,0 +1,299 @@
+//! What the datagrams of a connection may cost, and how long one that costs more has to wait.
+
+use std::{
+    cmp,
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::ConnectionHandle;
+
+/// The clocks that a driver lends to a turn.
+pub(crate) trait Meter {
+    /// The time, now.
+    fn now(&self) -> Instant;
+
+    /// CPU time that the thread has used since some moment. Reading it costs a system call.
+    fn cpu_time(&self) -> Duration;
+}
+
+/// The work that one connection has caused by what it received, as CPU time.
+///
+/// Each datagram earns the connection time to handle it, many times what an honest one needs. A
+/// connection that uses more than it has earned is in debt, and its next turn has to wait (see
+/// [`Debtors`]).
+///
+/// The wall clock is read after each datagram, because that costs next to nothing. But it also
+/// runs while the kernel gives the CPU to somebody else. So a debt by the wall clock only makes a
+/// connection suspect: while it is, its turns are measured in CPU time as well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account {
+    /// Earned and not used.
+    credit: Duration,
+    suspect_until: Option<Instant>,
+    /// All the time that was used while the connection was suspect.
+    used: Duration,
+}
+
+/// Measures one turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopwatch {
+    began: Instant,
+    cpu_began: Option<Duration>,
+}
+
+impl Account {
+    pub(super) fn new() -> Self {
+        Self {
+            credit: MAX_CREDIT,
+            suspect_until: None,
+            used: Duration::ZERO,
+        }
+    }
+
+    /// Begins to measure a turn. A handshake is always measured in CPU time.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        is_handshake: bool,
+        meter: &impl Meter,
+    ) -> Stopwatch {
+        if self.suspect_until.is_some_and(|until| until <= now) {
+            self.suspect_until = None;
+        }
+        let is_suspect = is_handshake || self.suspect_until.is_some();
+        Stopwatch {
+            began: now,
+            cpu_began: is_suspect.then(|| meter.cpu_time()),
+        }
+    }
+
+    /// Time earned by datagrams that came in or went out.
+    pub(super) fn earn(&mut self, datagrams: u64, bytes: usize) {
+        let earned = EARNED_PER_DATAGRAM * u32::try_from(datagrams).unwrap_or(u32::MAX)
+            + EARNED_PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.credit = cmp::min(self.credit + earned, MAX_CREDIT);
+    }
+
+    /// Bills a turn. Returns what it has cost beyond all that was earned, if it has.
+    pub(super) fn bill(&mut self, stopwatch: Stopwatch, meter: &impl Meter) -> Option<Duration> {
+        let now = meter.now();
+        let wall = now.saturating_duration_since(stopwatch.began);
+        let cost = match stopwatch.cpu_began {
+            // CPU time is never more than the wall clock's; the two are not read at once.
+            Some(began) => cmp::min(wall, meter.cpu_time().saturating_sub(began)),
+            None => wall,
+        };
+        if stopwatch.cpu_began.is_some() {
+            self.used += cost;
+        }
+        let debt = cost.checked_sub(self.credit).filter(|debt| !debt.is_zero());
+        self.credit = self.credit.saturating_sub(cost);
+        debt?;
+        self.suspect_until = Some(now + SUSPICION);
+        stopwatch.cpu_began.and(debt)
+    }
+
+    /// CPU time that was used in turns that were measured so: of a handshake, all of it.
+    pub(super) fn used(&self) -> Duration {
+        self.used
+    }
+}
+
+/// Connections that have to wait because they are in debt.
+///
+/// All debts are paid one after another, and each takes ten times as long as what it is for. So what
+/// costs more than it earns has a tenth of the time at most, however many connections do it.
+#[derive(Debug, Default)]
+pub(super) struct Debtors {
+    /// When the last debt is paid.
+    paid_at: Option<Instant>,
+    /// In the order in which their debts are paid.
+    waiting: VecDeque<(Instant, ConnectionHandle)>,
+}
+
+impl Debtors {
+    /// Returns until when this connection waits.
+    pub(super) fn add(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        debt: Duration,
+    ) -> Instant {
+        let from = self.paid_at.map_or(now, |paid_at| cmp::max(paid_at, now));
+        let until = from + debt * TIME_PER_DEBT;
+        self.paid_at = Some(until);
+        self.waiting.push_back((until, handle));
+        until
+    }
+
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.waiting.front().map(|&(until, _)| until)
+    }
+
+    /// Takes out a connection that has waited for long enough, with the time it had to wait for.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, ConnectionHandle)> {
+        if self.first()? > now {
+            return None;
+        }
+        self.waiting.pop_front()
+    }
+}
+
+/// How much faster optimised code is than code without optimisation.
+const SPEED: u32 = if cfg!(debug_assertions) { 1 } else { 16 };
+
+/// Most time that a turn takes for what has arrived. Others wait meanwhile.
+pub(super) const TURN_TIME: Duration = Duration::from_micros(1600 / SPEED as u64);
+
+/// A datagram of any size takes 1 to 3 µs on a fast machine.
+const EARNED_PER_DATAGRAM: Duration = Duration::from_nanos(64_000 / SPEED as u64);
+
+/// Some twenty times what decryption and the rest take for a byte on a fast machine. What
+/// 45 Mbit/s of full datagrams earn is less than a tenth of a CPU.
+const EARNED_PER_BYTE: Duration = Duration::from_nanos(160 / SPEED as u64);
+
+/// Most time that a connection saves up: for an acknowledgement of all that was in flight on a
+/// long path, which takes about as long.
+const MAX_CREDIT: Duration = Duration::from_micros(32_000 / SPEED as u64);
+
+/// CPU time that a handshake may take before its peer is authenticated. An honest one takes up to
+/// 1 ms on a fast machine.
+pub(super) const HANDSHAKE_TIME: Duration = Duration::from_millis(160 / SPEED as u64);
+
+/// How long a connection is measured in CPU time, after it has last cost too much.
+const SUSPICION: Duration = Duration::from_secs(10);
+
+/// How many times as long as a debt it takes to pay it.
+const TIME_PER_DEBT: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Clocks that somebody sets.
+    struct Clocks {
+        now: Cell<Instant>,
+        cpu: Cell<Duration>,
+    }
+
+    impl Clocks {
+        fn new() -> Self {
+            Self {
+                now: Cell::new(crate::net::clock::now()),
+                cpu: Cell::default(),
+            }
+        }
+
+        fn pass(&self, wall: Duration, cpu: Duration) {
+            self.now.set(self.now.get() + wall);
+            self.cpu.set(self.cpu.get() + cpu);
+        }
+
+        /// A turn with one full datagram that takes so long.
+        fn turn(&self, account: &mut Account, wall: Duration, cpu: Duration) -> Option<Duration> {
+            let stopwatch = account.begin(self.now.get(), false, self);
+            account.earn(1, 1_452);
+            self.pass(wall, cpu);
+            account.bill(stopwatch, self)
+        }
+    }
+
+    impl Meter for Clocks {
+        fn now(&self) -> Instant {
+            self.now.get()
+        }
+
+        fn cpu_time(&self) -> Duration {
+            self.cpu.get()
+        }
+    }
+
+    const EARNED: Duration = Duration::from_nanos(
+        (EARNED_PER_DATAGRAM.as_nanos() + 1_452 * EARNED_PER_BYTE.as_nanos()) as u64,
+    );
+
+    #[test]
+    fn what_is_earned_may_be_used_for_ever() {
+        let clocks = Clocks::new();
+        let mut account = Account::new();
+        for _ in 0..100_000 {
+            assert_eq!(clocks.turn(&mut account, EARNED, EARNED), None);
+        }
+        assert_eq!(account.suspect_until, None);
+    }
+
+    #[test]
+    fn cpu_time_that_was_not_earned_is_a_debt() {
+        let clocks = Clocks::new();
+        let mut account = Account::new();
+        let cost = MAX_CREDIT + Duration::from_millis(5);
+        // The first time it may have been somebody else who had the CPU.
+        assert_eq!(clocks.turn(&mut account, cost, cost), None);
+        assert_eq!(
+            clocks.turn(&mut account, cost, cost),
+            Some(cost.checked_sub(EARNED).unwrap())
+        );
+        // Long after, it is trusted again, and has saved nothing.
+        clocks.pass(SUSPICION * 2, Duration::ZERO);
+        let over = EARNED + Duration::from_micros(1);
+        assert_eq!(clocks.turn(&mut account, over, over), None);
+        assert!(clocks.turn(&mut account, over, over).is_some());
+    }
+
+    #[test]
+    fn connection_does_not_pay_for_time_in_which_others_had_the_cpu() {
+        let clocks = Clocks::new();
+        let mut account = Account::new();
+        let wall = Duration::from_millis(10);
+        for _ in 0..1_000 {
+            assert_eq!(clocks.turn(&mut account, wall, EARNED), None);
+        }
+        assert!(account.suspect_until.is_some());
+    }
+
+    #[test]
+    fn all_of_a_handshake_is_measured() {
+        let clocks = Clocks::new();
+        let mut account = Account::new();
+        let each = Duration::from_micros(10);
+        for _ in 0..100 {
+            let stopwatch = account.begin(clocks.now.get(), true, &clocks);
+            account.earn(1, 1_200);
+            clocks.pass(each * 3, each);
+            assert_eq!(account.bill(stopwatch, &clocks), None);
+        }
+        assert_eq!(account.used(), each * 100);
+    }
+
+    #[test]
+    fn debts_of_all_are_paid_one_after_another() {
+        let now = crate::net::clock::now();
+        let mut debtors = Debtors::default();
+        let debt = Duration::from_millis(10);
+        let until: Vec<_> = (0..3)
+            .map(|number| debtors.add(now, ConnectionHandle(number), debt))
+            .collect();
+        let paid = [1, 2, 3].map(|count| now + debt * TIME_PER_DEBT * count);
+        assert_eq!(until, paid);
+        assert_eq!(debtors.first(), Some(paid[0]));
+        assert_eq!(debtors.pop_due(now), None);
+        assert_eq!(
+            debtors.pop_due(paid[1]),
+            Some((paid[0], ConnectionHandle(0)))
+        );
+        assert_eq!(
+            debtors.pop_due(paid[1]),
+            Some((paid[1], ConnectionHandle(1)))
+        );
+        assert_eq!(debtors.pop_due(paid[1]), None);
+        // Who comes later does not wait for what is paid.
+        let later = paid[2] + debt;
+        assert_eq!(
+            debtors.add(later, ConnectionHandle(4), debt),
+            later + debt * TIME_PER_DEBT
+        );
+    }
+}
