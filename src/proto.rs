@@ -5,12 +5,15 @@
 //! network and virtual time fit in one unit test, and the same seed replays the same run.
 
 mod admission;
+mod closing;
+mod congestion;
 mod connection;
 mod connection_id;
 mod datagram;
 mod deadlines;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod handshake_bytes;
 mod hole_punch;
 mod inbox;
 mod pending;
@@ -44,6 +47,7 @@ pub use self::stun::MappingBehaviour;
 pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
     admission::AdmissionLimits,
+    congestion::LiftableFactory,
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
     datagram::{Datagram, Incoming, Outbound, Sent, Socket, charge_of},

@@ -14,7 +14,7 @@ use multiaddr::Multiaddr;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Every connection that is not drained yet, handshaking ones among them.
+    /// Every connection that is not over, handshaking ones among them.
     pub connections: Vec<ConnectionStats>,
     /// Every listener, in the order in which they were made.
     pub listeners: Vec<ListenerStats>,
@@ -39,6 +39,8 @@ pub struct TransportStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
+    /// Times that the packet which closes a connection was sent again, because its peer had missed it.
+    pub closes_repeated: u64,
     /// Turns that cost a connection more time than its datagrams had earned, so that it had to wait
     /// for its next one.
     pub debts: u64,
@@ -149,9 +151,9 @@ pub struct ConnectionStats {
 
 /// The connection-ID registry.
 ///
-/// A datagram is routed by its destination connection ID alone. A connection counts here until it is
-/// drained (RFC 9000 §10.2), so when every connection has been closed and drained each figure that says
-/// *now* is zero.
+/// A datagram is routed by its destination connection ID alone. The IDs of a connection count here until
+/// it is forgotten, up to a second after its end (RFC 9000 §10.2); then, when all of them are, each
+/// figure that says *now* is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStats {
@@ -160,10 +162,17 @@ pub struct RegistryStats {
     /// Datagrams routed by the address they came from. Always 0: anyone can spoof an address, so there
     /// is no such fallback. The counter exists because other implementations have it.
     pub address_fallbacks: u64,
-    /// Connections, handshaking ones among them; now.
+    /// Connections that are over, whose IDs are kept for up to a second (RFC 9000 §10.2); now.
+    pub closing: usize,
+    /// Connections that are not over, handshaking ones among them; now.
     pub connections: usize,
+    /// Datagrams of a handshake that had taken as many bytes as it may.
+    pub dropped_handshake_full: u64,
     /// Datagrams for a connection that has too many waiting for its next turn.
     pub dropped_inbox_full: u64,
+    /// Datagrams that began with packets of the handshake of a connection where it was confirmed, which
+    /// were left out; delayed and repeated ones of honest peers are among them.
+    pub dropped_late_handshake: u64,
     /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
     /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
     /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) and
@@ -259,6 +268,7 @@ impl AddAssign for TransportStats {
         self.bytes_sent += other.bytes_sent;
         self.datagrams_received += other.datagrams_received;
         self.datagrams_sent += other.datagrams_sent;
+        self.closes_repeated += other.closes_repeated;
         self.debts += other.debts;
         self.dials += other.dials;
         self.handshakes_completed += other.handshakes_completed;
@@ -286,8 +296,11 @@ impl AddAssign<&Self> for RegistryStats {
     fn add_assign(&mut self, other: &Self) {
         self.active_ids += other.active_ids;
         self.address_fallbacks += other.address_fallbacks;
+        self.closing += other.closing;
         self.connections += other.connections;
+        self.dropped_handshake_full += other.dropped_handshake_full;
         self.dropped_inbox_full += other.dropped_inbox_full;
+        self.dropped_late_handshake += other.dropped_late_handshake;
         self.dropped_overload += other.dropped_overload;
         self.dropped_source_full += other.dropped_source_full;
         self.foreign += other.foreign;

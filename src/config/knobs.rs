@@ -10,7 +10,7 @@ use super::retry::RetryPolicy;
 use crate::{
     error::ConfigError,
     net::BufferSizes,
-    proto::{AdmissionLimits, FIRST_PEER_STREAMS, PendingLimits, Shards},
+    proto::{AdmissionLimits, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits, Shards},
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -229,7 +229,7 @@ impl Knobs {
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
             .send_window(send_window)
-            .congestion_controller_factory(Arc::new(congestion))
+            .congestion_controller_factory(Arc::new(LiftableFactory(Arc::new(congestion))))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));

@@ -15,6 +15,7 @@ use quinn_proto::{
 };
 
 use super::{
+    congestion,
     streams::{StreamStates, Streams},
     turns::Turns,
 };
@@ -61,7 +62,8 @@ pub(crate) struct Connection {
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
-    drained: bool,
+    /// Nobody drives it any more: what it had to send is sent.
+    is_released: bool,
     /// How many connection IDs the peer had issued when it was seen last that none of them was left to move with.
     used_up: Option<u64>,
     remote_addr: SocketAddr,
@@ -94,7 +96,7 @@ struct Closing {
 #[derive(Default)]
 struct Waiting {
     address_change: Option<Waker>,
-    drained: Option<Waker>,
+    released: Option<Waker>,
     established: Option<Waker>,
 }
 
@@ -114,7 +116,7 @@ impl Connection {
             authenticated: None,
             loss: None,
             closing: None,
-            drained: false,
+            is_released: false,
             used_up: None,
             moved_to: None,
             streams: StreamStates::new(max_peer_streams),
@@ -167,11 +169,11 @@ impl Connection {
         }
     }
 
-    /// Closes, and waits until nothing is left of the connection.
+    /// Closes, and waits until the packet that tells the peer is sent.
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close(VarInt::from_u32(0), Bytes::new());
-        if !self.drained {
-            self.turns.wait(&mut self.waiting.drained, waker);
+        if !self.is_released {
+            self.turns.wait(&mut self.waiting.released, waker);
             return Poll::Pending;
         }
         Poll::Ready(match self.loss() {
@@ -286,13 +288,32 @@ impl Connection {
         self.turns.want();
     }
 
+    /// Ends the connection because nothing is heard of its peer.
+    pub(super) fn give_up_silent(&mut self) {
+        if self.loss.is_some() {
+            return;
+        }
+        self.lose(ConnectionError::TimedOut, HandshakeError::TimedOut);
+        self.closing = Some(Closing {
+            code: VarInt::from_u32(0),
+            reason: Bytes::new(),
+            abandoned: true,
+        });
+        self.turns.want();
+    }
+
+    /// Whether somebody has closed it since its last turn.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// Nothing will drive this connection any more: everyone who waits is told so.
     pub(crate) fn orphan(&mut self) {
         self.lose(
             ConnectionError::DriverStopped,
             ConnectionError::DriverStopped.into(),
         );
-        self.set_drained();
+        self.release();
     }
 
     fn alive(&self) -> Result<(), ConnectionError> {
@@ -327,14 +348,16 @@ impl Connection {
         self.turns.wake(&mut self.waiting.established);
     }
 
-    /// Whether nothing is left to be driven.
-    pub(super) fn is_drained(&self) -> bool {
-        self.drained
+    /// Whether nobody drives it any more.
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released
     }
 
-    fn set_drained(&mut self) {
-        self.drained = true;
-        self.turns.wake(&mut self.waiting.drained);
+    /// Nobody drives it from now on.
+    pub(super) fn release(&mut self) {
+        self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
+        self.is_released = true;
+        self.turns.wake(&mut self.waiting.released);
     }
 }
 
@@ -347,6 +370,7 @@ impl Connection {
     pub(super) fn begin_turn(&mut self, now: Instant) -> bool {
         self.turns.begin();
         if let Some(closing) = self.closing.take() {
+            congestion::lift(&self.quic);
             self.quic.close(now, closing.code, closing.reason);
             self.turns.fulfil();
             return closing.abandoned;
@@ -370,6 +394,18 @@ impl Connection {
     /// Whether it was closed by either side, or lost.
     pub(super) fn is_over(&self) -> bool {
         self.quic.is_closed()
+    }
+
+    /// Whether the peer has ended it: then there is nothing to say to it (RFC 9000 §10.2.2).
+    pub(super) fn was_ended_by_peer(&self) -> bool {
+        self.loss.as_ref().is_some_and(|loss| {
+            matches!(
+                loss.connection,
+                ConnectionError::AbortedByPeer { .. }
+                    | ConnectionError::ClosedByPeer { .. }
+                    | ConnectionError::Reset
+            )
+        })
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -423,6 +459,17 @@ impl Connection {
         let event = self.quic.poll_endpoint_events();
         self.used_up = if event.is_none() { issued } else { None };
         event
+    }
+
+    /// Whether the handshake is confirmed (RFC 9001 §4.1.2).
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.authenticated.is_some()
+            && (self.direction == Direction::Inbound
+                || self.quic.stats().frame_rx.handshake_done > 0)
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.quic.rtt()
     }
 
     pub(super) fn current_mtu(&self) -> u16 {
@@ -495,11 +542,6 @@ impl Connection {
                     )
             )
         }) && self.authenticated.is_none()
-    }
-
-    pub(super) fn on_drained(&mut self) {
-        self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
-        self.set_drained();
     }
 
     fn on_connected(&mut self) -> bool {

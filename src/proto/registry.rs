@@ -42,7 +42,8 @@ pub(crate) struct Totals {
 }
 
 struct Entry {
-    connection: SharedConnection,
+    /// `None` once it is over, and only its IDs are left.
+    connection: Option<SharedConnection>,
     local_addr: SocketAddr,
     remote_addr: SocketAddr,
     peer_id: Option<PeerId>,
@@ -77,7 +78,7 @@ impl Registry {
         self.connections.insert(
             handle,
             Entry {
-                connection,
+                connection: Some(connection),
                 local_addr,
                 remote_addr,
                 peer_id: None,
@@ -137,15 +138,26 @@ impl Registry {
         entry.local_addr = local_addr;
     }
 
-    pub(super) fn remove(&mut self, handle: ConnectionHandle) {
-        let Some(entry) = self.connections.remove(&handle) else {
+    /// A connection is over. Its IDs stay for a while, so that late packets are known.
+    pub(super) fn end(&mut self, handle: ConnectionHandle) {
+        let Some(entry) = self.connections.get_mut(&handle) else {
             return;
         };
+        if entry.connection.take().is_none() {
+            return;
+        }
         release(&mut self.remotes, &entry.remote_addr);
-        self.totals.registry.retired_ids += entry.ids.active();
         match entry.peer_id {
             Some(peer_id) => release(&mut self.peers, &peer_id),
             None => self.totals.transport.handshakes_failed += 1,
+        }
+    }
+
+    /// Nothing is left of a connection.
+    pub(super) fn remove(&mut self, handle: ConnectionHandle) {
+        self.end(handle);
+        if let Some(entry) = self.connections.remove(&handle) {
+            self.totals.registry.retired_ids += entry.ids.active();
         }
     }
 
@@ -158,11 +170,11 @@ impl Registry {
         self.totals.transport += totals.transport;
     }
 
-    /// Every connection, with the address that it sends from.
+    /// Every connection that is not over, with the address that it sends from.
     pub(crate) fn connections(&self) -> Vec<(SharedConnection, SocketAddr)> {
         self.connections
             .values()
-            .map(|entry| (entry.connection.clone(), entry.local_addr))
+            .filter_map(|entry| Some((entry.connection.clone()?, entry.local_addr)))
             .collect()
     }
 
@@ -181,8 +193,12 @@ impl Registry {
         *transport += self.totals.transport;
         let entries = || self.connections.values();
         registry.active_ids += entries().map(|entry| entry.ids.active()).sum::<u64>();
-        registry.connections += self.connections.len();
-        registry.handshaking += entries().filter(|entry| entry.peer_id.is_none()).count();
+        let connections = || entries().filter(|entry| entry.connection.is_some());
+        registry.connections += connections().count();
+        registry.closing += self.connections.len() - connections().count();
+        registry.handshaking += connections()
+            .filter(|entry| entry.peer_id.is_none())
+            .count();
         let Unfinished {
             pending,
             pending_bytes,

@@ -1,5 +1,7 @@
 //! Which shard a datagram belongs to, from the bytes that every version of QUIC leaves in place.
 
+use quinn_proto::{VarInt, coding::Codec};
+
 use super::connection_id::{CONNECTION_ID_LEN, ShardId, Shards};
 
 /// Where a datagram goes.
@@ -79,6 +81,54 @@ pub(crate) fn long_header_id(datagram: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(id_len))
 }
 
+/// Where the packet with a short header begins in a datagram that begins with long ones
+/// (RFC 9000 §12.2), if there is one.
+pub(super) fn short_packet_offset(datagram: &[u8]) -> Option<usize> {
+    let mut offset = 0;
+    loop {
+        let packet = datagram.get(offset..)?;
+        if packet.first()? & LONG_HEADER == 0 {
+            return Some(offset);
+        }
+        offset += long_packet_len(packet)?;
+    }
+}
+
+/// Length of a packet with a long header of version 1 that says how long it is (RFC 9000 §17.2).
+fn long_packet_len(packet: &[u8]) -> Option<usize> {
+    let mut rest = packet.get(LONG_ID_LEN_OFFSET..)?;
+    if packet.get(1..LONG_ID_LEN_OFFSET)? != VERSION_1 {
+        return None;
+    }
+    for _ in 0..2 {
+        let (&id_len, after) = rest.split_first()?;
+        rest = after.get(usize::from(id_len)..)?;
+    }
+    match packet.first()? & LONG_TYPE {
+        INITIAL => {
+            let token_len = take_len(&mut rest)?;
+            rest = rest.get(token_len..)?;
+        }
+        RETRY => return None,
+        _ => {}
+    }
+    let len = take_len(&mut rest)?;
+    let header_len = packet.len() - rest.len();
+    rest.get(..len).map(|_| header_len + len)
+}
+
+fn take_len(bytes: &mut &[u8]) -> Option<usize> {
+    usize::try_from(VarInt::decode(bytes).ok()?.into_inner()).ok()
+}
+
+/// QUIC version 1.
+const VERSION_1: [u8; 4] = [0, 0, 0, 1];
+
+/// Bits of the first byte with the type of a long packet (RFC 9000 §17.2), and two of the types.
+const LONG_TYPE: u8 = 0x30;
+const INITIAL: u8 = 0x00;
+const RETRY: u8 = 0x30;
+
 /// Header form bit (RFC 8999 §5).
 const LONG_HEADER: u8 = 0x80;
 
@@ -104,6 +154,46 @@ mod tests {
         datagram.extend(dcid);
         datagram.extend(rest);
         datagram
+    }
+
+    /// What follows the destination connection ID: a source ID, and a payload of so many bytes.
+    fn payload(token: Option<&[u8]>, len: usize) -> Vec<u8> {
+        let mut rest = vec![4, 1, 2, 3, 4];
+        if let Some(token) = token {
+            rest.push(token.len() as u8);
+            rest.extend(token);
+        }
+        rest.extend((0x4000 | len as u16).to_be_bytes());
+        rest.resize(rest.len() + len, 7);
+        rest
+    }
+
+    #[test]
+    fn packet_with_a_short_header_is_found_behind_long_ones() {
+        let initial = long(0x40, 1, &[9; 8], &payload(Some(&[5; 30]), 100));
+        let handshake = long(0x60, 1, &[9; 8], &payload(None, 300));
+        let retry = long(0x70, 1, &[9; 8], &payload(None, 30));
+        let other = long(0x60, 2, &[9; 8], &payload(None, 30));
+        let short = [&[0x41], &[9; 40][..]].concat();
+        for long in [
+            initial.clone(),
+            handshake.clone(),
+            [&initial[..], &handshake].concat(),
+        ] {
+            assert_eq!(short_packet_offset(&long), None);
+            let datagram = [&long[..], &short].concat();
+            assert_eq!(short_packet_offset(&datagram), Some(long.len()));
+        }
+        // They do not say where they end.
+        for long in [retry, other] {
+            assert_eq!(short_packet_offset(&[&long[..], &short].concat()), None);
+        }
+        assert_eq!(short_packet_offset(&short), Some(0));
+        assert_eq!(short_packet_offset(&[]), None);
+        let datagram = [&handshake[..], &short].concat();
+        for end in 0..=handshake.len() {
+            assert_eq!(short_packet_offset(&datagram[..end]), None, "{end}");
+        }
     }
 
     #[test]
@@ -169,6 +259,14 @@ mod tests {
                 // What quinn-proto does not parse may go to any shard, or nowhere.
                 (Err(_), _) => {}
             }
+        }
+
+        #[test]
+        fn short_packets_are_looked_for_in_any_bytes(
+            datagram in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let offset = short_packet_offset(&datagram);
+            prop_assert!(offset.is_none_or(|offset| datagram[offset] & 0x80 == 0));
         }
 
         /// No input makes it panic, and only the shards there are come out.

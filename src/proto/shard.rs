@@ -19,10 +19,12 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     admission::{Admission, AdmissionLimits},
+    closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
     datagram::{Outbound, Socket},
     deadlines::{Armed, Deadlines},
+    handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
     hole_punch::HolePunches,
     inbox::{Inbox, InboxBytes},
     pending::PendingLimits,
@@ -46,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) admission: AdmissionLimits,
     pub(crate) handshake_timeout: Duration,
     pub(crate) id_quota: IdQuota,
+    pub(crate) idle_timeout: Option<Duration>,
     /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
     /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
     pub(crate) max_peer_streams: u64,
@@ -69,10 +72,13 @@ pub(crate) struct Shard<S> {
     servers: PerInterface<ServerConfig>,
     handshake_timeout: Duration,
     id_quota: IdQuota,
+    idle_timeout: Option<Duration>,
     max_peer_streams: u64,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
+    /// Connections that are over.
+    closing: ClosingConnections<S>,
     reception: Reception<S>,
     unanswered: UnansweredDials,
     ready: TurnQueue,
@@ -83,6 +89,7 @@ pub(crate) struct Shard<S> {
     deadlines: Deadlines,
     punches: HolePunches<S>,
     inbox_bytes: InboxBytes,
+    handshake_bytes: AllHandshakeBytes,
     issued: IssuedIds,
     rng: StdRng,
     totals: Totals,
@@ -126,9 +133,11 @@ impl<S: Socket> Shard<S> {
             servers: PerInterface::default(),
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,
+            idle_timeout: settings.idle_timeout,
             max_peer_streams: settings.max_peer_streams,
             slots: Vec::new(),
             live: 0,
+            closing: ClosingConnections::new(),
             reception: Reception::new(settings.server, settings.admission, settings.pending),
             unanswered: UnansweredDials::default(),
             ready: TurnQueue::default(),
@@ -137,6 +146,7 @@ impl<S: Socket> Shard<S> {
             deadlines: Deadlines::default(),
             punches: HolePunches::default(),
             inbox_bytes: InboxBytes::default(),
+            handshake_bytes: AllHandshakeBytes::default(),
             issued,
             rng: StdRng::from_seed(seed.initial_ids),
             totals: Totals::default(),
@@ -167,7 +177,10 @@ impl<S: Socket> Shard<S> {
 
     /// Whether nothing is left to be driven.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0 && self.reception.waiting() == 0 && self.punches.is_empty()
+        self.live == 0
+            && self.closing.is_empty()
+            && self.reception.waiting() == 0
+            && self.punches.is_empty()
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -176,14 +189,22 @@ impl<S: Socket> Shard<S> {
 
     /// Whether the quota of connection IDs has none left for another connection.
     fn has_no_ids(&self) -> bool {
-        self.live + self.reception.waiting() >= self.id_quota.connections
+        self.live + self.closing.len() + self.reception.waiting() >= self.id_quota.connections
     }
 
     /// The application did something to this connection.
     pub(crate) fn want_turn(&mut self, handle: ConnectionHandle) {
-        if let Some(slot) = slot(&mut self.slots, handle)
-            && !slot.queued
-        {
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        if slot.waits_until.is_some() && lock(&slot.connection).is_closing() {
+            // What it owes is forgotten with it.
+            slot.waits_until = None;
+            slot.inbox.clear(&mut self.inbox_bytes);
+            slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
+            slot.queued = false;
+        }
+        if !slot.queued {
             slot.queued = true;
             if slot.waits_until.is_none() {
                 self.ready.push(handle, slot.load);
@@ -222,6 +243,7 @@ impl<S: Socket> Shard<S> {
             .chain(pending)
             .chain(punch)
             .chain(self.debtors.first())
+            .chain(self.closing.next_timeout())
             .min()
     }
 
@@ -245,6 +267,9 @@ impl<S: Socket> Shard<S> {
             self.want_turn(handle);
         }
         self.release_debtors(now);
+        while let Some(handle) = self.closing.pop_due(now) {
+            self.forget(handle);
+        }
         while let Some(pending) = self.reception.take_expired(now) {
             self.totals.transport.incoming_refused += 1;
             self.endpoint.ignore(pending.incoming);
@@ -272,13 +297,13 @@ impl<S: Socket> Shard<S> {
         let unanswered = slot.unanswered_dial;
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
-        if connection.is_drained() {
-            // Somebody has panicked in the middle of using it. Whatever the peer sends from now on is answered with a
-            // stateless reset.
-            self.endpoint.handle_event(handle, EndpointEvent::drained());
+        if connection.is_released() {
+            // Somebody has panicked in the middle of using it. Whatever the peer sends from now on is
+            // answered with a stateless reset.
             connection.take_due(wakers);
             drop(connection);
             self.remove(handle);
+            self.endpoint.handle_event(handle, EndpointEvent::drained());
             return Some(Load::default());
         }
         let mut turn = Turn {
@@ -288,6 +313,7 @@ impl<S: Socket> Shard<S> {
             connection: &mut connection,
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
+            idle_timeout: self.idle_timeout,
             issued: &self.issued,
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
@@ -307,6 +333,7 @@ impl<S: Socket> Shard<S> {
         drained |= turn.exchange();
         turn.handle_application_events();
 
+        let is_finished = turn.is_finished(sending);
         let more = sending == Sending::Unfinished
             || !turn.slot.inbox.is_empty()
             || (turn.slot.expired && !turn.slot.untried_path)
@@ -316,9 +343,11 @@ impl<S: Socket> Shard<S> {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());
             drained = true;
         }
-        if drained {
-            turn.connection.on_drained();
+        if drained || is_finished {
+            turn.connection.release();
         }
+        let rtt = turn.connection.rtt();
+        let is_confirmed = !turn.slot.is_confirmed && turn.connection.is_confirmed();
         let is_established = turn.connection.authenticated().is_some();
         turn.connection.take_due(wakers);
         let is_light =
@@ -326,12 +355,16 @@ impl<S: Socket> Shard<S> {
         let load = if is_light { Load::Light } else { Load::Heavy };
         let slot = turn.slot;
         slot.load = load;
+        slot.is_confirmed |= is_confirmed;
         if let Some(initial_id) = unanswered
             && slot.unanswered_dial.is_none()
         {
             self.unanswered.remove(&initial_id);
         }
-        // One that has failed keeps its place until it is drained.
+        if is_established {
+            // TLS and quinn-proto have let go of them.
+            slot.handshake_bytes.clear(&mut self.handshake_bytes);
+        }
         let admission = if is_established {
             slot.admission.take()
         } else {
@@ -348,6 +381,10 @@ impl<S: Socket> Shard<S> {
         }
         if drained {
             self.remove(handle);
+            return Some(load);
+        }
+        if is_finished {
+            self.close(now, handle, rtt);
             return Some(load);
         }
         if let Some(debt) = debt {
@@ -406,6 +443,9 @@ impl<S: Socket> Shard<S> {
                 self.remove(handle);
             }
         }
+        while let Some(handle) = self.closing.pop_first() {
+            self.forget(handle);
+        }
         // Not answered: the runtime is going away, and so is the socket.
         while let Some(pending) = self.reception.take_any() {
             self.endpoint.ignore(pending.incoming);
@@ -418,6 +458,7 @@ impl<S: Socket> Shard<S> {
 
     fn insert(
         &mut self,
+        now: Instant,
         handle: ConnectionHandle,
         connection: Connection,
         socket: S,
@@ -433,6 +474,8 @@ impl<S: Socket> Shard<S> {
             remote_addr,
             direction == Direction::Inbound,
         );
+        let mut handshake_bytes = HandshakeBytes::default();
+        handshake_bytes.add(begun.received_bytes, &mut self.handshake_bytes);
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
@@ -449,6 +492,12 @@ impl<S: Socket> Shard<S> {
             silent_turns: 0,
             load: Load::default(),
             handshake_deadline: Some(begun.deadline),
+            is_confirmed: false,
+            handshake_bytes,
+            close_deadline: None,
+            idle_since: now,
+            was_silent_since: false,
+            farewell: None,
             unanswered_dial: begun.unanswered_dial,
             ids_issued: 0,
             datagrams_received: 0,
@@ -460,10 +509,31 @@ impl<S: Socket> Shard<S> {
         shared
     }
 
+    /// A connection is over: what it holds is given back at once. Packets for it may still arrive.
+    fn close(&mut self, now: Instant, handle: ConnectionHandle, rtt: Duration) {
+        let farewell = self.vacate(handle);
+        registry::lock(&self.registry).end(handle);
+        let until = ClosingConnections::<S>::deadline(now, rtt);
+        if let Some(evicted) = self.closing.insert(handle, until, farewell) {
+            self.forget(evicted);
+        }
+    }
+
+    /// Forgets a connection that is over.
+    fn forget(&mut self, handle: ConnectionHandle) {
+        self.endpoint.handle_event(handle, EndpointEvent::drained());
+        registry::lock(&self.registry).remove(handle);
+    }
+
+    /// Removes a connection of which the endpoint knows nothing any more.
     fn remove(&mut self, handle: ConnectionHandle) {
-        let Some(mut slot) = self.slots.get_mut(handle.0).and_then(Option::take) else {
-            return;
-        };
+        self.vacate(handle);
+        registry::lock(&self.registry).remove(handle);
+    }
+
+    /// Empties the place of a connection. Returns the packet that has closed it, if one has.
+    fn vacate(&mut self, handle: ConnectionHandle) -> Option<Farewell<S>> {
+        let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.live -= 1;
         if let Some(admission) = slot.admission.take() {
             self.release(admission);
@@ -472,8 +542,9 @@ impl<S: Socket> Shard<S> {
             self.unanswered.remove(&initial_id);
         }
         slot.inbox.clear(&mut self.inbox_bytes);
+        slot.handshake_bytes.clear(&mut self.handshake_bytes);
         self.deadlines.disarm(handle, &mut slot.armed);
-        registry::lock(&self.registry).remove(handle);
+        slot.farewell
     }
 
     /// An unfinished handshake is over.
@@ -497,6 +568,8 @@ struct Begun {
     deadline: Instant,
     /// Of an incoming connection.
     admission: Option<Admission>,
+    /// Bytes of its datagrams that have arrived.
+    received_bytes: usize,
     /// Of a dial.
     unanswered_dial: Option<ConnectionId>,
 }

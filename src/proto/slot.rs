@@ -9,10 +9,12 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Tra
 
 use super::{
     admission::Admission,
+    closing::Farewell,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
     datagram::{Outbound, Sent, Socket},
     deadlines::Armed,
+    handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
     registry::{self, Registry, Totals},
     turn_queue::Load,
@@ -40,6 +42,15 @@ const TURNS_WITHOUT_SENDING: u8 = 3;
 
 /// Most batches of datagrams that one connection sends in one turn.
 const BATCHES_PER_TURN: usize = 2;
+
+/// Three probe timeouts of a path whose round trips vary by as much as half of what they take.
+const PATIENCE_RTTS: u32 = 9;
+
+/// For acknowledgements that are late, and for timers.
+const IDLE_SLACK: Duration = Duration::from_secs(1);
+
+/// How long a connection that is over waits for a socket that takes nothing.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Most datagrams in a batch for segmentation offload (of the 64 that Linux takes).
 const MAX_SEGMENTS: usize = 44;
@@ -69,6 +80,18 @@ pub(super) struct Slot<S> {
     /// How much there was to do in the last turn.
     pub(super) load: Load,
     pub(super) handshake_deadline: Option<Instant>,
+    /// The peer has confirmed the handshake (RFC 9001 §4.1.2): it has no use for long headers any more.
+    pub(super) is_confirmed: bool,
+    /// What the handshake has taken.
+    pub(super) handshake_bytes: HandshakeBytes,
+    /// When something was received last, or first sent after that (RFC 9000 §10.1).
+    pub(super) idle_since: Instant,
+    /// Whether nothing was sent since the last datagram was received.
+    pub(super) was_silent_since: bool,
+    /// When a connection that is over is forgotten, told or not.
+    pub(super) close_deadline: Option<Instant>,
+    /// The packet that closes it, once it is sent.
+    pub(super) farewell: Option<Farewell<S>>,
     /// The ID of our first packet, until anything has arrived in answer to it.
     pub(super) unanswered_dial: Option<ConnectionId>,
     /// After the one for the handshake.
@@ -102,6 +125,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
+    pub(super) idle_timeout: Option<Duration>,
     pub(super) issued: &'a IssuedIds,
     pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
@@ -132,6 +156,8 @@ impl<S: Socket> Turn<'_, S> {
             bytes += charge;
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
+            self.slot.idle_since = self.now;
+            self.slot.was_silent_since = true;
             self.connection.handle_event(received.event);
             if self.connection.is_over() {
                 // Before the next datagram: a stateless reset behind a close would pass for the reason.
@@ -173,6 +199,9 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.handshake_deadline = None;
             self.totals.transport.handshakes_timed_out += 1;
             self.connection.abandon(HandshakeError::TimedOut);
+        }
+        if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
+            self.connection.give_up_silent();
         }
         let forget = self.connection.begin_turn(now);
         if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
@@ -277,6 +306,9 @@ impl<S: Socket> Turn<'_, S> {
             if transmit.destination == self.connection.remote_addr() {
                 self.slot.untried_path = false;
             }
+            if mem::take(&mut self.slot.was_silent_since) {
+                self.slot.idle_since = self.now;
+            }
             let count = datagrams(&transmit);
             let totals = &mut self.totals.transport;
             totals.bytes_sent += transmit.size as u64;
@@ -284,6 +316,9 @@ impl<S: Socket> Turn<'_, S> {
             // They will be acknowledged, which takes time as well.
             self.slot.account.earn(count, transmit.size);
             self.moved += transmit.size;
+            if self.connection.is_over() && !self.connection.was_ended_by_peer() {
+                self.keep_farewell(&transmit, buf);
+            }
             if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
                 return Sending::Blocked;
             }
@@ -291,11 +326,52 @@ impl<S: Socket> Turn<'_, S> {
         Sending::Unfinished
     }
 
+    /// When an established connection is given up whose peer is silent.
+    ///
+    /// quinn-proto has a deadline of its own, which is over before that unless the peer has made it
+    /// long: it is three probe timeouts at least, and the peer chooses a part of these.
+    fn idle_deadline(&self) -> Option<Instant> {
+        let timeout = self.idle_timeout?;
+        self.connection.authenticated()?;
+        let round_trips = PATIENCE_RTTS * self.connection.rtt();
+        Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
+    }
+
+    /// Keeps the packet that closes the connection, which is the last one of the batch.
+    fn keep_farewell(&mut self, transmit: &Transmit, contents: &[u8]) {
+        let size = transmit.segment_size.unwrap_or(transmit.size);
+        self.slot.farewell = contents.chunks(size).last().map(|contents| Farewell {
+            socket: self.slot.socket.clone(),
+            destination: transmit.destination,
+            src_ip: transmit.src_ip,
+            contents: contents.into(),
+        });
+    }
+
+    /// Whether the connection is over and all is done that there is to do about it: the peer is told,
+    /// or has told us.
+    pub(super) fn is_finished(&mut self, sending: Sending) -> bool {
+        if !self.connection.is_over() {
+            return false;
+        }
+        let close_by = *self
+            .slot
+            .close_deadline
+            .get_or_insert(self.now + CLOSE_TIMEOUT);
+        match sending {
+            Sending::Done => true,
+            Sending::Blocked => self.slot.farewell.is_some() || close_by <= self.now,
+            Sending::Unfinished => close_by <= self.now,
+        }
+    }
+
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
         self.connection
             .poll_timeout()
             .into_iter()
             .chain(self.slot.handshake_deadline)
+            .chain(self.slot.close_deadline)
+            .chain(self.idle_deadline())
             .chain(self.connection.validation_deadline())
             .min()
     }

@@ -244,8 +244,9 @@ impl Scene {
             assert!(victim.open_streams() <= MOST_OPEN_STREAMS);
         }
         let (books, _) = self.network.nodes[VICTIM].books();
-        assert!(books.connections <= 2);
-        assert!(books.active_ids <= MOST_IDS * books.connections as u64);
+        let connections = books.connections + books.closing;
+        assert!(connections <= 2);
+        assert!(books.active_ids <= MOST_IDS * connections as u64);
         assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
     }
 

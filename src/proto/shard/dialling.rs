@@ -49,9 +49,10 @@ impl<S: Socket> Shard<S> {
         let begun = Begun {
             deadline: now + self.handshake_timeout,
             admission: None,
+            received_bytes: 0,
             unanswered_dial: Some(initial_id),
         };
-        let connection = self.insert(handle, connection, socket, begun);
+        let connection = self.insert(now, handle, connection, socket, begun);
         Ok((handle, connection))
     }
 

@@ -102,9 +102,10 @@ impl<S: Socket> Shard<S> {
                 let begun = Begun {
                     deadline: pending.deadline,
                     admission: Some(pending.admission),
+                    received_bytes: pending.bytes,
                     unanswered_dial: None,
                 };
-                let connection = self.insert(handle, connection, pending.socket, begun);
+                let connection = self.insert(now, handle, connection, pending.socket, begun);
                 self.note_unfinished();
                 Ok((handle, connection))
             }

@@ -1,9 +1,9 @@
 //! What becomes of a datagram.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use bytes::BytesMut;
-use quinn_proto::{ConnectionId, DatagramEvent};
+use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent};
 
 use super::{Shard, slot};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     proto::{
         datagram::{Datagram, Outbound, Socket, charge_of},
         reception::Unwelcome,
-        router::{HeaderForm, long_header_id},
+        router::{HeaderForm, long_header_id, short_packet_offset},
         slot::Received,
     },
 };
@@ -24,17 +24,15 @@ impl<S: Socket> Shard<S> {
     pub(crate) fn handle(
         &mut self,
         now: Instant,
-        datagram: Datagram<S>,
+        mut datagram: Datagram<S>,
         out: &mut impl Outbound<S>,
     ) {
         let Datagram {
-            socket,
             shard,
             header,
             remote_addr,
             local_ip,
-            ecn,
-            mut contents,
+            ..
         } = datagram;
         if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
             self.totals.registry.martian += 1;
@@ -45,6 +43,45 @@ impl<S: Socket> Shard<S> {
             self.totals.registry.foreign += 1;
             return;
         }
+        if header == HeaderForm::Short {
+            self.handle_packets(now, datagram, out);
+            return;
+        }
+        // Neither what waits nor what lies behind it must keep the memory of the whole datagram, or
+        // even of a batch.
+        let offset = short_packet_offset(&datagram.contents);
+        let short = offset.map(|offset| datagram.contents.split_off(offset));
+        let own = |contents: BytesMut| BytesMut::from(&contents[..]);
+        let behind = short.map(|short| Datagram {
+            socket: datagram.socket.clone(),
+            header: HeaderForm::Short,
+            contents: own(short),
+            ..datagram
+        });
+        datagram.contents = own(datagram.contents);
+        let is_known = self.handle_packets(now, datagram, out);
+        if let Some(behind) = behind.filter(|_| is_known) {
+            self.handle_packets(now, behind, out);
+        }
+    }
+
+    /// Takes the packets of a datagram that have the same kind of header. Returns whether they belong
+    /// to a connection.
+    fn handle_packets(
+        &mut self,
+        now: Instant,
+        datagram: Datagram<S>,
+        out: &mut impl Outbound<S>,
+    ) -> bool {
+        let Datagram {
+            socket,
+            header,
+            remote_addr,
+            local_ip,
+            ecn,
+            contents,
+            ..
+        } = datagram;
         let len = contents.len();
         let charge = charge_of(len);
         let mut initial_id = None;
@@ -61,10 +98,8 @@ impl<S: Socket> Shard<S> {
                     Unwelcome::SourceFull => totals.dropped_source_full += 1,
                     Unwelcome::TooShort => totals.malformed += 1,
                 }
-                return;
+                return false;
             }
-            // What waits must not keep the memory of a whole batch.
-            contents = BytesMut::from(&contents[..]);
             let has_ids = !self.has_no_ids();
             self.reception.open_or_close(&mut self.endpoint, has_ids);
         }
@@ -81,24 +116,37 @@ impl<S: Socket> Shard<S> {
                     HeaderForm::Short => totals.routed_established += 1,
                 }
                 let Some(slot) = slot(&mut self.slots, handle) else {
-                    return;
+                    self.repeat_close(handle, remote_addr, len, out);
+                    return true;
                 };
-                let received = Received { event, socket };
-                if !(slot.inbox).push(received, charge, &mut self.inbox_bytes) {
-                    totals.dropped_inbox_full += 1;
-                    return;
+                if header == HeaderForm::Long && slot.is_confirmed {
+                    totals.dropped_late_handshake += 1;
+                    return true;
                 }
-                self.want_turn(handle);
+                if header == HeaderForm::Long
+                    && !slot.handshake_bytes.take(len, &mut self.handshake_bytes)
+                {
+                    totals.dropped_handshake_full += 1;
+                    return true;
+                }
+                let received = Received { event, socket };
+                if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
+                    self.want_turn(handle);
+                } else {
+                    totals.dropped_inbox_full += 1;
+                }
+                true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
                 self.reception.note_stranger();
                 let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
                     totals.unknown += 1;
                     self.endpoint.ignore(incoming);
-                    return;
+                    return false;
                 };
                 totals.routed_initial += 1;
                 self.admit(now, incoming, initial_id, len, socket, out);
+                false
             }
             Some(DatagramEvent::Response(transmit)) => {
                 totals.unknown += 1;
@@ -113,6 +161,7 @@ impl<S: Socket> Shard<S> {
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
                 self.note_noise(remote_addr);
+                false
             }
             None => {
                 let grown = self.endpoint.incoming_buffer_bytes() - held;
@@ -132,7 +181,27 @@ impl<S: Socket> Shard<S> {
                         self.note_noise(remote_addr);
                     }
                 }
+                false
             }
+        }
+    }
+
+    /// Answers a datagram for a connection that is over.
+    fn repeat_close(
+        &mut self,
+        handle: ConnectionHandle,
+        remote_addr: SocketAddr,
+        len: usize,
+        out: &mut impl Outbound<S>,
+    ) {
+        let answer = self.closing.answer(handle, remote_addr, len);
+        if let Some((socket, transmit, contents)) = answer {
+            let totals = &mut self.totals.transport;
+            totals.closes_repeated += 1;
+            totals.bytes_sent += transmit.size as u64;
+            totals.datagrams_sent += 1;
+            // Blocked or not: the next datagram may be answered as well.
+            let _ = out.send(&socket, transmit, contents);
         }
     }
 }

@@ -668,6 +668,7 @@ impl Node {
         let (books, _) = self.books();
         let now = RegistryStats {
             active_ids: books.active_ids,
+            closing: books.closing,
             connections: books.connections,
             handshake_sources: books.handshake_sources,
             handshaking: books.handshaking,

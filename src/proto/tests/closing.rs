@@ -2,13 +2,14 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::Duration,
 };
 
-use futures::future::join;
+use futures::{FutureExt, future::join};
 
 use super::{
-    link::Impairments,
+    link::{Bottleneck, Impairments},
     network::Network,
     node::{Node, Setup},
 };
@@ -32,6 +33,7 @@ fn close_reaches_the_peer_and_drains_both_sides() {
         reason: String::new(),
     };
     assert_eq!(ends, (Ok(()), Err(closed)));
+    network.run_until_empty();
     assert_empty(&network);
 }
 
@@ -41,20 +43,160 @@ fn both_sides_may_close_at_once() {
     let (dialer, listener) = network.connect(0, 1);
     let ends = network.block_on(async move { join(dialer.closed(), listener.closed()).await });
     assert_eq!(ends, (Ok(()), Ok(())));
+    network.run_until_empty();
     assert_empty(&network);
 }
 
 #[test]
-fn close_drains_although_nobody_answers() {
+fn close_is_forgotten_although_nobody_answers() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, _) = network.connect(0, 1);
     network.impair(Impairments::DEAD);
     let begun = network.elapsed();
     let end = network.block_on(async move { dialer.closed().await });
     assert_eq!(end, Ok(()));
+    assert_eq!(network.elapsed(), begun);
+    // What it holds is gone at once; its IDs after a second at most, not after the idle timeout.
+    assert_eq!(network.nodes[0].books().0.connections, 0);
+    assert_eq!(network.nodes[0].books().0.closing, 1);
+    network.run_for(Duration::from_secs(1));
     network.nodes[0].assert_empty();
-    // Three times the PTO (RFC 9000 §10.2), not the idle timeout.
-    assert!(network.elapsed() - begun < Duration::from_secs(1));
+}
+
+#[test]
+fn close_does_not_wait_for_a_full_congestion_window() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    // So slow that what is in flight will not arrive for seconds.
+    network.impair(Impairments {
+        bottleneck: Some(Bottleneck {
+            bytes_per_second: 2_000,
+            queue_bytes: 1_000_000,
+        }),
+        ..Impairments::NONE
+    });
+    let writer = dialer.clone();
+    network.block_on(async move {
+        let stream = writer.open().await.unwrap();
+        assert!(writer.write_now(stream, &[7; 60_000]) > 50_000);
+    });
+    network.run_for(Duration::from_millis(100));
+    assert!(dialer.stats().congestion_window_bytes < 30_000);
+    let before = network.datagrams_sent();
+    dialer.close(7);
+    network.settle();
+    assert_eq!(network.datagrams_sent() - before, 1);
+    let end = network.block_on(async move { listener.address_change().await });
+    let closed = ConnectionError::ClosedByPeer {
+        code: 7,
+        reason: String::new(),
+    };
+    assert_eq!(end, Err(closed));
+}
+
+#[test]
+fn close_that_was_lost_is_repeated_when_the_peer_sends_something() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    network.impair(Impairments::DEAD);
+    dialer.close(7);
+    network.settle();
+    network.impair(Impairments::NONE);
+    let end = network.block_on(async move {
+        let stream = listener.open().await.unwrap();
+        listener.write_all(stream, b"are you there?").await.unwrap();
+        listener.address_change().await
+    });
+    let closed = ConnectionError::ClosedByPeer {
+        code: 7,
+        reason: String::new(),
+    };
+    assert_eq!(end, Err(closed));
+    network.run_until_empty();
+    // Once for what it had sent, and perhaps once for its own last packet.
+    let repeated = network.nodes[0].books().1.closes_repeated;
+    assert!((1..=2).contains(&repeated), "{repeated}");
+}
+
+#[test]
+fn what_a_connection_holds_goes_with_it() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let far = Arc::downgrade(&listener.connection);
+    // The application has let go of it, and the peer closes.
+    drop(listener);
+    dialer.close(0);
+    network.run_for(Duration::from_millis(20));
+    assert_eq!(network.nodes[1].books().0.closing, 1);
+    assert!(far.upgrade().is_none());
+    let near = Arc::downgrade(&dialer.connection);
+    drop(dialer);
+    assert!(near.upgrade().is_none());
+}
+
+#[test]
+fn handshake_that_has_failed_gives_its_place_back_at_once() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    // Not the peer that is there.
+    let stranger = network.add(Setup::default());
+    let expected = network.nodes[stranger].peer_id();
+    let dialer = network.dial_expecting(0, 1, Some(expected));
+    network.run_for(Duration::from_millis(15));
+    assert_eq!(network.nodes[1].books().0.handshake_sources, 1);
+    let end = network.block_on(async move { dialer.established().await });
+    assert!(
+        matches!(end, Err(HandshakeError::Certificate(_))),
+        "{end:?}"
+    );
+    network.run_for(Duration::from_millis(15));
+    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+}
+
+#[test]
+fn packets_of_the_handshake_are_dropped_once_it_is_confirmed() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialer = network.dial(0, 1);
+    network.settle();
+    let first_flight = network.intercept();
+    let listener = &mut network.nodes[1];
+    for datagram in &first_flight {
+        listener.receive(network.now, datagram.from, &datagram.contents);
+    }
+    network.run_for(Duration::from_secs(1));
+    assert!(dialer.established().now_or_never().unwrap().is_ok());
+    for datagram in &first_flight {
+        network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
+    }
+    network.settle();
+    let dropped = network.nodes[1].books().0.dropped_late_handshake;
+    assert_eq!(dropped, first_flight.len() as u64);
+}
+
+#[test]
+fn handshake_takes_so_many_bytes_and_no_more() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.dial(0, 1);
+    network.settle();
+    let first_flight = network.intercept();
+    const TIMES: usize = 60;
+    for _ in 0..TIMES {
+        for datagram in &first_flight {
+            network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
+            network.settle();
+            network.intercept();
+        }
+    }
+    let sent = TIMES
+        * first_flight
+            .iter()
+            .map(|datagram| datagram.contents.len())
+            .sum::<usize>();
+    let over = (sent - 96 * 1024) / first_flight[0].contents.len();
+    let dropped = network.nodes[1].books().0.dropped_handshake_full as usize;
+    assert!((over..=over + 2).contains(&dropped), "{dropped} of {over}");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn token_of_one_connection_ends_that_one_and_no_other() {
             .block_on(async move { listener.closed().await })
             .unwrap();
     }
+    network.run_for(FORGOTTEN_AFTER);
     let packet = short(&ids[0][0], &payload(1, 200));
     network.run_for(RESET_INTERVAL);
     let [answer] = &answers(&mut network, 1, &packet)[..] else {
@@ -284,6 +285,9 @@ fn nodes_of_many_shards_that_reset_each_other_soon_stop() {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// IDs of a connection that is over are known for a second at most.
+const FORGOTTEN_AFTER: Duration = SECOND;
 
 /// As quinn-proto has it by default.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,0 +1,217 @@
+//! Connections that are over, while packets for them may still arrive.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use quinn_proto::{ConnectionHandle, Transmit};
+
+/// Connections in the closing and draining states (RFC 9000 §10.2), of which only as much is left as
+/// these need: the packet that says so, and for how long.
+pub(super) struct ClosingConnections<S> {
+    closing: HashMap<ConnectionHandle, Closing<S>>,
+    /// The one that is forgotten first in front.
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+struct Closing<S> {
+    farewell: Option<Farewell<S>>,
+    /// Datagrams that have arrived since.
+    received: u64,
+}
+
+/// The datagram that closes a connection.
+pub(super) struct Farewell<S> {
+    pub(super) socket: S,
+    pub(super) destination: SocketAddr,
+    pub(super) src_ip: Option<IpAddr>,
+    pub(super) contents: Box<[u8]>,
+}
+
+impl<S: Clone> ClosingConnections<S> {
+    pub(super) fn new() -> Self {
+        Self {
+            closing: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.closing.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.closing.is_empty()
+    }
+
+    /// Adds a connection. `farewell` is what was sent to close it; without one it drains, and packets
+    /// for it are dropped.
+    ///
+    /// Returns one that is to be forgotten in its place, if there are too many.
+    pub(super) fn insert(
+        &mut self,
+        handle: ConnectionHandle,
+        until: Instant,
+        farewell: Option<Farewell<S>>,
+    ) -> Option<ConnectionHandle> {
+        let evicted = (self.closing.len() >= MAX_CLOSING)
+            .then(|| self.pop_first())
+            .flatten();
+        let closing = Closing {
+            farewell,
+            received: 0,
+        };
+        self.closing.insert(handle, closing);
+        self.deadlines.insert((until, handle.0));
+        evicted
+    }
+
+    /// When one of them is to be forgotten.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(until, _)| until)
+    }
+
+    /// Takes out one that is to be forgotten.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<ConnectionHandle> {
+        if self.next_timeout()? > now {
+            return None;
+        }
+        self.pop_first()
+    }
+
+    /// Takes out the one that would be forgotten first.
+    pub(super) fn pop_first(&mut self) -> Option<ConnectionHandle> {
+        let (_, index) = self.deadlines.pop_first()?;
+        let handle = ConnectionHandle(index);
+        self.closing.remove(&handle);
+        Some(handle)
+    }
+
+    /// A datagram of `len` bytes has arrived for a connection. Returns what to send in answer, with its
+    /// contents, if it is to be answered.
+    ///
+    /// The first one is, the second, the fourth, the eighth, …: their sender missed the close.
+    //= https://www.rfc-editor.org/rfc/rfc9000#section-10.2.1
+    pub(super) fn answer(
+        &mut self,
+        handle: ConnectionHandle,
+        from: SocketAddr,
+        len: usize,
+    ) -> Option<(S, Transmit, &[u8])> {
+        let closing = self.closing.get_mut(&handle)?;
+        closing.received += 1;
+        let farewell = closing.farewell.as_ref()?;
+        let is_due = closing.received.is_power_of_two();
+        // Whoever it really comes from: it is not amplified, and goes nowhere else.
+        let may_answer = from == farewell.destination && farewell.contents.len() <= 3 * len;
+        if !is_due || !may_answer {
+            return None;
+        }
+        let transmit = Transmit {
+            destination: farewell.destination,
+            ecn: None,
+            size: farewell.contents.len(),
+            segment_size: None,
+            src_ip: farewell.src_ip,
+        };
+        Some((farewell.socket.clone(), transmit, &farewell.contents))
+    }
+
+    /// When a connection with this round-trip time is to be forgotten that ends now: after three times
+    /// the probe timeout (RFC 9000 §10.2), of which the part that the peer chooses is left out, and
+    /// a second at most.
+    pub(super) fn deadline(now: Instant, rtt: Duration) -> Instant {
+        // As if round trips varied by half of what they take, as RFC 9002 §5.3 has it at first.
+        now + LONGEST.min(3 * (3 * rtt + MAX_ACK_DELAY))
+    }
+}
+
+/// Most connections that are over in one shard. Each takes up to 3 KB; past it, the one that would be
+/// forgotten first is forgotten at once, and its peer may get a stateless reset.
+const MAX_CLOSING: usize = 4096;
+
+/// Packets of the peer that are late by more than that find a stateless reset.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// What peers usually have (RFC 9000 §18.2).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 4001);
+
+    fn farewell() -> Farewell<()> {
+        Farewell {
+            socket: (),
+            destination: PEER.into(),
+            src_ip: None,
+            contents: Box::from([0; 60]),
+        }
+    }
+
+    #[test]
+    fn close_is_repeated_less_and_less_often() {
+        let now = crate::net::clock::now();
+        let mut closing = ClosingConnections::new();
+        let handle = ConnectionHandle(7);
+        closing.insert(handle, now, Some(farewell()));
+        let answered: Vec<_> = (1..=20)
+            .filter(|_| closing.answer(handle, PEER.into(), 40).is_some())
+            .collect();
+        assert_eq!(answered, [1, 2, 4, 8, 16]);
+    }
+
+    #[test]
+    fn close_is_not_amplified_and_goes_to_the_peer_alone() {
+        let now = crate::net::clock::now();
+        let mut closing = ClosingConnections::new();
+        for (number, (from, len, answers)) in [
+            (PEER, 19, false),
+            (PEER, 20, true),
+            (([192, 0, 2, 2], 4001), 1200, false),
+            (([192, 0, 2, 1], 4002), 1200, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let handle = ConnectionHandle(number);
+            closing.insert(handle, now, Some(farewell()));
+            let answer = closing.answer(handle, from.into(), len);
+            assert_eq!(answer.is_some(), answers, "{from:?} {len}");
+        }
+        // The peer has closed it.
+        closing.insert(ConnectionHandle(9), now, None);
+        let answer = closing.answer(ConnectionHandle(9), PEER.into(), 1200);
+        assert!(answer.is_none());
+    }
+
+    #[test]
+    fn the_oldest_one_makes_room() {
+        let now = crate::net::clock::now();
+        let mut closing = ClosingConnections::<()>::new();
+        let at = |number: usize| now + Duration::from_millis(number as u64);
+        for number in 0..MAX_CLOSING {
+            let evicted = closing.insert(ConnectionHandle(number), at(number), None);
+            assert_eq!(evicted, None);
+        }
+        let last = ConnectionHandle(MAX_CLOSING);
+        let evicted = closing.insert(last, at(MAX_CLOSING), None);
+        assert_eq!(evicted, Some(ConnectionHandle(0)));
+        assert_eq!(closing.len(), MAX_CLOSING);
+        assert_eq!(closing.next_timeout(), Some(at(1)));
+        assert_eq!(closing.pop_due(now), None);
+        assert_eq!(closing.pop_due(at(1)), Some(ConnectionHandle(1)));
+    }
+
+    #[test]
+    fn peer_does_not_choose_how_long_it_takes() {
+        let now = crate::net::clock::now();
+        let after = |rtt| ClosingConnections::<()>::deadline(now, rtt) - now;
+        assert_eq!(after(Duration::ZERO), 3 * MAX_ACK_DELAY);
+        assert_eq!(after(Duration::from_secs(60)), LONGEST);
+    }
+}

@@ -1,0 +1,115 @@
+//! Congestion control that lets the close of a connection pass.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use quinn_proto::{
+    Connection, RttEstimator,
+    congestion::{Controller, ControllerFactory, ControllerMetrics},
+};
+
+/// Makes controllers of another kind that can be lifted.
+pub(crate) struct LiftableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
+
+impl ControllerFactory for LiftableFactory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Liftable {
+            inner: Arc::clone(&self.0).build(now, current_mtu),
+            is_lifted: Arc::default(),
+        })
+    }
+}
+
+/// Lets a connection send as much as it likes from now on: it will only say that it is closed.
+///
+/// quinn-proto 0.11.19 holds the packet with CONNECTION_CLOSE back while the window is full, although
+/// such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any more that
+/// would make room.
+pub(super) fn lift(connection: &Connection) {
+    // The copy shares what lifts the original.
+    let copy = connection.congestion_state().clone_box().into_any();
+    if let Ok(liftable) = copy.downcast::<Liftable>() {
+        liftable.is_lifted.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Liftable {
+    inner: Box<dyn Controller>,
+    is_lifted: Arc<AtomicBool>,
+}
+
+impl Controller for Liftable {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.inner
+            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.inner
+            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        if self.is_lifted.load(Ordering::Relaxed) {
+            u64::MAX
+        } else {
+            self.inner.window()
+        }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            inner: self.inner.clone_box(),
+            is_lifted: Arc::clone(&self.is_lifted),
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

@@ -1,0 +1,75 @@
+//! Bytes that handshakes hold until they are over.
+
+/// Bytes of datagrams with long headers that one handshake has taken, each in memory of its own: TLS
+/// holds what is not complete, and quinn-proto what is not in order.
+#[derive(Debug, Default)]
+pub(super) struct HandshakeBytes(usize);
+
+/// Those of all handshakes of a shard.
+#[derive(Debug, Default)]
+pub(super) struct AllHandshakeBytes(usize);
+
+impl HandshakeBytes {
+    /// Takes so many bytes more, unless they are too many.
+    pub(super) fn take(&mut self, bytes: usize, all: &mut AllHandshakeBytes) -> bool {
+        let sum = self.0 + bytes;
+        let fits = sum <= MAX_BYTES && (sum <= ALWAYS_BYTES || all.0 + bytes <= MAX_ALL_BYTES);
+        if fits {
+            self.add(bytes, all);
+        }
+        fits
+    }
+
+    /// Adds bytes that it holds already.
+    pub(super) fn add(&mut self, bytes: usize, all: &mut AllHandshakeBytes) {
+        self.0 += bytes;
+        all.0 += bytes;
+    }
+
+    /// The handshake is over.
+    pub(super) fn clear(&mut self, all: &mut AllHandshakeBytes) {
+        all.0 -= self.0;
+        self.0 = 0;
+    }
+}
+
+/// Most bytes of one handshake. The largest certificate that TLS takes has 64 KiB; it is refused for
+/// its size, and its sender shall hear that.
+const MAX_BYTES: usize = 96 * 1024;
+
+/// Bytes that each handshake may take, however many the others have: an honest one has 5 to 10 KB.
+const ALWAYS_BYTES: usize = 12 * 1024;
+
+/// Most bytes of all handshakes of a shard, but for those that each may always take: with 1024 of
+/// them it comes to 36 MiB at most.
+const MAX_ALL_BYTES: usize = 24 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATAGRAM: usize = 1200;
+
+    fn fill(bytes: &mut HandshakeBytes, all: &mut AllHandshakeBytes) -> usize {
+        (0..).take_while(|_| bytes.take(DATAGRAM, all)).count() * DATAGRAM
+    }
+
+    #[test]
+    fn handshakes_hold_so_much_each_and_together_and_an_honest_one_has_room() {
+        let mut all = AllHandshakeBytes::default();
+        let mut handshakes: Vec<_> = (0..1024).map(|_| HandshakeBytes::default()).collect();
+        let held: Vec<_> = handshakes
+            .iter_mut()
+            .map(|handshake| fill(handshake, &mut all))
+            .collect();
+        assert_eq!(held[0], MAX_BYTES / DATAGRAM * DATAGRAM);
+        assert_eq!(held[1023], ALWAYS_BYTES / DATAGRAM * DATAGRAM);
+        let sum = held.iter().sum::<usize>();
+        assert!(sum <= MAX_ALL_BYTES + 1024 * ALWAYS_BYTES, "{sum}");
+        for handshake in &mut handshakes {
+            handshake.clear(&mut all);
+        }
+        assert_eq!(all.0, 0);
+        assert_eq!(fill(&mut handshakes[1023], &mut all), held[0]);
+    }
+}
