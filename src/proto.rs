@@ -4,6 +4,7 @@
 //! kept as data and handed to the caller when they are due, never woken here. So two nodes, a lossy
 //! network and virtual time fit in one unit test, and the same seed replays the same run.
 
+mod address_limits;
 mod admission;
 mod closing;
 mod congestion;

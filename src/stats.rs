@@ -75,6 +75,9 @@ pub struct TransportStats {
     /// Datagrams or batches that were not sent for another reason than those below, that an interface had no room for
     /// all the time, or that found too many waiting; QUIC repairs the loss.
     pub send_errors: u64,
+    /// Datagrams that were not sent, because three times as much as had come from their address was sent
+    /// there, and it is not certain that the peer is there (RFC 9000 §8).
+    pub sends_not_credited: u64,
     /// Datagrams that did not fit into the interface's MTU (`EMSGSIZE`); probes of path MTU discovery are among them.
     pub sends_too_large: u64,
     /// Datagrams or batches that had no way to their address: no route, no interface, a firewall, or a source address
@@ -284,6 +287,7 @@ impl AddAssign for TransportStats {
         self.segmentation_fallbacks += other.segmentation_fallbacks;
         self.send_backoffs += other.send_backoffs;
         self.send_errors += other.send_errors;
+        self.sends_not_credited += other.sends_not_credited;
         self.sends_too_large += other.sends_too_large;
         self.sends_unreachable += other.sends_unreachable;
         self.shards += other.shards;

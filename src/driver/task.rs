@@ -537,6 +537,13 @@ impl Drop for Driver {
         self.sockets.driver_stopped();
         self.requests.clear();
         self.punches.clear();
+        if !std::thread::panicking() {
+            // A runtime that is shut down drops its tasks; sockets still send.
+            self.shard.close_all();
+            while self.shard.has_ready() {
+                self.serve_one(clock::now());
+            }
+        }
         self.shard.orphan_all(&mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for reader in self.readers.drain(..) {

@@ -307,6 +307,21 @@ impl Connection {
         self.closing.is_some()
     }
 
+    /// Closes the connection because its driver stops. What the application has asked for before stays.
+    pub(super) fn close_with_driver(&mut self) {
+        if self.loss.is_some() {
+            return;
+        }
+        let stopped = ConnectionError::DriverStopped;
+        self.lose(stopped.clone(), stopped.into());
+        self.closing = Some(Closing {
+            code: VarInt::from_u32(0),
+            reason: Bytes::new(),
+            abandoned: false,
+        });
+        self.turns.want();
+    }
+
     /// Nothing will drive this connection any more: everyone who waits is told so.
     pub(crate) fn orphan(&mut self) {
         self.lose(
@@ -500,14 +515,17 @@ impl Connection {
 
     /// Reports where the peer is, if it has answered there: otherwise the connection would have gone back by now
     /// (RFC 9000 §8.2.4). quinn-proto does not tell when it has.
-    pub(super) fn note_validation(&mut self, now: Instant) {
+    ///
+    /// Returns the address, if it is certain from now on.
+    pub(super) fn note_validation(&mut self, now: Instant) -> Option<SocketAddr> {
         if self.certain_at.is_none_or(|at| now < at) {
-            return;
+            return None;
         }
         self.certain_at = None;
         self.known_addr = self.remote_addr;
         self.moved_to = Some(self.remote_addr);
         self.turns.wake(&mut self.waiting.address_change);
+        Some(self.remote_addr)
     }
 
     /// Turns quinn-proto's events into state and due wakers.

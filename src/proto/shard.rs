@@ -18,6 +18,7 @@ use quinn_proto::{
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
+    address_limits::AddressLimits,
     admission::{Admission, AdmissionLimits},
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
@@ -431,6 +432,18 @@ impl<S: Socket> Shard<S> {
         registry::lock(&self.registry).post(&totals);
     }
 
+    /// Closes every connection, because nobody will drive it any more. Their turns send what tells the
+    /// peers.
+    pub(crate) fn close_all(&mut self) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if let Some(slot) = slot(&mut self.slots, handle) {
+                lock(&slot.connection).close_with_driver();
+                self.want_turn(handle);
+            }
+        }
+    }
+
     /// Tells every connection that nobody drives it any more.
     pub(crate) fn orphan_all(&mut self, wakers: &mut Vec<Waker>) {
         for index in 0..self.slots.len() {
@@ -482,6 +495,7 @@ impl<S: Socket> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
+            addresses: begun.addresses,
             admission: begun.admission,
             inbox: Inbox::new(),
             account: Account::new(),
@@ -565,6 +579,7 @@ impl<S: Socket> Shard<S> {
 
 /// A handshake as it begins.
 struct Begun {
+    addresses: AddressLimits,
     deadline: Instant,
     /// Of an incoming connection.
     admission: Option<Admission>,

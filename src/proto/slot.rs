@@ -2,12 +2,14 @@
 
 use std::{
     mem,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Transmit};
 
 use super::{
+    address_limits::AddressLimits,
     admission::Admission,
     closing::Farewell,
     connection::{Connection, SharedConnection},
@@ -62,6 +64,7 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
+    pub(super) addresses: AddressLimits,
     /// Of an incoming connection, until its handshake is over.
     pub(super) admission: Option<Admission>,
     pub(super) inbox: Inbox<Received<S>>,
@@ -103,6 +106,8 @@ pub(super) struct Slot<S> {
 
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
+    pub(super) remote_addr: SocketAddr,
+    pub(super) len: usize,
     pub(super) socket: S,
 }
 
@@ -156,6 +161,7 @@ impl<S: Socket> Turn<'_, S> {
             bytes += charge;
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
+            (self.slot.addresses).note_received(received.remote_addr, received.len);
             self.slot.idle_since = self.now;
             self.slot.was_silent_since = true;
             self.connection.handle_event(received.event);
@@ -212,7 +218,9 @@ impl<S: Socket> Turn<'_, S> {
             if self.connection.note_migration(now) {
                 self.register_path();
             }
-            self.connection.note_validation(now);
+            if let Some(addr) = self.connection.note_validation(now) {
+                self.slot.addresses.validate(addr);
+            }
         }
         forget
     }
@@ -275,6 +283,10 @@ impl<S: Socket> Turn<'_, S> {
         if authenticated && let Some(peer) = self.connection.authenticated() {
             registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
         }
+        if authenticated {
+            // The handshake came from there, and nowhere else.
+            self.slot.addresses.validate(self.connection.remote_addr());
+        }
         if authenticated || self.connection.loss().is_some() {
             self.slot.handshake_deadline = None;
         }
@@ -308,6 +320,11 @@ impl<S: Socket> Turn<'_, S> {
             }
             if mem::take(&mut self.slot.was_silent_since) {
                 self.slot.idle_since = self.now;
+            }
+            if !(self.slot.addresses).may_send(transmit.destination, transmit.size) {
+                // Lost, for all that quinn-proto knows.
+                self.totals.transport.sends_not_credited += datagrams(&transmit);
+                continue;
             }
             let count = datagrams(&transmit);
             let totals = &mut self.totals.transport;

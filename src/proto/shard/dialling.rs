@@ -9,6 +9,7 @@ use super::{Begun, Shard, slot};
 use crate::{
     error::HandshakeError,
     proto::{
+        address_limits::AddressLimits,
         connection::{Connection, Direction, SharedConnection, lock},
         datagram::Socket,
         hole_punch::PunchKey,
@@ -47,6 +48,8 @@ impl<S: Socket> Shard<S> {
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
+            // RFC 9000 §8: it is for servers not to amplify.
+            addresses: AddressLimits::new(Some(remote_addr)),
             deadline: now + self.handshake_timeout,
             admission: None,
             received_bytes: 0,

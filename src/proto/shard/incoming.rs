@@ -8,6 +8,7 @@ use super::{Begun, Shard};
 use crate::{
     error::{ConnectionError, HandshakeError},
     proto::{
+        address_limits::AddressLimits,
         admission::Rejection,
         connection::{Connection, Direction, SharedConnection},
         datagram::{Incoming, Outbound, Socket},
@@ -99,7 +100,12 @@ impl<S: Socket> Shard<S> {
             Ok((handle, connection)) => {
                 let connection =
                     Connection::new(connection, Direction::Inbound, self.max_peer_streams);
+                let remote_addr = connection.remote_addr();
+                let is_proven = pending.source.is_proven;
+                let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
+                addresses.note_received(remote_addr, pending.bytes);
                 let begun = Begun {
+                    addresses,
                     deadline: pending.deadline,
                     admission: Some(pending.admission),
                     received_bytes: pending.bytes,

@@ -129,7 +129,12 @@ impl<S: Socket> Shard<S> {
                     totals.dropped_handshake_full += 1;
                     return true;
                 }
-                let received = Received { event, socket };
+                let received = Received {
+                    event,
+                    remote_addr,
+                    len,
+                    socket,
+                };
                 if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
                     self.want_turn(handle);
                 } else {

@@ -585,6 +585,15 @@ impl Node {
         timeouts.min()
     }
 
+    /// The driver stops, and says goodbye to everyone.
+    pub(crate) fn stop(&mut self, now: Instant) {
+        for shard in 0..self.cores.len() {
+            self.cores[shard].close_all();
+            while self.serve(shard, now) {}
+        }
+        self.orphan_all();
+    }
+
     /// The driver is gone.
     pub(crate) fn orphan_all(&mut self) {
         let mut due = Vec::new();

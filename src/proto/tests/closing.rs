@@ -362,6 +362,32 @@ fn end_of_the_driver_is_told_to_everyone_who_waits() {
 }
 
 #[test]
+fn end_of_the_driver_reaches_the_peers_at_once() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let pairs: Vec<_> = (0..3).map(|_| network.connect(0, 1)).collect();
+    network.run_for(Duration::from_secs(1));
+    // One of them was closed with a code before.
+    pairs[2].0.close(7);
+    let now = network.now;
+    network.nodes[0].take_turns(0);
+    network.nodes[0].stop(now);
+    network.nodes[0].assert_empty();
+    network.run_for(Duration::from_millis(15));
+    for (number, (dialer, listener)) in pairs.iter().enumerate() {
+        let (code, near) = match number {
+            2 => (7, ConnectionError::LocallyClosed),
+            _ => (0, ConnectionError::DriverStopped),
+        };
+        assert_eq!(dialer.loss(), Some(near));
+        let closed = ConnectionError::ClosedByPeer {
+            code,
+            reason: String::new(),
+        };
+        assert_eq!(listener.loss(), Some(closed));
+    }
+}
+
+#[test]
 fn end_of_the_driver_forgets_incoming_connections() {
     let mut network = Network::pair(
         1,

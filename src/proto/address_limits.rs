@@ -1,0 +1,140 @@
+//! How much a connection may send to addresses that are not validated.
+
+use std::net::SocketAddr;
+
+/// Keeps a connection from sending more than three times the bytes that came from an address, until
+/// it is certain that the peer is there (RFC 9000 §8).
+///
+/// quinn-proto has a limit of its own for the address that it takes the peer to be at. It lets a
+/// whole datagram pass while there is any credit, and does not count all of them. Whatever it makes
+/// passes by here, for each address.
+#[derive(Debug)]
+pub(super) struct AddressLimits {
+    /// Where the peer is for certain.
+    validated: Option<SocketAddr>,
+    /// The one that was heard of last at the end. Almost always there is none.
+    others: Vec<Unvalidated>,
+}
+
+#[derive(Debug)]
+struct Unvalidated {
+    addr: SocketAddr,
+    received: usize,
+    sent: usize,
+}
+
+impl AddressLimits {
+    /// `validated` is where the peer is for certain, for instance because we have dialled it there.
+    pub(super) fn new(validated: Option<SocketAddr>) -> Self {
+        Self {
+            validated,
+            others: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_validated(&self, addr: SocketAddr) -> bool {
+        self.validated == Some(addr)
+    }
+
+    /// So many bytes have come from there.
+    pub(super) fn note_received(&mut self, addr: SocketAddr, bytes: usize) {
+        if self.is_validated(addr) {
+            return;
+        }
+        if let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) {
+            other.received += bytes;
+            return;
+        }
+        if self.others.len() >= MAX_OTHERS {
+            // If it is heard of again, it begins again, with what it sends then.
+            self.others.remove(0);
+        }
+        self.others.push(Unvalidated {
+            addr,
+            received: bytes,
+            sent: 0,
+        });
+    }
+
+    /// Whether so many bytes may be sent there; if so, they count as sent.
+    //= https://www.rfc-editor.org/rfc/rfc9000#section-8
+    pub(super) fn may_send(&mut self, addr: SocketAddr, bytes: usize) -> bool {
+        if self.is_validated(addr) {
+            return true;
+        }
+        let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) else {
+            // Nothing has come from there, or too long ago.
+            return false;
+        };
+        let may_send = other.sent + bytes <= LIMIT * other.received;
+        if may_send {
+            other.sent += bytes;
+        }
+        may_send
+    }
+
+    /// It is certain now that the peer is there.
+    pub(super) fn validate(&mut self, addr: SocketAddr) {
+        self.validated = Some(addr);
+        self.others.retain(|other| other.addr != addr);
+        self.others.shrink_to_fit();
+    }
+}
+
+/// Bytes that may be sent for each one received.
+const LIMIT: usize = 3;
+
+/// Most addresses of one connection for which bytes are counted. Its peer has one, and another one
+/// while it moves; the rest is forged.
+const MAX_OTHERS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(number: u16) -> SocketAddr {
+        ([192, 0, 2, 1], number).into()
+    }
+
+    #[test]
+    fn three_times_what_came_and_no_byte_more() {
+        let mut limits = AddressLimits::new(Some(addr(1)));
+        assert!(limits.may_send(addr(1), usize::MAX));
+        assert!(!limits.may_send(addr(2), 1));
+        limits.note_received(addr(2), 40);
+        assert!(limits.may_send(addr(2), 100));
+        assert!(!limits.may_send(addr(2), 21));
+        assert!(limits.may_send(addr(2), 20));
+        assert!(!limits.may_send(addr(2), 1));
+        limits.note_received(addr(2), 1);
+        assert!(limits.may_send(addr(2), 3));
+        assert!(!limits.may_send(addr(3), 1));
+    }
+
+    #[test]
+    fn many_addresses_in_turns_get_no_more_than_one() {
+        let mut limits = AddressLimits::new(None);
+        let (mut sent, mut received) = (0, 0);
+        for number in (0..10_000).map(|number| number % 7) {
+            limits.note_received(addr(number), 10);
+            received += 10;
+            for other in 0..7 {
+                while limits.may_send(addr(other), 7) {
+                    sent += 7;
+                }
+            }
+        }
+        assert!(sent <= LIMIT * received, "{sent} for {received}");
+        assert!(limits.others.len() <= MAX_OTHERS);
+    }
+
+    #[test]
+    fn validated_address_takes_the_place_of_the_one_before() {
+        let mut limits = AddressLimits::new(Some(addr(1)));
+        limits.note_received(addr(2), 40);
+        limits.validate(addr(2));
+        assert!(limits.may_send(addr(2), 1_000_000));
+        assert!(!limits.may_send(addr(1), 1));
+        assert!(limits.others.is_empty());
+    }
+}
