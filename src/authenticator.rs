@@ -18,15 +18,22 @@ use rustls::{
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::deterministic::deterministic;
+#[cfg(test)]
+pub(crate) use self::payload::Survey;
+pub(crate) use self::{
+    crypto_limits::CryptoBudget,
+    provider::crypto_provider,
+    session::{Negotiated, Peer},
+};
+use self::{crypto_limits::DroppedPackets, session::Sessions, tls::Tls};
 pub use self::{
     error::{CertificateError, GenerateError},
     peer::{PeerAuthenticator, VerifiedPeer},
 };
-pub(crate) use self::{provider::crypto_provider, session::Negotiated, verifier::Verdict};
-use self::{session::Sessions, tls::Tls};
 
 mod cache;
 mod certificate;
+mod crypto_limits;
 mod der;
 #[cfg(any(test, fuzzing))]
 mod deterministic;
@@ -34,9 +41,11 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod host_key;
+mod payload;
 mod peer;
 mod post_handshake;
 mod provider;
+mod rsa;
 mod session;
 mod signature;
 mod signed_key;
@@ -49,6 +58,7 @@ mod verifier;
 #[derive(Clone, Debug)]
 pub(crate) struct Authenticator {
     sessions: Arc<Sessions>,
+    dropped: Arc<DroppedPackets>,
 }
 
 impl Authenticator {
@@ -79,7 +89,25 @@ impl Authenticator {
         let tls = Tls::new(certificate, provider, clock, key_log).map_err(GenerateError::Tls)?;
         Ok(Self {
             sessions: Arc::new(Sessions::new(tls)?),
+            dropped: Arc::default(),
         })
+    }
+
+    /// The same, with a count of dropped packets of its own.
+    pub(crate) fn counting_for_itself(self) -> Self {
+        Self {
+            dropped: Arc::default(),
+            ..self
+        }
+    }
+
+    /// Packets dropped for their CRYPTO.
+    pub(crate) fn dropped_crypto(&self) -> u64 {
+        self.dropped.count()
+    }
+
+    pub(crate) fn reset_dropped_crypto(&self) {
+        self.dropped.reset();
     }
 
     /// The TLS client of one dial. The handshake fails unless the peer proves to be `expected`,
@@ -87,6 +115,7 @@ impl Authenticator {
     pub(crate) fn client(&self, expected: Option<PeerId>) -> Arc<dyn crypto::ClientConfig> {
         Arc::new(session::ClientConfig {
             sessions: self.sessions.clone(),
+            dropped: self.dropped.clone(),
             expected,
         })
     }
@@ -95,6 +124,7 @@ impl Authenticator {
     pub(crate) fn server(&self) -> Arc<dyn crypto::ServerConfig> {
         Arc::new(session::ServerConfig {
             sessions: self.sessions.clone(),
+            dropped: self.dropped.clone(),
         })
     }
 }

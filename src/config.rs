@@ -61,6 +61,27 @@ impl Config {
         }
     }
 
+    /// For one transport, whose statistics are about no other's packets.
+    pub(crate) fn counting_for_itself(self) -> Self {
+        Self {
+            authenticator: self.authenticator.map(Authenticator::counting_for_itself),
+            ..self
+        }
+    }
+
+    /// Packets that connections have dropped for their CRYPTO.
+    pub(crate) fn dropped_crypto(&self) -> u64 {
+        self.authenticator
+            .as_ref()
+            .map_or(0, Authenticator::dropped_crypto)
+    }
+
+    pub(crate) fn reset_dropped_crypto(&self) {
+        if let Ok(authenticator) = &self.authenticator {
+            authenticator.reset_dropped_crypto();
+        }
+    }
+
     pub(crate) fn shards(&self) -> Shards {
         self.knobs.shards
     }

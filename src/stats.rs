@@ -46,6 +46,9 @@ pub struct TransportStats {
     pub debts: u64,
     /// Dials whose first packet was made.
     pub dials: u64,
+    /// Packets that were dropped for their CRYPTO frames: so many as no handshake needs, in one
+    /// packet or over one connection. Of such a connection no packet is taken any more.
+    pub dropped_crypto: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
     /// Handshakes that ended otherwise; those that timed out are among them.
@@ -274,6 +277,7 @@ impl AddAssign for TransportStats {
         self.closes_repeated += other.closes_repeated;
         self.debts += other.debts;
         self.dials += other.dials;
+        self.dropped_crypto += other.dropped_crypto;
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
         self.handshakes_too_costly += other.handshakes_too_costly;

@@ -25,10 +25,11 @@ use rustls::{
 };
 
 use super::{
+    crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
     error::{CertificateError, GenerateError},
     post_handshake::PostHandshake,
     tls::{ALPN, Initial, Tls},
-    verifier::Record,
+    verifier::{Record, Verdict},
 };
 
 /// What [`Session::handshake_data`] returns.
@@ -40,6 +41,15 @@ pub(crate) struct Negotiated {
     pub(crate) key_exchange_group: NamedGroup,
     /// The name that a client asked for. libp2p has clients send none and servers ignore it.
     pub(crate) server_name: Option<String>,
+}
+
+/// What [`Session::peer_identity`] returns, from the beginning on: there is no other way to it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// A good one only counts when the handshake is complete, and is not there before: until then
+    /// the peer's flight may still turn out to be forged.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) crypto: Arc<CryptoBudget>,
 }
 
 /// What sessions are made from, in both roles.
@@ -94,6 +104,12 @@ impl Sessions {
             parameters,
         )
     }
+
+    /// Keys of Initial packets, which follow from an ID that the client has chosen.
+    fn initial_keys(&self, dst_cid: &ConnectionId, side: Side, budget: &Arc<CryptoBudget>) -> Keys {
+        let keys = self.initial.suite.keys(dst_cid, side.into(), Version::V1);
+        boxed(keys.local, keys.remote, Phase::Handshake, budget)
+    }
 }
 
 impl fmt::Debug for Sessions {
@@ -108,6 +124,7 @@ impl fmt::Debug for Sessions {
 /// Starts the TLS client of one dial.
 pub(super) struct ClientConfig {
     pub(super) sessions: Arc<Sessions>,
+    pub(super) dropped: Arc<DroppedPackets>,
     pub(super) expected: Option<PeerId>,
 }
 
@@ -129,6 +146,7 @@ impl crypto::ClientConfig for ClientConfig {
             Connection::Client(connection),
             record,
             self.sessions.clone(),
+            CryptoBudget::new(&self.dropped),
         )))
     }
 }
@@ -136,6 +154,7 @@ impl crypto::ClientConfig for ClientConfig {
 /// Starts TLS servers.
 pub(super) struct ServerConfig {
     pub(super) sessions: Arc<Sessions>,
+    pub(super) dropped: Arc<DroppedPackets>,
 }
 
 impl crypto::ServerConfig for ServerConfig {
@@ -145,7 +164,10 @@ impl crypto::ServerConfig for ServerConfig {
         dst_cid: &ConnectionId,
     ) -> Result<Keys, UnsupportedVersion> {
         supported(version)?;
-        self.sessions.initial.server.initial_keys(version, dst_cid)
+        // For the first packet alone, before there is a session. Of a budget that is spent once,
+        // only the limits of one packet matter.
+        let budget = CryptoBudget::new(&self.dropped);
+        Ok(self.sessions.initial_keys(dst_cid, Side::Server, &budget))
     }
 
     fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -169,6 +191,7 @@ impl crypto::ServerConfig for ServerConfig {
             Connection::Server(connection),
             record,
             self.sessions.clone(),
+            CryptoBudget::new(&self.dropped),
         ))
     }
 }
@@ -178,6 +201,7 @@ struct TlsSession {
     state: State,
     record: Arc<Record>,
     sessions: Arc<Sessions>,
+    crypto: Arc<CryptoBudget>,
     /// Whether quinn-proto was told that [`Negotiated`] is there.
     is_reported: bool,
     next_secrets: Option<Secrets>,
@@ -194,11 +218,17 @@ enum State {
 }
 
 impl TlsSession {
-    fn new(connection: Connection, record: Arc<Record>, sessions: Arc<Sessions>) -> Self {
+    fn new(
+        connection: Connection,
+        record: Arc<Record>,
+        sessions: Arc<Sessions>,
+        crypto: Arc<CryptoBudget>,
+    ) -> Self {
         Self {
             state: State::Handshake(Box::new(connection)),
             record,
             sessions,
+            crypto,
             is_reported: false,
             next_secrets: None,
         }
@@ -260,12 +290,7 @@ impl TlsSession {
 
 impl Session for TlsSession {
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
-        let keys = self
-            .sessions
-            .initial
-            .suite
-            .keys(dst_cid, side.into(), Version::V1);
-        boxed(keys.local, keys.remote)
+        self.sessions.initial_keys(dst_cid, side, &self.crypto)
     }
 
     /// A [`Negotiated`].
@@ -274,14 +299,15 @@ impl Session for TlsSession {
             .map(|negotiated| Box::new(negotiated) as Box<dyn Any>)
     }
 
-    /// A [`Verdict`](super::verifier::Verdict). A good one only counts when the handshake is complete: until then the
-    /// peer's flight may still turn out to be forged.
+    /// A [`Peer`].
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        let verdict = self.record.verdict()?;
-        if verdict.is_ok() && self.is_handshaking() {
-            return None;
-        }
-        Some(Box::new(verdict.clone()))
+        let verdict = self.record.verdict();
+        Some(Box::new(Peer {
+            verdict: verdict
+                .filter(|verdict| verdict.is_err() || !self.is_handshaking())
+                .cloned(),
+            crypto: Arc::clone(&self.crypto),
+        }))
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
@@ -360,25 +386,29 @@ impl Session for TlsSession {
         let State::Handshake(connection) = &mut self.state else {
             return None;
         };
-        let keys = match connection.write_hs(buf) {
-            Some(KeyChange::Handshake { keys }) => keys,
+        let (keys, phase) = match connection.write_hs(buf) {
+            Some(KeyChange::Handshake { keys }) => (keys, Phase::Handshake),
             Some(KeyChange::OneRtt { keys, next }) => {
                 self.next_secrets = Some(next);
-                keys
+                (keys, Phase::Established)
             }
             None => {
                 self.complete();
                 return None;
             }
         };
-        Some(boxed(keys.local, keys.remote))
+        Some(boxed(keys.local, keys.remote, phase, &self.crypto))
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next_secrets.as_mut()?.next_packet_keys();
         Some(KeyPair {
             local: Box::new(keys.local),
-            remote: Box::new(keys.remote),
+            remote: Box::new(LimitedKey::new(
+                keys.remote,
+                Phase::Established,
+                &self.crypto,
+            )),
         })
     }
 
@@ -470,7 +500,13 @@ fn alert_code(alert: AlertDescription) -> TransportErrorCode {
     TransportErrorCode::crypto(alert.into())
 }
 
-fn boxed(local: DirectionalKeys, remote: DirectionalKeys) -> Keys {
+/// Those of the peer count the CRYPTO that it sends.
+fn boxed(
+    local: DirectionalKeys,
+    remote: DirectionalKeys,
+    phase: Phase,
+    budget: &Arc<CryptoBudget>,
+) -> Keys {
     Keys {
         header: KeyPair {
             local: Box::new(local.header),
@@ -478,7 +514,7 @@ fn boxed(local: DirectionalKeys, remote: DirectionalKeys) -> Keys {
         },
         packet: KeyPair {
             local: Box::new(local.packet),
-            remote: Box::new(remote.packet),
+            remote: Box::new(LimitedKey::new(remote.packet, phase, budget)),
         },
     }
 }

@@ -21,13 +21,14 @@ use self::{
     },
 };
 use super::{
-    Authenticator, CertificateError, GenerateError, Negotiated, PeerAuthenticator, Verdict,
-    certificate, crypto_provider, tls::ALPN,
+    Authenticator, CertificateError, GenerateError, Negotiated, PeerAuthenticator, certificate,
+    crypto_provider, tls::ALPN, verifier::Verdict,
 };
 
 #[allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 #[path = "../../tests/support/certificates.rs"]
 mod certificates;
+mod crypto;
 mod endpoints;
 #[path = "../../tests/support/hostile_tls.rs"]
 mod hostile_tls;
@@ -42,7 +43,7 @@ fn both_sides_learn_whom_they_talk_to() {
             let server_id = server_host.public().to_peer_id();
             let mut client = start_client(&client, Some(server_id));
             let mut server = start_server(&server);
-            assert!(client.peer_identity().is_none());
+            assert_eq!(verdict(&*client), None);
 
             shake_hands(&mut client, &mut server).unwrap();
 
@@ -344,7 +345,7 @@ fn peer_is_not_named_before_the_handshake_is_complete() {
     };
     let (before, finished) = flight.split_at(flight.len() - 4 - hash);
     server.listen(before).unwrap();
-    assert!(server.peer_identity().is_none());
+    assert_eq!(verdict(&*server), None);
     server.listen(finished).unwrap();
     assert!(verdict(&*server).unwrap().is_ok());
 }
@@ -364,7 +365,7 @@ fn replayed_or_changed_flights_never_name_a_peer() {
     // A bit of the last message, Finished, differs.
     *flights.last_mut().unwrap().last_mut().unwrap() ^= 1;
     tell(&flights, &mut client).unwrap_err();
-    assert!(client.peer_identity().is_none());
+    assert_eq!(verdict(&*client), None);
 }
 
 #[test]
@@ -487,8 +488,8 @@ fn transport_parameters() -> TransportParameters {
 }
 
 fn verdict(session: &dyn Session) -> Option<Verdict> {
-    let verdict = session.peer_identity()?;
-    Some(*verdict.downcast::<Verdict>().unwrap())
+    let peer = session.peer_identity()?.downcast::<super::Peer>();
+    peer.unwrap().verdict
 }
 
 fn negotiated(session: &dyn Session) -> Option<Negotiated> {

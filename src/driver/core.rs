@@ -100,6 +100,7 @@ impl Drop for InUse {
 
 impl Core {
     fn new(config: Config) -> Self {
+        let config = config.counting_for_itself();
         let shards = config.shards();
         let mailboxes: Arc<[_]> = shards.iter().map(|_| Arc::default()).collect();
         let incoming = Arc::new(IncomingQueue::new(config.max_pending_incoming()));
@@ -300,6 +301,7 @@ impl Core {
         }
         stats.registry.peers = peers.len();
         stats.registry.remote_addresses = remote_addrs.len();
+        stats.transport.dropped_crypto = self.config.dropped_crypto();
         stats.transport.shards = self.shards.count();
         stats.transport.sockets = self.sockets.open();
         stats.transport.sockets_rebound = self.sockets.rebound();
@@ -310,6 +312,7 @@ impl Core {
         for registry in &self.registries {
             sync::lock(registry).reset();
         }
+        self.config.reset_dropped_crypto();
         self.sockets.reset_stats();
         #[cfg(feature = "nat")]
         self.stun.reset_stats();

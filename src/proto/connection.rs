@@ -20,7 +20,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    authenticator::{CertificateError, Negotiated, Verdict},
+    authenticator::{CertificateError, CryptoBudget, Negotiated, Peer},
     error::{ConnectionError, HandshakeError},
     stats::ConnectionStats,
     sync::{Mutex, MutexGuard},
@@ -59,6 +59,8 @@ pub(crate) struct Authenticated {
 pub(crate) struct Connection {
     quic: quinn_proto::Connection,
     direction: Direction,
+    /// How much CRYPTO the peer has sent.
+    crypto: Option<Arc<CryptoBudget>>,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
@@ -111,6 +113,7 @@ impl Connection {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
             certain_at: None,
+            crypto: peer(&quic).map(|peer| peer.crypto),
             quic,
             direction,
             authenticated: None,
@@ -271,19 +274,34 @@ impl Connection {
 
     /// Ends the connection because its peer retires connection IDs faster than anyone needs to.
     pub(super) fn give_up_on_ids(&mut self) {
-        const REASON: &str = "too many connection IDs retired";
+        self.give_up(
+            TransportErrorCode::CONNECTION_ID_LIMIT_ERROR,
+            "too many connection IDs retired",
+        );
+    }
+
+    /// Whether the peer has sent more CRYPTO than a connection takes, so that none of its packets is
+    /// decrypted any more.
+    pub(super) fn exceeded_crypto(&self) -> bool {
+        self.crypto
+            .as_ref()
+            .is_some_and(|crypto| crypto.is_exceeded())
+    }
+
+    /// Ends the connection for what its peer does.
+    fn give_up(&mut self, code: TransportErrorCode, reason: &'static str) {
         if self.loss.is_some() {
             return;
         }
         let error = ConnectionError::Violation {
-            code: TransportErrorCode::CONNECTION_ID_LIMIT_ERROR.into(),
-            reason: REASON.to_owned(),
+            code: code.into(),
+            reason: reason.to_owned(),
         };
         self.lose(error.clone(), error.into());
         self.closing = Some(Closing {
             code: VarInt::from_u32(0),
-            reason: Bytes::from_static(REASON.as_bytes()),
-            abandoned: false,
+            reason: Bytes::from_static(reason.as_bytes()),
+            abandoned: self.authenticated.is_none(),
         });
         self.turns.want();
     }
@@ -384,6 +402,15 @@ impl Connection {
     /// Returns `true` if the connection is to be forgotten once this turn's datagrams are out.
     pub(super) fn begin_turn(&mut self, now: Instant) -> bool {
         self.turns.begin();
+        // The handshake of an incoming connection ends with its time. Until then its place is taken,
+        // and who sends so much gets no other place instead.
+        let is_incoming = self.direction == Direction::Inbound && self.authenticated.is_none();
+        if self.exceeded_crypto() && !is_incoming {
+            self.give_up(
+                TransportErrorCode::CRYPTO_BUFFER_EXCEEDED,
+                "too much CRYPTO",
+            );
+        }
         if let Some(closing) = self.closing.take() {
             congestion::lift(&self.quic);
             self.quic.close(now, closing.code, closing.reason);
@@ -400,6 +427,12 @@ impl Connection {
     #[cfg(test)]
     pub(super) fn update_keys(&mut self) {
         self.quic.force_key_update();
+    }
+
+    /// CRYPTO frames that quinn-proto has acted on.
+    #[cfg(test)]
+    pub(super) fn crypto_frames_received(&self) -> u64 {
+        self.quic.stats().frame_rx.crypto
     }
 
     pub(super) fn handle_event(&mut self, event: ConnectionEvent) {
@@ -563,14 +596,13 @@ impl Connection {
     }
 
     fn on_connected(&mut self) -> bool {
-        let session = self.quic.crypto_session();
-        let peer = session
-            .peer_identity()
-            .and_then(|verdict| verdict.downcast::<Verdict>().ok());
-        let negotiated = session
+        let verdict = peer(&self.quic).and_then(|peer| peer.verdict);
+        let negotiated = self
+            .quic
+            .crypto_session()
             .handshake_data()
             .and_then(|data| data.downcast::<Negotiated>().ok());
-        match (peer.map(|verdict| *verdict), negotiated) {
+        match (verdict, negotiated) {
             (Some(Ok(peer)), Some(negotiated)) => {
                 self.authenticated = Some(Authenticated {
                     peer_id: peer.peer_id(),
@@ -598,12 +630,8 @@ impl Connection {
     }
 
     fn handshake_error(&self, reason: &QuicError) -> HandshakeError {
-        let verdict = self
-            .quic
-            .crypto_session()
-            .peer_identity()
-            .and_then(|verdict| verdict.downcast::<Verdict>().ok());
-        match (verdict.map(|verdict| *verdict), reason) {
+        let verdict = peer(&self.quic).and_then(|peer| peer.verdict);
+        match (verdict, reason) {
             (Some(Err(error)), _) => error.into(),
             (_, QuicError::ConnectionClosed(close))
                 if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
@@ -615,6 +643,12 @@ impl Connection {
             (_, reason) => ConnectionError::from(reason.clone()).into(),
         }
     }
+}
+
+/// What our TLS session knows of the peer.
+fn peer(quic: &quinn_proto::Connection) -> Option<Peer> {
+    let peer = quic.crypto_session().peer_identity()?;
+    peer.downcast().ok().map(|peer| *peer)
 }
 
 impl From<QuicError> for ConnectionError {

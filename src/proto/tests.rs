@@ -16,6 +16,7 @@ mod closing;
 mod conversation;
 mod crossing;
 mod crowd;
+mod crypto;
 mod fairness;
 mod forgery;
 mod frames;

@@ -9,7 +9,7 @@ use quinn_proto::{
 };
 
 use super::verdict;
-use crate::authenticator::{Authenticator, Verdict};
+use crate::authenticator::{Authenticator, verifier::Verdict};
 
 #[test]
 fn endpoints_of_quinn_proto_connect_with_it() {

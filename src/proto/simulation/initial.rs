@@ -28,9 +28,15 @@ impl Addressed {
     /// An Initial packet with the keys that the destination gives (RFC 9001 §5.2). Header protection wants the payload
     /// to have four bytes at least.
     pub(crate) fn initial(&self, from: Side, payload: &[u8]) -> Vec<u8> {
-        const NUMBER_LEN: usize = 4;
         /// High enough to be news.
         const NUMBER: u32 = 77;
+
+        self.numbered_initial(from, NUMBER, payload)
+    }
+
+    /// The same, with this packet number.
+    pub(crate) fn numbered_initial(&self, from: Side, number: u32, payload: &[u8]) -> Vec<u8> {
+        const NUMBER_LEN: usize = 4;
 
         let keys = ANYBODY
             .server()
@@ -57,11 +63,11 @@ impl Addressed {
         let len = NUMBER_LEN + payload.len() + key.tag_len();
         packet.extend((0x4000 | len as u16).to_be_bytes());
         let number_offset = packet.len();
-        packet.extend(NUMBER.to_be_bytes());
+        packet.extend(number.to_be_bytes());
         let header_len = packet.len();
         packet.extend(payload);
         packet.resize(packet.len() + key.tag_len(), 0);
-        key.encrypt(NUMBER.into(), &mut packet, header_len);
+        key.encrypt(number.into(), &mut packet, header_len);
         header_key.encrypt(number_offset, &mut packet);
         packet
     }

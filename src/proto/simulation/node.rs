@@ -617,6 +617,7 @@ impl Node {
         }
         registry.peers = peers.len();
         registry.remote_addresses = remote_addrs.len();
+        transport.dropped_crypto = self.config.dropped_crypto();
         (registry, transport)
     }
 
@@ -624,6 +625,7 @@ impl Node {
         for books in &self.registries {
             books.lock().unwrap().reset();
         }
+        self.config.reset_dropped_crypto();
     }
 
     pub(crate) fn remote_addrs(&self) -> HashSet<SocketAddr> {
