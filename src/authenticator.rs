@@ -22,6 +22,7 @@ pub(crate) use self::deterministic::deterministic;
 pub(crate) use self::payload::Survey;
 pub(crate) use self::{
     crypto_limits::CryptoBudget,
+    path_tokens::PathTokens,
     provider::crypto_provider,
     session::{Negotiated, Peer},
 };
@@ -41,6 +42,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod host_key;
+mod path_tokens;
 mod payload;
 mod peer;
 mod post_handshake;

@@ -26,12 +26,31 @@ impl Survey {
             match rest.pass() {
                 Some(Passed::Crypto) => survey.crypto += 1,
                 Some(Passed::Padding) => survey.padding += before - rest.0.len(),
-                Some(Passed::Other) => {}
+                Some(Passed::Path(_) | Passed::Other) => {}
                 None => break,
             }
         }
         survey
     }
+}
+
+/// The data of a path validation frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PathToken {
+    Challenge(u64),
+    Response(u64),
+}
+
+/// The data of all path validation frames of a payload, in their order.
+pub(super) fn path_tokens(payload: &[u8]) -> impl Iterator<Item = PathToken> {
+    let mut rest = Rest(payload);
+    std::iter::from_fn(move || {
+        loop {
+            if let Passed::Path(token) = rest.pass()? {
+                return Some(token);
+            }
+        }
+    })
 }
 
 /// A copy of a payload with so much PADDING, without that: it means nothing. The copy has memory of
@@ -43,7 +62,7 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
         let frame = rest.0;
         match rest.pass() {
             Some(Passed::Padding) => {}
-            Some(Passed::Crypto | Passed::Other) => {
+            Some(Passed::Crypto | Passed::Path(_) | Passed::Other) => {
                 copy.put_slice(&frame[..frame.len() - rest.0.len()]);
             }
             // Whatever is wrong with it is for quinn-proto to find.
@@ -59,6 +78,7 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
 enum Passed {
     Crypto,
     Padding,
+    Path(PathToken),
     Other,
 }
 
@@ -91,7 +111,8 @@ impl Rest<'_> {
             NEW_TOKEN | DATAGRAM_LEN => self.data()?,
             STREAM..=STREAM_LAST => self.stream(ty)?,
             NEW_CONNECTION_ID => self.new_connection_id()?,
-            PATH_CHALLENGE | PATH_RESPONSE => self.bytes(8)?,
+            PATH_CHALLENGE => return self.token().map(PathToken::Challenge).map(Passed::Path),
+            PATH_RESPONSE => return self.token().map(PathToken::Response).map(Passed::Path),
             CONNECTION_CLOSE => {
                 self.numbers(2)?;
                 self.data()?;
@@ -157,6 +178,13 @@ impl Rest<'_> {
         };
         self.0 = rest;
         self.bytes(usize::from(len) + RESET_TOKEN_LEN)
+    }
+
+    /// The data of path validation.
+    fn token(&mut self) -> Option<u64> {
+        let (token, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*token))
     }
 
     /// A length, and as many bytes.

@@ -27,6 +27,7 @@ use rustls::{
 use super::{
     crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
     error::{CertificateError, GenerateError},
+    path_tokens::{PathTokens, WatchedKey},
     post_handshake::PostHandshake,
     tls::{ALPN, Initial, Tls},
     verifier::{Record, Verdict},
@@ -50,6 +51,7 @@ pub(crate) struct Peer {
     /// the peer's flight may still turn out to be forged.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) crypto: Arc<CryptoBudget>,
+    pub(crate) paths: Arc<PathTokens>,
 }
 
 /// What sessions are made from, in both roles.
@@ -108,7 +110,7 @@ impl Sessions {
     /// Keys of Initial packets, which follow from an ID that the client has chosen.
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side, budget: &Arc<CryptoBudget>) -> Keys {
         let keys = self.initial.suite.keys(dst_cid, side.into(), Version::V1);
-        boxed(keys.local, keys.remote, Phase::Handshake, budget)
+        handshake_keys(keys.local, keys.remote, budget)
     }
 }
 
@@ -202,6 +204,7 @@ struct TlsSession {
     record: Arc<Record>,
     sessions: Arc<Sessions>,
     crypto: Arc<CryptoBudget>,
+    paths: Arc<PathTokens>,
     /// Whether quinn-proto was told that [`Negotiated`] is there.
     is_reported: bool,
     next_secrets: Option<Secrets>,
@@ -229,8 +232,22 @@ impl TlsSession {
             record,
             sessions,
             crypto,
+            paths: Arc::default(),
             is_reported: false,
             next_secrets: None,
+        }
+    }
+
+    /// The keys of 1-RTT packets.
+    fn packet_keys(
+        &self,
+        local: Box<dyn rustls::quic::PacketKey>,
+        remote: Box<dyn rustls::quic::PacketKey>,
+    ) -> KeyPair<Box<dyn PacketKey>> {
+        let remote = LimitedKey::new(remote, Phase::Established, &self.crypto);
+        KeyPair {
+            local: Box::new(WatchedKey::new(local, &self.paths)),
+            remote: Box::new(WatchedKey::new(remote, &self.paths)),
         }
     }
 
@@ -307,6 +324,7 @@ impl Session for TlsSession {
                 .filter(|verdict| verdict.is_err() || !self.is_handshaking())
                 .cloned(),
             crypto: Arc::clone(&self.crypto),
+            paths: Arc::clone(&self.paths),
         }))
     }
 
@@ -386,30 +404,30 @@ impl Session for TlsSession {
         let State::Handshake(connection) = &mut self.state else {
             return None;
         };
-        let (keys, phase) = match connection.write_hs(buf) {
-            Some(KeyChange::Handshake { keys }) => (keys, Phase::Handshake),
+        match connection.write_hs(buf) {
+            Some(KeyChange::Handshake { keys }) => {
+                Some(handshake_keys(keys.local, keys.remote, &self.crypto))
+            }
             Some(KeyChange::OneRtt { keys, next }) => {
                 self.next_secrets = Some(next);
-                (keys, Phase::Established)
+                Some(Keys {
+                    header: KeyPair {
+                        local: Box::new(keys.local.header),
+                        remote: Box::new(keys.remote.header),
+                    },
+                    packet: self.packet_keys(keys.local.packet, keys.remote.packet),
+                })
             }
             None => {
                 self.complete();
-                return None;
+                None
             }
-        };
-        Some(boxed(keys.local, keys.remote, phase, &self.crypto))
+        }
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next_secrets.as_mut()?.next_packet_keys();
-        Some(KeyPair {
-            local: Box::new(keys.local),
-            remote: Box::new(LimitedKey::new(
-                keys.remote,
-                Phase::Established,
-                &self.crypto,
-            )),
-        })
+        Some(self.packet_keys(keys.local, keys.remote))
     }
 
     fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
@@ -501,10 +519,9 @@ fn alert_code(alert: AlertDescription) -> TransportErrorCode {
 }
 
 /// Those of the peer count the CRYPTO that it sends.
-fn boxed(
+fn handshake_keys(
     local: DirectionalKeys,
     remote: DirectionalKeys,
-    phase: Phase,
     budget: &Arc<CryptoBudget>,
 ) -> Keys {
     Keys {
@@ -514,7 +531,7 @@ fn boxed(
         },
         packet: KeyPair {
             local: Box::new(local.packet),
-            remote: Box::new(LimitedKey::new(remote.packet, phase, budget)),
+            remote: Box::new(LimitedKey::new(remote.packet, Phase::Handshake, budget)),
         },
     }
 }

@@ -21,6 +21,8 @@ struct Unvalidated {
     addr: SocketAddr,
     received: usize,
     sent: usize,
+    /// The data of the last PATH_CHALLENGE that was sent there.
+    challenge: Option<u64>,
 }
 
 impl AddressLimits {
@@ -53,6 +55,7 @@ impl AddressLimits {
             addr,
             received: bytes,
             sent: 0,
+            challenge: None,
         });
     }
 
@@ -71,6 +74,22 @@ impl AddressLimits {
             other.sent += bytes;
         }
         may_send
+    }
+
+    /// A PATH_CHALLENGE with this data is sent there.
+    pub(super) fn note_challenge(&mut self, addr: SocketAddr, token: u64) {
+        if let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) {
+            other.challenge = Some(token);
+        }
+    }
+
+    /// A PATH_RESPONSE with this data has come, wherever from. Returns the address that it validates
+    /// (RFC 9000 §8.2.3).
+    pub(super) fn answered(&mut self, token: u64) -> Option<SocketAddr> {
+        let mut others = self.others.iter();
+        let addr = others.find(|other| other.challenge == Some(token))?.addr;
+        self.validate(addr);
+        Some(addr)
     }
 
     /// It is certain now that the peer is there.
@@ -126,6 +145,22 @@ mod tests {
         }
         assert!(sent <= LIMIT * received, "{sent} for {received}");
         assert!(limits.others.len() <= MAX_OTHERS);
+    }
+
+    #[test]
+    fn answer_to_what_was_sent_there_validates_an_address_and_nothing_else_does() {
+        let mut limits = AddressLimits::new(Some(addr(1)));
+        limits.note_received(addr(2), 1200);
+        limits.note_received(addr(3), 1200);
+        limits.note_challenge(addr(2), 7);
+        limits.note_challenge(addr(3), 8);
+        limits.note_challenge(addr(3), 9);
+        assert_eq!(limits.answered(0), None);
+        assert_eq!(limits.answered(8), None, "not the last one");
+        assert!(!limits.may_send(addr(2), 3601));
+        assert_eq!(limits.answered(7), Some(addr(2)));
+        assert!(limits.may_send(addr(2), 3601));
+        assert!(!limits.may_send(addr(3), 3601));
     }
 
     #[test]

@@ -20,19 +20,11 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    authenticator::{CertificateError, CryptoBudget, Negotiated, Peer},
+    authenticator::{CertificateError, CryptoBudget, Negotiated, PathTokens, Peer},
     error::{ConnectionError, HandshakeError},
     stats::ConnectionStats,
     sync::{Mutex, MutexGuard},
 };
-
-/// Round trips after which quinn-proto has gone back to the peer's old address, unless the peer has answered at the new
-/// one: three times a probe timeout (RFC 9000 §8.2.4), of a path whose round trips vary by as much as they take. Of a
-/// path to another host it does not know how long they take, and begins with 333 ms.
-const VALIDATION_RTTS: u32 = 15;
-
-/// For the peer's acknowledgements that are late, three times 25 ms, and for timers.
-const VALIDATION_SLACK: Duration = Duration::from_millis(100);
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +53,7 @@ pub(crate) struct Connection {
     direction: Direction,
     /// How much CRYPTO the peer has sent.
     crypto: Option<Arc<CryptoBudget>>,
+    paths: Option<Arc<PathTokens>>,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
@@ -71,8 +64,6 @@ pub(crate) struct Connection {
     remote_addr: SocketAddr,
     /// Where the peer was when the application last heard of it, or is about to.
     known_addr: SocketAddr,
-    /// When it is certain that the peer is at `remote_addr`, if the application does not know that address.
-    certain_at: Option<Instant>,
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
@@ -109,11 +100,12 @@ impl Connection {
         direction: Direction,
         max_peer_streams: u64,
     ) -> Self {
+        let (crypto, paths) = peer(&quic).map(|peer| (peer.crypto, peer.paths)).unzip();
         Self {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
-            certain_at: None,
-            crypto: peer(&quic).map(|peer| peer.crypto),
+            crypto,
+            paths,
             quic,
             direction,
             authenticated: None,
@@ -524,9 +516,9 @@ impl Connection {
         self.quic.current_mtu()
     }
 
-    /// Whether the address has just changed at which the peer is believed to be: by a packet that it authenticated,
-    /// wherever that came from, or because it has not answered there.
-    pub(super) fn note_migration(&mut self, now: Instant) -> bool {
+    /// Whether the peer's address has just changed: by a packet that it authenticated, wherever that
+    /// came from, or because it has not answered there.
+    pub(super) fn note_migration(&mut self) -> bool {
         let addr = self.quic.remote_address();
         if addr == self.remote_addr {
             return false;
@@ -535,30 +527,36 @@ impl Connection {
         if self.authenticated.is_none() {
             self.known_addr = addr;
         }
-        let is_news = addr != self.known_addr;
-        self.certain_at =
-            is_news.then(|| now + VALIDATION_RTTS * self.quic.rtt() + VALIDATION_SLACK);
         true
     }
 
-    /// When [`note_validation`](Self::note_validation) is due.
-    pub(super) fn validation_deadline(&self) -> Option<Instant> {
-        self.certain_at
+    /// The peer is at this address for certain. If it is where it has moved to, the application hears of
+    /// it.
+    pub(super) fn note_validated(&mut self, addr: SocketAddr) {
+        if addr == self.remote_addr && addr != self.known_addr {
+            self.known_addr = addr;
+            self.moved_to = Some(addr);
+            self.turns.wake(&mut self.waiting.address_change);
+        }
     }
 
-    /// Reports where the peer is, if it has answered there: otherwise the connection would have gone back by now
-    /// (RFC 9000 §8.2.4). quinn-proto does not tell when it has.
-    ///
-    /// Returns the address, if it is certain from now on.
-    pub(super) fn note_validation(&mut self, now: Instant) -> Option<SocketAddr> {
-        if self.certain_at.is_none_or(|at| now < at) {
-            return None;
+    /// Looks for what validates paths from now on, or no more.
+    pub(super) fn watch_paths(&self, is_watched: bool) {
+        if let Some(paths) = &self.paths {
+            paths.watch(is_watched);
         }
-        self.certain_at = None;
-        self.known_addr = self.remote_addr;
-        self.moved_to = Some(self.remote_addr);
-        self.turns.wake(&mut self.waiting.address_change);
-        Some(self.remote_addr)
+    }
+
+    /// The data of a PATH_CHALLENGE that was sent while somebody looked for it.
+    pub(super) fn take_path_challenge(&self) -> Option<u64> {
+        let paths = self.paths.as_ref().filter(|paths| paths.is_watched())?;
+        paths.take_challenge()
+    }
+
+    /// The data of a PATH_RESPONSE that was received while somebody looked for it.
+    pub(super) fn take_path_response(&self) -> Option<u64> {
+        let paths = self.paths.as_ref().filter(|paths| paths.is_watched())?;
+        paths.take_response()
     }
 
     /// Turns quinn-proto's events into state and due wakers.

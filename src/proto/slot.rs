@@ -169,10 +169,16 @@ impl<S: Socket> Turn<'_, S> {
                 // Before the next datagram: a stateless reset behind a close would pass for the reason.
                 self.handle_application_events();
             }
-            if self.connection.note_migration(self.now) {
+            if self.connection.note_migration() {
                 self.slot.socket = received.socket;
                 self.slot.untried_path = true;
-                self.register_path();
+                self.follow_peer();
+            }
+            if let Some(token) = self.connection.take_path_response()
+                && let Some(addr) = self.slot.addresses.answered(token)
+            {
+                self.connection.note_validated(addr);
+                self.watch_path();
             }
         }
         self.moved += bytes;
@@ -215,11 +221,8 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.inbox.shrink(true);
             self.connection.handle_timeout(now);
             // A new path that could not be validated is given up for the one before it.
-            if self.connection.note_migration(now) {
-                self.register_path();
-            }
-            if let Some(addr) = self.connection.note_validation(now) {
-                self.slot.addresses.validate(addr);
+            if self.connection.note_migration() {
+                self.follow_peer();
             }
         }
         forget
@@ -240,6 +243,24 @@ impl<S: Socket> Turn<'_, S> {
         }
         self.slot.socket = successor;
         self.register_path();
+    }
+
+    /// The peer has moved, or has not.
+    fn follow_peer(&mut self) {
+        self.watch_path();
+        let remote_addr = self.connection.remote_addr();
+        if self.slot.addresses.is_validated(remote_addr) {
+            // Perhaps it was while the peer seemed to be elsewhere.
+            self.connection.note_validated(remote_addr);
+        }
+        self.register_path();
+    }
+
+    /// Looks for what validates the path, if that is not done.
+    fn watch_path(&self) {
+        let remote_addr = self.connection.remote_addr();
+        let is_validated = self.slot.addresses.is_validated(remote_addr);
+        self.connection.watch_paths(!is_validated);
     }
 
     fn register_path(&self) {
@@ -321,6 +342,9 @@ impl<S: Socket> Turn<'_, S> {
             if mem::take(&mut self.slot.was_silent_since) {
                 self.slot.idle_since = self.now;
             }
+            if let Some(token) = self.connection.take_path_challenge() {
+                (self.slot.addresses).note_challenge(transmit.destination, token);
+            }
             if !(self.slot.addresses).may_send(transmit.destination, transmit.size) {
                 // Lost, for all that quinn-proto knows.
                 self.totals.transport.sends_not_credited += datagrams(&transmit);
@@ -389,7 +413,6 @@ impl<S: Socket> Turn<'_, S> {
             .chain(self.slot.handshake_deadline)
             .chain(self.slot.close_deadline)
             .chain(self.idle_deadline())
-            .chain(self.connection.validation_deadline())
             .min()
     }
 }

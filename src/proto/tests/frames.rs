@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,7 +11,11 @@ use std::{
 use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
-use super::{network::Network, node::Setup, peer::Peer};
+use super::{
+    network::Network,
+    node::{Outgoing, Setup},
+    peer::Peer,
+};
 use crate::{
     error::ConnectionError,
     proto::simulation::{
@@ -335,6 +340,10 @@ fn challenges_from_many_addresses_are_answered_to_a_few() {
         received += datagram.contents.len();
         let from = ([198, 51, 100, number], 9).into();
         scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+        // One after another, or all at once as far as a turn goes.
+        if number % 2 == 0 {
+            scene.network.settle();
+        }
     }
     scene.network.settle();
     let own_addr = scene.network.nodes[HOSTILE].addr();
@@ -348,6 +357,46 @@ fn challenges_from_many_addresses_are_answered_to_a_few() {
     assert!(sent <= 3 * received);
     assert_eq!(scene.victim.loss(), None);
     scene.assert_honest_goes_on();
+}
+
+/// Where nobody is.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
+#[test]
+fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
+    for addresses in [1, 2, 7] {
+        let mut scene = Scene::new(Hostile::Dials);
+        scene.open_the_congestion_window();
+        let datagrams: Vec<_> = (0..60)
+            .flat_map(|_| scene.say_little(&Frame::Ping))
+            .collect();
+        let mut received = [0; 7];
+        let mut sent = [0; 7];
+        for (number, datagram) in datagrams.iter().enumerate() {
+            let number = number % addresses;
+            received[number] += datagram.contents.len();
+            let from = SocketAddr::new(ELSEWHERE, 10 + number as u16);
+            let now = scene.network.now;
+            scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+            scene.network.settle();
+            // Time for acknowledgements, for what is sent again, and for probes of the path.
+            for _ in 0..6 {
+                for answer in scene.network.intercept() {
+                    if answer.to.ip() == ELSEWHERE {
+                        sent[usize::from(answer.to.port()) - 10] += answer.contents.len();
+                    }
+                }
+                scene.network.pass(Duration::from_millis(9));
+            }
+        }
+        for (sent, received) in sent.iter().zip(&received) {
+            assert!(*sent <= 3 * received, "{sent} for {received}");
+        }
+        let withheld = scene.network.nodes[VICTIM].books().1.sends_not_credited;
+        assert!(withheld > 0, "{addresses}");
+        assert_eq!(scene.victim.loss(), None);
+        scene.assert_honest_goes_on();
+    }
 }
 
 #[test]
@@ -512,6 +561,16 @@ impl Scene {
             let data = [0; LARGEST_PAYLOAD];
             assert_eq!(self.hostile.write_now(self.carrier, &data), data.len());
         }
+    }
+
+    /// Has the hostile peer say this in a small packet, which does not arrive.
+    fn say_little(&mut self, frame: &Frame) -> Vec<Outgoing> {
+        let said = frame::encode(std::slice::from_ref(frame));
+        self.script.lock().unwrap().push_back(said);
+        assert_eq!(self.hostile.write_now(self.carrier, &[0; 20]), 20);
+        self.network.settle();
+        assert!(self.has_said_all());
+        self.network.intercept()
     }
 
     fn has_said_all(&self) -> bool {
