@@ -45,6 +45,7 @@ mod payload;
 mod peer;
 mod post_handshake;
 mod provider;
+mod rsa;
 mod session;
 mod signature;
 mod signed_key;

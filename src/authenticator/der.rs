@@ -190,18 +190,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Size in bits of the modulus of an RSAPublicKey ([RFC 8017 A.1.1]).
+/// An RSAPublicKey ([RFC 8017 A.1.1]).
 ///
 /// [RFC 8017 A.1.1]: https://www.rfc-editor.org/rfc/rfc8017#appendix-A.1.1
-pub(super) fn rsa_modulus_bits(key: &[u8]) -> Result<usize, Malformed> {
-    let mut input = Reader::new(key);
-    let mut fields = input.enter(SEQUENCE)?;
-    input.finish()?;
-    let modulus = positive(fields.read(INTEGER)?.contents)?;
-    positive(fields.read(INTEGER)?.contents)?; // public exponent
-    fields.finish()?;
-    let unused = modulus.first().map_or(0, |byte| byte.leading_zeros());
-    Ok(modulus.len() * 8 - unused as usize)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RsaPublicKey<'a> {
+    pub(super) modulus_bits: usize,
+    /// Without leading zeros.
+    pub(super) exponent: &'a [u8],
+}
+
+impl<'a> RsaPublicKey<'a> {
+    pub(super) fn parse(key: &'a [u8]) -> Result<Self, Malformed> {
+        let mut input = Reader::new(key);
+        let mut fields = input.enter(SEQUENCE)?;
+        input.finish()?;
+        let modulus = positive(fields.read(INTEGER)?.contents)?;
+        let exponent = positive(fields.read(INTEGER)?.contents)?;
+        fields.finish()?;
+        let unused = modulus.first().map_or(0, |byte| byte.leading_zeros());
+        Ok(Self {
+            modulus_bits: modulus.len() * 8 - unused as usize,
+            exponent,
+        })
+    }
 }
 
 /// The magnitude of an INTEGER that must be positive and minimal, without its sign byte.
@@ -406,8 +418,8 @@ const fn context(number: u8, form: u8) -> u8 {
     0x80 | form | number
 }
 
-/// A libp2p certificate with a P-256 key is about 450 bytes long, one with RSA keys of 8192 bits
-/// on both levels about 5 KiB.
+/// A libp2p certificate with a P-256 key is about 450 bytes long, one with RSA keys of 4096 bits
+/// on both levels less than 3 KiB.
 pub(super) const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
 /// libp2p needs one. Anything else is ignored and only costs us time.
 pub(super) const MAX_EXTENSIONS: usize = 32;
@@ -529,6 +541,7 @@ mod tests {
 
     #[test]
     fn modulus_is_measured_in_bits() {
+        let bits = |key: &[u8]| RsaPublicKey::parse(key).map(|key| key.modulus_bits);
         let key = |modulus: &[u8]| {
             let mut key = vec![SEQUENCE, modulus.len() as u8 + 5, INTEGER];
             key.push(modulus.len() as u8);
@@ -536,11 +549,11 @@ mod tests {
             key.extend([INTEGER, 1, 3]);
             key
         };
-        assert_eq!(rsa_modulus_bits(&key(&[1])), Ok(1));
-        assert_eq!(rsa_modulus_bits(&key(&[0, 0x80])), Ok(8));
-        assert_eq!(rsa_modulus_bits(&key(&[1, 0])), Ok(9));
+        assert_eq!(bits(&key(&[1])), Ok(1));
+        assert_eq!(bits(&key(&[0, 0x80])), Ok(8));
+        assert_eq!(bits(&key(&[1, 0])), Ok(9));
         for modulus in [&[][..], &[0], &[0, 1], &[0x80]] {
-            assert!(rsa_modulus_bits(&key(modulus)).is_err(), "{modulus:02x?}");
+            assert!(bits(&key(modulus)).is_err(), "{modulus:02x?}");
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum CertificateError {
     /// The certificate's key or signature algorithm is not one that we verify.
     ///
     /// Verified are ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384, Ed25519, and RSA of 2048
-    /// to 8192 bits, PKCS#1 v1.5 or PSS, with SHA-256, SHA-384 or SHA-512.
+    /// to 4096 bits with the exponent 65537, PKCS#1 v1.5 or PSS, with SHA-256, SHA-384 or SHA-512.
     #[error("key or signature algorithm of the certificate is not supported")]
     AlgorithmUnsupported,
 

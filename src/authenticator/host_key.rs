@@ -7,11 +7,7 @@
 
 use libp2p_identity::{KeyType, PublicKey};
 
-use super::{
-    der::{self, Malformed},
-    error::CertificateError,
-    signature::RSA_BITS,
-};
+use super::{error::CertificateError, rsa};
 
 /// Decode the protobuf of a host key.
 pub(super) fn decode(protobuf: &[u8]) -> Result<PublicKey, CertificateError> {
@@ -24,7 +20,7 @@ pub(super) fn decode(protobuf: &[u8]) -> Result<PublicKey, CertificateError> {
     }
     match key.key_type() {
         KeyType::Ed25519 => ed25519(&key)?,
-        KeyType::RSA => rsa(&key)?,
+        KeyType::RSA => check_rsa(&key)?,
         _ => {}
     }
     Ok(key)
@@ -48,17 +44,14 @@ fn ed25519(key: &PublicKey) -> Result<(), CertificateError> {
     Ok(())
 }
 
-/// Refuse lax DER inside the key, which a round trip does not show, and sizes that cannot verify.
-fn rsa(key: &PublicKey) -> Result<(), CertificateError> {
+/// Refuse lax DER inside the key, which a round trip does not show, and sizes and exponents that
+/// peers do not use.
+fn check_rsa(key: &PublicKey) -> Result<(), CertificateError> {
     let key = key
         .clone()
         .try_into_rsa()
         .map_err(|error| refuse(error.to_string()))?;
-    match der::rsa_modulus_bits(&key.encode_pkcs1()) {
-        Ok(bits) if RSA_BITS.contains(&bits) => Ok(()),
-        Ok(bits) => Err(refuse(format!("RSA key has {bits} bits"))),
-        Err(Malformed(reason)) => Err(refuse(reason)),
-    }
+    rsa::check(&key.encode_pkcs1()).map_err(|refusal| refuse(refusal.to_string()))
 }
 
 fn refuse(reason: impl Into<String>) -> CertificateError {

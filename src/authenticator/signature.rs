@@ -1,7 +1,5 @@
 //! The key of a certificate, and the signatures it must have made.
 
-use std::ops::RangeInclusive;
-
 use rustls::{
     SignatureScheme,
     crypto::WebPkiSupportedAlgorithms,
@@ -9,8 +7,9 @@ use rustls::{
 };
 
 use super::{
-    der::{self, Layout},
+    der::{Layout, Malformed},
     error::CertificateError,
+    rsa,
 };
 
 /// The key that a certificate is about.
@@ -44,11 +43,14 @@ impl CertificateKey {
                 Some((signature.key, implementation))
             })
             .ok_or(CertificateError::AlgorithmUnsupported)?;
-        // Sizes are limited here to tell them from bad signatures; large keys also cost time.
-        if algorithm == alg_id::RSA_ENCRYPTION
-            && !RSA_BITS.contains(&der::rsa_modulus_bits(layout.key)?)
-        {
-            return Err(CertificateError::AlgorithmUnsupported);
+        // Here, to tell them from bad signatures, and before any time is spent on one.
+        if algorithm == alg_id::RSA_ENCRYPTION {
+            rsa::check(layout.key).map_err(|refusal| match refusal {
+                rsa::Refusal::Malformed(reason) => Malformed(reason).into(),
+                rsa::Refusal::Bits(_) | rsa::Refusal::Exponent => {
+                    CertificateError::AlgorithmUnsupported
+                }
+            })?;
         }
         let key = Self {
             algorithm,
@@ -207,6 +209,3 @@ const SIGNATURES: [Signature; 9] = [
     )
     .in_certificates_only(),
 ];
-
-/// Sizes of RSA moduli that are neither weak nor slow to verify.
-pub(super) const RSA_BITS: RangeInclusive<usize> = 2048..=8192;

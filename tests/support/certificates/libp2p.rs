@@ -121,6 +121,10 @@ impl Forger {
             sequence(&[modulus, &integer(&[0, 1, 0, 1])])
         };
         let spki_of_rsa = |key: &[u8]| protobuf(0, &self::rsa_spki(key));
+        let rsa_with = |bytes: usize, exponent: &[u8]| {
+            let modulus = [&[0][..], &vec![0xc5; bytes]].concat();
+            spki_of_rsa(&sequence(&[&integer(&modulus), &integer(exponent)]))
+        };
 
         vec![
             case(45, "unknown type", &self.host, protobuf(4, point)),
@@ -215,24 +219,24 @@ impl Forger {
                 &rsa,
                 spki_of_rsa(&sequence(&[rsa_key_fields, NULL])),
             ),
+            case(51, "RSA of 1024 bits", &rsa, rsa_with(128, &[1, 0, 1])).unsigned(),
+            case(51, "RSA of 2040 bits", &rsa, rsa_with(255, &[1, 0, 1])).unsigned(),
+            case(51, "RSA of 4104 bits", &rsa, rsa_with(513, &[1, 0, 1])).unsigned(),
+            case(51, "RSA of 8192 bits", &rsa, rsa_with(1024, &[1, 0, 1])).unsigned(),
+            case(51, "RSA of 8200 bits", &rsa, rsa_with(1025, &[1, 0, 1])).unsigned(),
+            case(51, "RSA with the exponent 3", &rsa, rsa_with(256, &[3])).unsigned(),
             case(
                 51,
-                "RSA of 1024 bits",
+                "RSA with the exponent 65536",
                 &rsa,
-                spki_of_rsa(&sequence(&[
-                    &integer(&[&[0][..], &[0xc5; 128]].concat()),
-                    &integer(&[1, 0, 1]),
-                ])),
+                rsa_with(256, &[1, 0, 0]),
             )
             .unsigned(),
             case(
                 51,
-                "RSA of 8200 bits",
+                "RSA with the exponent 2^33 − 1",
                 &rsa,
-                spki_of_rsa(&sequence(&[
-                    &integer(&[&[0][..], &[0xc5; 1025]].concat()),
-                    &integer(&[1, 0, 1]),
-                ])),
+                rsa_with(256, &[1, 0xff, 0xff, 0xff, 0xff]),
             )
             .unsigned(),
         ]

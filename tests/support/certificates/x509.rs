@@ -206,10 +206,10 @@ impl Forger {
                 })
                 .sign(&rsa)
         };
-        // The library cannot make keys of these sizes. They are refused before any signature.
-        let rsa_sized = |bytes: usize| {
+        // The library cannot make such keys. They are refused before any signature.
+        let rsa_with = |bytes: usize, exponent: &[u8]| {
             let modulus = [&[0][..], &vec![0xc5; bytes]].concat();
-            let key = sequence(&[&integer(&modulus), &integer(&[1, 0, 1])]);
+            let key = sequence(&[&integer(&modulus), &integer(exponent)]);
             let signer = Signer {
                 spki: rsa_spki(&key),
                 algorithm: rsa_algorithm(11),
@@ -218,6 +218,7 @@ impl Forger {
             };
             Template::new(&self.host, &signer).sign(&signer)
         };
+        let rsa_sized = |bytes| rsa_with(bytes, &[1, 0, 1]);
         let ed448 = {
             let algorithm = sequence(&[&object_identifier(&[0x2b, 0x65, 0x71])]);
             Signer {
@@ -349,6 +350,20 @@ impl Forger {
             .unsigned(),
             self.case(
                 19,
+                "RSA with 4104 bits",
+                rsa_sized(513),
+                refuse!(AlgorithmUnsupported),
+            )
+            .unsigned(),
+            self.case(
+                19,
+                "RSA with 8192 bits",
+                rsa_sized(1024),
+                refuse!(AlgorithmUnsupported),
+            )
+            .unsigned(),
+            self.case(
+                19,
                 "RSA with 8200 bits",
                 rsa_sized(1025),
                 refuse!(AlgorithmUnsupported),
@@ -358,6 +373,27 @@ impl Forger {
                 19,
                 "RSA with 16384 bits",
                 rsa_sized(2048),
+                refuse!(AlgorithmUnsupported),
+            )
+            .unsigned(),
+            self.case(
+                19,
+                "RSA with the exponent 3",
+                rsa_with(256, &[3]),
+                refuse!(AlgorithmUnsupported),
+            )
+            .unsigned(),
+            self.case(
+                19,
+                "RSA with the exponent 65536",
+                rsa_with(256, &[1, 0, 0]),
+                refuse!(AlgorithmUnsupported),
+            )
+            .unsigned(),
+            self.case(
+                19,
+                "RSA with the exponent 2^33 − 1",
+                rsa_with(256, &[1, 0xff, 0xff, 0xff, 0xff]),
                 refuse!(AlgorithmUnsupported),
             )
             .unsigned(),
