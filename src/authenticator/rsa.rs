@@ -39,8 +39,8 @@ impl fmt::Display for Refusal {
 /// grows with the square of the size.
 const BITS: RangeInclusive<usize> = 2048..=4096;
 
-/// 65537. The libraries of all implementations generate keys with this exponent. The time that a
-/// signature takes to verify grows with the exponent's length: with one of 33 bits it is doubled.
+/// 65537, with which all implementations of libp2p generate keys. The time that a signature takes to
+/// verify grows with the exponent's length: with one of 33 bits it is doubled.
 const EXPONENT: &[u8] = &[1, 0, 1];
 
 #[cfg(test)]
