@@ -23,7 +23,7 @@ use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
     net::BufferSizes,
-    proto::{IdQuota, PerInterface, Settings, Shards},
+    proto::{Budget, IdQuota, PerInterface, Settings, Shards},
 };
 
 /// How a [`Transport`](crate::Transport) behaves; cheap to clone.
@@ -84,6 +84,11 @@ impl Config {
 
     pub(crate) fn shards(&self) -> Shards {
         self.knobs.shards
+    }
+
+    /// For one transport: what its connections may hold.
+    pub(crate) fn budget(&self) -> Budget {
+        self.knobs.budget()
     }
 
     pub(crate) fn max_pending_incoming(&self) -> usize {

@@ -5,6 +5,7 @@
 pub(crate) mod clock;
 mod fault;
 pub(crate) mod interfaces;
+pub(crate) mod memory;
 mod steering;
 pub(crate) mod task;
 mod timer;

@@ -6,6 +6,7 @@
 
 mod address_limits;
 mod admission;
+mod budget;
 mod closing;
 mod congestion;
 mod connection;
@@ -48,6 +49,7 @@ pub use self::stun::MappingBehaviour;
 pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
     admission::AdmissionLimits,
+    budget::Budget,
     congestion::LiftableFactory,
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},

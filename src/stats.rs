@@ -31,6 +31,10 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportStats {
+    /// Bytes of data that connections hold, received and not read or written and not acknowledged, as
+    /// of their last turns; [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits
+    /// them; now.
+    pub buffered_bytes: u64,
     /// Bytes of UDP payload received.
     pub bytes_received: u64,
     /// Bytes of UDP payload sent.
@@ -172,6 +176,8 @@ pub struct RegistryStats {
     pub closing: usize,
     /// Connections that are not over, handshaking ones among them; now.
     pub connections: usize,
+    /// Datagrams for a connection that holds much, when the memory for all connections was used up.
+    pub dropped_budget: u64,
     /// Datagrams of a handshake that had taken as many bytes as it may.
     pub dropped_handshake_full: u64,
     /// Datagrams for a connection that has too many waiting for its next turn.
@@ -270,6 +276,7 @@ pub const SEQUENCE_BUCKETS: usize = 16;
 
 impl AddAssign for TransportStats {
     fn add_assign(&mut self, other: Self) {
+        self.buffered_bytes += other.buffered_bytes;
         self.bytes_received += other.bytes_received;
         self.bytes_sent += other.bytes_sent;
         self.datagrams_received += other.datagrams_received;
@@ -306,6 +313,7 @@ impl AddAssign<&Self> for RegistryStats {
         self.address_fallbacks += other.address_fallbacks;
         self.closing += other.closing;
         self.connections += other.connections;
+        self.dropped_budget += other.dropped_budget;
         self.dropped_handshake_full += other.dropped_handshake_full;
         self.dropped_inbox_full += other.dropped_inbox_full;
         self.dropped_late_handshake += other.dropped_late_handshake;

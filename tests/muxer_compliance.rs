@@ -348,7 +348,7 @@ async fn what_has_arrived_can_be_read_after_the_connection_was_closed() {
 }
 
 #[tokio::test]
-async fn a_close_ends_when_nothing_is_left_of_the_connection() {
+async fn a_close_ends_when_the_peer_is_told() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
         let (mut dialled, mut accepted) = connect(&mut dialer, &mut listener).await;
@@ -357,8 +357,6 @@ async fn a_close_ends_when_nothing_is_left_of_the_connection() {
         close.await.unwrap();
         let registry = dialer.stats().registry;
         assert_eq!(registry.connections, 0);
-        assert_eq!(registry.active_ids, 0);
-        assert_eq!(registry.initial_ids, 0);
         assert_eq!(registry.peers, 0);
         assert_eq!(registry.remote_addresses, 0);
         // Closing again is no error; the other side hears of the first time.
@@ -372,8 +370,15 @@ async fn a_close_ends_when_nothing_is_left_of_the_connection() {
             }
         );
         assert_eq!(listener.stats().registry.connections, 0);
-        assert_eq!(listener.stats().registry.active_ids, 0);
         drop((near, far));
+        // The IDs are known for a little longer, for packets that are late.
+        for node in [&dialer, &listener] {
+            until(|| {
+                let registry = node.stats().registry;
+                registry.active_ids == 0 && registry.initial_ids == 0 && registry.closing == 0
+            })
+            .await;
+        }
     })
     .await;
 }

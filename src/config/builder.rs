@@ -6,7 +6,7 @@ use libp2p_identity::Keypair;
 use quinn_proto::{IdleTimeout, VarInt};
 
 use super::{
-    knobs::{Knobs, LARGEST_MTU_BYTES, LEAST_PENDING_INCOMING_BYTES},
+    knobs::{Knobs, LARGEST_MTU_BYTES, LEAST_BUFFERED_BYTES, LEAST_PENDING_INCOMING_BYTES},
     retry::RetryPolicy,
 };
 use crate::{error::ConfigError, net::BufferSizes, proto::Shards};
@@ -214,6 +214,31 @@ impl ConfigBuilder {
     /// [`ConfigError::OutOfRange`] for 0.
     pub fn max_pending_incoming(mut self, connections: usize) -> Result<Self, ConfigError> {
         self.knobs.max_pending_incoming = at_least_one("max_pending_incoming", connections)?;
+        Ok(self)
+    }
+
+    /// Bytes of data that all connections together may hold: received and not read yet, or written and
+    /// not acknowledged yet. `None` is an eighth of the memory that the process may use, or 1 GiB where
+    /// the system does not say how much that is.
+    ///
+    /// As it is used up, windows shrink: each connection may hold a quarter of what is left in each
+    /// direction, and 64 KiB in any case. When nothing is left, datagrams for connections that hold more
+    /// than that are dropped and counted until the application has read something of them. So
+    /// connections hold this and 128 KiB for each of them at most.
+    ///
+    /// Default: `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 1 MiB.
+    pub fn max_buffered_bytes(mut self, bytes: Option<u64>) -> Result<Self, ConfigError> {
+        if bytes.is_some_and(|bytes| bytes < LEAST_BUFFERED_BYTES) {
+            return Err(ConfigError::OutOfRange {
+                name: "max_buffered_bytes",
+                expected: "at least 1 MiB",
+            });
+        }
+        self.knobs.max_buffered_bytes = bytes;
         Ok(self)
     }
 

@@ -9,8 +9,8 @@ use quinn_proto::{
 use super::retry::RetryPolicy;
 use crate::{
     error::ConfigError,
-    net::BufferSizes,
-    proto::{AdmissionLimits, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits, Shards},
+    net::{BufferSizes, memory},
+    proto::{AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits, Shards},
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -99,6 +99,15 @@ const INCOMING_BUFFER_BYTES: usize = 16 * 1024;
 /// Room for one of these, whether its address is proven or not.
 pub(super) const LEAST_PENDING_INCOMING_BYTES: usize = 2 * INCOMING_BUFFER_BYTES;
 
+/// The share of the memory that connections may hold: one part in so many.
+const MEMORY_PARTS: u64 = 8;
+
+/// What they may hold where the system does not say how much memory there is.
+const USUAL_BUFFERED_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// A few connections can do something with this.
+pub(super) const LEAST_BUFFERED_BYTES: u64 = 1024 * 1024;
+
 /// One: 8 and 64 connections between two processes on two cores took 6 % more CPU time for each byte with two, and
 /// were no faster. One is what two cores can be kept busy with.
 const SHARDS: Shards = Shards::ONE;
@@ -110,6 +119,7 @@ pub(super) struct Knobs {
     pub(super) handshake_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) max_buffered_bytes: Option<u64>,
     pub(super) max_handshakes_per_source: usize,
     pub(super) max_incoming_handshakes: usize,
     pub(super) max_mtu: u16,
@@ -133,6 +143,7 @@ impl Default for Knobs {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            max_buffered_bytes: None,
             max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
             max_incoming_handshakes: MAX_INCOMING_HANDSHAKES,
             max_mtu: MAX_MTU_BYTES,
@@ -166,6 +177,17 @@ impl Knobs {
             return Err(ConfigError::StreamWindowTooLarge);
         }
         Ok(())
+    }
+
+    /// What all connections of a transport may hold.
+    pub(super) fn budget(&self) -> Budget {
+        let share = || memory::available().map(|memory| memory / MEMORY_PARTS);
+        let limit = self.max_buffered_bytes.or_else(share);
+        Budget::new(
+            limit
+                .unwrap_or(USUAL_BUFFERED_BYTES)
+                .max(LEAST_BUFFERED_BYTES),
+        )
     }
 
     /// What a shard lets in.

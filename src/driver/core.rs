@@ -32,7 +32,7 @@ use crate::{
     config::Config,
     error::{DialError, RebindError},
     net::{UdpSocket, interfaces, task::Runtime},
-    proto::{Registry, Shard, ShardSeed, Shards, lock},
+    proto::{Budget, Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
     sync::{self, Mutex},
 };
@@ -40,6 +40,7 @@ use crate::{
 /// The sockets, mailboxes and books of one transport.
 pub(crate) struct Core {
     config: Config,
+    budget: Budget,
     shards: Shards,
     mailboxes: Arc<[Arc<Mailbox>]>,
     registries: Vec<Arc<Mutex<Registry>>>,
@@ -105,6 +106,7 @@ impl Core {
         let mailboxes: Arc<[_]> = shards.iter().map(|_| Arc::default()).collect();
         let incoming = Arc::new(IncomingQueue::new(config.max_pending_incoming()));
         Self {
+            budget: config.budget(),
             shards,
             sockets: Arc::new(Sockets::new(
                 config.socket_buffers(),
@@ -302,6 +304,7 @@ impl Core {
         stats.registry.peers = peers.len();
         stats.registry.remote_addresses = remote_addrs.len();
         stats.transport.dropped_crypto = self.config.dropped_crypto();
+        stats.transport.buffered_bytes = self.budget.used();
         stats.transport.shards = self.shards.count();
         stats.transport.sockets = self.sockets.open();
         stats.transport.sockets_rebound = self.sockets.rebound();
@@ -368,6 +371,7 @@ impl Core {
                     initial_ids: rand::random(),
                 },
                 Arc::clone(registry),
+                self.budget.clone(),
             );
             runtime.spawn(Driver::new(
                 shard,

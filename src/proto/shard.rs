@@ -20,6 +20,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     address_limits::AddressLimits,
     admission::{Admission, AdmissionLimits},
+    budget::{Budget, BudgetShare},
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
@@ -95,6 +96,7 @@ pub(crate) struct Shard<S> {
     rng: StdRng,
     totals: Totals,
     registry: Arc<Mutex<Registry>>,
+    budget: Budget,
     buf: Vec<u8>,
 }
 
@@ -106,6 +108,7 @@ impl<S: Socket> Shard<S> {
         settings: Settings,
         seed: ShardSeed,
         registry: Arc<Mutex<Registry>>,
+        budget: Budget,
     ) -> Self {
         let issued = IssuedIds::default();
         let mut config = settings.endpoint;
@@ -152,6 +155,7 @@ impl<S: Socket> Shard<S> {
             rng: StdRng::from_seed(seed.initial_ids),
             totals: Totals::default(),
             registry,
+            budget,
             buf: Vec::new(),
         }
     }
@@ -319,6 +323,7 @@ impl<S: Socket> Shard<S> {
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
             registry: &self.registry,
+            budget: &self.budget,
             moved: 0,
         };
 
@@ -496,6 +501,7 @@ impl<S: Socket> Shard<S> {
             connection: Arc::clone(&shared),
             socket,
             addresses: begun.addresses,
+            budget: BudgetShare::default(),
             admission: begun.admission,
             inbox: Inbox::new(),
             account: Account::new(),
@@ -557,6 +563,7 @@ impl<S: Socket> Shard<S> {
         }
         slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
+        slot.budget.set(0, &self.budget);
         self.deadlines.disarm(handle, &mut slot.armed);
         slot.farewell
     }

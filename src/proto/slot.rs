@@ -11,6 +11,7 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Tra
 use super::{
     address_limits::AddressLimits,
     admission::Admission,
+    budget::{Budget, BudgetShare},
     closing::Farewell,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
@@ -65,6 +66,8 @@ pub(super) struct Slot<S> {
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
     pub(super) addresses: AddressLimits,
+    /// What it holds of the memory that all connections share.
+    pub(super) budget: BudgetShare,
     /// Of an incoming connection, until its handshake is over.
     pub(super) admission: Option<Admission>,
     pub(super) inbox: Inbox<Received<S>>,
@@ -135,6 +138,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
+    pub(super) budget: &'a Budget,
     /// Bytes that went in and out.
     pub(super) moved: usize,
 }

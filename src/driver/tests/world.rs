@@ -95,6 +95,7 @@ fn shard() -> Shard<Arc<Socket>> {
             initial_ids: SEED,
         },
         Arc::default(),
+        CONFIG.budget(),
     )
 }
 

@@ -278,6 +278,7 @@ impl Node {
             })
             .collect();
         let registries: Vec<Arc<Mutex<Registry>>> = shards.iter().map(|_| Arc::default()).collect();
+        let budget = config.budget();
         let cores = shards
             .iter()
             .zip(&seeds)
@@ -293,7 +294,8 @@ impl Node {
                 if let Some(rewrite) = &setup.rewrite {
                     server.crypto = rewrite::server(authenticator.server(), Arc::clone(rewrite));
                 }
-                Shard::new(id, shards, settings, *seed, Arc::clone(registry))
+                let registry = Arc::clone(registry);
+                Shard::new(id, shards, settings, *seed, registry, budget.clone())
             })
             .collect();
         Self {
