@@ -1,6 +1,6 @@
 //! `Multiaddr` ⇄ QUIC address, parsed once at the door.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
@@ -77,6 +77,23 @@ pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
 pub(crate) fn is_group(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+}
+
+/// Whom addresses lead to, as far as limits on what is sent there are concerned: an IPv4 address, or
+/// the /64 that an IPv6 address is in.
+///
+/// A /64 is the smallest network that there is in IPv6 (RFC 4291 §2.5.1). Each host in it may have
+/// any of its addresses, and any number of them, and all are behind the same link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Host(IpAddr);
+
+impl Host {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+            ip @ IpAddr::V4(_) => ip,
+        })
+    }
 }
 
 /// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`, with the number of its zone where it has one.
@@ -210,5 +227,18 @@ mod tests {
         assert!(!reach("192.0.2.1", "127.0.0.1"));
         assert!(!reach("fe80::1", "2001:db8::1"));
         assert!(!reach("::", "127.0.0.1"));
+    }
+
+    #[test]
+    fn a_host_has_one_address_or_a_64() {
+        let host = |ip: &str| Host::of(ip.parse().unwrap());
+        assert_ne!(host("192.0.2.1"), host("192.0.2.2"));
+        assert_eq!(host("192.0.2.1"), host("::ffff:192.0.2.1"));
+        assert_ne!(host("::ffff:192.0.2.1"), host("::ffff:192.0.2.2"));
+        assert_eq!(
+            host("2001:db8:0:1::"),
+            host("2001:db8:0:1:ffff:ffff:ffff:ffff")
+        );
+        assert_ne!(host("2001:db8:0:1::"), host("2001:db8:0:2::"));
     }
 }

@@ -72,7 +72,7 @@ pub enum DialError {
     /// The QUIC endpoint refused to begin.
     #[error("the endpoint refused to connect: {0}")]
     Refused(String),
-    /// So many dials as listener are under way that there is no place for another one.
+    /// So many dials as listener are under way, in all or to this host, that there is no place for another one.
     #[error("too many holes are being punched")]
     TooManyHolePunches,
 }

@@ -4,7 +4,12 @@
 
 mod support;
 
-use std::{collections::HashSet, net::SocketAddr, task::Poll, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    task::Poll,
+    time::Duration,
+};
 
 use futures::future::{join, poll_immediate};
 use libp2p_core::{
@@ -230,17 +235,32 @@ async fn what_cannot_work_is_refused() {
         let mut third = punch(&mut node, &addr, PortUse::Reuse).unwrap();
         assert!(poll_immediate(&mut third).await.is_none());
 
+        // Each host has so many, whatever the ports, and all together have so many.
+        let mut at_host = HashMap::new();
         let mut many = Vec::new();
-        let error = loop {
-            let addr = at(target, PeerId::random());
+        for (host, port) in (1..=20).flat_map(|host| (1..=20).map(move |port| (host, port))) {
+            let addr = at(([127, 0, 0, host], port).into(), PeerId::random());
             let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
             match poll_immediate(&mut dial).await {
-                None => many.push(dial),
-                Some(result) => break dial_error(result),
+                None => {
+                    *at_host.entry(host).or_insert(0) += 1;
+                    many.push(dial);
+                }
+                Some(result) => {
+                    let error = dial_error(result);
+                    assert!(matches!(error, DialError::TooManyHolePunches), "{error:?}");
+                }
             }
-        };
-        assert!(matches!(error, DialError::TooManyHolePunches), "{error:?}");
-        assert_eq!(many.len(), 255);
+        }
+        // The third one is at the first host.
+        assert_eq!(at_host.remove(&1), Some(15));
+        assert_eq!(at_host.len(), 15);
+        assert!(at_host.values().all(|count| *count == 16), "{at_host:?}");
+        // A place is free as soon as one is over.
+        drop(many.remove(0));
+        let addr = at(([127, 0, 0, 1], 99).into(), PeerId::random());
+        let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+        assert!(poll_immediate(&mut dial).await.is_none());
     })
     .await;
 }

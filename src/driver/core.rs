@@ -178,6 +178,7 @@ impl Core {
     ) -> Result<oneshot::Receiver<()>, DialError> {
         let socket = expected_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
         let (over, receiver) = Reply::new();
+        // One driver has all of them, and so knows what all of them send to one host.
         self.mailbox(0)?
             .request(Request::Punch {
                 remote_addr,

@@ -1,6 +1,7 @@
 //! When to send what, so that the NATs on the way let a peer's first packet in.
 
 use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -8,27 +9,51 @@ use std::{
 use quinn_proto::Transmit;
 use rand::{Rng, RngExt, rngs::StdRng};
 
+use crate::address::Host;
+
 /// Names a hole punch within its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PunchKey(u64);
 
 /// The hole punches of a shard.
 ///
-/// While a peer behind a NAT dials us, we send to its address from the socket that it dials. What we send opens
-/// our NAT for its packets; nobody is meant to read it ([DCUtR]).
+/// While a peer behind a NAT dials us, we send to its address from the socket that it dials. What we
+/// send opens our NAT for its packets; nobody is meant to read it ([DCUtR]).
+///
+/// All punches that aim at one host take turns on its schedule, so that it is sent what one of them
+/// would send it, whoever names it and however often. A few at a time may begin at once all the
+/// same: peers behind one NAT have one host.
 ///
 /// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
 pub(super) struct HolePunches<S> {
-    active: Vec<HolePunch<S>>,
+    punches: HashMap<PunchKey, HolePunch<S>>,
+    /// When each is over.
+    ends: BTreeSet<(Instant, PunchKey)>,
+    hosts: HashMap<Host, Schedule>,
+    /// When each host with punches is sent its next datagram.
+    due: BTreeSet<(Instant, Host)>,
+    /// When each host without punches may be forgotten.
+    idle: BTreeSet<(Instant, Host)>,
     next_key: u64,
 }
 
 struct HolePunch<S> {
-    key: PunchKey,
     socket: S,
     remote_addr: SocketAddr,
-    next: Instant,
+    host: Host,
     until: Instant,
+}
+
+/// What a host is sent, and when.
+struct Schedule {
+    /// Those that nothing was sent for, the first one first.
+    new: VecDeque<PunchKey>,
+    /// The others, in turn.
+    begun: VecDeque<PunchKey>,
+    next: Instant,
+    /// When the last of the times began in which a few datagrams need not wait for `next`.
+    burst_began: Instant,
+    burst_sent: usize,
 }
 
 impl<S: Clone> HolePunches<S> {
@@ -42,45 +67,65 @@ impl<S: Clone> HolePunches<S> {
     ) -> PunchKey {
         let key = PunchKey(self.next_key);
         self.next_key += 1;
-        self.active.push(HolePunch {
+        let host = Host::of(remote_addr.ip());
+        self.forget_hosts(now);
+        self.change(host, now, |schedule| schedule.new.push_back(key));
+        self.ends.insert((until, key));
+        self.punches.insert(
             key,
-            socket,
-            remote_addr,
-            next: now,
-            until,
-        });
+            HolePunch {
+                socket,
+                remote_addr,
+                host,
+                until,
+            },
+        );
         key
     }
 
     pub(super) fn end(&mut self, key: PunchKey) {
-        self.active.retain(|punch| punch.key != key);
+        let Some(punch) = self.punches.remove(&key) else {
+            return;
+        };
+        self.ends.remove(&(punch.until, key));
+        // It is there, so that the time does not matter.
+        self.change(punch.host, punch.until, |schedule| schedule.remove(key));
     }
 
     pub(super) fn is_active(&self, key: PunchKey) -> bool {
-        self.active.iter().any(|punch| punch.key == key)
+        self.punches.contains_key(&key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.active.is_empty()
+        self.punches.is_empty()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.active
-            .iter()
-            .map(|punch| punch.next.min(punch.until))
-            .min()
+        let due = self.due.first().map(|&(due, _)| due);
+        let end = self.ends.first().map(|&(end, _)| end);
+        due.into_iter().chain(end).min()
     }
 
-    /// The next datagram that is due, its contents in `buf`; those that have gone on for long enough are forgotten.
+    /// The next datagram that is due, its contents in `buf`; those that have gone on for long enough
+    /// are forgotten.
     pub(super) fn poll_transmit(
         &mut self,
         now: Instant,
         rng: &mut StdRng,
         buf: &mut Vec<u8>,
     ) -> Option<(S, Transmit)> {
-        self.active.retain(|punch| punch.until > now);
-        let punch = self.active.iter_mut().find(|punch| punch.next <= now)?;
-        punch.next = now + rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE);
+        while let Some(&(end, key)) = self.ends.first()
+            && end <= now
+        {
+            self.end(key);
+        }
+        let &(due, host) = self.due.first()?;
+        if due > now {
+            return None;
+        }
+        let pause = rng.random_range(SHORTEST_PAUSE..=LONGEST_PAUSE);
+        let key = self.change(host, now, |schedule| schedule.send(now, pause))?;
+        let punch = self.punches.get(&key)?;
         let size = rng.random_range(SMALLEST..=LARGEST);
         buf.clear();
         buf.resize(size, 0);
@@ -94,21 +139,217 @@ impl<S: Clone> HolePunches<S> {
         };
         Some((punch.socket.clone(), transmit))
     }
+
+    /// Does something to the schedule of a host, and keeps account of when it is due.
+    fn change<T>(
+        &mut self,
+        host: Host,
+        now: Instant,
+        change: impl FnOnce(&mut Schedule) -> T,
+    ) -> T {
+        let schedule = self.hosts.entry(host).or_insert_with(|| Schedule::new(now));
+        match schedule.due() {
+            Some(due) => self.due.remove(&(due, host)),
+            None => self.idle.remove(&(schedule.forgotten(), host)),
+        };
+        let result = change(schedule);
+        match schedule.due() {
+            Some(due) => self.due.insert((due, host)),
+            None => self.idle.insert((schedule.forgotten(), host)),
+        };
+        result
+    }
+
+    /// Forgets hosts that nothing is sent to any more, as soon as they may be sent to at once again. If
+    /// there are too many of them, that is earlier for some.
+    fn forget_hosts(&mut self, now: Instant) {
+        while let Some(&(forgotten, host)) = self.idle.first()
+            && (forgotten <= now || self.idle.len() > MAX_IDLE_HOSTS)
+        {
+            self.idle.pop_first();
+            self.hosts.remove(&host);
+        }
+    }
 }
 
 impl<S> Default for HolePunches<S> {
     fn default() -> Self {
         Self {
-            active: Vec::new(),
+            punches: HashMap::new(),
+            ends: BTreeSet::new(),
+            hosts: HashMap::new(),
+            due: BTreeSet::new(),
+            idle: BTreeSet::new(),
             next_key: 0,
         }
     }
 }
 
-/// Pauses between two datagrams, as the specification has them.
+impl Schedule {
+    fn new(now: Instant) -> Self {
+        Self {
+            new: VecDeque::new(),
+            begun: VecDeque::new(),
+            next: now,
+            burst_began: now,
+            burst_sent: 0,
+        }
+    }
+
+    /// When something is to be sent, if there is anybody to send it for.
+    fn due(&self) -> Option<Instant> {
+        if !self.new.is_empty() {
+            // The peer's first packet leaves at this moment: the sooner, the better.
+            let burst = if self.burst_sent < BURST {
+                self.burst_began
+            } else {
+                self.burst_began + BURST_TIME
+            };
+            Some(self.next.min(burst))
+        } else if !self.begun.is_empty() {
+            Some(self.next)
+        } else {
+            None
+        }
+    }
+
+    /// When it is as if nothing had been sent.
+    fn forgotten(&self) -> Instant {
+        self.next.max(self.burst_began + BURST_TIME)
+    }
+
+    /// Whom to send for now. The next one is after `pause`.
+    fn send(&mut self, now: Instant, pause: Duration) -> Option<PunchKey> {
+        let key = self.new.pop_front().or_else(|| self.begun.pop_front())?;
+        self.begun.push_back(key);
+        if now < self.next {
+            if self.burst_began + BURST_TIME <= now {
+                self.burst_began = now;
+                self.burst_sent = 0;
+            }
+            self.burst_sent += 1;
+        }
+        self.next = now + pause;
+        Some(key)
+    }
+
+    fn remove(&mut self, key: PunchKey) {
+        self.new.retain(|other| *other != key);
+        self.begun.retain(|other| *other != key);
+    }
+}
+
+/// Pauses between two datagrams to a host, as the specification has them for a peer. On average it
+/// gets 9.5 datagrams a second, of 14 bytes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Most datagrams that do not wait for the end of a pause, because they are the first of their punch:
+/// so many peers behind one NAT may dial at the same moment.
+const BURST: usize = 8;
+
+/// The time in which there are no more of these than that; a hole punch takes as long, unless
+/// [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout) is changed.
+const BURST_TIME: Duration = Duration::from_secs(5);
+
+/// Hosts that are remembered when nothing is sent to them any more, so that who has a punch ended and
+/// begins another one gains nothing by it. Four times as many as there are punches at once.
+const MAX_IDLE_HOSTS: usize = 1024;
 
 /// Sizes in bytes. Too small for a QUIC endpoint to answer with a stateless reset (RFC 9000 §10.3).
 const SMALLEST: usize = 8;
 const LARGEST: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::net::clock;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Begin { host: u8, lasts: u64 },
+        End { which: usize },
+        Pass { time: u64 },
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            (0..4_u8, 0..3_000_u64).prop_map(|(host, lasts)| Act::Begin { host, lasts }),
+            any::<usize>().prop_map(|which| Act::End { which }),
+            (0..2_000_u64).prop_map(|time| Act::Pass { time }),
+        ]
+    }
+
+    impl HolePunches<()> {
+        fn send_all(&mut self, now: Instant, rng: &mut StdRng) -> usize {
+            let mut buf = Vec::new();
+            let mut sent = 0;
+            while self.poll_transmit(now, rng, &mut buf).is_some() {
+                sent += 1;
+            }
+            sent
+        }
+
+        fn assert_books_are_right(&self) {
+            assert_eq!(self.punches.len(), self.ends.len());
+            assert_eq!(self.hosts.len(), self.due.len() + self.idle.len());
+            let mut keys = Vec::new();
+            for (host, schedule) in &self.hosts {
+                keys.extend(schedule.new.iter().chain(&schedule.begun));
+                match schedule.due() {
+                    Some(due) => assert!(self.due.contains(&(due, *host))),
+                    None => assert!(self.idle.contains(&(schedule.forgotten(), *host))),
+                }
+            }
+            assert_eq!(keys.len(), self.punches.len());
+            assert!(keys.iter().all(|key| self.is_active(*key)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn books_are_right_whatever_is_begun_and_ended(
+            acts in prop::collection::vec(act(), 0..80),
+        ) {
+            let mut now = clock::now();
+            let mut rng = StdRng::seed_from_u64(1);
+            let mut punches = HolePunches::default();
+            let mut begun = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Begin { host, lasts } => {
+                        let until = now + Duration::from_millis(lasts);
+                        let remote_addr = ([192, 0, 2, host], 1).into();
+                        begun.push(punches.begin(now, until, remote_addr, ()));
+                    }
+                    Act::End { which } if !begun.is_empty() => {
+                        punches.end(begun[which % begun.len()]);
+                    }
+                    Act::End { .. } => {}
+                    Act::Pass { time } => now += Duration::from_millis(time),
+                }
+                // One datagram for each host, and those out of turn.
+                prop_assert!(punches.send_all(now, &mut rng) <= 4 * (1 + BURST));
+                punches.assert_books_are_right();
+            }
+            punches.send_all(now + Duration::from_secs(3), &mut rng);
+            prop_assert!(punches.is_empty());
+            prop_assert_eq!(punches.next_timeout(), None);
+        }
+    }
+
+    #[test]
+    fn few_hosts_are_remembered() {
+        let now = clock::now();
+        let mut punches = HolePunches::default();
+        for number in 0..5_000_u16 {
+            let [high, low] = number.to_be_bytes();
+            let key = punches.begin(now, now, ([10, 0, high, low], 1).into(), ());
+            punches.end(key);
+            assert!(punches.hosts.len() <= MAX_IDLE_HOSTS + 2);
+        }
+    }
+}

@@ -26,8 +26,8 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, Registry, Route, Sent, Shard,
-        ShardSeed, Shards, Socket,
+        Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry, Route, Sent,
+        Shard, ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -376,8 +376,12 @@ impl Node {
     }
 
     /// Punches a hole for a peer at `remote_addr`.
-    pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr) {
-        self.cores[0].punch(now, remote_addr, self.socket.clone());
+    pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr) -> PunchKey {
+        self.cores[0].punch(now, remote_addr, self.socket.clone())
+    }
+
+    pub(crate) fn end_punch(&mut self, key: PunchKey) {
+        self.cores[0].end_punch(key);
     }
 
     /// Answers the incoming connection that has waited longest.

@@ -1,8 +1,13 @@
 //! What is sent to punch a hole, and when.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::{network::Network, node::Setup};
+use crate::proto::PunchKey;
 
 const TARGET: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
@@ -93,6 +98,160 @@ fn noise_makes_a_dial_send_once_more_and_not_more_often() {
         assert_eq!(initials.count(), expected, "node {node}");
     }
 }
+
+#[test]
+fn host_that_is_named_many_times_is_sent_what_one_punch_sends() {
+    let mut crowd = Crowd::new();
+    // Each under a port of its own, and again and again: none of them is ever over.
+    for _ in 0..3 {
+        for port in 1..=256 {
+            crowd.punch(SocketAddr::from((TARGET.0, port)));
+        }
+        crowd.run_for(Duration::from_secs(4));
+    }
+    crowd.assert_bounded(TARGET.0.into());
+}
+
+#[test]
+fn punches_that_are_ended_and_begun_again_send_no_more() {
+    let mut crowd = Crowd::new();
+    for round in 0..700_u16 {
+        // As for peers that go away as soon as they are dialled.
+        let [high, low] = round.to_be_bytes();
+        let elsewhere = SocketAddr::from(([10, 1, high, low], 1));
+        let there = (1..=16).map(|port| SocketAddr::from((TARGET.0, port)));
+        let begun: Vec<_> = there.chain([elsewhere]).map(|to| crowd.punch(to)).collect();
+        crowd.run_for(Duration::from_millis(10));
+        for key in begun {
+            crowd.network.nodes[0].end_punch(key);
+        }
+    }
+    crowd.network.nodes[0].assert_empty();
+    crowd.assert_bounded(TARGET.0.into());
+}
+
+#[test]
+fn one_network_of_ipv6_is_one_host() {
+    let mut crowd = Crowd::new();
+    for host in 0..256_u16 {
+        let ip = [0x2001, 0xdb8, 0, 7, 0, 0, 0, host];
+        crowd.punch((ip, 4001).into());
+    }
+    crowd.run_for(Duration::from_secs(6));
+    let sent = crowd.sent.len();
+    assert!(sent <= MOST_IN_FIVE_SECONDS, "{sent}");
+}
+
+#[test]
+fn eight_peers_behind_one_nat_are_all_punched_for() {
+    let mut crowd = Crowd::new();
+    let ports = 1..=8;
+    for port in ports.clone() {
+        crowd.punch(SocketAddr::from((TARGET.0, port)));
+    }
+    crowd.run_for(Duration::ZERO);
+    let at_once = crowd.sent_by_port();
+    assert!(ports.clone().all(|port| at_once.get(&port) == Some(&1)));
+    crowd.run_for(Duration::from_secs(5));
+    let in_all = crowd.sent_by_port();
+    let enough = |port| in_all.get(&port).is_some_and(|sent| *sent >= 3);
+    assert!(ports.clone().all(enough), "{in_all:?}");
+    crowd.assert_bounded(TARGET.0.into());
+}
+
+#[test]
+fn peer_that_comes_last_is_sent_to_before_the_others_again() {
+    let mut crowd = Crowd::new();
+    // As many as the transport begins for one host.
+    for port in 1..=15 {
+        crowd.punch(SocketAddr::from((TARGET.0, port)));
+    }
+    crowd.run_for(Duration::from_secs(4));
+    let late = SocketAddr::from((TARGET.0, 4001));
+    crowd.punch(late);
+    let elsewhere = SocketAddr::from(([192, 0, 2, 78], 4001));
+    crowd.punch(elsewhere);
+    let began = crowd.network.elapsed();
+    crowd.run_for(Duration::from_secs(5));
+    let first_to = |addr| {
+        let first = crowd.sent.iter().find(|(_, to, _)| *to == addr);
+        first.map(|(time, ..)| *time - began).unwrap()
+    };
+    assert!(first_to(late) <= Duration::from_millis(200));
+    // Another host is another matter.
+    assert_eq!(first_to(elsewhere), Duration::ZERO);
+    let to_elsewhere = crowd.sent.iter().filter(|(_, to, _)| *to == elsewhere);
+    assert!((30..=70).contains(&to_elsewhere.count()));
+}
+
+/// A node that punches many holes, and all that it sends.
+struct Crowd {
+    network: Network,
+    /// When, where to, and how many bytes.
+    sent: Vec<(Duration, SocketAddr, usize)>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let mut network = Network::new(1);
+        network.add(Setup::default());
+        Self {
+            network,
+            sent: Vec::new(),
+        }
+    }
+
+    fn punch(&mut self, to: SocketAddr) -> PunchKey {
+        let now = self.network.now;
+        self.network.nodes[0].punch(now, to)
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.network.now + time;
+        loop {
+            self.network.settle();
+            let now = self.network.elapsed();
+            let sent = self.network.intercept().into_iter();
+            self.sent
+                .extend(sent.map(|datagram| (now, datagram.to, datagram.contents.len())));
+            let due = self.network.nodes[0].next_timeout();
+            match due {
+                Some(due) if due <= end => self.network.run_for(due - self.network.now),
+                _ => break,
+            }
+        }
+        self.network.run_for(end - self.network.now);
+    }
+
+    fn sent_by_port(&self) -> HashMap<u16, usize> {
+        let mut sent = HashMap::new();
+        for (_, to, _) in &self.sent {
+            *sent.entry(to.port()).or_default() += 1;
+        }
+        sent
+    }
+
+    /// This host was never sent much more than by one punch, in any five seconds.
+    fn assert_bounded(&self, ip: IpAddr) {
+        let to_host: Vec<_> = self
+            .sent
+            .iter()
+            .filter(|(_, to, _)| to.ip() == ip)
+            .collect();
+        assert!(!to_host.is_empty());
+        for (index, (began, ..)) in to_host.iter().enumerate() {
+            let end = *began + Duration::from_secs(5);
+            let window = to_host[index..].iter().take_while(|(time, ..)| *time < end);
+            let bytes: Vec<_> = window.map(|(_, _, bytes)| bytes).collect();
+            assert!(bytes.len() <= MOST_IN_FIVE_SECONDS, "{}", bytes.len());
+            assert!(bytes.into_iter().sum::<usize>() <= 20 * MOST_IN_FIVE_SECONDS);
+        }
+    }
+}
+
+/// What one punch may send with some luck, and what goes out of turn: eight datagrams in five seconds, of which these
+/// may be the end of one and the beginning of the next.
+const MOST_IN_FIVE_SECONDS: usize = 70 + 16;
 
 #[test]
 fn same_seed_sends_the_same() {
