@@ -149,9 +149,9 @@ impl Config {
             admission: self.knobs.admission(),
             handshake_timeout: self.knobs.handshake_timeout,
             id_quota: IdQuota::default(),
-            max_peer_streams: self.knobs.max_peer_streams.into(),
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
             pending,
+            stream_limits: self.knobs.stream_limits(),
         })
     }
 }

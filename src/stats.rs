@@ -81,6 +81,9 @@ pub struct TransportStats {
     /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
     /// address count as one.
     pub sockets_rebound: u64,
+    /// Connections that were closed because their peer had left more gaps in what it sent on its streams, or had cut it
+    /// into more pieces, than a bad network does.
+    pub too_fragmented: u64,
 }
 
 /// One listener, now.
@@ -117,6 +120,8 @@ pub struct ConnectionStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
+    /// Memory that takes what was received and not read, at most, in bytes.
+    pub held_bytes: u64,
     /// Whether we dialled.
     pub is_outbound: bool,
     /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
@@ -270,6 +275,7 @@ impl AddAssign for TransportStats {
         self.shards += other.shards;
         self.sockets += other.sockets;
         self.sockets_rebound += other.sockets_rebound;
+        self.too_fragmented += other.too_fragmented;
     }
 }
 

@@ -10,7 +10,9 @@ use super::retry::RetryPolicy;
 use crate::{
     error::ConfigError,
     net::BufferSizes,
-    proto::{AdmissionLimits, FIRST_PEER_STREAMS, PendingLimits, Shards},
+    proto::{
+        AdmissionLimits, FIRST_PEER_STREAMS, PendingLimits, ReceiveWindows, Shards, StreamLimits,
+    },
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -202,6 +204,16 @@ impl Knobs {
         let fitting = receive_buffer / DATAGRAMS_IN_RECEIVE_BUFFER;
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
         self.max_mtu.min(fitting).max(MAX_RECEIVE_BYTES)
+    }
+
+    pub(super) fn stream_limits(&self) -> StreamLimits {
+        StreamLimits {
+            max_peer_streams: self.max_peer_streams.into(),
+            windows: ReceiveWindows {
+                connection: self.connection_receive_window.into(),
+                stream: self.stream_receive_window.into(),
+            },
+        }
     }
 
     pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {

@@ -15,7 +15,7 @@ use quinn_proto::{
 };
 
 use super::{
-    streams::{StreamStates, Streams},
+    streams::{StreamLimits, StreamStates, Streams},
     turns::Turns,
 };
 use crate::{
@@ -90,6 +90,15 @@ struct Closing {
     abandoned: bool,
 }
 
+/// What came of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    /// The peer was authenticated just now.
+    pub(super) authenticated: bool,
+    /// The connection was ended, because its peer has cut its data into too many pieces.
+    pub(super) too_fragmented: bool,
+}
+
 /// Who waits for the connection itself.
 #[derive(Default)]
 struct Waiting {
@@ -103,7 +112,7 @@ impl Connection {
     pub(crate) fn new(
         quic: quinn_proto::Connection,
         direction: Direction,
-        max_peer_streams: u64,
+        limits: StreamLimits,
     ) -> Self {
         Self {
             remote_addr: quic.remote_address(),
@@ -117,7 +126,7 @@ impl Connection {
             drained: false,
             used_up: None,
             moved_to: None,
-            streams: StreamStates::new(max_peer_streams),
+            streams: StreamStates::new(limits),
             turns: Turns::default(),
             waiting: Waiting::default(),
         }
@@ -235,6 +244,24 @@ impl Connection {
         self.loss.as_ref().map(|loss| &loss.connection)
     }
 
+    /// Memory that received data takes which the application has not read, at most, in bytes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.streams.held_bytes()
+    }
+
+    /// Has the peer send no more than so many bytes ahead of what the application reads, whatever the configuration lets
+    /// it. What it may send already, it may.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "a budget of memory for all connections is to come"
+        )
+    )]
+    pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
+        self.streams().set_receive_limit(bytes);
+    }
+
     pub(crate) fn stats(&self, shard: usize, socket_addr: SocketAddr) -> ConnectionStats {
         let quic = self.quic.stats();
         let negotiated = self.authenticated.as_ref().map(|peer| &peer.negotiated);
@@ -252,6 +279,7 @@ impl Connection {
             congestion_window_bytes: quic.path.cwnd,
             datagrams_received: quic.udp_rx.datagrams,
             datagrams_sent: quic.udp_tx.datagrams,
+            held_bytes: self.held_bytes(),
             is_outbound: self.direction == Direction::Outbound,
             key_exchange_group: negotiated
                 .and_then(|negotiated| negotiated.key_exchange_group.as_str()),
@@ -269,18 +297,25 @@ impl Connection {
 
     /// Ends the connection because its peer retires connection IDs faster than anyone needs to.
     pub(super) fn give_up_on_ids(&mut self) {
-        const REASON: &str = "too many connection IDs retired";
+        self.end_for(
+            TransportErrorCode::CONNECTION_ID_LIMIT_ERROR,
+            "too many connection IDs retired",
+        );
+    }
+
+    /// Ends the connection because of something that its peer has done.
+    fn end_for(&mut self, code: TransportErrorCode, reason: &'static str) {
         if self.loss.is_some() {
             return;
         }
         let error = ConnectionError::Violation {
-            code: TransportErrorCode::CONNECTION_ID_LIMIT_ERROR.into(),
-            reason: REASON.to_owned(),
+            code: code.into(),
+            reason: reason.to_owned(),
         };
         self.lose(error.clone(), error.into());
         self.closing = Some(Closing {
             code: VarInt::from_u32(0),
-            reason: Bytes::from_static(REASON.as_bytes()),
+            reason: Bytes::from_static(reason.as_bytes()),
             abandoned: false,
         });
         self.turns.want();
@@ -322,7 +357,7 @@ impl Connection {
             connection,
             handshake,
         });
-        self.streams.fail(&mut self.turns);
+        self.streams.fail(self.quic.side(), &mut self.turns);
         self.turns.wake(&mut self.waiting.address_change);
         self.turns.wake(&mut self.waiting.established);
     }
@@ -357,6 +392,12 @@ impl Connection {
         false
     }
 
+    /// What there is of received data, and how many pieces of it were moved from quinn-proto's memory to ours so far.
+    #[cfg(test)]
+    pub(super) fn received(&self) -> (super::streams::Holding, u64) {
+        self.streams.received()
+    }
+
     /// For tests that cannot send as much as it takes to wear a key out.
     #[cfg(test)]
     pub(super) fn update_keys(&mut self) {
@@ -365,11 +406,6 @@ impl Connection {
 
     pub(super) fn handle_event(&mut self, event: ConnectionEvent) {
         self.quic.handle_event(event);
-    }
-
-    /// Whether it was closed by either side, or lost.
-    pub(super) fn is_over(&self) -> bool {
-        self.quic.is_closed()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -461,6 +497,25 @@ impl Connection {
         self.known_addr = self.remote_addr;
         self.moved_to = Some(self.remote_addr);
         self.turns.wake(&mut self.waiting.address_change);
+    }
+
+    /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are kept for as long as
+    /// quinn-proto keeps anything of it.
+    pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
+        self.streams().begin_arrival(held);
+        let authenticated = self.handle_application_events();
+        self.streams().end_arrival();
+        let violated = self.loss.is_none() && self.streams.is_too_fragmented();
+        if violated {
+            self.end_for(
+                TransportErrorCode::INTERNAL_ERROR,
+                "too many gaps in stream data",
+            );
+        }
+        Noted {
+            authenticated,
+            too_fragmented: violated,
+        }
     }
 
     /// Turns quinn-proto's events into state and due wakers.

@@ -30,6 +30,7 @@ use super::{
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
     slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
+    streams::StreamLimits,
     turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
 };
@@ -45,11 +46,10 @@ pub(crate) struct Settings {
     pub(crate) admission: AdmissionLimits,
     pub(crate) handshake_timeout: Duration,
     pub(crate) id_quota: IdQuota,
-    /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
-    /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
-    pub(crate) max_peer_streams: u64,
     pub(crate) mtu_discovery: bool,
     pub(crate) pending: PendingLimits,
+    /// As the server's and the clients' configurations have them.
+    pub(crate) stream_limits: StreamLimits,
 }
 
 /// Makes the part of a configuration that depends on the interface.
@@ -68,7 +68,7 @@ pub(crate) struct Shard<S> {
     servers: PerInterface<ServerConfig>,
     handshake_timeout: Duration,
     id_quota: IdQuota,
-    max_peer_streams: u64,
+    stream_limits: StreamLimits,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
@@ -123,7 +123,7 @@ impl<S: Socket> Shard<S> {
             servers: PerInterface::default(),
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,
-            max_peer_streams: settings.max_peer_streams,
+            stream_limits: settings.stream_limits,
             slots: Vec::new(),
             live: 0,
             reception: Reception::new(settings.server, settings.admission, settings.pending),

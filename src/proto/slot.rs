@@ -76,6 +76,8 @@ pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     /// What it counts for in limits on bytes.
     pub(super) charge: usize,
+    /// Bytes of memory that are kept for as long as anything of it is.
+    pub(super) held: usize,
     pub(super) socket: S,
 }
 
@@ -122,10 +124,11 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
             self.connection.handle_event(received.event);
-            if self.connection.is_over() {
-                // Before the next datagram: a stateless reset behind a close would pass for the reason.
-                self.handle_application_events();
-            }
+            // Before the next datagram: a stateless reset behind a close would pass for the reason, and what piles up
+            // is taken out of quinn-proto.
+            let noted = self.connection.note_arrival(received.held);
+            self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
+            self.after_events(noted.authenticated);
             if self.connection.note_migration(self.now) {
                 self.slot.socket = received.socket;
                 self.slot.untried_path = true;
@@ -223,6 +226,10 @@ impl<S: Socket> Turn<'_, S> {
 
     pub(super) fn handle_application_events(&mut self) {
         let authenticated = self.connection.handle_application_events();
+        self.after_events(authenticated);
+    }
+
+    fn after_events(&mut self, authenticated: bool) {
         if authenticated && let Some(peer) = self.connection.authenticated() {
             registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
         }

@@ -98,7 +98,7 @@ impl<S: Socket> Shard<S> {
         {
             Ok((handle, connection)) => {
                 let connection =
-                    Connection::new(connection, Direction::Inbound, self.max_peer_streams);
+                    Connection::new(connection, Direction::Inbound, self.stream_limits);
                 let begun = Begun {
                     deadline: pending.deadline,
                     admission: Some(pending.admission),

@@ -87,6 +87,7 @@ impl<S: Socket> Shard<S> {
                 slot.inbox.push_back(Received {
                     event,
                     charge,
+                    held: charge,
                     socket,
                 });
                 self.want_turn(handle);
