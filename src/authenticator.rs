@@ -22,7 +22,7 @@ pub(crate) use self::deterministic::deterministic;
 pub(crate) use self::payload::Survey;
 pub(crate) use self::{
     crypto_limits::CryptoBudget,
-    path_tokens::PathTokens,
+    packet_watch::{Challenge, PacketWatch},
     provider::crypto_provider,
     session::{Negotiated, Peer},
 };
@@ -42,7 +42,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod host_key;
-mod path_tokens;
+mod packet_watch;
 mod payload;
 mod peer;
 mod post_handshake;

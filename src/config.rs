@@ -176,9 +176,9 @@ impl Config {
             handshake_timeout: self.knobs.handshake_timeout,
             id_quota: IdQuota::default(),
             idle_timeout: self.knobs.idle_timeout,
-            max_peer_streams: self.knobs.max_peer_streams.into(),
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
             pending,
+            stream_limits: self.knobs.stream_limits(),
         })
     }
 }

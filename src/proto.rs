@@ -60,7 +60,7 @@ pub(crate) use self::{
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},
-    streams::{FIRST_PEER_STREAMS, StreamId},
+    streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits},
     turn_queue::Load,
     work::Meter,
 };

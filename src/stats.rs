@@ -98,6 +98,9 @@ pub struct TransportStats {
     /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
     /// address count as one.
     pub sockets_rebound: u64,
+    /// Connections that were closed because their peer had left more gaps in what it sent on its streams, or had cut it
+    /// into more pieces, than a bad network does.
+    pub too_fragmented: u64,
 }
 
 /// One listener, now.
@@ -134,6 +137,8 @@ pub struct ConnectionStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
+    /// Memory that takes what was received and not read, at most, in bytes.
+    pub held_bytes: u64,
     /// Whether we dialled.
     pub is_outbound: bool,
     /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
@@ -176,7 +181,8 @@ pub struct RegistryStats {
     pub closing: usize,
     /// Connections that are not over, handshaking ones among them; now.
     pub connections: usize,
-    /// Datagrams for a connection that holds much, when the memory for all connections was used up.
+    /// Packets with stream data for a connection that holds much, when the memory for all connections was
+    /// used up.
     pub dropped_budget: u64,
     /// Datagrams of a handshake that had taken as many bytes as it may.
     pub dropped_handshake_full: u64,
@@ -304,6 +310,7 @@ impl AddAssign for TransportStats {
         self.shards += other.shards;
         self.sockets += other.sockets;
         self.sockets_rebound += other.sockets_rebound;
+        self.too_fragmented += other.too_fragmented;
     }
 }
 

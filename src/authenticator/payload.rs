@@ -26,12 +26,18 @@ impl Survey {
             match rest.pass() {
                 Some(Passed::Crypto) => survey.crypto += 1,
                 Some(Passed::Padding) => survey.padding += before - rest.0.len(),
-                Some(Passed::Path(_) | Passed::Other) => {}
+                Some(Passed::Path(_) | Passed::Stream | Passed::Other) => {}
                 None => break,
             }
         }
         survey
     }
+}
+
+/// Whether there is a STREAM frame.
+pub(super) fn has_stream_data(payload: &[u8]) -> bool {
+    let mut rest = Rest(payload);
+    std::iter::from_fn(|| rest.pass()).any(|passed| passed == Passed::Stream)
 }
 
 /// The data of a path validation frame.
@@ -62,7 +68,7 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
         let frame = rest.0;
         match rest.pass() {
             Some(Passed::Padding) => {}
-            Some(Passed::Crypto | Passed::Path(_) | Passed::Other) => {
+            Some(Passed::Crypto | Passed::Path(_) | Passed::Stream | Passed::Other) => {
                 copy.put_slice(&frame[..frame.len() - rest.0.len()]);
             }
             // Whatever is wrong with it is for quinn-proto to find.
@@ -79,6 +85,7 @@ enum Passed {
     Crypto,
     Padding,
     Path(PathToken),
+    Stream,
     Other,
 }
 
@@ -109,7 +116,10 @@ impl Rest<'_> {
                 return Some(Passed::Crypto);
             }
             NEW_TOKEN | DATAGRAM_LEN => self.data()?,
-            STREAM..=STREAM_LAST => self.stream(ty)?,
+            STREAM..=STREAM_LAST => {
+                self.stream(ty)?;
+                return Some(Passed::Stream);
+            }
             NEW_CONNECTION_ID => self.new_connection_id()?,
             PATH_CHALLENGE => return self.token().map(PathToken::Challenge).map(Passed::Path),
             PATH_RESPONSE => return self.token().map(PathToken::Response).map(Passed::Path),

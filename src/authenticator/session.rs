@@ -27,7 +27,7 @@ use rustls::{
 use super::{
     crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
     error::{CertificateError, GenerateError},
-    path_tokens::{PathTokens, WatchedKey},
+    packet_watch::{PacketWatch, WatchedKey},
     post_handshake::PostHandshake,
     tls::{ALPN, Initial, Tls},
     verifier::{Record, Verdict},
@@ -51,7 +51,7 @@ pub(crate) struct Peer {
     /// the peer's flight may still turn out to be forged.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) crypto: Arc<CryptoBudget>,
-    pub(crate) paths: Arc<PathTokens>,
+    pub(crate) watch: Arc<PacketWatch>,
 }
 
 /// What sessions are made from, in both roles.
@@ -204,7 +204,7 @@ struct TlsSession {
     record: Arc<Record>,
     sessions: Arc<Sessions>,
     crypto: Arc<CryptoBudget>,
-    paths: Arc<PathTokens>,
+    watch: Arc<PacketWatch>,
     /// Whether quinn-proto was told that [`Negotiated`] is there.
     is_reported: bool,
     next_secrets: Option<Secrets>,
@@ -232,7 +232,7 @@ impl TlsSession {
             record,
             sessions,
             crypto,
-            paths: Arc::default(),
+            watch: Arc::default(),
             is_reported: false,
             next_secrets: None,
         }
@@ -246,8 +246,8 @@ impl TlsSession {
     ) -> KeyPair<Box<dyn PacketKey>> {
         let remote = LimitedKey::new(remote, Phase::Established, &self.crypto);
         KeyPair {
-            local: Box::new(WatchedKey::new(local, &self.paths)),
-            remote: Box::new(WatchedKey::new(remote, &self.paths)),
+            local: Box::new(WatchedKey::new(local, &self.watch)),
+            remote: Box::new(WatchedKey::new(remote, &self.watch)),
         }
     }
 
@@ -324,7 +324,7 @@ impl Session for TlsSession {
                 .filter(|verdict| verdict.is_err() || !self.is_handshaking())
                 .cloned(),
             crypto: Arc::clone(&self.crypto),
-            paths: Arc::clone(&self.paths),
+            watch: Arc::clone(&self.watch),
         }))
     }
 
@@ -412,7 +412,7 @@ impl Session for TlsSession {
                 self.next_secrets = Some(next);
                 Some(Keys {
                     header: KeyPair {
-                        local: Box::new(keys.local.header),
+                        local: Box::new(self.watch.share_header_key(Box::new(keys.local.header))),
                         remote: Box::new(keys.remote.header),
                     },
                     packet: self.packet_keys(keys.local.packet, keys.remote.packet),

@@ -222,9 +222,10 @@ impl ConfigBuilder {
     /// the system does not say how much that is.
     ///
     /// As it is used up, windows shrink: each connection may hold a quarter of what is left in each
-    /// direction, and 64 KiB in any case. When nothing is left, datagrams for connections that hold more
-    /// than that are dropped and counted until the application has read something of them. So
-    /// connections hold this and 128 KiB for each of them at most.
+    /// direction, and 64 KiB in any case. When nothing is left, packets with stream data for connections
+    /// that hold more than that are dropped and counted until the application has read something; the
+    /// peer sends them again, but may find the connection idle for too long if that takes longer than
+    /// the idle timeout. So connections hold this and 128 KiB for each of them at most.
     ///
     /// Default: `None`.
     ///

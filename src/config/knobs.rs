@@ -10,7 +10,10 @@ use super::retry::RetryPolicy;
 use crate::{
     error::ConfigError,
     net::{BufferSizes, memory},
-    proto::{AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits, Shards},
+    proto::{
+        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits,
+        ReceiveWindows, Shards, StreamLimits,
+    },
 };
 
 /// Long enough for two retransmissions of a lost first flight, after 1 and 3 s (RFC 9002 §6.2.2).
@@ -224,6 +227,17 @@ impl Knobs {
         let fitting = receive_buffer / DATAGRAMS_IN_RECEIVE_BUFFER;
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
         self.max_mtu.min(fitting).max(MAX_RECEIVE_BYTES)
+    }
+
+    pub(super) fn stream_limits(&self) -> StreamLimits {
+        StreamLimits {
+            max_peer_streams: self.max_peer_streams.into(),
+            windows: ReceiveWindows {
+                connection: self.connection_receive_window.into(),
+                stream: self.stream_receive_window.into(),
+            },
+            send_window: self.send_window,
+        }
     }
 
     pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {

@@ -1,6 +1,9 @@
 //! How much a connection may send to addresses that are not validated.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// Keeps a connection from sending more than three times the bytes that came from an address, until
 /// it is certain that the peer is there (RFC 9000 §8).
@@ -14,6 +17,8 @@ pub(super) struct AddressLimits {
     validated: Option<SocketAddr>,
     /// The one that was heard of last at the end. Almost always there is none.
     others: Vec<Unvalidated>,
+    /// When it was asked last whether the peer is at another port.
+    asked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -31,6 +36,7 @@ impl AddressLimits {
         Self {
             validated,
             others: Vec::new(),
+            asked_at: None,
         }
     }
 
@@ -76,6 +82,21 @@ impl AddressLimits {
         may_send
     }
 
+    /// Whether a datagram with PATH_CHALLENGE may be sent there although it is more than three times
+    /// what came: to another port of the host where the peer was, and once a second.
+    ///
+    /// Such a change is most likely one of a NAT, and the peer may not have anything to send. Whoever
+    /// provokes it has 1.5 KB in a second sent to an address of its own host.
+    pub(super) fn may_ask(&mut self, now: Instant, addr: SocketAddr) -> bool {
+        let is_same_host = self.validated.is_some_and(|own| own.ip() == addr.ip());
+        let is_due = self.asked_at.is_none_or(|at| at + ASK_INTERVAL <= now);
+        let may_ask = is_same_host && is_due;
+        if may_ask {
+            self.asked_at = Some(now);
+        }
+        may_ask
+    }
+
     /// A PATH_CHALLENGE with this data is sent there.
     pub(super) fn note_challenge(&mut self, addr: SocketAddr, token: u64) {
         if let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) {
@@ -102,6 +123,9 @@ impl AddressLimits {
 
 /// Bytes that may be sent for each one received.
 const LIMIT: usize = 3;
+
+/// How long it takes until the peer is asked again whether it is at another port.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most addresses of one connection for which bytes are counted. Its peer has one, and another one
 /// while it moves; the rest is forged.
@@ -161,6 +185,18 @@ mod tests {
         assert_eq!(limits.answered(7), Some(addr(2)));
         assert!(limits.may_send(addr(2), 3601));
         assert!(!limits.may_send(addr(3), 3601));
+    }
+
+    #[test]
+    fn peer_is_asked_at_another_port_now_and_then_and_nowhere_else() {
+        let now = crate::net::clock::now();
+        let mut limits = AddressLimits::new(Some(addr(1)));
+        assert!(!limits.may_ask(now, ([192, 0, 2, 2], 1).into()));
+        assert!(limits.may_ask(now, addr(2)));
+        assert!(!limits.may_ask(now, addr(3)));
+        assert!(!limits.may_ask(now + ASK_INTERVAL / 2, addr(2)));
+        assert!(limits.may_ask(now + ASK_INTERVAL, addr(3)));
+        assert!(!AddressLimits::new(None).may_ask(now, addr(1)));
     }
 
     #[test]

@@ -20,8 +20,21 @@ struct Bytes {
 }
 
 /// What one connection has of it.
-#[derive(Debug, Default)]
-pub(super) struct BudgetShare(u64);
+#[derive(Debug)]
+pub(super) struct BudgetShare {
+    bytes: u64,
+    /// What it was told last that it may hold.
+    allowance: u64,
+}
+
+impl Default for BudgetShare {
+    fn default() -> Self {
+        Self {
+            bytes: 0,
+            allowance: u64::MAX,
+        }
+    }
+}
 
 impl Budget {
     pub(crate) fn new(limit: u64) -> Self {
@@ -54,29 +67,43 @@ impl Budget {
 impl BudgetShare {
     /// The connection holds so many bytes now.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
-        match bytes.cmp(&self.0) {
+        match bytes.cmp(&self.bytes) {
             cmp::Ordering::Less => {
-                let less = self.0 - bytes;
+                let less = self.bytes - bytes;
                 budget.0.used.fetch_sub(less, Ordering::Relaxed);
             }
             cmp::Ordering::Equal => return,
             cmp::Ordering::Greater => {
-                let more = bytes - self.0;
+                let more = bytes - self.bytes;
                 budget.0.used.fetch_add(more, Ordering::Relaxed);
             }
         }
-        self.0 = bytes;
+        self.bytes = bytes;
+    }
+
+    /// Whether the connection has to be told what it may hold now. Where there is more than any window
+    /// takes it is not, nor of small differences.
+    pub(super) fn is_news(&mut self, allowance: u64) -> bool {
+        let allowance = allowance.min(PLENTY);
+        let is_news = self.allowance.min(PLENTY).abs_diff(allowance) > allowance / 8;
+        if is_news {
+            self.allowance = allowance;
+        }
+        is_news
     }
 
     /// Whether what the peer sends is dropped until something of it is read: others hold no more than
     /// that, and nothing is left.
     pub(super) fn is_over(&self, budget: &Budget) -> bool {
-        self.0 > LEAST && budget.is_used_up()
+        self.bytes > LEAST && budget.is_used_up()
     }
 }
 
 /// One of so many parts of what is left is what one connection may hold.
 const PART: u64 = 4;
+
+/// No window is larger, unless somebody has set it so.
+const PLENTY: u64 = 1 << 40;
 
 /// What each connection may hold in each direction whatever the others do: enough for requests and
 /// answers, and for a transfer to go on.
@@ -94,7 +121,7 @@ mod tests {
         let mut greedy: Vec<_> = (0..8).map(|_| BudgetShare::default()).collect();
         for _ in 0..100 {
             for share in &mut greedy {
-                let held = share.0;
+                let held = share.bytes;
                 share.set(cmp::max(held, budget.allowance()), &budget);
             }
         }

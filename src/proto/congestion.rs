@@ -1,10 +1,10 @@
-//! Congestion control that lets the close of a connection pass.
+//! Congestion control that lets the close of a connection pass, and tells what was acknowledged.
 
 use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -21,27 +21,48 @@ impl ControllerFactory for LiftableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Liftable {
             inner: Arc::clone(&self.0).build(now, current_mtu),
-            is_lifted: Arc::default(),
+            shared: Arc::default(),
         })
     }
 }
 
-/// Lets a connection send as much as it likes from now on: it will only say that it is closed.
-///
-/// quinn-proto 0.11.19 holds the packet with CONNECTION_CLOSE back while the window is full, although
-/// such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any more that
-/// would make room.
-pub(super) fn lift(connection: &Connection) {
-    // The copy shares what lifts the original.
-    let copy = connection.congestion_state().clone_box().into_any();
-    if let Ok(liftable) = copy.downcast::<Liftable>() {
-        liftable.is_lifted.store(true, Ordering::Relaxed);
+/// What a connection shares with the controller of its path.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PathControl(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_lifted: AtomicBool,
+    acknowledged: AtomicU64,
+}
+
+impl PathControl {
+    /// That of the path that the connection has now.
+    pub(super) fn of(connection: &Connection) -> Self {
+        // The copy shares it with the original.
+        let copy = connection.congestion_state().clone_box().into_any();
+        let liftable = copy.downcast::<Liftable>();
+        Self(liftable.map(|liftable| liftable.shared).unwrap_or_default())
+    }
+
+    /// Lets the connection send as much as it likes from now on: it will only say that it is closed.
+    ///
+    /// quinn-proto 0.11.19 holds the packet with CONNECTION_CLOSE back while the window is full,
+    /// although such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any
+    /// more that would make room.
+    pub(super) fn lift(&self) {
+        self.0.is_lifted.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of stream data that were acknowledged on this path, about: a little less.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.0.acknowledged.load(Ordering::Relaxed)
     }
 }
 
 struct Liftable {
     inner: Box<dyn Controller>,
-    is_lifted: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl Controller for Liftable {
@@ -57,6 +78,8 @@ impl Controller for Liftable {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        let data = bytes.saturating_sub(PACKET_OVERHEAD);
+        self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -87,7 +110,7 @@ impl Controller for Liftable {
     }
 
     fn window(&self) -> u64 {
-        if self.is_lifted.load(Ordering::Relaxed) {
+        if self.shared.is_lifted.load(Ordering::Relaxed) {
             u64::MAX
         } else {
             self.inner.window()
@@ -101,7 +124,7 @@ impl Controller for Liftable {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
-            is_lifted: Arc::clone(&self.is_lifted),
+            shared: Arc::clone(&self.shared),
         })
     }
 
@@ -113,3 +136,6 @@ impl Controller for Liftable {
         self
     }
 }
+
+/// What a packet has besides stream data: header, tag, and the header of a frame.
+const PACKET_OVERHEAD: u64 = 40;

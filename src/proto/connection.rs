@@ -15,12 +15,12 @@ use quinn_proto::{
 };
 
 use super::{
-    congestion,
-    streams::{StreamStates, Streams},
+    congestion::PathControl,
+    streams::{StreamLimits, StreamStates, Streams},
     turns::Turns,
 };
 use crate::{
-    authenticator::{CertificateError, CryptoBudget, Negotiated, PathTokens, Peer},
+    authenticator::{CertificateError, Challenge, CryptoBudget, Negotiated, PacketWatch, Peer},
     error::{ConnectionError, HandshakeError},
     stats::ConnectionStats,
     sync::{Mutex, MutexGuard},
@@ -53,7 +53,10 @@ pub(crate) struct Connection {
     direction: Direction,
     /// How much CRYPTO the peer has sent.
     crypto: Option<Arc<CryptoBudget>>,
-    paths: Option<Arc<PathTokens>>,
+    path_control: PathControl,
+    /// Bytes that were acknowledged on this path, as of the last time.
+    acknowledged: u64,
+    watch: Option<Arc<PacketWatch>>,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
@@ -85,6 +88,15 @@ struct Closing {
     abandoned: bool,
 }
 
+/// What came of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    /// The peer was authenticated just now.
+    pub(super) authenticated: bool,
+    /// The connection was ended, because its peer has cut its data into too many pieces.
+    pub(super) too_fragmented: bool,
+}
+
 /// Who waits for the connection itself.
 #[derive(Default)]
 struct Waiting {
@@ -98,14 +110,16 @@ impl Connection {
     pub(crate) fn new(
         quic: quinn_proto::Connection,
         direction: Direction,
-        max_peer_streams: u64,
+        limits: StreamLimits,
     ) -> Self {
-        let (crypto, paths) = peer(&quic).map(|peer| (peer.crypto, peer.paths)).unzip();
+        let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
         Self {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
             crypto,
-            paths,
+            path_control: PathControl::of(&quic),
+            acknowledged: 0,
+            watch,
             quic,
             direction,
             authenticated: None,
@@ -114,7 +128,7 @@ impl Connection {
             is_released: false,
             used_up: None,
             moved_to: None,
-            streams: StreamStates::new(max_peer_streams),
+            streams: StreamStates::new(limits),
             turns: Turns::default(),
             waiting: Waiting::default(),
         }
@@ -232,6 +246,24 @@ impl Connection {
         self.loss.as_ref().map(|loss| &loss.connection)
     }
 
+    /// Memory that received data takes which the application has not read, at most, in bytes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.streams.held_bytes()
+    }
+
+    /// Has the peer send no more than so many bytes ahead of what the application reads, whatever the configuration lets
+    /// it. What it may send already, it may.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "a budget of memory for all connections is to come"
+        )
+    )]
+    pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
+        self.streams().set_receive_limit(bytes);
+    }
+
     pub(crate) fn stats(&self, shard: usize, socket_addr: SocketAddr) -> ConnectionStats {
         let quic = self.quic.stats();
         let negotiated = self.authenticated.as_ref().map(|peer| &peer.negotiated);
@@ -249,6 +281,7 @@ impl Connection {
             congestion_window_bytes: quic.path.cwnd,
             datagrams_received: quic.udp_rx.datagrams,
             datagrams_sent: quic.udp_tx.datagrams,
+            held_bytes: self.held_bytes(),
             is_outbound: self.direction == Direction::Outbound,
             key_exchange_group: negotiated
                 .and_then(|negotiated| negotiated.key_exchange_group.as_str()),
@@ -368,7 +401,7 @@ impl Connection {
             connection,
             handshake,
         });
-        self.streams.fail(&mut self.turns);
+        self.streams.fail(self.quic.side(), &mut self.turns);
         self.turns.wake(&mut self.waiting.address_change);
         self.turns.wake(&mut self.waiting.established);
     }
@@ -404,7 +437,7 @@ impl Connection {
             );
         }
         if let Some(closing) = self.closing.take() {
-            congestion::lift(&self.quic);
+            PathControl::of(&self.quic).lift();
             self.quic.close(now, closing.code, closing.reason);
             self.turns.fulfil();
             return closing.abandoned;
@@ -413,6 +446,12 @@ impl Connection {
         // Flushing asks for a turn too, and this is the one.
         self.turns.fulfil();
         false
+    }
+
+    /// What there is of received data, and how many pieces of it were moved from quinn-proto's memory to ours so far.
+    #[cfg(test)]
+    pub(super) fn received(&self) -> (super::streams::Holding, u64) {
+        self.streams.received()
     }
 
     /// For tests that cannot send as much as it takes to wear a key out.
@@ -508,6 +547,26 @@ impl Connection {
                 || self.quic.stats().frame_rx.handshake_done > 0)
     }
 
+    /// Bytes of data that it holds, received or sent, at most.
+    pub(super) fn buffered_bytes(&mut self) -> u64 {
+        self.note_acknowledged();
+        self.streams.held_bytes() + self.streams.unacknowledged_bytes()
+    }
+
+    /// It may hold so many bytes in each direction.
+    pub(super) fn set_allowance(&mut self, bytes: u64) {
+        self.streams().set_receive_limit(bytes);
+        self.streams().set_send_limit(bytes);
+    }
+
+    fn note_acknowledged(&mut self) {
+        let acknowledged = self.path_control.acknowledged();
+        let news = acknowledged.saturating_sub(self.acknowledged);
+        self.acknowledged = acknowledged;
+        let is_all = self.quic.streams().send_streams() == 0;
+        self.streams.note_acknowledged(news, is_all);
+    }
+
     pub(super) fn rtt(&self) -> Duration {
         self.quic.rtt()
     }
@@ -524,6 +583,9 @@ impl Connection {
             return false;
         }
         self.remote_addr = addr;
+        self.note_acknowledged();
+        self.path_control = PathControl::of(&self.quic);
+        self.acknowledged = self.path_control.acknowledged();
         if self.authenticated.is_none() {
             self.known_addr = addr;
         }
@@ -540,23 +602,51 @@ impl Connection {
         }
     }
 
+    /// Packets with stream data are dropped from now on, or no more. Returns how many were since the last
+    /// call.
+    pub(super) fn refuse_data(&self, refuses: bool) -> u64 {
+        self.watch.as_ref().map_or(0, |watch| {
+            watch.refuse_data(refuses);
+            watch.take_refused()
+        })
+    }
+
     /// Looks for what validates paths from now on, or no more.
     pub(super) fn watch_paths(&self, is_watched: bool) {
-        if let Some(paths) = &self.paths {
-            paths.watch(is_watched);
+        if let Some(watch) = &self.watch {
+            watch.watch(is_watched);
         }
     }
 
-    /// The data of a PATH_CHALLENGE that was sent while somebody looked for it.
-    pub(super) fn take_path_challenge(&self) -> Option<u64> {
-        let paths = self.paths.as_ref().filter(|paths| paths.is_watched())?;
-        paths.take_challenge()
+    /// A PATH_CHALLENGE that was made while somebody looked for it.
+    pub(super) fn take_path_challenge(&self) -> Option<Challenge> {
+        let watch = self.watch.as_ref().filter(|watch| watch.is_watched())?;
+        watch.take_challenge()
     }
 
     /// The data of a PATH_RESPONSE that was received while somebody looked for it.
     pub(super) fn take_path_response(&self) -> Option<u64> {
-        let paths = self.paths.as_ref().filter(|paths| paths.is_watched())?;
-        paths.take_response()
+        let watch = self.watch.as_ref().filter(|watch| watch.is_watched())?;
+        watch.take_response()
+    }
+
+    /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are kept for as long as
+    /// quinn-proto keeps anything of it.
+    pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
+        self.streams().begin_arrival(held);
+        let authenticated = self.handle_application_events();
+        self.streams().end_arrival();
+        let violated = self.loss.is_none() && self.streams.is_too_fragmented();
+        if violated {
+            self.give_up(
+                TransportErrorCode::INTERNAL_ERROR,
+                "too many gaps in stream data",
+            );
+        }
+        Noted {
+            authenticated,
+            too_fragmented: violated,
+        }
     }
 
     /// Turns quinn-proto's events into state and due wakers.

@@ -34,6 +34,7 @@ use super::{
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
     slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
+    streams::StreamLimits,
     turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
     work::{Account, Debtors, Meter},
@@ -51,11 +52,10 @@ pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
     pub(crate) id_quota: IdQuota,
     pub(crate) idle_timeout: Option<Duration>,
-    /// Streams that a peer may have open in the end; the server's and the clients' configurations begin with
-    /// [`FIRST_PEER_STREAMS`](super::FIRST_PEER_STREAMS).
-    pub(crate) max_peer_streams: u64,
     pub(crate) mtu_discovery: bool,
     pub(crate) pending: PendingLimits,
+    /// As the server's and the clients' configurations have them.
+    pub(crate) stream_limits: StreamLimits,
 }
 
 /// Makes the part of a configuration that depends on the interface.
@@ -75,7 +75,7 @@ pub(crate) struct Shard<S> {
     handshake_timeout: Duration,
     id_quota: IdQuota,
     idle_timeout: Option<Duration>,
-    max_peer_streams: u64,
+    stream_limits: StreamLimits,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
@@ -138,7 +138,7 @@ impl<S: Socket> Shard<S> {
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,
             idle_timeout: settings.idle_timeout,
-            max_peer_streams: settings.max_peer_streams,
+            stream_limits: settings.stream_limits,
             slots: Vec::new(),
             live: 0,
             closing: ClosingConnections::new(),
@@ -359,6 +359,7 @@ impl<S: Socket> Shard<S> {
         let is_light =
             is_established && !more && turn.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
         let load = if is_light { Load::Light } else { Load::Heavy };
+        turn.share_memory();
         let slot = turn.slot;
         slot.load = load;
         slot.is_confirmed |= is_confirmed;
@@ -502,6 +503,7 @@ impl<S: Socket> Shard<S> {
             socket,
             addresses: begun.addresses,
             budget: BudgetShare::default(),
+            refuses_data: false,
             admission: begun.admission,
             inbox: Inbox::new(),
             account: Account::new(),

@@ -10,6 +10,7 @@
 pub(crate) mod frame;
 pub(crate) mod initial;
 pub(crate) mod link;
+pub(crate) mod mangle;
 pub(crate) mod nat;
 pub(crate) mod network;
 pub(crate) mod node;

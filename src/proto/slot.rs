@@ -23,7 +23,7 @@ use super::{
     turn_queue::Load,
     work::{Account, HANDSHAKE_TIME, Meter, TURN_TIME},
 };
-use crate::{error::HandshakeError, sync::Mutex};
+use crate::{authenticator::Challenge, error::HandshakeError, sync::Mutex};
 
 /// Most datagrams that one connection handles in one turn, about 30 µs of work if they are honest;
 /// [`TURN_TIME`] ends the turn if they are not.
@@ -68,6 +68,8 @@ pub(super) struct Slot<S> {
     pub(super) addresses: AddressLimits,
     /// What it holds of the memory that all connections share.
     pub(super) budget: BudgetShare,
+    /// There is no memory for more stream data.
+    pub(super) refuses_data: bool,
     /// Of an incoming connection, until its handshake is over.
     pub(super) admission: Option<Admission>,
     pub(super) inbox: Inbox<Received<S>>,
@@ -111,6 +113,8 @@ pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
     pub(super) len: usize,
+    /// Bytes of memory that are kept for as long as anything of it is.
+    pub(super) held: usize,
     pub(super) socket: S,
 }
 
@@ -152,6 +156,9 @@ impl<S: Socket> Turn<'_, S> {
         }
         let is_handshake = self.connection.authenticated().is_none();
         let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
+        if self.slot.refuses_data || self.budget.is_used_up() {
+            self.share_memory();
+        }
         let mut bytes = 0;
         for handled in 0..DATAGRAMS_PER_TURN {
             // The first one is handled however long the connection had to wait for its lock.
@@ -169,10 +176,11 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.idle_since = self.now;
             self.slot.was_silent_since = true;
             self.connection.handle_event(received.event);
-            if self.connection.is_over() {
-                // Before the next datagram: a stateless reset behind a close would pass for the reason.
-                self.handle_application_events();
-            }
+            // Before the next datagram: a stateless reset behind a close would pass for the reason, and
+            // what piles up is taken out of quinn-proto.
+            let noted = self.connection.note_arrival(received.held);
+            self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
+            self.after_events(noted.authenticated);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
                 self.slot.untried_path = true;
@@ -305,6 +313,10 @@ impl<S: Socket> Turn<'_, S> {
 
     pub(super) fn handle_application_events(&mut self) {
         let authenticated = self.connection.handle_application_events();
+        self.after_events(authenticated);
+    }
+
+    fn after_events(&mut self, authenticated: bool) {
         if authenticated && let Some(peer) = self.connection.authenticated() {
             registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
         }
@@ -329,9 +341,12 @@ impl<S: Socket> Turn<'_, S> {
         }
         for _ in 0..BATCHES_PER_TURN {
             let mtu = usize::from(self.connection.current_mtu());
+            // So that what is too much is one datagram.
+            let is_validated = self.slot.addresses.is_validated(remote_addr);
+            let most = if is_validated { MAX_SEGMENTS } else { 1 };
             let max_segments = out
                 .max_segments(&self.slot.socket, remote_addr)
-                .min(MAX_SEGMENTS)
+                .min(most)
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);
             buf.clear();
@@ -346,14 +361,9 @@ impl<S: Socket> Turn<'_, S> {
             if mem::take(&mut self.slot.was_silent_since) {
                 self.slot.idle_since = self.now;
             }
-            if let Some(token) = self.connection.take_path_challenge() {
-                (self.slot.addresses).note_challenge(transmit.destination, token);
-            }
-            if !(self.slot.addresses).may_send(transmit.destination, transmit.size) {
-                // Lost, for all that quinn-proto knows.
-                self.totals.transport.sends_not_credited += datagrams(&transmit);
+            let Some(transmit) = self.credited(transmit, buf) else {
                 continue;
-            }
+            };
             let count = datagrams(&transmit);
             let totals = &mut self.totals.transport;
             totals.bytes_sent += transmit.size as u64;
@@ -371,6 +381,21 @@ impl<S: Socket> Turn<'_, S> {
         Sending::Unfinished
     }
 
+    /// Books what the connection holds, and lets it hold as much as there is memory for.
+    pub(super) fn share_memory(&mut self) {
+        let bytes = self.connection.buffered_bytes();
+        self.slot.budget.set(bytes, self.budget);
+        let is_over = self.slot.budget.is_over(self.budget);
+        if is_over || mem::take(&mut self.slot.refuses_data) {
+            self.slot.refuses_data = is_over;
+            self.totals.registry.dropped_budget += self.connection.refuse_data(is_over);
+        }
+        let allowance = self.budget.allowance();
+        if self.slot.budget.is_news(allowance) {
+            self.connection.set_allowance(allowance);
+        }
+    }
+
     /// When an established connection is given up whose peer is silent.
     ///
     /// quinn-proto has a deadline of its own, which is over before that unless the peer has made it
@@ -380,6 +405,39 @@ impl<S: Socket> Turn<'_, S> {
         self.connection.authenticated()?;
         let round_trips = PATIENCE_RTTS * self.connection.rtt();
         Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
+    }
+
+    /// What may be sent of a batch, whose contents are in `buf`, to an address that may not be validated.
+    fn credited(&mut self, transmit: Transmit, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let addresses = &mut self.slot.addresses;
+        let destination = transmit.destination;
+        if addresses.is_validated(destination) {
+            return Some(transmit);
+        }
+        let challenge = self.connection.take_path_challenge();
+        if let Some(challenge) = &challenge {
+            addresses.note_challenge(destination, challenge.token);
+        }
+        if addresses.may_send(destination, transmit.size) {
+            return Some(transmit);
+        }
+        if let Some(Challenge { unpadded, .. }) = challenge
+            && transmit.segment_size.is_none()
+        {
+            let size = unpadded.len();
+            if addresses.may_send(destination, size) {
+                // RFC 9000 §8.2.1: what validates the path is shorter if it has to be. The other packet
+                // with that number is gone.
+                *buf = unpadded;
+                return Some(Transmit { size, ..transmit });
+            }
+            if addresses.may_ask(self.now, destination) {
+                return Some(transmit);
+            }
+        }
+        // Lost, for all that quinn-proto knows.
+        self.totals.transport.sends_not_credited += datagrams(&transmit);
+        None
     }
 
     /// Keeps the packet that closes the connection, which is the last one of the batch.

@@ -1,5 +1,12 @@
 //! The streams of a connection: reading, writing, gathering of small writes, and who waits for what.
 
+mod backlog;
+mod reassembly;
+mod receive_part;
+mod receiving;
+mod send_window;
+mod window;
+
 use std::{
     mem,
     task::{Poll, Waker},
@@ -7,9 +14,17 @@ use std::{
 
 use bytes::BytesMut;
 pub(crate) use quinn_proto::StreamId;
-use quinn_proto::{Dir, FinishError, ReadError, ReadableError, StreamEvent, VarInt, WriteError};
+use quinn_proto::{Dir, FinishError, Side, StreamEvent, VarInt, WriteError};
 use rustc_hash::FxHashMap;
 
+#[cfg(test)]
+pub(super) use self::receive_part::Holding;
+pub(crate) use self::receiving::ReceiveWindows;
+use self::{
+    receive_part::{ReceivePart, RecvState},
+    receiving::Receiving,
+    send_window::SendWindow,
+};
 use super::turns::Turns;
 use crate::error::{ConnectionError, StreamError};
 
@@ -39,10 +54,29 @@ pub(crate) const FIRST_PEER_STREAMS: u32 = 100;
 /// By how much the limit grows when half of it is used: in one step from 100 to the usual 256.
 const LIMIT_GROWTH: u64 = 4;
 
+/// What a connection's peer may have of streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamLimits {
+    /// As many streams as it may have open in the end; the server's and the clients' configurations begin with
+    /// [`FIRST_PEER_STREAMS`].
+    pub(crate) max_peer_streams: u64,
+    pub(crate) windows: ReceiveWindows,
+    pub(crate) send_window: u64,
+}
+
 /// What is known of the streams of one connection.
 pub(super) struct StreamStates {
     /// As many streams as the peer may have open in the end.
     max_peer_streams: u64,
+    /// As many as it may have open now, if none [lingers](StreamState::lingers).
+    peer_streams: u64,
+    lingering: u64,
+    /// Streams that the peer has opened; [`StreamId::index`] counts them.
+    arrived: u64,
+    /// Those of them that the application has taken.
+    accepted: u64,
+    receiving: Receiving,
+    send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
     /// Streams whose gathered bytes go on in the next turn.
     gathered: Vec<StreamId>,
@@ -54,7 +88,7 @@ pub(super) struct StreamStates {
 
 #[derive(Default)]
 struct StreamState {
-    recv: RecvState,
+    receive: ReceivePart,
     send: SendState,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -64,16 +98,8 @@ struct StreamState {
     direct_in_turn: Option<u64>,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum RecvState {
-    #[default]
-    Open,
-    Finished,
-    Reset(u64),
-    /// We sent STOP_SENDING.
-    Stopped,
+    /// The stream is over for quinn-proto, which would let the peer open another one. For the application it is not.
+    lingers: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,9 +115,15 @@ enum SendState {
 }
 
 impl StreamStates {
-    pub(super) fn new(max_peer_streams: u64) -> Self {
+    pub(super) fn new(limits: StreamLimits) -> Self {
         Self {
-            max_peer_streams,
+            max_peer_streams: limits.max_peer_streams,
+            peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS.into()),
+            lingering: 0,
+            arrived: 0,
+            accepted: 0,
+            receiving: Receiving::new(limits.windows),
+            send_window: SendWindow::new(limits.send_window),
             states: FxHashMap::default(),
             gathered: Vec::new(),
             inbound: None,
@@ -101,13 +133,49 @@ impl StreamStates {
 
     /// Streams that the application holds, or whose last bytes are still to be sent.
     pub(super) fn count(&self) -> usize {
-        self.states.len()
+        self.states.len() - (self.arrived - self.accepted) as usize
+    }
+
+    /// Written bytes that are not acknowledged, at most.
+    pub(super) fn unacknowledged_bytes(&self) -> u64 {
+        self.send_window.held_bytes()
+    }
+
+    /// So many bytes were acknowledged, or all.
+    pub(super) fn note_acknowledged(&mut self, bytes: u64, is_all: bool) {
+        self.send_window.note_acknowledged(bytes);
+        if is_all {
+            self.send_window.note_all_acknowledged();
+        }
+    }
+
+    /// Memory that received data takes, at most, in bytes.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.receiving.held_bytes()
+    }
+
+    /// What there is, and how many pieces were moved from quinn-proto's memory to ours so far.
+    #[cfg(test)]
+    pub(super) fn received(&self) -> (Holding, u64) {
+        self.receiving.received()
+    }
+
+    /// Whether the peer has cut its data into more pieces than there is a reason for.
+    pub(super) fn is_too_fragmented(&self) -> bool {
+        self.receiving.is_too_fragmented()
     }
 
     /// The connection is over: whoever waits for a stream is told, and nothing more is sent.
-    pub(super) fn fail(&mut self, turns: &mut Turns) {
+    pub(super) fn fail(&mut self, side: Side, turns: &mut Turns) {
         self.gathered.clear();
         self.states.retain(|_, stream| !stream.dropped);
+        // Nobody will take these.
+        for index in mem::replace(&mut self.accepted, self.arrived)..self.arrived {
+            if let Some(mut stream) = self.states.remove(&peer_stream(side, index)) {
+                self.receiving
+                    .change(&mut stream.receive, ReceivePart::discard);
+            }
+        }
         for stream in self.states.values_mut() {
             stream.gather = BytesMut::new();
             turns.wake(&mut stream.reader);
@@ -149,21 +217,18 @@ impl Streams<'_> {
     /// application that takes none holds its peer back.
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         self.alive()?;
-        match self.quic.streams().accept(Dir::Bi) {
-            Some(id) => {
-                self.streams.states.insert(id, StreamState::default());
-                // Its event passed by before there was anyone to tell. Unanswered, it would keep the
-                // stream, and the peer from opening another one, for ever.
-                if let Ok(Some(code)) = self.quic.send_stream(id).stopped() {
-                    self.on_stopped(id, code);
-                }
-                Poll::Ready(Ok(id))
-            }
-            None => {
-                self.turns.wait(&mut self.streams.inbound, waker);
-                Poll::Pending
-            }
+        if self.streams.accepted == self.streams.arrived {
+            self.turns.wait(&mut self.streams.inbound, waker);
+            return Poll::Pending;
         }
+        let id = peer_stream(self.quic.side(), self.streams.accepted);
+        self.streams.accepted += 1;
+        // Its event passed by before there was anyone to tell. Unanswered, it would keep the
+        // stream, and the peer from opening another one, for ever.
+        if let Ok(Some(code)) = self.quic.send_stream(id).stopped() {
+            self.on_stopped(id, code);
+        }
+        Poll::Ready(Ok(id))
     }
 
     pub(crate) fn poll_read(
@@ -177,8 +242,8 @@ impl Streams<'_> {
             .states
             .get_mut(&id)
             .ok_or(StreamError::Closed)?;
-        match stream.recv {
-            RecvState::Open => {}
+        match stream.receive.state {
+            RecvState::Open | RecvState::Complete => {}
             RecvState::Finished => return Poll::Ready(Ok(0)),
             RecvState::Reset(code) => return Poll::Ready(Err(StreamError::Reset(code))),
             RecvState::Stopped => return Poll::Ready(Err(StreamError::Closed)),
@@ -186,45 +251,19 @@ impl Streams<'_> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let mut recv_stream = self.quic.recv_stream(id);
-        let mut chunks = match recv_stream.read(true) {
-            Ok(chunks) => chunks,
-            Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
-                return Poll::Ready(Err(StreamError::Closed));
-            }
-        };
-        let mut filled = 0;
-        let end = loop {
-            if filled == buf.len() {
-                break None;
-            }
-            match chunks.next(buf.len() - filled) {
-                Ok(Some(chunk)) => {
-                    buf[filled..filled + chunk.bytes.len()].copy_from_slice(&chunk.bytes);
-                    filled += chunk.bytes.len();
-                }
-                Ok(None) => {
-                    stream.recv = RecvState::Finished;
-                    break Some(Ok(0));
-                }
-                Err(ReadError::Reset(code)) => {
-                    stream.recv = RecvState::Reset(code.into_inner());
-                    break Some(Err(StreamError::Reset(code.into_inner())));
-                }
-                Err(ReadError::Blocked) => {
-                    self.turns.wait(&mut stream.reader, waker);
-                    break None;
-                }
-            }
-        };
-        // Credit goes back to the peer here and nowhere else: a slow reader stops its sender.
-        if chunks.finalize().should_transmit() {
-            self.turns.want();
-        }
-        match end {
+        let filled = self.read(id, buf);
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        match stream.receive.state {
             _ if filled > 0 => Poll::Ready(Ok(filled)),
-            Some(end) => Poll::Ready(end),
-            None => {
+            RecvState::Finished => Poll::Ready(Ok(0)),
+            RecvState::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
+            RecvState::Stopped => Poll::Ready(Err(StreamError::Closed)),
+            RecvState::Open | RecvState::Complete => {
+                self.turns.wait(&mut stream.reader, waker);
                 // What had arrived before the end could still be read.
                 self.alive()?;
                 Poll::Pending
@@ -281,7 +320,10 @@ impl Streams<'_> {
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {
-            Ok(written) => Poll::Ready(Ok(written)),
+            Ok(written) => {
+                self.streams.send_window.note_written(written);
+                Poll::Ready(Ok(written))
+            }
             Err(WriteError::Blocked) => {
                 self.turns.wait(&mut stream.writer, waker);
                 Poll::Pending
@@ -329,6 +371,7 @@ impl Streams<'_> {
             .map_err(|_| StreamError::Closed)?;
         stream.gather = BytesMut::new();
         stream.send = SendState::Reset;
+        self.note_lingering(id);
         self.turns.want();
         Ok(())
     }
@@ -340,21 +383,33 @@ impl Streams<'_> {
             .states
             .get_mut(&id)
             .ok_or(StreamError::Closed)?;
-        if stream.recv != RecvState::Open {
-            return Err(StreamError::Closed);
+        let is_complete = match stream.receive.state {
+            RecvState::Open => false,
+            RecvState::Complete => true,
+            RecvState::Finished | RecvState::Reset(_) | RecvState::Stopped => {
+                return Err(StreamError::Closed);
+            }
+        };
+        stream.receive.state = RecvState::Stopped;
+        self.streams
+            .receiving
+            .change(&mut stream.receive, ReceivePart::discard);
+        self.settle();
+        self.note_lingering(id);
+        // Nobody need be asked to send no more of what is here already.
+        if !is_complete {
+            self.quic
+                .recv_stream(id)
+                .stop(code)
+                .map_err(|_| StreamError::Closed)?;
         }
-        stream.recv = RecvState::Stopped;
-        self.quic
-            .recv_stream(id)
-            .stop(code)
-            .map_err(|_| StreamError::Closed)?;
         self.turns.want();
         Ok(())
     }
 
     /// The code of the peer's RESET_STREAM, if it was seen by a read.
     pub(crate) fn reset_code(&self, id: StreamId) -> Option<u64> {
-        match self.streams.states.get(&id)?.recv {
+        match self.streams.states.get(&id)?.receive.state {
             RecvState::Reset(code) => Some(code),
             _ => None,
         }
@@ -395,6 +450,15 @@ impl Streams<'_> {
 
 /// For the connection.
 impl Streams<'_> {
+    /// No more than so many written bytes shall be unacknowledged.
+    pub(super) fn set_send_limit(&mut self, bytes: u64) {
+        if let Some(window) = self.streams.send_window.set_limit(bytes) {
+            self.quic.set_send_window(window);
+            // Writers may go on.
+            self.turns.want();
+        }
+    }
+
     /// Hands what was gathered to quinn-proto.
     pub(super) fn flush_gathered(&mut self) {
         for id in mem::take(&mut self.streams.gathered) {
@@ -404,16 +468,9 @@ impl Streams<'_> {
 
     pub(super) fn on_event(&mut self, event: StreamEvent) {
         match event {
-            StreamEvent::Opened { .. } => {
-                self.raise_limit();
-                self.turns.wake(&mut self.streams.inbound);
-            }
+            StreamEvent::Opened { .. } => self.on_opened(),
             StreamEvent::Available { .. } => self.turns.wake(&mut self.streams.outbound),
-            StreamEvent::Readable { id } => {
-                if let Some(stream) = self.streams.states.get_mut(&id) {
-                    self.turns.wake(&mut stream.reader);
-                }
-            }
+            StreamEvent::Readable { id } => self.on_readable(id),
             StreamEvent::Writable { id } => {
                 if let Some(stream) = self.streams.states.get_mut(&id) {
                     self.turns.wake(&mut stream.writer);
@@ -427,21 +484,65 @@ impl Streams<'_> {
         }
     }
 
+    /// The peer has opened streams. They are looked after from now on, whenever the application takes them.
+    fn on_opened(&mut self) {
+        self.raise_limit();
+        if self.loss.is_some() {
+            return;
+        }
+        while let Some(id) = self.quic.streams().accept(Dir::Bi) {
+            self.streams.states.insert(id, StreamState::default());
+            self.streams.arrived = id.index() + 1;
+            // Which of them the datagram had a frame of, quinn-proto does not tell.
+            self.on_readable(id);
+        }
+        self.turns.wake(&mut self.streams.inbound);
+    }
+
     /// Lets a peer open more streams that makes use of those it may open.
     fn raise_limit(&mut self) {
-        let limit = self.quic.max_concurrent_streams(Dir::Bi);
+        let limit = self.streams.peer_streams;
         let open = self.quic.streams().remote_open_streams(Dir::Bi);
         if limit < self.streams.max_peer_streams && open >= limit / 2 {
-            let raised = (limit * LIMIT_GROWTH).min(self.streams.max_peer_streams);
-            if let Ok(raised) = VarInt::from_u64(raised) {
-                self.quic.set_max_concurrent_streams(Dir::Bi, raised);
-                self.turns.want();
+            self.streams.peer_streams = (limit * LIMIT_GROWTH).min(self.streams.max_peer_streams);
+            self.set_limit();
+        }
+    }
+
+    /// Notes whether a stream of the peer's is over for quinn-proto while the application has not read it to its end. It
+    /// goes on counting.
+    fn note_lingering(&mut self, id: StreamId) {
+        let is_peers = id.initiator() != self.quic.side();
+        let Some(stream) = self.streams.states.get_mut(&id).filter(|_| is_peers) else {
+            return;
+        };
+        let sends = matches!(stream.send, SendState::Open | SendState::Finishing);
+        let lingers = stream.receive.state == RecvState::Complete && !sends;
+        if mem::replace(&mut stream.lingers, lingers) != lingers {
+            if lingers {
+                self.streams.lingering += 1;
+            } else {
+                self.streams.lingering -= 1;
             }
+            self.set_limit();
+        }
+    }
+
+    fn set_limit(&mut self) {
+        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering);
+        if let Ok(limit) = VarInt::from_u64(limit) {
+            self.quic.set_max_concurrent_streams(Dir::Bi, limit);
+            self.turns.want();
         }
     }
 
     /// The peer does not read any further.
     fn on_stopped(&mut self, id: StreamId, code: VarInt) {
+        let is_peers = id.initiator() != self.quic.side();
+        if is_peers && id.index() >= self.streams.accepted {
+            // Answered, it would not count any more, and nobody has taken it.
+            return;
+        }
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
@@ -451,6 +552,7 @@ impl Streams<'_> {
         if stream.dropped {
             self.streams.states.remove(&id);
         }
+        self.note_lingering(id);
         // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
         let _ = self.quic.send_stream(id).reset(code);
         self.turns.want();
@@ -464,6 +566,7 @@ impl Streams<'_> {
         let mut send_stream = self.quic.send_stream(id);
         if !stream.gather.is_empty() {
             let mut chunks = [mem::take(&mut stream.gather).freeze()];
+            let before = chunks[0].len();
             while !chunks[0].is_empty() {
                 match send_stream.write_chunks(&mut chunks) {
                     Ok(_) => {}
@@ -474,6 +577,7 @@ impl Streams<'_> {
                 }
             }
             let [rest] = chunks;
+            self.streams.send_window.note_written(before - rest.len());
             stream.gather = BytesMut::from(rest);
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
@@ -485,6 +589,12 @@ impl Streams<'_> {
                 self.streams.states.remove(&id);
             }
         }
+        self.note_lingering(id);
         self.turns.want();
     }
+}
+
+/// A stream that the peer has opened, where we are on this side.
+fn peer_stream(side: Side, index: u64) -> StreamId {
+    StreamId::new(!side, Dir::Bi, index)
 }

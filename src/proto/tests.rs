@@ -24,13 +24,16 @@ mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
+mod memory;
 mod migration;
 mod paths;
+mod received;
 mod replay;
 mod resets;
 mod retry;
 mod routing;
 mod scenario;
+mod scene;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;
@@ -38,7 +41,7 @@ mod timing;
 mod transfer;
 mod trials;
 
-use super::simulation::{link, network, node, peer, spoofer, tasks, wire};
+use super::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 
 /// Seeds that a loop tries unless the environment says otherwise.
 const QUICK_SEEDS: u64 = 50;

@@ -17,7 +17,7 @@ use crate::proto::{
         network::Network,
         node::Setup,
         peer::Peer,
-        rewrite::{Level, Rewrite},
+        rewrite::{Changes, Level, Rewrite},
     },
 };
 
@@ -150,7 +150,10 @@ impl Scene {
         network.add(Setup::default());
         network.add(Setup::default());
         network.add(Setup {
-            rewrite: Some(rewrite(Arc::clone(&script))),
+            changes: Changes {
+                said: Some(rewrite(Arc::clone(&script))),
+                heard: None,
+            },
             ..Setup::default()
         });
         let honest = network.connect(HONEST, VICTIM);

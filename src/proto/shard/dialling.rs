@@ -43,7 +43,7 @@ impl<S: Socket> Shard<S> {
             .endpoint
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
-        let connection = Connection::new(connection, Direction::Outbound, self.max_peer_streams);
+        let connection = Connection::new(connection, Direction::Outbound, self.stream_limits);
         let may_punch = socket.is_listening();
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);

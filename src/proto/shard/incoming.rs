@@ -99,7 +99,7 @@ impl<S: Socket> Shard<S> {
         {
             Ok((handle, connection)) => {
                 let connection =
-                    Connection::new(connection, Direction::Inbound, self.max_peer_streams);
+                    Connection::new(connection, Direction::Inbound, self.stream_limits);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));

@@ -129,16 +129,11 @@ impl<S: Socket> Shard<S> {
                     totals.dropped_handshake_full += 1;
                     return true;
                 }
-                if slot.budget.is_over(&self.budget) {
-                    totals.dropped_budget += 1;
-                    // It looks whether something has been read since.
-                    self.want_turn(handle);
-                    return true;
-                }
                 let received = Received {
                     event,
                     remote_addr,
                     len,
+                    held: charge,
                     socket,
                 };
                 if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {

@@ -16,6 +16,8 @@ pub(crate) struct Impairments {
     /// Up to this much more, apart for each datagram, so that some overtake others.
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
+    /// Of so many datagrams one is lost, in addition.
+    pub(crate) lose_every: Option<u64>,
     pub(crate) duplication: f64,
     /// One bit is flipped.
     pub(crate) corruption: f64,
@@ -52,6 +54,7 @@ impl Impairments {
         delay: Duration::from_millis(10),
         jitter: Duration::ZERO,
         loss: 0.0,
+        lose_every: None,
         duplication: 0.0,
         corruption: 0.0,
         mtu: 1472,
@@ -88,6 +91,7 @@ pub(crate) struct Link {
     queues: BTreeMap<Way, Instant>,
     /// Nothing arrives until then.
     cut: BTreeMap<Way, Instant>,
+    carried: u64,
 }
 
 /// A datagram as it comes out of a link.
@@ -105,6 +109,7 @@ impl Link {
             random: StdRng::seed_from_u64(seed),
             queues: BTreeMap::new(),
             cut: BTreeMap::new(),
+            carried: 0,
         }
     }
 
@@ -138,10 +143,15 @@ impl Link {
     fn depart(&mut self, now: Instant, way: Option<Way>, len: usize) -> Option<Instant> {
         let Impairments {
             loss,
+            lose_every,
             mtu,
             bottleneck,
             ..
         } = self.impairments;
+        self.carried += 1;
+        if lose_every.is_some_and(|every| self.carried % every == 0) {
+            return None;
+        }
         let is_cut = way
             .and_then(|way| self.cut.get(&way))
             .is_some_and(|&until| now < until);

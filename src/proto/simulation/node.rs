@@ -18,7 +18,7 @@ use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
     peer::{Peer, Stirred, Turns},
-    rewrite::{self, Rewrite},
+    rewrite::{self, Changes},
     wall_clock::WallClock,
 };
 use crate::{
@@ -26,8 +26,8 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry, Route, Sent,
-        Shard, ShardSeed, Shards, Socket,
+        Budget, Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry,
+        Route, Sent, Shard, ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -50,8 +50,8 @@ pub(crate) struct Setup {
     pub(crate) listening: bool,
     pub(crate) outbox: Outbox,
     pub(crate) reader: Reader,
-    /// What this node says in place of what its connections have written.
-    pub(crate) rewrite: Option<Rewrite>,
+    /// What this node says in place of what its connections have written, and hears in place of what was said.
+    pub(crate) changes: Changes,
     pub(crate) shards: u8,
     /// Versions of QUIC.
     pub(crate) versions: Vec<u32>,
@@ -85,7 +85,7 @@ impl Default for Setup {
             listening: true,
             outbox: Outbox::default(),
             reader: Reader::Owner,
-            rewrite: None,
+            changes: Changes::default(),
             shards: 1,
             versions: vec![1],
         }
@@ -210,17 +210,17 @@ pub(crate) struct Held {
     pub(crate) key: IncomingKey,
 }
 
-/// What a node needs besides to say what it should not.
+/// What a node needs besides to say what it should not, or hear it.
 struct Hostile {
     authenticator: Authenticator,
-    rewrite: Rewrite,
+    changes: Changes,
 }
 
 impl Hostile {
     fn client(&self, expected: Option<PeerId>) -> ClientConfig {
         ClientConfig::new(rewrite::client(
             self.authenticator.client(expected),
-            Arc::clone(&self.rewrite),
+            self.changes.clone(),
         ))
     }
 }
@@ -228,6 +228,7 @@ impl Hostile {
 /// The shards of one transport, and what a driver has besides.
 pub(crate) struct Node {
     config: Config,
+    pub(crate) budget: Budget,
     hostile: Option<Hostile>,
     peer_id: PeerId,
     shards: Shards,
@@ -291,19 +292,20 @@ impl Node {
                 settings.endpoint.supported_versions(setup.versions.clone());
                 let server = Arc::make_mut(&mut settings.server);
                 server.time_source(Arc::new(wall_clock.clone()));
-                if let Some(rewrite) = &setup.rewrite {
-                    server.crypto = rewrite::server(authenticator.server(), Arc::clone(rewrite));
+                if !setup.changes.are_none() {
+                    server.crypto = rewrite::server(authenticator.server(), setup.changes.clone());
                 }
                 let registry = Arc::clone(registry);
                 Shard::new(id, shards, settings, *seed, registry, budget.clone())
             })
             .collect();
         Self {
-            hostile: setup.rewrite.map(|rewrite| Hostile {
+            hostile: (!setup.changes.are_none()).then_some(Hostile {
                 authenticator,
-                rewrite,
+                changes: setup.changes,
             }),
             config,
+            budget,
             peer_id: host.public().to_peer_id(),
             shards,
             seeds,

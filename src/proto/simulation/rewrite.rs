@@ -1,7 +1,7 @@
-//! A peer that says something else than its state machine has written.
+//! A peer that says something else than its state machine has written, or hears something else than was said.
 //!
 //! Its TLS sessions and its packet protection are the real ones. Between the two it changes what it encrypts, so that
-//! any frames reach the other side, authenticated.
+//! any frames reach the other side, authenticated; or what it has decrypted, as if the other side had said that.
 
 use std::{
     any::Any,
@@ -21,6 +21,30 @@ use quinn_proto::{
 /// Changes the payload of a packet before it is encrypted; its length stays as it is.
 pub(crate) type Rewrite = Arc<Mutex<dyn FnMut(Level, &mut [u8]) + Send>>;
 
+/// Changes the payload of a packet after it was decrypted.
+pub(crate) type Reread = Arc<Mutex<dyn FnMut(Level, &mut BytesMut) + Send>>;
+
+/// What a peer changes.
+#[derive(Clone, Default)]
+pub(crate) struct Changes {
+    pub(crate) said: Option<Rewrite>,
+    pub(crate) heard: Option<Reread>,
+}
+
+impl Changes {
+    /// Of what is said alone.
+    pub(crate) fn said(said: Rewrite) -> Self {
+        Self {
+            said: Some(said),
+            heard: None,
+        }
+    }
+
+    pub(crate) fn are_none(&self) -> bool {
+        self.said.is_none() && self.heard.is_none()
+    }
+}
+
 /// Which keys encrypt a packet (RFC 9001 §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -32,22 +56,22 @@ pub(crate) enum Level {
 /// The TLS client of a peer that rewrites.
 pub(crate) fn client(
     inner: Arc<dyn crypto::ClientConfig>,
-    rewrite: Rewrite,
+    changes: Changes,
 ) -> Arc<dyn crypto::ClientConfig> {
-    Arc::new(RewritingClient { inner, rewrite })
+    Arc::new(RewritingClient { inner, changes })
 }
 
 /// The TLS server of a peer that rewrites.
 pub(crate) fn server(
     inner: Arc<dyn crypto::ServerConfig>,
-    rewrite: Rewrite,
+    changes: Changes,
 ) -> Arc<dyn crypto::ServerConfig> {
-    Arc::new(RewritingServer { inner, rewrite })
+    Arc::new(RewritingServer { inner, changes })
 }
 
 struct RewritingClient {
     inner: Arc<dyn crypto::ClientConfig>,
-    rewrite: Rewrite,
+    changes: Changes,
 }
 
 impl crypto::ClientConfig for RewritingClient {
@@ -58,13 +82,13 @@ impl crypto::ClientConfig for RewritingClient {
         params: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
         let inner = Arc::clone(&self.inner).start_session(version, server_name, params)?;
-        Ok(RewritingSession::start(inner, &self.rewrite))
+        Ok(RewritingSession::start(inner, &self.changes))
     }
 }
 
 struct RewritingServer {
     inner: Arc<dyn crypto::ServerConfig>,
-    rewrite: Rewrite,
+    changes: Changes,
 }
 
 impl crypto::ServerConfig for RewritingServer {
@@ -86,22 +110,22 @@ impl crypto::ServerConfig for RewritingServer {
         params: &TransportParameters,
     ) -> Box<dyn Session> {
         let inner = Arc::clone(&self.inner).start_session(version, params);
-        RewritingSession::start(inner, &self.rewrite)
+        RewritingSession::start(inner, &self.changes)
     }
 }
 
 struct RewritingSession {
     inner: Box<dyn Session>,
-    rewrite: Rewrite,
+    changes: Changes,
     /// Of the keys that come next.
     level: Level,
 }
 
 impl RewritingSession {
-    fn start(inner: Box<dyn Session>, rewrite: &Rewrite) -> Box<dyn Session> {
+    fn start(inner: Box<dyn Session>, changes: &Changes) -> Box<dyn Session> {
         Box::new(Self {
             inner,
-            rewrite: Arc::clone(rewrite),
+            changes: changes.clone(),
             level: Level::Handshake,
         })
     }
@@ -110,7 +134,7 @@ impl RewritingSession {
         Box::new(RewritingKey {
             inner,
             level,
-            rewrite: Arc::clone(&self.rewrite),
+            changes: self.changes.clone(),
         })
     }
 }
@@ -122,7 +146,7 @@ impl Session for RewritingSession {
             header,
             packet: KeyPair {
                 local: self.key(Level::Initial, packet.local),
-                remote: packet.remote,
+                remote: self.key(Level::Initial, packet.remote),
             },
         }
     }
@@ -157,13 +181,13 @@ impl Session for RewritingSession {
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
         let Keys { header, packet } = self.inner.write_handshake(buf)?;
-        let local = self.key(self.level, packet.local);
+        let level = self.level;
         self.level = Level::OneRtt;
         Some(Keys {
             header,
             packet: KeyPair {
-                local,
-                remote: packet.remote,
+                local: self.key(level, packet.local),
+                remote: self.key(level, packet.remote),
             },
         })
     }
@@ -172,7 +196,7 @@ impl Session for RewritingSession {
         let KeyPair { local, remote } = self.inner.next_1rtt_keys()?;
         Some(KeyPair {
             local: self.key(Level::OneRtt, local),
-            remote,
+            remote: self.key(Level::OneRtt, remote),
         })
     }
 
@@ -193,15 +217,16 @@ impl Session for RewritingSession {
 struct RewritingKey {
     inner: Box<dyn PacketKey>,
     level: Level,
-    rewrite: Rewrite,
+    changes: Changes,
 }
 
 impl PacketKey for RewritingKey {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
-        let payload = header_len..buf.len() - self.inner.tag_len();
-        let mut rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner);
-        rewrite(self.level, &mut buf[payload]);
-        drop(rewrite);
+        if let Some(rewrite) = &self.changes.said {
+            let payload = header_len..buf.len() - self.inner.tag_len();
+            let mut rewrite = rewrite.lock().unwrap_or_else(PoisonError::into_inner);
+            rewrite(self.level, &mut buf[payload]);
+        }
         self.inner.encrypt(packet, buf, header_len);
     }
 
@@ -211,7 +236,12 @@ impl PacketKey for RewritingKey {
         header: &[u8],
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
-        self.inner.decrypt(packet, header, payload)
+        self.inner.decrypt(packet, header, payload)?;
+        if let Some(reread) = &self.changes.heard {
+            let mut reread = reread.lock().unwrap_or_else(PoisonError::into_inner);
+            reread(self.level, payload);
+        }
+        Ok(())
     }
 
     fn tag_len(&self) -> usize {

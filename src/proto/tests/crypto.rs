@@ -26,7 +26,7 @@ use crate::{
         simulation::{
             frame::{self, Frame, Number},
             initial::Addressed,
-            rewrite::Level,
+            rewrite::{Changes, Level},
         },
     },
 };
@@ -170,7 +170,7 @@ fn hello_in_twenty_pieces_is_heard_however_often_it_comes() {
     network.add(Setup::default());
     let cutter = Arc::new(Mutex::new(Cutter::default()));
     network.add(Setup {
-        rewrite: Some({
+        changes: Changes::said({
             let cutter = Arc::clone(&cutter);
             Arc::new(Mutex::new(move |level, payload: &mut [u8]| {
                 if level == Level::Initial {
@@ -344,7 +344,7 @@ impl Scene {
         network.add(Setup::default());
         network.add(Setup::default());
         network.add(Setup {
-            rewrite: Some({
+            changes: Changes::said({
                 let script = Arc::clone(&script);
                 Arc::new(Mutex::new(move |level, payload: &mut [u8]| {
                     let mut script = script.lock().unwrap();

@@ -2,31 +2,14 @@
 //! and a connection beside it goes on.
 
 use std::{
-    collections::VecDeque,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
-use super::{
-    network::Network,
-    node::{Outgoing, Setup},
-    peer::Peer,
-};
-use crate::{
-    error::ConnectionError,
-    proto::simulation::{
-        frame::{self, Frame, Number},
-        rewrite::Level,
-    },
-};
-
-/// First stream of the dialer, and of the listener (RFC 9000 §2.1).
-const DIALERS_STREAM: u64 = 0;
-const LISTENERS_STREAM: u64 = 1;
+use super::scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM};
+use crate::proto::simulation::frame::{Frame, Number};
 
 /// As the defaults have it.
 const STREAM_WINDOW: u64 = 10_000_000;
@@ -195,24 +178,6 @@ fn stream_that_ends_twice_in_different_places_closes() {
         scene.say(&[end(10), second]);
         scene.assert_closed(TransportErrorCode::FINAL_SIZE_ERROR);
     }
-}
-
-#[test]
-fn stream_full_of_gaps_closes_before_it_costs_much() {
-    // Every other byte, for as long as the peer likes.
-    let mut scene = Scene::new(Hostile::Dials);
-    let mut offset = 0;
-    while scene.is_open() {
-        let frames: Vec<_> = (0..GAPS_IN_A_PACKET)
-            .map(|_| {
-                offset += 2;
-                Frame::stream(DIALERS_STREAM, offset, b"x")
-            })
-            .collect();
-        scene.say(&frames);
-        assert!(offset < 4 * 4096, "nobody objects to {} gaps", offset / 2);
-    }
-    scene.assert_closed(TransportErrorCode::INTERNAL_ERROR);
 }
 
 #[test]
@@ -462,187 +427,6 @@ fn connection_id(sequence: u64, retire_prior_to: u64) -> Frame {
     }
 }
 
-/// Which role the hostile peer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hostile {
-    Dials,
-    Listens,
-}
-
-const SIDES: [Hostile; 2] = [Hostile::Dials, Hostile::Listens];
-
-/// A node of one shard with two connections: to a peer that keeps to the protocol, and to one that says what it is told.
-struct Scene {
-    network: Network,
-    side: Hostile,
-    script: Arc<Mutex<VecDeque<Vec<u8>>>>,
-    /// The hostile peer's end of its connection, and the victim's.
-    hostile: Peer,
-    victim: Peer,
-    honest: (Peer, Peer),
-    /// A stream whose data makes the hostile peer send packets, and never arrives.
-    carrier: crate::proto::StreamId,
-}
-
-const VICTIM: usize = 0;
-const HONEST: usize = 1;
-const HOSTILE: usize = 2;
-
-impl Scene {
-    fn new(side: Hostile) -> Self {
-        let script = Arc::new(Mutex::new(VecDeque::<Vec<u8>>::new()));
-        let mut network = Network::new(1);
-        network.add(Setup::default());
-        network.add(Setup::default());
-        network.add(Setup {
-            rewrite: Some({
-                let script = Arc::clone(&script);
-                Arc::new(Mutex::new(move |level, payload: &mut [u8]| {
-                    let mut script = script.lock().unwrap();
-                    if level == Level::OneRtt
-                        && script
-                            .front()
-                            .is_some_and(|said| said.len() <= payload.len())
-                        && let Some(said) = script.pop_front()
-                    {
-                        frame::overwrite(payload, &said);
-                    }
-                }))
-            }),
-            ..Setup::default()
-        });
-        let honest = network.connect(HONEST, VICTIM);
-        let (hostile, victim) = match side {
-            Hostile::Dials => network.connect(HOSTILE, VICTIM),
-            Hostile::Listens => {
-                let (victim, hostile) = network.connect(VICTIM, HOSTILE);
-                (hostile, victim)
-            }
-        };
-        network.run_for(Duration::from_secs(1));
-        let carrier = hostile.open().now_or_never().unwrap().unwrap();
-        Self {
-            network,
-            side,
-            script,
-            hostile,
-            victim,
-            honest,
-            carrier,
-        }
-    }
-
-    /// A stream that the hostile peer may open.
-    fn stream(&self) -> u64 {
-        match self.side {
-            Hostile::Dials => DIALERS_STREAM,
-            Hostile::Listens => LISTENERS_STREAM,
-        }
-    }
-
-    /// Has the hostile peer say this in its next packet, and waits for what comes of it.
-    fn say(&mut self, frames: &[Frame]) {
-        self.say_at_once([frames].into_iter());
-    }
-
-    /// The same with several packets, which arrive together.
-    fn say_at_once<'a>(&mut self, packets: impl Iterator<Item = &'a [Frame]>) {
-        self.begin_to_say(packets);
-        self.network.settle();
-        assert!(self.has_said_all());
-        self.network.run_for(Duration::from_millis(45));
-    }
-
-    fn begin_to_say<'a>(&mut self, packets: impl Iterator<Item = &'a [Frame]>) {
-        for packet in packets {
-            let said = frame::encode(packet);
-            assert!(said.len() <= CARRIER, "{} bytes do not fit", said.len());
-            self.script.lock().unwrap().push_back(said);
-            let data = [0; LARGEST_PAYLOAD];
-            assert_eq!(self.hostile.write_now(self.carrier, &data), data.len());
-        }
-    }
-
-    /// Has the hostile peer say this in a small packet, which does not arrive.
-    fn say_little(&mut self, frame: &Frame) -> Vec<Outgoing> {
-        let said = frame::encode(std::slice::from_ref(frame));
-        self.script.lock().unwrap().push_back(said);
-        assert_eq!(self.hostile.write_now(self.carrier, &[0; 20]), 20);
-        self.network.settle();
-        assert!(self.has_said_all());
-        self.network.intercept()
-    }
-
-    fn has_said_all(&self) -> bool {
-        self.script.lock().unwrap().is_empty()
-    }
-
-    /// Lets the hostile peer send many packets at once.
-    fn open_the_congestion_window(&mut self) {
-        let mut rest = 1_000_000;
-        while rest > 0 {
-            rest -= self.hostile.write_now(self.carrier, &vec![0; rest]);
-            self.network.run_for(Duration::from_millis(45));
-        }
-        self.network.run_for(Duration::from_secs(1));
-    }
-
-    fn is_open(&self) -> bool {
-        self.hostile.loss().is_none()
-    }
-
-    /// The connection that was abused goes on.
-    fn assert_open(&mut self) {
-        assert_eq!((self.victim.loss(), self.hostile.loss()), (None, None));
-        self.assert_honest_goes_on();
-    }
-
-    /// The connection that was abused is over, and the hostile peer was told why.
-    fn assert_closed(&mut self, code: TransportErrorCode) {
-        self.assert_violation(code);
-        let told = self.hostile.loss();
-        assert!(
-            matches!(&told, Some(ConnectionError::AbortedByPeer { code: told, .. }) if *told == u64::from(code)),
-            "{told:?} instead of {code:?}"
-        );
-        self.assert_honest_goes_on();
-        // And nothing is left of it.
-        self.network.run_for(Duration::from_secs(5));
-        assert_eq!(self.network.nodes[VICTIM].books().0.connections, 1);
-        self.network.nodes[HOSTILE].assert_empty();
-    }
-
-    fn assert_violation(&self, code: TransportErrorCode) {
-        let seen = self.victim.loss();
-        assert!(
-            matches!(&seen, Some(ConnectionError::Violation { code: seen, .. }) if *seen == u64::from(code)),
-            "{seen:?} instead of {code:?}"
-        );
-    }
-
-    fn assert_honest_goes_on(&mut self) {
-        let (dialer, listener) = self.honest.clone();
-        let received = self.network.block_on(async move {
-            let stream = dialer.open().await.unwrap();
-            dialer.write_all(stream, b"still here").await.unwrap();
-            dialer.finish(stream).unwrap();
-            let accepted = listener.accept().await.unwrap();
-            let received = listener.read_to_end(accepted).await;
-            listener.drop_stream(accepted);
-            dialer.drop_stream(stream);
-            received
-        });
-        assert_eq!(received.as_deref(), Ok(&b"still here"[..]));
-    }
-}
-
-/// Bytes that fit into a packet on any path.
-const CARRIER: usize = 1150;
-
-/// What makes a packet of its own, on the path that there is.
-const LARGEST_PAYLOAD: usize = 1472;
-
-const GAPS_IN_A_PACKET: u64 = 100;
 const IDS_IN_A_PACKET: u64 = 38;
 const CHALLENGES_IN_A_PACKET: u8 = 120;
 const ADDRESSES: u8 = 40;

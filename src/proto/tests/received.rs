@@ -1,0 +1,727 @@
+//! Received data that nobody has read, or that has gaps: whole in the end, bounded in memory and in work until then.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use allocation_counter::measure;
+use futures::{FutureExt, future::join};
+use quinn_proto::TransportErrorCode;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{
+    link::Impairments,
+    mangle::mangling,
+    network::Network,
+    node::Setup,
+    peer::Peer,
+    scene::{Hostile, SIDES, Scene, VICTIM},
+    seeds,
+    transfer::payload,
+};
+use crate::{
+    config::ConfigBuilder,
+    error::{ConnectionError, StreamError},
+    proto::{
+        StreamId,
+        simulation::frame::{Frame, Number},
+        streams::Holding,
+    },
+};
+
+/// As the defaults have it.
+const CONNECTION_WINDOW: u64 = 15_000_000;
+
+/// What one connection may take beyond that, whatever its peer sends.
+const OVERHEAD: u64 = 16 * 1024 * 1024;
+
+/// The part of a stream that our memory holds, or does not.
+const PAGE: u64 = 2048;
+
+/// Pieces that pile up in quinn-proto.
+const PILE: u64 = 128;
+
+#[test]
+fn streams_cut_up_and_repeated_arrive_whole_over_bad_links() {
+    let mut moved = 0;
+    for seed in seeds() {
+        let mut random = StdRng::seed_from_u64(seed);
+        let configure = [narrow, medium, patient][random.random_range(0..3)];
+        let [dialing, listening] = [1, 2].map(|salt| Setup {
+            changes: mangling(seed << 2 | salt),
+            configure,
+            ..Setup::default()
+        });
+        let mut network = Network::pair(seed, dialing, listening);
+        let (dialer, listener) = network.connect(0, 1);
+        network.impair(Impairments {
+            jitter: Duration::from_millis(random.random_range(0..20)),
+            loss: random.random_range(0.0..0.2),
+            duplication: 0.05,
+            ..Impairments::NONE
+        });
+        let alarms = network.alarms();
+        let pause = move |random: &mut StdRng| {
+            let millis = if random.random_bool(0.2) {
+                random.random_range(0..300)
+            } else {
+                0
+            };
+            alarms.after(Duration::from_millis(millis))
+        };
+        let plan: Vec<_> = (0..random.random_range(1..6))
+            .map(|number| payload(seed << 8 | number, random.random_range(0..60_000)))
+            .collect();
+        let streams: Rc<RefCell<Vec<(StreamId, Vec<u8>)>>> = Rc::default();
+
+        for contents in plan.clone() {
+            let (peer, pause, streams) = (dialer.clone(), pause.clone(), Rc::clone(&streams));
+            let mut random = StdRng::seed_from_u64(random.random());
+            network.spawn(async move {
+                let stream = peer.open().await.unwrap();
+                streams.borrow_mut().push((stream, contents.clone()));
+                let mut rest = &contents[..];
+                while !rest.is_empty() {
+                    pause(&mut random).await;
+                    let most = if random.random_bool(0.5) { 100 } else { 20_000 };
+                    let (part, after) =
+                        rest.split_at(random.random_range(1..=most).min(rest.len()));
+                    peer.write_all(stream, part).await.unwrap();
+                    rest = after;
+                }
+                peer.finish(stream).unwrap();
+                assert_eq!(peer.read_to_end(stream).await.unwrap(), [7; 300]);
+                peer.drop_stream(stream);
+            });
+        }
+        let accepted: Rc<RefCell<Vec<StreamId>>> = Rc::default();
+        network.spawn({
+            let (peer, pause, accepted) = (listener.clone(), pause.clone(), Rc::clone(&accepted));
+            let mut random = StdRng::seed_from_u64(random.random());
+            let count = plan.len();
+            async move {
+                for _ in 0..count {
+                    pause(&mut random).await;
+                    let stream = peer.accept().await.unwrap();
+                    accepted.borrow_mut().push(stream);
+                }
+            }
+        });
+        for _ in &plan {
+            let (peer, pause, streams) = (listener.clone(), pause.clone(), Rc::clone(&streams));
+            let (accepted, alarms) = (Rc::clone(&accepted), network.alarms());
+            let mut random = StdRng::seed_from_u64(random.random());
+            network.spawn(async move {
+                let stream = loop {
+                    if let Some(stream) = accepted.borrow_mut().pop() {
+                        break stream;
+                    }
+                    alarms.after(Duration::from_millis(7)).await;
+                };
+                let mut received = Vec::new();
+                loop {
+                    pause(&mut random).await;
+                    let most = if random.random_bool(0.5) { 100 } else { 20_000 };
+                    let mut buf = vec![0; random.random_range(1..=most)];
+                    let read = peer.read(stream, &mut buf).await.unwrap();
+                    if read == 0 {
+                        break;
+                    }
+                    received.extend_from_slice(&buf[..read]);
+                }
+                let expected = (streams.borrow().iter())
+                    .find(|(id, _)| *id == stream)
+                    .map(|(_, contents)| contents.clone());
+                assert!(Some(received) == expected, "{stream}");
+                peer.write_all(stream, &[7; 300]).await.unwrap();
+                peer.drop_stream(stream);
+            });
+        }
+        network.run_until_idle();
+        for peer in [&dialer, &listener] {
+            assert_eq!(held(peer), 0, "seed {seed}");
+            moved += moved_pieces(peer);
+        }
+        // Whatever was withheld of the window came back.
+        let contents = payload(seed, 100_000);
+        let expected = contents.clone();
+        network.impair(Impairments::NONE);
+        let received = network.block_on(send(dialer, listener, contents));
+        assert!(received == expected, "seed {seed}");
+    }
+    assert!(moved > 1000, "{moved}");
+}
+
+#[test]
+fn transfer_lives_that_has_lost_every_other_packet_of_a_large_window() {
+    let mut network = Network::pair(1, wide(), wide());
+    let (dialer, listener) = network.connect(0, 1);
+    let far = Impairments {
+        delay: Duration::from_millis(100),
+        ..Impairments::NONE
+    };
+    network.impair(far);
+    // Until the congestion window is as large as the others.
+    network.block_on(send(dialer.clone(), listener.clone(), vec![0; 30_000_000]));
+
+    let contents = payload(1, 20_000_000);
+    let expected = contents.clone();
+    let receiver = listener.clone();
+    let stream = network.block_on({
+        let dialer = dialer.clone();
+        async move { dialer.open().await.unwrap() }
+    });
+    network.impair(Impairments {
+        lose_every: Some(2),
+        ..far
+    });
+    let mut sent = 0;
+    while sent < contents.len() {
+        let taken = dialer.write_now(stream, &contents[sent..]);
+        if taken == 0 {
+            break;
+        }
+        sent += taken;
+        network.settle();
+    }
+    // All that the windows let out is under way, and half of it lost.
+    network.run_for(Duration::from_millis(150));
+    network.impair(far);
+    let gaps = holding(&receiver).gaps;
+    assert!(gaps > 1024, "{gaps}");
+    let received = network.block_on(async move {
+        let send = async {
+            dialer.write_all(stream, &contents[sent..]).await.unwrap();
+            dialer.finish(stream).unwrap();
+        };
+        let receive = async {
+            let stream = receiver.accept().await.unwrap();
+            receiver.read_to_end(stream).await.unwrap()
+        };
+        join(send, receive).await.1
+    });
+    assert!(received == expected);
+    assert_eq!((listener.loss(), holding(&listener).gaps), (None, 0));
+}
+
+#[test]
+fn one_stalled_stream_does_not_stall_others_however_far_behind_it_is() {
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(2_000_000)
+                .and_then(|builder| builder.connection_receive_window_bytes(3_000_000))
+                .unwrap()
+        },
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup.clone(), setup);
+    let (dialer, listener) = network.connect(0, 1);
+    let stalled = dialer.open().now_or_never().unwrap().unwrap();
+    for _ in 0..100 {
+        dialer.write_now(stalled, &[0; 60_000]);
+        network.run_for(Duration::from_millis(50));
+    }
+    // Some of it was moved to our memory; most was not.
+    let moved = moved_pieces(&listener);
+    assert!((100..600).contains(&moved), "{moved}");
+    let accepted = listener.accept().now_or_never().unwrap().unwrap();
+    for round in 0..5 {
+        let contents = payload(round, 500_000);
+        let expected = contents.clone();
+        let received = network.block_on(send(dialer.clone(), listener.clone(), contents));
+        assert!(received == expected);
+    }
+    // And it goes on when somebody reads it.
+    dialer.drop_stream(stalled);
+    let received = network.block_on(async move { listener.read_to_end(accepted).await });
+    assert!(received.unwrap().len() > 2_000_000);
+}
+
+#[test]
+fn gaps_close_only_beyond_any_reason() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.open_the_congestion_window();
+        let streams = scene.open(4);
+        let mut gaps = 0;
+        while scene.is_open() {
+            // Every other byte, for as long as the peer likes.
+            let packets = (0..16).map(|packet| {
+                gaps += GAPS_IN_A_PACKET;
+                every_other(streams[packet % streams.len()], 2 * gaps, GAPS_IN_A_PACKET)
+            });
+            scene.flood(packets.collect::<Vec<_>>().into_iter());
+            assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
+        }
+        // As many as an honest peer may need.
+        assert!(gaps > CONNECTION_WINDOW / 2400, "{gaps}");
+        assert_eq!(too_fragmented(&scene), 1);
+        scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+    }
+}
+
+#[test]
+fn data_cut_into_more_pieces_than_a_datagram_has_room_for_closes() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let streams = scene.open(40);
+    let mut closed_after = None;
+    for (number, stream) in streams.into_iter().enumerate() {
+        // Every other byte, and then all of them in one frame.
+        scene.flood((0..4).map(|packet| every_other(stream, 1 + 200 * packet, 100)));
+        scene.flood([vec![Frame::stream(stream, 0, &[b'x'; 900])]].into_iter());
+        if !scene.is_open() {
+            closed_after = Some(number);
+            break;
+        }
+    }
+    // A few may have been bad luck.
+    assert_eq!(closed_after, Some(8));
+    assert_eq!(too_fragmented(&scene), 1);
+    scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+}
+
+#[test]
+fn duplicates_for_ever_cost_no_memory_and_no_work() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.open_the_congestion_window();
+        let streams = scene.open(10);
+        let pieces = |packet: u64| {
+            let stream = streams[packet as usize % streams.len()];
+            every_other(stream, 1 + 200 * (packet / 10), GAPS_IN_A_PACKET)
+        };
+        scene.flood((0..50).map(pieces));
+        let (held_before, moved_before) = (held(&scene.victim), moved_pieces(&scene.victim));
+        assert!(
+            moved_before >= 50 * GAPS_IN_A_PACKET - 10 * PILE,
+            "{moved_before}"
+        );
+        scene.flood((0..500).map(|packet| pieces(packet % 50)));
+        scene.assert_open();
+        let moved = moved_pieces(&scene.victim);
+        assert!(moved <= 50 * GAPS_IN_A_PACKET, "{moved}");
+        let held = held(&scene.victim);
+        assert!(
+            held <= held_before + 10 * PILE * DATAGRAM,
+            "{held_before}, {held}"
+        );
+    }
+}
+
+/// The same where the application would only have to read: nothing is missing.
+#[test]
+fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let stream = scene.open(1)[0];
+    let held_before = held(&scene.victim);
+    scene.flood((0..500).map(|_| crumbs(stream, 0..GAPS_IN_A_PACKET)));
+    scene.assert_open();
+    let moved = moved_pieces(&scene.victim);
+    assert!(moved <= 2 * GAPS_IN_A_PACKET, "{moved}");
+    let held = held(&scene.victim);
+    assert!(
+        held <= held_before + 2 * PILE * DATAGRAM,
+        "{held_before}, {held}"
+    );
+}
+
+#[test]
+fn datagrams_are_not_kept_for_a_byte_of_each() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let streams = scene.open(10);
+    // Whose first byte is missing for ever.
+    let packets = (0..6000).map(|packet: u64| {
+        let stream = streams[packet as usize % streams.len()];
+        vec![Frame::stream(stream, 1 + packet / 10, b"x")]
+    });
+    let held_before = held(&scene.victim);
+    let mut most = 0;
+    let packets: Vec<_> = packets.collect();
+    for some in packets.chunks(500) {
+        scene.flood(some.iter().cloned());
+        most = most.max(held(&scene.victim));
+    }
+    scene.assert_open();
+    // Of the 8.8 MB of datagrams, what piles up of each stream is kept.
+    let most_expected = held_before + 10 * PILE * DATAGRAM;
+    assert!(most <= most_expected, "{most}");
+}
+
+#[test]
+fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let streams = all_streams(&mut scene);
+    // Not many of any stream.
+    let rounds = PILE - 20;
+    let mut most = 0;
+    for round in 0..rounds {
+        let packets = (streams.iter()).map(|&stream| vec![Frame::stream(stream, 2 + round, b"x")]);
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+        most = most.max(held(&scene.victim));
+    }
+    scene.assert_open();
+    // Of 40 MB.
+    assert!(rounds * streams.len() as u64 * DATAGRAM > 2 * CONNECTION_WINDOW);
+    let limit = CONNECTION_WINDOW + 3 * 1024 * 1024;
+    assert!((CONNECTION_WINDOW..limit).contains(&most), "{most}");
+    assert_memory(scene, 0..CONNECTION_WINDOW + OVERHEAD);
+}
+
+/// The most that a peer can get at, as far as this file knows: streams that were cut into as many pieces as may be, gaps, a
+/// window full of bytes that lie far apart, and datagrams of which a byte is wanted.
+#[test]
+fn memory_is_bounded_whatever_the_peer_sends() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let streams = all_streams(&mut scene);
+    // quinn-proto has had room for as many pieces as may be.
+    for &stream in &streams {
+        let ranges = [(2, 130), (262, 130)];
+        scene.flood(
+            ranges
+                .map(|(from, count)| every_other(stream, from, count))
+                .into_iter(),
+        );
+        scene.flood([vec![Frame::stream(stream, 1, &[b'x'; 521])]].into_iter());
+    }
+    assert_eq!(scene.victim.loss(), None);
+    // A byte of each page, as far as the window goes.
+    let mut left = CONNECTION_WINDOW - 300_000;
+    for &stream in &streams[1..] {
+        let span = left.min(9_900_000);
+        left -= span;
+        let offsets: Vec<_> = (1..span / PAGE).map(|page| 600 + PAGE * page).collect();
+        let packets = offsets.chunks(100).map(|offsets| {
+            (offsets.iter())
+                .map(|&offset| Frame::stream(stream, offset, b"x"))
+                .collect::<Vec<_>>()
+        });
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+    }
+    // As many gaps as there may be besides.
+    scene.flood((0..26).map(|packet| every_other(streams[0], 1000 + 200 * packet, 100)));
+    assert_eq!(scene.victim.loss(), None);
+    let gaps = holding(&scene.victim).gaps as u64;
+    assert!(gaps > 9_500, "{gaps}");
+    // A byte of each datagram, in streams that have room for a pile of them.
+    let packets = (0..6000).map(|packet: u64| {
+        let stream = streams[10 + packet as usize % 240];
+        vec![Frame::stream(stream, 600 + packet / 240, b"x")]
+    });
+    scene.flood(packets.collect::<Vec<_>>().into_iter());
+    scene.assert_open();
+    assert!(held(&scene.victim) > CONNECTION_WINDOW);
+    assert_memory(scene, CONNECTION_WINDOW..CONNECTION_WINDOW + OVERHEAD);
+}
+
+#[test]
+fn reset_drops_what_was_moved() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    scene.say(&crumbs(stream, 0..150));
+    let accepted = scene.accept_all()[0];
+    assert!(moved_pieces(&scene.victim) > 0);
+    assert_eq!(read_now(&scene.victim, accepted, 100), Ok(100));
+    scene.say(&[Frame::ResetStream {
+        stream: Number(stream),
+        code: Number(17),
+        final_size: Number(1_000_000),
+    }]);
+    let read = read_now(&scene.victim, accepted, 100);
+    assert_eq!(read, Err(StreamError::Reset(17)));
+    assert_all_gone(&scene.victim);
+    scene.assert_open();
+}
+
+#[test]
+fn stream_may_be_let_go_with_what_was_moved() {
+    for gap in [0, 1] {
+        let mut scene = Scene::new(Hostile::Dials);
+        let streams = scene.open(2);
+        for &stream in &streams {
+            scene.say(&crumbs(stream, gap..gap + 150));
+        }
+        let accepted = scene.accept_all();
+        assert!(held(&scene.victim) > 0);
+        let code = quinn_proto::VarInt::from_u32(0);
+        scene
+            .victim
+            .with(|connection| connection.streams().stop(accepted[0], code))
+            .unwrap();
+        scene.victim.drop_stream(accepted[1]);
+        assert_all_gone(&scene.victim);
+        assert_eq!(
+            read_now(&scene.victim, accepted[0], 1),
+            Err(StreamError::Closed)
+        );
+        scene.assert_open();
+    }
+}
+
+#[test]
+fn end_is_told_when_all_before_it_was_read() {
+    let last = |stream, offset, data: &[u8]| Frame::Stream {
+        stream: Number(stream),
+        offset: Number(offset),
+        data: data.to_vec(),
+        fin: true,
+    };
+    // With data, and without.
+    for end in [&b"x"[..], b""] {
+        let mut scene = Scene::new(Hostile::Dials);
+        let stream = scene.open(1)[0];
+        let len = 151 + end.len();
+        scene.say(&crumbs(stream, 1..151));
+        let accepted = scene.accept_all()[0];
+        assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(0));
+        scene.say(&[last(stream, 151, end)]);
+        assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(0));
+        let reading = scene.victim.clone();
+        let read = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&read);
+        scene.network.spawn(async move {
+            let mut buf = [0; 1000];
+            let mut seen = 0;
+            loop {
+                match reading.read(accepted, &mut buf[seen..]).await {
+                    Ok(0) => break,
+                    Ok(count) => seen += count,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            *result.borrow_mut() = Some(seen);
+        });
+        scene.network.run_for(Duration::from_secs(1));
+        assert_eq!(*read.borrow(), None);
+        scene.say(&crumbs(stream, 0..1));
+        assert_eq!(*read.borrow(), Some(len));
+        assert_all_gone(&scene.victim);
+        // The end stays the end.
+        let mut buf = [0; 1];
+        let victim = scene.victim.clone();
+        let again = victim.read(accepted, &mut buf).now_or_never();
+        assert_eq!(again, Some(Ok(0)));
+        scene.assert_open();
+    }
+}
+
+#[test]
+fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let streams = scene.open(2);
+    scene.say(&crumbs(streams[0], 0..150));
+    let accepted = scene.accept_all()[0];
+    scene.say(&crumbs(streams[1], 0..150));
+    scene.hostile.close(7);
+    scene.network.run_for(Duration::from_secs(1));
+    assert!(scene.victim.loss().is_some());
+    assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(150));
+    let read = read_now(&scene.victim, accepted, 1000);
+    assert!(
+        matches!(
+            read,
+            Err(StreamError::Connection(ConnectionError::ClosedByPeer {
+                code: 7,
+                ..
+            }))
+        ),
+        "{read:?}"
+    );
+    // Nobody can take the other one any more.
+    assert_all_gone(&scene.victim);
+}
+
+/// quinn-proto has done with such a stream, and would let the peer open another one.
+#[test]
+fn streams_that_were_moved_whole_count_until_they_are_read() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let streams = scene.open(40);
+    for &stream in &streams {
+        let mut frames = crumbs(stream, 0..149);
+        frames.push(Frame::Stream {
+            stream: Number(stream),
+            offset: Number(149),
+            data: vec![b'x'],
+            fin: true,
+        });
+        scene.say(&frames);
+    }
+    let accepted = scene.accept_all();
+    for &stream in &accepted {
+        scene.victim.finish(stream).unwrap();
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    let may_open = |scene: &mut Scene| {
+        let mut count = 0;
+        while scene.hostile.open().now_or_never().is_some() {
+            count += 1;
+        }
+        scene.network.run_for(Duration::from_secs(1));
+        count
+    };
+    // 100, less those, and the one that carries all this.
+    assert_eq!(may_open(&mut scene), 59);
+    for &stream in &accepted {
+        assert_eq!(read_now(&scene.victim, stream, 1000), Ok(150));
+        scene.victim.drop_stream(stream);
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    assert_eq!(may_open(&mut scene), 40);
+    scene.assert_open();
+}
+
+#[test]
+fn limit_on_memory_holds_a_sender_back_and_lets_it_go() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let limit = 200_000;
+    listener.with(|connection| connection.set_receive_limit(limit));
+    // What the peer was given before counts, and is used up by what it sends.
+    network.block_on(send(dialer.clone(), listener.clone(), vec![0; 16_000_000]));
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    for _ in 0..100 {
+        dialer.write_now(stream, &[0; 60_000]);
+        network.run_for(Duration::from_millis(50));
+    }
+    let taken = held(&listener);
+    assert!((limit / 2..2 * limit).contains(&taken), "{taken}");
+    listener.with(|connection| connection.set_receive_limit(u64::MAX));
+    for _ in 0..100 {
+        dialer.write_now(stream, &[0; 60_000]);
+        network.run_for(Duration::from_millis(50));
+    }
+    assert!(held(&listener) > 5_000_000);
+}
+
+/// Sends this on a stream of its own; returns what was received.
+async fn send(dialer: Peer, listener: Peer, contents: Vec<u8>) -> Vec<u8> {
+    let send = async {
+        let stream = dialer.open().await.unwrap();
+        dialer.write_all(stream, &contents).await.unwrap();
+        dialer.drop_stream(stream);
+    };
+    let receive = async {
+        let stream = listener.accept().await.unwrap();
+        let mut received = Vec::new();
+        let mut buf = vec![0; 64 * 1024];
+        loop {
+            match listener.read(stream, &mut buf).await.unwrap() {
+                0 => break,
+                count => received.extend_from_slice(&buf[..count]),
+            }
+        }
+        listener.drop_stream(stream);
+        received
+    };
+    join(send, receive).await.1
+}
+
+/// As many streams as the hostile peer may ever have, besides the one that carries all this.
+fn all_streams(scene: &mut Scene) -> Vec<u64> {
+    let mut streams = scene.open(99);
+    let begun = streams
+        .iter()
+        .map(|&stream| vec![Frame::stream(stream, 0, b"x")]);
+    scene.flood(begun.collect::<Vec<_>>().into_iter());
+    streams.extend(scene.open(156));
+    streams
+}
+
+/// Frames of a byte each, with a gap of a byte before each.
+fn every_other(stream: u64, from: u64, count: u64) -> Vec<Frame> {
+    (0..count)
+        .map(|index| Frame::stream(stream, from + 2 * index, b"x"))
+        .collect()
+}
+
+/// Frames of a byte each.
+fn crumbs(stream: u64, offsets: std::ops::Range<u64>) -> Vec<Frame> {
+    offsets
+        .map(|offset| Frame::stream(stream, offset, b"x"))
+        .collect()
+}
+
+fn held(peer: &Peer) -> u64 {
+    peer.stats().held_bytes
+}
+
+fn moved_pieces(peer: &Peer) -> u64 {
+    peer.with(|connection| connection.received().1)
+}
+
+/// What was received and not read.
+fn holding(peer: &Peer) -> Holding {
+    peer.with(|connection| connection.received().0)
+}
+
+/// Asserts that nothing is in our memory.
+fn assert_all_gone(peer: &Peer) {
+    let Holding {
+        bytes, pages, gaps, ..
+    } = holding(peer);
+    assert_eq!((bytes, pages, gaps), (0, 0, 0));
+}
+
+fn too_fragmented(scene: &Scene) -> u64 {
+    scene.network.nodes[VICTIM].books().1.too_fragmented
+}
+
+/// What a read gives without waiting; nothing if it would have to wait.
+fn read_now(peer: &Peer, stream: StreamId, most: usize) -> Result<usize, StreamError> {
+    let mut buf = vec![0; most];
+    let read = peer.read(stream, &mut buf).now_or_never();
+    read.unwrap_or(Ok(0))
+}
+
+/// Asserts what the victim's connection to the hostile peer takes, with all that is shared by its node.
+fn assert_memory(scene: Scene, expected: std::ops::Range<u64>) {
+    let Scene {
+        mut network,
+        victim,
+        ..
+    } = scene;
+    drop(victim);
+    let node = network.nodes.remove(VICTIM);
+    let freed = measure(|| drop(node));
+    let freed = freed.bytes_current.unsigned_abs();
+    assert!(expected.contains(&freed), "{freed}");
+}
+
+fn patient(builder: ConfigBuilder) -> ConfigBuilder {
+    (super::transfer::patient().configure)(builder)
+}
+
+fn narrow(builder: ConfigBuilder) -> ConfigBuilder {
+    patient(builder)
+        .stream_receive_window_bytes(8 * 1024)
+        .and_then(|builder| builder.connection_receive_window_bytes(16 * 1024))
+        .unwrap()
+}
+
+fn medium(builder: ConfigBuilder) -> ConfigBuilder {
+    patient(builder)
+        .stream_receive_window_bytes(32 * 1024)
+        .and_then(|builder| builder.connection_receive_window_bytes(48 * 1024))
+        .unwrap()
+}
+
+fn wide() -> Setup {
+    Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(16_000_000)
+                .and_then(|builder| builder.connection_receive_window_bytes(20_000_000))
+                .and_then(|builder| builder.send_window_bytes(16_000_000))
+                .unwrap()
+        },
+        ..Setup::default()
+    }
+}
+
+const GAPS_IN_A_PACKET: u64 = 100;
+
+/// What a datagram counts for, at most, on the path that there is.
+const DATAGRAM: u64 = 1472;
