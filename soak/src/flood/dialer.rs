@@ -13,12 +13,13 @@ use libp2p_core::{
     muxing::StreamMuxerExt,
     transport::{DialOpts, PortUse},
 };
-use libp2p_identity::Keypair;
+use libp2p_identity::{Keypair, PeerId};
 use libp2p_quinn::{Config, Connection, Stream, Transport};
 use multiaddr::Multiaddr;
 
 pub struct Dialer {
     transport: Mutex<Transport>,
+    peer_id: PeerId,
 }
 
 impl Default for Dialer {
@@ -26,11 +27,16 @@ impl Default for Dialer {
         let identity = Keypair::generate_ed25519();
         Self {
             transport: Mutex::new(Transport::new(Config::new(&identity))),
+            peer_id: identity.public().to_peer_id(),
         }
     }
 }
 
 impl Dialer {
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
     pub async fn connect(&self, address: &Multiaddr, port_use: PortUse) -> Result<Connection> {
         let opts = DialOpts {
             role: Endpoint::Dialer,
