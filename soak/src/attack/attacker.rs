@@ -139,9 +139,11 @@ fn prepare(kind: Kind, seconds: u64, address: String) -> Result<Prepared> {
             size,
             beside,
         } => pieces::after_tls(of, connections, size, beside)?,
-        Kind::InitialHolding { handshakes, size } => {
-            holding::before_tls(handshakes, size, bytes_in(seconds))?
-        }
+        Kind::InitialHolding {
+            handshakes,
+            size,
+            proves,
+        } => holding::before_tls(handshakes, size, proves, bytes_in(seconds))?,
         Kind::Holding(how) => holding::after_tls(how, bytes_in(seconds))?,
         Kind::Windows { connections } => holding::windows(few(connections, seconds))?,
         Kind::Answers { connections } => holding::answers(few(connections, seconds))?,

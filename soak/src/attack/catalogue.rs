@@ -62,20 +62,12 @@ pub const ATTACKS: &[Attack] = &[
     attack("bytes behind a batch", Kind::Holding(Holding::Batches)),
     attack("bytes beside padding", Kind::Holding(Holding::Padded)),
     attack("bytes alone", Kind::Holding(Holding::Single)),
-    attack(
-        "bytes of 60 handshakes",
-        Kind::InitialHolding {
-            handshakes: 60,
-            size: Size::Small,
-        },
-    ),
+    attack("bytes of 60 handshakes", holding(60, Size::Small, false)),
     attack(
         "bytes of 8 handshakes in large datagrams",
-        Kind::InitialHolding {
-            handshakes: 8,
-            size: Size::Large,
-        },
+        holding(8, Size::Large, false),
     ),
+    attack("bytes of 1024 handshakes", holding(1024, Size::Small, true)),
     attack(
         "ended connections",
         Kind::Ending {
@@ -140,6 +132,14 @@ const fn pieces(of: Of, connections: usize, size: Size) -> Kind {
     }
 }
 
+const fn holding(handshakes: usize, size: Size, proves: bool) -> Kind {
+    Kind::InitialHolding {
+        handshakes,
+        size,
+        proves,
+    }
+}
+
 const fn beside(beside: Beside) -> Kind {
     Kind::Pieces {
         of: Of::Stream,
@@ -169,7 +169,12 @@ pub enum Kind {
         beside: Beside,
     },
     /// Has little data kept in much memory, in so many handshakes.
-    InitialHolding { handshakes: usize, size: Size },
+    InitialHolding {
+        handshakes: usize,
+        size: Size,
+        /// Whether it shows that its addresses are its own.
+        proves: bool,
+    },
     /// The same on one connection.
     Holding(Holding),
     /// Ends connections with data on streams that nobody has taken.

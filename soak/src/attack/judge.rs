@@ -96,6 +96,10 @@ impl<'a> Judge<'a> {
             | Kind::Amplifying(_)
             | Kind::Pieces { connections: 1, .. } => self.judge_memory(outcome, ONE_CONNECTION),
             Kind::InitialHolding { .. } | Kind::InitialPieces { .. } => {
+                self.tell(
+                    "handshakes that are not complete",
+                    outcome.after.handshaking.to_string(),
+                );
                 self.judge_memory(outcome, ALL_HANDSHAKES);
             }
             Kind::Windows { .. } | Kind::Answers { .. } => {

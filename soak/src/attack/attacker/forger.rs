@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     thread,
     time::Duration,
 };
@@ -76,12 +76,31 @@ impl Forger {
     }
 }
 
-/// An address for benchmarks (RFC 2544), which is nobody's.
+/// One of the other addresses for benchmarks (RFC 2544), which is nobody's.
 pub fn any_source() -> SocketAddrV4 {
     let mut rng = rand::rng();
-    let host: u32 = rng.random_range(1..(1 << 17) - 1);
+    let host: u32 = rng.random_range(1..(1 << 16) - 1);
     let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + host);
     SocketAddrV4::new(ip, rng.random_range(1024..=u16::MAX))
 }
+
+/// An address of the attacker's: what is sent to it arrives at its [`ears`].
+pub fn owned_source(number: u16) -> SocketAddrV4 {
+    let [high, low] = number.to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(198, 19, high, low), EARS_PORT)
+}
+
+/// A socket for all of them, that is not waited for.
+pub fn ears() -> Result<UdpSocket> {
+    network::own_all_of(OWNED)?;
+    let ears = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EARS_PORT))?;
+    ears.set_nonblocking(true)?;
+    Ok(ears)
+}
+
+/// Half of the addresses for benchmarks (RFC 2544).
+const OWNED: &str = "198.19.0.0/16";
+
+const EARS_PORT: u16 = 4003;
 
 const IPPROTO_RAW: i32 = 255;

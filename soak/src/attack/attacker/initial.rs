@@ -10,21 +10,35 @@ use super::{frames::number, peer::unreadable};
 
 /// What somebody sends who begins a connection: its keys follow from the ID that it has chosen (RFC 9001 §5.2).
 pub struct Initials {
-    destination: [u8; 8],
+    destination: Vec<u8>,
+    /// Of a Retry packet.
+    token: Vec<u8>,
     keys: DirectionalKeys,
     /// Number of the next packet.
     next: u32,
 }
 
 impl Initials {
-    pub fn begin(destination: [u8; 8]) -> Result<Self> {
+    pub fn begin(destination: &[u8]) -> Result<Self> {
+        Self::begin_with(destination, &[])
+    }
+
+    /// What follows a Retry packet (RFC 9000 §8.1.2); nothing if this is none.
+    pub fn after(retry: &[u8]) -> Result<Option<Self>> {
+        parse_retry(retry)
+            .map(|(source, token)| Self::begin_with(source, token))
+            .transpose()
+    }
+
+    fn begin_with(destination: &[u8], token: &[u8]) -> Result<Self> {
         let suite = TLS13_AES_128_GCM_SHA256
             .tls13()
             .and_then(|suite| suite.quic_suite())
             .context("no keys for first packets")?;
-        let keys = suite.keys(&destination, rustls::Side::Client, Version::V1);
+        let keys = suite.keys(destination, rustls::Side::Client, Version::V1);
         Ok(Self {
-            destination,
+            destination: destination.to_vec(),
+            token: token.to_vec(),
             keys: keys.local,
             next: 0,
         })
@@ -32,14 +46,15 @@ impl Initials {
 
     /// A packet with these frames, and PADDING up to that length.
     pub fn packet(&mut self, frames: &[u8], length: usize) -> Result<Vec<u8>> {
-        let payload = frames.len().max(length.saturating_sub(OVERHEAD));
         let mut packet = vec![0xc3, 0, 0, 0, 1];
-        for id in [self.destination, SOURCE] {
+        for id in [&self.destination[..], &SOURCE] {
             packet.push(id.len() as u8);
             packet.extend(id);
         }
-        // No token.
-        number(&mut packet, 0);
+        number(&mut packet, self.token.len() as u64);
+        packet.extend(&self.token);
+        let overhead = packet.len() + 4 + NUMBER + self.keys.packet.tag_len();
+        let payload = frames.len().max(length.saturating_sub(overhead));
         let rest = NUMBER + payload + self.keys.packet.tag_len();
         packet.extend((0x8000_0000 | rest as u32).to_be_bytes());
         let number_at = packet.len();
@@ -69,11 +84,27 @@ impl Initials {
     }
 }
 
+/// The sender's ID and the token (RFC 9000 §17.2.5).
+fn parse_retry(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = datagram.get(5..)?;
+    if datagram[0] & 0xf0 != 0xf0 {
+        return None;
+    }
+    let (&length, rest) = rest.split_first()?;
+    let (&length, rest) = rest.get(usize::from(length)..)?.split_first()?;
+    let (source, rest) = rest.split_at_checked(length.into())?;
+    Some((source, rest.get(..rest.len().checked_sub(INTEGRITY_TAG)?)?))
+}
+
+/// Everybody's ID: nobody looks at it.
 const SOURCE: [u8; 8] = *b"attacker";
+
+/// Behind the token of a Retry packet (RFC 9001 §5.8).
+const INTEGRITY_TAG: usize = 16;
 
 const NUMBER: usize = 4;
 
-/// Headers and tag.
+/// Headers and tag, without a token.
 pub const OVERHEAD: usize = 5 + 2 * 9 + 1 + 4 + NUMBER + 16;
 
 #[cfg(test)]
@@ -82,12 +113,25 @@ mod tests {
 
     #[test]
     fn packets_are_as_long_as_they_are_to_be() {
-        let mut initials = Initials::begin([7; 8]).unwrap();
+        let mut initials = Initials::begin(&[7; 8]).unwrap();
         assert_eq!(initials.packet(&[1], 1200).unwrap().len(), 1200);
         assert_eq!(
             initials.packet(&[1; 60_000], 0).unwrap().len(),
             60_000 + OVERHEAD
         );
         assert_eq!(initials.behind_another(&[1; 30], 1452).unwrap().len(), 1452);
+    }
+
+    #[test]
+    fn a_token_is_shown_again() {
+        let ids = [&[8][..], &SOURCE, &[3, 7, 7, 7]].concat();
+        let retry = [&[0xf0, 0, 0, 0, 1][..], &ids, b"token", &[0; 16]].concat();
+        let mut initials = Initials::after(&retry).unwrap().unwrap();
+        assert_eq!(initials.destination, [7; 3]);
+        let packet = initials.packet(&[1], 1452).unwrap();
+        assert_eq!(packet.len(), 1452);
+        assert!(packet.windows(5).any(|part| part == b"token"));
+        assert!(Initials::after(&packet).unwrap().is_none());
+        assert!(Initials::after(&[0xf0]).unwrap().is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Packets of a connection from addresses that it has not shown to be its own.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV4},
     thread,
     time::Duration,
 };
@@ -11,18 +11,16 @@ use rand::RngExt;
 
 use super::{
     Prepared, VICTIM,
-    forger::{Forger, any_source},
+    forger::{self, Forger, any_source, owned_source},
     frames,
     peer::{Introduction, Peer},
 };
-use crate::{attack::catalogue::Amplifying, flood::network};
+use crate::attack::catalogue::Amplifying;
 
 pub fn amplifying(how: Amplifying) -> Result<Prepared> {
     let mut forger = Forger::new()?;
     let mut peer = Peer::dial(&Introduction::of_a_peer(VICTIM)?)?;
-    network::own_all_of(OWNED)?;
-    let ears = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
-    ears.set_nonblocking(true)?;
+    let ears = forger::ears()?;
     Ok(Box::new(move |run| {
         run.attacked.begun = 1;
         let mut frames = Vec::new();
@@ -33,7 +31,7 @@ pub fn amplifying(how: Amplifying) -> Result<Prepared> {
         let mut count = 0;
         while run.goes_on() {
             let from = match how {
-                Amplifying::Challenges => owned(),
+                Amplifying::Challenges => owned_source(rand::rng().random()),
                 Amplifying::Pings => any_source(),
                 Amplifying::Turns => TURNS[count % TURNS.len()],
             };
@@ -61,16 +59,6 @@ pub fn amplifying(how: Amplifying) -> Result<Prepared> {
         Ok(vec![peer])
     }))
 }
-
-/// One of the attacker's addresses: it receives there, and does not prove it.
-fn owned() -> SocketAddrV4 {
-    let [high, low] = rand::rng().random::<u16>().to_be_bytes();
-    SocketAddrV4::new(Ipv4Addr::new(198, 19, high, low), PORT)
-}
-
-const OWNED: &str = "198.19.0.0/16";
-
-const PORT: u16 = 4003;
 
 const ACKNOWLEDGE_EVERY: usize = 4;
 

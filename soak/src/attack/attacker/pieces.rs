@@ -64,7 +64,7 @@ impl Stalled {
         run.attacked.begun += 1;
         Ok(Self {
             from: any_source(),
-            initials: Initials::begin(rand::rng().random())?,
+            initials: Initials::begin(&rand::rng().random::<[u8; 8]>())?,
             began: Instant::now(),
             sent: 0,
         })
