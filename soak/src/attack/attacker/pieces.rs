@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::Result;
-use rand::RngExt;
 
 use super::{
     Prepared, VICTIM,
@@ -34,13 +33,12 @@ pub fn before_tls(handshakes: usize, size: Size, datagrams_each: Option<u32>) ->
                 if handshake.is_worn(datagrams_each) {
                     *handshake = Stalled::begin(run)?;
                 }
-                // The first one has to be small, and all pieces have to be there once.
-                let payloads = if (handshake.sent as usize) < small.len() {
-                    &small
-                } else {
-                    &costly
-                };
-                handshake.send(run, &mut forger, payloads)?;
+                // What begins a connection has to be small. It may be lost, so it comes again and again.
+                let in_turn = handshake.sent as usize % (small.len() + IN_A_ROW);
+                let payload = small
+                    .get(in_turn)
+                    .unwrap_or_else(|| &costly[in_turn % costly.len()]);
+                handshake.send(run, &mut forger, payload)?;
                 if !run.goes_on() {
                     break;
                 }
@@ -64,7 +62,7 @@ impl Stalled {
         run.attacked.begun += 1;
         Ok(Self {
             from: any_source(),
-            initials: Initials::begin(&rand::rng().random::<[u8; 8]>())?,
+            initials: Initials::begin()?,
             began: Instant::now(),
             sent: 0,
         })
@@ -74,8 +72,7 @@ impl Stalled {
         datagrams_each.is_some_and(|most| self.sent >= most) || self.began.elapsed() > HANDSHAKE
     }
 
-    fn send(&mut self, run: &mut Run<'_>, forger: &mut Forger, payloads: &[Vec<u8>]) -> Result<()> {
-        let payload = &payloads[self.sent as usize % payloads.len()];
+    fn send(&mut self, run: &mut Run<'_>, forger: &mut Forger, payload: &[u8]) -> Result<()> {
         let datagram = self.initials.packet(payload, DATAGRAM)?;
         forger.send(self.from, &datagram)?;
         self.sent += 1;
@@ -183,6 +180,9 @@ pub const LARGE_DATAGRAM: usize = 65_000;
 
 /// Shortly before the victim gives up.
 const HANDSHAKE: Duration = Duration::from_millis(4800);
+
+/// Datagrams of a handshake that are as large as they may be, between small ones.
+const IN_A_ROW: usize = 16;
 
 /// For each datagram that costs something.
 const GARBAGE: usize = 3;
