@@ -36,6 +36,7 @@ fn page(before: Option<&Figures>, figures: &Figures) -> Result<String> {
             }
         }
     }
+    overview(&mut page, &names, before, figures)?;
     for name in names {
         write!(page, "\n## {name}\n\n")?;
         match before {
@@ -44,6 +45,29 @@ fn page(before: Option<&Figures>, figures: &Figures) -> Result<String> {
         }
     }
     Ok(page)
+}
+
+/// Which figures of each attack are not what they have to be.
+fn overview(
+    page: &mut String,
+    names: &[&str],
+    before: Option<&Figures>,
+    figures: &Figures,
+) -> Result<()> {
+    page.push_str(match before {
+        Some(_) => "\n| attack | does not hold, before | after |\n|---|---|---|\n",
+        None => "\n| attack | does not hold |\n|---|---|\n",
+    });
+    for &name in names {
+        write!(page, "| {name} |")?;
+        for run in before.into_iter().chain([figures]) {
+            let missed = of(run, Some(name)).filter(|figure| figure.met == Some(false));
+            let missed: Vec<_> = missed.map(what).collect();
+            write!(page, " {} |", missed.join(", "))?;
+        }
+        page.push('\n');
+    }
+    Ok(())
 }
 
 fn one_column(page: &mut String, name: &str, figures: &Figures) -> Result<()> {
@@ -130,6 +154,7 @@ mod tests {
         after.demand("garbage: pings", "3 ms", "50 ms", true);
         let page = page(Some(&before), &after).unwrap();
         assert!(page.contains("  - commit: two\n"));
+        assert!(page.contains("| garbage | pings |  |\n"));
         assert!(page.contains("| pings | **90 ms** | 3 ms | 50 ms |\n"));
         assert!(page.contains("| gone | yes |  |  |\n"));
         let page = super::page(None, &after).unwrap();

@@ -333,7 +333,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A victim that holds more ends itself: the machine has others on it.
-pub const MOST_HELD: u64 = 3_000_000_000;
+const MOST_HELD: u64 = 3_000_000_000;
 
 const WEIGH_EVERY: Duration = Duration::from_millis(5);
 
