@@ -2,14 +2,15 @@
 
 mod attacker;
 mod client;
+pub mod dialer;
 mod hello;
 mod lines;
-mod network;
+pub mod network;
 mod pace;
-mod packets;
+pub mod packets;
 mod proving;
-mod server;
-mod wire;
+pub mod server;
+pub mod wire;
 
 use std::{collections::HashMap, net::SocketAddrV4, path::PathBuf, time::Duration};
 
@@ -394,13 +395,13 @@ fn percent(part: f64, whole: f64) -> f64 {
 }
 
 /// CPU time that this process has taken.
-fn usage() -> Result<Duration> {
+pub fn usage() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
-fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?)
@@ -417,9 +418,9 @@ pub const PARTS: [&str; 6] = [
 ];
 
 /// Where the server listens.
-const PORT: u16 = 4001;
+pub const PORT: u16 = 4001;
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
+pub const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
 
 /// Packets of what is no flood, and how many of them in a second; below the server's threshold for Retry packets.
 const FEW: usize = 120;

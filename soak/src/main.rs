@@ -1,5 +1,6 @@
-//! Long tests of the transport: churn, floods, and the table of what is tested where.
+//! Long tests of the transport: churn, floods, attacks, and the table of what is tested where.
 
+mod attack;
 mod churn;
 mod figures;
 mod flood;
@@ -24,6 +25,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Attacks a node in a network namespace, beside a transfer, pings and dials.
+    Attack(attack::Options),
     /// Opens and closes connections and streams in slices, and looks for what is left of them.
     Churn(churn::Options),
     /// Floods a listener in a network namespace, beside dials and a transfer.
@@ -35,6 +38,9 @@ enum Command {
     /// A process of a flood, which starts it.
     #[command(subcommand, hide = true)]
     Role(flood::Role),
+    /// A process of an attack, which starts it.
+    #[command(subcommand, hide = true)]
+    AttackRole(attack::Role),
 }
 
 /// Counts what is in use, which glibc's does not, in C as well.
@@ -55,11 +61,13 @@ fn main() -> ExitCode {
 /// Returns whether everything was as it must be.
 fn run(command: Command) -> Result<bool> {
     match command {
+        Command::Attack(options) => attack::run(&options),
         Command::Churn(options) => churn::run(&options),
         Command::Flood(options) => flood::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Table(options) => table::run(&options),
         Command::Role(role) => role.run().map(|()| true),
+        Command::AttackRole(role) => role.run().map(|()| true),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The processes of a flood, which outlive neither their time nor their owner. They speak JSON lines.
+//! The processes of a flood or an attack, which outlive neither their time nor their owner. They speak JSON lines.
 
 use std::{
     env,
@@ -82,7 +82,7 @@ pub fn answer(line: &impl Serialize) -> Result<()> {
     write_line(&mut io::stdout().lock(), line)
 }
 
-/// Ends this process when it has taken longer than any flood takes.
+/// Ends this process when it has taken longer than any flood or attack takes.
 pub fn limit_time() {
     thread::spawn(|| {
         thread::sleep(LONGEST + Duration::from_secs(5));
@@ -99,7 +99,7 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// The longest flood, with all that comes before and after it.
+/// The longest flood or attack, with all that comes before and after it.
 pub const LONGEST: Duration = Duration::from_secs(900);
 
 /// Lines that wait to be heard.

@@ -1,29 +1,23 @@
 //! The process of those who have nothing bad in mind: a transfer that has begun before the flood, and dials during it.
 
 use std::{
-    future::poll_fn,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p_core::{
-    Endpoint, Transport as _,
-    muxing::StreamMuxerExt,
-    transport::{DialOpts, PortUse},
-};
-use libp2p_identity::Keypair;
-use libp2p_quinn::{Config, Connection, Stream, Transport};
+use futures::AsyncWriteExt;
+use libp2p_core::transport::PortUse;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{
+    dialer::{Dialer, open},
     lines::{Line, Order},
     network, runtime, usage,
 };
@@ -69,7 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
     let uploaded = Arc::new(AtomicU64::new(0));
     runtime.block_on(upload(&address, Arc::clone(&uploaded), options.megabytes))?;
     answer(&Line::Ready)?;
-    let dialer = Arc::new(Dialer::new(address));
+    let dialer = Arc::new(Dialer::default());
     loop {
         let Order::Measure {
             seconds,
@@ -78,14 +72,15 @@ pub fn run(options: &Options) -> Result<()> {
         else {
             bail!("clients measure");
         };
-        let measured = runtime.block_on(measure(&dialer, &uploaded, seconds, per_second))?;
+        let measured =
+            runtime.block_on(measure(&dialer, &address, &uploaded, seconds, per_second))?;
         answer(&Line::Measured(measured))?;
     }
 }
 
 /// Connects, and uploads until the process ends.
 async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -> Result<()> {
-    let dialer = Dialer::new(address.clone());
+    let dialer = Dialer::default();
     let mut muxer = dialer.connect(address, PortUse::Reuse).await?;
     let mut stream = open(&mut muxer).await?;
     tokio::spawn(async move {
@@ -112,6 +107,7 @@ async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -
 
 async fn measure(
     dialer: &Arc<Dialer>,
+    address: &Multiaddr,
     uploaded: &AtomicU64,
     seconds: u64,
     per_second: u64,
@@ -123,7 +119,9 @@ async fn measure(
     for host in (0..network::HOSTS).cycle().take(attempted) {
         tick.tick().await;
         let dialer = Arc::clone(dialer);
-        attempts.spawn(async move { dialer.ask(host).await });
+        let ip = Protocol::Ip4(network::dialled_by(host));
+        let address = address.replace(0, |_| Some(ip)).context("no address")?;
+        attempts.spawn(async move { dialer.ask(&address).await });
     }
     let over = Duration::from_secs(seconds);
     tokio::time::sleep(over.saturating_sub(start.elapsed())).await;
@@ -152,64 +150,6 @@ async fn measure(
     (measured.median_ms, measured.p99_ms, measured.slowest_ms) = (at(0.5), at(0.99), at(1.0));
     Ok(measured)
 }
-
-struct Dialer {
-    transport: Mutex<Transport>,
-    address: Multiaddr,
-}
-
-impl Dialer {
-    fn new(address: Multiaddr) -> Self {
-        Self {
-            transport: Mutex::new(Transport::new(Config::new(&Keypair::generate_ed25519()))),
-            address,
-        }
-    }
-
-    async fn connect(&self, address: &Multiaddr, port_use: PortUse) -> Result<Connection> {
-        let opts = DialOpts {
-            role: Endpoint::Dialer,
-            port_use,
-        };
-        let dial = self
-            .transport
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .dial(address.clone(), opts)?;
-        Ok(dial.await?.1)
-    }
-
-    /// Dials as this host from a new socket, asks something, checks the answer, and closes. Returns how long the answer
-    /// took.
-    async fn ask(&self, host: u8) -> Result<Duration> {
-        let ip = Protocol::Ip4(network::dialled_by(host));
-        let address = self
-            .address
-            .replace(0, |_| Some(ip))
-            .context("no address")?;
-        let start = Instant::now();
-        let dial = self.connect(&address, PortUse::New);
-        let mut muxer = dial.await.context("dial")?;
-        let mut stream = open(&mut muxer).await?;
-        stream.write_all(QUESTION).await?;
-        stream.close().await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        ensure!(
-            answer == (QUESTION.len() as u64).to_be_bytes(),
-            "wrong answer"
-        );
-        let time = start.elapsed();
-        poll_fn(|cx| muxer.poll_close_unpin(cx)).await?;
-        Ok(time)
-    }
-}
-
-async fn open(muxer: &mut Connection) -> Result<Stream> {
-    Ok(poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await?)
-}
-
-const QUESTION: &[u8] = b"is anybody there?";
 
 const BLOCK: usize = 64 * 1024;
 

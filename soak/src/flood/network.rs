@@ -121,6 +121,11 @@ pub fn answer_everybody() -> Result<()> {
     ])
 }
 
+/// Has whoever is at the attacker's end receive what is for any address of this network.
+pub fn own_all_of(network: &str) -> Result<()> {
+    ip(&["route", "add", "local", network, "dev", "lo"])
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip")
         .args(arguments)

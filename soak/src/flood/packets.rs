@@ -82,6 +82,27 @@ pub fn fragments(
     Ok([fragment(first, 0, true)?, fragment(second, cut, false)?])
 }
 
+/// A UDP datagram in as many IP packets as Ethernet makes of it.
+pub fn pieces(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    payload: &[u8],
+    identification: u16,
+) -> Result<Vec<Vec<u8>>> {
+    let datagram = datagram(from, to, payload)?;
+    let pieces = datagram
+        .chunks(FRAGMENT)
+        .zip(0_u16..)
+        .map(|(contents, index)| {
+            let mut header = header(from, to, contents.len())?;
+            header.identification = identification;
+            header.more_fragments = (usize::from(index) + 1) * FRAGMENT < datagram.len();
+            header.fragment_offset = IpFragOffset::try_new(index * (FRAGMENT as u16 / 8))?;
+            assemble(header, contents)
+        });
+    pieces.collect()
+}
+
 /// An address for benchmarks (RFC 2544), which is nobody's.
 pub fn any_source(rng: &mut impl Rng) -> SocketAddrV4 {
     let host: u32 = rng.random_range(1..(1 << 17) - 1);
@@ -111,6 +132,9 @@ fn assemble(mut header: Ipv4Header, contents: &[u8]) -> Result<Vec<u8>> {
 }
 
 const TTL: u8 = 64;
+
+/// What an IP packet carries of a datagram that Ethernet does not carry whole; a multiple of 8.
+const FRAGMENT: usize = 1480;
 
 /// Connections begun in one endpoint.
 const ENDPOINT: usize = 4096;
@@ -158,6 +182,25 @@ mod tests {
         assert_eq!(udp.payload(), b"something");
         let header = Ipv4Header::from_slice(&packet).unwrap().0;
         assert_eq!(header.header_checksum, header.calc_header_checksum());
+    }
+
+    #[test]
+    fn pieces_hold_the_datagram_once() {
+        let from = any_source(&mut StdRng::seed_from_u64(1));
+        for (length, count) in [(1472, 1), (1473, 2), (65_000, 44)] {
+            let payload: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            let pieces = pieces(from, SERVER, &payload, 7).unwrap();
+            assert_eq!(pieces.len(), count);
+            let mut whole: Vec<u8> = Vec::new();
+            for (index, piece) in pieces.iter().enumerate() {
+                let (header, contents) = Ipv4Header::from_slice(piece).unwrap();
+                assert!(piece.len() <= 1500);
+                assert_eq!(header.more_fragments, index + 1 < count);
+                assert_eq!(usize::from(header.fragment_offset.value()) * 8, whole.len());
+                whole.extend(contents);
+            }
+            assert_eq!(whole[UdpHeader::LEN..], payload);
+        }
     }
 
     #[test]

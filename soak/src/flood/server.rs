@@ -144,7 +144,9 @@ async fn serve(policy: Policy) -> Result<(String, Handle)> {
     }
 }
 
-async fn next_event(transport: &mut Transport) -> TransportEvent<Connecting, libp2p_quinn::Error> {
+pub async fn next_event(
+    transport: &mut Transport,
+) -> TransportEvent<Connecting, libp2p_quinn::Error> {
     poll_fn(|cx| Pin::new(&mut *transport).poll(cx)).await
 }
 
@@ -162,14 +164,13 @@ async fn accept(mut transport: Transport) {
 
 async fn serve_connection(mut muxer: Connection) {
     while let Ok(stream) = poll_fn(|cx| muxer.poll_inbound_unpin(cx)).await {
-        tokio::spawn(serve_stream(stream));
+        tokio::spawn(serve_stream(stream, 0));
     }
 }
 
-/// Reads to the end and answers with the number of bytes.
-async fn serve_stream(mut stream: Stream) {
+/// Reads to the end and answers with the number of bytes, those included that were read before.
+pub async fn serve_stream(mut stream: Stream, mut received: u64) {
     let mut buffer = vec![0; BLOCK];
-    let mut received = 0_u64;
     loop {
         match stream.read(&mut buffer).await {
             Ok(0) => break,
@@ -183,7 +184,7 @@ async fn serve_stream(mut stream: Stream) {
 }
 
 /// Datagrams that found a socket's buffer full, in this namespace.
-fn overruns() -> Result<u64> {
+pub fn overruns() -> Result<u64> {
     let counts = std::fs::read_to_string("/proc/self/net/snmp")?;
     let mut lines = counts.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (lines.next(), lines.next());

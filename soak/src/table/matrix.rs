@@ -11,6 +11,7 @@ use serde::Deserialize;
 pub struct Matrix {
     certificates: Section,
     network: Section,
+    attacks: Section,
 }
 
 /// Rows of one kind.
@@ -58,7 +59,7 @@ impl Matrix {
     }
 
     pub fn sections(&self) -> impl Iterator<Item = &Section> {
-        [&self.certificates, &self.network].into_iter()
+        [&self.certificates, &self.network, &self.attacks].into_iter()
     }
 }
 
@@ -103,6 +104,22 @@ mod tests {
         let path = crate::root().join("soak/matrix.toml");
         let matrix = Matrix::read(&path).unwrap();
         let counts: Vec<_> = matrix.sections().map(|section| section.row.len()).collect();
-        assert_eq!(counts, [59, 44]);
+        assert_eq!(counts, [59, 44, 16]);
+    }
+
+    #[test]
+    fn every_attack_has_a_row() {
+        let path = crate::root().join("soak/matrix.toml");
+        let matrix = Matrix::read(&path).unwrap();
+        let attacks = &matrix.attacks;
+        let named: Vec<_> = attacks
+            .row
+            .iter()
+            .flat_map(|row| attacks.tests_of(row))
+            .collect();
+        for name in crate::attack::names() {
+            let name = format!("attack {name}");
+            assert!(named.contains(&name.as_str()), "{name}");
+        }
     }
 }

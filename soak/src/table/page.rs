@@ -21,6 +21,7 @@ pub fn write(matrix: &Matrix, tests: &Tests) -> Result<String> {
         ("Simulation", "simulation"),
         ("Churn", "churn"),
         ("Flood", "flood"),
+        ("Attacks", "attack"),
     ] {
         write!(page, "\n### {title}\n\n")?;
         let path = root().join("soak/figures").join(name);
@@ -154,14 +155,14 @@ in [soak/matrix.toml](../soak/matrix.toml).
 | command | what it does |
 |---|---|
 | `cargo test` | the quick set: everything below that is named `lib` or `tests` |
-| `soak/run` | the long set: simulation, churn, flood and fuzzing, and this page ([soak](../soak/README.md)) |
+| `soak/run` | the long set: simulation, churn, flood, attacks and fuzzing, and this page ([soak](../soak/README.md)) |
 | `interop/run` | what is named `interop`: with the other implementations ([interop](../interop/README.md)) |
 | `tests/loom` | every interleaving, within a bound, of a driver and the tasks that use it |
 | `tests/miri` | what needs neither sockets nor cryptography, in Miri: no undefined behaviour, no leaks |
 | `fuzz/run` | the fuzz targets, 30 CPU minutes each; `--smoke`: ten seconds each |
 
 A test is named by its program and by its path there: `lib` has the unit tests, among them the simulated network, `tests/…`
-what uses the transport from outside, `fuzz` the fuzz targets, `flood` and `churn` the parts of the long set.
+what uses the transport from outside, `fuzz` the fuzz targets, `flood`, `attack` and `churn` the parts of the long set.
 ";
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Message, TargetKind};
 
-use crate::{flood, root};
+use crate::{attack, flood, root};
 
 /// The tests, each with the program that has it in front of its name.
 pub struct Tests {
@@ -24,6 +24,7 @@ impl Tests {
     pub fn find() -> Result<Self> {
         let mut names = BTreeSet::from(["churn".to_owned()]);
         names.extend(flood::PARTS.map(|part| format!("flood {part}")));
+        names.extend(attack::names().map(|name| format!("attack {name}")));
         names.extend(fuzz_targets()?);
         names.extend(interop_rows()?);
         let programs = programs()?;

@@ -1,0 +1,55 @@
+//! Connections that end, and peers that fall silent.
+
+use std::{net::UdpSocket, sync::Arc};
+
+use anyhow::Result;
+
+use super::{
+    OWN, Prepared, VICTIM,
+    holding::send_window,
+    peer::{Introduction, Peer},
+    session::MAX_IDLE_TIMEOUT,
+};
+
+/// Ends so many connections, on each of which that much was sent that nobody has read.
+pub fn ended(connections: usize, bytes: u64) -> Result<Prepared> {
+    let introduction = Introduction::of_a_peer(VICTIM)?.patient();
+    let socket = Arc::new(UdpSocket::bind((OWN, 0))?);
+    let mut peers = Vec::new();
+    for _ in 0..connections {
+        peers.push(Peer::connect(&socket, &introduction)?);
+    }
+    socket.set_nonblocking(true)?;
+    Ok(Box::new(move |run| {
+        run.attacked.begun = connections as u64;
+        for peer in &mut peers {
+            send_window(run, peer, bytes);
+        }
+        for peer in &mut peers {
+            // Once more, in case it is lost.
+            for _ in 0..2 {
+                peer.close();
+                run.sent(1, 100);
+            }
+        }
+        Ok(peers)
+    }))
+}
+
+/// Peers of which nothing more is heard.
+pub fn silent(idle_timeout: Option<u64>) -> Result<Prepared> {
+    let mut introduction = Introduction::of_a_peer(VICTIM)?.patient();
+    introduction
+        .parameters
+        .extend(idle_timeout.map(|millis| (MAX_IDLE_TIMEOUT, millis)));
+    let peers: Result<Vec<_>> = (0..SILENT).map(|_| Peer::dial(&introduction)).collect();
+    let peers = peers?;
+    Ok(Box::new(move |run| {
+        run.attacked.begun = peers.len() as u64;
+        // Their sockets stay open: a port that nobody listens at would say something.
+        run.wait();
+        Ok(peers)
+    }))
+}
+
+const SILENT: usize = 8;

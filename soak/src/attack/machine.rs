@@ -1,0 +1,52 @@
+//! Where and when figures were measured.
+
+use std::{fs, process::Command, thread};
+
+use anyhow::Result;
+
+use crate::{figures::Figures, root};
+
+pub fn tell(figures: &mut Figures) -> Result<()> {
+    let cpus = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, model)| model);
+    let count = thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    figures.tell(
+        "machine",
+        format!("{count} CPUs, {model}; Linux {}", kernel.trim()),
+    );
+    figures.tell("commit", commit());
+    tell_load(figures, "load of the machine at the beginning")
+}
+
+pub fn tell_load(figures: &mut Figures, name: &str) -> Result<()> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let minute = load.split_whitespace().next().unwrap_or_default();
+    figures.tell(name, minute);
+    Ok(())
+}
+
+/// With a word if something else was built.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(arguments)
+            .current_dir(root())
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    // What this program itself is made of does not matter.
+    let changed = git(&["status", "--porcelain", "src", "Cargo.toml"]);
+    let is_changed = changed.is_some_and(|changed| !changed.is_empty());
+    format!("{commit}{}", if is_changed { ", changed" } else { "" })
+}
