@@ -56,6 +56,14 @@ const REPORTS_PER_ROUND: usize = 64;
 /// queue then.
 const MAX_INBOX_BYTES: usize = 1024 * 1024;
 
+/// What a driver has to know of the configuration in order to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceiveSettings {
+    /// Larger datagrams are dropped: peers were told that we take none (`max_udp_payload_size`, RFC 9000 §18.2).
+    pub(super) max_datagram_bytes: usize,
+    pub(super) measure_routing: bool,
+}
+
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
     shard: Shard<Arc<Socket>>,
@@ -82,7 +90,7 @@ pub(super) struct Driver {
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     pace: Pace,
-    measure_routing: bool,
+    settings: ReceiveSettings,
     closing: bool,
 }
 
@@ -94,7 +102,7 @@ impl Driver {
         incoming: Arc<IncomingQueue>,
         #[cfg(feature = "nat")] stun: Arc<StunDoor>,
         sockets: Arc<Sockets>,
-        measure_routing: bool,
+        settings: ReceiveSettings,
     ) -> Self {
         let outbound = Outbound::new(shard.id().index());
         Self {
@@ -117,7 +125,7 @@ impl Driver {
             turns: Vec::new(),
             wakers: Vec::new(),
             pace: Pace::default(),
-            measure_routing,
+            settings,
             closing: false,
         }
     }
@@ -234,12 +242,25 @@ impl Driver {
         // After the system call: a packet must not be older than the answer to it.
         let now = clock::now();
         let own = self.shard.id();
+        let ReceiveSettings {
+            max_datagram_bytes,
+            measure_routing,
+        } = self.settings;
         for received in self.buffers.iter() {
-            let mut contents = self.slabs.copy(received.contents);
+            let fitting = received.up_to(max_datagram_bytes);
+            let totals = self.shard.totals();
+            totals.registry.oversized += fitting.too_large;
+            totals.transport.datagrams_received += fitting.too_large;
+            totals.transport.bytes_received +=
+                (received.contents.len() - fitting.contents.len()) as u64;
+            if fitting.too_large > 0 && fitting.contents.is_empty() {
+                continue;
+            }
+            let mut contents = self.slabs.copy(fitting.contents);
             loop {
                 let stride = received.stride.clamp(1, contents.len().max(1));
                 let datagram = contents.split_to(stride.min(contents.len()));
-                let started = self.measure_routing.then(clock::now);
+                let started = measure_routing.then(clock::now);
                 let route = route(&datagram, self.shards);
                 let routing_time = started.map(|started| clock::now() - started);
                 let Totals {
