@@ -44,7 +44,7 @@ pub(crate) use self::{
     admission::AdmissionLimits,
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
-    datagram::{Datagram, Incoming, Outbound, Sent, Socket, charge_of},
+    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
     hole_punch::PunchKey,
     pending::{IncomingKey, PendingLimits},
     per_interface::PerInterface,

@@ -21,7 +21,7 @@ use super::{
     outbound::Outbound,
     pace::Pace,
     reader::{Read, Reader},
-    slabs::Slabs,
+    slabs::{Piece, Slabs},
     socket::Socket,
     sockets::Sockets,
     wakers::{self, Reply},
@@ -256,12 +256,10 @@ impl Driver {
             if fitting.too_large > 0 && fitting.contents.is_empty() {
                 continue;
             }
-            let mut contents = self.slabs.copy(fitting.contents);
-            loop {
-                let stride = received.stride.clamp(1, contents.len().max(1));
-                let datagram = contents.split_to(stride.min(contents.len()));
+            for piece in self.slabs.cut(fitting.contents, received.stride) {
+                let Piece { contents, held } = piece;
                 let started = measure_routing.then(clock::now);
-                let route = route(&datagram, self.shards);
+                let route = route(&contents, self.shards);
                 let routing_time = started.map(|started| clock::now() - started);
                 let Totals {
                     registry,
@@ -272,7 +270,7 @@ impl Driver {
                     registry.routing_time += routing_time;
                 }
                 transport.datagrams_received += 1;
-                transport.bytes_received += datagram.len() as u64;
+                transport.bytes_received += contents.len() as u64;
                 match route {
                     Route::Quic { shard, header } => {
                         let datagram = Datagram {
@@ -282,7 +280,8 @@ impl Driver {
                             remote_addr: received.remote_addr,
                             local_ip: received.local_ip,
                             ecn: received.ecn,
-                            contents: datagram,
+                            contents,
+                            held,
                         };
                         if shard != own {
                             registry.forwarded += 1;
@@ -296,15 +295,12 @@ impl Driver {
                         self.shard.note_noise(received.remote_addr);
                         #[cfg(feature = "nat")]
                         self.stun
-                            .receive(now, socket, received.remote_addr, &datagram);
+                            .receive(now, socket, received.remote_addr, &contents);
                     }
                     Route::Drop(_) => {
                         registry.malformed += 1;
                         self.shard.note_noise(received.remote_addr);
                     }
-                }
-                if contents.is_empty() {
-                    break;
                 }
             }
         }

@@ -35,6 +35,7 @@ impl<S: Socket> Shard<S> {
             local_ip,
             ecn,
             mut contents,
+            held: _,
         } = datagram;
         if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
             self.totals.registry.martian += 1;
