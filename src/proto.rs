@@ -53,7 +53,7 @@ pub(crate) use self::{
     congestion::LiftableFactory,
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
-    datagram::{Datagram, Incoming, Outbound, Sent, Socket, charge_of},
+    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
     hole_punch::PunchKey,
     pending::{IncomingKey, PendingLimits},
     per_interface::PerInterface,

@@ -225,6 +225,8 @@ pub struct RegistryStats {
     pub martian: u64,
     /// Datagrams whose first two bits say that they are not QUIC.
     pub non_quic: u64,
+    /// Datagrams larger than peers were told to send (`max_udp_payload_size`, RFC 9000 §18.2); they are dropped.
+    pub oversized: u64,
     /// Different authenticated peers; now.
     pub peers: usize,
     /// Incoming connections that wait for the application's answer; now.
@@ -342,6 +344,7 @@ impl AddAssign<&Self> for RegistryStats {
         self.malformed += other.malformed;
         self.martian += other.martian;
         self.non_quic += other.non_quic;
+        self.oversized += other.oversized;
         self.peers += other.peers;
         self.pending_incoming += other.pending_incoming;
         self.pending_incoming_bytes += other.pending_incoming_bytes;

@@ -56,6 +56,31 @@ async fn empty_datagrams_count_as_others_do_in_a_round() {
     .await;
 }
 
+/// As large as we tell peers that datagrams may be, and one byte more.
+#[tokio::test]
+async fn datagrams_that_are_too_large_are_dropped_before_they_are_looked_at() {
+    const LARGEST: usize = 1472;
+
+    bounded(async {
+        let mut node = Node::with(|config| config.max_mtu_bytes(LARGEST as u16));
+        let addr = socket_addr(&node.listen().await);
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // What would be QUIC, and what would not be.
+        for (oversized, first) in [(1, 0x40), (2, 0x00)] {
+            let datagram = [first; LARGEST + 1];
+            stranger.send_to(&datagram, addr).unwrap();
+            stranger.send_to(&datagram[..LARGEST], addr).unwrap();
+            until(|| node.stats().transport.datagrams_received == 2 * oversized).await;
+            assert_eq!(node.stats().registry.oversized, oversized);
+        }
+        let stats = node.stats();
+        assert_eq!(stats.registry.unknown, 1);
+        assert_eq!(stats.registry.non_quic, 1);
+        assert_eq!(stats.transport.bytes_received, 4 * LARGEST as u64 + 2);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
     bounded(async {

@@ -24,7 +24,7 @@ use super::{
     mailbox::{Mailbox, Request},
     socket::Socket,
     sockets::Sockets,
-    task::Driver,
+    task::{Driver, ReceiveSettings},
     wakers::Reply,
 };
 use crate::{
@@ -358,14 +358,19 @@ impl Core {
             return Ok(());
         }
         for (id, registry) in self.shards.iter().zip(&self.registries) {
+            let settings = self.config.settings(
+                !io.may_fragment(),
+                io.buffer_sizes().receive,
+                rand::random(),
+            )?;
+            let receive_settings = ReceiveSettings {
+                max_datagram_bytes: settings.max_datagram_bytes(),
+                measure_routing: self.config.measures_routing(),
+            };
             let shard = Shard::new(
                 id,
                 self.shards,
-                self.config.settings(
-                    !io.may_fragment(),
-                    io.buffer_sizes().receive,
-                    rand::random(),
-                )?,
+                settings,
                 ShardSeed {
                     connection_ids: rand::random(),
                     endpoint: rand::random(),
@@ -382,7 +387,7 @@ impl Core {
                 #[cfg(feature = "nat")]
                 Arc::clone(&self.stun),
                 Arc::clone(&self.sockets),
-                self.config.measures_routing(),
+                receive_settings,
             ));
         }
         self.sockets.run_on(runtime);

@@ -13,7 +13,7 @@ use super::{connection::Handshake, doorbell::Doorbell, socket::Socket, wakers::R
 use crate::{
     error::{DialError, HandshakeError},
     net::UdpSocket,
-    proto::{Datagram, IncomingKey, charge_of},
+    proto::{Datagram, IncomingKey},
     sync::{Mutex, lock},
 };
 
@@ -129,7 +129,7 @@ impl Mailbox {
     pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
         self.post(|mail| {
             for datagram in datagrams.drain(..) {
-                let bytes = mail.forwarded_bytes + charge_of(datagram.contents.len());
+                let bytes = mail.forwarded_bytes + datagram.charge();
                 if bytes > MAX_FORWARDED_BYTES {
                     mail.overflowed += 1;
                 } else {

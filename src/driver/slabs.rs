@@ -4,7 +4,24 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-/// Slabs of a driver, the one that was used longest ago in front.
+/// Most slabs of one driver: two receive batches, 4 MiB.
+///
+/// A datagram keeps the whole slab that it lies in, and a peer decides how long that takes: what the application
+/// does not read, or cannot read for what is missing before it, is kept. So all that peers can keep beyond the
+/// length of their datagrams is this much. What comes in while no slab is free gets memory of its own.
+pub(super) const MAX_SLABS: usize = 64;
+
+/// Size of a slab, in bytes: that of the largest batch.
+pub(super) const SLAB_BYTES: usize = 64 * 1024;
+
+/// Fewer bytes are not worth a slab.
+const LEAST_BYTES: usize = 8 * 1024;
+
+/// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as long as to
+/// copy the batch.
+const MAX_TRIES: usize = 8;
+
+/// The slabs of a driver, all there are; the one that was used longest ago in front.
 ///
 /// A batch of datagrams of the same sender takes up to 64 KiB. To allocate and free that much each time has
 /// the allocator give the memory back to the system and ask for it again.
@@ -12,57 +29,150 @@ use bytes::BytesMut;
 pub(super) struct Slabs(VecDeque<BytesMut>);
 
 impl Slabs {
-    /// A copy of what was received, to be cut into datagrams.
-    pub(super) fn copy(&mut self, contents: &[u8]) -> BytesMut {
-        if contents.len() < SMALLEST {
-            // As much memory as it needs: it may lie unread for long.
-            return BytesMut::from(contents);
+    /// Copies what was received at once, and cuts it into datagrams of so many bytes; the last one may be shorter.
+    pub(super) fn cut<'a>(&mut self, contents: &'a [u8], stride: usize) -> Cut<'a> {
+        let stride = stride.clamp(1, contents.len().max(1));
+        let slab = (contents.len() >= LEAST_BYTES)
+            .then(|| self.unused())
+            .flatten();
+        let memory = match slab {
+            Some(mut slab) => {
+                slab.extend_from_slice(contents);
+                let copy = slab.split();
+                self.0.push_back(slab);
+                Memory::Slab {
+                    copy,
+                    share: SLAB_BYTES.div_ceil(contents.len().div_ceil(stride)),
+                }
+            }
+            None => Memory::Own(contents),
+        };
+        Cut {
+            memory,
+            stride,
+            is_over: false,
         }
-        let mut slab = self.unused(contents.len());
-        slab.extend_from_slice(contents);
-        let copy = slab.split();
-        self.0.push_back(slab);
-        copy
     }
 
-    /// A slab with room for so many bytes. As few as are held at a time go round: they stay in the CPU's caches.
-    fn unused(&mut self, len: usize) -> BytesMut {
-        if let Some(mut slab) = self.0.pop_front() {
-            if slab.try_reclaim(len) {
-                return slab;
+    /// A slab that nobody holds. As few as are held at a time go round: they stay in the CPU's caches.
+    fn unused(&mut self) -> Option<BytesMut> {
+        for _ in 0..self.0.len().min(MAX_TRIES) {
+            let mut slab = self.0.pop_front()?;
+            if slab.try_reclaim(SLAB_BYTES) {
+                return Some(slab);
             }
             // Somebody has not read what it holds.
-            if self.0.len() + 1 < SLABS {
-                self.0.push_back(slab);
-            }
+            self.0.push_back(slab);
         }
-        BytesMut::with_capacity(SIZE.max(len))
+        (self.0.len() < MAX_SLABS).then(|| BytesMut::with_capacity(SLAB_BYTES))
     }
 }
 
-/// Most slabs that one driver keeps: two receive batches, 4 MiB.
-const SLABS: usize = 64;
+/// One datagram of a batch.
+pub(super) struct Piece {
+    pub(super) contents: BytesMut,
+    /// Bytes of memory that it keeps: its own, or its share of a slab, which no other batch uses meanwhile.
+    pub(super) held: usize,
+}
 
-/// Size of a slab, in bytes: that of the largest batch.
-const SIZE: usize = 64 * 1024;
+/// The datagrams of a batch; a batch without bytes is an empty one.
+pub(super) struct Cut<'a> {
+    memory: Memory<'a>,
+    stride: usize,
+    is_over: bool,
+}
 
-/// Fewer bytes are not worth a slab.
-const SMALLEST: usize = 8 * 1024;
+enum Memory<'a> {
+    Slab {
+        copy: BytesMut,
+        share: usize,
+    },
+    /// Each is copied into an allocation of its own size.
+    Own(&'a [u8]),
+}
+
+impl Iterator for Cut<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if self.is_over {
+            return None;
+        }
+        Some(match &mut self.memory {
+            Memory::Slab { copy, share } => {
+                let contents = copy.split_to(self.stride.min(copy.len()));
+                self.is_over = copy.is_empty();
+                Piece {
+                    held: contents.len().max(*share),
+                    contents,
+                }
+            }
+            Memory::Own(rest) => {
+                let (contents, after) = rest.split_at(self.stride.min(rest.len()));
+                *rest = after;
+                self.is_over = after.is_empty();
+                Piece {
+                    held: contents.len(),
+                    contents: BytesMut::from(contents),
+                }
+            }
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    /// Of a datagram on Ethernet.
+    const STRIDE: usize = 1452;
+
+    /// A batch of so many datagrams, the last one short, in which every byte is this one.
+    fn batch(count: usize, byte: u8) -> Vec<u8> {
+        vec![byte; count * STRIDE - 100]
+    }
+
+    fn cut(slabs: &mut Slabs, contents: &[u8]) -> Vec<Piece> {
+        slabs.cut(contents, STRIDE).collect()
+    }
+
+    #[test]
+    fn batches_are_cut_where_they_were_put_together() {
+        for count in [1, 2, 5, 6, 44] {
+            let mut slabs = Slabs::default();
+            let contents: Vec<_> = (0..count * STRIDE - 100).map(|byte| byte as u8).collect();
+            // In a slab, and without one.
+            for pieces in [
+                cut(&mut slabs, &contents),
+                Cut {
+                    memory: Memory::Own(&contents),
+                    stride: STRIDE,
+                    is_over: false,
+                }
+                .collect(),
+            ] {
+                let chunks: Vec<_> = contents.chunks(STRIDE).collect();
+                assert_eq!(pieces.len(), count);
+                assert!(pieces.iter().map(|piece| &piece.contents).eq(chunks));
+            }
+        }
+        let pieces: Vec<_> = Slabs::default().cut(&[], 0).collect();
+        assert_eq!(pieces.len(), 1);
+        assert!(pieces[0].contents.is_empty());
+    }
 
     #[test]
     fn memory_that_nobody_holds_is_used_again() {
         let mut slabs = Slabs::default();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut held = VecDeque::new();
-        for round in 0..4 * SLABS {
-            let copy = slabs.copy(&[round as u8; SIZE]);
-            assert_eq!(copy, [round as u8; SIZE][..]);
-            seen.insert(copy.as_ptr());
-            held.push_back(copy);
+        for round in 0..4 * MAX_SLABS {
+            let pieces = cut(&mut slabs, &batch(44, round as u8));
+            assert!(pieces.iter().all(|piece| piece.contents[0] == round as u8));
+            seen.insert(pieces[0].contents.as_ptr());
+            held.push_back(pieces);
             if held.len() == 3 {
                 held.pop_front();
             }
@@ -73,23 +183,60 @@ mod tests {
 
     #[test]
     fn memory_that_somebody_holds_is_left_alone() {
-        // Several copies in a slab, and one.
-        for (size, count) in [(SMALLEST, 2 * SLABS * SIZE / SMALLEST), (SIZE, 2 * SLABS)] {
+        for count in [6, 44] {
             let mut slabs = Slabs::default();
-            let held: Vec<_> = (0..count)
-                .map(|round| slabs.copy(&vec![round as u8; size]))
+            let held: Vec<_> = (0..2 * MAX_SLABS)
+                .map(|round| cut(&mut slabs, &batch(count, round as u8)))
                 .collect();
-            for (round, copy) in held.iter().enumerate() {
-                assert_eq!(*copy, vec![round as u8; size]);
+            for (round, pieces) in held.iter().enumerate() {
+                let pieces = pieces.iter().map(|piece| &piece.contents);
+                assert!(pieces.flatten().all(|byte| *byte == round as u8));
             }
-            assert_eq!(slabs.0.len(), SLABS);
+            assert_eq!(slabs.0.len(), MAX_SLABS);
         }
+    }
+
+    /// A peer has us keep the last datagram of each batch.
+    #[test]
+    fn what_is_kept_is_max_slabs_and_the_length_of_datagrams() {
+        let mut slabs = Slabs::default();
+        let kept: Vec<_> = (0..10 * MAX_SLABS)
+            .filter_map(|_| slabs.cut(&batch(44, 7), STRIDE).last())
+            .collect();
+        let (shared, own): (Vec<_>, Vec<_>) = kept
+            .iter()
+            .partition(|piece| piece.held > piece.contents.len());
+        assert_eq!(shared.len(), MAX_SLABS);
+        for piece in own {
+            assert_eq!(piece.contents.capacity(), piece.contents.len());
+        }
+    }
+
+    #[test]
+    fn shares_of_a_slab_add_up_to_all_of_it() {
+        for count in [6, 7, 20, 44] {
+            let mut slabs = Slabs::default();
+            let pieces = cut(&mut slabs, &batch(count, 7));
+            let held: usize = pieces.iter().map(|piece| piece.held).sum();
+            assert!(held >= SLAB_BYTES, "{count} hold {held} bytes");
+            assert!(
+                pieces
+                    .iter()
+                    .all(|piece| piece.held >= piece.contents.len())
+            );
+        }
+        let mut slabs = Slabs::default();
+        let alone: Vec<_> = slabs.cut(&[7; LEAST_BYTES], LEAST_BYTES).collect();
+        assert_eq!(alone[0].held, SLAB_BYTES);
     }
 
     #[test]
     fn little_takes_little() {
         let mut slabs = Slabs::default();
-        assert_eq!(slabs.copy(&[7; 100]).capacity(), 100);
+        for piece in cut(&mut slabs, &batch(3, 7)) {
+            assert_eq!(piece.held, piece.contents.len());
+            assert_eq!(piece.contents.capacity(), piece.contents.len());
+        }
         assert!(slabs.0.is_empty());
     }
 }

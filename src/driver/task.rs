@@ -21,7 +21,7 @@ use super::{
     outbound::Outbound,
     pace::Pace,
     reader::{Read, Reader},
-    slabs::Slabs,
+    slabs::{Piece, Slabs},
     socket::Socket,
     sockets::Sockets,
     wakers::{self, Reply},
@@ -70,6 +70,14 @@ impl Meter for Clocks {
     }
 }
 
+/// What a driver has to know of the configuration in order to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceiveSettings {
+    /// Larger datagrams are dropped: peers were told that we take none (`max_udp_payload_size`, RFC 9000 §18.2).
+    pub(super) max_datagram_bytes: usize,
+    pub(super) measure_routing: bool,
+}
+
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
     shard: Shard<Arc<Socket>>,
@@ -96,7 +104,7 @@ pub(super) struct Driver {
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     pace: Pace,
-    measure_routing: bool,
+    settings: ReceiveSettings,
     closing: bool,
 }
 
@@ -108,7 +116,7 @@ impl Driver {
         incoming: Arc<IncomingQueue>,
         #[cfg(feature = "nat")] stun: Arc<StunDoor>,
         sockets: Arc<Sockets>,
-        measure_routing: bool,
+        settings: ReceiveSettings,
     ) -> Self {
         let outbound = Outbound::new(shard.id().index());
         Self {
@@ -131,7 +139,7 @@ impl Driver {
             turns: Vec::new(),
             wakers: Vec::new(),
             pace: Pace::default(),
-            measure_routing,
+            settings,
             closing: false,
         }
     }
@@ -248,13 +256,24 @@ impl Driver {
         // After the system call: a packet must not be older than the answer to it.
         let now = clock::now();
         let own = self.shard.id();
+        let ReceiveSettings {
+            max_datagram_bytes,
+            measure_routing,
+        } = self.settings;
         for received in self.buffers.iter() {
-            let mut contents = self.slabs.copy(received.contents);
-            loop {
-                let stride = received.stride.clamp(1, contents.len().max(1));
-                let datagram = contents.split_to(stride.min(contents.len()));
-                let started = self.measure_routing.then(clock::now);
-                let route = route(&datagram, self.shards);
+            let fitting = received.up_to(max_datagram_bytes);
+            let totals = self.shard.totals();
+            totals.registry.oversized += fitting.too_large;
+            totals.transport.datagrams_received += fitting.too_large;
+            totals.transport.bytes_received +=
+                (received.contents.len() - fitting.contents.len()) as u64;
+            if fitting.too_large > 0 && fitting.contents.is_empty() {
+                continue;
+            }
+            for piece in self.slabs.cut(fitting.contents, received.stride) {
+                let Piece { contents, held } = piece;
+                let started = measure_routing.then(clock::now);
+                let route = route(&contents, self.shards);
                 let routing_time = started.map(|started| clock::now() - started);
                 let Totals {
                     registry,
@@ -265,7 +284,7 @@ impl Driver {
                     registry.routing_time += routing_time;
                 }
                 transport.datagrams_received += 1;
-                transport.bytes_received += datagram.len() as u64;
+                transport.bytes_received += contents.len() as u64;
                 match route {
                     Route::Quic { shard, header } => {
                         let datagram = Datagram {
@@ -275,7 +294,8 @@ impl Driver {
                             remote_addr: received.remote_addr,
                             local_ip: received.local_ip,
                             ecn: received.ecn,
-                            contents: datagram,
+                            contents,
+                            held,
                         };
                         if shard != own {
                             registry.forwarded += 1;
@@ -289,15 +309,12 @@ impl Driver {
                         self.shard.note_noise(received.remote_addr);
                         #[cfg(feature = "nat")]
                         self.stun
-                            .receive(now, socket, received.remote_addr, &datagram);
+                            .receive(now, socket, received.remote_addr, &contents);
                     }
                     Route::Drop(_) => {
                         registry.malformed += 1;
                         self.shard.note_noise(received.remote_addr);
                     }
-                }
-                if contents.is_empty() {
-                    break;
                 }
             }
         }

@@ -283,6 +283,40 @@ pub(crate) struct Received<'a> {
     pub(crate) ecn: Option<EcnCodepoint>,
 }
 
+/// What of a read is not too large.
+pub(crate) struct Fitting<'a> {
+    pub(crate) contents: &'a [u8],
+    /// Datagrams that are.
+    pub(crate) too_large: u64,
+}
+
+impl<'a> Received<'a> {
+    /// The datagrams of no more than so many bytes: all, none, or the last one.
+    pub(crate) fn up_to(&self, bytes: usize) -> Fitting<'a> {
+        let contents = self.contents;
+        let stride = self.stride.clamp(1, contents.len().max(1));
+        if stride <= bytes {
+            return Fitting {
+                contents,
+                too_large: 0,
+            };
+        }
+        let (large, last) = contents.split_at(contents.len() - contents.len() % stride);
+        let too_large = (large.len() / stride) as u64;
+        if last.len() <= bytes {
+            Fitting {
+                contents: last,
+                too_large,
+            }
+        } else {
+            Fitting {
+                contents: &[],
+                too_large: too_large + 1,
+            }
+        }
+    }
+}
+
 impl ReceiveBuffers {
     pub(crate) fn new() -> Self {
         Self {
@@ -323,6 +357,43 @@ impl ReceiveBuffers {
                     quinn_udp::EcnCodepoint::Ce => EcnCodepoint::Ce,
                 }),
             })
+    }
+}
+
+#[cfg(test)]
+mod receiving_tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_left_out() {
+        // Length of a batch, of its datagrams, and what they may have; what is left of it, and how many are not.
+        for (len, stride, bytes, left, too_large) in [
+            (0, 0, 1200, 0, 0),
+            (0, 1200, 1200, 0, 0),
+            (1200, 1200, 1200, 1200, 0),
+            (1200, 1500, 1200, 1200, 0),
+            (3600, 1200, 1200, 3600, 0),
+            (3700, 1200, 1200, 3700, 0),
+            (1201, 1201, 1200, 0, 1),
+            (2402, 1201, 1200, 0, 2),
+            (3602, 1201, 1200, 1200, 2),
+            (4000, 1500, 1200, 1000, 2),
+            (4400, 1500, 1200, 0, 3),
+        ] {
+            let contents = vec![7; len];
+            let received = Received {
+                contents: &contents,
+                stride,
+                remote_addr: (Ipv4Addr::LOCALHOST, 1).into(),
+                local_ip: None,
+                ecn: None,
+            };
+            let fitting = received.up_to(bytes);
+            let found = (fitting.contents.len(), fitting.too_large);
+            assert_eq!(found, (left, too_large), "{len} bytes in {stride}");
+        }
     }
 }
 

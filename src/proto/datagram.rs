@@ -11,7 +11,7 @@ use super::{connection_id::ShardId, pending::IncomingKey, router::HeaderForm};
 const LEAST_CHARGE: usize = 512;
 
 /// What a datagram of so many bytes counts for while it waits.
-pub(crate) fn charge_of(len: usize) -> usize {
+pub(super) fn charge_of(len: usize) -> usize {
     len.max(LEAST_CHARGE)
 }
 
@@ -56,6 +56,16 @@ pub(crate) struct Datagram<S> {
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) ecn: Option<EcnCodepoint>,
     pub(crate) contents: BytesMut,
+    /// Bytes of memory that it keeps for as long as anybody keeps a part of `contents`: their length, or its share of an
+    /// allocation in which others lie as well.
+    pub(crate) held: usize,
+}
+
+impl<S> Datagram<S> {
+    /// What it counts for in limits on bytes while it waits.
+    pub(crate) fn charge(&self) -> usize {
+        charge_of(self.held)
+    }
 }
 
 /// An incoming connection that waits for the application's answer.

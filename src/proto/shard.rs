@@ -58,6 +58,14 @@ pub(crate) struct Settings {
     pub(crate) stream_limits: StreamLimits,
 }
 
+impl Settings {
+    /// Largest datagram that peers are told to send, in bytes of UDP payload.
+    pub(crate) fn max_datagram_bytes(&self) -> usize {
+        let bytes = self.endpoint.get_max_udp_payload_size();
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+}
+
 /// Makes the part of a configuration that depends on the interface.
 pub(crate) type MakeTransportConfig =
     Arc<dyn Fn(Option<u16>) -> Arc<TransportConfig> + Send + Sync>;

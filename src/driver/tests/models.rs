@@ -203,6 +203,7 @@ fn first_packet(socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
         remote_addr: nobody(),
         local_ip: None,
         ecn: None,
+        held: contents.len(),
         contents,
     }
 }

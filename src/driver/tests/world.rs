@@ -12,8 +12,12 @@ use tokio::runtime;
 use crate::{
     config::Config,
     driver::{
-        connection::DrivenConnection, incoming::IncomingQueue, mailbox::Mailbox, socket::Socket,
-        sockets::Sockets, task::Driver,
+        connection::DrivenConnection,
+        incoming::IncomingQueue,
+        mailbox::Mailbox,
+        socket::Socket,
+        sockets::Sockets,
+        task::{Driver, ReceiveSettings},
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
     proto::{Shard, ShardSeed, Shards},
@@ -73,7 +77,10 @@ impl World {
                 #[cfg(feature = "nat")]
                 Arc::default(),
                 sockets,
-                false,
+                ReceiveSettings {
+                    max_datagram_bytes: MAX_DATAGRAM_BYTES,
+                    measure_routing: false,
+                },
             ),
             connection: DrivenConnection::new(connection, handle, doorbell),
             mailbox,
@@ -118,6 +125,8 @@ const BUFFERS: BufferSizes = BufferSizes {
     receive: 64 * 1024,
     send: 64 * 1024,
 };
+
+const MAX_DATAGRAM_BYTES: usize = 1472;
 
 /// Where nobody answers.
 pub(super) fn nobody() -> SocketAddr {

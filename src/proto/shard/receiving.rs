@@ -55,9 +55,11 @@ impl<S: Socket> Shard<S> {
         let behind = short.map(|short| Datagram {
             socket: datagram.socket.clone(),
             header: HeaderForm::Short,
+            held: short.len(),
             contents: own(short),
             ..datagram
         });
+        datagram.held = datagram.contents.len();
         datagram.contents = own(datagram.contents);
         let is_known = self.handle_packets(now, datagram, out);
         if let Some(behind) = behind.filter(|_| is_known) {
@@ -80,10 +82,11 @@ impl<S: Socket> Shard<S> {
             local_ip,
             ecn,
             contents,
+            held,
             ..
         } = datagram;
         let len = contents.len();
-        let charge = charge_of(len);
+        let charge = charge_of(held);
         let mut initial_id = None;
         let mut waiting = None;
         if header == HeaderForm::Long {
@@ -103,7 +106,7 @@ impl<S: Socket> Shard<S> {
             let has_ids = !self.has_no_ids();
             self.reception.open_or_close(&mut self.endpoint, has_ids);
         }
-        let held = self.endpoint.incoming_buffer_bytes();
+        let buffered = self.endpoint.incoming_buffer_bytes();
         self.buf.clear();
         let event = self
             .endpoint
@@ -133,7 +136,7 @@ impl<S: Socket> Shard<S> {
                     event,
                     remote_addr,
                     len,
-                    held: charge,
+                    held,
                     socket,
                 };
                 if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
@@ -170,7 +173,7 @@ impl<S: Socket> Shard<S> {
                 false
             }
             None => {
-                let grown = self.endpoint.incoming_buffer_bytes() - held;
+                let grown = self.endpoint.incoming_buffer_bytes() - buffered;
                 match waiting {
                     // More of an incoming connection that waits for its answer.
                     Some(key) if grown > 0 => {

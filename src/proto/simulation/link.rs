@@ -149,7 +149,7 @@ impl Link {
             ..
         } = self.impairments;
         self.carried += 1;
-        if lose_every.is_some_and(|every| self.carried % every == 0) {
+        if lose_every.is_some_and(|every| self.carried.is_multiple_of(every)) {
             return None;
         }
         let is_cut = way

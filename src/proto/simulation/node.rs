@@ -735,6 +735,7 @@ impl Node {
                 local_ip: None,
                 ecn: None,
                 contents: BytesMut::from(contents),
+                held: contents.len(),
             }),
             Route::NonQuic | Route::Drop(_) => None,
         }

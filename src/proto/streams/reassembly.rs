@@ -45,7 +45,7 @@ impl Reassembly {
     }
 
     pub(super) fn size(&self) -> Size {
-        self.store.as_ref().map_or(Size::default(), |store| Size {
+        self.store.as_ref().map_or_else(Size::default, |store| Size {
             bytes: store.bytes,
             pages: store.pages.len(),
             gaps: store.ahead.len(),
