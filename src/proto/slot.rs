@@ -403,7 +403,8 @@ impl<S: Socket> Turn<'_, S> {
     fn idle_deadline(&self) -> Option<Instant> {
         let timeout = self.idle_timeout?;
         self.connection.authenticated()?;
-        let round_trips = PATIENCE_RTTS * self.connection.rtt();
+        // The peer can have round trips look longer than they are.
+        let round_trips = (PATIENCE_RTTS * self.connection.rtt()).min(timeout * 3 / 2);
         Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
     }
 

@@ -294,7 +294,7 @@ impl<'a> Judge<'a> {
         } else {
             ("close", CLOSE_SECONDS)
         };
-        let value = format!("{} of {before} over after {seconds:.1} s", before - left);
+        let value = format!("{left} of {before} left after {seconds:.1} s");
         self.demand(
             name,
             value,

@@ -55,8 +55,14 @@ enum Edit {
 #[derive(Clone, Debug)]
 enum Act {
     HostileCloses,
+    /// What it has sent last arrives behind what it has sent first, in one datagram.
+    HostileCoalesces,
     /// The NAT in front of it gives it another address.
     HostileMoves,
+    /// What it has sent last arrives so often more.
+    HostileRepeats {
+        times: u8,
+    },
     /// It sends a packet of this size at least, in which this is said.
     HostileSays {
         size: u16,
@@ -83,7 +89,11 @@ enum Act {
 impl<'a> Arbitrary<'a> for Act {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         Ok(match u8::arbitrary(input)? {
-            0..=159 => Self::HostileSays {
+            0..=15 => Self::HostileRepeats {
+                times: input.int_in_range(1..=MOST_TIMES)?,
+            },
+            16..=23 => Self::HostileCoalesces,
+            24..=159 => Self::HostileSays {
                 size: input.arbitrary()?,
                 edit: input.arbitrary()?,
             },
@@ -118,6 +128,9 @@ struct Scene {
     hostile: Option<Peer>,
     victim: Option<Peer>,
     honest: (Peer, Peer),
+    /// What the hostile peer has sent first, and last, as far as it is known.
+    first: Vec<Vec<u8>>,
+    last: Vec<Vec<u8>>,
     /// Makes the hostile peer send packets.
     carrier: Option<StreamId>,
     /// Those that the victim has opened.
@@ -130,6 +143,9 @@ const HOSTILE: usize = 2;
 
 /// Milliseconds; packets that were lost are sent again by then.
 const LONGEST_PASS: u16 = 1_000;
+
+/// A datagram is not repeated more often at once.
+const MOST_TIMES: u8 = 16;
 
 /// More acts than these are not looked at.
 const MOST_ACTS: usize = 200;
@@ -165,6 +181,8 @@ impl Scene {
             (HOSTILE, VICTIM)
         };
         let dialer = network.dial(from, to);
+        network.settle();
+        let first = network.in_flight_to(network.nodes[VICTIM].addr());
         network.run_for(SHORT_WHILE);
         let listener = network.nodes[to].accepted.pop_front();
         let (hostile, victim) = if plan.hostile_listens {
@@ -182,6 +200,8 @@ impl Scene {
             hostile,
             victim,
             honest,
+            first,
+            last: Vec::new(),
             carrier,
             streams: Vec::new(),
         }
@@ -207,6 +227,20 @@ impl Scene {
                     let _ = hostile.write(carrier, &data).now_or_never();
                 }
                 self.network.settle();
+                let victim = self.network.nodes[VICTIM].addr();
+                self.last = self.network.in_flight_to(victim);
+            }
+            Act::HostileRepeats { times } => {
+                for _ in 0..times {
+                    self.deliver(&self.last.clone());
+                }
+            }
+            Act::HostileCoalesces => {
+                let first = self.first.first().cloned().unwrap_or_default();
+                let behind: Vec<_> = (self.last.iter())
+                    .map(|last| [&first[..], last].concat())
+                    .collect();
+                self.deliver(&behind);
             }
             Act::HostileMoves => drop(self.network.rebind(HOSTILE)),
             Act::Pass { milliseconds } => {
@@ -230,6 +264,16 @@ impl Scene {
                 self.with_stream(stream, |peer, stream| drop(peer.stop(stream, 1)));
             }
         }
+    }
+
+    /// From the address that the hostile peer seems to have.
+    fn deliver(&mut self, datagrams: &[Vec<u8>]) {
+        let from = self.network.public_addr(HOSTILE);
+        let now = self.network.now;
+        for datagram in datagrams {
+            self.network.nodes[VICTIM].receive(now, from, datagram);
+        }
+        self.network.settle();
     }
 
     fn with_stream(&self, number: u8, act: impl FnOnce(&Peer, StreamId)) {
