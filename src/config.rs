@@ -6,7 +6,7 @@ mod knobs;
 mod retry;
 mod secrets;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use libp2p_identity::{Keypair, PeerId};
 use quinn_proto::{
@@ -89,6 +89,10 @@ impl Config {
     /// For one transport: what its connections may hold.
     pub(crate) fn budget(&self) -> Budget {
         self.knobs.budget()
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        self.knobs.handshake_timeout
     }
 
     pub(crate) fn max_pending_incoming(&self) -> usize {

@@ -35,7 +35,7 @@ pub struct Connecting {
 enum State {
     Dial(Box<Dial>),
     DialRequested {
-        reply: oneshot::Receiver<Result<Handshake, DialError>>,
+        reply: oneshot::Receiver<Result<Handshake, Error>>,
         /// The driver must not go before it has something to drive.
         _in_use: Arc<InUse>,
     },
@@ -142,7 +142,7 @@ impl Future for Connecting {
                 State::Incoming(incoming) => {
                     let Incoming { in_use, connection } = *incoming;
                     State::AcceptRequested {
-                        reply: connection.accept(),
+                        reply: connection.accept()?,
                         _in_use: in_use,
                     }
                 }

@@ -8,6 +8,7 @@ mod mailbox;
 mod outbound;
 mod pace;
 mod reader;
+mod requests;
 mod sender;
 mod slabs;
 mod socket;

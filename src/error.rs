@@ -54,7 +54,7 @@ pub enum DialError {
     /// Our own certificate could not be made.
     #[error("could not generate the TLS certificate")]
     Certificate(#[source] Arc<GenerateError>),
-    /// The task that would dial has stopped, or has too much to do.
+    /// The task that would dial has stopped, for instance with its runtime or in a panic.
     #[error("the driver of the transport has stopped")]
     DriverStopped,
     /// Another dial as listener waits for the same peer at the same address.
@@ -69,6 +69,11 @@ pub enum DialError {
     /// There are so many connections that another one would find no connection IDs: two million for each shard.
     #[error("out of connection IDs")]
     OutOfConnectionIds,
+    /// So many dials wait already that another one would hardly begin before its time is over:
+    /// 65,536 for each [shard](crate::ConfigBuilder::shards). For a dial as listener: so many
+    /// packets wait to be sent.
+    #[error("too many dials wait")]
+    Overloaded,
     /// The QUIC endpoint refused to begin.
     #[error("the endpoint refused to connect: {0}")]
     Refused(String),
@@ -141,14 +146,20 @@ pub enum HandshakeError {
     /// The connection ended before the handshake did.
     #[error("connection lost during the handshake")]
     Connection(#[from] ConnectionError),
+    /// So many accepted connections wait for their handshake to begin that this one was refused:
+    /// 16,384 for each [shard](crate::ConfigBuilder::shards).
+    #[error("too many handshakes wait")]
+    Overloaded,
     /// The peer does not take connections now (CONNECTION_REFUSED, RFC 9000 §20.1).
     #[error("refused by the peer")]
     Refused,
     /// The listener was removed, or the attempt had waited too long, before the handshake began.
     #[error("the incoming connection is gone")]
     Stale,
-    /// The handshake took longer than [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout), or
-    /// nothing was heard of the peer for [`idle_timeout`](crate::ConfigBuilder::idle_timeout).
+    /// The handshake took longer than
+    /// [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout), its wait for the transport
+    /// included, or nothing was heard of the peer for
+    /// [`idle_timeout`](crate::ConfigBuilder::idle_timeout).
     #[error("handshake timed out")]
     TimedOut,
     /// The packets of the peer took more CPU time than a handshake may take.

@@ -33,6 +33,7 @@ mod shard;
 pub(crate) mod simulation;
 mod slot;
 mod sources;
+mod spare;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;

@@ -35,6 +35,9 @@ pub struct TransportStats {
     /// of their last turns; [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits
     /// them; now.
     pub buffered_bytes: u64,
+    /// Accepted incoming connections that were refused because too many waited for their handshake
+    /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
+    pub accepts_dropped_overload: u64,
     /// Bytes of UDP payload received.
     pub bytes_received: u64,
     /// Bytes of UDP payload sent.
@@ -53,6 +56,12 @@ pub struct TransportStats {
     /// Packets that were dropped for their CRYPTO frames: so many as no handshake needs, in one
     /// packet or over one connection. Of such a connection no packet is taken any more.
     pub dropped_crypto: u64,
+    /// Dials that failed because too many waited to begin
+    /// ([`DialError::Overloaded`](crate::DialError::Overloaded)).
+    pub dials_dropped_overload: u64,
+    /// Dials that have waited to begin until their handshake timeout was over. They are not among
+    /// the handshakes that failed.
+    pub dials_expired: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
     /// Handshakes that ended otherwise; those that timed out are among them.
@@ -69,6 +78,9 @@ pub struct TransportStats {
     pub incoming_refused: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
+    /// Refusals, hole punches and questions to STUN servers that were dropped because too many
+    /// waited to be sent.
+    pub requests_dropped_overload: u64,
     /// Retry packets sent, as [`RetryPolicy`](crate::RetryPolicy) says.
     pub retries_sent: u64,
     /// First packets that got none, because one was sent to the same client a moment ago.
@@ -225,7 +237,8 @@ pub struct RegistryStats {
     pub martian: u64,
     /// Datagrams whose first two bits say that they are not QUIC.
     pub non_quic: u64,
-    /// Datagrams larger than peers were told to send (`max_udp_payload_size`, RFC 9000 §18.2); they are dropped.
+    /// Datagrams larger than peers were told to send (`max_udp_payload_size`, RFC 9000 §18.2); they
+    /// are dropped.
     pub oversized: u64,
     /// Different authenticated peers; now.
     pub peers: usize,
@@ -285,6 +298,7 @@ pub const SEQUENCE_BUCKETS: usize = 16;
 impl AddAssign for TransportStats {
     fn add_assign(&mut self, other: Self) {
         self.buffered_bytes += other.buffered_bytes;
+        self.accepts_dropped_overload += other.accepts_dropped_overload;
         self.bytes_received += other.bytes_received;
         self.bytes_sent += other.bytes_sent;
         self.datagrams_received += other.datagrams_received;
@@ -293,6 +307,8 @@ impl AddAssign for TransportStats {
         self.debts += other.debts;
         self.dials += other.dials;
         self.dropped_crypto += other.dropped_crypto;
+        self.dials_dropped_overload += other.dials_dropped_overload;
+        self.dials_expired += other.dials_expired;
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
         self.handshakes_too_costly += other.handshakes_too_costly;
@@ -301,6 +317,7 @@ impl AddAssign for TransportStats {
         self.incoming += other.incoming;
         self.incoming_refused += other.incoming_refused;
         self.receive_errors += other.receive_errors;
+        self.requests_dropped_overload += other.requests_dropped_overload;
         self.retries_sent += other.retries_sent;
         self.retries_withheld += other.retries_withheld;
         self.segmentation_fallbacks += other.segmentation_fallbacks;

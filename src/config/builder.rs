@@ -57,10 +57,12 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Longest time for a handshake, from the first packet to an authenticated peer.
+    /// Longest time for a handshake, from the first poll of a dial or the first packet of a peer to
+    /// an authenticated peer.
     ///
-    /// The time that an incoming connection waits for the application's answer is part of it.
-    /// Default: 5 s, room for two retransmissions of the first packet.
+    /// The time that an incoming connection waits for the application's answer is part of it, and
+    /// so is the time that a dial waits behind others. Default: 5 s, room for two retransmissions
+    /// of the first packet.
     ///
     /// # Errors
     ///

@@ -21,7 +21,8 @@ use super::stun::StunDoor;
 use super::{
     connection::Handshake,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Request},
+    mailbox::{Mailbox, Undeliverable},
+    requests::{Dial, PacketRequest, Request},
     socket::Socket,
     sockets::Sockets,
     task::{Driver, ReceiveSettings},
@@ -30,8 +31,8 @@ use super::{
 use crate::{
     authenticator::GenerateError,
     config::Config,
-    error::{DialError, RebindError},
-    net::{UdpSocket, interfaces, task::Runtime},
+    error::{DialError, Error, RebindError},
+    net::{UdpSocket, clock, interfaces, task::Runtime},
     proto::{Budget, Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
     sync::{self, Mutex},
@@ -140,14 +141,16 @@ impl Core {
             .map_err(|_| OpenError::DriverStopped)
     }
 
-    /// Begins to dial. To be called when the dial is first polled, not before.
+    /// Begins to dial. To be called when the dial is first polled, not before: its time runs from
+    /// now on.
     pub(crate) fn dial(
         &self,
         runtime: &Runtime,
         remote_addr: SocketAddr,
         expected: Option<PeerId>,
         from: DialFrom,
-    ) -> Result<oneshot::Receiver<Result<Handshake, DialError>>, DialError> {
+    ) -> Result<oneshot::Receiver<Result<Handshake, Error>>, DialError> {
+        let deadline = clock::now() + self.config.handshake_timeout();
         let max_payload = interfaces::max_payload(remote_addr);
         let config = self.config.client(expected, max_payload)?;
         let socket = self
@@ -159,13 +162,14 @@ impl Core {
             })?;
         let (reply, receiver) = Reply::new();
         self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
-            .request(Request::Dial {
+            .request(Request::Dial(Dial {
                 config: Box::new(config),
                 remote_addr,
                 socket,
+                deadline,
                 reply,
-            })
-            .map_err(|_| DialError::DriverStopped)?;
+            }))
+            .map_err(not_dialled)?;
         Ok(receiver)
     }
 
@@ -180,12 +184,12 @@ impl Core {
         let (over, receiver) = Reply::new();
         // One driver has all of them, and so knows what all of them send to one host.
         self.mailbox(0)?
-            .request(Request::Punch {
+            .request(Request::Packet(PacketRequest::Punch {
                 remote_addr,
                 socket,
                 over,
-            })
-            .map_err(|_| DialError::DriverStopped)?;
+            }))
+            .map_err(not_dialled)?;
         Ok(receiver)
     }
 
@@ -264,11 +268,11 @@ impl Core {
         let Ok(mailbox) = self.mailbox(0) else {
             return;
         };
-        let _ = mailbox.request(Request::Send {
+        let _ = mailbox.request(Request::Packet(PacketRequest::Send {
             remote_addr,
             socket,
             contents,
-        });
+        }));
     }
 
     #[cfg(feature = "nat")]
@@ -393,6 +397,14 @@ impl Core {
         self.sockets.run_on(runtime);
         *started = true;
         Ok(())
+    }
+}
+
+/// Why a dial has not begun.
+fn not_dialled(undeliverable: Undeliverable) -> DialError {
+    match undeliverable {
+        Undeliverable::Overloaded => DialError::Overloaded,
+        Undeliverable::Stopped => DialError::DriverStopped,
     }
 }
 

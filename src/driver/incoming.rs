@@ -11,12 +11,13 @@ use futures::channel::oneshot;
 
 use super::{
     connection::Handshake,
-    mailbox::{Mailbox, Request},
+    mailbox::{Mailbox, Undeliverable},
+    requests::{Accept, PacketRequest, Request},
     socket::Socket,
     wakers::{self, Reply},
 };
 use crate::{
-    error::HandshakeError,
+    error::{ConnectionError, HandshakeError},
     net::interfaces,
     proto::{Incoming, IncomingKey},
     sync::{AtomicWaker, Mutex, lock},
@@ -44,6 +45,11 @@ impl IncomingConnection {
         }
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn key(&self) -> IncomingKey {
+        self.key
+    }
+
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
@@ -63,24 +69,35 @@ impl IncomingConnection {
         addr
     }
 
-    /// Has the driver begin the handshake.
-    pub(crate) fn accept(mut self) -> oneshot::Receiver<Result<Handshake, HandshakeError>> {
+    /// Has the driver begin the handshake. Where that has too much to do, the connection is
+    /// refused.
+    pub(crate) fn accept(
+        mut self,
+    ) -> Result<oneshot::Receiver<Result<Handshake, HandshakeError>>, HandshakeError> {
         let (reply, receiver) = Reply::new();
-        self.answered = true;
-        // Where it fails the reply is dropped, which the receiver notices.
-        let _ = self.mailbox.request(Request::Accept {
+        let accept = Accept {
             key: self.key,
             max_payload: interfaces::max_payload(self.remote_addr),
             reply,
-        });
-        receiver
+        };
+        match self.mailbox.request(Request::Accept(accept)) {
+            Ok(()) => {
+                self.answered = true;
+                Ok(receiver)
+            }
+            Err(Undeliverable::Overloaded) => Err(HandshakeError::Overloaded),
+            Err(Undeliverable::Stopped) => Err(ConnectionError::DriverStopped.into()),
+        }
     }
 }
 
 impl Drop for IncomingConnection {
     fn drop(&mut self) {
         if !self.answered {
-            let _ = self.mailbox.request(Request::Refuse { key: self.key });
+            let refusal = PacketRequest::Refuse { key: self.key };
+            // Where it is not delivered, the connection is forgotten when it has waited for too
+            // long.
+            let _ = self.mailbox.request(Request::Packet(refusal));
         }
     }
 }

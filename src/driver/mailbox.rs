@@ -7,25 +7,21 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use quinn_proto::ClientConfig;
-
-use super::{connection::Handshake, doorbell::Doorbell, socket::Socket, wakers::Reply};
+use super::{
+    doorbell::Doorbell,
+    requests::{Dropped, Request, Requests},
+    socket::Socket,
+};
 use crate::{
-    error::{DialError, HandshakeError},
     net::UdpSocket,
-    proto::{Datagram, IncomingKey},
+    proto::Datagram,
     sync::{Mutex, lock},
 };
-
-/// Most dials and accepted connections that wait for their driver.
-///
-/// It takes two every few hundred microseconds; this is ten seconds of work, longer than anyone waits.
-const MAX_REQUESTS: usize = 65_536;
 
 /// Most bytes of datagrams that other shards have left here.
 ///
 /// About what a socket's receive buffer would hold; past it datagrams are dropped, and QUIC repairs it.
-const MAX_FORWARDED_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_FORWARDED_BYTES: usize = 1024 * 1024;
 
 /// Most reports of unreachable addresses that wait. They only save time; the rest is dropped.
 const MAX_UNREACHABLE: usize = 64;
@@ -33,17 +29,30 @@ const MAX_UNREACHABLE: usize = 64;
 /// The inbox of one driver.
 #[derive(Default)]
 pub(crate) struct Mailbox {
-    mail: Mutex<Mail>,
+    inside: Mutex<Inside>,
     doorbell: Arc<Doorbell>,
 }
 
-/// What has arrived since the driver looked last.
+#[derive(Default)]
+struct Inside {
+    /// They wait here until the driver has time for one.
+    requests: Requests,
+    /// They wait here until the driver has room for them.
+    forwarded: VecDeque<Datagram<Arc<Socket>>>,
+    forwarded_bytes: usize,
+    mail: Mail,
+    /// The driver is gone.
+    stopped: bool,
+}
+
+/// What has arrived since the driver looked last, and what it has to know of what waits.
 #[derive(Default)]
 pub(super) struct Mail {
-    pub(super) requests: VecDeque<Request>,
-    pub(super) forwarded: Vec<Datagram<Arc<Socket>>>,
-    pub(super) forwarded_bytes: usize,
-    /// Datagrams that found `forwarded` full.
+    pub(super) has_requests: bool,
+    pub(super) has_forwarded: bool,
+    /// Requests that were dropped.
+    pub(super) dropped: Dropped,
+    /// Datagrams of other shards that found no room.
     pub(super) overflowed: u64,
     /// Addresses where nobody listens, with the initial ID of the dial in question.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>)>,
@@ -52,40 +61,6 @@ pub(super) struct Mail {
     pub(super) given_up: bool,
     /// The transport is gone: leave when there is nothing left to drive.
     pub(super) closing: bool,
-    /// The driver is gone.
-    stopped: bool,
-}
-
-/// Something to be done between the turns of connections; most of it costs TLS work.
-pub(super) enum Request {
-    Accept {
-        key: IncomingKey,
-        /// What the interface takes, in bytes of UDP payload, if it tells.
-        max_payload: Option<u16>,
-        reply: Reply<Result<Handshake, HandshakeError>>,
-    },
-    Dial {
-        config: Box<ClientConfig>,
-        remote_addr: SocketAddr,
-        socket: Arc<Socket>,
-        reply: Reply<Result<Handshake, DialError>>,
-    },
-    Refuse {
-        key: IncomingKey,
-    },
-    /// Send to an address until nobody waits any more, or the time for a handshake is over.
-    Punch {
-        remote_addr: SocketAddr,
-        socket: Arc<Socket>,
-        over: Reply<()>,
-    },
-    /// Send a datagram that is not QUIC.
-    #[cfg(feature = "nat")]
-    Send {
-        remote_addr: SocketAddr,
-        socket: Arc<Socket>,
-        contents: Vec<u8>,
-    },
 }
 
 /// Has one of a socket's read by the driver with this number, or by another one if that is gone: what comes in is for
@@ -100,12 +75,17 @@ pub(super) fn read_socket(
     from.iter()
         .chain(before)
         .find_map(|mailbox| mailbox.read_socket(socket, io).ok())
-        .ok_or(Undeliverable)
+        .ok_or(Undeliverable::Stopped)
 }
 
-/// The driver is gone, or has far too much to do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Undeliverable;
+/// What was not delivered to a driver, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undeliverable {
+    /// So many requests of the kind wait already that there is no place for another one.
+    Overloaded,
+    /// The driver is gone.
+    Stopped,
+}
 
 impl Mailbox {
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
@@ -113,28 +93,29 @@ impl Mailbox {
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
-        let mut mail = lock(&self.mail);
-        let is_full =
-            mail.requests.len() >= MAX_REQUESTS && !matches!(request, Request::Refuse { .. });
-        if mail.stopped || is_full {
-            return Err(Undeliverable);
+        let mut inside = lock(&self.inside);
+        if inside.stopped {
+            return Err(Undeliverable::Stopped);
         }
-        mail.requests.push_back(request);
-        drop(mail);
+        if !inside.requests.has_room_for(&request) {
+            return Err(Undeliverable::Overloaded);
+        }
+        inside.requests.push(request);
+        drop(inside);
         self.doorbell.ring();
         Ok(())
     }
 
     /// Leaves datagrams that belong to this driver's shard.
     pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
-        self.post(|mail| {
+        self.post(|inside| {
             for datagram in datagrams.drain(..) {
-                let bytes = mail.forwarded_bytes + datagram.charge();
+                let bytes = inside.forwarded_bytes + datagram.charge();
                 if bytes > MAX_FORWARDED_BYTES {
-                    mail.overflowed += 1;
+                    inside.mail.overflowed += 1;
                 } else {
-                    mail.forwarded_bytes = bytes;
-                    mail.forwarded.push(datagram);
+                    inside.forwarded_bytes = bytes;
+                    inside.forwarded.push_back(datagram);
                 }
             }
         });
@@ -143,62 +124,104 @@ impl Mailbox {
     }
 
     pub(super) fn unreachable(&self, remote_addr: SocketAddr, initial_id: Vec<u8>) {
-        self.post(|mail| {
-            if mail.unreachable.len() < MAX_UNREACHABLE {
-                mail.unreachable.push((remote_addr, initial_id));
+        self.post(|inside| {
+            if inside.mail.unreachable.len() < MAX_UNREACHABLE {
+                inside.mail.unreachable.push((remote_addr, initial_id));
             }
         });
     }
 
     /// Tells that some sockets were given up for others.
     pub(super) fn note_given_up(&self) {
-        self.post(|mail| mail.given_up = true);
+        self.post(|inside| inside.mail.given_up = true);
     }
 
     /// Whether the driver is gone.
     pub(super) fn has_stopped(&self) -> bool {
-        lock(&self.mail).stopped
+        lock(&self.inside).stopped
     }
 
     /// Has the driver read one of a socket's for as long as anyone uses it.
     fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
-        let mut mail = lock(&self.mail);
-        if mail.stopped {
-            return Err(Undeliverable);
+        let mut inside = lock(&self.inside);
+        if inside.stopped {
+            return Err(Undeliverable::Stopped);
         }
-        mail.sockets.push((Arc::clone(io), Arc::downgrade(socket)));
-        drop(mail);
+        let reader = (Arc::clone(io), Arc::downgrade(socket));
+        inside.mail.sockets.push(reader);
+        drop(inside);
         self.doorbell.ring();
         Ok(())
     }
 
     pub(super) fn close(&self) {
-        self.post(|mail| mail.closing = true);
+        self.post(|inside| inside.mail.closing = true);
     }
 
     pub(super) fn take(&self) -> Mail {
-        mem::take(&mut *lock(&self.mail))
+        let mut inside = lock(&self.inside);
+        Mail {
+            has_requests: !inside.requests.is_empty(),
+            has_forwarded: !inside.forwarded.is_empty(),
+            dropped: inside.requests.take_dropped(),
+            ..mem::take(&mut inside.mail)
+        }
+    }
+
+    /// Takes one of the requests that wait.
+    pub(super) fn take_request<T>(
+        &self,
+        take: impl FnOnce(&mut Requests) -> Option<T>,
+    ) -> Option<T> {
+        take(&mut lock(&self.inside).requests)
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        !lock(&self.inside).requests.is_empty()
+    }
+
+    /// Takes datagrams of other shards, those that came first, until they count for so many bytes;
+    /// tells whether there are more.
+    pub(super) fn take_forwarded(
+        &self,
+        bytes: usize,
+        datagrams: &mut Vec<Datagram<Arc<Socket>>>,
+    ) -> bool {
+        let mut inside = lock(&self.inside);
+        let mut taken = 0;
+        while taken < bytes {
+            let Some(datagram) = inside.forwarded.pop_front() else {
+                // A burst is over; its memory goes with it.
+                inside.forwarded = VecDeque::new();
+                return false;
+            };
+            let charge = datagram.charge();
+            inside.forwarded_bytes -= charge;
+            taken += charge;
+            datagrams.push(datagram);
+        }
+        !inside.forwarded.is_empty()
     }
 
     /// Nothing is taken any more; what is left is dropped, which its senders notice.
     pub(super) fn stop(&self) {
         let left = mem::replace(
-            &mut *lock(&self.mail),
-            Mail {
+            &mut *lock(&self.inside),
+            Inside {
                 stopped: true,
-                ..Mail::default()
+                ..Inside::default()
             },
         );
         drop(left);
     }
 
-    fn post(&self, write: impl FnOnce(&mut Mail)) {
-        let mut mail = lock(&self.mail);
-        if mail.stopped {
+    fn post(&self, write: impl FnOnce(&mut Inside)) {
+        let mut inside = lock(&self.inside);
+        if inside.stopped {
             return;
         }
-        write(&mut mail);
-        drop(mail);
+        write(&mut inside);
+        drop(inside);
         self.doorbell.ring();
     }
 }

@@ -6,9 +6,10 @@ use bytes::BytesMut;
 
 /// Most slabs of one driver: two receive batches, 4 MiB.
 ///
-/// A datagram keeps the whole slab that it lies in, and a peer decides how long that takes: what the application
-/// does not read, or cannot read for what is missing before it, is kept. So all that peers can keep beyond the
-/// length of their datagrams is this much. What comes in while no slab is free gets memory of its own.
+/// A datagram keeps the whole slab that it lies in, and a peer decides how long that takes: what
+/// the application does not read, or cannot read for what is missing before it, is kept. So all
+/// that peers can keep beyond the length of their datagrams is this much. What comes in while no
+/// slab is free gets memory of its own.
 pub(super) const MAX_SLABS: usize = 64;
 
 /// Size of a slab, in bytes: that of the largest batch.
@@ -17,8 +18,8 @@ pub(super) const SLAB_BYTES: usize = 64 * 1024;
 /// Fewer bytes are not worth a slab.
 const LEAST_BYTES: usize = 8 * 1024;
 
-/// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as long as to
-/// copy the batch.
+/// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as
+/// long as to copy the batch.
 const MAX_TRIES: usize = 8;
 
 /// The slabs of a driver, all there are; the one that was used longest ago in front.
@@ -29,7 +30,8 @@ const MAX_TRIES: usize = 8;
 pub(super) struct Slabs(VecDeque<BytesMut>);
 
 impl Slabs {
-    /// Copies what was received at once, and cuts it into datagrams of so many bytes; the last one may be shorter.
+    /// Copies what was received at once, and cuts it into datagrams of so many bytes; the last one
+    /// may be shorter.
     pub(super) fn cut<'a>(&mut self, contents: &'a [u8], stride: usize) -> Cut<'a> {
         let stride = stride.clamp(1, contents.len().max(1));
         let slab = (contents.len() >= LEAST_BYTES)
@@ -54,7 +56,8 @@ impl Slabs {
         }
     }
 
-    /// A slab that nobody holds. As few as are held at a time go round: they stay in the CPU's caches.
+    /// A slab that nobody holds. As few as are held at a time go round: they stay in the CPU's
+    /// caches.
     fn unused(&mut self) -> Option<BytesMut> {
         for _ in 0..self.0.len().min(MAX_TRIES) {
             let mut slab = self.0.pop_front()?;
@@ -71,7 +74,8 @@ impl Slabs {
 /// One datagram of a batch.
 pub(super) struct Piece {
     pub(super) contents: BytesMut,
-    /// Bytes of memory that it keeps: its own, or its share of a slab, which no other batch uses meanwhile.
+    /// Bytes of memory that it keeps: its own, or its share of a slab, which no other batch uses
+    /// meanwhile.
     pub(super) held: usize,
 }
 

@@ -1,7 +1,6 @@
 //! The task of one shard.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -17,17 +16,18 @@ use super::stun::StunDoor;
 use super::{
     connection::{DrivenConnection, Handshake},
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Request, read_socket},
+    mailbox::{Mailbox, read_socket},
     outbound::Outbound,
     pace::Pace,
     reader::{Read, Reader},
+    requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
     slabs::{Piece, Slabs},
     socket::Socket,
     sockets::Sockets,
     wakers::{self, Reply},
 };
 use crate::{
-    error::DialError,
+    error::{DialError, HandshakeError},
     net::{Backlog, ReceiveBuffers, Timer, clock, task::make_way},
     proto::{
         Datagram, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id,
@@ -47,7 +47,12 @@ const ROUND_TIME: Duration = Duration::from_micros(100);
 /// waits.
 const HANDSHAKES_PER_ROUND: usize = 2;
 
-/// Most requests handled in one round, refusals among them; each is an encrypted packet and a system call.
+/// How long a round works on requests, where TLS takes longer than that; one handshake is begun in
+/// any case.
+const REQUEST_TIME: Duration = Duration::from_micros(400);
+
+/// Most requests of each kind taken in one round: those that cost a packet, those that nobody waits
+/// for any more, and those that have waited for too long.
 const REQUESTS_PER_ROUND: usize = 64;
 
 /// Most reports of ICMP heard in one round for each socket: anyone may send them who knows its port.
@@ -55,7 +60,10 @@ const REPORTS_PER_ROUND: usize = 64;
 
 /// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
 /// queue then.
-const MAX_INBOX_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+/// Connections that ring between two polls. What more of them have needed in memory is given back.
+const FEW_TURNS: usize = 1024;
 
 /// The clocks that turns are measured with.
 struct Clocks;
@@ -73,7 +81,8 @@ impl Meter for Clocks {
 /// What a driver has to know of the configuration in order to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReceiveSettings {
-    /// Larger datagrams are dropped: peers were told that we take none (`max_udp_payload_size`, RFC 9000 §18.2).
+    /// Larger datagrams are dropped: peers were told that we take none (`max_udp_payload_size`, RFC
+    /// 9000 §18.2).
     pub(super) max_datagram_bytes: usize,
     pub(super) measure_routing: bool,
 }
@@ -91,7 +100,8 @@ pub(super) struct Driver {
     readers: Vec<Reader>,
     /// Where to go on reading, so that no socket starves another.
     next_reader: usize,
-    requests: VecDeque<Request>,
+    /// Whether requests wait in the mailbox.
+    has_requests: bool,
     /// Holes that are being punched, each with whom to tell when it is over.
     punches: Vec<(PunchKey, Reply<()>)>,
     outbound: Outbound,
@@ -129,7 +139,7 @@ impl Driver {
             sockets,
             readers: Vec::new(),
             next_reader: 0,
-            requests: VecDeque::new(),
+            has_requests: false,
             punches: Vec::new(),
             outbound,
             timer: Timer::default(),
@@ -148,7 +158,8 @@ impl Driver {
         &self.mailboxes[self.shard.id().index()]
     }
 
-    fn take_mail(&mut self) {
+    /// Takes what has arrived; tells whether there may be more.
+    fn take_mail(&mut self) -> Backlog {
         let mail = self.mailbox().take();
         let mut turns = std::mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
@@ -156,17 +167,16 @@ impl Driver {
         for handle in turns.drain(..) {
             self.shard.want_turn(handle);
         }
+        if turns.capacity() > FEW_TURNS {
+            turns = Vec::new();
+        }
         self.turns = turns;
-        self.requests.extend(mail.requests);
-        self.shard.totals().registry.dropped_overload += mail.overflowed;
+        self.has_requests = mail.has_requests;
+        let totals = self.shard.totals();
+        totals.registry.dropped_overload += mail.overflowed;
+        mail.dropped.add_to(&mut totals.transport);
         if mail.given_up {
             self.shard.follow_sockets();
-        }
-        if !mail.forwarded.is_empty() {
-            let now = clock::now();
-            for datagram in mail.forwarded {
-                self.shard.handle(now, datagram, &mut self.outbound);
-            }
         }
         if !mail.unreachable.is_empty() {
             let now = clock::now();
@@ -176,6 +186,28 @@ impl Driver {
         }
         for (io, socket) in mail.sockets {
             self.readers.push(Reader::new(io, socket));
+        }
+        if mail.has_forwarded {
+            self.take_forwarded()
+        } else {
+            Backlog::None
+        }
+    }
+
+    /// Takes what other shards have read for this one, unless enough waits already: the mailbox is
+    /// the queue then, and it is bounded.
+    fn take_forwarded(&mut self) -> Backlog {
+        let room = MAX_INBOX_BYTES.saturating_sub(self.shard.inbox_bytes());
+        let mut datagrams = Vec::new();
+        let has_more = self.mailbox().take_forwarded(room, &mut datagrams);
+        let now = clock::now();
+        for datagram in datagrams {
+            self.shard.handle(now, datagram, &mut self.outbound);
+        }
+        if has_more {
+            Backlog::More
+        } else {
+            Backlog::None
         }
     }
 
@@ -368,19 +400,34 @@ impl Driver {
         wakers::wake(self.wakers.drain(..));
     }
 
-    /// Begins handshakes, after the established connections were served.
-    fn begin_handshakes(&mut self) -> bool {
-        let mut begun = 0;
-        let mut handled = 0;
-        while begun < HANDSHAKES_PER_ROUND && handled < REQUESTS_PER_ROUND {
-            let Some(request) = self.requests.pop_front() else {
-                break;
+    /// Does what was asked for, after the established connections were served; tells whether there
+    /// was anything.
+    ///
+    /// First what costs a packet, then what is too late, and handshakes in the end.
+    fn take_requests(&mut self) -> bool {
+        if !self.has_requests {
+            return false;
+        }
+        let began = clock::now();
+        let requests = self.send_requested(began) + self.fail_late_dials(began);
+        let requests = requests + self.begin_handshakes(began);
+        self.has_requests = self.mailbox().has_requests();
+        requests > 0
+    }
+
+    /// Does what costs a packet; returns how many there were.
+    fn send_requested(&mut self, began: Instant) -> usize {
+        let mut now = began;
+        for handled in 0..REQUESTS_PER_ROUND {
+            if now - began > REQUEST_TIME {
+                return handled;
+            }
+            let Some(request) = self.mailbox().take_request(Requests::next_packet) else {
+                return handled;
             };
-            handled += 1;
-            let now = clock::now();
             match request {
-                Request::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
-                Request::Punch {
+                PacketRequest::Refuse { key } => self.shard.refuse(key, &mut self.outbound),
+                PacketRequest::Punch {
                     remote_addr,
                     socket,
                     over,
@@ -389,45 +436,95 @@ impl Driver {
                     self.punches.push((key, over));
                 }
                 #[cfg(feature = "nat")]
-                Request::Send {
+                PacketRequest::Send {
                     remote_addr,
                     socket,
                     contents,
                 } => self.send(remote_addr, &socket, &contents),
-                Request::Accept {
-                    key,
-                    max_payload,
-                    reply,
-                } => {
-                    if reply.is_canceled() {
-                        self.shard.refuse(key, &mut self.outbound);
-                        continue;
-                    }
-                    begun += 1;
-                    let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
-                    // If nobody waits any more, the handshake is abandoned as it is dropped.
-                    reply.send(accepted.map(|accepted| self.handshake(accepted)));
-                }
-                Request::Dial {
-                    config,
-                    remote_addr,
-                    socket,
-                    reply,
-                } => {
-                    if reply.is_canceled() {
-                        continue;
-                    }
-                    begun += 1;
-                    let dialled = self.shard.connect(now, *config, remote_addr, socket);
-                    reply.send(match dialled {
-                        Ok(dialled) => Ok(self.handshake(dialled)),
-                        Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds),
-                        Err(error) => Err(DialError::Refused(error.to_string())),
-                    });
-                }
+            }
+            now = clock::now();
+        }
+        REQUESTS_PER_ROUND
+    }
+
+    /// Has dials fail that have waited for all the time that they had; returns how many there were.
+    fn fail_late_dials(&mut self, now: Instant) -> usize {
+        let mailbox = Arc::clone(self.mailbox());
+        let late = || mailbox.take_request(|requests| requests.next_expired(now));
+        let late = std::iter::from_fn(late).take(REQUESTS_PER_ROUND);
+        late.map(|dial| self.fail_late(dial)).count()
+    }
+
+    fn fail_late(&mut self, dial: Dial) {
+        self.shard.totals().transport.dials_expired += 1;
+        dial.reply.send(Err(HandshakeError::TimedOut.into()));
+    }
+
+    /// Begins handshakes; returns how many requests were taken for that.
+    fn begin_handshakes(&mut self, began: Instant) -> usize {
+        let mut now = clock::now();
+        let mut begun = 0;
+        for taken in 0..REQUESTS_PER_ROUND {
+            let Some(request) = self.mailbox().take_request(Requests::next_handshake) else {
+                return taken;
+            };
+            let has_begun = match request {
+                HandshakeRequest::Accept(accept) => self.accept(now, accept),
+                HandshakeRequest::Dial(dial) => self.dial(now, dial),
+            };
+            if !has_begun {
+                continue;
+            }
+            begun += 1;
+            let last = std::mem::replace(&mut now, clock::now());
+            // Another one is likely to take as long as this one.
+            if begun == HANDSHAKES_PER_ROUND || now - began + (now - last) > REQUEST_TIME {
+                return taken + 1;
             }
         }
-        handled > 0
+        REQUESTS_PER_ROUND
+    }
+
+    /// Begins a handshake if anybody waits for it.
+    fn accept(&mut self, now: Instant, accept: Accept) -> bool {
+        let Accept {
+            key,
+            max_payload,
+            reply,
+        } = accept;
+        if reply.is_canceled() {
+            self.shard.refuse(key, &mut self.outbound);
+            return false;
+        }
+        let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
+        // If nobody waits any more, the handshake is abandoned as it is dropped.
+        reply.send(accepted.map(|accepted| self.handshake(accepted)));
+        true
+    }
+
+    /// Begins to dial if anybody waits for it.
+    fn dial(&mut self, now: Instant, dial: Dial) -> bool {
+        if dial.reply.is_canceled() {
+            return false;
+        }
+        if dial.deadline <= now {
+            self.fail_late(dial);
+            return false;
+        }
+        let Dial {
+            config,
+            remote_addr,
+            socket,
+            deadline,
+            reply,
+        } = dial;
+        let dialled = (self.shard).connect(now, deadline, *config, remote_addr, socket);
+        reply.send(match dialled {
+            Ok(dialled) => Ok(self.handshake(dialled)),
+            Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds.into()),
+            Err(error) => Err(DialError::Refused(error.to_string()).into()),
+        });
+        true
     }
 
     /// Sends a datagram that is not QUIC. Blocked or not: whoever waits for the answer asks again.
@@ -498,7 +595,7 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.mailbox().doorbell().register(cx.waker());
-        this.take_mail();
+        let forwarded = this.take_mail();
         let before = this.shard.totals().transport.datagrams_received;
         if this.pace.sends_first() {
             this.serve_light();
@@ -513,7 +610,7 @@ impl Future for Driver {
         this.end_punches();
         this.pace.begin(has_received);
         this.serve();
-        if !this.pace.has_made_way() && this.begin_handshakes() {
+        if !this.pace.has_made_way() && this.take_requests() {
             // So that their first packets leave now.
             this.serve();
         }
@@ -524,9 +621,9 @@ impl Future for Driver {
         }
         this.report_incoming();
         this.post_totals();
-        if backlog == Backlog::More
+        if [backlog, forwarded].contains(&Backlog::More)
             || this.shard.has_ready()
-            || !this.requests.is_empty()
+            || this.has_requests
             || this.timer.poll(cx, this.next_deadline()).is_ready()
         {
             // One round at a time: those who were woken by it should run before more comes in. Readers that
@@ -552,7 +649,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();
         self.sockets.driver_stopped();
-        self.requests.clear();
         self.punches.clear();
         if !std::thread::panicking() {
             // A runtime that is shut down drops its tasks; sockets still send.

@@ -368,7 +368,8 @@ mod receiving_tests {
 
     #[test]
     fn what_is_too_large_is_left_out() {
-        // Length of a batch, of its datagrams, and what they may have; what is left of it, and how many are not.
+        // Length of a batch, of its datagrams, and what they may have; what is left of it, and how
+        // many are not.
         for (len, stride, bytes, left, too_large) in [
             (0, 0, 1200, 0, 0),
             (0, 1200, 1200, 0, 0),

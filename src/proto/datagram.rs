@@ -56,8 +56,8 @@ pub(crate) struct Datagram<S> {
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) ecn: Option<EcnCodepoint>,
     pub(crate) contents: BytesMut,
-    /// Bytes of memory that it keeps for as long as anybody keeps a part of `contents`: their length, or its share of an
-    /// allocation in which others lie as well.
+    /// Bytes of memory that it keeps for as long as anybody keeps a part of `contents`: their
+    /// length, or its share of an allocation in which others lie as well.
     pub(crate) held: usize,
 }
 

@@ -9,7 +9,7 @@ use std::{collections::HashMap, net::SocketAddr};
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::connection::SharedConnection;
+use super::{connection::SharedConnection, spare};
 use crate::stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats};
 pub(super) use crate::sync::lock;
 
@@ -159,6 +159,17 @@ impl Registry {
         if let Some(entry) = self.connections.remove(&handle) {
             self.totals.registry.retired_ids += entry.ids.active();
         }
+        if let Some(room) = spare::room_for(self.connections.len(), self.connections.capacity()) {
+            self.connections.shrink_to(room);
+            self.remotes.shrink_to(room);
+            self.peers.shrink_to(room);
+        }
+    }
+
+    /// For how many it has memory.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.connections.capacity() + self.remotes.capacity() + self.peers.capacity()
     }
 
     pub(super) fn set_unfinished(&mut self, unfinished: Unfinished) {

@@ -34,12 +34,23 @@ use super::{
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
     slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
+    spare,
     streams::StreamLimits,
     turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
     work::{Account, Debtors, Meter},
 };
 use crate::sync::Mutex;
+
+/// Connections that want a turn beside which none gets one only because a timer of it is due: about
+/// as many as have one in a round.
+///
+/// Thousands of dials may have begun, and be given up, at the same time. Who has something to
+/// receive or to send meanwhile does not wait behind all of them.
+const READY_BESIDE_TIMERS: usize = 32;
+
+/// Timers that count in each round all the same.
+const LEAST_TIMERS: usize = 4;
 
 /// What a shard needs to know.
 #[derive(Clone)]
@@ -272,7 +283,13 @@ impl<S: Socket> Shard<S> {
             // Blocked or not: the next one will do.
             let _ = out.send(&socket, transmit, &self.buf);
         }
-        while let Some(handle) = self.deadlines.pop_due(now) {
+        for count in 0.. {
+            if count >= LEAST_TIMERS && self.ready.len() >= READY_BESIDE_TIMERS {
+                break;
+            }
+            let Some(handle) = self.deadlines.pop_due(now) else {
+                break;
+            };
             if let Some(slot) = slot(&mut self.slots, handle) {
                 slot.armed = Armed::default();
                 slot.expired = true;
@@ -575,7 +592,17 @@ impl<S: Socket> Shard<S> {
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
         slot.budget.set(0, &self.budget);
         self.deadlines.disarm(handle, &mut slot.armed);
+        while self.slots.pop_if(|slot| slot.is_none()).is_some() {}
+        if let Some(room) = spare::room_for(self.slots.len(), self.slots.capacity()) {
+            self.slots.shrink_to(room);
+        }
         slot.farewell
+    }
+
+    /// For how many connections it has memory, in the places that it keeps for each.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.slots.capacity() + self.unanswered.room() + registry::lock(&self.registry).room()
     }
 
     /// An unfinished handshake is over.

@@ -50,6 +50,10 @@ impl TurnQueue {
         self.heavy.pop_front()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.light.len() + self.heavy.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.light.is_empty() && self.heavy.is_empty()
     }

@@ -9,6 +9,8 @@ use std::{
 use quinn_proto::{ConnectionHandle, ConnectionId};
 use rustc_hash::FxHashMap;
 
+use super::spare;
+
 /// The dials of a shard that have not heard anything.
 ///
 /// A dial that may be one half of a hole punch gets special treatment: the other half may be a little late, and then
@@ -60,6 +62,16 @@ impl UnansweredDials {
         if self.by_addr.get(&dial.remote_addr) == Some(initial_id) {
             self.by_addr.remove(&dial.remote_addr);
         }
+        if let Some(room) = spare::room_for(self.by_id.len(), self.by_id.capacity()) {
+            self.by_id.shrink_to(room);
+            self.by_addr.shrink_to(room);
+        }
+    }
+
+    /// For how many it has memory.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.by_id.capacity() + self.by_addr.capacity()
     }
 
     /// The dial that is over because nobody listens at `remote_addr`, as somebody says who has seen the dial's first

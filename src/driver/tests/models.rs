@@ -14,22 +14,21 @@ use std::{
     task::Poll,
 };
 
-use bytes::BytesMut;
 use futures::FutureExt;
 use loom::{future::block_on, thread};
 use tokio::runtime::Runtime;
 
-use super::world::{CONFIG, Dialling, World, nobody, runtime};
+use super::world::{CONFIG, Dialling, FIRST_PACKET, World, first_packet, nobody, runtime};
 use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
-        mailbox::{Mailbox, Request, read_socket},
+        mailbox::{Mailbox, read_socket},
+        requests::{Dial, Request},
         socket::Socket,
         wakers::Reply,
     },
-    error::{ConnectionError, DialError, HandshakeError},
+    error::{ConnectionError, Error, HandshakeError},
     net::clock,
-    proto::{Datagram, Route, Shards, route},
 };
 
 #[test]
@@ -130,6 +129,7 @@ fn the_transport_hears_of_connections_and_its_answer_is_heard() {
             incoming,
             connection,
             socket,
+            ..
         } = World::new(&RUNTIME, Dialling::TooLong);
         let driver = spawn(|| block_on(driver));
         let other_shard = spawn({
@@ -177,52 +177,22 @@ fn established(connection: &DrivenConnection) -> HandshakeError {
 }
 
 /// Dials, and waits for the driver to begin; `None` if it is gone.
-fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, DialError>> {
+fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, Error>> {
     let (reply, receiver) = Reply::new();
     mailbox
-        .request(Request::Dial {
+        .request(Request::Dial(Dial {
             config: Box::new(CONFIG.client(None, None).unwrap()),
             remote_addr: nobody(),
             socket: Arc::clone(socket),
+            deadline: clock::now() + CONFIG.handshake_timeout(),
             reply,
-        })
+        }))
         .ok()?;
     block_on(receiver).ok()
 }
 
-/// What begins a connection, as another shard hands it on.
-fn first_packet(socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
-    let contents = BytesMut::from(&FIRST_PACKET[..]);
-    let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
-        panic!("not QUIC");
-    };
-    Datagram {
-        socket,
-        shard,
-        header,
-        remote_addr: nobody(),
-        local_ip: None,
-        ecn: None,
-        held: contents.len(),
-        contents,
-    }
-}
-
 /// It never runs, so no I/O and no timer becomes ready in the middle of a model.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
-
-/// The first packet of a dial.
-static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
-    let config = CONFIG.client(None, None).unwrap();
-    let (_, mut connection) = endpoint
-        .connect(clock::now(), config, nobody(), "libp2p")
-        .unwrap();
-    let mut packet = Vec::new();
-    let sent = connection.poll_transmit(clock::now(), 1, &mut packet);
-    assert!(sent.is_some());
-    packet
-});
 
 /// Runs `scene` in every interleaving that has few enough preemptions.
 fn model(scene: impl Fn() + Send + Sync + 'static) {

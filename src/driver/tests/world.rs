@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use libp2p_identity::Keypair;
 use tokio::runtime;
 
@@ -20,16 +21,18 @@ use crate::{
         task::{Driver, ReceiveSettings},
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
-    proto::{Shard, ShardSeed, Shards},
+    proto::{Datagram, Registry, Route, Shard, ShardSeed, Shards, route},
+    sync::Mutex,
 };
 
 /// A driver that does not run yet, and those it serves.
 pub(super) struct World {
     pub(super) driver: Driver,
     pub(super) mailbox: Arc<Mailbox>,
-    #[cfg_attr(not(loom), expect(dead_code, reason = "for the models"))]
     pub(super) incoming: Arc<IncomingQueue>,
     pub(super) socket: Arc<Socket>,
+    #[cfg_attr(loom, expect(dead_code, reason = "for those who count"))]
+    pub(super) registry: Arc<Mutex<Registry>>,
     /// To somebody who does not answer.
     pub(super) connection: DrivenConnection,
 }
@@ -54,14 +57,17 @@ impl World {
             Arc::clone(&incoming),
         ));
         let socket = socket(runtime, &mailbox);
-        let mut shard = shard();
+        let registry: Arc<Mutex<Registry>> = Arc::default();
+        let mut shard = shard(Arc::clone(&registry));
         let now = match dialling {
             Dialling::JustBegun => clock::now(),
             Dialling::TooLong => clock::now() - Duration::from_secs(60),
         };
+        let deadline = now + CONFIG.handshake_timeout();
         let (handle, connection) = shard
             .connect(
                 now,
+                deadline,
                 CONFIG.client(None, None).unwrap(),
                 nobody(),
                 Arc::clone(&socket),
@@ -85,12 +91,13 @@ impl World {
             connection: DrivenConnection::new(connection, handle, doorbell),
             mailbox,
             incoming,
+            registry,
             socket,
         }
     }
 }
 
-fn shard() -> Shard<Arc<Socket>> {
+fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<Socket>> {
     const SEED: [u8; 32] = [7; 32];
     Shard::new(
         Shards::ONE.of(0),
@@ -101,7 +108,7 @@ fn shard() -> Shard<Arc<Socket>> {
             endpoint: SEED,
             initial_ids: SEED,
         },
-        Arc::default(),
+        registry,
         CONFIG.budget(),
     )
 }
@@ -119,6 +126,24 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
     );
     runtime.block_on(io.writable());
     Arc::new(socket)
+}
+
+/// What begins a connection, as another shard hands it on.
+pub(super) fn first_packet(socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
+    let contents = BytesMut::from(&FIRST_PACKET[..]);
+    let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
+        panic!("not QUIC");
+    };
+    Datagram {
+        socket,
+        shard,
+        header,
+        remote_addr: nobody(),
+        local_ip: None,
+        ecn: None,
+        held: contents.len(),
+        contents,
+    }
 }
 
 const BUFFERS: BufferSizes = BufferSizes {
@@ -147,3 +172,16 @@ pub(super) fn runtime() -> runtime::Runtime {
         .build()
         .unwrap()
 }
+
+/// The first packet of a dial.
+pub(super) static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
+    let config = CONFIG.client(None, None).unwrap();
+    let (_, mut connection) = endpoint
+        .connect(clock::now(), config, nobody(), "libp2p")
+        .unwrap();
+    let mut packet = Vec::new();
+    let sent = connection.poll_transmit(clock::now(), 1, &mut packet);
+    assert!(sent.is_some());
+    packet
+});

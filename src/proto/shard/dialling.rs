@@ -24,10 +24,12 @@ const INITIAL_ID_LEN: usize = 8;
 const SERVER_NAME: &str = "libp2p";
 
 impl<S: Socket> Shard<S> {
-    /// Begins a connection to `remote_addr`, from `socket`.
+    /// Begins a connection to `remote_addr`, from `socket`. Its handshake is given up at
+    /// `deadline`.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
+        deadline: Instant,
         mut config: ClientConfig,
         remote_addr: SocketAddr,
         socket: S,
@@ -50,7 +52,7 @@ impl<S: Socket> Shard<S> {
         let begun = Begun {
             // RFC 9000 §8: it is for servers not to amplify.
             addresses: AddressLimits::new(Some(remote_addr)),
-            deadline: now + self.handshake_timeout,
+            deadline,
             admission: None,
             received_bytes: 0,
             unanswered_dial: Some(initial_id),

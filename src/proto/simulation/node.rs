@@ -372,8 +372,9 @@ impl Node {
             None => self.config.client(expected, None).unwrap(),
             Some(hostile) => hostile.client(expected),
         };
+        let deadline = now + self.config.handshake_timeout();
         let (handle, connection) =
-            self.cores[shard].connect(now, config, remote_addr, self.socket.clone())?;
+            self.cores[shard].connect(now, deadline, config, remote_addr, self.socket.clone())?;
         Ok(self.peer(shard, handle, connection))
     }
 

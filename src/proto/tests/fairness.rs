@@ -172,6 +172,46 @@ fn handshake_that_costs_too_much_is_given_up_and_counted() {
     drop(dialer);
 }
 
+/// Thousands of dials may begin at the same time, and be given up at the same time.
+#[test]
+fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
+    const CROWD: usize = 500;
+
+    let mut network = Network::new(1);
+    let node = network.add(Setup::default());
+    let nobody = (std::net::Ipv4Addr::LOCALHOST, 9).into();
+    let now = network.now;
+    let node = &mut network.nodes[node];
+    let dials: Vec<_> = (0..CROWD).map(|_| node.dial(now, nobody, None)).collect();
+    let turns = |node: &mut Node, now| {
+        let mut turns = 0;
+        while node.cores[0].has_ready() {
+            turn(node, now);
+            turns += 1;
+        }
+        turns
+    };
+    assert!(turns(node, now) >= CROWD);
+    let late = now + Duration::from_secs(60);
+    let mut rounds = 0;
+    while node.cores[0].next_timeout().is_some() {
+        node.cores[0].handle_timeouts(late, &mut node.outbox);
+        assert!(turns(node, late) <= READY_BESIDE_TIMERS);
+        rounds += 1;
+    }
+    assert!(rounds >= CROWD / READY_BESIDE_TIMERS);
+    for dial in dials {
+        let end = dial.established().now_or_never();
+        assert_eq!(end, Some(Err(HandshakeError::TimedOut)));
+    }
+    // The crowd has needed 500 places in each of several containers.
+    let room = node.cores[0].room();
+    assert!(room < CROWD, "{room}");
+}
+
+/// As the shard has it.
+const READY_BESIDE_TIMERS: usize = 32;
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 

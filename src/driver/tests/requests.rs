@@ -1,0 +1,482 @@
+//! What waits for a driver: in what order it gets its time, and how much of it may wait.
+
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures::{FutureExt, channel::oneshot};
+use tokio::runtime::{self, Builder};
+
+use super::world::{self, CONFIG, Dialling, World, first_packet, nobody};
+use crate::{
+    driver::{
+        connection::Handshake,
+        incoming::IncomingConnection,
+        mailbox::{MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
+        requests::{
+            Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
+            Request, Requests,
+        },
+        socket::Socket,
+        task::MAX_INBOX_BYTES,
+        wakers::Reply,
+    },
+    error::{Error, HandshakeError},
+    net::clock,
+    proto::{Datagram, IncomingKey, Route, Shards, route},
+    stats::{RegistryStats, TransportStats},
+    sync::lock,
+};
+
+type Answer = oneshot::Receiver<Result<Handshake, Error>>;
+
+/// Dials of a crowd; enough to see who waits for it.
+const CROWD: usize = 1000;
+
+/// As the driver has it.
+const HANDSHAKES_PER_ROUND: u64 = 2;
+
+/// Whatever comes before it, and whatever after.
+#[test]
+fn newest_dial_and_oldest_one_do_not_wait_for_a_crowd_between_them() {
+    let scene = Scene::paused();
+    let mut requests = Requests::default();
+    for number in 0..CROWD {
+        requests.push(Request::Dial(scene.dial_to(host(number)).0));
+    }
+    let (ends, turns) = (
+        [host(0), host(CROWD - 1)],
+        [next(&mut requests), next(&mut requests)],
+    );
+    assert!(ends.iter().all(|end| turns.contains(end)), "{turns:?}");
+    // One that comes later does not even wait for those of them that are left.
+    requests.push(Request::Dial(scene.dial_to(host(CROWD)).0));
+    let turns = [next(&mut requests), next(&mut requests)];
+    assert!(turns.contains(&host(CROWD)), "{turns:?}");
+}
+
+/// Also where it comes in the middle of them.
+#[test]
+fn dial_does_not_wait_for_a_crowd_to_one_other_host() {
+    let scene = Scene::paused();
+    let mut requests = Requests::default();
+    for number in 0..CROWD {
+        requests.push(Request::Dial(scene.dial_to(host(0)).0));
+        if number == CROWD / 2 {
+            requests.push(Request::Dial(scene.dial_to(host(1)).0));
+        }
+    }
+    let turns: Vec<_> = (0..4).map(|_| next(&mut requests)).collect();
+    assert!(turns.contains(&host(1)), "{turns:?}");
+    // And the crowd goes on, whoever else dials one host after the other.
+    let mut to_crowd = 0;
+    for number in 0..100 {
+        requests.push(Request::Dial(scene.dial_to(host(2 + number)).0));
+        to_crowd += usize::from(next(&mut requests) == host(0));
+    }
+    assert!(to_crowd >= 50, "{to_crowd}");
+}
+
+#[test]
+fn memory_of_a_crowd_goes_with_it() {
+    let mut scene = Scene::paused();
+    let key = scene.incoming().key();
+    let mut requests = Requests::default();
+    for number in 0..CROWD {
+        // Two of them to the same host.
+        requests.push(Request::Dial(scene.dial_to(host(number / 2)).0));
+        requests.push(Request::Accept(accept(key).0));
+        requests.push(Request::Packet(scene.punch().0));
+    }
+    assert!(requests.capacity() >= 3 * CROWD);
+    while requests.next_packet().is_some() {}
+    while requests.next_handshake().is_some() {}
+    assert!(requests.is_empty());
+    assert_eq!(requests.capacity(), 0);
+
+    // Also where nothing becomes of them.
+    let mut latest = None;
+    for number in 0..CROWD {
+        let (dial, _) = scene.dial_to(host(number / 2));
+        latest = Some(dial.deadline);
+        requests.push(Request::Dial(dial));
+    }
+    while requests.next_expired(latest.unwrap()).is_some() {}
+    assert_eq!(requests.capacity(), 0);
+}
+
+#[test]
+fn what_costs_a_packet_does_not_wait_for_dials() {
+    const PUNCHES: usize = 10;
+
+    let mut scene = Scene::paused();
+    let _answers = scene.crowd();
+    let _punches: Vec<_> = (0..PUNCHES).map(|_| scene.request_punch()).collect();
+    scene.round(|scene| scene.totals().hole_punches == PUNCHES as u64);
+    assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND);
+}
+
+#[test]
+fn dials_and_accepted_connections_take_turns() {
+    let mut scene = Scene::paused();
+    let incoming = scene.incoming();
+    let _answers = scene.crowd();
+    let mut answer = incoming.accept().unwrap();
+    scene.round(|_| (&mut answer).now_or_never().is_some());
+    // And the dials went on meanwhile.
+    assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND - 1);
+}
+
+/// Whoever else comes meanwhile.
+#[test]
+fn dial_that_has_waited_for_too_long_fails_without_work() {
+    const LATE_PER_ROUND: usize = 64;
+
+    let mut scene = Scene::paused();
+    let crowd = scene.crowd();
+    scene.round(|scene| scene.totals().dials > 0);
+    scene.advance(CONFIG.handshake_timeout());
+    let _others = scene.crowd();
+    // Every other time a round is put off.
+    for _ in 0..2 * CROWD.div_ceil(LATE_PER_ROUND) {
+        scene.poll();
+    }
+    let begun = HANDSHAKES_PER_ROUND;
+    assert_eq!(scene.totals().dials_expired, CROWD as u64 - begun);
+    let ends = crowd.into_iter().filter_map(FutureExt::now_or_never);
+    let late =
+        ends.filter(|end| matches!(end, Ok(Err(Error::Handshake(HandshakeError::TimedOut)))));
+    assert_eq!(late.count() as u64, CROWD as u64 - begun);
+}
+
+/// Time runs from the first poll of a dial, not from when its handshake begins.
+#[test]
+fn time_that_a_dial_has_waited_is_part_of_its_timeout() {
+    let mut scene = Scene::paused();
+    let answer = scene.request_dial(nobody()).unwrap();
+    scene.advance(CONFIG.handshake_timeout() / 2);
+    scene.round(|scene| scene.totals().dials == 1);
+    let mut handshake = answer.now_or_never().unwrap().unwrap().unwrap();
+    scene.advance(CONFIG.handshake_timeout() / 2);
+    let mut end = None;
+    scene.round(|_| {
+        end = poll_fn(|cx| handshake.poll(cx)).now_or_never();
+        end.is_some()
+    });
+    assert_eq!(end.unwrap().err(), Some(HandshakeError::TimedOut));
+}
+
+#[test]
+fn dials_that_nobody_waits_for_cost_nothing_and_keep_nothing() {
+    let mut scene = Scene::paused();
+    let users = Arc::strong_count(&scene.world.socket);
+    drop(scene.crowd());
+    assert_eq!(Arc::strong_count(&scene.world.socket), users + CROWD);
+    let mut rounds = 0;
+    while scene.mailbox().has_requests() {
+        scene.poll();
+        rounds += 1;
+    }
+    assert!(rounds < CROWD / 16, "{rounds}");
+    assert_eq!(Arc::strong_count(&scene.world.socket), users);
+    assert_eq!(scene.totals().dials, 0);
+}
+
+#[test]
+fn max_dials_wait() {
+    let mut scene = Scene::paused();
+    let dials = (0..MAX_DIALS).map(|number| scene.request_dial(host(number)));
+    let _answers: Vec<_> = dials.map(Result::unwrap).collect();
+    let refused = scene.request_dial(host(MAX_DIALS)).err();
+    assert_eq!(refused, Some(Undeliverable::Overloaded));
+    // Other requests have limits of their own.
+    let _punch = scene.request_punch().unwrap();
+    scene.poll();
+    let totals = scene.totals();
+    assert_eq!(totals.dials_dropped_overload, 1);
+    assert_eq!(totals.accepts_dropped_overload, 0);
+    assert_eq!(totals.requests_dropped_overload, 0);
+    // There is room again.
+    assert!(scene.request_dial(host(MAX_DIALS)).is_ok());
+}
+
+#[test]
+fn max_accepts_wait() {
+    let mut scene = Scene::paused();
+    let incoming = scene.incoming();
+    let request = || {
+        let (accept, answer) = accept(incoming.key());
+        let result = scene.mailbox().request(Request::Accept(accept));
+        result.map(|()| answer)
+    };
+    let _answers: Vec<_> = (0..MAX_ACCEPTS).map(|_| request().unwrap()).collect();
+    assert_eq!(request().err(), Some(Undeliverable::Overloaded));
+    // Who is not taken in is refused.
+    assert_eq!(incoming.accept().err(), Some(HandshakeError::Overloaded));
+    scene.round(|scene| scene.totals().incoming_refused == 1);
+    assert_eq!(scene.totals().accepts_dropped_overload, 2);
+}
+
+#[test]
+fn max_packets_wait() {
+    let mut scene = Scene::paused();
+    let punches = (0..MAX_PACKETS).map(|_| scene.request_punch());
+    let _punches: Vec<_> = punches.map(Result::unwrap).collect();
+    let refused = scene.request_punch().err();
+    assert_eq!(refused, Some(Undeliverable::Overloaded));
+    scene.poll();
+    assert_eq!(scene.totals().requests_dropped_overload, 1);
+}
+
+#[test]
+fn end_of_a_driver_is_told_from_overload() {
+    let scene = Scene::paused();
+    let mailbox = Arc::clone(&scene.world.mailbox);
+    let (dial, answer) = scene.dial_to(nobody());
+    let (punch, _) = scene.punch();
+    mailbox.request(Request::Dial(dial)).unwrap();
+    drop(scene);
+    assert!(answer.now_or_never().unwrap().is_err());
+    let refused = mailbox.request(Request::Packet(punch));
+    assert_eq!(refused, Err(Undeliverable::Stopped));
+}
+
+/// TLS takes long on some machines, and so does waking who waits for a dial. Then `REQUEST_TIME` is
+/// over.
+#[test]
+fn handshakes_that_take_long_begin_one_in_each_round() {
+    const DIALS: u64 = 4;
+
+    let mut scene = Scene::in_real_time();
+    let waker = Waker::from(Arc::new(Slow));
+    let mut cx = Context::from_waker(&waker);
+    let dials = (0..DIALS).map(|_| scene.request_dial(nobody()));
+    let mut answers: Vec<_> = dials.map(Result::unwrap).collect();
+    for answer in &mut answers {
+        assert!(answer.poll_unpin(&mut cx).is_pending());
+    }
+    for dialled in 1..=DIALS {
+        scene.round(|scene| scene.totals().dials >= dialled);
+        assert_eq!(scene.totals().dials, dialled);
+    }
+}
+
+/// A waker of somebody who takes his time: longer than a round works on requests.
+struct Slow;
+
+impl Wake for Slow {
+    fn wake(self: Arc<Self>) {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Another shard reads more for this one than it can serve.
+#[test]
+fn forwarded_datagrams_wait_in_the_mailbox_while_max_inbox_bytes_do() {
+    const CONNECTIONS: usize = 32;
+    const ROUNDS: usize = 30;
+    const DATAGRAM: usize = 1024;
+
+    let mut scene = Scene::in_real_time();
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let addr = silent.local_addr().unwrap();
+    let dials = (0..CONNECTIONS).map(|_| scene.request_dial(addr));
+    let mut dials: Vec<_> = dials.map(Result::unwrap).collect();
+    let mut handshakes = Vec::new();
+    let mut ids = BTreeSet::new();
+    while handshakes.len() < CONNECTIONS || ids.len() < CONNECTIONS {
+        scene.poll();
+        let begun = dials.iter_mut().filter_map(|dial| dial.now_or_never());
+        handshakes.extend(begun.filter_map(Result::ok));
+        ids.extend(std::iter::from_fn(|| id_of_dial(&silent)));
+    }
+
+    let users = Arc::strong_count(&scene.world.socket);
+    let mut most = 0;
+    for _ in 0..ROUNDS {
+        let ids = ids.iter().cycle().take(MAX_FORWARDED_BYTES / DATAGRAM);
+        let datagrams = ids.map(|id| worthless(id, DATAGRAM, Arc::clone(&scene.world.socket)));
+        scene.mailbox().forward(&mut datagrams.collect());
+        scene.poll();
+        // Each of them holds the socket.
+        most = most.max(Arc::strong_count(&scene.world.socket) - users);
+    }
+    let room = (MAX_INBOX_BYTES + MAX_FORWARDED_BYTES) / DATAGRAM;
+    assert!(most <= room + 1, "{most} datagrams wait, {room} may");
+    assert!(scene.stats().0.dropped_overload > 0);
+}
+
+/// The ID by which a dial wants to be addressed, as its next packet says.
+fn id_of_dial(silent: &UdpSocket) -> Option<Vec<u8>> {
+    let mut packet = [0; 2048];
+    silent.recv(&mut packet).ok()?;
+    // RFC 8999 §5.1: first byte, version, and two IDs with their lengths, of which the second is
+    // the sender's.
+    let source = 6 + usize::from(packet[5]);
+    Some(packet[source + 1..][..usize::from(packet[source])].to_vec())
+}
+
+/// A datagram for a connection, which makes nothing of it.
+fn worthless(id: &[u8], len: usize, socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
+    let mut contents = BytesMut::zeroed(len);
+    contents[0] = 0x40;
+    contents[1..=id.len()].copy_from_slice(id);
+    let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
+        panic!("not QUIC");
+    };
+    Datagram {
+        socket,
+        shard,
+        header,
+        remote_addr: nobody(),
+        local_ip: None,
+        ecn: None,
+        contents,
+        held: len,
+    }
+}
+
+/// A driver, which runs when it is polled.
+struct Scene {
+    world: World,
+    runtime: runtime::Runtime,
+}
+
+impl Scene {
+    /// Where time stands still.
+    fn paused() -> Self {
+        Self::on(world::runtime())
+    }
+
+    fn in_real_time() -> Self {
+        Self::on(Builder::new_current_thread().enable_all().build().unwrap())
+    }
+
+    fn on(runtime: runtime::Runtime) -> Self {
+        Self {
+            world: World::new(&runtime, Dialling::JustBegun),
+            runtime,
+        }
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        &self.world.mailbox
+    }
+
+    /// One round, in which this has to be done. It may be put off once, so that others run before.
+    fn round(&mut self, mut is_done: impl FnMut(&Self) -> bool) {
+        self.poll();
+        if !is_done(self) {
+            self.poll();
+            assert!(is_done(self));
+        }
+    }
+
+    fn poll(&mut self) {
+        let _context = self.runtime.enter();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(self.world.driver.poll_unpin(&mut cx).is_pending());
+    }
+
+    fn advance(&self, time: Duration) {
+        self.runtime.block_on(tokio::time::advance(time));
+    }
+
+    fn stats(&self) -> (RegistryStats, TransportStats) {
+        let mut stats = Default::default();
+        let (registry, transport) = &mut stats;
+        lock(&self.world.registry).add_to(registry, transport);
+        stats
+    }
+
+    /// What was counted, but for the dial that there is from the beginning.
+    fn totals(&self) -> TransportStats {
+        let mut totals = self.stats().1;
+        totals.dials -= totals.dials.min(1);
+        totals
+    }
+
+    fn dial_to(&self, remote_addr: SocketAddr) -> (Dial, Answer) {
+        let _context = self.runtime.enter();
+        let (reply, answer) = Reply::new();
+        let dial = Dial {
+            config: Box::new(CONFIG.client(None, None).unwrap()),
+            remote_addr,
+            socket: Arc::clone(&self.world.socket),
+            deadline: clock::now() + CONFIG.handshake_timeout(),
+            reply,
+        };
+        (dial, answer)
+    }
+
+    fn request_dial(&self, remote_addr: SocketAddr) -> Result<Answer, Undeliverable> {
+        let (dial, answer) = self.dial_to(remote_addr);
+        self.mailbox().request(Request::Dial(dial))?;
+        Ok(answer)
+    }
+
+    /// Requests many dials, each to another host.
+    fn crowd(&self) -> Vec<Answer> {
+        (0..CROWD)
+            .map(|number| self.request_dial(host(number)).unwrap())
+            .collect()
+    }
+
+    /// Somebody dials us.
+    fn incoming(&mut self) -> IncomingConnection {
+        let datagram = first_packet(Arc::clone(&self.world.socket));
+        self.mailbox().forward(&mut vec![datagram]);
+        self.poll();
+        let incoming = poll_fn(|cx| self.world.incoming.poll(cx));
+        incoming.now_or_never().unwrap()
+    }
+
+    fn punch(&self) -> (PacketRequest, oneshot::Receiver<()>) {
+        let (over, is_over) = Reply::new();
+        let punch = PacketRequest::Punch {
+            remote_addr: nobody(),
+            socket: Arc::clone(&self.world.socket),
+            over,
+        };
+        (punch, is_over)
+    }
+
+    fn request_punch(&self) -> Result<oneshot::Receiver<()>, Undeliverable> {
+        let (punch, is_over) = self.punch();
+        self.mailbox().request(Request::Packet(punch))?;
+        Ok(is_over)
+    }
+}
+
+/// The host whose dial is next.
+fn next(requests: &mut Requests) -> SocketAddr {
+    match requests.next_handshake() {
+        Some(HandshakeRequest::Dial(dial)) => dial.remote_addr,
+        _ => panic!("no dial waits"),
+    }
+}
+
+fn accept(key: IncomingKey) -> (Accept, oneshot::Receiver<Result<Handshake, HandshakeError>>) {
+    let (reply, answer) = Reply::new();
+    let accept = Accept {
+        key,
+        max_payload: None,
+        reply,
+    };
+    (accept, answer)
+}
+
+/// One of many hosts, at which nobody is.
+fn host(number: usize) -> SocketAddr {
+    let number = u32::try_from(number).unwrap();
+    let ip = u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number;
+    (IpAddr::from(Ipv4Addr::from(ip)), 9).into()
+}

@@ -1,0 +1,26 @@
+//! Memory that a crowd has needed, and nobody needs any more.
+
+/// Places that a container keeps in any case.
+const KEPT: usize = 256;
+
+/// For how many a container should have room from now on, if it has much more than it needs.
+///
+/// Few enough that it does not grow again at once, and that its contents are not moved more often
+/// than they come and go.
+pub(super) fn room_for(len: usize, capacity: usize) -> Option<usize> {
+    (capacity > KEPT && len <= capacity / 8).then_some(2 * len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_or_small_stays() {
+        assert_eq!(room_for(0, KEPT), None);
+        assert_eq!(room_for(KEPT, 2 * KEPT), None);
+        assert_eq!(room_for(8000, 8000), None);
+        assert_eq!(room_for(1000, 8000), Some(2000));
+        assert_eq!(room_for(0, 8000), Some(0));
+    }
+}
