@@ -110,8 +110,8 @@ pub struct TransportStats {
     /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
     /// address count as one.
     pub sockets_rebound: u64,
-    /// Connections that were closed because their peer had left more gaps in what it sent on its streams, or had cut it
-    /// into more pieces, than a bad network does.
+    /// Connections that were closed because their peer had left more gaps in what it sent on its
+    /// streams, or had cut it into more pieces, than a bad network does.
     pub too_fragmented: u64,
 }
 

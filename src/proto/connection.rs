@@ -251,8 +251,8 @@ impl Connection {
         self.streams.held_bytes()
     }
 
-    /// Has the peer send no more than so many bytes ahead of what the application reads, whatever the configuration lets
-    /// it. What it may send already, it may.
+    /// Has the peer send no more than so many bytes ahead of what the application reads, whatever
+    /// the configuration lets it. What it may send already, it may.
     #[cfg_attr(
         not(test),
         expect(
@@ -448,7 +448,8 @@ impl Connection {
         false
     }
 
-    /// What there is of received data, and how many pieces of it were moved from quinn-proto's memory to ours so far.
+    /// What there is of received data, and how many pieces of it were moved from quinn-proto's
+    /// memory to ours so far.
     #[cfg(test)]
     pub(super) fn received(&self) -> (super::streams::Holding, u64) {
         self.streams.received()
@@ -630,8 +631,8 @@ impl Connection {
         watch.take_response()
     }
 
-    /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are kept for as long as
-    /// quinn-proto keeps anything of it.
+    /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are
+    /// kept for as long as quinn-proto keeps anything of it.
     pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
         self.streams().begin_arrival(held);
         let authenticated = self.handle_application_events();

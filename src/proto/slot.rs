@@ -176,8 +176,8 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.idle_since = self.now;
             self.slot.was_silent_since = true;
             self.connection.handle_event(received.event);
-            // Before the next datagram: a stateless reset behind a close would pass for the reason, and
-            // what piles up is taken out of quinn-proto.
+            // Before the next datagram: a stateless reset behind a close would pass for the reason,
+            // and what piles up is taken out of quinn-proto.
             let noted = self.connection.note_arrival(received.held);
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.after_events(noted.authenticated);

@@ -57,8 +57,8 @@ const LIMIT_GROWTH: u64 = 4;
 /// What a connection's peer may have of streams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamLimits {
-    /// As many streams as it may have open in the end; the server's and the clients' configurations begin with
-    /// [`FIRST_PEER_STREAMS`].
+    /// As many streams as it may have open in the end; the server's and the clients' configurations
+    /// begin with [`FIRST_PEER_STREAMS`].
     pub(crate) max_peer_streams: u64,
     pub(crate) windows: ReceiveWindows,
     pub(crate) send_window: u64,
@@ -70,10 +70,10 @@ pub(super) struct StreamStates {
     max_peer_streams: u64,
     /// As many as it may have open now, if none [lingers](StreamState::lingers).
     peer_streams: u64,
-    lingering: u64,
-    /// Streams that the peer has opened; [`StreamId::index`] counts them.
-    arrived: u64,
-    /// Those of them that the application has taken.
+    lingering: u32,
+    /// Streams that the peer has opened and the application has not taken.
+    waiting: u32,
+    /// Those that it has taken, in the order of their [`StreamId::index`].
     accepted: u64,
     receiving: Receiving,
     send_window: SendWindow,
@@ -98,7 +98,8 @@ struct StreamState {
     direct_in_turn: Option<u64>,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,
-    /// The stream is over for quinn-proto, which would let the peer open another one. For the application it is not.
+    /// The stream is over for quinn-proto, which would let the peer open another one. For the
+    /// application it is not.
     lingers: bool,
 }
 
@@ -120,7 +121,7 @@ impl StreamStates {
             max_peer_streams: limits.max_peer_streams,
             peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS.into()),
             lingering: 0,
-            arrived: 0,
+            waiting: 0,
             accepted: 0,
             receiving: Receiving::new(limits.windows),
             send_window: SendWindow::new(limits.send_window),
@@ -133,7 +134,7 @@ impl StreamStates {
 
     /// Streams that the application holds, or whose last bytes are still to be sent.
     pub(super) fn count(&self) -> usize {
-        self.states.len() - (self.arrived - self.accepted) as usize
+        self.states.len() - self.waiting as usize
     }
 
     /// Written bytes that are not acknowledged, at most.
@@ -170,7 +171,7 @@ impl StreamStates {
         self.gathered.clear();
         self.states.retain(|_, stream| !stream.dropped);
         // Nobody will take these.
-        for index in mem::replace(&mut self.accepted, self.arrived)..self.arrived {
+        for index in (self.accepted..).take(mem::take(&mut self.waiting) as usize) {
             if let Some(mut stream) = self.states.remove(&peer_stream(side, index)) {
                 self.receiving
                     .change(&mut stream.receive, ReceivePart::discard);
@@ -217,12 +218,13 @@ impl Streams<'_> {
     /// application that takes none holds its peer back.
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         self.alive()?;
-        if self.streams.accepted == self.streams.arrived {
+        if self.streams.waiting == 0 {
             self.turns.wait(&mut self.streams.inbound, waker);
             return Poll::Pending;
         }
         let id = peer_stream(self.quic.side(), self.streams.accepted);
         self.streams.accepted += 1;
+        self.streams.waiting -= 1;
         // Its event passed by before there was anyone to tell. Unanswered, it would keep the
         // stream, and the peer from opening another one, for ever.
         if let Ok(Some(code)) = self.quic.send_stream(id).stopped() {
@@ -484,7 +486,8 @@ impl Streams<'_> {
         }
     }
 
-    /// The peer has opened streams. They are looked after from now on, whenever the application takes them.
+    /// The peer has opened streams. They are looked after from now on, whenever the application
+    /// takes them.
     fn on_opened(&mut self) {
         self.raise_limit();
         if self.loss.is_some() {
@@ -492,7 +495,7 @@ impl Streams<'_> {
         }
         while let Some(id) = self.quic.streams().accept(Dir::Bi) {
             self.streams.states.insert(id, StreamState::default());
-            self.streams.arrived = id.index() + 1;
+            self.streams.waiting += 1;
             // Which of them the datagram had a frame of, quinn-proto does not tell.
             self.on_readable(id);
         }
@@ -509,8 +512,8 @@ impl Streams<'_> {
         }
     }
 
-    /// Notes whether a stream of the peer's is over for quinn-proto while the application has not read it to its end. It
-    /// goes on counting.
+    /// Notes whether a stream of the peer's is over for quinn-proto while the application has not
+    /// read it to its end. It goes on counting.
     fn note_lingering(&mut self, id: StreamId) {
         let is_peers = id.initiator() != self.quic.side();
         let Some(stream) = self.streams.states.get_mut(&id).filter(|_| is_peers) else {
@@ -529,7 +532,7 @@ impl Streams<'_> {
     }
 
     fn set_limit(&mut self) {
-        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering);
+        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering.into());
         if let Ok(limit) = VarInt::from_u64(limit) {
             self.quic.set_max_concurrent_streams(Dir::Bi, limit);
             self.turns.want();

@@ -14,21 +14,24 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use super::all;
 use crate::{
+    config::ConfigBuilder,
     error::StreamError,
     proto::{
         StreamId,
-        simulation::{link::Impairments, network::Network, node::Setup, peer::Peer},
+        simulation::{link::Impairments, mangle, network::Network, node::Setup, peer::Peer},
     },
 };
 
-/// Operations in any order: what is read is what was written, ends are told as they were made, and whoever had to wait
-/// is woken.
+/// Operations in any order: what is read is what was written, ends are told as they were made, and
+/// whoever had to wait is woken. So it is where data comes in pieces, overlapping and again and
+/// again, and where windows are narrow.
 pub fn muxer(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let Ok(operations) = all::<Operation>(&mut input) else {
+    let (Ok(circumstances), Ok(operations)) = (input.arbitrary(), all::<Operation>(&mut input))
+    else {
         return;
     };
-    let mut history = History::new();
+    let mut history = History::new(circumstances);
     for operation in operations.into_iter().take(MOST_OPERATIONS) {
         history.apply(operation);
     }
@@ -37,6 +40,15 @@ pub fn muxer(data: &[u8]) {
 
 /// More are not looked at.
 const MOST_OPERATIONS: usize = 400;
+
+/// Writes of fewer bytes are gathered.
+const SMALL_WRITE: usize = 1024;
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Circumstances {
+    mangling: Option<u64>,
+    narrow: bool,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -160,8 +172,20 @@ impl Wake for Woken {
 }
 
 impl History {
-    fn new() -> Self {
-        let mut network = Network::pair(1, Setup::default(), Setup::default());
+    fn new(circumstances: Circumstances) -> Self {
+        let Circumstances { mangling, narrow } = circumstances;
+        let [dialing, listening] = [0, 1].map(|salt| Setup {
+            changes: mangling
+                .map(|seed| mangle::mangling(seed ^ salt))
+                .unwrap_or_default(),
+            configure: if narrow {
+                narrow_windows
+            } else {
+                |builder| builder
+            },
+            ..Setup::default()
+        });
+        let mut network = Network::pair(1, dialing, listening);
         let (dialer, listener) = network.connect(0, 1);
         Self {
             network,
@@ -278,6 +302,10 @@ impl History {
     fn write(&mut self, side: Side, stream: StreamId, len: usize) {
         let peer = self.peers[side as usize].clone();
         let end = self.end_of(side, stream).clone();
+        if len < SMALL_WRITE {
+            // It may be gathered where a larger one has to wait.
+            self.waiting.remove(&Wait::Write(side, stream));
+        }
         let data: Vec<_> = (0..len as u64)
             .map(|index| content(side, stream, end.written + index))
             .collect();
@@ -442,6 +470,14 @@ impl History {
             }
         }
     }
+}
+
+/// Whoever reads streams one after the other must not wait for those that come later.
+fn narrow_windows(builder: ConfigBuilder) -> ConfigBuilder {
+    builder
+        .stream_receive_window_bytes(10_000)
+        .and_then(|builder| builder.connection_receive_window_bytes(10_000_000))
+        .unwrap_or_else(|_| unreachable!("these windows are possible"))
 }
 
 /// What stands at `offset` of a half of a stream.

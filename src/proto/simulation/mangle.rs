@@ -1,5 +1,5 @@
-//! Stream data cut up anew on its way: in smaller frames, in another order, some of it again and overlapping what has
-//! arrived. All that was said is heard nevertheless.
+//! Stream data cut up anew on its way: in smaller frames, in another order, some of it again and
+//! overlapping what has arrived. All that was said is heard nevertheless.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -50,7 +50,11 @@ pub(crate) struct Piece {
 
 impl Mangler {
     fn mangle(&mut self, payload: &mut BytesMut) {
-        let Some((mut others, streams)) = parse(payload) else {
+        let Some(Parsed {
+            mut others,
+            streams,
+        }) = parse(payload)
+        else {
             return;
         };
         let mut frames = Vec::new();
@@ -121,8 +125,16 @@ impl Piece {
 /// Frames of each stream that are remembered.
 const MOST_HEARD: usize = 16;
 
-/// The STREAM frames of a payload, and the bytes of all others; `None` if there is one that nobody here says.
-pub(crate) fn parse(payload: &[u8]) -> Option<(Vec<u8>, Vec<(u64, Piece)>)> {
+/// The frames of a payload.
+pub(crate) struct Parsed {
+    /// The bytes of those that are no STREAM frames.
+    pub(crate) others: Vec<u8>,
+    /// The streams of the others, and what they carry.
+    pub(crate) streams: Vec<(u64, Piece)>,
+}
+
+/// Reads a payload; `None` if there is a frame in it that nobody here says.
+pub(crate) fn parse(payload: &[u8]) -> Option<Parsed> {
     let mut others = Vec::new();
     let mut streams = Vec::new();
     let mut rest = payload;
@@ -171,7 +183,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<(Vec<u8>, Vec<(u64, Piece)>)> {
         }
         others.extend_from_slice(&frame[..frame.len() - rest.len()]);
     }
-    Some((others, streams))
+    Some(Parsed { others, streams })
 }
 
 fn numbers<const COUNT: usize>(rest: &mut &[u8]) -> Option<[u64; COUNT]> {

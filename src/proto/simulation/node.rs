@@ -50,7 +50,8 @@ pub(crate) struct Setup {
     pub(crate) listening: bool,
     pub(crate) outbox: Outbox,
     pub(crate) reader: Reader,
-    /// What this node says in place of what its connections have written, and hears in place of what was said.
+    /// What this node says in place of what its connections have written, and hears in place of
+    /// what was said.
     pub(crate) changes: Changes,
     pub(crate) shards: u8,
     /// Versions of QUIC.

@@ -1,7 +1,9 @@
-//! A peer that says something else than its state machine has written, or hears something else than was said.
+//! A peer that says something else than its state machine has written, or hears something else than
+//! was said.
 //!
-//! Its TLS sessions and its packet protection are the real ones. Between the two it changes what it encrypts, so that
-//! any frames reach the other side, authenticated; or what it has decrypted, as if the other side had said that.
+//! Its TLS sessions and its packet protection are the real ones. Between the two it changes what it
+//! encrypts, so that any frames reach the other side, authenticated; or what it has decrypted, as
+//! if the other side had said that.
 
 use std::{
     any::Any,

@@ -1,17 +1,19 @@
 //! What quinn-proto holds of a stream. It does not tell, so these are upper bounds.
 
-/// Pieces of a stream that pile up in quinn-proto before they are taken out: two turns of datagrams.
+/// Pieces of a stream that pile up in quinn-proto before they are taken out: two turns of
+/// datagrams.
 ///
-/// Until then an application that keeps up has read them, and each costs one copy less. What a frame costs quinn-proto
-/// grows with the pieces that it has, once they are small.
+/// Until then an application that keeps up has read them, and each costs one copy less. What a
+/// frame costs quinn-proto grows with the pieces that it has, once they are small.
 pub(super) const PILE: u32 = 128;
 
 /// A datagram that has just arrived.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Arrival {
     /// Differs from that of the one before it.
     pub(super) number: u32,
-    /// The memory that it lies in, all of which quinn-proto keeps for as long as it keeps a byte of it.
+    /// The memory that it lies in, all of which quinn-proto keeps for as long as it keeps a byte of
+    /// it.
     pub(super) held: u32,
 }
 
@@ -28,9 +30,9 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Notes a frame. Where the stream has `gaps`, it may come apart into as many pieces: what lies between them has
-    /// arrived before.
-    pub(super) fn add(&mut self, arrival: Arrival, gaps: usize) {
+    /// Notes a frame. Where the stream has `gaps`, it may come apart into as many pieces: what lies
+    /// between them has arrived before.
+    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32) {
         let is_crumb = self.is_news && self.last == arrival.number;
         self.is_news = true;
         self.last = arrival.number;
@@ -40,17 +42,16 @@ impl Backlog {
             return;
         }
         self.held = self.held.saturating_add(arrival.held.into());
-        // All frames of a datagram together have no more bytes than it; between two pieces there is one at least.
-        let parts = u32::try_from(gaps)
-            .unwrap_or(u32::MAX)
-            .min(arrival.held / 2);
+        // All frames of a datagram together have no more bytes than it; between two pieces there is
+        // one at least.
+        let parts = gaps.min(arrival.held / 2);
         self.pieces = self.pieces.saturating_add(1 + parts);
     }
 
     /// Notes that so many bytes were taken, and whether that was all of a piece.
     ///
-    /// The memory that they lay in is only free when all of it was taken, and nobody knows what else lies there. So this
-    /// takes off little; [`clear`](Self::clear) takes off the rest.
+    /// The memory that they lay in is only free when all of it was taken, and nobody knows what
+    /// else lies there. So this takes off little; [`clear`](Self::clear) takes off the rest.
     pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool) {
         self.held = self.held.saturating_sub(bytes as u64);
         if is_whole_piece {

@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-/// Bytes lie in pages, each of which holds the same part of the stream whatever arrives of it first.
+/// Bytes lie in pages, each of which holds the same part of the stream whatever arrives of it
+/// first.
 ///
-/// So memory is in proportion to how far the peer is ahead of the application, which flow control bounds, and not to
-/// the pieces that it has cut its data into. Two pages of each stream may be used in part only; that is why they are
-/// not larger. With smaller ones each piece that arrives would have more of them.
+/// So memory is in proportion to how far the peer is ahead of the application, which flow control
+/// bounds, and not to the pieces that it has cut its data into. Two pages of each stream may be
+/// used in part only; that is why they are not larger. With smaller ones each piece that arrives
+/// would have more of them.
 pub(super) const PAGE_BYTES: usize = 2048;
 
 /// What was taken from quinn-proto of one stream, and not by the application yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Reassembly {
     /// Where the application goes on to read.
     next: u64,
@@ -22,12 +24,12 @@ pub(super) struct Reassembly {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) bytes: u64,
-    pub(super) pages: usize,
+    pub(super) pages: u32,
     /// Places where something is missing that later bytes have arrived without.
-    pub(super) gaps: usize,
+    pub(super) gaps: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Store {
     /// By their number in the stream.
     pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
@@ -49,8 +51,8 @@ impl Reassembly {
             .as_ref()
             .map_or_else(Size::default, |store| Size {
                 bytes: store.bytes,
-                pages: store.pages.len(),
-                gaps: store.ahead.len(),
+                pages: store.pages.len() as u32,
+                gaps: store.ahead.len() as u32,
             })
     }
 
@@ -317,7 +319,8 @@ mod tests {
                 let piece = pieces.swap_remove(order.next().unwrap() % pieces.len());
                 missing.retain(|range| *range != piece);
                 // The application may come before it gets here.
-                let is_skipped = piece.start == reassembly.next() && skips & (1 << (piece.start % 64)) != 0;
+                let is_next = piece.start == reassembly.next();
+                let is_skipped = is_next && skips & (1 << (piece.start % 64)) != 0;
                 if is_skipped {
                     seen.extend(contents(piece.clone()));
                     reassembly.skip((piece.end - piece.start) as usize);
@@ -339,8 +342,9 @@ mod tests {
                     let next = missing.get(index + 1).map(|next| next.start);
                     range.end != LEN && next != Some(range.end)
                 });
-                prop_assert_eq!(size.gaps, gaps.count());
-                prop_assert!(size.pages as u64 <= (LEN - reassembly.next()).div_ceil(PAGE_BYTES as u64) + 1);
+                prop_assert_eq!(size.gaps as usize, gaps.count());
+                let pages = (LEN - reassembly.next()).div_ceil(PAGE_BYTES as u64);
+                prop_assert!(u64::from(size.pages) <= pages + 1);
             }
             seen.extend(read(&mut reassembly, LEN as usize));
             prop_assert!(seen == contents(0..LEN));

@@ -22,20 +22,21 @@ pub(super) enum RecvState {
 
 /// The receiving part of a stream.
 ///
-/// The application reads from quinn-proto, without another copy between the two, as long as it keeps up and nothing is
-/// missing. What piles up is taken out of quinn-proto. Without it, quinn-proto has few pieces to sort whatever the peer
-/// sends, and keeps no datagram for long.
+/// The application reads from quinn-proto, without another copy between the two, as long as it
+/// keeps up and nothing is missing. What piles up is taken out of quinn-proto. Without it,
+/// quinn-proto has few pieces to sort whatever the peer sends, and keeps no datagram for long.
 ///
-/// quinn-proto hands out what has arrived in the order of the stream, or in any. Which one is chosen once: *any*
-/// when something was taken that had a gap before it. From then on quinn-proto knows what has arrived and drops
-/// duplicates as they come.
-#[derive(Debug, Default)]
+/// quinn-proto hands out what has arrived in the order of the stream, or in any. Which one is
+/// chosen once: *any* when something was taken that had a gap before it. From then on quinn-proto
+/// knows what has arrived and drops duplicates as they come.
+#[derive(Default)]
 pub(super) struct ReceivePart {
     pub(super) state: RecvState,
     reassembly: Reassembly,
     backlog: Backlog,
     is_unordered: bool,
-    /// More pieces than usual were allowed to pile up once. quinn-proto never gives the memory for their places back.
+    /// More pieces than usual were allowed to pile up once. quinn-proto never gives the memory for
+    /// their places back.
     pub(super) is_large: bool,
     /// Its pile is left to a reader that is behind.
     pub(super) is_left: bool,
@@ -48,8 +49,8 @@ pub(super) struct ReceivePart {
 pub(in crate::proto) struct Holding {
     /// Bytes in our memory.
     pub(in crate::proto) bytes: u64,
-    pub(in crate::proto) pages: usize,
-    pub(in crate::proto) gaps: usize,
+    pub(in crate::proto) pages: u32,
+    pub(in crate::proto) gaps: u32,
     /// Memory in quinn-proto.
     pub(in crate::proto) backlog: u64,
 }
@@ -147,8 +148,8 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
-                    // Whatever lies before the next byte is out of the way, as it has to be: read in any order, it would
-                    // come again, and count.
+                    // Whatever lies before the next byte is out of the way, as it has to be: read
+                    // in any order, it would come again, and count.
                     self.is_unordered = true;
                 }
                 Some(end) => {
@@ -167,7 +168,8 @@ impl ReceivePart {
         self.backlog.clear();
     }
 
-    /// Whether the peer has reset the stream. What is in our memory goes the way of what quinn-proto had.
+    /// Whether the peer has reset the stream. What is in our memory goes the way of what
+    /// quinn-proto had.
     fn meets_reset(&mut self, quic: &mut Connection, id: StreamId) -> bool {
         let may_have =
             self.state == RecvState::Open && self.backlog.is_news() && !self.reassembly.is_empty();
@@ -204,7 +206,8 @@ impl ReceivePart {
             taken.bytes += bytes.len() as u64;
             self.took(bytes.len(), bytes.len() < wanted);
             if offset != self.reassembly.next() {
-                // Read in any order, what comes first comes first: all the rest is behind this gap, too.
+                // Read in any order, what comes first comes first: all the rest is behind this gap,
+                // too.
                 self.reassembly.insert(offset, &bytes);
                 break;
             }
@@ -213,11 +216,13 @@ impl ReceivePart {
             self.reassembly.skip(bytes.len());
             taken.filled += self.reassembly.read(&mut buf[taken.filled..]);
         }
-        // Credit goes back to the peer for what the application reads and nothing else: a slow reader stops its sender.
+        // Credit goes back to the peer for what the application reads and nothing else: a slow
+        // reader stops its sender.
         taken.transmit |= chunks.finalize().should_transmit();
     }
 
-    /// Moves up to `most` bytes to our memory, with those that were `taken` before; tells what it met first, if anything.
+    /// Moves up to `most` bytes to our memory, with those that were `taken` before; tells what it
+    /// met first, if anything.
     fn take_out(&mut self, chunks: &mut Chunks<'_>, most: usize, taken: &mut Taken) -> Option<End> {
         loop {
             let wanted = most - (taken.bytes as usize).min(most);

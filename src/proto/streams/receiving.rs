@@ -1,35 +1,39 @@
-//! Received data of all streams of a connection: how much there is, and when it is taken out of quinn-proto.
+//! Received data of all streams of a connection: how much there is, and when it is taken out of
+//! quinn-proto.
 
 use std::mem;
 
 use quinn_proto::StreamId;
 
+#[cfg(test)]
+use super::receive_part::Holding;
 use super::{
     Streams,
     backlog::{Arrival, PILE},
     reassembly::PAGE_BYTES,
-    receive_part::{Holding, ReceivePart, RecvState},
+    receive_part::{ReceivePart, RecvState},
     window::ReceiveWindow,
 };
 
-/// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as a datagram of 1472
-/// bytes has room for.
+/// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as
+/// a datagram of 1472 bytes has room for.
 ///
-/// The memory that quinn-proto had for their places, 56 bytes each, it keeps for later streams; half of what it
-/// allocates may never have been used. With 256 streams that is 10 MB at most.
+/// The memory that quinn-proto had for their places, 56 bytes each, it keeps for later streams;
+/// half of what it allocates may never have been used. With 256 streams that is 10 MB at most.
 const MOST_PIECES: u32 = PILE + 224;
 
-/// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that quinn-proto has at
-/// most.
+/// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that
+/// quinn-proto has at most.
 ///
 /// A stream that nobody reads has a window's worth of them, if it is left alone.
 const LARGE_STREAMS: u8 = 8;
 
-/// Least that is taken out of a stream for a reader that falls behind.
-const LEAST_READ_AHEAD_BYTES: u64 = 256 * 1024;
+/// By which part of a stream's window the connection's must be larger, or other streams have
+/// nothing that could be kept for them.
+const LEAST_FOR_OTHERS: u64 = 8;
 
-/// Memory for received data beyond the receive window: datagrams are larger than what they carry, and the first and
-/// last [page](PAGE_BYTES) of each stream need not be full.
+/// Memory for received data beyond the receive window: datagrams are larger than what they carry,
+/// and the first and last [page](PAGE_BYTES) of each stream need not be full.
 const SLACK_BYTES: u64 = 1536 * 1024;
 
 /// Gaps that a connection may have in any case, with a little in each packet.
@@ -37,24 +41,27 @@ const LEAST_GAPS: u64 = 4096;
 
 /// Bytes of the receive window for one more gap.
 ///
-/// A sender that loses every other packet of 1200 bytes, the smallest there are, has one for each two of them. A gap
-/// takes some 90 bytes, half of them in quinn-proto.
+/// A sender that loses every other packet of 1200 bytes, the smallest there are, has one for each
+/// two of them. A gap takes some 90 bytes, half of them in quinn-proto.
 const BYTES_PER_GAP: u64 = 2400;
 
 /// What a gap counts for in bytes of memory.
 const GAP_BYTES: u64 = 90;
 
 /// What the streams of a connection hold of received data.
-#[derive(Debug)]
 pub(super) struct Receiving {
     window: ReceiveWindow,
     /// How far behind a reader may be before no more is taken out for it.
     read_ahead: u64,
-    held: Holding,
-    arrival: Option<Arrival>,
-    arrivals: u32,
-    /// Streams to be drained when all frames of the datagram are noted.
-    due: Vec<StreamId>,
+    /// Memory of datagrams in quinn-proto, and what of ours.
+    backlog: u64,
+    pages: u32,
+    gaps: u32,
+    /// The last datagram.
+    arrival: Arrival,
+    /// Streams to be drained when all of its frames are noted.
+    due: u32,
+    is_arriving: bool,
     large_left: u8,
     is_too_fragmented: bool,
     /// Pieces that were moved to our memory so far.
@@ -69,16 +76,29 @@ pub(crate) struct ReceiveWindows {
     pub(crate) stream: u64,
 }
 
+impl ReceiveWindows {
+    /// How far behind the reader of a stream may be before no more is taken out for it: half of
+    /// what is beyond the stream's own window. The other half is left to other streams.
+    fn read_ahead(self) -> u64 {
+        let beyond = self.connection.saturating_sub(self.stream);
+        if beyond < self.stream / LEAST_FOR_OTHERS {
+            return u64::MAX;
+        }
+        beyond / 2
+    }
+}
+
 impl Receiving {
     pub(super) fn new(windows: ReceiveWindows) -> Self {
-        let ReceiveWindows { connection, stream } = windows;
         Self {
-            window: ReceiveWindow::new(connection),
-            read_ahead: (connection.saturating_sub(stream) / 2).max(LEAST_READ_AHEAD_BYTES),
-            held: Holding::default(),
-            arrival: None,
-            arrivals: 0,
-            due: Vec::new(),
+            window: ReceiveWindow::new(windows.connection),
+            read_ahead: windows.read_ahead(),
+            backlog: 0,
+            pages: 0,
+            gaps: 0,
+            arrival: Arrival::default(),
+            due: 0,
+            is_arriving: false,
             large_left: LARGE_STREAMS,
             is_too_fragmented: false,
             #[cfg(test)]
@@ -88,17 +108,23 @@ impl Receiving {
 
     #[cfg(test)]
     pub(super) fn received(&self) -> (Holding, u64) {
-        (self.held, self.moved)
+        let held = Holding {
+            bytes: self.window.withheld(),
+            pages: self.pages,
+            gaps: self.gaps,
+            backlog: self.backlog,
+        };
+        (held, self.moved)
     }
 
     /// Memory for received data, at most.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.data_bytes() + self.held.gaps as u64 * GAP_BYTES
+        self.data_bytes() + u64::from(self.gaps) * GAP_BYTES
     }
 
     /// Whether the peer has cut its data into more pieces than there is a reason for.
     pub(super) fn is_too_fragmented(&self) -> bool {
-        self.is_too_fragmented || self.held.gaps as u64 > self.most_gaps()
+        self.is_too_fragmented || u64::from(self.gaps) > self.most_gaps()
     }
 
     /// Does something to a stream's receiving part, and to the books.
@@ -110,16 +136,15 @@ impl Receiving {
         let before = part.holding();
         let result = change(part);
         let after = part.holding();
-        self.held.bytes = self.held.bytes - before.bytes + after.bytes;
-        self.held.pages = self.held.pages - before.pages + after.pages;
-        self.held.gaps = self.held.gaps - before.gaps + after.gaps;
-        self.held.backlog = self.held.backlog - before.backlog + after.backlog;
-        self.window.withhold(self.held.bytes);
+        self.backlog = self.backlog - before.backlog + after.backlog;
+        self.pages = self.pages - before.pages + after.pages;
+        self.gaps = self.gaps - before.gaps + after.gaps;
+        self.window.withhold(before.bytes, after.bytes);
         result
     }
 
     fn data_bytes(&self) -> u64 {
-        self.held.backlog + (self.held.pages * PAGE_BYTES) as u64
+        self.backlog + u64::from(self.pages) * PAGE_BYTES as u64
     }
 
     fn most_gaps(&self) -> u64 {
@@ -127,15 +152,15 @@ impl Receiving {
     }
 
     fn is_over(&self) -> bool {
-        self.held.backlog > 0
-            && self.data_bytes() > self.window.configured().saturating_add(SLACK_BYTES)
+        self.backlog > 0 && self.data_bytes() > self.window.configured().saturating_add(SLACK_BYTES)
     }
 
     /// Whether a stream's pile is to be taken out.
     ///
-    /// It is left to a reader that is far behind, until it has caught up. To take it out gives credit for the stream, which
-    /// would have the connection's in the end; the other streams would stand still for one that nobody reads. There may not
-    /// be many of those, and in what they have must not be much to sort.
+    /// It is left to a reader that is far behind, until it has caught up. To take it out gives
+    /// credit for the stream, which would have the connection's in the end; the other streams would
+    /// stand still for one that nobody reads. There may not be many of those, and in what they have
+    /// must not be much to sort.
     fn wants(&mut self, part: &mut ReceivePart) -> bool {
         let backlog = part.backlog();
         if !backlog.is_pile() {
@@ -143,7 +168,7 @@ impl Receiving {
             return false;
         }
         let is_behind = part.is_left || part.ready() >= self.read_ahead;
-        let is_easy = !backlog.is_crumbled() && part.holding().gaps <= PILE as usize;
+        let is_easy = !backlog.is_crumbled() && part.holding().gaps <= PILE;
         part.is_left = is_behind && is_easy && self.allow(part);
         !part.is_left
     }
@@ -163,38 +188,45 @@ impl Receiving {
 
 /// For the connection.
 impl Streams<'_> {
-    /// A datagram has arrived that keeps so many bytes of memory for as long as anything of it is kept. The events that
-    /// come next are about it.
+    /// A datagram has arrived that keeps so many bytes of memory for as long as anything of it is
+    /// kept. The events that come next are about it.
     pub(crate) fn begin_arrival(&mut self, held: usize) {
         let receiving = &mut self.streams.receiving;
-        receiving.arrivals = receiving.arrivals.wrapping_add(1);
-        receiving.arrival = Some(Arrival {
-            number: receiving.arrivals,
+        receiving.arrival = Arrival {
+            number: receiving.arrival.number.wrapping_add(1),
             held: u32::try_from(held).unwrap_or(u32::MAX),
-        });
+        };
+        receiving.is_arriving = true;
     }
 
     /// All that the datagram has brought is noted.
     pub(crate) fn end_arrival(&mut self) {
-        self.streams.receiving.arrival = None;
-        let mut due = mem::take(&mut self.streams.receiving.due);
-        for id in due.drain(..) {
-            self.drain(id);
-            if let Some(stream) = self.streams.states.get_mut(&id) {
-                stream.receive.is_due = false;
-                if !stream.receive.lacks_next() {
-                    self.turns.wake(&mut stream.reader);
-                }
-            }
+        self.streams.receiving.is_arriving = false;
+        if mem::take(&mut self.streams.receiving.due) > 0 {
+            self.drain_due();
         }
-        self.streams.receiving.due = due;
         while self.streams.receiving.is_over() {
             let largest = (self.streams.states.iter())
-                .max_by_key(|(_, stream)| stream.receive.holding().backlog)
-                .map(|(&id, _)| id);
+                .map(|(&id, stream)| (stream.receive.backlog().held(), id))
+                .max()
+                .filter(|&(held, _)| held > 0);
             match largest {
-                Some(id) => self.drain(id),
+                Some((_, id)) => self.drain(id),
                 None => break,
+            }
+        }
+    }
+
+    fn drain_due(&mut self) {
+        let due: Vec<_> = (self.streams.states.iter_mut())
+            .filter_map(|(&id, stream)| mem::take(&mut stream.receive.is_due).then_some(id))
+            .collect();
+        for id in due {
+            self.drain(id);
+            if let Some(stream) = self.streams.states.get_mut(&id)
+                && !stream.receive.lacks_next()
+            {
+                self.turns.wake(&mut stream.reader);
             }
         }
     }
@@ -206,14 +238,14 @@ impl Streams<'_> {
         };
         let receiving = &mut self.streams.receiving;
         let part = &mut stream.receive;
-        if let Some(arrival) = receiving.arrival {
+        if receiving.is_arriving {
+            let arrival = receiving.arrival;
             receiving.change(part, |part| part.note(arrival));
-            if part.is_due {
-                return;
-            }
-            if part.lacks_next() || receiving.wants(part) {
+            if !part.is_due && (part.lacks_next() || receiving.wants(part)) {
                 part.is_due = true;
-                receiving.due.push(id);
+                receiving.due += 1;
+            }
+            if part.is_due {
                 return;
             }
         }

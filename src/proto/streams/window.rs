@@ -1,22 +1,22 @@
-//! The receive window of a connection (RFC 9000 §4.1). Nobody else changes the one that quinn-proto has.
+//! The receive window of a connection (RFC 9000 §4.1). All that changes quinn-proto's is here.
 
 use quinn_proto::VarInt;
 
 /// Most bytes that are taken from quinn-proto before the window is lowered by as much.
 ///
-/// By so much credit may have been given too much for a moment: quinn-proto gives it as bytes are taken.
-pub(super) const MAX_STEP_BYTES: u64 = 64 * 1024;
+/// By so much credit may have been given too much for a moment: quinn-proto gives it as bytes are
+/// taken.
+const MAX_STEP_BYTES: u64 = 64 * 1024;
 
-/// In how many parts a window is given back while it is not free altogether. quinn-proto does the same, and for the
-/// same reason: each part is a frame to send.
+/// In how many parts a window is given back while it is not free altogether. quinn-proto does the
+/// same, and for the same reason: each part is a frame to send.
 const PARTS: u64 = 8;
 
 /// How much a peer may send ahead of what the application has read.
 ///
-/// quinn-proto takes a byte for read when it has handed it out, and lets the peer send another one. It has handed
-/// out two kinds of bytes: those that the application has, and those that wait for it in our memory. The second kind is
-/// withheld here.
-#[derive(Debug)]
+/// quinn-proto takes a byte for read when it has handed it out, and lets the peer send another one.
+/// It has handed out two kinds of bytes: those that the application has, and those that wait for it
+/// in our memory. The second kind is withheld here.
 pub(super) struct ReceiveWindow {
     configured: u64,
     /// As much of it as there is memory for, beside other connections.
@@ -24,8 +24,9 @@ pub(super) struct ReceiveWindow {
     withheld: u64,
     /// What quinn-proto has.
     current: u64,
-    /// Credit that the peer had when the window was lowered. It cannot be taken back (RFC 9000 §4.1): quinn-proto gives
-    /// less for the next bytes that are read. This is at least as much as it has in mind: what is dropped pays, too.
+    /// Credit that the peer had when the window was lowered. It cannot be taken back (RFC 9000
+    /// §4.1): quinn-proto gives less for the next bytes that are read. This is at least as much as
+    /// it has in mind: what is dropped pays, too.
     debt: u64,
 }
 
@@ -54,9 +55,14 @@ impl ReceiveWindow {
         self.limit = bytes.max(self.step());
     }
 
-    /// So many bytes wait for the application in our memory.
-    pub(super) fn withhold(&mut self, bytes: u64) {
-        self.withheld = bytes;
+    /// So many bytes wait for the application in our memory, where there were so many before.
+    pub(super) fn withhold(&mut self, before: u64, after: u64) {
+        self.withheld = self.withheld - before + after;
+    }
+
+    #[cfg(test)]
+    pub(super) fn withheld(&self) -> u64 {
+        self.withheld
     }
 
     /// quinn-proto has handed out so many bytes.
@@ -89,7 +95,8 @@ impl ReceiveWindow {
         // What the peer still has from before counts.
         let mut raised = target.saturating_sub(self.debt);
         if self.withheld == 0 {
-            // But it may all have been used up for what was dropped, and the peer must be able to go on.
+            // But it may all have been used up for what was dropped, and the peer must be able to
+            // go on.
             raised = raised.max(target.min(self.step()));
         }
         let is_free = self.withheld == 0 && self.debt == 0;
@@ -154,7 +161,7 @@ mod tests {
         }
 
         fn settle(&mut self) {
-            self.window.withhold(self.waiting);
+            self.window.withhold(self.window.withheld, self.waiting);
             self.window.adjust();
             let current = self.window.current;
             self.max_data += current.saturating_sub(self.current);
@@ -282,7 +289,8 @@ mod tests {
                     Act::Limit(_) => {}
                 }
                 let here = connection.unread + connection.waiting;
-                prop_assert!(here + connection.outstanding() <= WINDOW + 2 * connection.window.step());
+                let most = WINDOW + 2 * connection.window.step();
+                prop_assert!(here + connection.outstanding() <= most);
             }
             connection.limit(u64::MAX);
             // All is read, and the peer goes on, soon with all of its window.

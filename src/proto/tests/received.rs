@@ -1,6 +1,7 @@
-//! Received data that nobody has read, or that has gaps: whole in the end, bounded in memory and in work until then.
+//! Received data that nobody has read, or that has gaps: whole in the end, bounded in memory and in
+//! work until then.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc, time::Duration};
 
 use allocation_counter::measure;
 use futures::{FutureExt, future::join};
@@ -70,14 +71,14 @@ fn streams_cut_up_and_repeated_arrive_whole_over_bad_links() {
         let plan: Vec<_> = (0..random.random_range(1..6))
             .map(|number| payload(seed << 8 | number, random.random_range(0..60_000)))
             .collect();
-        let streams: Rc<RefCell<Vec<(StreamId, Vec<u8>)>>> = Rc::default();
+        let sent: Rc<RefCell<HashMap<StreamId, Vec<u8>>>> = Rc::default();
 
         for contents in plan.clone() {
-            let (peer, pause, streams) = (dialer.clone(), pause.clone(), Rc::clone(&streams));
+            let (peer, pause, sent) = (dialer.clone(), pause.clone(), Rc::clone(&sent));
             let mut random = StdRng::seed_from_u64(random.random());
             network.spawn(async move {
                 let stream = peer.open().await.unwrap();
-                streams.borrow_mut().push((stream, contents.clone()));
+                sent.borrow_mut().insert(stream, contents.clone());
                 let mut rest = &contents[..];
                 while !rest.is_empty() {
                     pause(&mut random).await;
@@ -106,7 +107,7 @@ fn streams_cut_up_and_repeated_arrive_whole_over_bad_links() {
             }
         });
         for _ in &plan {
-            let (peer, pause, streams) = (listener.clone(), pause.clone(), Rc::clone(&streams));
+            let (peer, pause, sent) = (listener.clone(), pause.clone(), Rc::clone(&sent));
             let (accepted, alarms) = (Rc::clone(&accepted), network.alarms());
             let mut random = StdRng::seed_from_u64(random.random());
             network.spawn(async move {
@@ -127,10 +128,7 @@ fn streams_cut_up_and_repeated_arrive_whole_over_bad_links() {
                     }
                     received.extend_from_slice(&buf[..read]);
                 }
-                let expected = (streams.borrow().iter())
-                    .find(|(id, _)| *id == stream)
-                    .map(|(_, contents)| contents.clone());
-                assert!(Some(received) == expected, "{stream}");
+                assert!(sent.borrow().get(&stream) == Some(&received), "{stream}");
                 peer.write_all(stream, &[7; 300]).await.unwrap();
                 peer.drop_stream(stream);
             });
@@ -327,7 +325,7 @@ fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {
 }
 
 #[test]
-fn datagrams_are_not_kept_for_a_byte_of_each() {
+fn memory_is_that_of_the_data_and_not_of_its_datagrams() {
     let mut scene = Scene::new(Hostile::Dials);
     scene.open_the_congestion_window();
     let streams = scene.open(10);
@@ -370,8 +368,9 @@ fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
     assert_memory(scene, 0..CONNECTION_WINDOW + OVERHEAD);
 }
 
-/// The most that a peer can get at, as far as this file knows: streams that were cut into as many pieces as may be, gaps, a
-/// window full of bytes that lie far apart, and datagrams of which a byte is wanted.
+/// The most that a peer can get at, as far as this file knows: streams that were cut into as many
+/// pieces as may be, gaps, a window full of bytes that lie far apart, and datagrams of which a byte
+/// is wanted.
 #[test]
 fn memory_is_bounded_whatever_the_peer_sends() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -404,7 +403,7 @@ fn memory_is_bounded_whatever_the_peer_sends() {
     // As many gaps as there may be besides.
     scene.flood((0..26).map(|packet| every_other(streams[0], 1000 + 200 * packet, 100)));
     assert_eq!(scene.victim.loss(), None);
-    let gaps = holding(&scene.victim).gaps as u64;
+    let gaps = holding(&scene.victim).gaps;
     assert!(gaps > 9_500, "{gaps}");
     // A byte of each datagram, in streams that have room for a pile of them.
     let packets = (0..6000).map(|packet: u64| {
@@ -638,7 +637,7 @@ fn every_other(stream: u64, from: u64, count: u64) -> Vec<Frame> {
 }
 
 /// Frames of a byte each.
-fn crumbs(stream: u64, offsets: std::ops::Range<u64>) -> Vec<Frame> {
+fn crumbs(stream: u64, offsets: Range<u64>) -> Vec<Frame> {
     offsets
         .map(|offset| Frame::stream(stream, offset, b"x"))
         .collect()
@@ -676,8 +675,9 @@ fn read_now(peer: &Peer, stream: StreamId, most: usize) -> Result<usize, StreamE
     read.unwrap_or(Ok(0))
 }
 
-/// Asserts what the victim's connection to the hostile peer takes, with all that is shared by its node.
-fn assert_memory(scene: Scene, expected: std::ops::Range<u64>) {
+/// Asserts what the victim's connection to the hostile peer takes, with all that is shared by its
+/// node.
+fn assert_memory(scene: Scene, expected: Range<u64>) {
     let Scene {
         mut network,
         victim,

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
 use super::{
-    mangle,
+    mangle::{self, Parsed},
     network::Network,
     node::{Outgoing, Setup},
     peer::Peer,
@@ -40,7 +40,8 @@ pub(super) enum Hostile {
 
 pub(super) const SIDES: [Hostile; 2] = [Hostile::Dials, Hostile::Listens];
 
-/// A node of one shard with two connections: to a peer that keeps to the protocol, and to one that says what it is told.
+/// A node of one shard with two connections: to a peer that keeps to the protocol, and to one that
+/// says what it is told.
 pub(super) struct Scene {
     pub(super) network: Network,
     side: Hostile,
@@ -143,7 +144,8 @@ impl Scene {
             .collect()
     }
 
-    /// Has the application on the victim's side take all streams that were opened, and returns them without the carrier.
+    /// Has the application on the victim's side take all streams that were opened, and returns them
+    /// without the carrier.
     pub(super) fn accept_all(&mut self) -> Vec<StreamId> {
         let victim = self.victim.clone();
         std::iter::from_fn(|| victim.accept().now_or_never())
@@ -269,7 +271,11 @@ impl Script {
             frame::overwrite(payload, &said);
             return;
         }
-        let Some((mut said, streams)) = mangle::parse(payload) else {
+        let Some(Parsed {
+            others: mut said,
+            streams,
+        }) = mangle::parse(payload)
+        else {
             return;
         };
         for (stream, piece) in streams {
