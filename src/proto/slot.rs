@@ -409,12 +409,13 @@ impl<S: Socket> Turn<'_, S> {
 
     /// What may be sent of a batch, whose contents are in `buf`, to an address that may not be validated.
     fn credited(&mut self, transmit: Transmit, buf: &mut Vec<u8>) -> Option<Transmit> {
+        // Also what asks a validated address: it must not be taken for what is in the next packet.
+        let challenge = self.connection.take_path_challenge();
         let addresses = &mut self.slot.addresses;
         let destination = transmit.destination;
         if addresses.is_validated(destination) {
             return Some(transmit);
         }
-        let challenge = self.connection.take_path_challenge();
         if let Some(challenge) = &challenge {
             addresses.note_challenge(destination, challenge.token);
         }
