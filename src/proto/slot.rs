@@ -168,7 +168,7 @@ impl<S: Socket> Turn<'_, S> {
             let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
                 break;
             };
-            self.slot.account.earn(1, charge);
+            self.slot.account.earn(1, received.len);
             bytes += charge;
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;

@@ -45,11 +45,13 @@ impl Reassembly {
     }
 
     pub(super) fn size(&self) -> Size {
-        self.store.as_ref().map_or_else(Size::default, |store| Size {
-            bytes: store.bytes,
-            pages: store.pages.len(),
-            gaps: store.ahead.len(),
-        })
+        self.store
+            .as_ref()
+            .map_or_else(Size::default, |store| Size {
+                bytes: store.bytes,
+                pages: store.pages.len(),
+                gaps: store.ahead.len(),
+            })
     }
 
     pub(super) fn is_empty(&self) -> bool {

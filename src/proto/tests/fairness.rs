@@ -172,6 +172,28 @@ fn handshake_that_costs_too_much_is_given_up_and_counted() {
     drop(dialer);
 }
 
+/// A datagram may lie in memory of which it fills a small part.
+#[test]
+fn bytes_that_were_not_sent_earn_nothing() {
+    let (mut network, senders) = receiver_and(1);
+    open_and_write(&senders[0], 100);
+    network.settle();
+    let datagram = network.intercept().remove(0);
+    for _ in 0..100 {
+        let receiver = &mut network.nodes[0];
+        let cost = Cost {
+            began: network.now,
+            // More than a small datagram earns, and less than a batch.
+            each: Duration::from_millis(1),
+            used: Cell::default(),
+        };
+        receiver.receive_holding(60_000, network.now, datagram.from, &datagram.contents);
+        receiver.serve_measured(0, network.now, &cost);
+        network.now += Duration::from_millis(1);
+    }
+    assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
+}
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 
