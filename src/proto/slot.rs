@@ -204,7 +204,7 @@ impl<S: Socket> Turn<'_, S> {
 
     /// Ends a handshake that has cost too much, if it is not over.
     fn give_up_handshake(&mut self) {
-        if self.connection.loss().is_none() {
+        if self.connection.loss().is_none() && self.connection.authenticated().is_none() {
             self.totals.transport.handshakes_too_costly += 1;
             self.connection.abandon(HandshakeError::TooCostly);
         }

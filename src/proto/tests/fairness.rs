@@ -194,6 +194,36 @@ fn bytes_that_were_not_sent_earn_nothing() {
     assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
 }
 
+/// Whoever is authenticated has nothing more to cost as a handshake.
+#[test]
+fn handshake_that_was_costly_and_is_over_is_not_given_up() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialer = network.dial(0, 1);
+    network.settle();
+    for node in [1, 0] {
+        for datagram in network.intercept() {
+            network.nodes[node].receive(network.now, datagram.from, &datagram.contents);
+        }
+        network.settle();
+    }
+    // The last ones of the handshake.
+    for datagram in network.intercept() {
+        network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
+    }
+    let cost = Cost {
+        began: network.now,
+        each: Duration::from_secs(1),
+        used: Cell::default(),
+    };
+    assert!(network.nodes[1].serve_measured(0, network.now, &cost));
+    let incoming = network.nodes[1].accepted.pop_front().unwrap();
+    assert!(matches!(incoming.established().now_or_never(), Some(Ok(_))));
+    let totals = network.nodes[1].cores[0].totals();
+    assert_eq!(totals.transport.handshakes_too_costly, 0);
+    network.run_for(Duration::from_secs(60));
+    assert_eq!((incoming.loss(), dialer.loss()), (None, None));
+}
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 
