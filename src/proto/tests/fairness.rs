@@ -224,6 +224,48 @@ fn handshake_that_was_costly_and_is_over_is_not_given_up() {
     assert_eq!((incoming.loss(), dialer.loss()), (None, None));
 }
 
+#[test]
+fn handshake_in_debt_has_no_more_time_than_others() {
+    const DIALERS: usize = 20;
+    let mut network = Network::new(1);
+    network.add(Setup::default());
+    let began = network.now;
+    let mut dialers = Vec::new();
+    for _ in 0..DIALERS {
+        let node = network.add(Setup::default());
+        dialers.push(network.dial(node, 0));
+        network.settle();
+        let first_flight = network.intercept();
+        let listener = &mut network.nodes[0];
+        for datagram in &first_flight {
+            listener.receive(network.now, datagram.from, &datagram.contents);
+        }
+        listener.turn(network.now);
+        for datagram in &first_flight {
+            listener.receive(network.now, datagram.from, &datagram.contents);
+        }
+        let cost = Cost {
+            began: network.now,
+            // More than is saved up, and less than a handshake may cost.
+            each: Duration::from_millis(140),
+            used: Cell::default(),
+        };
+        assert!(listener.serve_measured(0, network.now, &cost));
+        listener.take_outgoing();
+    }
+    assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
+    for (node, _) in (1..).zip(&dialers) {
+        network.nodes[node].orphan_all();
+    }
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(network.nodes[0].books().0.handshaking, DIALERS);
+    // Together they owe for longer than that.
+    network.run_for(began + Duration::from_secs(6) - network.now);
+    let (registry, transport) = network.nodes[0].books();
+    assert_eq!(registry.handshaking, 0);
+    assert_eq!(transport.handshakes_timed_out, DIALERS as u64);
+}
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 
