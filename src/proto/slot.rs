@@ -168,7 +168,7 @@ impl<S: Socket> Turn<'_, S> {
             let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
                 break;
             };
-            self.slot.account.earn(1, charge);
+            self.slot.account.earn(1, received.len);
             bytes += charge;
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
@@ -204,7 +204,7 @@ impl<S: Socket> Turn<'_, S> {
 
     /// Ends a handshake that has cost too much, if it is not over.
     fn give_up_handshake(&mut self) {
-        if self.connection.loss().is_none() {
+        if self.connection.loss().is_none() && self.connection.authenticated().is_none() {
             self.totals.transport.handshakes_too_costly += 1;
             self.connection.abandon(HandshakeError::TooCostly);
         }
@@ -410,12 +410,13 @@ impl<S: Socket> Turn<'_, S> {
 
     /// What may be sent of a batch, whose contents are in `buf`, to an address that may not be validated.
     fn credited(&mut self, transmit: Transmit, buf: &mut Vec<u8>) -> Option<Transmit> {
+        // Also what asks a validated address: it must not be taken for what is in the next packet.
+        let challenge = self.connection.take_path_challenge();
         let addresses = &mut self.slot.addresses;
         let destination = transmit.destination;
         if addresses.is_validated(destination) {
             return Some(transmit);
         }
-        let challenge = self.connection.take_path_challenge();
         if let Some(challenge) = &challenge {
             addresses.note_challenge(destination, challenge.token);
         }

@@ -441,6 +441,20 @@ impl Node {
         self.cores[owner].handle(now, datagram, &mut self.outbox);
     }
 
+    /// Reads a datagram that keeps so many bytes of memory.
+    pub(crate) fn receive_holding(
+        &mut self,
+        held: usize,
+        now: Instant,
+        from: SocketAddr,
+        contents: &[u8],
+    ) {
+        if let Some(datagram) = self.routed(from, contents) {
+            let datagram = Datagram { held, ..datagram };
+            self.cores[datagram.shard.index()].handle(now, datagram, &mut self.outbox);
+        }
+    }
+
     /// Reads a datagram that was sent to this address of ours.
     pub(crate) fn receive_at(
         &mut self,

@@ -23,6 +23,11 @@ impl SendWindow {
     /// quinn-proto was given so many bytes.
     pub(super) fn note_written(&mut self, bytes: usize) {
         self.written += bytes as u64;
+        if bytes > 0 {
+            // It would have taken less if more than the window was unacknowledged with that. What was
+            // acknowledged and not noticed adds up to no more.
+            self.written = self.written.min(self.current);
+        }
     }
 
     /// So many bytes were acknowledged.
@@ -48,5 +53,27 @@ impl SendWindow {
             self.current = window;
             window
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_acknowledged_and_not_noticed_counts_for_a_window_at_most() {
+        let mut window = SendWindow::new(10_000);
+        for _ in 0..1_000 {
+            window.note_written(100);
+            window.note_acknowledged(90);
+        }
+        assert_eq!(window.held_bytes(), 9_910);
+        // There is less memory now, of which it has no more than is unacknowledged.
+        window.set_limit(1_000);
+        assert_eq!(window.held_bytes(), 9_910, "it may all be there");
+        window.note_written(0);
+        assert_eq!(window.held_bytes(), 9_910, "it may all be there");
+        window.note_written(1);
+        assert_eq!(window.held_bytes(), 1_000);
     }
 }

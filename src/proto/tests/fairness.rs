@@ -212,6 +212,100 @@ fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
 /// As the shard has it.
 const READY_BESIDE_TIMERS: usize = 32;
 
+/// A datagram may lie in memory of which it fills a small part.
+#[test]
+fn bytes_that_were_not_sent_earn_nothing() {
+    let (mut network, senders) = receiver_and(1);
+    open_and_write(&senders[0], 100);
+    network.settle();
+    let datagram = network.intercept().remove(0);
+    for _ in 0..100 {
+        let receiver = &mut network.nodes[0];
+        let cost = Cost {
+            began: network.now,
+            // More than a small datagram earns, and less than a batch.
+            each: Duration::from_millis(1),
+            used: Cell::default(),
+        };
+        receiver.receive_holding(60_000, network.now, datagram.from, &datagram.contents);
+        receiver.serve_measured(0, network.now, &cost);
+        network.now += Duration::from_millis(1);
+    }
+    assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
+}
+
+/// Whoever is authenticated has nothing more to cost as a handshake.
+#[test]
+fn handshake_that_was_costly_and_is_over_is_not_given_up() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let dialer = network.dial(0, 1);
+    network.settle();
+    for node in [1, 0] {
+        for datagram in network.intercept() {
+            network.nodes[node].receive(network.now, datagram.from, &datagram.contents);
+        }
+        network.settle();
+    }
+    // The last ones of the handshake.
+    for datagram in network.intercept() {
+        network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
+    }
+    let cost = Cost {
+        began: network.now,
+        each: Duration::from_secs(1),
+        used: Cell::default(),
+    };
+    assert!(network.nodes[1].serve_measured(0, network.now, &cost));
+    let incoming = network.nodes[1].accepted.pop_front().unwrap();
+    assert!(matches!(incoming.established().now_or_never(), Some(Ok(_))));
+    let totals = network.nodes[1].cores[0].totals();
+    assert_eq!(totals.transport.handshakes_too_costly, 0);
+    network.run_for(Duration::from_secs(60));
+    assert_eq!((incoming.loss(), dialer.loss()), (None, None));
+}
+
+#[test]
+fn handshake_in_debt_has_no_more_time_than_others() {
+    const DIALERS: usize = 20;
+    let mut network = Network::new(1);
+    network.add(Setup::default());
+    let began = network.now;
+    let mut dialers = Vec::new();
+    for _ in 0..DIALERS {
+        let node = network.add(Setup::default());
+        dialers.push(network.dial(node, 0));
+        network.settle();
+        let first_flight = network.intercept();
+        let listener = &mut network.nodes[0];
+        for datagram in &first_flight {
+            listener.receive(network.now, datagram.from, &datagram.contents);
+        }
+        listener.turn(network.now);
+        for datagram in &first_flight {
+            listener.receive(network.now, datagram.from, &datagram.contents);
+        }
+        let cost = Cost {
+            began: network.now,
+            // More than is saved up, and less than a handshake may cost.
+            each: Duration::from_millis(140),
+            used: Cell::default(),
+        };
+        assert!(listener.serve_measured(0, network.now, &cost));
+        listener.take_outgoing();
+    }
+    assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
+    for (node, _) in (1..).zip(&dialers) {
+        network.nodes[node].orphan_all();
+    }
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(network.nodes[0].books().0.handshaking, DIALERS);
+    // Together they owe for longer than that.
+    network.run_for(began + Duration::from_secs(6) - network.now);
+    let (registry, transport) = network.nodes[0].books();
+    assert_eq!(registry.handshaking, 0);
+    assert_eq!(transport.handshakes_timed_out, DIALERS as u64);
+}
+
 /// How often a datagram of the bulk arrives.
 const COPIES: usize = 50;
 

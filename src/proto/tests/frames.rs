@@ -2,7 +2,9 @@
 //! and a connection beside it goes on.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
     time::Duration,
 };
 
@@ -364,6 +366,32 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
     }
 }
 
+/// The peer is asked where it was before as well, and that packet goes nowhere else: no number may
+/// be used twice, and an answer to it says nothing of another address.
+#[test]
+fn challenge_for_one_address_is_not_sent_to_another_one() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let frames = [Frame::PathChallenge([7; 8]), Frame::Ping];
+    let datagrams = frames.map(|frame| scene.say_little(&frame).remove(0));
+    let now = scene.network.now;
+    // The answer goes to the first address, while the peer seems to be at the second one.
+    for (datagram, port) in datagrams.iter().zip([10, 11]) {
+        let from = SocketAddr::new(ELSEWHERE, port);
+        scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+    }
+    scene.network.settle();
+    let sent = scene.network.intercept();
+    let own_addr = scene.network.nodes[HOSTILE].addr();
+    assert!(sent.iter().any(|datagram| datagram.to == own_addr));
+    assert!(sent.iter().any(|datagram| datagram.to != own_addr));
+    let frames: HashSet<_> = sent
+        .iter()
+        .map(|datagram| &datagram.contents[FRAME])
+        .collect();
+    assert_eq!(frames.len(), sent.len(), "encrypted under the same number");
+}
+
 #[test]
 fn tokens_for_later_are_forgotten_and_wrong_ones_close() {
     let mut scene = Scene::new(Hostile::Listens);
@@ -431,6 +459,9 @@ const IDS_IN_A_PACKET: u64 = 38;
 const CHALLENGES_IN_A_PACKET: u8 = 120;
 const ADDRESSES: u8 = 40;
 const TOKEN_IN_A_PACKET: usize = 1100;
+
+/// Where a packet with a short header has its first frame, however long its number is.
+const FRAME: Range<usize> = 13..19;
 
 /// As quinn-proto has it by default.
 const CRYPTO_BUFFER: u64 = 16 * 1024;
