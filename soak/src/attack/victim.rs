@@ -181,9 +181,11 @@ impl Town {
 
     fn wait(&self, millis: u64) -> Closed {
         let (start, limit) = (Instant::now(), Duration::from_millis(millis));
-        let before = self.strangers.load(Relaxed) as u64;
+        let mut before = 0_u64;
         loop {
             let left = self.strangers.load(Relaxed) as u64;
+            // The last of them may only have got through by now.
+            before = before.max(left);
             if left == 0 || start.elapsed() >= limit {
                 return Closed {
                     before,
