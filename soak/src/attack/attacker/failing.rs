@@ -22,10 +22,14 @@ use crate::{
 };
 
 pub fn failing(how: Failing, address: String) -> Result<Prepared> {
-    let mut introduction = Introduction::with(VICTIM, Certificate::of_nobody()?)?.patient();
+    let mut introduction = Introduction::with(VICTIM, Certificate::of_nobody()?)?;
     match how {
-        Failing::Certificate => {}
-        Failing::Protocol => introduction.protocol = b"h3",
+        Failing::Certificate => introduction = introduction.patient(),
+        Failing::Protocol => {
+            introduction = introduction.patient();
+            introduction.protocol = b"h3";
+        }
+        // In a hurry: it wants its places again.
         Failing::LargeKeys => introduction.resolver = Arc::new(LargeKeys::new()?),
     }
     let socket = Arc::new(UdpSocket::bind((OWN, 0))?);
