@@ -3,7 +3,7 @@
 //! quinn-proto has an implementation of its own. This one also tells what was negotiated and,
 //! instead of certificates, the verdict on the peer.
 
-use std::{any::Any, fmt, io::Cursor, net::Ipv4Addr, sync::Arc};
+use std::{any::Any, fmt, io::Cursor, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use libp2p_identity::PeerId;
 use quinn_proto::{
@@ -39,6 +39,8 @@ pub(crate) struct Negotiated {
     pub(crate) cipher_suite: CipherSuite,
     /// Whether the peer takes no packets from another address than the one of the handshake (RFC 9000 §18.2).
     pub(crate) disables_active_migration: bool,
+    /// How long the peer lets the connection be idle (RFC 9000 §18.2); `None` is for ever.
+    pub(crate) max_idle_timeout: Option<Duration>,
     pub(crate) key_exchange_group: NamedGroup,
     /// The name that a client asked for. libp2p has clients send none and servers ignore it.
     pub(crate) server_name: Option<String>,
@@ -474,7 +476,14 @@ fn negotiated(connection: &Connection) -> Option<Negotiated> {
         cipher_suite: connection.negotiated_cipher_suite()?.suite(),
         disables_active_migration: connection
             .quic_transport_parameters()
-            .is_some_and(disables_active_migration),
+            .is_some_and(|parameters| parameter(parameters, DISABLE_ACTIVE_MIGRATION).is_some()),
+        max_idle_timeout: connection
+            .quic_transport_parameters()
+            .and_then(|parameters| {
+                VarInt::decode(&mut parameter(parameters, MAX_IDLE_TIMEOUT)?).ok()
+            })
+            .map(|millis| Duration::from_millis(millis.into_inner()))
+            .filter(|timeout| !timeout.is_zero()),
         key_exchange_group: connection.negotiated_key_exchange_group()?.name(),
         server_name: match connection {
             Connection::Client(_) => None,
@@ -483,26 +492,18 @@ fn negotiated(connection: &Connection) -> Option<Negotiated> {
     })
 }
 
-/// What quinn-proto knows and does not tell.
-fn disables_active_migration(mut parameters: &[u8]) -> bool {
-    const DISABLE_ACTIVE_MIGRATION: u64 = 0x0c;
+/// One of the peer's parameters, which quinn-proto knows and does not tell.
+fn parameter(mut parameters: &[u8], wanted: u64) -> Option<&[u8]> {
     // quinn-proto refuses parameters that cannot be read to their end, so this need not.
-    while let (Ok(id), Ok(len)) = (
-        VarInt::decode(&mut parameters),
-        VarInt::decode(&mut parameters),
-    ) {
-        if id.into_inner() == DISABLE_ACTIVE_MIGRATION {
-            return true;
+    loop {
+        let id = VarInt::decode(&mut parameters).ok()?;
+        let len = VarInt::decode(&mut parameters).ok()?;
+        let (value, rest) = parameters.split_at_checked(usize::try_from(len.into_inner()).ok()?)?;
+        if id.into_inner() == wanted {
+            return Some(value);
         }
-        let Some((_, rest)) = usize::try_from(len.into_inner())
-            .ok()
-            .and_then(|len| parameters.split_at_checked(len))
-        else {
-            return false;
-        };
         parameters = rest;
     }
-    false
 }
 
 fn supported(version: u32) -> Result<(), UnsupportedVersion> {
@@ -541,6 +542,10 @@ fn encode(parameters: &TransportParameters) -> Vec<u8> {
     parameters.write(&mut encoded);
     encoded
 }
+
+/// Transport parameters (RFC 9000 §18.2).
+const MAX_IDLE_TIMEOUT: u64 = 0x01;
+const DISABLE_ACTIVE_MIGRATION: u64 = 0x0c;
 
 /// QUIC version 1 on the wire.
 //= https://www.rfc-editor.org/rfc/rfc9000#section-15

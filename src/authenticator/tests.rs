@@ -70,6 +70,7 @@ fn hybrid_key_exchange_and_aes_are_negotiated() {
             Some(Negotiated {
                 cipher_suite,
                 disables_active_migration: false,
+                max_idle_timeout: None,
                 key_exchange_group: NamedGroup::X25519MLKEM768,
                 server_name: None,
             })

@@ -345,9 +345,9 @@ impl Connection {
         self.turns.want();
     }
 
-    /// Whether somebody has closed it since its last turn.
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.is_some()
+    /// Whether somebody has closed it since its last turn, or nobody drives it any more.
+    pub(super) fn has_no_future(&self) -> bool {
+        self.closing.is_some() || self.is_released
     }
 
     /// Closes the connection because its driver stops. What the application has asked for before stays.

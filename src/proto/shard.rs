@@ -221,7 +221,7 @@ impl<S: Socket> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        if slot.waits_until.is_some() && lock(&slot.connection).is_closing() {
+        if slot.waits_until.is_some() && lock(&slot.connection).has_no_future() {
             // What it owes is forgotten with it.
             slot.waits_until = None;
             slot.inbox.clear(&mut self.inbox_bytes);

@@ -196,10 +196,14 @@ impl<S: Socket> Turn<'_, S> {
         self.moved += bytes;
         self.slot.inbox.shrink(false);
         let debt = self.slot.account.bill(stopwatch, meter);
-        if is_handshake && self.slot.account.used() > HANDSHAKE_TIME {
+        if !is_handshake {
+            return debt;
+        }
+        // It has a limit for all of it, and no debts.
+        if self.slot.account.used() > HANDSHAKE_TIME {
             self.give_up_handshake();
         }
-        debt
+        None
     }
 
     /// Ends a handshake that has cost too much, if it is not over.
@@ -401,8 +405,12 @@ impl<S: Socket> Turn<'_, S> {
     /// quinn-proto has a deadline of its own, which is over before that unless the peer has made it
     /// long: it is three probe timeouts at least, and the peer chooses a part of these.
     fn idle_deadline(&self) -> Option<Instant> {
-        let timeout = self.idle_timeout?;
-        self.connection.authenticated()?;
+        let peer = self.connection.authenticated()?;
+        let theirs = peer.negotiated.max_idle_timeout;
+        let timeout = self.idle_timeout.into_iter().chain(theirs).min()?;
+        if self.connection.loss().is_some() {
+            return None;
+        }
         // The peer can have round trips look longer than they are.
         let round_trips = (PATIENCE_RTTS * self.connection.rtt()).min(timeout * 3 / 2);
         Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)

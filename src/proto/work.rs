@@ -3,6 +3,7 @@
 use std::{
     cmp,
     collections::VecDeque,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Account {
     suspect_until: Option<Instant>,
     /// All the time that was used while the connection was suspect.
     used: Duration,
+    /// A debt that is too small to wait for. What is earned pays it first.
+    owed: Duration,
 }
 
 /// Measures one turn.
@@ -48,6 +51,7 @@ impl Account {
             credit: MAX_CREDIT,
             suspect_until: None,
             used: Duration::ZERO,
+            owed: Duration::ZERO,
         }
     }
 
@@ -72,7 +76,9 @@ impl Account {
     pub(super) fn earn(&mut self, datagrams: u64, bytes: usize) {
         let earned = EARNED_PER_DATAGRAM * u32::try_from(datagrams).unwrap_or(u32::MAX)
             + EARNED_PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.credit = cmp::min(self.credit + earned, MAX_CREDIT);
+        let paid = cmp::min(earned, self.owed);
+        self.owed -= paid;
+        self.credit = cmp::min(self.credit + (earned - paid), MAX_CREDIT);
     }
 
     /// Bills a turn. Returns what it has cost beyond all that was earned, if it has.
@@ -89,9 +95,11 @@ impl Account {
         }
         let debt = cost.checked_sub(self.credit).filter(|debt| !debt.is_zero());
         self.credit = self.credit.saturating_sub(cost);
-        debt?;
+        let debt = debt?;
         self.suspect_until = Some(now + SUSPICION);
-        stopwatch.cpu_began.and(debt)
+        stopwatch.cpu_began?;
+        self.owed += debt;
+        (self.owed >= LEAST_DEBT).then(|| mem::take(&mut self.owed))
     }
 
     /// CPU time that was used in turns that were measured so: of a handshake, all of it.
@@ -152,6 +160,9 @@ const EARNED_PER_DATAGRAM: Duration = Duration::from_nanos(64_000 / SPEED as u64
 /// Some twenty times what decryption and the rest take for a byte on a fast machine. What
 /// 45 Mbit/s of full datagrams earn is less than a tenth of a CPU.
 const EARNED_PER_BYTE: Duration = Duration::from_nanos(160 / SPEED as u64);
+
+/// Smaller debts are not worth waiting for, behind those of everybody else.
+const LEAST_DEBT: Duration = Duration::from_micros(8_000 / SPEED as u64);
 
 /// Most time that a connection saves up: for an acknowledgement of all that was in flight on a
 /// long path, which takes about as long.
@@ -238,9 +249,10 @@ mod tests {
         );
         // Long after, it is trusted again, and has saved nothing.
         clocks.pass(SUSPICION * 2, Duration::ZERO);
-        let over = EARNED + Duration::from_micros(1);
+        let over = EARNED + LEAST_DEBT / 4;
         assert_eq!(clocks.turn(&mut account, over, over), None);
-        assert!(clocks.turn(&mut account, over, over).is_some());
+        let debts = (0..8).filter_map(|_| clocks.turn(&mut account, over, over));
+        assert_eq!(debts.collect::<Vec<_>>(), [LEAST_DEBT; 2]);
     }
 
     #[test]
