@@ -20,6 +20,7 @@ use support::{
     },
     streams::{accept, ask, open, transfer_through_echo},
 };
+use tokio::time::{sleep, timeout};
 
 /// An address that belongs to nobody (RFC 5737).
 const NOBODY: &str = "/ip4/192.0.2.77/udp/4001/quic-v1";
@@ -84,10 +85,59 @@ async fn dropping_a_dial_frees_its_connection_and_socket() {
         assert_eq!(dialer.stats().transport.sockets, 1);
         drop(dial);
         until(|| dialer.stats().registry.connections == 0).await;
-        until(|| dialer.stats().transport.sockets == 0).await;
         let registry = dialer.stats().registry;
         assert_eq!(registry.active_ids, 0);
         assert_eq!(registry.handshaking, 0);
+        until(|| dialer.stats().transport.sockets == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dials_one_after_the_other_leave_from_the_same_port() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let mut ports = BTreeSet::new();
+        for _ in 0..3 {
+            let dial = tokio::spawn(dialer.dial(&addr));
+            let knock = listener.knock().await;
+            ports.insert(port(&knock.send_back_addr));
+            let (accepted, dialled) = tokio::join!(knock.upgrade, dial);
+            drop((accepted.unwrap(), dialled.unwrap().unwrap()));
+            until(|| dialer.stats().registry.connections == 0).await;
+        }
+        assert_eq!(ports.len(), 1, "{ports:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_socket_that_no_dial_uses_stays_for_unused_linger() {
+    const UNUSED_LINGER: Duration = Duration::from_secs(5);
+
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        // Twice: the time begins anew with each use.
+        for pause in [UNUSED_LINGER / 2, Duration::ZERO] {
+            let connected = connect_at(&mut dialer, &mut listener, &addr).await;
+            drop(connected);
+            until(|| dialer.stats().registry.connections == 0).await;
+            sleep(pause).await;
+        }
+        sleep(UNUSED_LINGER - SHORT).await;
+        assert_eq!(dialer.stats().transport.sockets, 1);
+        let closed = until(|| dialer.stats().transport.sockets == 0);
+        timeout(UNUSED_LINGER, closed).await.unwrap();
+        // And one more that lingers, but not when its transport is gone.
+        drop(connect_at(&mut dialer, &mut listener, &addr).await);
+        until(|| dialer.stats().registry.connections == 0).await;
+        let handle = dialer.transport.handle();
+        assert_eq!(handle.stats().transport.sockets, 1);
+        drop(dialer);
+        let closed = until(|| handle.stats().transport.sockets == 0);
+        timeout(UNUSED_LINGER / 2, closed).await.unwrap();
     })
     .await;
 }

@@ -141,6 +141,27 @@ async fn listeners_and_what_was_dialled_from_them_stay() {
     .await;
 }
 
+/// One that is only kept for the next dial is closed instead.
+#[tokio::test]
+async fn socket_that_nobody_uses_is_not_moved() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let handle = dialer.transport.handle();
+        let addr = listener.listen().await;
+        let connected = connect_at(&mut dialer, &mut listener, &addr).await;
+        let before = local_port(&handle);
+        drop(connected);
+        until(|| handle.stats().registry.connections == 0).await;
+        assert_eq!(handle.stats().transport.sockets, 1);
+        handle.rebind().unwrap();
+        assert_eq!(handle.stats().transport.sockets_rebound, 0);
+        let _connected = connect_at(&mut dialer, &mut listener, &addr).await;
+        assert_ne!(local_port(&handle), before);
+        until(|| handle.stats().transport.sockets == 1).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_drivers_there_is_nothing_to_move() {
     bounded(async {
@@ -229,7 +250,9 @@ async fn peer_that_disables_migration_is_not_left() {
             ask(&mut dialled).await;
             assert_eq!(local_ports(&handle), before);
         }
-        // Long after the old socket would be closed, if nobody used it. Those in between are.
+        // A socket that nobody has moved to is as good as another one.
+        assert_eq!(handle.stats().transport.sockets_rebound, 1);
+        // Long after the old socket would be closed, if nobody used it.
         until(|| handle.stats().transport.sockets == 2).await;
         transfer_through_echo(&mut dialled, 1_000_000).await;
         dialled.close().await.unwrap();

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +28,14 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Most sockets that are kept open only for that. Each is a descriptor, and [`Sockets::rebind`] may be called often.
 const MAX_LINGERING: usize = 16;
 
+/// How long the socket that dials share stays open when nobody uses it any more.
+///
+/// A node that connects to one peer after the other dials from the same port then, and does not
+/// open a socket for each dial. It is as long as the usual pause between keep-alives: the next one
+/// of a peer that has missed the end of its connection comes to us, and not to another program at
+/// the same port.
+const UNUSED_LINGER: Duration = Duration::from_secs(5);
+
 /// How long it takes, most likely, until all drivers have let go of a socket that has failed.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
 
@@ -48,6 +56,10 @@ pub(crate) struct Sockets {
     rebound: AtomicU64,
     next_reader: AtomicUsize,
     dialling: Mutex<Dialling>,
+    /// The current sockets that dials share: one for each family at most.
+    kept: Mutex<Vec<Kept>>,
+    /// Whether there are any: a look at this is cheaper.
+    has_kept: AtomicBool,
     /// Sockets that were given up a moment ago.
     lingering: Mutex<VecDeque<Arc<Socket>>>,
     /// Sockets of listeners that have failed, for the transport to report.
@@ -62,6 +74,13 @@ struct Dialling {
     v6: Place,
     /// Those of a single dial.
     own: Vec<Place>,
+}
+
+/// A socket that stays open for a while when nobody uses it.
+struct Kept {
+    socket: Arc<Socket>,
+    /// When it is closed; `None` while it is used.
+    closes_at: Option<Instant>,
 }
 
 /// A socket, and those that it has taken the place of.
@@ -89,6 +108,8 @@ impl Sockets {
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
             dialling: Mutex::default(),
+            kept: Mutex::default(),
+            has_kept: AtomicBool::new(false),
             lingering: Mutex::default(),
             failed: Mutex::default(),
         }
@@ -106,6 +127,7 @@ impl Sockets {
         if self.has_stopped() {
             let runtime = lock(&self.runtime).take();
             drop(runtime);
+            self.close_kept();
         }
     }
 
@@ -166,12 +188,54 @@ impl Sockets {
             IpAddr::V4(_) => &mut dialling.v4,
             IpAddr::V6(_) => &mut dialling.v6,
         };
-        if let Some(socket) = place.current.upgrade() {
-            return Ok(socket);
-        }
-        let socket = open(addr)?;
-        *place = Place::of(&socket);
+        let socket = match place.current.upgrade() {
+            Some(socket) => socket,
+            None => {
+                let socket = open(addr)?;
+                *place = Place::of(&socket);
+                socket
+            }
+        };
+        self.keep(&socket);
         Ok(socket)
+    }
+
+    /// Closes sockets that were kept for long enough although nobody uses them. Returns when the
+    /// next one is to be closed.
+    ///
+    /// Drivers look at the end of each round: it is in their rounds that sockets lose their users.
+    pub(super) fn close_unused(&self) -> Option<Instant> {
+        if !self.has_kept.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut kept = lock(&self.kept);
+        let mut now = None;
+        let closed: Vec<_> = kept
+            .extract_if(.., |kept| {
+                if kept.is_used() {
+                    kept.closes_at = None;
+                    return false;
+                }
+                let now = *now.get_or_insert_with(clock::now);
+                *kept.closes_at.get_or_insert(now + UNUSED_LINGER) <= now
+            })
+            .collect();
+        self.note_kept(&kept);
+        let next = kept.iter().filter_map(|kept| kept.closes_at).min();
+        drop(kept);
+        drop(closed);
+        next
+    }
+
+    /// Keeps no socket any longer that nobody uses.
+    pub(super) fn close_kept(&self) {
+        if self.has_kept.load(Ordering::Relaxed) {
+            let mut kept = lock(&self.kept);
+            let closed = std::mem::take(&mut *kept);
+            self.note_kept(&kept);
+            drop(kept);
+            drop(closed);
+        }
     }
 
     /// Gives up each socket that dials and does not listen for another one; or none, if it fails. One that nobody has
@@ -184,9 +248,11 @@ impl Sockets {
             return Ok(());
         };
         let mut dialling = lock(&self.dialling);
+        // The next dial opens another one.
+        self.close_idle();
         let mut moves = Vec::new();
         for place in dialling.places() {
-            if place.is_used()
+            if place.is_used(self.is_kept(&place.current))
                 && let Some(socket) = place.current.upgrade()
             {
                 let successor = self.open_beside(&runtime, &socket)?;
@@ -300,8 +366,56 @@ impl Sockets {
         successor: &Arc<Socket>,
     ) {
         place.give_up(&socket, successor);
+        self.keep_instead(&socket, successor);
         self.rebound.fetch_add(1, Ordering::Relaxed);
         self.let_linger(runtime, socket);
+    }
+
+    /// A dial leaves from this socket: it is kept for a while when it is not used any more.
+    fn keep(&self, socket: &Arc<Socket>) {
+        let mut kept = lock(&self.kept);
+        match kept.iter_mut().find(|kept| kept.is(socket)) {
+            Some(kept) => kept.closes_at = None,
+            None => kept.push(Kept {
+                socket: Arc::clone(socket),
+                closes_at: None,
+            }),
+        }
+        self.note_kept(&kept);
+        drop(kept);
+        if self.has_stopped() {
+            // Nobody is left who would close it.
+            self.close_kept();
+        }
+    }
+
+    /// If this socket is kept, another one is from now on.
+    fn keep_instead(&self, socket: &Arc<Socket>, successor: &Arc<Socket>) {
+        let mut kept = lock(&self.kept);
+        let Some(kept) = kept.iter_mut().find(|kept| kept.is(socket)) else {
+            return;
+        };
+        kept.closes_at = None;
+        kept.socket = Arc::clone(successor);
+    }
+
+    /// Closes what is only kept.
+    fn close_idle(&self) {
+        let mut kept = lock(&self.kept);
+        let closed: Vec<_> = kept.extract_if(.., |kept| !kept.is_used()).collect();
+        self.note_kept(&kept);
+        drop(kept);
+        drop(closed);
+    }
+
+    fn is_kept(&self, socket: &Weak<Socket>) -> bool {
+        let kept = lock(&self.kept);
+        kept.iter()
+            .any(|kept| Arc::as_ptr(&kept.socket) == Weak::as_ptr(socket))
+    }
+
+    fn note_kept(&self, kept: &[Kept]) {
+        self.has_kept.store(!kept.is_empty(), Ordering::Relaxed);
     }
 
     /// Keeps a socket open for what is on its way to it.
@@ -371,6 +485,16 @@ impl Dialling {
     }
 }
 
+impl Kept {
+    fn is(&self, socket: &Arc<Socket>) -> bool {
+        Arc::ptr_eq(&self.socket, socket)
+    }
+
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.socket) > 1
+    }
+}
+
 impl Place {
     fn of(socket: &Arc<Socket>) -> Self {
         Self {
@@ -380,11 +504,12 @@ impl Place {
         }
     }
 
-    /// Whether anyone uses the current socket besides those that it has taken the place of.
-    fn is_used(&self) -> bool {
+    /// Whether anyone uses the current socket besides those that it has taken the place of. If it
+    /// is [kept](Sockets::kept), that is no use.
+    fn is_used(&self, is_kept: bool) -> bool {
         let former = self.former.iter();
         let keep = former.filter(|former| former.strong_count() > 0).count();
-        self.current.strong_count() > keep
+        self.current.strong_count() > keep + usize::from(is_kept)
     }
 
     fn give_up(&mut self, socket: &Arc<Socket>, successor: &Arc<Socket>) {

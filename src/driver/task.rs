@@ -114,6 +114,8 @@ pub(super) struct Driver {
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     pace: Pace,
+    /// When a socket that nobody uses is to be closed.
+    next_unused: Option<Instant>,
     settings: ReceiveSettings,
     closing: bool,
 }
@@ -149,6 +151,7 @@ impl Driver {
             turns: Vec::new(),
             wakers: Vec::new(),
             pace: Pace::default(),
+            next_unused: None,
             settings,
             closing: false,
         }
@@ -584,6 +587,7 @@ impl Driver {
             .next_timeout()
             .into_iter()
             .chain(self.outbound.next_retry())
+            .chain(self.next_unused)
             .chain(retries)
             .min()
     }
@@ -621,6 +625,11 @@ impl Future for Driver {
         }
         this.report_incoming();
         this.post_totals();
+        if this.closing && this.shard.is_empty() {
+            // Nobody will dial any more.
+            this.sockets.close_kept();
+        }
+        this.next_unused = this.sockets.close_unused();
         if [backlog, forwarded].contains(&Backlog::More)
             || this.shard.has_ready()
             || this.has_requests
