@@ -70,11 +70,15 @@ pub(super) struct Taken {
 }
 
 impl ReceivePart {
-    /// A frame of it, or its end, was in this datagram.
-    pub(super) fn note(&mut self, arrival: Arrival) {
-        if self.state == RecvState::Open {
-            self.backlog.add(arrival, self.reassembly.size().gaps);
+    /// A frame of it, or its end, was in this datagram; returns how much more memory quinn-proto may
+    /// hold for it.
+    pub(super) fn note(&mut self, arrival: Arrival) -> u64 {
+        if self.state != RecvState::Open {
+            return 0;
         }
+        let before = self.backlog.held();
+        self.backlog.add(arrival, self.reassembly.size().gaps);
+        self.backlog.held() - before
     }
 
     pub(super) fn holding(&self) -> Holding {

@@ -124,7 +124,7 @@ impl Receiving {
 
     /// Whether the peer has cut its data into more pieces than there is a reason for.
     pub(super) fn is_too_fragmented(&self) -> bool {
-        self.is_too_fragmented || u64::from(self.gaps) > self.most_gaps()
+        self.is_too_fragmented
     }
 
     /// Does something to a stream's receiving part, and to the books.
@@ -239,8 +239,7 @@ impl Streams<'_> {
         let receiving = &mut self.streams.receiving;
         let part = &mut stream.receive;
         if receiving.is_arriving {
-            let arrival = receiving.arrival;
-            receiving.change(part, |part| part.note(arrival));
+            receiving.backlog += part.note(receiving.arrival);
             if !part.is_due && (part.lacks_next() || receiving.wants(part)) {
                 part.is_due = true;
                 receiving.due += 1;
@@ -314,11 +313,11 @@ impl Streams<'_> {
             }
         }
         let receiving = &mut self.streams.receiving;
+        receiving.is_too_fragmented |= u64::from(receiving.gaps) > receiving.most_gaps();
         if pieces > MOST_PIECES
             && let Some(stream) = self.streams.states.get_mut(&id)
-            && !receiving.allow(&mut stream.receive)
         {
-            receiving.is_too_fragmented = true;
+            receiving.is_too_fragmented |= !receiving.allow(&mut stream.receive);
         }
         self.note_lingering(id);
     }

@@ -1,0 +1,190 @@
+//! Ends of streams, of which something was moved to our memory before anyone read it.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use futures::FutureExt;
+
+use super::{
+    peer::Peer,
+    received::{crumbs, held, holding, moved_pieces},
+    scene::{Hostile, Scene},
+};
+use crate::{
+    error::{ConnectionError, StreamError},
+    proto::{
+        StreamId,
+        simulation::frame::{Frame, Number},
+        streams::Holding,
+    },
+};
+
+#[test]
+fn reset_drops_what_was_moved() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    scene.say(&crumbs(stream, 0..150));
+    let accepted = scene.accept_all()[0];
+    assert!(moved_pieces(&scene.victim) > 0);
+    assert_eq!(read_now(&scene.victim, accepted, 100), Ok(100));
+    scene.say(&[Frame::ResetStream {
+        stream: Number(stream),
+        code: Number(17),
+        final_size: Number(1_000_000),
+    }]);
+    let read = read_now(&scene.victim, accepted, 100);
+    assert_eq!(read, Err(StreamError::Reset(17)));
+    assert_all_gone(&scene.victim);
+    scene.assert_open();
+}
+
+#[test]
+fn stream_may_be_let_go_with_what_was_moved() {
+    for gap in [0, 1] {
+        let mut scene = Scene::new(Hostile::Dials);
+        let streams = scene.open(2);
+        for &stream in &streams {
+            scene.say(&crumbs(stream, gap..gap + 150));
+        }
+        let accepted = scene.accept_all();
+        assert!(held(&scene.victim) > 0);
+        let code = quinn_proto::VarInt::from_u32(0);
+        scene
+            .victim
+            .with(|connection| connection.streams().stop(accepted[0], code))
+            .unwrap();
+        scene.victim.drop_stream(accepted[1]);
+        assert_all_gone(&scene.victim);
+        assert_eq!(
+            read_now(&scene.victim, accepted[0], 1),
+            Err(StreamError::Closed)
+        );
+        scene.assert_open();
+    }
+}
+
+#[test]
+fn end_is_told_when_all_before_it_was_read() {
+    let last = |stream, offset, data: &[u8]| Frame::Stream {
+        stream: Number(stream),
+        offset: Number(offset),
+        data: data.to_vec(),
+        fin: true,
+    };
+    // With data, and without.
+    for end in [&b"x"[..], b""] {
+        let mut scene = Scene::new(Hostile::Dials);
+        let stream = scene.open(1)[0];
+        let len = 151 + end.len();
+        scene.say(&crumbs(stream, 1..151));
+        let accepted = scene.accept_all()[0];
+        assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(0));
+        scene.say(&[last(stream, 151, end)]);
+        assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(0));
+        let reading = scene.victim.clone();
+        let read = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&read);
+        scene.network.spawn(async move {
+            let mut buf = [0; 1000];
+            let mut seen = 0;
+            loop {
+                match reading.read(accepted, &mut buf[seen..]).await {
+                    Ok(0) => break,
+                    Ok(count) => seen += count,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            *result.borrow_mut() = Some(seen);
+        });
+        scene.network.run_for(Duration::from_secs(1));
+        assert_eq!(*read.borrow(), None);
+        scene.say(&crumbs(stream, 0..1));
+        assert_eq!(*read.borrow(), Some(len));
+        assert_all_gone(&scene.victim);
+        // The end stays the end.
+        let mut buf = [0; 1];
+        let victim = scene.victim.clone();
+        let again = victim.read(accepted, &mut buf).now_or_never();
+        assert_eq!(again, Some(Ok(0)));
+        scene.assert_open();
+    }
+}
+
+#[test]
+fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let streams = scene.open(2);
+    scene.say(&crumbs(streams[0], 0..150));
+    let accepted = scene.accept_all()[0];
+    scene.say(&crumbs(streams[1], 0..150));
+    scene.hostile.close(7);
+    scene.network.run_for(Duration::from_secs(1));
+    assert!(scene.victim.loss().is_some());
+    assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(150));
+    let read = read_now(&scene.victim, accepted, 1000);
+    assert!(
+        matches!(
+            read,
+            Err(StreamError::Connection(ConnectionError::ClosedByPeer {
+                code: 7,
+                ..
+            }))
+        ),
+        "{read:?}"
+    );
+    // Nobody can take the other one any more.
+    assert_all_gone(&scene.victim);
+}
+
+/// quinn-proto has done with such a stream, and would let the peer open another one.
+#[test]
+fn streams_that_were_moved_whole_count_until_they_are_read() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let streams = scene.open(40);
+    for &stream in &streams {
+        let mut frames = crumbs(stream, 0..149);
+        frames.push(Frame::Stream {
+            stream: Number(stream),
+            offset: Number(149),
+            data: vec![b'x'],
+            fin: true,
+        });
+        scene.say(&frames);
+    }
+    let accepted = scene.accept_all();
+    for &stream in &accepted {
+        scene.victim.finish(stream).unwrap();
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    let may_open = |scene: &mut Scene| {
+        let mut count = 0;
+        while scene.hostile.open().now_or_never().is_some() {
+            count += 1;
+        }
+        scene.network.run_for(Duration::from_secs(1));
+        count
+    };
+    // 100, less those, and the one that carries all this.
+    assert_eq!(may_open(&mut scene), 59);
+    for &stream in &accepted {
+        assert_eq!(read_now(&scene.victim, stream, 1000), Ok(150));
+        scene.victim.drop_stream(stream);
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    assert_eq!(may_open(&mut scene), 40);
+    scene.assert_open();
+}
+
+/// What a read gives without waiting; nothing if it would have to wait.
+fn read_now(peer: &Peer, stream: StreamId, most: usize) -> Result<usize, StreamError> {
+    let mut buf = vec![0; most];
+    let read = peer.read(stream, &mut buf).now_or_never();
+    read.unwrap_or(Ok(0))
+}
+
+/// Asserts that nothing is in our memory.
+fn assert_all_gone(peer: &Peer) {
+    let Holding {
+        bytes, pages, gaps, ..
+    } = holding(peer);
+    assert_eq!((bytes, pages, gaps), (0, 0, 0));
+}
