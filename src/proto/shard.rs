@@ -40,7 +40,7 @@ use super::{
     unanswered::UnansweredDials,
     work::{Account, Debtors, Meter},
 };
-use crate::{error::HandshakeError, sync::Mutex};
+use crate::sync::Mutex;
 
 /// Connections that want a turn beside which none gets one only because a timer of it is due: about
 /// as many as have one in a round.
@@ -293,15 +293,6 @@ impl<S: Socket> Shard<S> {
             if let Some(slot) = slot(&mut self.slots, handle) {
                 slot.armed = Armed::default();
                 slot.expired = true;
-                if slot.waits_until.is_some() {
-                    // Timers wait for the next turn; the time for a handshake does not.
-                    match slot.handshake_deadline {
-                        Some(deadline) if deadline <= now => {
-                            lock(&slot.connection).abandon(HandshakeError::TimedOut);
-                        }
-                        deadline => self.deadlines.arm(now, handle, &mut slot.armed, deadline),
-                    }
-                }
             }
             self.want_turn(handle);
         }
