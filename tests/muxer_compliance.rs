@@ -361,6 +361,7 @@ async fn a_close_ends_when_the_peer_is_told() {
         assert_eq!(registry.remote_addresses, 0);
         // Closing again is no error; the other side hears of the first time.
         dialled.close().await.unwrap();
+        let _ = poll_fn(|cx| accepted.poll_unpin(cx)).await.unwrap_err();
         let closed = accepted.close().await;
         assert_eq!(
             closed.unwrap_err(),

@@ -437,7 +437,7 @@ impl Connection {
             );
         }
         if let Some(closing) = self.closing.take() {
-            PathControl::of(&self.quic).lift();
+            self.lift_congestion_control();
             self.quic.close(now, closing.code, closing.reason);
             self.turns.fulfil();
             return closing.abandoned;
@@ -474,6 +474,11 @@ impl Connection {
     /// Whether it was closed by either side, or lost.
     pub(super) fn is_over(&self) -> bool {
         self.quic.is_closed()
+    }
+
+    /// Lets the packet pass that tells the peer, if it is not told.
+    pub(super) fn lift_congestion_control(&self) {
+        PathControl::of(&self.quic).lift();
     }
 
     /// Whether the peer has ended it: then there is nothing to say to it (RFC 9000 §10.2.2).

@@ -339,6 +339,9 @@ impl<S: Socket> Turn<'_, S> {
             return Sending::Unfinished;
         }
         self.slot.silent_turns = 0;
+        if self.connection.is_over() {
+            self.connection.lift_congestion_control();
+        }
         let remote_addr = self.connection.remote_addr();
         if !out.is_ready(&self.slot.socket, remote_addr) {
             return Sending::Blocked;
@@ -471,11 +474,12 @@ impl<S: Socket> Turn<'_, S> {
             .slot
             .close_deadline
             .get_or_insert(self.now + CLOSE_TIMEOUT);
-        match sending {
-            Sending::Done => true,
-            Sending::Blocked => self.slot.farewell.is_some() || close_by <= self.now,
-            Sending::Unfinished => close_by <= self.now,
-        }
+        let is_told = match sending {
+            Sending::Done => self.slot.farewell.is_some() || self.connection.was_ended_by_peer(),
+            Sending::Blocked => self.slot.farewell.is_some(),
+            Sending::Unfinished => false,
+        };
+        is_told || close_by <= self.now
     }
 
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
