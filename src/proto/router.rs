@@ -87,8 +87,10 @@ pub(super) fn short_packet_offset(datagram: &[u8]) -> Option<usize> {
     let mut offset = 0;
     loop {
         let packet = datagram.get(offset..)?;
-        if packet.first()? & LONG_HEADER == 0 {
-            return Some(offset);
+        let first = packet.first()?;
+        if first & LONG_HEADER == 0 {
+            // Some fill a datagram up with zeros, which are no packet.
+            return (first & FIXED_BIT != 0).then_some(offset);
         }
         offset += long_packet_len(packet)?;
     }
@@ -188,6 +190,11 @@ mod tests {
         for long in [retry, other] {
             assert_eq!(short_packet_offset(&[&long[..], &short].concat()), None);
         }
+        // aioquic fills first datagrams up like this.
+        assert_eq!(
+            short_packet_offset(&[&initial[..], &[0; 900]].concat()),
+            None
+        );
         assert_eq!(short_packet_offset(&short), Some(0));
         assert_eq!(short_packet_offset(&[]), None);
         let datagram = [&handshake[..], &short].concat();
