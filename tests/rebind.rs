@@ -151,7 +151,11 @@ async fn socket_that_nobody_uses_is_not_moved() {
         let connected = connect_at(&mut dialer, &mut listener, &addr).await;
         let before = local_port(&handle);
         drop(connected);
-        until(|| handle.stats().registry.connections == 0).await;
+        until(|| {
+            let registry = handle.stats().registry;
+            registry.connections == 0 && registry.closing == 0
+        })
+        .await;
         assert_eq!(handle.stats().transport.sockets, 1);
         handle.rebind().unwrap();
         assert_eq!(handle.stats().transport.sockets_rebound, 0);
