@@ -202,7 +202,7 @@ impl ConfigBuilder {
                 expected: "1 to 65536",
             });
         }
-        self.knobs.max_peer_streams = streams.into();
+        self.knobs.max_peer_streams = streams;
         Ok(self)
     }
 

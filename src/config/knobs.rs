@@ -126,7 +126,7 @@ pub(super) struct Knobs {
     pub(super) max_handshakes_per_source: usize,
     pub(super) max_incoming_handshakes: usize,
     pub(super) max_mtu: u16,
-    pub(super) max_peer_streams: VarInt,
+    pub(super) max_peer_streams: u32,
     pub(super) max_pending_incoming: usize,
     pub(super) max_pending_incoming_bytes: usize,
     pub(super) measure_routing: bool,
@@ -150,7 +150,7 @@ impl Default for Knobs {
             max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
             max_incoming_handshakes: MAX_INCOMING_HANDSHAKES,
             max_mtu: MAX_MTU_BYTES,
-            max_peer_streams: MAX_PEER_STREAMS.into(),
+            max_peer_streams: MAX_PEER_STREAMS,
             max_pending_incoming: MAX_PENDING_INCOMING,
             max_pending_incoming_bytes: MAX_PENDING_INCOMING_BYTES,
             measure_routing: false,
@@ -231,7 +231,7 @@ impl Knobs {
 
     pub(super) fn stream_limits(&self) -> StreamLimits {
         StreamLimits {
-            max_peer_streams: self.max_peer_streams.into(),
+            max_peer_streams: self.max_peer_streams,
             windows: ReceiveWindows {
                 connection: self.connection_receive_window.into(),
                 stream: self.stream_receive_window.into(),
@@ -258,7 +258,7 @@ impl Knobs {
                 IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
             }))
             .keep_alive_interval(self.keep_alive_interval)
-            .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS.into()))
+            .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS).into())
             // libp2p has neither unidirectional streams nor datagrams.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)

@@ -9,6 +9,7 @@ mod window;
 
 use std::{
     mem,
+    num::NonZeroU32,
     task::{Poll, Waker},
 };
 
@@ -52,14 +53,14 @@ const GATHER_LIMIT: usize = 16 * 1024;
 pub(crate) const FIRST_PEER_STREAMS: u32 = 100;
 
 /// By how much the limit grows when half of it is used: in one step from 100 to the usual 256.
-const LIMIT_GROWTH: u64 = 4;
+const LIMIT_GROWTH: u32 = 4;
 
 /// What a connection's peer may have of streams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamLimits {
     /// As many streams as it may have open in the end; the server's and the clients' configurations
     /// begin with [`FIRST_PEER_STREAMS`].
-    pub(crate) max_peer_streams: u64,
+    pub(crate) max_peer_streams: u32,
     pub(crate) windows: ReceiveWindows,
     pub(crate) send_window: u64,
 }
@@ -67,9 +68,9 @@ pub(crate) struct StreamLimits {
 /// What is known of the streams of one connection.
 pub(super) struct StreamStates {
     /// As many streams as the peer may have open in the end.
-    max_peer_streams: u64,
+    max_peer_streams: u32,
     /// As many as it may have open now, if none [lingers](StreamState::lingers).
-    peer_streams: u64,
+    peer_streams: u32,
     lingering: u32,
     /// Streams that the peer has opened and the application has not taken.
     waiting: u32,
@@ -95,7 +96,7 @@ struct StreamState {
     /// Small writes on their way to quinn-proto.
     gather: BytesMut,
     /// The turn in which a small write went to quinn-proto directly.
-    direct_in_turn: Option<u64>,
+    direct_in_turn: Option<NonZeroU32>,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,
     /// The stream is over for quinn-proto, which would let the peer open another one. For the
@@ -115,11 +116,18 @@ enum SendState {
     Stopped(u64),
 }
 
+impl StreamState {
+    /// Whether it may make a difference to [`lingers`](Self::lingers) that another part is over.
+    fn may_linger(&self) -> bool {
+        self.lingers || self.receive.state == RecvState::Complete
+    }
+}
+
 impl StreamStates {
     pub(super) fn new(limits: StreamLimits) -> Self {
         Self {
             max_peer_streams: limits.max_peer_streams,
-            peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS.into()),
+            peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS),
             lingering: 0,
             waiting: 0,
             accepted: 0,
@@ -225,11 +233,6 @@ impl Streams<'_> {
         let id = peer_stream(self.quic.side(), self.streams.accepted);
         self.streams.accepted += 1;
         self.streams.waiting -= 1;
-        // Its event passed by before there was anyone to tell. Unanswered, it would keep the
-        // stream, and the peer from opening another one, for ever.
-        if let Ok(Some(code)) = self.quic.send_stream(id).stopped() {
-            self.on_stopped(id, code);
-        }
         Poll::Ready(Ok(id))
     }
 
@@ -253,24 +256,32 @@ impl Streams<'_> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let filled = self.read(id, buf);
-        let stream = self
-            .streams
-            .states
-            .get_mut(&id)
-            .ok_or(StreamError::Closed)?;
-        match stream.receive.state {
-            _ if filled > 0 => Poll::Ready(Ok(filled)),
+        let was_complete = stream.receive.state == RecvState::Complete;
+        let receiving = &mut self.streams.receiving;
+        let taken = receiving.read(self.quic, id, &mut stream.receive, buf);
+        let read = match stream.receive.state {
+            _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
             RecvState::Finished => Poll::Ready(Ok(0)),
             RecvState::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
             RecvState::Stopped => Poll::Ready(Err(StreamError::Closed)),
             RecvState::Open | RecvState::Complete => {
                 self.turns.wait(&mut stream.reader, waker);
-                // What had arrived before the end could still be read.
-                self.alive()?;
                 Poll::Pending
             }
+        };
+        let is_complete = stream.receive.state == RecvState::Complete;
+        if was_complete != is_complete {
+            self.note_lingering(id);
         }
+        if taken.transmit {
+            self.turns.want();
+        }
+        self.settle();
+        if read.is_pending() {
+            // What had arrived before the end could still be read.
+            self.alive()?;
+        }
+        read
     }
 
     pub(crate) fn poll_write(
@@ -301,7 +312,8 @@ impl Streams<'_> {
             .ok_or(StreamError::Closed)?;
         let behind_gathered = !stream.gather.is_empty();
         // The first small write of a turn goes on as it is: it may well stay the only one.
-        let is_follower = stream.direct_in_turn == Some(self.turns.count());
+        let turn = NonZeroU32::new(self.turns.count() as u32);
+        let is_follower = turn.is_some() && stream.direct_in_turn == turn;
         if behind_gathered || (data.len() < SMALL_WRITE && is_follower) {
             let room = GATHER_LIMIT.saturating_sub(stream.gather.len());
             if room == 0 {
@@ -316,7 +328,7 @@ impl Streams<'_> {
             self.turns.want();
             return Poll::Ready(Ok(taken));
         }
-        stream.direct_in_turn = Some(self.turns.count());
+        stream.direct_in_turn = turn;
         let data = &data[..data.len().min(MAX_WRITE)];
         let written = self.quic.send_stream(id).write(data);
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
@@ -373,7 +385,9 @@ impl Streams<'_> {
             .map_err(|_| StreamError::Closed)?;
         stream.gather = BytesMut::new();
         stream.send = SendState::Reset;
-        self.note_lingering(id);
+        if stream.may_linger() {
+            self.note_lingering(id);
+        }
         self.turns.want();
         Ok(())
     }
@@ -396,8 +410,10 @@ impl Streams<'_> {
         self.streams
             .receiving
             .change(&mut stream.receive, ReceivePart::discard);
+        if stream.may_linger() {
+            self.note_lingering(id);
+        }
         self.settle();
-        self.note_lingering(id);
         // Nobody need be asked to send no more of what is here already.
         if !is_complete {
             self.quic
@@ -494,10 +510,11 @@ impl Streams<'_> {
             return;
         }
         while let Some(id) = self.quic.streams().accept(Dir::Bi) {
-            self.streams.states.insert(id, StreamState::default());
-            self.streams.waiting += 1;
+            let mut stream = StreamState::default();
             // Which of them the datagram had a frame of, quinn-proto does not tell.
-            self.on_readable(id);
+            self.streams.receiving.note(&mut stream.receive);
+            self.streams.states.insert(id, stream);
+            self.streams.waiting += 1;
         }
         self.turns.wake(&mut self.streams.inbound);
     }
@@ -506,8 +523,9 @@ impl Streams<'_> {
     fn raise_limit(&mut self) {
         let limit = self.streams.peer_streams;
         let open = self.quic.streams().remote_open_streams(Dir::Bi);
-        if limit < self.streams.max_peer_streams && open >= limit / 2 {
-            self.streams.peer_streams = (limit * LIMIT_GROWTH).min(self.streams.max_peer_streams);
+        if limit < self.streams.max_peer_streams && open >= u64::from(limit / 2) {
+            let raised = limit.saturating_mul(LIMIT_GROWTH);
+            self.streams.peer_streams = raised.min(self.streams.max_peer_streams);
             self.set_limit();
         }
     }
@@ -532,20 +550,13 @@ impl Streams<'_> {
     }
 
     fn set_limit(&mut self) {
-        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering.into());
-        if let Ok(limit) = VarInt::from_u64(limit) {
-            self.quic.set_max_concurrent_streams(Dir::Bi, limit);
-            self.turns.want();
-        }
+        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering);
+        self.quic.set_max_concurrent_streams(Dir::Bi, limit.into());
+        self.turns.want();
     }
 
     /// The peer does not read any further.
     fn on_stopped(&mut self, id: StreamId, code: VarInt) {
-        let is_peers = id.initiator() != self.quic.side();
-        if is_peers && id.index() >= self.streams.accepted {
-            // Answered, it would not count any more, and nobody has taken it.
-            return;
-        }
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
@@ -554,8 +565,9 @@ impl Streams<'_> {
         self.turns.wake(&mut stream.writer);
         if stream.dropped {
             self.streams.states.remove(&id);
+        } else if stream.may_linger() {
+            self.note_lingering(id);
         }
-        self.note_lingering(id);
         // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
         let _ = self.quic.send_stream(id).reset(code);
         self.turns.want();
@@ -590,9 +602,10 @@ impl Streams<'_> {
             };
             if stream.dropped {
                 self.streams.states.remove(&id);
+            } else if stream.may_linger() {
+                self.note_lingering(id);
             }
         }
-        self.note_lingering(id);
         self.turns.want();
     }
 }

@@ -5,7 +5,7 @@
 ///
 /// Until then an application that keeps up has read them, and each costs one copy less. What a
 /// frame costs quinn-proto grows with the pieces that it has, once they are small.
-pub(super) const PILE: u32 = 128;
+pub(super) const PILE: u8 = 128;
 
 /// A datagram that has just arrived.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,14 +18,16 @@ pub(super) struct Arrival {
 }
 
 /// What has arrived of one stream and was not taken from quinn-proto.
+///
+/// Each stream has one of these, so they are small. What is counted stays at its largest value.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backlog {
-    pieces: u32,
-    /// Frames that came in the same datagram as another one.
-    crumbs: u32,
-    held: u64,
+    held: u32,
     /// The datagram that the last frame came in.
     last: u32,
+    pieces: u16,
+    /// Frames that came in the same datagram as another one.
+    crumbs: u8,
     is_news: bool,
 }
 
@@ -41,11 +43,12 @@ impl Backlog {
             self.pieces = self.pieces.saturating_add(1);
             return;
         }
-        self.held = self.held.saturating_add(arrival.held.into());
+        self.held = self.held.saturating_add(arrival.held);
         // All frames of a datagram together have no more bytes than it; between two pieces there is
         // one at least.
         let parts = gaps.min(arrival.held / 2);
-        self.pieces = self.pieces.saturating_add(1 + parts);
+        let parts = u16::try_from(parts).unwrap_or(u16::MAX);
+        self.pieces = self.pieces.saturating_add(1).saturating_add(parts);
     }
 
     /// Notes that so many bytes were taken, and whether that was all of a piece.
@@ -53,7 +56,7 @@ impl Backlog {
     /// The memory that they lay in is only free when all of it was taken, and nobody knows what
     /// else lies there. So this takes off little; [`clear`](Self::clear) takes off the rest.
     pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        self.held = self.held.saturating_sub(bytes as u64);
+        self.held = self.held.saturating_sub(bytes as u32);
         if is_whole_piece {
             self.pieces = self.pieces.saturating_sub(1);
         }
@@ -93,7 +96,7 @@ impl Backlog {
 
     /// Whether there may be many pieces to sort.
     pub(super) fn is_pile(&self) -> bool {
-        self.pieces > PILE
+        self.pieces > PILE.into()
     }
 
     /// Whether many of them are small.
@@ -103,6 +106,6 @@ impl Backlog {
 
     /// Bytes of memory.
     pub(super) fn held(&self) -> u64 {
-        self.held
+        self.held.into()
     }
 }

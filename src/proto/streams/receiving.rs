@@ -3,7 +3,7 @@
 
 use std::mem;
 
-use quinn_proto::StreamId;
+use quinn_proto::{Connection, StreamId};
 
 #[cfg(test)]
 use super::receive_part::Holding;
@@ -11,7 +11,7 @@ use super::{
     Streams,
     backlog::{Arrival, PILE},
     reassembly::PAGE_BYTES,
-    receive_part::{ReceivePart, RecvState},
+    receive_part::{ReceivePart, Taken},
     window::ReceiveWindow,
 };
 
@@ -20,7 +20,7 @@ use super::{
 ///
 /// The memory that quinn-proto had for their places, 56 bytes each, it keeps for later streams;
 /// half of what it allocates may never have been used. With 256 streams that is 10 MB at most.
-const MOST_PIECES: u32 = PILE + 224;
+const MOST_PIECES: u32 = PILE as u32 + 224;
 
 /// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that
 /// quinn-proto has at most.
@@ -143,6 +143,33 @@ impl Receiving {
         result
     }
 
+    /// Notes a frame of a stream; `true` if the stream is to be drained before its reader is woken.
+    pub(super) fn note(&mut self, part: &mut ReceivePart) -> bool {
+        if !self.is_arriving {
+            return false;
+        }
+        self.backlog += part.note(self.arrival);
+        if !part.is_due && (part.lacks_next() || self.wants(part)) {
+            part.is_due = true;
+            self.due += 1;
+        }
+        part.is_due
+    }
+
+    /// Fills `buf` with what a stream has.
+    pub(super) fn read(
+        &mut self,
+        quic: &mut Connection,
+        id: StreamId,
+        part: &mut ReceivePart,
+        buf: &mut [u8],
+    ) -> Taken {
+        let step = self.window.step() as usize;
+        let taken = self.change(part, |part| part.read(quic, id, buf, step));
+        self.window.handed_out(taken.bytes);
+        taken
+    }
+
     fn data_bytes(&self) -> u64 {
         self.backlog + u64::from(self.pages) * PAGE_BYTES as u64
     }
@@ -168,7 +195,7 @@ impl Receiving {
             return false;
         }
         let is_behind = part.is_left || part.ready() >= self.read_ahead;
-        let is_easy = !backlog.is_crumbled() && part.holding().gaps <= PILE;
+        let is_easy = !backlog.is_crumbled() && part.holding().gaps <= PILE.into();
         part.is_left = is_behind && is_easy && self.allow(part);
         !part.is_left
     }
@@ -236,42 +263,9 @@ impl Streams<'_> {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
-        let receiving = &mut self.streams.receiving;
-        let part = &mut stream.receive;
-        if receiving.is_arriving {
-            receiving.backlog += part.note(receiving.arrival);
-            if !part.is_due && (part.lacks_next() || receiving.wants(part)) {
-                part.is_due = true;
-                receiving.due += 1;
-            }
-            if part.is_due {
-                return;
-            }
+        if !self.streams.receiving.note(&mut stream.receive) {
+            self.turns.wake(&mut stream.reader);
         }
-        self.turns.wake(&mut stream.reader);
-    }
-
-    /// Fills `buf` with what a stream has; returns how much that was.
-    pub(super) fn read(&mut self, id: StreamId, buf: &mut [u8]) -> usize {
-        let Some(stream) = self.streams.states.get_mut(&id) else {
-            return 0;
-        };
-        let receiving = &mut self.streams.receiving;
-        let step = receiving.window.step() as usize;
-        let was_complete = stream.receive.state == RecvState::Complete;
-        let taken = receiving.change(&mut stream.receive, |part| {
-            part.read(self.quic, id, buf, step)
-        });
-        receiving.window.handed_out(taken.bytes);
-        if taken.transmit {
-            self.turns.want();
-        }
-        let is_complete = stream.receive.state == RecvState::Complete;
-        self.settle();
-        if was_complete != is_complete {
-            self.note_lingering(id);
-        }
-        taken.filled
     }
 
     /// Memory for received data shall not grow beyond so many bytes.
@@ -314,11 +308,13 @@ impl Streams<'_> {
         }
         let receiving = &mut self.streams.receiving;
         receiving.is_too_fragmented |= u64::from(receiving.gaps) > receiving.most_gaps();
-        if pieces > MOST_PIECES
-            && let Some(stream) = self.streams.states.get_mut(&id)
-        {
-            receiving.is_too_fragmented |= !receiving.allow(&mut stream.receive);
+        if let Some(stream) = self.streams.states.get_mut(&id) {
+            if pieces > MOST_PIECES {
+                receiving.is_too_fragmented |= !receiving.allow(&mut stream.receive);
+            }
+            if stream.may_linger() {
+                self.note_lingering(id);
+            }
         }
-        self.note_lingering(id);
     }
 }

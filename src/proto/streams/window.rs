@@ -273,6 +273,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+
         #[test]
         fn memory_is_bounded_and_the_peer_is_never_stuck(
             acts in proptest::collection::vec(act(), 1..200),

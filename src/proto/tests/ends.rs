@@ -110,6 +110,36 @@ fn end_is_told_when_all_before_it_was_read() {
 }
 
 #[test]
+fn bytes_that_overlap_with_what_was_read_are_not_read_again() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    scene.say(&[
+        Frame::stream(stream, 0, b"0123456789"),
+        Frame::stream(stream, 5, b"56789abcde"),
+    ]);
+    let accepted = scene.accept_all()[0];
+    assert_eq!(read_now(&scene.victim, accepted, 10), Ok(10));
+    // A gap before a pile, with the end behind it.
+    let mut frames = crumbs(stream, 16..166);
+    frames.push(Frame::Stream {
+        stream: Number(stream),
+        offset: Number(166),
+        data: Vec::new(),
+        fin: true,
+    });
+    scene.say(&frames);
+    assert_eq!(holding(&scene.victim).gaps, 1);
+    assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(5));
+    scene.say(&crumbs(stream, 15..16));
+    assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(151));
+    let mut buf = [0; 1];
+    let victim = scene.victim.clone();
+    let end = victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(end, Some(Ok(0)));
+    scene.assert_open();
+}
+
+#[test]
 fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
     let mut scene = Scene::new(Hostile::Dials);
     let streams = scene.open(2);
@@ -135,11 +165,48 @@ fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
     assert_all_gone(&scene.victim);
 }
 
-/// quinn-proto has done with such a stream, and would let the peer open another one.
+/// quinn-proto has done with such a stream when both parts are over, and would let the peer open
+/// another one.
 #[test]
 fn streams_that_were_moved_whole_count_until_they_are_read() {
     let mut scene = Scene::new(Hostile::Dials);
-    let streams = scene.open(40);
+    let streams = moved_whole(&mut scene, 40);
+    let accepted = scene.accept_all();
+    assert_eq!(accepted.len(), streams.len());
+    for &stream in &accepted {
+        scene.victim.finish(stream).unwrap();
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    // 100, less those, and the one that carries all this.
+    assert_eq!(open_all(&mut scene), 59);
+    for &stream in &accepted {
+        assert_eq!(read_now(&scene.victim, stream, 1000), Ok(150));
+        scene.victim.drop_stream(stream);
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    assert_eq!(open_all(&mut scene), 40);
+    scene.assert_open();
+}
+
+#[test]
+fn streams_that_were_moved_whole_count_before_they_are_taken() {
+    let mut scene = Scene::new(Hostile::Dials);
+    for stream in moved_whole(&mut scene, 40) {
+        scene.say(&[Frame::StopSending {
+            stream: Number(stream),
+            code: Number(0),
+        }]);
+    }
+    scene.network.run_for(Duration::from_secs(1));
+    // With this, the peer would be told of streams that count no more.
+    moved_whole(&mut scene, 1);
+    assert_eq!(open_all(&mut scene), 58);
+    scene.assert_open();
+}
+
+/// Streams all of which was moved to our memory, with their end.
+fn moved_whole(scene: &mut Scene, count: usize) -> Vec<u64> {
+    let streams = scene.open(count);
     for &stream in &streams {
         let mut frames = crumbs(stream, 0..149);
         frames.push(Frame::Stream {
@@ -150,28 +217,17 @@ fn streams_that_were_moved_whole_count_until_they_are_read() {
         });
         scene.say(&frames);
     }
-    let accepted = scene.accept_all();
-    for &stream in &accepted {
-        scene.victim.finish(stream).unwrap();
+    streams
+}
+
+/// How many more streams the hostile peer may open, which it does.
+fn open_all(scene: &mut Scene) -> usize {
+    let mut count = 0;
+    while scene.hostile.open().now_or_never().is_some() {
+        count += 1;
     }
     scene.network.run_for(Duration::from_secs(1));
-    let may_open = |scene: &mut Scene| {
-        let mut count = 0;
-        while scene.hostile.open().now_or_never().is_some() {
-            count += 1;
-        }
-        scene.network.run_for(Duration::from_secs(1));
-        count
-    };
-    // 100, less those, and the one that carries all this.
-    assert_eq!(may_open(&mut scene), 59);
-    for &stream in &accepted {
-        assert_eq!(read_now(&scene.victim, stream, 1000), Ok(150));
-        scene.victim.drop_stream(stream);
-    }
-    scene.network.run_for(Duration::from_secs(1));
-    assert_eq!(may_open(&mut scene), 40);
-    scene.assert_open();
+    count
 }
 
 /// What a read gives without waiting; nothing if it would have to wait.

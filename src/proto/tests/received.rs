@@ -1,7 +1,15 @@
 //! Received data that nobody has read, or that has gaps: whole in the end, bounded in memory and in
 //! work until then.
 
-use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::{Future, poll_fn},
+    ops::Range,
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use allocation_counter::measure;
 use futures::{FutureExt, future::join};
@@ -15,7 +23,7 @@ use super::{
     node::Setup,
     peer::Peer,
     scene::{Hostile, SIDES, Scene, VICTIM},
-    seeds,
+    seed_range,
     transfer::payload,
 };
 use crate::{
@@ -37,109 +45,7 @@ const PILE: u64 = 128;
 
 #[test]
 fn streams_cut_up_and_repeated_arrive_whole_over_bad_links() {
-    let mut moved = 0;
-    for seed in seeds() {
-        let mut random = StdRng::seed_from_u64(seed);
-        let configure = [narrow, medium, patient][random.random_range(0..3)];
-        let [dialing, listening] = [1, 2].map(|salt| Setup {
-            changes: mangling(seed << 2 | salt),
-            configure,
-            ..Setup::default()
-        });
-        let mut network = Network::pair(seed, dialing, listening);
-        let (dialer, listener) = network.connect(0, 1);
-        network.impair(Impairments {
-            jitter: Duration::from_millis(random.random_range(0..20)),
-            loss: random.random_range(0.0..0.2),
-            duplication: 0.05,
-            ..Impairments::NONE
-        });
-        let alarms = network.alarms();
-        let pause = move |random: &mut StdRng| {
-            let millis = if random.random_bool(0.2) {
-                random.random_range(0..300)
-            } else {
-                0
-            };
-            alarms.after(Duration::from_millis(millis))
-        };
-        let plan: Vec<_> = (0..random.random_range(1..6))
-            .map(|number| payload(seed << 8 | number, random.random_range(0..60_000)))
-            .collect();
-        let sent: Rc<RefCell<HashMap<StreamId, Vec<u8>>>> = Rc::default();
-
-        for contents in plan.clone() {
-            let (peer, pause, sent) = (dialer.clone(), pause.clone(), Rc::clone(&sent));
-            let mut random = StdRng::seed_from_u64(random.random());
-            network.spawn(async move {
-                let stream = peer.open().await.unwrap();
-                sent.borrow_mut().insert(stream, contents.clone());
-                let mut rest = &contents[..];
-                while !rest.is_empty() {
-                    pause(&mut random).await;
-                    let most = if random.random_bool(0.5) { 100 } else { 20_000 };
-                    let (part, after) =
-                        rest.split_at(random.random_range(1..=most).min(rest.len()));
-                    peer.write_all(stream, part).await.unwrap();
-                    rest = after;
-                }
-                peer.finish(stream).unwrap();
-                assert_eq!(peer.read_to_end(stream).await.unwrap(), [7; 300]);
-                peer.drop_stream(stream);
-            });
-        }
-        let accepted: Rc<RefCell<Vec<StreamId>>> = Rc::default();
-        network.spawn({
-            let (peer, pause, accepted) = (listener.clone(), pause.clone(), Rc::clone(&accepted));
-            let mut random = StdRng::seed_from_u64(random.random());
-            let count = plan.len();
-            async move {
-                for _ in 0..count {
-                    pause(&mut random).await;
-                    let stream = peer.accept().await.unwrap();
-                    accepted.borrow_mut().push(stream);
-                }
-            }
-        });
-        for _ in &plan {
-            let (peer, pause, sent) = (listener.clone(), pause.clone(), Rc::clone(&sent));
-            let (accepted, alarms) = (Rc::clone(&accepted), network.alarms());
-            let mut random = StdRng::seed_from_u64(random.random());
-            network.spawn(async move {
-                let stream = loop {
-                    if let Some(stream) = accepted.borrow_mut().pop() {
-                        break stream;
-                    }
-                    alarms.after(Duration::from_millis(7)).await;
-                };
-                let mut received = Vec::new();
-                loop {
-                    pause(&mut random).await;
-                    let most = if random.random_bool(0.5) { 100 } else { 20_000 };
-                    let mut buf = vec![0; random.random_range(1..=most)];
-                    let read = peer.read(stream, &mut buf).await.unwrap();
-                    if read == 0 {
-                        break;
-                    }
-                    received.extend_from_slice(&buf[..read]);
-                }
-                assert!(sent.borrow().get(&stream) == Some(&received), "{stream}");
-                peer.write_all(stream, &[7; 300]).await.unwrap();
-                peer.drop_stream(stream);
-            });
-        }
-        network.run_until_idle();
-        for peer in [&dialer, &listener] {
-            assert_eq!(held(peer), 0, "seed {seed}");
-            moved += moved_pieces(peer);
-        }
-        // Whatever was withheld of the window came back.
-        let contents = payload(seed, 100_000);
-        let expected = contents.clone();
-        network.impair(Impairments::NONE);
-        let received = network.block_on(send(dialer, listener, contents));
-        assert!(received == expected, "seed {seed}");
-    }
+    let moved: u64 = seed_range(20).map(mangled_exchange).sum();
     assert!(moved > 1000, "{moved}");
 }
 
@@ -301,6 +207,60 @@ fn duplicates_for_ever_cost_no_memory_and_no_work() {
     }
 }
 
+/// A reader that waits for what is missing is not woken for what comes behind it.
+#[test]
+fn what_comes_behind_a_gap_is_moved_at_once() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    scene.say(&crumbs(stream, 1..151));
+    let accepted = scene.accept_all()[0];
+    let polls = Rc::new(Cell::new(0));
+    scene.network.spawn({
+        let (victim, polls) = (scene.victim.clone(), Rc::clone(&polls));
+        async move {
+            let mut buf = [0; 1000];
+            let mut read = pin!(victim.read(accepted, &mut buf));
+            let read = poll_fn(|cx| {
+                polls.set(polls.get() + 1);
+                read.as_mut().poll(cx)
+            });
+            assert_eq!(read.await, Ok(161));
+        }
+    });
+    scene.network.run_for(Duration::from_secs(1));
+    let moved = moved_pieces(&scene.victim);
+    for offset in 151..161 {
+        scene.say(&crumbs(stream, offset..offset + 1));
+    }
+    assert_eq!(moved_pieces(&scene.victim), moved + 10);
+    assert_eq!(polls.get(), 1);
+    scene.say(&crumbs(stream, 0..1));
+    assert_eq!(polls.get(), 2);
+    assert_eq!(scene.network.waiting_tasks(), 0);
+}
+
+#[test]
+fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let stream = scene.open(1)[0];
+    let len = 1100;
+    let packets = 3_000_000 / len;
+    scene.flood((0..packets).map(|packet| {
+        let data = vec![b'x'; len as usize];
+        vec![Frame::stream(stream, packet * len, &data)]
+    }));
+    // What is beyond 2.5 MB is left.
+    let left = holding(&scene.victim);
+    assert!((2_500_000..2_800_000).contains(&left.bytes), "{left:?}");
+    assert!(left.backlog > 200_000, "{left:?}");
+    let moved = moved_pieces(&scene.victim);
+    let crumbs = 40 * GAPS_IN_A_PACKET;
+    scene.flood((0..40).map(|packet| every_other(stream, 3_100_000 + 200 * packet, 100)));
+    scene.assert_open();
+    assert!(moved_pieces(&scene.victim) > moved + crumbs - 2 * GAPS_IN_A_PACKET);
+}
+
 /// The same where the application would only have to read: nothing is missing.
 #[test]
 fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {
@@ -432,6 +392,112 @@ fn limit_on_memory_holds_a_sender_back_and_lets_it_go() {
         network.run_for(Duration::from_millis(50));
     }
     assert!(held(&listener) > 5_000_000);
+}
+
+/// Sends on a few streams, in pieces and at times as the seed has it, over a network that is as
+/// bad; somebody takes and reads them in the same way. Returns how many pieces were moved to our
+/// memory meanwhile.
+fn mangled_exchange(seed: u64) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let configure = [narrow, medium, patient][random.random_range(0..3)];
+    let [dialing, listening] = [1, 2].map(|salt| Setup {
+        changes: mangling(seed << 2 | salt),
+        configure,
+        ..Setup::default()
+    });
+    let mut network = Network::pair(seed, dialing, listening);
+    let (dialer, listener) = network.connect(0, 1);
+    network.impair(Impairments {
+        jitter: Duration::from_millis(random.random_range(0..20)),
+        loss: random.random_range(0.0..0.2),
+        duplication: 0.05,
+        ..Impairments::NONE
+    });
+    let alarms = network.alarms();
+    let pause = move |random: &mut StdRng| {
+        let millis = if random.random_bool(0.2) {
+            random.random_range(0..300)
+        } else {
+            0
+        };
+        alarms.after(Duration::from_millis(millis))
+    };
+    let plan: Vec<_> = (0..random.random_range(1..6))
+        .map(|number| payload(seed << 8 | number, random.random_range(0..60_000)))
+        .collect();
+    let sent: Rc<RefCell<HashMap<StreamId, Vec<u8>>>> = Rc::default();
+
+    for contents in plan.clone() {
+        let (peer, pause, sent) = (dialer.clone(), pause.clone(), Rc::clone(&sent));
+        let mut random = StdRng::seed_from_u64(random.random());
+        network.spawn(async move {
+            let stream = peer.open().await.unwrap();
+            sent.borrow_mut().insert(stream, contents.clone());
+            let mut rest = &contents[..];
+            while !rest.is_empty() {
+                pause(&mut random).await;
+                let most = if random.random_bool(0.5) { 100 } else { 20_000 };
+                let (part, after) = rest.split_at(random.random_range(1..=most).min(rest.len()));
+                peer.write_all(stream, part).await.unwrap();
+                rest = after;
+            }
+            peer.finish(stream).unwrap();
+            assert_eq!(peer.read_to_end(stream).await.unwrap(), [7; 300]);
+            peer.drop_stream(stream);
+        });
+    }
+    let accepted: Rc<RefCell<Vec<StreamId>>> = Rc::default();
+    network.spawn({
+        let (peer, pause, accepted) = (listener.clone(), pause.clone(), Rc::clone(&accepted));
+        let mut random = StdRng::seed_from_u64(random.random());
+        let count = plan.len();
+        async move {
+            for _ in 0..count {
+                pause(&mut random).await;
+                let stream = peer.accept().await.unwrap();
+                accepted.borrow_mut().push(stream);
+            }
+        }
+    });
+    for _ in &plan {
+        let (peer, pause, sent) = (listener.clone(), pause.clone(), Rc::clone(&sent));
+        let (accepted, alarms) = (Rc::clone(&accepted), network.alarms());
+        let mut random = StdRng::seed_from_u64(random.random());
+        network.spawn(async move {
+            let stream = loop {
+                if let Some(stream) = accepted.borrow_mut().pop() {
+                    break stream;
+                }
+                alarms.after(Duration::from_millis(7)).await;
+            };
+            let mut received = Vec::new();
+            loop {
+                pause(&mut random).await;
+                let most = if random.random_bool(0.5) { 100 } else { 20_000 };
+                let mut buf = vec![0; random.random_range(1..=most)];
+                let read = peer.read(stream, &mut buf).await.unwrap();
+                if read == 0 {
+                    break;
+                }
+                received.extend_from_slice(&buf[..read]);
+            }
+            assert!(sent.borrow().get(&stream) == Some(&received), "{stream}");
+            peer.write_all(stream, &[7; 300]).await.unwrap();
+            peer.drop_stream(stream);
+        });
+    }
+    network.run_until_idle();
+    let moved = [&dialer, &listener].map(|peer| {
+        assert_eq!(held(peer), 0, "seed {seed}");
+        moved_pieces(peer)
+    });
+    // Whatever was withheld of the window came back.
+    let contents = payload(seed, 100_000);
+    let expected = contents.clone();
+    network.impair(Impairments::NONE);
+    let received = network.block_on(send(dialer, listener, contents));
+    assert!(received == expected, "seed {seed}");
+    moved.iter().sum()
 }
 
 /// Sends this on a stream of its own; returns what was received.
