@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,6 @@ use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 
 use super::payload::{PathToken, Survey, has_stream_data, path_tokens, without_padding};
-use crate::sync::{Mutex, lock};
 
 /// Looks into the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
 /// §8.2), and for stream data that there is no memory for. The session and the keys share it.
@@ -22,6 +21,7 @@ pub(crate) struct PacketWatch {
     is_watched: AtomicBool,
     refuses_data: AtomicBool,
     refused: AtomicU64,
+    /// Only the thread that drives the connection takes this lock, so loom need not look at it.
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -52,6 +52,10 @@ impl PacketWatch {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn refuses(&self, payload: &[u8]) -> bool {
         let refuses = self.refuses_data.load(Ordering::Relaxed) && has_stream_data(payload);
         if refuses {
@@ -64,7 +68,7 @@ impl PacketWatch {
     pub(crate) fn watch(&self, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::Relaxed);
         if !is_watched {
-            *lock(&self.seen) = Seen::default();
+            *self.seen() = Seen::default();
         }
     }
 
@@ -74,7 +78,7 @@ impl PacketWatch {
 
     /// The last PATH_CHALLENGE that was made since the last call.
     pub(crate) fn take_challenge(&self) -> Option<Challenge> {
-        lock(&self.seen).challenge.take()
+        self.seen().challenge.take()
     }
 
     /// The key for headers of 1-RTT packets, of which there is one for as long as the connection lasts.
@@ -86,13 +90,13 @@ impl PacketWatch {
 
     /// The data of the last PATH_RESPONSE that was received since the last call.
     pub(crate) fn take_response(&self) -> Option<u64> {
-        lock(&self.seen).response.take()
+        self.seen().response.take()
     }
 
     fn note_received(&self, payload: &[u8]) {
         for token in path_tokens(payload) {
             if let PathToken::Response(token) = token {
-                lock(&self.seen).response = Some(token);
+                self.seen().response = Some(token);
             }
         }
     }
@@ -112,7 +116,7 @@ impl PacketWatch {
         key.encrypt(number, &mut unpadded, header.len());
         let number_len = header.first().map_or(1, |first| (first & NUMBER_LEN) + 1);
         header_key.encrypt(header.len() - usize::from(number_len), &mut unpadded);
-        lock(&self.seen).challenge = Some(Challenge { token, unpadded });
+        self.seen().challenge = Some(Challenge { token, unpadded });
     }
 }
 
