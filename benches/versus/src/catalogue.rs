@@ -1,8 +1,12 @@
 //! The workloads by name.
 
+mod kind;
+
 use std::{str::FromStr, sync::LazyLock};
 
 use anyhow::{Error, anyhow};
+
+pub use kind::{Beside, Bulk, Closing, Direction, Kind, Peers};
 
 use crate::{
     go::Dialer,
@@ -64,7 +68,9 @@ impl Scenario {
     /// Not every stack can do everything.
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
-            StackName::QuinnAes | StackName::QuinnChacha => !matches!(self.kind, Kind::Go(_)),
+            StackName::QuinnAes | StackName::QuinnChacha => {
+                !matches!(self.kind, Kind::Close { .. } | Kind::Go(_))
+            }
             StackName::Floor | StackName::Bare => {
                 self.network == Network::Loopback
                     && self.profile == Profile::Equalised
@@ -81,64 +87,6 @@ impl Scenario {
             StackName::Ours | StackName::Official => true,
         }
     }
-}
-
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// As many bytes as possible.
-    Bulk(Bulk),
-    /// One message after the other, there and back.
-    PingPong { size: usize, beside: Beside },
-    /// One connection after the other, or many at a time.
-    Handshakes { peers: Peers, at_once: usize },
-    /// Streams with a request and a reply of 100 bytes.
-    ShortStreams,
-    /// Connections on which nothing happens.
-    Idle { connections: usize },
-    /// A bulk upload while others begin handshakes that they never finish.
-    Flood,
-    /// A download over a link.
-    Link(Link),
-    /// Upload and download between a Rust node and one of go-libp2p.
-    Go(Dialer),
-}
-
-/// A transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bulk {
-    pub direction: Direction,
-    pub connections: usize,
-    /// Streams on each connection.
-    pub streams: usize,
-    /// Bytes in each write.
-    pub write: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the one that dials.
-    Up,
-    Down,
-}
-
-/// What else goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
-    Nothing,
-    /// A bulk upload on the same connection.
-    SameConnection,
-    /// A bulk upload on a second connection between the same endpoints.
-    OtherConnection,
-}
-
-/// Who begins the connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peers {
-    /// Each one a new peer with a key, a certificate and a socket of its own, all made in advance.
-    New,
-    /// The same peer with the same certificate every time.
-    Returning,
 }
 
 impl FromStr for Scenario {
@@ -296,6 +244,15 @@ fn build() -> Vec<Scenario> {
         for (suffix, at_once) in [("", 1), ("-64", 64)] {
             let kind = Kind::Handshakes { peers, at_once };
             add(format!("handshake-{name}{suffix}"), kind, Pinned, Equalised);
+        }
+    }
+    for (name, closing) in [
+        ("returning", Closing::AtOnce),
+        ("held", Closing::WhenTheNextIsThere),
+    ] {
+        for (suffix, at_once) in [("", 1), ("-64", 64)] {
+            let kind = Kind::Close { closing, at_once };
+            add(format!("close-{name}{suffix}"), kind, Pinned, Equalised);
         }
     }
     add("streams".into(), Kind::ShortStreams, Pinned, Equalised);

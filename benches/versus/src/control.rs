@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    measure::{Mark, Usage},
+    measure::{Connections, Mark, Usage},
     metric::{Metric, Metrics},
     stack::Facts,
 };
@@ -48,7 +48,9 @@ pub struct Spent {
 impl Checkpoint {
     /// Waits until the server has been marked.
     pub async fn reach() -> Result<Self> {
-        let before = Mark::now(0)?;
+        // A client accepts none.
+        let none = Connections::default();
+        let before = Mark::now(&none)?;
         let server = tokio::task::spawn_blocking(|| {
             say(&ClientLine::Checkpoint)?;
             let mut line = String::new();
@@ -60,7 +62,7 @@ impl Checkpoint {
         Ok(Self {
             before,
             server: server.await??,
-            after: Mark::now(0)?,
+            after: Mark::now(&none)?,
         })
     }
 
@@ -78,6 +80,13 @@ impl Checkpoint {
 }
 
 impl Spent {
+    /// The same, as if it had been done in the time of another span.
+    pub fn in_the_time_of(mut self, other: &Self) -> Self {
+        self.client.wall = other.client.wall;
+        self.server.wall = other.server.wall;
+        self
+    }
+
     /// The figures of a transfer.
     pub fn per_byte(&self, bytes: u64) -> Metrics {
         let gigabytes = bytes as f64 / 1e9;

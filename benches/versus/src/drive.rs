@@ -13,10 +13,10 @@ use crate::{
         Address, Endpoint, Facts, Setup, StackName,
         bare::Bare,
         floor::Floor,
-        libp2p::{Libp2p, Official, Ours},
+        libp2p::{Flavour, Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
     },
-    workload::{Effort, bulk, flood, handshakes, idle, link, ping_pong, short_streams},
+    workload::{Effort, bulk, close, flood, handshakes, idle, link, ping_pong, short_streams},
 };
 
 /// Does the workload against a server, and says what came out.
@@ -37,8 +37,8 @@ pub fn drive(
     process::raise_file_limit()?;
     let kind = scenario.kind;
     let (metrics, facts) = match stack {
-        StackName::Ours => drive_streams::<Libp2p<Ours>>(kind, setup, server, effort),
-        StackName::Official => drive_streams::<Libp2p<Official>>(kind, setup, server, effort),
+        StackName::Ours => drive_libp2p::<Ours>(kind, setup, server, effort),
+        StackName::Official => drive_libp2p::<Official>(kind, setup, server, effort),
         StackName::QuinnAes => drive_streams::<Quinn<Aes>>(kind, setup, server, effort),
         StackName::QuinnChacha => drive_streams::<Quinn<Chacha>>(kind, setup, server, effort),
         StackName::Floor => drive_streams::<Floor>(kind, setup, server, effort),
@@ -47,15 +47,28 @@ pub fn drive(
     say(&ClientLine::Result { metrics, facts })
 }
 
+/// What only libp2p's transports can do, and what every stack can.
+fn drive_libp2p<F: Flavour>(
+    kind: Kind,
+    setup: Setup,
+    server: Address,
+    effort: Effort,
+) -> Result<(Metrics, Facts)> {
+    match kind {
+        Kind::Close { closing, at_once } => {
+            in_task(close::run::<F>(closing, at_once, setup, server, effort))
+        }
+        _ => drive_streams::<Libp2p<F>>(kind, setup, server, effort),
+    }
+}
+
 fn drive_streams<E: Endpoint>(
     kind: Kind,
     setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let runtime = runtime()?;
-    // In a task, because only tasks run on the runtime's workers.
-    let task = runtime.spawn(async move {
+    in_task(async move {
         match kind {
             Kind::Bulk(bulk) => bulk::run::<E>(bulk, setup, server, effort).await,
             Kind::PingPong { size, beside } => {
@@ -67,9 +80,16 @@ fn drive_streams<E: Endpoint>(
             Kind::ShortStreams => short_streams::run::<E>(setup, server, effort).await,
             Kind::Idle { connections } => idle::run::<E>(connections, setup, server, effort).await,
             Kind::Link(_) => link::run::<E>(setup, server, effort).await,
+            Kind::Close { .. } => bail!("only libp2p's transports do that"),
             Kind::Go(_) => bail!("go-libp2p has programs of its own"),
             Kind::Flood => flood::run::<E>(setup, server, effort).await,
         }
-    });
+    })
+}
+
+/// In a task, because only tasks run on the runtime's workers.
+fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let runtime = runtime()?;
+    let task = runtime.spawn(work);
     runtime.block_on(task)?
 }

@@ -105,6 +105,21 @@ fn goals() -> Vec<Goal> {
         let bounds = [(Official, AtMost(0.8)), (QuinnAes, AtMost(0.8))];
         add("ping-beside-other", metric, &bounds);
     }
+    let no_worse = [(Official, AtMost(1.0))];
+    for scenario in ["close-returning", "close-returning-64"] {
+        add(scenario, AcceptedShare, &[(Official, AtLeast(1.0))]);
+    }
+    for scenario in [
+        "close-returning",
+        "close-returning-64",
+        "close-held",
+        "close-held-64",
+    ] {
+        add(scenario, OperationsPerSecond, &[(Official, AtLeast(1.0))]);
+        for side in [ClientCpuMicrosPerOperation, ServerCpuMicrosPerOperation] {
+            add(scenario, side, &no_worse);
+        }
+    }
     let bounds = [(Official, AtLeast(1.3)), (QuinnAes, AtLeast(1.15))];
     add("streams", OperationsPerSecond, &bounds);
     for side in [ClientKilobytesPerConnection, ServerKilobytesPerConnection] {

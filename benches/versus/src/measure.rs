@@ -1,6 +1,10 @@
 //! What a process has used, measured by itself.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -26,6 +30,15 @@ pub struct Mark {
     pub resident: u64,
     /// Connections accepted so far.
     pub connections: u64,
+    /// Connections that have ended so far, also those that ended before they were accepted.
+    pub ended: u64,
+}
+
+/// The connections of a server, counted by the tasks that have them.
+#[derive(Debug, Default)]
+pub struct Connections {
+    pub accepted: AtomicU64,
+    pub ended: AtomicU64,
 }
 
 /// What happened between two marks of one process.
@@ -38,7 +51,7 @@ pub struct Usage {
 }
 
 impl Mark {
-    pub fn now(connections: u64) -> Result<Self> {
+    pub fn now(connections: &Connections) -> Result<Self> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let switches = usage.voluntary_context_switches() + usage.involuntary_context_switches();
         Ok(Self {
@@ -47,7 +60,8 @@ impl Mark {
             system: duration(usage.system_time()),
             switches: u64::try_from(switches)?,
             resident: resident()?,
-            connections,
+            connections: connections.accepted.load(Ordering::Relaxed),
+            ended: connections.ended.load(Ordering::Relaxed),
         })
     }
 

@@ -31,6 +31,7 @@ pub enum Metric {
     MegabytesPerSecondInFlood,
     KeptInFlood,
     AnsweredInFlood,
+    AcceptedShare,
     SystemShare,
     SwitchesPerSecond,
 }
@@ -60,6 +61,7 @@ impl Metric {
             Self::MegabytesPerSecondInFlood => "MB/s in flood",
             Self::KeptInFlood => "kept",
             Self::AnsweredInFlood => "answered/s",
+            Self::AcceptedShare => "accepted %",
             Self::SystemShare => "system %",
             Self::SwitchesPerSecond => "switches/s",
         }
@@ -73,7 +75,8 @@ impl Metric {
             | Self::UploadMegabytesPerSecond
             | Self::DownloadMegabytesPerSecond
             | Self::MegabytesPerSecondInFlood
-            | Self::KeptInFlood => Some(true),
+            | Self::KeptInFlood
+            | Self::AcceptedShare => Some(true),
             Self::AnsweredInFlood | Self::SystemShare | Self::SwitchesPerSecond => None,
             _ => Some(false),
         }

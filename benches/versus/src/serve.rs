@@ -2,19 +2,16 @@
 
 use std::{
     io::{self, BufRead},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use anyhow::Result;
 use libp2p_identity::Keypair;
 
 use crate::{
-    catalogue::Scenario,
+    catalogue::{Kind, Scenario},
     control::{ServerLine, say},
-    measure::Mark,
+    measure::{Connections, Mark},
     network::Place,
     placement::{Side, runtime},
     process, service,
@@ -38,37 +35,37 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
     process::limit_time();
     process::raise_file_limit()?;
     match stack {
-        StackName::Ours => serve_streams::<Libp2p<Ours>>(setup),
-        StackName::Official => serve_streams::<Libp2p<Official>>(setup),
-        StackName::QuinnAes => serve_streams::<Quinn<Aes>>(setup),
-        StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(setup),
-        StackName::Floor => serve_streams::<Floor>(setup),
-        StackName::Bare => serve_streams::<Bare>(setup),
+        StackName::Ours => serve_streams::<Libp2p<Ours>>(scenario.kind, setup),
+        StackName::Official => serve_streams::<Libp2p<Official>>(scenario.kind, setup),
+        StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario.kind, setup),
+        StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario.kind, setup),
+        StackName::Floor => serve_streams::<Floor>(scenario.kind, setup),
+        StackName::Bare => serve_streams::<Bare>(scenario.kind, setup),
     }
 }
 
-fn serve_streams<E: Endpoint>(setup: Setup) -> Result<()> {
+fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {
     let runtime = runtime()?;
-    let accepted = Arc::new(AtomicU64::new(0));
+    let connections = Arc::new(Connections::default());
     // Nothing runs on this thread: it is not one of the runtime's workers.
     let identity = Keypair::generate_ed25519();
     let endpoint = runtime.block_on(E::bind(&identity, setup))?;
     let address = endpoint.address();
-    runtime.spawn(accept(endpoint, Arc::clone(&accepted)));
+    runtime.spawn(accept(endpoint, kind, Arc::clone(&connections)));
     say(&ServerLine::Listening(address.to_string()))?;
-    marks(|| accepted.load(Ordering::Relaxed))
+    marks(&connections)
 }
 
 /// Marks what was used whenever a line comes in.
-fn marks(connections: impl Fn() -> u64) -> Result<()> {
+fn marks(connections: &Connections) -> Result<()> {
     for line in io::stdin().lock().lines() {
         line?;
-        say(&ServerLine::Mark(Mark::now(connections())?))?;
+        say(&ServerLine::Mark(Mark::now(connections)?))?;
     }
     Ok(())
 }
 
-async fn accept<E: Endpoint>(endpoint: E, accepted: Arc<AtomicU64>) {
+async fn accept<E: Endpoint>(endpoint: E, kind: Kind, connections: Arc<Connections>) {
     loop {
         let incoming = match endpoint.accept().await {
             Ok(incoming) => incoming,
@@ -77,15 +74,18 @@ async fn accept<E: Endpoint>(endpoint: E, accepted: Arc<AtomicU64>) {
                 return;
             }
         };
-        let accepted = Arc::clone(&accepted);
+        let connections = Arc::clone(&connections);
         let serve = async move {
             match incoming.await {
                 Ok(connection) => {
-                    accepted.fetch_add(1, Ordering::Relaxed);
+                    connections.accepted.fetch_add(1, Ordering::Relaxed);
                     serve_connection::<E>(connection).await;
                 }
+                // Its client has left already; the figures tell how many have.
+                Err(_) if matches!(kind, Kind::Close { .. }) => {}
                 Err(error) => eprintln!("incoming: {error:#}"),
             }
+            connections.ended.fetch_add(1, Ordering::Relaxed);
         };
         if E::ONE_AT_A_TIME {
             return serve.await;

@@ -1,6 +1,7 @@
 //! What the client does, one file for each kind of workload.
 
 pub mod bulk;
+pub mod close;
 pub mod flood;
 pub mod handshakes;
 pub mod idle;
@@ -15,7 +16,10 @@ use clap::Args;
 use libp2p_identity::Keypair;
 use serde::Serialize;
 
-use crate::stack::{Endpoint, Setup};
+use crate::{
+    metric::{Metric, Metrics},
+    stack::{Endpoint, Setup},
+};
 
 /// How much is done in one measurement; what ends first ends it.
 #[derive(Args, Clone, Copy, Debug, Serialize)]
@@ -26,10 +30,10 @@ pub struct Effort {
     /// Milliseconds of a bulk transfer or of a ping-pong.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     millis: u64,
-    /// Round trips, and streams in tens.
+    /// Round trips; short streams are five times as many.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     operations: u32,
-    /// Connections of a handshake workload.
+    /// Connections of a workload that makes many.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     handshakes: u32,
     /// Seconds for which idle connections are watched.
@@ -90,6 +94,16 @@ impl Effort {
 /// An endpoint with a new identity.
 async fn client<E: Endpoint>(setup: Setup) -> Result<E> {
     E::bind(&Keypair::generate_ed25519(), setup).await
+}
+
+/// Median and 99th percentile of how long operations took.
+fn quantiles(mut times: Vec<Duration>) -> Metrics {
+    times.sort_unstable();
+    let micros = |at| quantile(&times, at).as_secs_f64() * 1e6;
+    Metrics::from([
+        (Metric::MedianMicros, micros(0.5)),
+        (Metric::P99Micros, micros(0.99)),
+    ])
 }
 
 /// Duration at a place in the order of many, from 0 to 1.

@@ -31,12 +31,13 @@ pub trait Flavour: Send + Sync + 'static {
     type Transport: Transport<
             Output = (PeerId, Self::Muxer),
             Error: Send + Sync + 'static,
-            Dial: Send,
+            Dial: Send + 'static,
             ListenerUpgrade: Send + 'static,
         > + Send
-        + Unpin;
+        + Unpin
+        + 'static;
     /// What looks into the transport from outside.
-    type Probe: Send + Sync;
+    type Probe: Send + Sync + 'static;
 
     fn transport(identity: &Keypair, profile: Profile) -> Result<(Self::Transport, Self::Probe)>;
 
@@ -202,6 +203,11 @@ impl<F: Flavour> Muxed<F> {
             flavour: PhantomData,
         }
     }
+
+    /// Closes it as a Swarm does, and waits for the end of that.
+    pub async fn close(self) -> Result<()> {
+        Ok(poll_fn(|cx| Pin::new(&mut *lock(&self.muxer)).poll_close(cx)).await?)
+    }
 }
 
 impl<F: Flavour> Clone for Muxed<F> {
@@ -239,20 +245,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn free_port(ip: Ipv4Addr) -> Multiaddr {
+pub(super) fn free_port(ip: Ipv4Addr) -> Multiaddr {
     Multiaddr::from(ip)
         .with(Protocol::Udp(0))
         .with(Protocol::QuicV1)
 }
 
-fn multiaddr(to: &Address) -> Multiaddr {
+pub(super) fn multiaddr(to: &Address) -> Multiaddr {
     Multiaddr::from(to.socket.ip())
         .with(Protocol::Udp(to.socket.port()))
         .with(Protocol::QuicV1)
         .with(Protocol::P2p(to.peer))
 }
 
-fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     let mut protocols = addr.iter();
     match (protocols.next()?, protocols.next()?) {
         (Protocol::Ip4(ip), Protocol::Udp(port)) => Some((ip, port).into()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use futures::{AsyncReadExt, AsyncWriteExt, future::try_join_all};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, future::try_join_all};
 
 use super::{Effort, client};
 use crate::{
@@ -52,7 +52,7 @@ pub async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount
             let connection = connection.clone();
             tasks.push(tokio::spawn(async move {
                 match bulk.direction {
-                    Direction::Up => upload(&connection, each).await,
+                    Direction::Up => upload(connection.open().await?, each).await,
                     Direction::Down => download(&connection, each).await,
                 }
             }));
@@ -65,8 +65,11 @@ pub async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount
     Ok(all)
 }
 
-async fn upload(connection: &impl Connection, amount: Amount) -> Result<u64> {
-    let mut stream = connection.open().await?;
+/// Uploads an amount on a new stream, and returns what that was.
+pub async fn upload<S>(mut stream: S, amount: Amount) -> Result<u64>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     Request::Sink.send(&mut stream).await?;
     let sent = service::write(&mut stream, amount).await?;
     stream.close().await?;
@@ -86,6 +89,6 @@ async fn download(connection: &impl Connection, amount: Amount) -> Result<u64> {
     service::read_to_end(&mut stream).await
 }
 
-const WARM_UP: Duration = Duration::from_millis(400);
-
-const WARM_UP_BYTES: u64 = 32_000_000;
+/// How long, and how much, is transferred before anything is measured.
+pub const WARM_UP: Duration = Duration::from_millis(400);
+pub const WARM_UP_BYTES: u64 = 32_000_000;

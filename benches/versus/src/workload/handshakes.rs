@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Effort, client, quantile};
+use super::{Effort, client, quantiles};
 use crate::{
     catalogue::Peers,
     control::Checkpoint,
-    metric::{Metric, Metrics},
+    metric::Metrics,
     stack::{Address, Endpoint, Facts, Setup},
 };
 
@@ -65,16 +65,7 @@ pub async fn run<E: Endpoint>(
 
     let facts = endpoints[0].facts(&warm[0]);
     let mut metrics = start.until(&end).per_operation(count);
-    let mut times: Vec<Duration> = done.iter().map(|(_, time)| *time).collect();
-    times.sort_unstable();
-    metrics.insert(
-        Metric::MedianMicros,
-        quantile(&times, 0.5).as_secs_f64() * 1e6,
-    );
-    metrics.insert(
-        Metric::P99Micros,
-        quantile(&times, 0.99).as_secs_f64() * 1e6,
-    );
+    metrics.extend(quantiles(done.iter().map(|(_, time)| *time).collect()));
     Ok((metrics, facts))
 }
 

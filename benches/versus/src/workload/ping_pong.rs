@@ -12,7 +12,7 @@ use anyhow::Result;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use super::{Effort, client, quantile};
+use super::{Effort, client, quantiles};
 use crate::{
     catalogue::Beside,
     control::Checkpoint,
@@ -30,12 +30,7 @@ pub async fn run<E: Endpoint>(
 ) -> Result<(Metrics, Facts)> {
     let endpoint = client::<E>(setup).await?;
     let connection = endpoint.connect(&server).await?;
-    let mut stream = connection.open().await?;
-    Request::Echo { size }.send(&mut stream).await?;
-    let mut message = vec![0x5a; size];
-    for _ in 0..WARM_UP {
-        exchange(&mut stream, &mut message).await?;
-    }
+    let mut echo = Echo::begin(connection.open().await?, size).await?;
     let upload = match beside {
         Beside::Nothing => None,
         Beside::SameConnection => Some(Upload::start(connection.clone())),
@@ -45,26 +40,8 @@ pub async fn run<E: Endpoint>(
         tokio::time::sleep(UPLOAD_WARM_UP).await;
     }
 
-    let mut trips = Vec::with_capacity(effort.operations());
-    let start = Checkpoint::reach().await?;
-    let begin = Instant::now();
-    while trips.len() < effort.operations() && begin.elapsed() < effort.time() {
-        let before = Instant::now();
-        exchange(&mut stream, &mut message).await?;
-        trips.push(before.elapsed());
-    }
-    let end = Checkpoint::reach().await?;
+    let mut metrics = echo.measure(effort).await?;
     let facts = endpoint.facts(&connection);
-    let mut metrics = start.until(&end).per_operation(trips.len());
-    trips.sort_unstable();
-    metrics.insert(
-        Metric::MedianMicros,
-        quantile(&trips, 0.5).as_secs_f64() * 1e6,
-    );
-    metrics.insert(
-        Metric::P99Micros,
-        quantile(&trips, 0.99).as_secs_f64() * 1e6,
-    );
     if let Some(upload) = upload {
         // The CPU is that of the upload too.
         for metric in [
@@ -79,14 +56,48 @@ pub async fn run<E: Endpoint>(
     Ok((metrics, facts))
 }
 
-async fn exchange<S>(stream: &mut S, message: &mut [u8]) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    stream.write_all(message).await?;
-    stream.flush().await?;
-    stream.read_exact(message).await?;
-    Ok(())
+/// A stream on which messages come back.
+pub struct Echo<S> {
+    stream: S,
+    message: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Echo<S> {
+    /// Asks for messages of this size to be sent back, and warms up.
+    pub async fn begin(mut stream: S, size: usize) -> Result<Self> {
+        Request::Echo { size }.send(&mut stream).await?;
+        let mut echo = Self {
+            stream,
+            message: vec![0x5a; size],
+        };
+        for _ in 0..WARM_UP {
+            echo.exchange().await?;
+        }
+        Ok(echo)
+    }
+
+    /// As many messages as the effort says, and what they took.
+    pub async fn measure(&mut self, effort: Effort) -> Result<Metrics> {
+        let mut trips = Vec::with_capacity(effort.operations());
+        let start = Checkpoint::reach().await?;
+        let begin = Instant::now();
+        while trips.len() < effort.operations() && begin.elapsed() < effort.time() {
+            let before = Instant::now();
+            self.exchange().await?;
+            trips.push(before.elapsed());
+        }
+        let end = Checkpoint::reach().await?;
+        let mut metrics = start.until(&end).per_operation(trips.len());
+        metrics.extend(quantiles(trips));
+        Ok(metrics)
+    }
+
+    async fn exchange(&mut self) -> Result<()> {
+        self.stream.write_all(&self.message).await?;
+        self.stream.flush().await?;
+        self.stream.read_exact(&mut self.message).await?;
+        Ok(())
+    }
 }
 
 /// A bulk upload in a task of its own.
