@@ -6,7 +6,7 @@ use std::{str::FromStr, sync::LazyLock};
 
 use anyhow::{Error, anyhow};
 
-pub use kind::{Beside, Bulk, Closing, Direction, Kind, Peers};
+pub use kind::{Beside, Bulk, Closing, Direction, Kind, NodeWork, Peers};
 
 use crate::{
     go::Dialer,
@@ -69,7 +69,7 @@ impl Scenario {
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
             StackName::QuinnAes | StackName::QuinnChacha => {
-                !matches!(self.kind, Kind::Close { .. } | Kind::Go(_))
+                !matches!(self.kind, Kind::Close { .. } | Kind::Swarm(_) | Kind::Go(_))
             }
             StackName::Floor | StackName::Bare => {
                 self.network == Network::Loopback
@@ -265,6 +265,19 @@ fn build() -> Vec<Scenario> {
         );
     }
     add("flood".into(), Kind::Flood, Pinned, Equalised);
+    for (name, work, placement) in [
+        ("ping", NodeWork::Ping, Unpinned),
+        ("ping-pinned", NodeWork::Ping, Pinned),
+        ("identify", NodeWork::Identify, Pinned),
+        ("dial-close", NodeWork::DialClose, Pinned),
+        ("bulk-65536", NodeWork::Upload { write: BLOCK }, Pinned),
+        ("bulk-1024", NodeWork::Upload { write: 1024 }, Pinned),
+        ("request-1", NodeWork::Requests { at_once: 1 }, Pinned),
+        ("request-64", NodeWork::Requests { at_once: 64 }, Pinned),
+    ] {
+        let kind = Kind::Swarm(work);
+        add(format!("swarm-{name}"), kind, placement, Equalised);
+    }
     add("go-dials".into(), Kind::Go(Dialer::Go), Unpinned, Shipped);
     add(
         "go-listens".into(),

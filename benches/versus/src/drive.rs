@@ -16,7 +16,9 @@ use crate::{
         libp2p::{Flavour, Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
     },
-    workload::{Effort, bulk, close, flood, handshakes, idle, link, ping_pong, short_streams},
+    workload::{
+        Effort, bulk, close, flood, handshakes, idle, link, ping_pong, short_streams, swarm,
+    },
 };
 
 /// Does the workload against a server, and says what came out.
@@ -58,6 +60,7 @@ fn drive_libp2p<F: Flavour>(
         Kind::Close { closing, at_once } => {
             in_task(close::run::<F>(closing, at_once, setup, server, effort))
         }
+        Kind::Swarm(work) => in_task(swarm::run::<F>(work, setup, server, effort)),
         _ => drive_streams::<Libp2p<F>>(kind, setup, server, effort),
     }
 }
@@ -80,7 +83,7 @@ fn drive_streams<E: Endpoint>(
             Kind::ShortStreams => short_streams::run::<E>(setup, server, effort).await,
             Kind::Idle { connections } => idle::run::<E>(connections, setup, server, effort).await,
             Kind::Link(_) => link::run::<E>(setup, server, effort).await,
-            Kind::Close { .. } => bail!("only libp2p's transports do that"),
+            Kind::Close { .. } | Kind::Swarm(_) => bail!("only libp2p's transports do that"),
             Kind::Go(_) => bail!("go-libp2p has programs of its own"),
             Kind::Flood => flood::run::<E>(setup, server, effort).await,
         }

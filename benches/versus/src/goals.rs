@@ -106,7 +106,7 @@ fn goals() -> Vec<Goal> {
         add("ping-beside-other", metric, &bounds);
     }
     let no_worse = [(Official, AtMost(1.0))];
-    for scenario in ["close-returning", "close-returning-64"] {
+    for scenario in ["close-returning", "close-returning-64", "swarm-dial-close"] {
         add(scenario, AcceptedShare, &[(Official, AtLeast(1.0))]);
     }
     for scenario in [
@@ -114,10 +114,23 @@ fn goals() -> Vec<Goal> {
         "close-returning-64",
         "close-held",
         "close-held-64",
+        "swarm-identify",
+        "swarm-dial-close",
+        "swarm-request-1",
+        "swarm-request-64",
     ] {
         add(scenario, OperationsPerSecond, &[(Official, AtLeast(1.0))]);
         for side in [ClientCpuMicrosPerOperation, ServerCpuMicrosPerOperation] {
             add(scenario, side, &no_worse);
+        }
+    }
+    for scenario in ["swarm-bulk-65536", "swarm-bulk-1024"] {
+        add(scenario, MegabytesPerSecond, &[(Official, AtLeast(1.0))]);
+        add(scenario, CpuSecondsPerGigabyte, &no_worse);
+    }
+    for scenario in ["swarm-ping", "swarm-ping-pinned"] {
+        for metric in [MedianMicros, CpuMicrosPerOperation] {
+            add(scenario, metric, &no_worse);
         }
     }
     let bounds = [(Official, AtLeast(1.3)), (QuinnAes, AtLeast(1.15))];

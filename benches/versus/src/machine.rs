@@ -61,11 +61,12 @@ fn versions() -> Result<Vec<String>> {
         .collect())
 }
 
-const MATTERING: [&str; 9] = [
+const MATTERING: [&str; 10] = [
     "aws-lc-rs",
     "libp2p-core",
     "libp2p-quic",
     "libp2p-quinn",
+    "libp2p-swarm",
     "quinn",
     "quinn-proto",
     "quinn-udp",

@@ -1,5 +1,7 @@
 //! The server process.
 
+mod swarm;
+
 use std::{
     io::{self, BufRead},
     sync::{Arc, atomic::Ordering},
@@ -19,8 +21,9 @@ use crate::{
         Connection, Endpoint, Setup, StackName,
         bare::Bare,
         floor::Floor,
-        libp2p::{Libp2p, Official, Ours},
+        libp2p::{Flavour, Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
+        swarm::Node,
     },
 };
 
@@ -35,13 +38,27 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
     process::limit_time();
     process::raise_file_limit()?;
     match stack {
-        StackName::Ours => serve_streams::<Libp2p<Ours>>(scenario.kind, setup),
-        StackName::Official => serve_streams::<Libp2p<Official>>(scenario.kind, setup),
+        StackName::Ours => serve_libp2p::<Ours>(scenario.kind, setup),
+        StackName::Official => serve_libp2p::<Official>(scenario.kind, setup),
         StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario.kind, setup),
         StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario.kind, setup),
         StackName::Floor => serve_streams::<Floor>(scenario.kind, setup),
         StackName::Bare => serve_streams::<Bare>(scenario.kind, setup),
     }
+}
+
+fn serve_libp2p<F: Flavour>(kind: Kind, setup: Setup) -> Result<()> {
+    let Kind::Swarm(work) = kind else {
+        return serve_streams::<Libp2p<F>>(kind, setup);
+    };
+    let runtime = runtime()?;
+    let connections = Arc::new(Connections::default());
+    let identity = Keypair::generate_ed25519();
+    let node = runtime.block_on(Node::bind::<F>(&identity, setup, work))?;
+    let address = node.address.clone();
+    runtime.spawn(swarm::serve(node, Arc::clone(&connections)));
+    say(&ServerLine::Listening(address.to_string()))?;
+    marks(&connections)
 }
 
 fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod equalised;
 pub mod floor;
 pub mod libp2p;
 pub mod quinn;
+pub mod swarm;
 pub mod tls;
 
 use std::{

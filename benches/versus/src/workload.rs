@@ -8,6 +8,7 @@ pub mod idle;
 pub mod link;
 pub mod ping_pong;
 pub mod short_streams;
+pub mod swarm;
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Effort {
     /// Milliseconds of a bulk transfer or of a ping-pong.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     millis: u64,
-    /// Round trips; short streams are five times as many.
+    /// Round trips; streams and requests are five times as many.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     operations: u32,
     /// Connections of a workload that makes many.

@@ -20,6 +20,8 @@ pub enum Kind {
     Idle { connections: usize },
     /// A bulk upload while others begin handshakes that they never finish.
     Flood,
+    /// What whole nodes do, each with a Swarm.
+    Swarm(NodeWork),
     /// A download over a link.
     Link(Link),
     /// Upload and download between a Rust node and one of go-libp2p.
@@ -70,4 +72,26 @@ pub enum Closing {
     AtOnce,
     /// When the next one is there, so that the server has this one.
     WhenTheNextIsThere,
+}
+
+/// What the node that dials does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeWork {
+    /// 64 bytes there and back on one stream.
+    Ping,
+    /// Dials, waits until both nodes have identified themselves, and disconnects.
+    Identify,
+    /// Dials, and disconnects when it is connected.
+    DialClose,
+    /// As many bytes as possible on one stream, in writes of so many bytes.
+    Upload { write: usize },
+    /// Requests with a reply of 100 bytes, each on a stream of its own.
+    Requests { at_once: usize },
+}
+
+impl NodeWork {
+    /// Whether the nodes speak identify; where nobody waits for it, it is only in the way.
+    pub fn identifies(self) -> bool {
+        self == Self::Identify
+    }
 }

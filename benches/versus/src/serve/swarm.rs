@@ -1,0 +1,58 @@
+//! The node of the server process.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use futures::StreamExt;
+use libp2p_request_response::{Event, Message};
+use libp2p_stream::IncomingStreams;
+use libp2p_swarm::SwarmEvent;
+
+use crate::{
+    measure::Connections,
+    service,
+    stack::swarm::{BehaviourEvent, Node, REPLY, STREAM},
+};
+
+/// Serves streams and replies to questions.
+pub async fn serve(mut node: Node, connections: Arc<Connections>) {
+    let mut control = node.swarm.behaviour().streams.new_control();
+    match control.accept(STREAM) {
+        Ok(incoming) => drop(tokio::spawn(serve_streams(incoming))),
+        Err(error) => eprintln!("accepting: {error:#}"),
+    }
+    loop {
+        match node.swarm.select_next_some().await {
+            SwarmEvent::ConnectionEstablished { .. } => {
+                connections.accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            SwarmEvent::ConnectionClosed { .. } => {
+                connections.ended.fetch_add(1, Ordering::Relaxed);
+            }
+            // Its client has left already; the figures tell how many have.
+            SwarmEvent::IncomingConnectionError { .. } => {
+                connections.ended.fetch_add(1, Ordering::Relaxed);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Requests(Event::Message {
+                message: Message::Request { channel, .. },
+                ..
+            })) => {
+                // The client finds out, or has left.
+                let _ = node
+                    .swarm
+                    .behaviour_mut()
+                    .requests
+                    .send_response(channel, REPLY);
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn serve_streams(mut incoming: IncomingStreams) {
+    while let Some((_, stream)) = incoming.next().await {
+        tokio::spawn(async move {
+            // The client finds out, or has left.
+            let _ = service::serve(stream).await;
+        });
+    }
+}
