@@ -2,7 +2,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -43,6 +45,7 @@ type options struct {
 	refuse    string
 	retry     bool
 	seconds   int
+	seed      int
 	size      int64
 	timeout   int
 }
@@ -101,6 +104,7 @@ func parse(arguments []string) (options, []string, error) {
 	flags.StringVar(&opts.refuse, "refuse", "", "refuse connections: context, gater or limit")
 	flags.BoolVar(&opts.retry, "retry", false, "validate every address with a Retry packet")
 	flags.IntVar(&opts.seconds, "seconds", 5, "how long idle or slow-reader wait")
+	flags.IntVar(&opts.seed, "seed", -1, "what the host key is made from, if it is to be the same again")
 	flags.Int64Var(&opts.size, "size", 1<<20, "bytes to transfer")
 	flags.IntVar(&opts.timeout, "timeout", 60, "seconds that an operation may take")
 	var words []string
@@ -124,13 +128,17 @@ func listen(addr string, opts options) error {
 		return err
 	}
 	defer h.Close()
-	serve(h)
+	serve(h, watchEnds(h, printLine))
 	if _, err := startAutoNAT(h, opts); err != nil {
 		return err
 	}
 	h.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, conn network.Conn) {
-			printLine(result{"connected": conn.RemotePeer().String(), "facts": facts(conn)})
+			printLine(result{
+				"connected": conn.RemotePeer().String(),
+				"from":      conn.RemoteMultiaddr().String(),
+				"facts":     facts(conn),
+			})
 		},
 	})
 	addrs := h.Network().ListenAddresses()
@@ -178,7 +186,7 @@ func dial(addr, operation string, opts options) error {
 		return err
 	}
 	defer h.Close()
-	serve(h)
+	serve(h, watchEnds(h, func(result) {}))
 	var nat *autonatv2.AutoNAT
 	if operation == "autonat" {
 		// Before the host connects: it learns from that who is a server.
@@ -226,6 +234,10 @@ func newHost(opts options, more ...libp2p.Option) (host.Host, error) {
 		return nil, fmt.Errorf("%w: key of type %s", errUnsupported, opts.key)
 	}
 	key, _, err := crypto.GenerateKeyPair(kind, 2048)
+	if opts.seed >= 0 {
+		seed := bytes.Repeat([]byte{byte(opts.seed)}, ed25519.SeedSize)
+		key, err = crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(seed))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,14 @@ func (r *remote) run(operation string, opts options) (result, error) {
 	switch operation {
 	case "autonat":
 		return r.autonat()
+	case "close-fetches":
+		return r.closeFetches(opts.size)
+	case "close-hears":
+		return r.closeHears(opts.code)
+	case "close-mid-upload":
+		return r.closeMidUpload()
+	case "close-redial":
+		return r.closeRedial()
 	case "echo":
 		hash, err := r.echo(opts.size, opts.inFlight, 0)
 		return result{"bytes": opts.size, "sha256": hash}, err

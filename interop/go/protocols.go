@@ -20,11 +20,13 @@ import (
 // come with the host.
 const (
 	abortProtocol     protocol.ID = "/interop/abort/1.0.0"
+	closeProtocol     protocol.ID = "/interop/close/1.0.0"
 	echoProtocol      protocol.ID = "/echo/1.0.0"
 	factsProtocol     protocol.ID = "/interop/facts/1.0.0"
 	halfCloseProtocol protocol.ID = "/interop/half-close/1.0.0"
 	perfProtocol      protocol.ID = "/perf/1.0.0"
 	reportProtocol    protocol.ID = "/interop/report/1.0.0"
+	sinkProtocol      protocol.ID = "/interop/sink/1.0.0"
 	slowProtocol      protocol.ID = "/interop/slow/1.0.0"
 )
 
@@ -55,13 +57,15 @@ func remember(seen result) {
 	remembered.seen = seen
 }
 
-func serve(h host.Host) {
+func serve(h host.Host, ends *endings) {
 	for id, handle := range map[protocol.ID]func(network.Stream) error{
 		abortProtocol:     serveAbort,
+		closeProtocol:     serveClose(ends),
 		echoProtocol:      serveEcho,
 		halfCloseProtocol: serveHalfClose,
 		perfProtocol:      servePerf,
 		reportProtocol:    serveReport,
+		sinkProtocol:      serveSink,
 		slowProtocol:      serveSlow,
 	} {
 		h.SetStreamHandler(id, func(s network.Stream) {

@@ -1,13 +1,17 @@
 // What a dialer does. Each operation returns what it has seen, or throws why it failed.
 
 import { createHash, randomBytes } from 'node:crypto'
-import { ABORT, ECHO, HALF_CLOSE, HALF_CLOSE_BYTES, PERF, REPORT, SLOW } from './protocols.mjs'
+import { operations as closing } from './closing.mjs'
+import { ABORT, ECHO, HALF_CLOSE, PERF, REPORT, SLOW } from './names.mjs'
+import { HALF_CLOSE_BYTES } from './protocols.mjs'
 import { BLOCK_BYTES, Reader, sleep, write, writeNumber, writeUntilError, writeZeros } from './streams.mjs'
 
 /** Payload of each of many streams. */
 const STREAM_BYTES = 1024
 
 export const operations = {
+  ...closing,
+
   async echo ({ open }, { size, 'in-flight': inFlight }) {
     return { bytes: size, sha256: await echo(open, size, inFlight) }
   },

@@ -2,12 +2,13 @@
 
 import { readFileSync } from 'node:fs'
 import { quic } from '@chainsafe/libp2p-quic'
-import { generateKeyPair } from '@libp2p/crypto/keys'
+import { generateKeyPair, generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { identify } from '@libp2p/identify'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { watchEnds } from './closing.mjs'
 import { operations } from './operations.mjs'
 import { serve } from './protocols.mjs'
 
@@ -26,7 +27,7 @@ const MAX_STREAMS = 10_000
 const MAX_DIALS = 1000
 
 function parse (args) {
-  const options = { code: 42, count: 100, 'in-flight': Infinity, key: 'ed25519', parallel: 100, seconds: 5, size: 1 << 20, timeout: 60 }
+  const options = { code: 42, count: 100, 'in-flight': Infinity, key: 'ed25519', parallel: 100, seconds: 5, seed: null, size: 1 << 20, timeout: 60 }
   const words = []
   for (let i = 0; i < args.length; i++) {
     if (!args[i].startsWith('--')) {
@@ -53,12 +54,14 @@ async function createNode (options, listen) {
     connectionManager: { inboundConnectionThreshold: MAX_DIALS },
     connectionGater: { denyDialMultiaddr: () => false },
     connectionManager: { inboundConnectionThreshold: MAX_CONNECTIONS_PER_SECOND },
-    privateKey: await generateKeyPair(KEYS[options.key]),
+    privateKey: options.seed == null
+      ? await generateKeyPair(KEYS[options.key])
+      : await generateKeyPairFromSeed('Ed25519', Buffer.alloc(32, options.seed)),
     nodeInfo: { name: 'js-libp2p', version: version('libp2p') },
     services: { identify: identify(), ping: ping({ maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }) },
     transports: [quic()]
   })
-  await serve(node, MAX_STREAMS)
+  await serve(node, MAX_STREAMS, print)
   return node
 }
 
@@ -69,8 +72,10 @@ function version (name) {
 async function listen (address, options) {
   const node = await createNode(options, [address])
   node.addEventListener('connection:open', event => {
-    print({ connected: event.detail.remotePeer.toString(), facts: null })
+    const { remoteAddr, remotePeer } = event.detail
+    print({ connected: remotePeer.toString(), from: remoteAddr.toString(), facts: null })
   })
+  watchEnds(node, print)
   const bound = node.getMultiaddrs()[0]
   if (bound == null) {
     fail(1, 'no address')
@@ -104,8 +109,11 @@ async function dial (address, name, options) {
   const connection = await node.dial(multiaddr(address))
   const dialMs = Date.now() - start
   start = Date.now()
-  const open = protocol => connection.newStream(protocol, { maxOutboundStreams: MAX_STREAMS })
-  const seen = await operation({ open, identified, print, peerId: connection.remotePeer, node }, options)
+  const streamOptions = { maxOutboundStreams: MAX_STREAMS }
+  const open = protocol => connection.newStream(protocol, streamOptions)
+  const peerId = connection.remotePeer
+  const remote = { connection, open, identified, print, peerId, node, streamOptions }
+  const seen = await operation(remote, options)
   print({ ...seen, ok: true, dial_ms: dialMs, ms: Date.now() - start, facts: null })
   process.exit(0)
 }

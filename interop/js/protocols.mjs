@@ -1,25 +1,20 @@
 // What every peer serves; the README says what each protocol is. Ping and identify are js-libp2p's own.
 
 import { createHash } from 'node:crypto'
+import { handlers as closing } from './closing.mjs'
+import { ABORT, ECHO, HALF_CLOSE, PERF, REPORT, SLOW } from './names.mjs'
 import { Reader, sleep, write, writeUntilError, writeZeros } from './streams.mjs'
-
-export const ABORT = '/interop/abort/1.0.0'
-export const ECHO = '/echo/1.0.0'
-export const HALF_CLOSE = '/interop/half-close/1.0.0'
-export const PERF = '/perf/1.0.0'
-export const REPORT = '/interop/report/1.0.0'
-export const SLOW = '/interop/slow/1.0.0'
 
 export const HALF_CLOSE_BYTES = 64 * 1024
 
 /** What the last stream that had something to remember has seen. */
 let remembered = null
 
-export async function serve (node, maxStreams) {
-  for (const [protocol, handle] of Object.entries(handlers)) {
-    await node.handle(protocol, async stream => {
+export async function serve (node, maxStreams, print) {
+  for (const [protocol, handle] of Object.entries({ ...handlers, ...closing(print) })) {
+    await node.handle(protocol, async (stream, connection) => {
       try {
-        await handle(stream)
+        await handle(stream, connection)
       } catch (error) {
         console.error(protocol, error)
         stream.abort(error)

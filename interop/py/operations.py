@@ -14,6 +14,7 @@ from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 
+import closing
 from protocols import ABORT, ECHO, HALF_CLOSE, HALF_CLOSE_BYTES, PERF, REPORT, SLOW
 from streams import (
     BLOCK_BYTES,
@@ -283,7 +284,32 @@ async def wrong_peer(host, info):
     raise ValueError("connected")
 
 
+async def close_fetches(host, peer_id, options):
+    return await closing.close_fetches(host, target(host, peer_id), options)
+
+
+async def close_hears(host, peer_id, options):
+    return await closing.close_hears(host, target(host, peer_id), options, ECHO)
+
+
+async def close_mid_upload(host, peer_id, options):
+    return await closing.close_mid_upload(host, target(host, peer_id), options, PERF)
+
+
+async def close_redial(host, peer_id, options):
+    return await closing.close_redial(host, target(host, peer_id), options)
+
+
+def target(host, peer_id):
+    """Where the peer was dialled."""
+    return PeerInfo(peer_id, host.get_peerstore().addrs(peer_id))
+
+
 OPERATIONS = {
+    "close-fetches": close_fetches,
+    "close-hears": close_hears,
+    "close-mid-upload": close_mid_upload,
+    "close-redial": close_redial,
     "echo": echo,
     "half-close": half_close,
     "identify": identify,

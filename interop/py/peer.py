@@ -1,7 +1,6 @@
 """The py-libp2p peer of the interoperability matrix."""
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.transport.quic.config import QUICTransportConfig
 from multiaddr import Multiaddr
 
+from closing import Ends, say
 from operations import OPERATIONS, wrong_peer
 from protocols import serve
 
@@ -37,6 +37,7 @@ def parse():
     parser.add_argument("--key", default="ed25519")
     parser.add_argument("--parallel", type=int, default=100)
     parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--seed", type=int)
     parser.add_argument("--size", type=int, default=1 << 20)
     parser.add_argument("--timeout", type=int, default=60)
     return parser.parse_intermixed_args()
@@ -47,8 +48,11 @@ def create_host(options, addresses=()):
         fail(3, f"no key of type {options.key}")
     # What is unread beyond this is dropped without a word, so no stream may get there.
     config = QUICTransportConfig(MAX_STREAM_RECEIVE_BUFFER=1 << 30)
+    key_pair = KEYS[options.key]()
+    if options.seed is not None:
+        key_pair = ed25519.create_new_key_pair(bytes([options.seed] * 32))
     return new_host(
-        key_pair=KEYS[options.key](),
+        key_pair=key_pair,
         listen_addrs=list(addresses) or None,
         enable_quic=True,
         quic_transport_opt=config,
@@ -59,7 +63,7 @@ async def listen(options):
     address = Multiaddr(options.address)
     host = create_host(options, [address])
     async with host.run(listen_addrs=[address]):
-        serve(host)
+        serve(host, Ends(host, heard=say, opened=say))
         bound = str(host.get_addrs()[0])
         if "/p2p/" not in bound:
             bound += f"/p2p/{host.get_id()}"
@@ -87,7 +91,7 @@ async def terminated(scope):
 async def dial(options):
     host = create_host(options)
     async with host.run(listen_addrs=[]):
-        serve(host)
+        serve(host, Ends(host, heard=lambda line: None))
         info = info_from_p2p_addr(Multiaddr(options.address))
         with trio.move_on_after(options.timeout):
             try:
@@ -107,10 +111,6 @@ async def dial(options):
             say({"ok": True, "facts": None, **seen})
             leave(0)
         fail(2, "timed out")
-
-
-def say(line):
-    print(json.dumps(line), flush=True)
 
 
 def fail(code, error):

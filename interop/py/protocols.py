@@ -9,6 +9,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.ping import ID as PING
 from libp2p.host.ping import handle_ping
 
+from closing import CLOSE, SINK, serve_close, sink
 from streams import (
     close_write,
     read,
@@ -35,8 +36,9 @@ HALF_CLOSE_BYTES = 64 * 1024
 remembered = None
 
 
-def serve(host):
+def serve(host, ends):
     host.set_stream_handler(PING, handle_ping)
+    host.set_stream_handler(CLOSE, logged(CLOSE, serve_close(ends)))
     for protocol, handle in HANDLERS.items():
         host.set_stream_handler(protocol, logged(protocol, handle))
 
@@ -116,5 +118,6 @@ HANDLERS = {
     HALF_CLOSE: half_close,
     PERF: perf,
     REPORT: report,
+    SINK: sink,
     SLOW: slow,
 }

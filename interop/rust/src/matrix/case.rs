@@ -1,5 +1,7 @@
 //! One cell of the table: two peers, one operation, and what has to come out.
 
+mod ends;
+
 use std::{
     path::Path,
     thread,
@@ -42,9 +44,26 @@ pub struct Case {
     pub options: Vec<String>,
     /// How long the dialer may take.
     pub limit: Duration,
-    /// Datagrams from the dialer after which a relay between the two takes another port.
-    pub rebind_every: Option<u64>,
+    pub disturbance: Disturbance,
     pub expect: Expect,
+}
+
+/// What happens to the two while they are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    None,
+    /// A relay between them takes another port, each time after so many datagrams from the dialer.
+    Rebind {
+        every: u64,
+    },
+    /// A relay between them drops what the listener sends, from when data flows.
+    Silence,
+    /// The listener is killed when data flows.
+    Kill,
+    /// The listener is killed when data flows, and started again at the same port.
+    Restart,
+    /// The dialer is killed when data flows, and another one comes with the same key.
+    RestartDialer,
 }
 
 /// What a result has to show, apart from success.
@@ -64,6 +83,15 @@ pub enum Expect {
     Retry,
     /// Our memory grows by less than this.
     Memory { limit_kib: u64 },
+    /// Who was told that the connection is closed has heard it at once, with the code if it shows
+    /// any.
+    Ends { shows_code: bool },
+    /// All connections came from one port of the dialer.
+    OnePort,
+    /// What the dialer has sent has arrived, with its end.
+    Sunk { bytes: u64 },
+    /// The old connection did not have to end first.
+    Overlap,
 }
 
 /// How it went.
@@ -102,6 +130,15 @@ impl Listener {
             Family::V4 => "/ip4/127.0.0.1/udp/0/quic-v1",
             Family::V6 => "/ip6/::1/udp/0/quic-v1",
         };
+        Self::start_at(invocation, family, addr, dir)
+    }
+
+    fn start_at(
+        invocation: &Invocation,
+        family: Family,
+        addr: &str,
+        dir: &Path,
+    ) -> Result<Self, (Option<i32>, String)> {
         let mut process = insert(invocation, &["listen", addr])
             .start(dir)
             .map_err(|error| (None, error))?;
@@ -129,6 +166,19 @@ impl Listener {
         &self.addr
     }
 
+    /// Kills it and starts it again, at the same port.
+    fn restart(&mut self, dir: &Path) -> Result<(), String> {
+        self.process.kill();
+        let addr = self.addr.split("/p2p/").next().unwrap_or_default();
+        let again = Self::start_at(&self.invocation, self.family, addr, dir)
+            .map_err(|(_, error)| format!("the listener does not start again: {error}"))?;
+        if again.addr != self.addr {
+            return Err(format!("the listener is at {} now", again.addr));
+        }
+        *self = again;
+        Ok(())
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.exit_code().is_none()
     }
@@ -136,6 +186,20 @@ impl Listener {
     /// The facts of its latest connection.
     fn facts(&mut self) -> Value {
         self.latest(|line| line.get("connected").is_some())["facts"].clone()
+    }
+
+    /// Its first lines that say `what` of `peer`: so many, or those that there are after a while.
+    fn lines_of(&mut self, what: &str, peer: &Value, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        loop {
+            self.seen.extend(self.process.lines());
+            let found = self.seen.iter().filter(|line| line[what] == *peer);
+            let found: Vec<Value> = found.take(count).cloned().collect();
+            if found.len() == count || Instant::now() > deadline {
+                return found;
+            }
+            thread::sleep(POLL);
+        }
     }
 
     /// Its latest line that is `wanted`; null if there is none.
@@ -167,18 +231,27 @@ impl Case {
     }
 
     fn try_run(&self, listener: &mut Listener, dir: &Path) -> Result<Outcome, String> {
-        let relay = self
-            .rebind_every
-            .map(|every| Relay::start(&listener.addr, every))
+        let relay = match self.disturbance {
+            Disturbance::Rebind { every } => Some(Relay::start(&listener.addr, Some(every))),
+            Disturbance::Silence => Some(Relay::start(&listener.addr, None)),
+            _ => None,
+        };
+        let relay = relay
             .transpose()
             .map_err(|error| format!("no relay: {error}"))?;
-        let addr = relay.as_ref().map_or(&listener.addr, |relay| &relay.addr);
-        let mut words = vec!["dial".to_owned(), addr.clone(), self.operation.to_owned()];
-        words.extend(self.options.iter().cloned());
-        words.extend(["--timeout".to_owned(), self.limit.as_secs().to_string()]);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let addr = relay
+            .as_ref()
+            .map_or(&listener.addr, |relay| &relay.addr)
+            .clone();
+        let start_dialer = |operation| {
+            let limit = self.limit.as_secs().to_string();
+            let mut words = vec!["dial", addr.as_str(), operation];
+            words.extend(self.options.iter().map(String::as_str));
+            words.extend(["--timeout", limit.as_str()]);
+            insert(&self.dialer, &words).start(dir)
+        };
         let start = Instant::now();
-        let mut dialer = insert(&self.dialer, &words).start(dir)?;
+        let mut dialer = start_dialer(self.operation)?;
         let deadline = start + self.limit + GRACE;
         let mut memory = Memory::default();
         let result = loop {
@@ -188,11 +261,27 @@ impl Case {
             };
             memory.look(ours);
             if let Some(line) = dialer.line(Instant::now() + POLL) {
-                if line.get("transferring").is_some() {
-                    listener.process.kill();
-                    continue;
+                if line.get("transferring").is_none() {
+                    break line;
                 }
-                break line;
+                match self.disturbance {
+                    Disturbance::None | Disturbance::Rebind { .. } => {}
+                    Disturbance::Silence => {
+                        if let Some(relay) = &relay {
+                            relay.silence();
+                        }
+                    }
+                    Disturbance::Kill => listener.process.kill(),
+                    Disturbance::Restart => {
+                        listener.restart(dir)?;
+                        dialer.tell("restarted")?;
+                    }
+                    Disturbance::RestartDialer => {
+                        dialer.kill();
+                        dialer = start_dialer("ping")?;
+                    }
+                }
+                continue;
             }
             if let Some(code) = dialer.exit_code() {
                 // Its last line may have come between the two looks, or be on its way here.
@@ -219,7 +308,7 @@ impl Case {
             _ => return Err(error.to_owned()),
         }
         self.check(&result, listener, &memory)?;
-        if let Some(relay) = relay {
+        if let (Disturbance::Rebind { .. }, Some(relay)) = (self.disturbance, relay) {
             self.check_rebinding(&relay, listener)?;
         }
         let ms = result["ms"].as_u64();
@@ -293,6 +382,15 @@ impl Case {
             }
             Expect::Memory { limit_kib } if memory.growth_kib() > *limit_kib => {
                 return Err(format!("our memory grew by {} KiB", memory.growth_kib()));
+            }
+            Expect::Ends { shows_code } => self.check_ends(result, listener, *shows_code)?,
+            Expect::OnePort => ends::check_port(result, listener)?,
+            Expect::Sunk { bytes } => ends::check_sunk(result, listener, *bytes)?,
+            Expect::Overlap => {
+                let old = result["old"].as_str().unwrap_or("nobody knows");
+                if old.contains("TimedOut") {
+                    return Err(format!("the old connection had ended before: {old}"));
+                }
             }
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    case::{Case, Direction, Expect, Family},
+    case::{Case, Direction, Disturbance, Expect, Family},
     child::Invocation,
     prepare::Ready,
 };
@@ -54,6 +54,11 @@ const BUSY: &[&str] = &[
     "wrong-peer",
     "slow-reader",
     "autonat",
+    "close-hears",
+    "close-mid-upload",
+    "close-redial",
+    "close-delivers",
+    "restarted",
 ];
 
 const WAITING: &[&str] = &["killed", "idle"];
@@ -133,6 +138,12 @@ impl Pair<'_> {
         let mut options = Vec::new();
         let mut limit = Duration::from_secs(60);
         let mut expect = Expect::Success;
+        let mut disturbance = Disturbance::None;
+        // What the dialer has to do, if that is another name.
+        let mut done_by = operation;
+        // js shows none.
+        let shows_code = self.peer != "js";
+        let (mut listener, mut dialer) = (listener.clone(), dialer.clone());
         let mut option = |name: &str, value: u64| {
             options.extend([format!("--{name}"), value.to_string()]);
         };
@@ -177,6 +188,48 @@ impl Pair<'_> {
                 option("seconds", sizes.idle_seconds);
                 limit += Duration::from_secs(sizes.idle_seconds);
             }
+            "killed" => disturbance = Disturbance::Kill,
+            "close-hears" => {
+                option("code", CODE);
+                expect = Expect::Ends { shows_code };
+                limit = Duration::from_secs(30);
+            }
+            "close-mid-upload" => {
+                disturbance = Disturbance::Silence;
+                limit = Duration::from_secs(20);
+                expect = Expect::Ends { shows_code };
+            }
+            "close-redial" => {
+                expect = Expect::OnePort;
+                limit = Duration::from_secs(30);
+            }
+            "close-delivers" => {
+                option("size", DELIVERED_BYTES);
+                limit = Duration::from_secs(20);
+                // It is always we who close.
+                match self.direction {
+                    Direction::Out => {
+                        let bytes = DELIVERED_BYTES;
+                        expect = Expect::Sunk { bytes };
+                    }
+                    Direction::In => done_by = "close-fetches",
+                }
+            }
+            "restarted" => {
+                let seed = ["--seed", "7"];
+                match self.direction {
+                    Direction::Out => {
+                        listener = listener.with(seed);
+                        disturbance = Disturbance::Restart;
+                        expect = Expect::Overlap;
+                    }
+                    Direction::In => {
+                        dialer = dialer.with(seed);
+                        disturbance = Disturbance::RestartDialer;
+                        done_by = "killed";
+                    }
+                }
+            }
             _ => {}
         }
         Case {
@@ -184,12 +237,12 @@ impl Pair<'_> {
             direction: self.direction,
             family,
             row: operation.to_owned(),
-            operation,
-            listener: listener.clone(),
-            dialer: dialer.clone(),
+            operation: done_by,
+            listener,
+            dialer,
             options,
             limit,
-            rebind_every: None,
+            disturbance,
             expect,
         }
     }
@@ -257,7 +310,8 @@ impl Pair<'_> {
         case.limit = Duration::from_secs(60);
         // What it carries is in datagrams of at most 1472 bytes, so the last rebinding comes within the first sixth: our
         // listener reports an address some tenths of a second later, when it is validated.
-        case.rebind_every = Some(bytes / 32_768);
+        let every = bytes / 32_768;
+        case.disturbance = Disturbance::Rebind { every };
         case
     }
 
@@ -317,5 +371,9 @@ impl Pair<'_> {
     }
 }
 
-/// The code of resets and stops.
+/// The code of resets, stops and closes.
 const CODE: u64 = 42;
+
+/// What is sent right before a connection is closed: more than is under way at a time on a young
+/// connection.
+const DELIVERED_BYTES: u64 = 256 << 10;

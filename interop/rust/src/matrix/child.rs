@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -164,6 +164,12 @@ impl Process {
                 Err(_) => return false,
             }
         }
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) -> Result<(), String> {
+        let input = self.child.stdin.as_mut().ok_or("nobody reads")?;
+        writeln!(input, "{line}").map_err(|error| error.to_string())
     }
 
     /// The process ID.

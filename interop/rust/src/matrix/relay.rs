@@ -3,7 +3,10 @@
 use std::{
     io, mem,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -14,6 +17,7 @@ pub struct Relay {
     /// Where to dial.
     pub addr: String,
     sources: Sources,
+    is_silent: Arc<AtomicBool>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -23,9 +27,9 @@ type Sources = Arc<Mutex<Vec<SocketAddr>>>;
 impl Relay {
     /// Stands before the listener at the multiaddress `addr`.
     ///
-    /// It sends to it from a new port [`REBINDINGS`] times, each time after `every` datagrams from the
-    /// dialer, and hears nothing at the old ports any more.
-    pub fn start(addr: &str, every: u64) -> io::Result<Self> {
+    /// With `every`, it sends to it from a new port [`REBINDINGS`] times, each time after so many
+    /// datagrams from the dialer, and hears nothing at the old ports any more.
+    pub fn start(addr: &str, every: Option<u64>) -> io::Result<Self> {
         let listener =
             socket_addr(addr).ok_or_else(|| io::Error::other("no address to relay to"))?;
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
@@ -33,6 +37,7 @@ impl Relay {
         let back = runtime.block_on(bind(listener))?;
         let here = front.local_addr()?;
         let sources = Arc::new(Mutex::new(vec![back.local_addr()?]));
+        let is_silent = Arc::new(AtomicBool::new(false));
         let nat = Nat {
             front,
             back,
@@ -40,6 +45,7 @@ impl Relay {
             listener,
             every,
             sources: Arc::clone(&sources),
+            is_silent: Arc::clone(&is_silent),
         };
         let (stop, stopped) = oneshot::channel();
         thread::spawn(move || {
@@ -53,6 +59,7 @@ impl Relay {
         Ok(Self {
             addr: addr.replacen(&udp(listener), &udp(here), 1),
             sources,
+            is_silent,
             _stop: stop,
         })
     }
@@ -60,6 +67,11 @@ impl Relay {
     /// The addresses that the listener has seen, the latest one last.
     pub fn sources(&self) -> Vec<SocketAddr> {
         lock(&self.sources).clone()
+    }
+
+    /// Drops from now on what the listener sends.
+    pub fn silence(&self) {
+        self.is_silent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -71,8 +83,9 @@ struct Nat {
     /// Read by nobody; still open because a closed port would say that it is, which no NAT does.
     forgotten: Vec<UdpSocket>,
     listener: SocketAddr,
-    every: u64,
+    every: Option<u64>,
     sources: Sources,
+    is_silent: Arc<AtomicBool>,
 }
 
 impl Nat {
@@ -91,14 +104,16 @@ impl Nat {
                     }
                     dialer = Some(from);
                     carried += 1;
-                    if carried % self.every == 0 && self.forgotten.len() < REBINDINGS {
+                    let is_time = self.every.is_some_and(|every| carried % every == 0);
+                    if is_time && self.forgotten.len() < REBINDINGS {
                         self.rebind().await?;
                     }
                     let _ = self.back.send_to(&outward[..length], self.listener).await;
                 }
                 received = self.back.recv_from(&mut homeward) => {
                     let (length, _) = received?;
-                    if let Some(dialer) = dialer && length <= PATH_MTU {
+                    let is_silent = self.is_silent.load(Ordering::Relaxed);
+                    if let Some(dialer) = dialer && length <= PATH_MTU && !is_silent {
                         let _ = self.front.send_to(&homeward[..length], dialer).await;
                     }
                 }

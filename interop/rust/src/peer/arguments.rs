@@ -27,6 +27,8 @@ pub struct Options {
     pub parallel: usize,
     /// As a listener, whether every dialer has to prove its address.
     pub retry: bool,
+    /// What the host key is made from, if it is to be the same again.
+    pub seed: Option<u8>,
     pub size: u64,
     pub timeout: Duration,
 }
@@ -81,6 +83,7 @@ impl Options {
             "key" => self.key = value,
             "parallel" => self.parallel = usize::try_from(number()?).unwrap_or(usize::MAX),
             "seconds" => self.duration = Duration::from_secs(number()?),
+            "seed" => self.seed = Some(number()? as u8),
             "size" => self.size = number()?,
             "timeout" => self.timeout = Duration::from_secs(number()?),
             _ => return Err(format!("no option --{name}")),
@@ -99,6 +102,7 @@ impl Default for Options {
             key: "ed25519".to_owned(),
             parallel: 100,
             retry: false,
+            seed: None,
             size: 1 << 20,
             timeout: Duration::from_secs(60),
         }

@@ -8,7 +8,12 @@ mod protocols;
 mod streams;
 mod transport;
 
-use std::{env, io, io::Write, process::ExitCode};
+use std::{
+    env, io,
+    io::Write,
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use aws_lc_rs::{encoding::AsDer, rsa};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
@@ -28,6 +33,16 @@ pub enum Failure {
     Failed(String),
     TimedOut,
     Unsupported(String),
+}
+
+impl Failure {
+    /// Says when it was.
+    pub fn after(self, what: &str) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(format!("after {what}: {error}")),
+            other => other,
+        }
+    }
 }
 
 #[tokio::main]
@@ -64,7 +79,7 @@ async fn run() -> Result<(), Failure> {
 
 async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
     let retry = options.retry;
-    let (node, bound) = Node::start(keypair(&options.key)?, Role::Listener { addr, retry }).await?;
+    let (node, bound) = Node::start(keypair(options)?, Role::Listener { addr, retry }).await?;
     let bound = bound.ok_or("no address")?.with(Protocol::P2p(node.peer_id));
     print(&json!({ "listen": bound.to_string() }));
     let mut terminated = signal(SignalKind::terminate())?;
@@ -81,7 +96,7 @@ async fn dial(addr: Multiaddr, operation: &str, options: &Options) -> Result<(),
         "autonat" => Role::Tested(operations::beside(&addr)),
         _ => Role::Dialer,
     };
-    let (node, _) = Node::start(keypair(&options.key)?, role).await?;
+    let (node, _) = Node::start(keypair(options)?, role).await?;
     let mut result = operations::run(&node, addr, operation, options).await?;
     result.insert("ok".to_owned(), json!(true));
     print(&Value::Object(result));
@@ -94,7 +109,12 @@ async fn end_of_input() {
     while input.read(&mut block).await.is_ok_and(|length| length > 0) {}
 }
 
-fn keypair(kind: &str) -> Result<Keypair, Failure> {
+fn keypair(options: &Options) -> Result<Keypair, Failure> {
+    if let Some(seed) = options.seed {
+        let key = Keypair::ed25519_from_bytes([seed; 32]);
+        return key.map_err(|error| error.to_string().into());
+    }
+    let kind = options.key.as_str();
     match kind {
         "ecdsa" => Ok(Keypair::generate_ecdsa()),
         "ed25519" => Ok(Keypair::generate_ed25519()),
@@ -116,6 +136,14 @@ fn keypair(kind: &str) -> Result<Keypair, Failure> {
 /// Prints a line of JSON. If nobody reads it any more there is nobody to tell.
 pub fn print(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
+}
+
+/// Milliseconds since 1970, which all peers on this machine count alike.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 impl From<String> for Failure {

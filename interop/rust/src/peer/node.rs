@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Failure, moves, protocols, streams,
+    Failure, moves, protocols,
+    streams::{self, Link},
     transport::{self, Facts},
 };
 
@@ -41,11 +42,19 @@ pub enum Role {
     Tested(Multiaddr),
 }
 
+/// Closes connections on behalf of the peers that ask for it.
+#[derive(Clone)]
+pub struct Closer(mpsc::WeakSender<Command>);
+
 enum Command {
+    /// Closes this connection, or else that which was dialled last. Answered at once.
+    Close(Option<Link>, u64, oneshot::Sender<Value>),
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
+    /// Answered by how the connection that was dialled last has ended, as soon as it has.
+    Ended(oneshot::Sender<Value>),
     /// Answered by what the peer says of itself, as soon as it has.
     Identify(oneshot::Sender<Value>),
-    Open(PeerId, streams::Request),
+    Open(streams::Request),
     /// Answered by the verdict of the peer on an address of ours, as soon as there is one.
     Reachability(oneshot::Sender<Result<Value, String>>),
 }
@@ -71,6 +80,7 @@ impl Node {
             let config = autonat::client::Config::default().with_probe_interval(PROBE_INTERVAL);
             autonat::client::Behaviour::new(rand::make_rng(), config)
         });
+        let (commands, receiver) = mpsc::channel(COMMANDS);
         let behaviour = Behaviour {
             autonat_client: autonat_client.into(),
             autonat_server: autonat::server::Behaviour::default(),
@@ -78,7 +88,7 @@ impl Node {
             moves: moves::Behaviour::default(),
             streams: streams::Behaviour::new(
                 protocols::ALL,
-                protocols::server(chosen.facts.clone()),
+                protocols::server(chosen.facts.clone(), Closer(commands.downgrade())),
             ),
         };
         let config = swarm::Config::with_tokio_executor()
@@ -91,7 +101,6 @@ impl Node {
                 .map_err(|error| format!("not listening: {error}"))?;
             bound = Some(listen_addr(&mut swarm).await?);
         }
-        let (commands, receiver) = mpsc::channel(COMMANDS);
         tokio::spawn(run(swarm, receiver, chosen.facts.clone()));
         let node = Self {
             commands,
@@ -108,6 +117,23 @@ impl Node {
         answer.await.map_err(|_| SWARM_ENDED.to_owned())?
     }
 
+    /// Closes the connection that was dialled last, with `code` if the transport can. Does not wait
+    /// for its end; returns what the peer should hear, and since when.
+    pub async fn close(&self, code: u64) -> Result<Value, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Close(None, code, reply)).await?;
+        answer
+            .await
+            .map_err(|_| "no connection to close".to_owned())
+    }
+
+    /// Waits for the end of the connection that was dialled last; returns how and when it came.
+    pub async fn ended(&self) -> Result<Value, String> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Ended(reply)).await?;
+        answer.await.map_err(|_| SWARM_ENDED.to_owned())
+    }
+
     /// What the peer that was dialled says of itself.
     pub async fn identify(&self) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
@@ -122,12 +148,12 @@ impl Node {
         answer.await.map_err(|_| SWARM_ENDED.to_owned())?
     }
 
-    /// Opens a stream on the connection to the peer; there is no new one if it is gone.
-    pub async fn open(&self, peer_id: PeerId, protocol: StreamProtocol) -> Result<Stream, String> {
+    /// Opens a stream on the connection that was dialled last; there is no new one if it is gone.
+    pub async fn open(&self, protocol: StreamProtocol) -> Result<Stream, String> {
         loop {
             let (reply, answer) = oneshot::channel();
             let protocol = protocol.clone();
-            self.command(Command::Open(peer_id, streams::Request { protocol, reply }))
+            self.command(Command::Open(streams::Request { protocol, reply }))
                 .await?;
             // Dropped if the connection ends at this moment. Who asks again is told why it did.
             if let Ok(opened) = answer.await {
@@ -141,6 +167,17 @@ impl Node {
             .send(command)
             .await
             .map_err(|_| SWARM_ENDED.to_owned())
+    }
+}
+
+impl Closer {
+    /// Closes the connection that a stream came from.
+    pub async fn close(&self, link: Link, code: u64) {
+        if let Some(commands) = self.0.upgrade() {
+            let (reply, _) = oneshot::channel();
+            // Without a Swarm there is no connection either.
+            let _ = commands.send(Command::Close(Some(link), code, reply)).await;
+        }
     }
 }
 
@@ -161,11 +198,34 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
     let mut identified: Option<Value> = None;
     let mut curious = None;
     let mut verdict: Option<Result<Value, String>> = None;
+    // The connection that was dialled last, how it ended, and who waits for that.
+    let mut latest = None;
+    let mut end: Option<Value> = None;
+    let mut mourner: Option<oneshot::Sender<Value>> = None;
     // Why the last connection ended.
     let mut closed = "there was none".to_owned();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
+                Some(Command::Close(link, code, reply)) => {
+                    let Some(Link { connection_id, peer_id }) = link.or(latest) else { continue };
+                    let closing = json!({
+                        "closing": peer_id.to_string(),
+                        "code": facts.prepare_close(code),
+                        "at_ms": crate::now_ms(),
+                    });
+                    if swarm.close_connection(connection_id) {
+                        // Who closes for itself has its own line to print.
+                        if link.is_some() {
+                            crate::print(&closing);
+                        }
+                        let _ = reply.send(closing);
+                    }
+                }
+                Some(Command::Ended(reply)) => match end.clone() {
+                    Some(end) => { let _ = reply.send(end); }
+                    None => mourner = Some(reply),
+                },
                 Some(Command::Dial(addr, reply)) => {
                     let opts = DialOpts::from(addr);
                     let id = opts.connection_id();
@@ -178,12 +238,12 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     Some(info) => { let _ = reply.send(info); }
                     None => waiting = Some(reply),
                 },
-                Some(Command::Open(peer_id, request)) if swarm.is_connected(&peer_id) => {
-                    swarm.behaviour_mut().streams.open(peer_id, request);
-                }
-                Some(Command::Open(_, request)) => {
-                    let _ = request.reply.send(Err(format!("no connection: {closed}")));
-                }
+                Some(Command::Open(request)) => match latest.filter(|_| end.is_none()) {
+                    Some(link) => swarm.behaviour_mut().streams.open(link, request),
+                    None => {
+                        let _ = request.reply.send(Err(format!("no connection: {closed}")));
+                    }
+                },
                 Some(Command::Reachability(reply)) => match verdict.clone() {
                     Some(verdict) => { let _ = reply.send(verdict); }
                     None => curious = Some(reply),
@@ -194,9 +254,15 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 SwarmEvent::ConnectionEstablished { peer_id, endpoint, connection_id, .. } => {
                     // A dialer has its own line to print, also if it is dialled back.
                     if endpoint.is_listener() && !swarm.behaviour().autonat_client.is_enabled() {
-                        crate::print(&json!({ "connected": peer_id.to_string(), "facts": facts.of(peer_id) }));
+                        crate::print(&json!({
+                            "connected": peer_id.to_string(),
+                            "from": endpoint.get_remote_address(),
+                            "facts": facts.of(peer_id),
+                        }));
                     }
                     if let Some((_, reply)) = dial.take_if(|(id, _)| *id == connection_id) {
+                        latest = Some(Link { connection_id, peer_id });
+                        end = None;
                         let _ = reply.send(Ok(peer_id));
                     }
                 }
@@ -207,7 +273,24 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                     }
                 }
                 SwarmEvent::IncomingConnectionError { error, .. } => eprintln!("incoming: {error:?}"),
-                SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+                SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, cause, .. } => {
+                    let ended = json!({
+                        "disconnected": peer_id.to_string(),
+                        "code": cause.as_ref().and_then(transport::close_code_of),
+                        "error": cause.as_ref().map(transport::describe_end),
+                        "at_ms": crate::now_ms(),
+                    });
+                    // Who has closed it itself has no cause.
+                    let is_told = endpoint.is_listener() && cause.is_some();
+                    if is_told && !swarm.behaviour().autonat_client.is_enabled() {
+                        crate::print(&ended);
+                    }
+                    if latest.is_some_and(|latest| latest.connection_id == connection_id) {
+                        if let Some(reply) = mourner.take() {
+                            let _ = reply.send(ended.clone());
+                        }
+                        end = Some(ended);
+                    }
                     closed = format!("{cause:?}");
                     eprintln!("{peer_id} gone: {closed}");
                 }

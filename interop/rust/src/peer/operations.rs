@@ -1,5 +1,7 @@
 //! What a dialer does. Each operation returns what it has seen, or why it failed.
 
+mod closing;
+
 use std::{
     io,
     sync::{
@@ -35,17 +37,26 @@ pub async fn run(
     }
     let expected = peer_of(&addr)?;
     let start = Instant::now();
-    let peer_id = node.dial(addr).await?;
+    let peer_id = node.dial(addr.clone()).await?;
     let dial_ms = milliseconds(start);
     if peer_id != expected {
         return Err(format!("connected to {peer_id}").into());
     }
     // Before the operation, because some of them end the connection.
     let facts = node.facts.of(peer_id);
-    let remote = Remote { node, peer_id };
+    let remote = Remote {
+        node,
+        addr,
+        peer_id,
+    };
     let start = Instant::now();
     let mut result = match name {
         "autonat" => remote.autonat().await,
+        "close-delivers" => remote.close_delivers(options).await,
+        "close-fetches" => remote.close_fetches(options).await,
+        "close-hears" => remote.close_hears(options).await,
+        "close-mid-upload" => remote.close_mid_upload().await,
+        "close-redial" => remote.close_redial().await,
         "echo" => remote.echo(options).await,
         "half-close" => remote.half_close().await,
         "identify" => remote.identify().await,
@@ -54,6 +65,7 @@ pub async fn run(
         "perf" => remote.perf(options).await,
         "ping" => remote.ping(options).await,
         "reset" => remote.reset(options).await,
+        "restarted" => remote.restarted().await,
         "slow-reader" => remote.slow_reader(options).await,
         "stop" => remote.stop(options).await,
         "streams" => remote.streams(options).await,
@@ -69,12 +81,13 @@ pub async fn run(
 /// The peer that was dialled.
 struct Remote<'a> {
     node: &'a Node,
+    addr: Multiaddr,
     peer_id: PeerId,
 }
 
 impl Remote<'_> {
     async fn open(&self, protocol: StreamProtocol) -> Result<Stream, Failure> {
-        Ok(self.node.open(self.peer_id, protocol).await?)
+        Ok(self.node.open(protocol).await?)
     }
 
     async fn ping(&self, options: &Options) -> Result<Map<String, Value>, Failure> {
@@ -137,13 +150,7 @@ impl Remote<'_> {
         let mut stream = self.open(protocols::PERF).await?;
         let start = Instant::now();
         stream.write_all(&download.to_be_bytes()).await?;
-        let block = vec![0; BLOCK_BYTES];
-        let mut left = upload;
-        while left > 0 {
-            let length = left.min(BLOCK_BYTES as u64);
-            stream.write_all(&block[..length as usize]).await?;
-            left -= length;
-        }
+        protocols::write_zeros(&mut stream, upload).await?;
         stream.close().await?;
         let received = protocols::read_to_end(&mut stream, |_| ()).await?;
         if received != download {
@@ -246,32 +253,8 @@ impl Remote<'_> {
 
     async fn killed(&self) -> Result<Map<String, Value>, Failure> {
         let stream = self.open(protocols::ECHO).await?;
-        let (mut reader, mut writer) = stream.split();
-        let write = async {
-            let block = vec![0; BLOCK_BYTES];
-            loop {
-                if let Err(error) = writer.write_all(&block).await {
-                    return error;
-                }
-            }
-        };
-        let read = async {
-            let mut block = vec![0; BLOCK_BYTES];
-            let mut announced = false;
-            loop {
-                match reader.read(&mut block).await {
-                    Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
-                    Ok(_) if announced => {}
-                    Ok(_) => {
-                        crate::print(&json!({ "transferring": true }));
-                        announced = true;
-                    }
-                    Err(error) => return error,
-                }
-            }
-        };
         let start = Instant::now();
-        let (write_error, read_error): (_, io::Error) = join(write, read).await;
+        let (write_error, read_error) = closing::transfer_until_error(stream).await;
         Ok(object(json!({
             "after_ms": milliseconds(start),
             "read_error": read_error.to_string(),

@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    streams,
+    node::Closer,
+    streams::{self, Link},
     transport::{self, Abort, Facts},
 };
 
 pub const ABORT: StreamProtocol = StreamProtocol::new("/interop/abort/1.0.0");
+pub const CLOSE: StreamProtocol = StreamProtocol::new("/interop/close/1.0.0");
 /// Of AutoNAT v2; a behaviour of its own serves it.
 pub const DIAL_REQUEST: &str = "/libp2p/autonat/2/dial-request";
 pub const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
@@ -25,10 +27,13 @@ pub const HALF_CLOSE: StreamProtocol = StreamProtocol::new("/interop/half-close/
 pub const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
 pub const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
 pub const REPORT: StreamProtocol = StreamProtocol::new("/interop/report/1.0.0");
+pub const SINK: StreamProtocol = StreamProtocol::new("/interop/sink/1.0.0");
 pub const SLOW: StreamProtocol = StreamProtocol::new("/interop/slow/1.0.0");
 
 /// All of them.
-pub static ALL: &[StreamProtocol] = &[ABORT, ECHO, FACTS, HALF_CLOSE, PERF, PING, REPORT, SLOW];
+pub static ALL: &[StreamProtocol] = &[
+    ABORT, CLOSE, ECHO, FACTS, HALF_CLOSE, PERF, PING, REPORT, SINK, SLOW,
+];
 
 /// Bytes that are read or written at once.
 pub const BLOCK_BYTES: usize = 64 * 1024;
@@ -60,11 +65,12 @@ pub mod answer {
 static REMEMBERED: Mutex<Value> = Mutex::new(Value::Null);
 
 /// Serves each stream in a task of its own.
-pub fn server(facts: Facts) -> streams::Serve {
-    Arc::new(move |peer_id, protocol, stream| {
+pub fn server(facts: Facts, closer: Closer) -> streams::Serve {
+    Arc::new(move |link, protocol, stream| {
         let facts = facts.clone();
+        let closer = closer.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve_one(&protocol, stream, &facts, peer_id).await {
+            if let Err(error) = serve_one(&protocol, stream, &facts, &closer, link).await {
                 eprintln!("{protocol}: {error}");
             }
         });
@@ -75,18 +81,24 @@ async fn serve_one(
     protocol: &StreamProtocol,
     mut stream: Stream,
     facts: &Facts,
-    peer_id: PeerId,
+    closer: &Closer,
+    link: Link,
 ) -> io::Result<()> {
     match protocol.as_ref() {
         // A pong is what the ping was.
         "/echo/1.0.0" | "/ipfs/ping/1.0.0" => echo(&mut stream).await,
         "/perf/1.0.0" => perf(&mut stream).await,
         "/interop/abort/1.0.0" => abort(stream).await,
-        "/interop/facts/1.0.0" => tell(&mut stream, &facts.of(peer_id)).await,
+        "/interop/close/1.0.0" => close(&mut stream, closer, link).await,
+        "/interop/facts/1.0.0" => tell(&mut stream, &facts.of(link.peer_id)).await,
         "/interop/half-close/1.0.0" => half_close(&mut stream).await,
         "/interop/report/1.0.0" => {
             let seen = lock().clone();
             tell(&mut stream, &seen).await
+        }
+        "/interop/sink/1.0.0" => {
+            sink(&mut stream, link.peer_id).await;
+            Ok(())
         }
         "/interop/slow/1.0.0" => slow(&mut stream).await,
         _ => Err(io::Error::other("nobody serves this")),
@@ -109,13 +121,7 @@ async fn perf(stream: &mut Stream) -> io::Result<()> {
     let mut header = [0; 8];
     stream.read_exact(&mut header).await?;
     read_to_end(stream, |_| ()).await?;
-    let mut left = u64::from_be_bytes(header);
-    let block = vec![0; BLOCK_BYTES];
-    while left > 0 {
-        let length = left.min(BLOCK_BYTES as u64);
-        stream.write_all(&block[..length as usize]).await?;
-        left -= length;
-    }
+    write_zeros(stream, u64::from_be_bytes(header)).await?;
     stream.close().await
 }
 
@@ -167,6 +173,33 @@ async fn abort(mut stream: Stream) -> io::Result<()> {
     }
 }
 
+async fn close(stream: &mut Stream, closer: &Closer, link: Link) -> io::Result<()> {
+    let mut header = [0; 16];
+    stream.read_exact(&mut header).await?;
+    let (mut code, mut size) = ([0; 8], [0; 8]);
+    code.copy_from_slice(&header[..8]);
+    size.copy_from_slice(&header[8..]);
+    let size = u64::from_be_bytes(size);
+    if size > 0 {
+        write_zeros(stream, size).await?;
+        stream.close().await?;
+    }
+    closer.close(link, u64::from_be_bytes(code)).await;
+    // The stream stays open until the connection ends.
+    read_to_end(stream, |_| ()).await.map(|_| ())
+}
+
+/// Prints what has come when nothing more does.
+async fn sink(stream: &mut Stream, peer_id: PeerId) {
+    let mut received = 0;
+    let end = read_to_end(stream, |bytes| received += bytes.len()).await;
+    crate::print(&json!({
+        "sunk": peer_id.to_string(),
+        "bytes": received,
+        "error": end.err().map(|error| error.to_string()),
+    }));
+}
+
 async fn half_close(stream: &mut Stream) -> io::Result<()> {
     remember(Value::Null);
     stream.write_all(&vec![0; HALF_CLOSE_BYTES]).await?;
@@ -203,6 +236,16 @@ pub async fn read_to_end(stream: &mut Stream, mut each: impl FnMut(&[u8])) -> io
         each(&block[..length]);
         received += length as u64;
     }
+}
+
+pub async fn write_zeros(stream: &mut Stream, mut left: u64) -> io::Result<()> {
+    let block = vec![0; BLOCK_BYTES];
+    while left > 0 {
+        let length = left.min(BLOCK_BYTES as u64);
+        stream.write_all(&block[..length as usize]).await?;
+        left -= length;
+    }
+    Ok(())
 }
 
 /// Writes a little at a time until the peer, or the end of the connection, makes it fail.

@@ -29,13 +29,20 @@ use tokio::sync::oneshot;
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is done with an inbound stream.
-pub type Serve = Arc<dyn Fn(PeerId, StreamProtocol, Stream) + Send + Sync>;
+pub type Serve = Arc<dyn Fn(Link, StreamProtocol, Stream) + Send + Sync>;
+
+/// A connection, and who is at its other end.
+#[derive(Clone, Copy)]
+pub struct Link {
+    pub connection_id: ConnectionId,
+    pub peer_id: PeerId,
+}
 
 /// Opens streams, and serves those of the peers.
 pub struct Behaviour {
     protocols: &'static [StreamProtocol],
     serve: Serve,
-    requests: VecDeque<(PeerId, Request)>,
+    requests: VecDeque<(Link, Request)>,
 }
 
 /// Somebody waits for a stream.
@@ -54,15 +61,18 @@ impl Behaviour {
         }
     }
 
-    /// Opens a stream to a connected peer. Without a connection the request is dropped, and its receiver
+    /// Opens a stream on a connection. If that is gone the request is dropped, and its receiver
     /// told so.
-    pub fn open(&mut self, peer_id: PeerId, request: Request) {
-        self.requests.push_back((peer_id, request));
+    pub fn open(&mut self, link: Link, request: Request) {
+        self.requests.push_back((link, request));
     }
 
-    fn handler(&self, peer_id: PeerId) -> Handler {
+    fn handler(&self, connection_id: ConnectionId, peer_id: PeerId) -> Handler {
         Handler {
-            peer_id,
+            link: Link {
+                connection_id,
+                peer_id,
+            },
             protocols: self.protocols,
             serve: Arc::clone(&self.serve),
             requests: VecDeque::new(),
@@ -76,23 +86,23 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection_id: ConnectionId,
         peer_id: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer_id))
+        Ok(self.handler(connection_id, peer_id))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection_id: ConnectionId,
         peer_id: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer_id))
+        Ok(self.handler(connection_id, peer_id))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -109,10 +119,10 @@ impl NetworkBehaviour for Behaviour {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         self.requests
             .pop_front()
-            .map_or(Poll::Pending, |(peer_id, event)| {
+            .map_or(Poll::Pending, |(link, event)| {
                 Poll::Ready(ToSwarm::NotifyHandler {
-                    peer_id,
-                    handler: NotifyHandler::Any,
+                    peer_id: link.peer_id,
+                    handler: NotifyHandler::One(link.connection_id),
                     event,
                 })
             })
@@ -121,7 +131,7 @@ impl NetworkBehaviour for Behaviour {
 
 /// The streams of one connection.
 pub struct Handler {
-    peer_id: PeerId,
+    link: Link,
     protocols: &'static [StreamProtocol],
     serve: Serve,
     requests: VecDeque<Request>,
@@ -170,7 +180,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (protocol, stream),
                 ..
-            }) => (self.serve)(self.peer_id, protocol, stream),
+            }) => (self.serve)(self.link, protocol, stream),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (_, stream),
                 info: reply,

@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     env, io,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -15,7 +16,7 @@ use libp2p::{
         transport::Boxed,
     },
     identity::Keypair,
-    quic,
+    quic, swarm,
 };
 use libp2p_quinn::{
     Config, Connection, ConnectionError, Handle, RetryPolicy, StreamError, Transport,
@@ -99,6 +100,19 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Makes the next connection that is closed end with `code`, if the transport can do that;
+    /// libp2p's boxes have no way to. Returns the code that it will end with.
+    pub fn prepare_close(&self, code: u64) -> u64 {
+        let code = if self.0.is_some() { code } else { 0 };
+        CLOSE_CODE.store(code, Ordering::Relaxed);
+        code
+    }
+}
+
+/// The code that the next connection is closed with.
+static CLOSE_CODE: AtomicU64 = AtomicU64::new(0);
+
 /// How a stream ended before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abort {
@@ -139,6 +153,28 @@ pub fn code_of(error: &io::Error) -> Option<u64> {
     None
 }
 
+/// The code that the peer has closed a connection with, if it was closed by the peer.
+pub fn close_code_of(error: &swarm::ConnectionError) -> Option<u64> {
+    let swarm::ConnectionError::IO(error) = error else {
+        return None;
+    };
+    if let Some(ConnectionError::ClosedByPeer { code, .. }) = error.get_ref()?.downcast_ref() {
+        return Some(*code);
+    }
+    // The official one wraps it in a type of its own, which shows it in this way alone.
+    let text = format!("{error:?}");
+    let (_, code) = text.split_once("ApplicationClose { error_code: ")?;
+    code.split(',').next()?.parse().ok()
+}
+
+/// What a transport says of the end of a connection.
+pub fn describe_end(error: &swarm::ConnectionError) -> String {
+    match error {
+        swarm::ConnectionError::IO(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// Our connection, with a back door into its streams.
 struct Muxer(Connection);
 
@@ -164,6 +200,10 @@ impl StreamMuxer for Muxer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ConnectionError>> {
+        let code = CLOSE_CODE.swap(0, Ordering::Relaxed);
+        if code > 0 {
+            self.0.close_with(code, "as planned");
+        }
         Pin::new(&mut self.0).poll_close(cx)
     }
 
