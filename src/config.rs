@@ -6,7 +6,7 @@ mod knobs;
 mod retry;
 mod secrets;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use libp2p_identity::{Keypair, PeerId};
 use quinn_proto::{
@@ -17,7 +17,7 @@ use quinn_proto::{
 pub use self::{builder::ConfigBuilder, retry::RetryPolicy};
 use self::{
     knobs::Knobs,
-    secrets::{ResetKey, TokenKey},
+    secrets::{ResetKey, ResetSecret, TokenKey},
 };
 use crate::{
     authenticator::{Authenticator, GenerateError},
@@ -34,6 +34,7 @@ pub struct Config {
     /// Kept as it came out: [`Config::new`] cannot fail, the first use of the transport can.
     authenticator: Result<Authenticator, Arc<GenerateError>>,
     knobs: Knobs,
+    reset_secret: ResetSecret,
     transports: Arc<PerInterface<TransportConfig>>,
 }
 
@@ -43,6 +44,7 @@ impl Config {
         Self {
             authenticator: Authenticator::new(keypair).map_err(Arc::new),
             knobs: Knobs::default(),
+            reset_secret: ResetSecret::new(keypair),
             transports: Arc::default(),
         }
     }
@@ -107,6 +109,13 @@ impl Config {
         self.knobs.socket_buffers
     }
 
+    /// The source of a shard's key for stateless resets, which is the same after a restart of the node.
+    /// `first_addr` is that of the transport's first socket.
+    pub(crate) fn reset_secret(&self, first_addr: SocketAddr, shard: usize) -> [u8; 32] {
+        let secret = self.reset_secret.of_endpoint(first_addr, shard);
+        secret.unwrap_or_else(rand::random)
+    }
+
     /// What one dial needs.
     ///
     /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
@@ -138,13 +147,15 @@ impl Config {
     ///
     /// `receive_buffer` is what the kernel has granted to the first socket, in bytes.
     ///
-    /// `secret` is the source of the keys for stateless resets and Retry tokens. Each shard has its own:
-    /// whoever can make one endpoint sign an ID that another one has issued could reset its connection.
+    /// `secret` is the source of the key for Retry tokens, and `reset_secret` of the one for stateless
+    /// resets. Each shard has its own: whoever can make one endpoint sign an ID that another one has
+    /// issued could reset its connection.
     pub(crate) fn settings(
         &self,
         mtu_discovery: bool,
         receive_buffer: usize,
         secret: [u8; 32],
+        reset_secret: [u8; 32],
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
         let pending = self.knobs.pending();
@@ -161,7 +172,7 @@ impl Config {
             .incoming_buffer_size_total(pending.bytes as u64)
             .validation_token_config(validation_token);
 
-        let mut endpoint = EndpointConfig::new(Arc::new(ResetKey::new(&secret)));
+        let mut endpoint = EndpointConfig::new(Arc::new(ResetKey::new(&reset_secret)));
         endpoint
             .supported_versions(vec![1])
             // The fixed bit tells QUIC from STUN on the same socket (RFC 9443 §3).
@@ -180,6 +191,8 @@ impl Config {
             handshake_timeout: self.knobs.handshake_timeout,
             id_quota: IdQuota::default(),
             idle_timeout: self.knobs.idle_timeout,
+            keep_alive_interval: self.knobs.keep_alive_interval,
+            linger_timeout: self.knobs.linger_timeout,
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
             pending,
             stream_limits: self.knobs.stream_limits(),
@@ -201,6 +214,7 @@ impl ConfigBuilder {
         Ok(Config {
             authenticator: Ok(authenticator),
             knobs,
+            reset_secret: ResetSecret::new(&self.keypair),
             transports: Arc::default(),
         })
     }

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use libp2p_core::muxing::{StreamMuxer, StreamMuxerEvent};
 use quinn_proto::VarInt;
 
@@ -13,9 +14,15 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 
 /// An authenticated connection, which carries streams.
 ///
-/// Closing it with [`poll_close`](StreamMuxer::poll_close) tells the peer and waits until nothing is left
-/// of the connection. Dropping it tells the peer too (CONNECTION_CLOSE with code 0), but waits for nothing;
-/// its streams fail from then on.
+/// Closing it with [`poll_close`](StreamMuxer::poll_close), or dropping it, ends it for the application at
+/// once: its streams fail from then on, but for what has arrived before. The peer is told
+/// (CONNECTION_CLOSE with code 0) as soon as it has acknowledged what was written on streams that were
+/// closed or dropped before, and what they end with; the driver sees to that, for
+/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the peer
+/// is told, or when that is left to the driver.
+///
+/// When the peer has ended the connection, streams that it had opened before can still be taken and read.
+/// [`poll`](StreamMuxer::poll) reports the end when all of them are taken.
 ///
 /// Each `poll_…` may be dropped at any time without losing anything, and may be called again after an
 /// error, which it then repeats.
@@ -28,9 +35,9 @@ impl Connection {
         Self { inner }
     }
 
-    /// Closes with an error code and a reason for the peer to read (RFC 9000 §10.2).
+    /// Closes at once, with an error code and a reason for the peer to read (RFC 9000 §10.2).
     ///
-    /// What was written and not acknowledged by now may be lost. The code is one of the application's;
+    /// What was written and not acknowledged by now may be lost, also on streams that were closed. The code is one of the application's;
     /// libp2p uses 0 for an ordinary close. Codes of 2^62 and above are not possible and count as the
     /// largest that is.
     pub fn close_with(&self, code: u64, reason: &str) {
@@ -50,7 +57,7 @@ impl StreamMuxer for Connection {
     ) -> Poll<Result<Stream, ConnectionError>> {
         let accepted = self
             .inner
-            .with(|connection| connection.streams().poll_accept(cx.waker()));
+            .with(|connection| connection.poll_accept(cx.waker()));
         accepted.map_ok(|id| Stream::new(id, self.inner.clone()))
     }
 
@@ -69,7 +76,8 @@ impl StreamMuxer for Connection {
             .with(|connection| connection.poll_close(cx.waker()))
     }
 
-    /// Reports a change of the peer's address, and the end of the connection as soon as there is one.
+    /// Reports a change of the peer's address, and the end of the connection as soon as there is one and
+    /// no stream waits to be taken.
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +90,8 @@ impl StreamMuxer for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.close_with(0, "");
+        (self.inner)
+            .with(|connection| connection.close_in_order(VarInt::from_u32(0), Bytes::new()));
     }
 }
 

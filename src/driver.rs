@@ -3,6 +3,7 @@
 mod connection;
 mod core;
 mod doorbell;
+mod idle;
 mod incoming;
 mod mailbox;
 mod outbound;

@@ -1,6 +1,6 @@
 //! What can go wrong, one enum for each moment at which it does.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use crate::authenticator::{CertificateError, GenerateError};
 
@@ -77,6 +77,9 @@ pub enum DialError {
     /// The QUIC endpoint refused to begin.
     #[error("the endpoint refused to connect: {0}")]
     Refused(String),
+    /// The transport was [shut down](crate::Handle::shutdown).
+    #[error("the transport is shut down")]
+    ShutDown,
     /// So many dials as listener are under way, in all or to this host, that there is no place for another one.
     #[error("too many holes are being punched")]
     TooManyHolePunches,
@@ -110,6 +113,9 @@ pub enum ListenError {
     /// `listen_on` was called outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,
+    /// The transport was [shut down](crate::Handle::shutdown).
+    #[error("the transport is shut down")]
+    ShutDown,
     /// The listener's socket has failed, and not only the way to one peer.
     ///
     /// The listener goes on: the same address and port are bound again, which is tried every second until it succeeds
@@ -178,6 +184,9 @@ pub enum HandshakeError {
 }
 
 /// The end of a connection.
+///
+/// A Swarm reports it as the cause of `SwarmEvent::ConnectionClosed`, in an [`io::Error`];
+/// [`io::Error::get_ref`] and a downcast give it back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -190,7 +199,7 @@ pub enum ConnectionError {
         reason: String,
     },
     /// The peer closed the connection (CONNECTION_CLOSE of type 0x1d, RFC 9000 §19.19).
-    #[error("closed by the peer with code {code:#x}")]
+    #[error("closed by the peer{}", Goodbye { code, reason })]
     ClosedByPeer {
         /// Application error code; 0 is an ordinary close.
         code: u64,
@@ -220,6 +229,24 @@ pub enum ConnectionError {
     /// The peer speaks no version of QUIC that we do.
     #[error("no common version of QUIC")]
     VersionMismatch,
+}
+
+/// What a peer has said about its close, if it is more than that.
+struct Goodbye<'a> {
+    code: &'a u64,
+    reason: &'a str,
+}
+
+impl fmt::Display for Goodbye<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.code != 0 {
+            write!(f, " with code {:#x}", self.code)?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        Ok(())
+    }
 }
 
 /// The end of a stream before its time.

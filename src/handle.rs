@@ -1,8 +1,11 @@
 //! What the application keeps when the Swarm has taken the transport.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
-use crate::{driver::Core, error::RebindError, stats::Stats};
+use futures::future::{Either, select};
+use quinn_proto::VarInt;
+
+use crate::{driver::Core, error::RebindError, net::sleep, stats::Stats};
 
 /// Looks into a [`Transport`](crate::Transport) from outside, and moves its sockets; cheap to clone.
 ///
@@ -58,6 +61,54 @@ impl Handle {
     /// sockets then, all of it.
     pub fn rebind(&self) -> Result<(), RebindError> {
         self.core.rebind()
+    }
+
+    /// Resolves when no connection is left: each peer is told, or has told us, or was given up.
+    ///
+    /// For the end of a program, after it has closed its connections or dropped its Swarm: what returns
+    /// from `main` before that takes the rest of its connections along. Connections whose streams are
+    /// [still to be delivered](crate::ConfigBuilder::linger_timeout) are left until they are.
+    ///
+    /// It can be dropped at any time; that changes nothing.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let core = Arc::clone(&self.core);
+        poll_fn(move |cx| core.poll_idle(cx))
+    }
+
+    /// Closes all connections and listeners, and resolves when no connection is left. Returns whether
+    /// that was so before the time was over.
+    ///
+    /// Peers are told `code` and `reason` (CONNECTION_CLOSE, RFC 9000 §10.2; libp2p uses code 0 for an
+    /// ordinary end; codes of 2^62 and above count as the largest that is possible), each as soon as it
+    /// has acknowledged the streams that were closed before. When `timeout` is over, the others are
+    /// told without.
+    ///
+    /// From the call on dials fail with [`DialError::ShutDown`](crate::DialError::ShutDown), handshakes
+    /// are abandoned, listeners are reported as closed, and none can be made. That does not depend on
+    /// the future, which can be dropped at any time, only the timeout does.
+    ///
+    /// The future needs a tokio runtime with time enabled.
+    pub fn shutdown(
+        &self,
+        code: u64,
+        reason: &str,
+        timeout: Duration,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        self.core.shut_down(code, reason.to_owned().into());
+        let handle = self.clone();
+        async move {
+            let in_time = match select(pin!(handle.closed()), pin!(sleep(timeout))).await {
+                Either::Left(((), _)) => true,
+                Either::Right(((), _)) => false,
+            };
+            if !in_time {
+                handle.core.close_at_once();
+                // Each takes no more than a second.
+                handle.closed().await;
+            }
+            in_time
+        }
     }
 
     #[cfg(feature = "nat")]

@@ -38,6 +38,8 @@ enum Pending {
 pub(crate) struct Listener {
     id: ListenerId,
     socket: Arc<Socket>,
+    /// Which [start](crate::driver::Core::starts) of the drivers it belongs to.
+    start: u64,
     /// The addresses that were announced and did not expire.
     announced: BTreeSet<IpAddr>,
     pending: VecDeque<Pending>,
@@ -49,6 +51,7 @@ impl Listener {
     pub(crate) fn new(
         id: ListenerId,
         socket: Arc<Socket>,
+        start: u64,
         runtime: &Runtime,
     ) -> Result<Self, ListenError> {
         let mut listener = Self {
@@ -57,6 +60,7 @@ impl Listener {
             pending: VecDeque::new(),
             watcher: None,
             socket,
+            start,
         };
         let ip = listener.local_addr().ip();
         if ip.is_unspecified() {
@@ -70,6 +74,10 @@ impl Listener {
 
     pub(crate) fn id(&self) -> ListenerId {
         self.id
+    }
+
+    pub(crate) fn start(&self) -> u64 {
+        self.start
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {

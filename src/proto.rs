@@ -18,6 +18,7 @@ pub(crate) mod fuzzing;
 mod handshake_bytes;
 mod hole_punch;
 mod inbox;
+mod linger;
 mod pending;
 mod per_interface;
 mod recent_retries;
@@ -25,6 +26,7 @@ mod reception;
 mod registry;
 mod router;
 mod shard;
+mod silence;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(
     fuzzing,

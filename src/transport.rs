@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, mem,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Weak},
@@ -159,25 +159,40 @@ impl Transport {
         Poll::Pending
     }
 
-    /// Has listeners report that they have lost a driver, and closes them when it was the last one.
+    /// Has listeners report that they have lost a driver, and closes them when it was the last one, so
+    /// that nothing is dialled from their sockets either.
     fn note_stopped_drivers(&mut self, cx: &mut Context<'_>) {
         let core = self.in_use.core();
         let (stopped, drivers) = core.stopped(cx);
-        if stopped == self.stopped {
-            return;
-        }
-        self.stopped = stopped;
-        if stopped < drivers {
+        let was_stopped = mem::replace(&mut self.stopped, stopped);
+        if was_stopped < stopped && stopped < drivers {
             for listener in &mut self.listeners {
                 listener.report(ListenError::DriverStopped);
             }
-            return;
         }
-        for listener in self.listeners.drain(..) {
+        self.close_deaf_listeners();
+    }
+
+    /// Closes listeners whose drivers are gone, whether others have taken their place or not.
+    fn close_deaf_listeners(&mut self) {
+        if !self.listeners.is_empty() {
+            let core = self.in_use.core();
+            let (start, has_stopped) = (core.starts(), core.has_stopped());
+            let is_deaf = |listener: &Listener| has_stopped || listener.start() < start;
+            self.close_listeners(is_deaf, || Err(ListenError::DriverStopped.into()));
+        }
+    }
+
+    fn close_listeners(
+        &mut self,
+        which: impl Fn(&Listener) -> bool,
+        reason: impl Fn() -> Result<(), Error>,
+    ) {
+        let core = self.in_use.core();
+        for listener in self.listeners.extract_if(.., |listener| which(listener)) {
             core.stop_listening(listener.socket());
             core.forget_listener(listener.id());
-            let reason = Err(ListenError::DriverStopped.into());
-            self.closed.push_back((listener.id(), reason));
+            self.closed.push_back((listener.id(), reason()));
         }
     }
 
@@ -243,26 +258,28 @@ impl transport::Transport for Transport {
         };
         let runtime = Runtime::current().map_err(|_| other(ListenError::NoRuntime))?;
         let core = self.in_use.core();
-        let socket = core
-            .open_socket(&runtime, socket_addr, true)
-            .map_err(|error| {
-                other(match error {
-                    OpenError::Bind(source) => ListenError::Bind {
-                        addr: socket_addr,
-                        source,
-                    },
-                    OpenError::Certificate(error) => ListenError::Certificate(error),
-                    OpenError::DriverStopped => ListenError::DriverStopped,
-                })
-            })?;
+        if core.is_shut_down() {
+            return Err(other(ListenError::ShutDown));
+        }
+        let socket = core.listen(&runtime, socket_addr).map_err(|error| {
+            other(match error {
+                OpenError::Bind(source) => ListenError::Bind {
+                    addr: socket_addr,
+                    source,
+                },
+                OpenError::Certificate(error) => ListenError::Certificate(error),
+                OpenError::DriverStopped => ListenError::DriverStopped,
+            })
+        })?;
         core.note_listener(id, &socket);
-        match Listener::new(id, socket, &runtime) {
+        match Listener::new(id, socket, core.starts(), &runtime) {
             Ok(listener) => self.listeners.push(listener),
             Err(error) => {
                 core.forget_listener(id);
                 return Err(other(error));
             }
         }
+        self.close_deaf_listeners();
         self.wake();
         Ok(())
     }
@@ -294,6 +311,7 @@ impl transport::Transport for Transport {
         else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
+        self.close_deaf_listeners();
         let listeners: Vec<_> = self
             .listeners
             .iter()
@@ -334,6 +352,9 @@ impl transport::Transport for Transport {
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         self.note_stopped_drivers(cx);
         self.note_failed_sockets();
+        if self.in_use.core().is_shut_down() {
+            self.close_listeners(|_| true, || Ok(()));
+        }
         if let Some((listener_id, reason)) = self.closed.pop_front() {
             return Poll::Ready(TransportEvent::ListenerClosed {
                 listener_id,

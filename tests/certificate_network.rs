@@ -42,6 +42,17 @@ fn verdict(
     ended: &Result<(PeerId, Connection), Error>,
 ) -> Result<PeerId, CertificateError> {
     match ended {
+        // A dial names who was met instead.
+        Ok((peer_id, _))
+            if case
+                .expected_peer
+                .is_some_and(|expected| expected != *peer_id) =>
+        {
+            Err(CertificateError::PeerMismatch {
+                expected: Box::new(case.expected_peer.unwrap()),
+                actual: Box::new(*peer_id),
+            })
+        }
         Ok((peer_id, _)) => Ok(*peer_id),
         Err(Error::Handshake(HandshakeError::Certificate(error))) => Err(error.clone()),
         Err(error) => panic!("{case}: {error:?}"),

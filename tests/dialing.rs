@@ -4,14 +4,15 @@
 
 mod support;
 
-use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, future::poll_fn, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use libp2p_core::{
     Transport as _,
+    muxing::StreamMuxerExt,
     transport::{ListenerId, TransportEvent},
 };
 use libp2p_identity::PeerId;
-use libp2p_quinn::{CertificateError, ConnectionError, HandshakeError};
+use libp2p_quinn::{ConnectionError, HandshakeError};
 use multiaddr::{Multiaddr, Protocol};
 use support::{
     node::{
@@ -348,13 +349,13 @@ async fn another_peer_than_the_expected_one_fails_the_handshake_on_both_sides() 
         let dial = dialer.dial(&addr.with(Protocol::P2p(expected)));
         let upgrade = async { listener.knock().await.upgrade.await };
         let (dialled, accepted) = tokio::join!(dial, upgrade);
-        match handshake_error(dialled) {
-            HandshakeError::Certificate(CertificateError::PeerMismatch {
-                expected: named,
-                actual,
-            }) => assert_eq!((*named, *actual), (expected, listener.peer_id)),
-            error => panic!("{error:?}"),
-        }
+        // The other one is named, and nothing can be done with the connection.
+        let (met, mut connection) = dialled.unwrap();
+        assert_eq!(met, listener.peer_id);
+        let end = poll_fn(|cx| connection.poll_unpin(cx)).await.unwrap_err();
+        assert!(matches!(end, ConnectionError::Violation { .. }), "{end:?}");
+        let opened = poll_fn(|cx| connection.poll_outbound_unpin(cx)).await;
+        assert_eq!(opened.unwrap_err(), end);
         match handshake_error(accepted) {
             HandshakeError::Connection(ConnectionError::AbortedByPeer { code, .. }) => {
                 assert_eq!(code & !0xff, 0x100, "a TLS alert, not {code:#x}");

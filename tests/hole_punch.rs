@@ -183,7 +183,7 @@ async fn dialer_that_fails_its_handshake_leaves_the_dial_waiting() {
         // It does not want to talk to this peer.
         let dial = dialer.dial(&at(puncher_addr, PeerId::random()));
         let (refused, event) = join(dial, puncher.event()).await;
-        refused.unwrap_err();
+        assert_eq!(refused.unwrap().0, puncher.peer_id);
         let TransportEvent::Incoming { upgrade, .. } = event else {
             panic!("{event:?}");
         };

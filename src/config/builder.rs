@@ -14,6 +14,9 @@ use crate::{error::ConfigError, net::BufferSizes, proto::Shards};
 /// No handshake takes an hour.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(3600);
 
+/// Whoever waits for longer does not notice the end of it.
+const LONGEST_LINGER: Duration = Duration::from_secs(3600);
+
 /// With less a connection does little else; with more nothing is kept alive.
 const KEEP_ALIVE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
@@ -116,6 +119,27 @@ impl ConfigBuilder {
             });
         }
         self.knobs.keep_alive_interval = interval;
+        Ok(self)
+    }
+
+    /// How long a connection that we close goes on to deliver streams that were closed before it.
+    ///
+    /// A stream whose `poll_close` was ready, or that was dropped, has its bytes delivered although the
+    /// connection is closed or dropped behind it: the peer hears of the end when it has acknowledged
+    /// them. A peer that acknowledges nothing for 3 s, or for nine round trips if these take longer, is
+    /// waited for no longer. Zero closes at once. Default: 60 s.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] for more than an hour.
+    pub fn linger_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        if timeout > LONGEST_LINGER {
+            return Err(ConfigError::OutOfRange {
+                name: "linger_timeout",
+                expected: "at most an hour",
+            });
+        }
+        self.knobs.linger_timeout = timeout;
         Ok(self)
     }
 

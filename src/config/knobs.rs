@@ -26,6 +26,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// (RFC 4787 §4.3 asks for minutes, reality does not).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What 7 MB take at 1 Mbit/s. More is for who knows the networks.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What other libp2p implementations allow.
 const MAX_PEER_STREAMS: u32 = 256;
 
@@ -122,6 +125,7 @@ pub(super) struct Knobs {
     pub(super) handshake_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) linger_timeout: Duration,
     pub(super) max_buffered_bytes: Option<u64>,
     pub(super) max_handshakes_per_source: usize,
     pub(super) max_incoming_handshakes: usize,
@@ -146,6 +150,7 @@ impl Default for Knobs {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            linger_timeout: LINGER_TIMEOUT,
             max_buffered_bytes: None,
             max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
             max_incoming_handshakes: MAX_INCOMING_HANDSHAKES,

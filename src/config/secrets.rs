@@ -3,8 +3,37 @@
 //! quinn-proto implements its key traits for the types of one crypto library, chosen by features that
 //! other crates in the same build may change; so they are implemented here, on ours.
 
+use std::{fmt, net::SocketAddr};
+
 use aws_lc_rs::{aead, constant_time, hkdf, hmac};
+use libp2p_identity::Keypair;
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
+
+/// What the keys for stateless resets of one identity are derived from; the same after a restart.
+#[derive(Clone)]
+pub(super) struct ResetSecret(Option<[u8; 32]>);
+
+impl ResetSecret {
+    pub(super) fn new(keypair: &Keypair) -> Self {
+        Self(keypair.derive_secret(b"libp2p-quinn stateless reset"))
+    }
+
+    /// The source of one endpoint's key, or nothing if the identity is of a kind that has no secret.
+    ///
+    /// `first_addr` is where the transport has bound its first socket. Another transport of this
+    /// identity has another one, and so no key that would sign the IDs of this one.
+    pub(super) fn of_endpoint(&self, first_addr: SocketAddr, shard: usize) -> Option<[u8; 32]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0?);
+        let info = format!("{first_addr} {shard}");
+        hmac::sign(&key, info.as_bytes()).as_ref().try_into().ok()
+    }
+}
+
+impl fmt::Debug for ResetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResetSecret")
+    }
+}
 
 /// Signs connection IDs; the signature is the ID's stateless-reset token (RFC 9000 §10.3.2).
 pub(super) struct ResetKey(hmac::Key);
@@ -102,6 +131,23 @@ mod tests {
         }
         let opening = key.aead_from_hkdf(b"random");
         assert_eq!(opening.open(&mut token, b"context").unwrap(), b"address");
+    }
+
+    #[test]
+    fn a_reset_secret_is_that_of_one_identity_address_and_shard() {
+        let identity = Keypair::generate_ed25519();
+        let addr = SocketAddr::from(([192, 0, 2, 1], 4001));
+        let secret = ResetSecret::new(&identity).of_endpoint(addr, 0);
+        assert!(secret.is_some());
+        let again = ResetSecret::new(&identity).of_endpoint(addr, 0);
+        assert_eq!(secret, again, "after a restart");
+        let other = ResetSecret::new(&Keypair::generate_ed25519()).of_endpoint(addr, 0);
+        assert_ne!(secret, other);
+        let of_identity = ResetSecret::new(&identity);
+        let other_addr = SocketAddr::from(([192, 0, 2, 1], 4002));
+        assert_ne!(secret, of_identity.of_endpoint(other_addr, 0));
+        assert_ne!(secret, of_identity.of_endpoint(addr, 1));
+        assert_eq!(format!("{of_identity:?}"), "ResetSecret");
     }
 
     #[test]

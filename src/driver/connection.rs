@@ -10,6 +10,7 @@ use quinn_proto::ConnectionHandle;
 
 use super::{doorbell::Doorbell, wakers};
 use crate::{
+    authenticator::CertificateError,
     error::HandshakeError,
     proto::{Connection, SharedConnection, lock},
 };
@@ -63,6 +64,9 @@ impl Handshake {
     }
 
     /// Resolves to the authenticated peer and its connection. Not to be polled again after that.
+    ///
+    /// Where it is another peer than the expected one, the connection is over. So a Swarm learns who was
+    /// met, although nothing but its identity was taken from it.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -74,6 +78,10 @@ impl Handshake {
         Poll::Ready(match (result, self.0.take()) {
             (Ok(peer_id), Some(connection)) => Ok((peer_id, connection)),
             (Ok(_), None) => Err(HandshakeError::Stale),
+            (
+                Err(HandshakeError::Certificate(CertificateError::PeerMismatch { actual, .. })),
+                Some(connection),
+            ) => Ok((*actual, connection)),
             (Err(error), _) => Err(error),
         })
     }

@@ -6,26 +6,29 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures::channel::oneshot;
 use libp2p_core::transport::ListenerId;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
+use quinn_proto::VarInt;
 
 #[cfg(feature = "nat")]
 use super::stun::StunDoor;
 use super::{
     connection::Handshake,
+    idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, Undeliverable},
+    mailbox::{Farewell, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
     socket::Socket,
     sockets::Sockets,
-    task::{Driver, ReceiveSettings},
+    task::{Driver, ReceiveSettings, Shared},
     wakers::Reply,
 };
 use crate::{
@@ -46,17 +49,25 @@ pub(crate) struct Core {
     mailboxes: Arc<[Arc<Mailbox>]>,
     registries: Vec<Arc<Mutex<Registry>>>,
     incoming: Arc<IncomingQueue>,
+    idle: Arc<Idle>,
+    is_shut_down: AtomicBool,
     listeners: Mutex<Vec<Listening>>,
     #[cfg(feature = "nat")]
     stun: Arc<StunDoor>,
     sockets: Arc<Sockets>,
-    started: Mutex<bool>,
+    drivers: Mutex<Drivers>,
     next_shard: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Drivers {
+    are_running: bool,
+    /// How often they were started: again when the runtime of those before has ended.
+    starts: u64,
 }
 
 struct Listening {
     stats: ListenerStats,
-    #[cfg(feature = "nat")]
     socket: Weak<Socket>,
 }
 
@@ -117,17 +128,33 @@ impl Core {
             mailboxes,
             registries: shards.iter().map(|_| Arc::default()).collect(),
             incoming,
+            idle: Arc::default(),
+            is_shut_down: AtomicBool::new(false),
             listeners: Mutex::default(),
             #[cfg(feature = "nat")]
             stun: Arc::default(),
-            started: Mutex::new(false),
+            drivers: Mutex::default(),
             next_shard: AtomicUsize::new(0),
             config,
         }
     }
 
+    /// Opens a socket to listen on. If connections still use one at this address that has listened
+    /// before, it listens again.
+    pub(crate) fn listen(
+        &self,
+        runtime: &Runtime,
+        addr: SocketAddr,
+    ) -> Result<Arc<Socket>, OpenError> {
+        self.begin_again();
+        match self.sockets.listen_again(addr) {
+            Some(socket) => Ok(socket),
+            None => self.open_socket(runtime, addr, true),
+        }
+    }
+
     /// Opens a socket and has a driver read it; the first one starts the drivers.
-    pub(crate) fn open_socket(
+    fn open_socket(
         &self,
         runtime: &Runtime,
         addr: SocketAddr,
@@ -150,6 +177,9 @@ impl Core {
         expected: Option<PeerId>,
         from: DialFrom,
     ) -> Result<oneshot::Receiver<Result<Handshake, Error>>, DialError> {
+        if self.is_shut_down() {
+            return Err(DialError::ShutDown);
+        }
         let deadline = clock::now() + self.config.handshake_timeout();
         let max_payload = interfaces::max_payload(remote_addr);
         let config = self.config.client(expected, max_payload)?;
@@ -193,6 +223,62 @@ impl Core {
         Ok(receiver)
     }
 
+    /// How often drivers were started. Listeners of an earlier start hear nothing any more.
+    pub(crate) fn starts(&self) -> u64 {
+        sync::lock(&self.drivers).starts
+    }
+
+    /// Whether there were drivers, and all of them are gone.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
+    }
+
+    /// Closes all connections, and lets no other one begin.
+    pub(crate) fn shut_down(&self, code: VarInt, reason: Bytes) {
+        self.is_shut_down.store(true, Ordering::Relaxed);
+        let listening: Vec<_> = sync::lock(&self.listeners)
+            .iter()
+            .filter_map(|listening| listening.socket.upgrade())
+            .collect();
+        for socket in listening {
+            self.stop_listening(&socket);
+        }
+        self.close_connections(code, reason, false);
+        // The transport reports that its listeners are closed.
+        self.incoming.wake();
+    }
+
+    /// Closes all connections that are left after [`shut_down`](Self::shut_down).
+    pub(crate) fn close_at_once(&self) {
+        self.close_connections(VarInt::from_u32(0), Bytes::new(), true);
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.is_shut_down.load(Ordering::Relaxed)
+    }
+
+    /// Ready when there is no connection.
+    pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        // Before looking, so that nothing comes in between.
+        self.idle.register(cx);
+        let mut registries = self.registries.iter();
+        if registries.any(|registry| sync::lock(registry).has_connections()) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    fn close_connections(&self, code: VarInt, reason: Bytes, at_once: bool) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.close_connections(Farewell {
+                code,
+                reason: reason.clone(),
+                at_once,
+            });
+        }
+    }
+
     /// How many of the drivers are gone, and how many there were. The transport is woken when that changes.
     pub(crate) fn stopped(&self, cx: &Context<'_>) -> (usize, usize) {
         // Before looking, so that nothing comes in between.
@@ -211,6 +297,7 @@ impl Core {
     /// No connection is accepted at this socket any more; those that were not answered are refused.
     pub(crate) fn stop_listening(&self, socket: &Arc<Socket>) {
         socket.stop_listening();
+        self.sockets.note_former_listener(socket);
         self.incoming.refuse_from(socket);
     }
 
@@ -234,7 +321,6 @@ impl Core {
                 receive_buffer_bytes: buffers.receive,
                 send_buffer_bytes: buffers.send,
             },
-            #[cfg(feature = "nat")]
             socket: Arc::downgrade(socket),
         });
     }
@@ -341,6 +427,7 @@ impl Core {
         remote_addr: SocketAddr,
         from: DialFrom,
     ) -> Result<Arc<Socket>, OpenError> {
+        self.begin_again();
         let own = match from {
             DialFrom::New => true,
             DialFrom::Reused(listeners) => {
@@ -355,17 +442,40 @@ impl Core {
         })
     }
 
+    /// If nothing is left of the drivers, makes way for others.
+    fn begin_again(&self) {
+        let mut drivers = sync::lock(&self.drivers);
+        if drivers.are_running && self.mailboxes.iter().all(|mailbox| mailbox.is_gone()) {
+            self.incoming.clear();
+            self.sockets.forget_all();
+            for mailbox in self.mailboxes.iter() {
+                mailbox.revive();
+            }
+            drivers.are_running = false;
+        }
+    }
+
     /// Starts the drivers, if there are none; `io` is the first socket.
     fn start(&self, runtime: &Runtime, io: &UdpSocket) -> Result<(), Arc<GenerateError>> {
-        let mut started = sync::lock(&self.started);
-        if *started {
+        let mut drivers = sync::lock(&self.drivers);
+        if drivers.are_running {
             return Ok(());
         }
+        let shared = Shared {
+            shards: self.shards,
+            mailboxes: Arc::clone(&self.mailboxes),
+            incoming: Arc::clone(&self.incoming),
+            #[cfg(feature = "nat")]
+            stun: Arc::clone(&self.stun),
+            sockets: Arc::clone(&self.sockets),
+            idle: Arc::clone(&self.idle),
+        };
         for (id, registry) in self.shards.iter().zip(&self.registries) {
             let settings = self.config.settings(
                 !io.may_fragment(),
                 io.buffer_sizes().receive,
                 rand::random(),
+                self.config.reset_secret(io.local_addr(), id.index()),
             )?;
             let receive_settings = ReceiveSettings {
                 max_datagram_bytes: settings.max_datagram_bytes(),
@@ -383,19 +493,11 @@ impl Core {
                 Arc::clone(registry),
                 self.budget.clone(),
             );
-            runtime.spawn(Driver::new(
-                shard,
-                self.shards,
-                Arc::clone(&self.mailboxes),
-                Arc::clone(&self.incoming),
-                #[cfg(feature = "nat")]
-                Arc::clone(&self.stun),
-                Arc::clone(&self.sockets),
-                receive_settings,
-            ));
+            runtime.spawn(Driver::new(shard, shared.clone(), receive_settings));
         }
         self.sockets.run_on(runtime);
-        *started = true;
+        drivers.are_running = true;
+        drivers.starts += 1;
         Ok(())
     }
 }

@@ -7,6 +7,9 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use bytes::Bytes;
+use quinn_proto::VarInt;
+
 use super::{
     doorbell::Doorbell,
     requests::{Dropped, Request, Requests},
@@ -41,8 +44,10 @@ struct Inside {
     forwarded: VecDeque<Datagram<Arc<Socket>>>,
     forwarded_bytes: usize,
     mail: Mail,
-    /// The driver is gone.
+    /// The driver is gone, or is on its way.
     stopped: bool,
+    /// Nothing is left of it.
+    gone: bool,
 }
 
 /// What has arrived since the driver looked last, and what it has to know of what waits.
@@ -61,6 +66,17 @@ pub(super) struct Mail {
     pub(super) given_up: bool,
     /// The transport is gone: leave when there is nothing left to drive.
     pub(super) closing: bool,
+    /// Close all connections.
+    pub(super) farewell: Option<Farewell>,
+}
+
+/// How all connections are closed.
+#[derive(Clone, Debug)]
+pub(super) struct Farewell {
+    pub(super) code: VarInt,
+    pub(super) reason: Bytes,
+    /// Without waiting for streams that were closed and are not delivered.
+    pub(super) at_once: bool,
 }
 
 /// Has one of a socket's read by the driver with this number, or by another one if that is gone: what comes in is for
@@ -158,6 +174,17 @@ impl Mailbox {
         self.post(|inside| inside.mail.closing = true);
     }
 
+    /// Has the driver close all connections, and begin none of those that were asked for.
+    pub(super) fn close_connections(&self, farewell: Farewell) {
+        let mut dropped = Requests::default();
+        self.post(|inside| {
+            mem::swap(&mut inside.requests, &mut dropped);
+            inside.mail.farewell = Some(farewell);
+        });
+        // Whoever waits is woken when nothing is locked.
+        drop(dropped);
+    }
+
     pub(super) fn take(&self) -> Mail {
         let mut inside = lock(&self.inside);
         Mail {
@@ -201,6 +228,21 @@ impl Mailbox {
             datagrams.push(datagram);
         }
         !inside.forwarded.is_empty()
+    }
+
+    /// Nothing is left of the driver, so that another one may take its place.
+    pub(super) fn mark_gone(&self) {
+        lock(&self.inside).gone = true;
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        lock(&self.inside).gone
+    }
+
+    /// Takes things for another driver from now on.
+    pub(super) fn revive(&self) {
+        let left = mem::take(&mut *lock(&self.inside));
+        drop(left);
     }
 
     /// Nothing is taken any more; what is left is dropped, which its senders notice.

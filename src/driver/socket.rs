@@ -75,6 +75,11 @@ impl Socket {
         ios.get(shard % ios.len().max(1)).map(Arc::clone)
     }
 
+    /// Connections are accepted here again.
+    pub(super) fn listen_again(&self) {
+        self.listening.store(true, Ordering::Relaxed);
+    }
+
     /// Connections are not accepted here any more; those there are stay.
     pub(crate) fn stop_listening(&self) {
         self.listening.store(false, Ordering::Relaxed);

@@ -62,6 +62,8 @@ pub(crate) struct Sockets {
     has_kept: AtomicBool,
     /// Sockets that were given up a moment ago.
     lingering: Mutex<VecDeque<Arc<Socket>>>,
+    /// Sockets that have listened, and that connections may still use.
+    former_listeners: Mutex<Vec<Weak<Socket>>>,
     /// Sockets of listeners that have failed, for the transport to report.
     failed: Mutex<VecDeque<(Weak<Socket>, io::Error)>>,
 }
@@ -111,6 +113,7 @@ impl Sockets {
             kept: Mutex::default(),
             has_kept: AtomicBool::new(false),
             lingering: Mutex::default(),
+            former_listeners: Mutex::default(),
             failed: Mutex::default(),
         }
     }
@@ -137,6 +140,34 @@ impl Sockets {
 
     fn runtime(&self) -> Option<Runtime> {
         lock(&self.runtime).clone()
+    }
+
+    /// Drivers are about to start anew: nothing is of use any more that those before have read.
+    pub(super) fn forget_all(&self) {
+        let dialling = std::mem::take(&mut *lock(&self.dialling));
+        let lingering = std::mem::take(&mut *lock(&self.lingering));
+        let former = std::mem::take(&mut *lock(&self.former_listeners));
+        drop((dialling, lingering, former));
+    }
+
+    /// A socket listens no more.
+    pub(super) fn note_former_listener(&self, socket: &Arc<Socket>) {
+        let mut former = lock(&self.former_listeners);
+        former.retain(|former| former.strong_count() > 0);
+        former.push(Arc::downgrade(socket));
+    }
+
+    /// The socket at this address that has listened before, if there still is one; it listens again.
+    pub(super) fn listen_again(&self, addr: SocketAddr) -> Option<Arc<Socket>> {
+        let mut former = lock(&self.former_listeners);
+        let sockets: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
+        let socket = sockets
+            .into_iter()
+            .find(|socket| socket.local_addr() == addr)?;
+        former.retain(|former| Weak::as_ptr(former) != Arc::as_ptr(&socket));
+        drop(former);
+        socket.listen_again();
+        Some(socket)
     }
 
     /// Opens a socket for each shard, or one for all.

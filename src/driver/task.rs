@@ -15,8 +15,9 @@ use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
 use super::stun::StunDoor;
 use super::{
     connection::{DrivenConnection, Handshake},
+    idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Mailbox, read_socket},
+    mailbox::{Farewell, Mailbox, read_socket},
     outbound::Outbound,
     pace::Pace,
     reader::{Read, Reader},
@@ -87,16 +88,23 @@ pub(super) struct ReceiveSettings {
     pub(super) measure_routing: bool,
 }
 
+/// What all drivers of a transport share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) shards: Shards,
+    /// Of all shards.
+    pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
+    pub(super) incoming: Arc<IncomingQueue>,
+    #[cfg(feature = "nat")]
+    pub(super) stun: Arc<StunDoor>,
+    pub(super) sockets: Arc<Sockets>,
+    pub(super) idle: Arc<Idle>,
+}
+
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
     shard: Shard<Arc<Socket>>,
-    shards: Shards,
-    /// Of all shards; ours is among them.
-    mailboxes: Arc<[Arc<Mailbox>]>,
-    incoming: Arc<IncomingQueue>,
-    #[cfg(feature = "nat")]
-    stun: Arc<StunDoor>,
-    sockets: Arc<Sockets>,
+    shared: Shared,
     readers: Vec<Reader>,
     /// Where to go on reading, so that no socket starves another.
     next_reader: usize,
@@ -123,22 +131,12 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         shard: Shard<Arc<Socket>>,
-        shards: Shards,
-        mailboxes: Arc<[Arc<Mailbox>]>,
-        incoming: Arc<IncomingQueue>,
-        #[cfg(feature = "nat")] stun: Arc<StunDoor>,
-        sockets: Arc<Sockets>,
+        shared: Shared,
         settings: ReceiveSettings,
     ) -> Self {
         let outbound = Outbound::new(shard.id().index());
         Self {
             shard,
-            shards,
-            mailboxes,
-            incoming,
-            #[cfg(feature = "nat")]
-            stun,
-            sockets,
             readers: Vec::new(),
             next_reader: 0,
             has_requests: false,
@@ -147,18 +145,19 @@ impl Driver {
             timer: Timer::default(),
             buffers: ReceiveBuffers::new(),
             slabs: Slabs::default(),
-            forward: (0..shards.count()).map(|_| Vec::new()).collect(),
+            forward: (0..shared.shards.count()).map(|_| Vec::new()).collect(),
             turns: Vec::new(),
             wakers: Vec::new(),
             pace: Pace::default(),
             next_unused: None,
+            shared,
             settings,
             closing: false,
         }
     }
 
     fn mailbox(&self) -> &Arc<Mailbox> {
-        &self.mailboxes[self.shard.id().index()]
+        &self.shared.mailboxes[self.shard.id().index()]
     }
 
     /// Takes what has arrived; tells whether there may be more.
@@ -167,6 +166,9 @@ impl Driver {
         let mut turns = std::mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
         self.closing |= mail.closing;
+        if let Some(farewell) = mail.farewell {
+            self.close_connections(&farewell);
+        }
         for handle in turns.drain(..) {
             self.shard.want_turn(handle);
         }
@@ -195,6 +197,17 @@ impl Driver {
         } else {
             Backlog::None
         }
+    }
+
+    fn close_connections(&mut self, farewell: &Farewell) {
+        let Farewell {
+            code,
+            reason,
+            at_once,
+        } = farewell;
+        self.shard.close_connections(*code, reason, *at_once);
+        // Nobody will take them.
+        self.shared.incoming.clear();
     }
 
     /// Takes what other shards have read for this one, unless enough waits already: the mailbox is
@@ -249,13 +262,14 @@ impl Driver {
                 continue;
             };
             #[cfg(feature = "nat")]
-            self.stun
+            self.shared
+                .stun
                 .unreachable(&socket, report.remote_addr, &report.quoted);
             // Only our own first packets have an ID that nobody off the path can know.
             let Some(initial_id) = long_header_id(&report.quoted) else {
                 continue;
             };
-            for mailbox in self.mailboxes.iter() {
+            for mailbox in self.shared.mailboxes.iter() {
                 mailbox.unreachable(report.remote_addr, initial_id.to_vec());
             }
         }
@@ -280,7 +294,7 @@ impl Driver {
             }
             Read::Broken(error) => {
                 self.shard.totals().transport.receive_errors += 1;
-                self.sockets.replace_failed(&socket, error);
+                self.shared.sockets.replace_failed(&socket, error);
                 Backlog::None
             }
         }
@@ -308,7 +322,7 @@ impl Driver {
             for piece in self.slabs.cut(fitting.contents, received.stride) {
                 let Piece { contents, held } = piece;
                 let started = measure_routing.then(clock::now);
-                let route = route(&contents, self.shards);
+                let route = route(&contents, self.shared.shards);
                 let routing_time = started.map(|started| clock::now() - started);
                 let Totals {
                     registry,
@@ -343,7 +357,8 @@ impl Driver {
                         registry.non_quic += 1;
                         self.shard.note_noise(received.remote_addr);
                         #[cfg(feature = "nat")]
-                        self.stun
+                        self.shared
+                            .stun
                             .receive(now, socket, received.remote_addr, &contents);
                     }
                     Route::Drop(_) => {
@@ -353,7 +368,7 @@ impl Driver {
                 }
             }
         }
-        for (mailbox, datagrams) in self.mailboxes.iter().zip(&mut self.forward) {
+        for (mailbox, datagrams) in self.shared.mailboxes.iter().zip(&mut self.forward) {
             if !datagrams.is_empty() {
                 mailbox.forward(datagrams);
             }
@@ -568,11 +583,11 @@ impl Driver {
         while let Some(incoming) = self.shard.poll_incoming() {
             let incoming = IncomingConnection::new(incoming, Arc::clone(self.mailbox()));
             // One that finds no room asks, as it is dropped, to be refused.
-            self.incoming.push(incoming);
+            self.shared.incoming.push(incoming);
         }
         if self.closing {
             // Nobody will ever take them.
-            self.incoming.clear();
+            self.shared.incoming.clear();
         }
     }
 
@@ -621,15 +636,18 @@ impl Future for Driver {
         // Once more, to be woken for those that have blocked since.
         this.unblock(cx);
         for (socket, error) in this.outbound.take_broken() {
-            this.sockets.replace_failed(&socket, error);
+            this.shared.sockets.replace_failed(&socket, error);
         }
         this.report_incoming();
         this.post_totals();
+        if !this.shard.has_connections() {
+            this.shared.idle.wake();
+        }
         if this.closing && this.shard.is_empty() {
             // Nobody will dial any more.
-            this.sockets.close_kept();
+            this.shared.sockets.close_kept();
         }
-        this.next_unused = this.sockets.close_unused();
+        this.next_unused = this.shared.sockets.close_unused();
         if [backlog, forwarded].contains(&Backlog::More)
             || this.shard.has_ready()
             || this.has_requests
@@ -657,7 +675,7 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();
-        self.sockets.driver_stopped();
+        self.shared.sockets.driver_stopped();
         self.punches.clear();
         if !std::thread::panicking() {
             // A runtime that is shut down drops its tasks; sockets still send.
@@ -671,9 +689,14 @@ impl Drop for Driver {
         for reader in self.readers.drain(..) {
             if let Some(socket) = reader.socket() {
                 // If nobody is left to read it, nobody is left to be heard.
-                let _ = read_socket(&self.mailboxes, 0, &socket, reader.io());
+                let _ = read_socket(&self.shared.mailboxes, 0, &socket, reader.io());
             }
         }
-        self.incoming.wake();
+        // Another one does not take the place of one that has panicked: it would panic again.
+        if !std::thread::panicking() {
+            self.mailbox().mark_gone();
+        }
+        self.shared.idle.wake();
+        self.shared.incoming.wake();
     }
 }

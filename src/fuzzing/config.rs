@@ -85,7 +85,8 @@ impl Plan {
             Err(error) => panic!("{error}"),
         };
         for discovery in [false, true] {
-            let settings = config.settings(discovery, self.receive_buffer as usize, [7; 32]);
+            let settings =
+                config.settings(discovery, self.receive_buffer as usize, [7; 32], [7; 32]);
             let settings = settings.expect("the certificate was made in `build`");
             (settings.transport)(self.max_payload);
         }

@@ -45,13 +45,14 @@ impl PathControl {
         Self(liftable.map(|liftable| liftable.shared).unwrap_or_default())
     }
 
-    /// Lets the connection send as much as it likes from now on: it will only say that it is closed.
+    /// Lets the connection send as much as it likes from now on, or no more. For one that is closed, as
+    /// it will only say so, and for single datagrams.
     ///
     /// quinn-proto 0.11.19 holds the packet with CONNECTION_CLOSE back while the window is full,
     /// although such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any
     /// more that would make room.
-    pub(super) fn lift(&self) {
-        self.0.is_lifted.store(true, Ordering::Relaxed);
+    pub(super) fn lift(&self, is_lifted: bool) {
+        self.0.is_lifted.store(is_lifted, Ordering::Relaxed);
     }
 
     /// Bytes of stream data that were acknowledged on this path, about: a little less.

@@ -16,7 +16,8 @@ use quinn_proto::{
 
 use super::{
     congestion::PathControl,
-    streams::{StreamLimits, StreamStates, Streams},
+    linger::Linger,
+    streams::{StreamId, StreamLimits, StreamStates, Streams},
     turns::Turns,
 };
 use crate::{
@@ -60,6 +61,13 @@ pub(crate) struct Connection {
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
+    /// The longest that a close waits for streams that were closed before it.
+    linger_timeout: Duration,
+    linger: Lingering,
+    /// The peer has ended it, or has forgotten it.
+    ended_by_peer: bool,
+    /// What completes the handshake is sent. A close takes the place of what is not.
+    has_sent_handshake: bool,
     /// Nobody drives it any more: what it had to send is sent.
     is_released: bool,
     /// How many connection IDs the peer had issued when it was seen last that none of them was left to move with.
@@ -88,6 +96,19 @@ struct Closing {
     abandoned: bool,
 }
 
+/// Whether a close waits for streams that were closed before it.
+#[derive(Debug)]
+enum Lingering {
+    No,
+    /// From the next turn on.
+    Wanted,
+    Begun(Linger),
+    /// All is delivered.
+    Done,
+    /// The peer has not acknowledged it in time, or has ended the connection itself.
+    GivenUp,
+}
+
 /// What came of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noted {
@@ -111,6 +132,7 @@ impl Connection {
         quic: quinn_proto::Connection,
         direction: Direction,
         limits: StreamLimits,
+        linger_timeout: Duration,
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
         Self {
@@ -125,6 +147,10 @@ impl Connection {
             authenticated: None,
             loss: None,
             closing: None,
+            linger_timeout,
+            linger: Lingering::No,
+            ended_by_peer: false,
+            has_sent_handshake: false,
             is_released: false,
             used_up: None,
             moved_to: None,
@@ -138,16 +164,24 @@ impl Connection {
         &mut self,
         waker: &Waker,
     ) -> Poll<Result<PeerId, HandshakeError>> {
+        // Even if it is over already: there may be streams to take.
+        if let Some(authenticated) = &self.authenticated {
+            return Poll::Ready(Ok(authenticated.peer_id));
+        }
         if let Some(loss) = &self.loss {
             return Poll::Ready(Err(loss.handshake.clone()));
         }
-        match &self.authenticated {
-            Some(authenticated) => Poll::Ready(Ok(authenticated.peer_id)),
-            None => {
-                self.turns.wait(&mut self.waiting.established, waker);
-                Poll::Pending
-            }
+        self.turns.wait(&mut self.waiting.established, waker);
+        Poll::Pending
+    }
+
+    /// The next stream that the peer has opened.
+    pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
+        let accepted = self.streams().poll_accept(waker);
+        if self.loss.is_some() && !self.streams.has_waiting() {
+            self.turns.wake(&mut self.waiting.address_change);
         }
+        accepted
     }
 
     /// Its streams.
@@ -160,7 +194,8 @@ impl Connection {
         }
     }
 
-    /// The peer's new address, once after each change, or the end of the connection.
+    /// The peer's new address, once after each change, or the end of the connection, once all streams
+    /// are taken that came in before it.
     ///
     /// Nothing is heard of an address that was only written on copies of the peer's packets: it is reported when it is
     /// validated.
@@ -168,7 +203,9 @@ impl Connection {
         &mut self,
         waker: &Waker,
     ) -> Poll<Result<SocketAddr, ConnectionError>> {
-        self.alive()?;
+        if !self.streams.has_waiting() {
+            self.alive()?;
+        }
         match self.moved_to.take() {
             Some(addr) => Poll::Ready(Ok(addr)),
             None => {
@@ -178,10 +215,11 @@ impl Connection {
         }
     }
 
-    /// Closes, and waits until the packet that tells the peer is sent.
+    /// Closes, and waits until the packet that tells the peer is sent, or is left to the driver because
+    /// streams are to be delivered first.
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
-        self.close(VarInt::from_u32(0), Bytes::new());
-        if !self.is_released {
+        self.close_in_order(VarInt::from_u32(0), Bytes::new());
+        if !self.is_released && matches!(self.linger, Lingering::No) {
             self.turns.wait(&mut self.waiting.released, waker);
             return Poll::Pending;
         }
@@ -191,6 +229,19 @@ impl Connection {
         })
     }
 
+    /// Ends the connection for the application. The peer is told when it has acknowledged the streams
+    /// that were closed before, or does not do so in time.
+    pub(crate) fn close_in_order(&mut self, code: VarInt, reason: Bytes) {
+        let lingers = self.loss.is_none()
+            && self.authenticated.is_some()
+            && self.streams.has_undelivered()
+            && !self.linger_timeout.is_zero();
+        if lingers {
+            self.linger = Lingering::Wanted;
+        }
+        self.close(code, reason);
+    }
+
     /// Ends the connection; what was not acknowledged by now is lost.
     pub(crate) fn close(&mut self, code: VarInt, reason: Bytes) {
         self.begin_closing(Closing {
@@ -198,6 +249,32 @@ impl Connection {
             reason,
             abandoned: false,
         });
+    }
+
+    /// Waits no longer for streams to be delivered.
+    pub(super) fn give_up_lingering(&mut self) {
+        if self.lingers() {
+            self.linger = Lingering::GivenUp;
+            self.turns.want();
+        }
+    }
+
+    /// Whether it is closed for the application, and goes on to deliver streams.
+    pub(super) fn lingers(&self) -> bool {
+        matches!(self.linger, Lingering::Wanted | Lingering::Begun(_))
+    }
+
+    /// Whether it was closed before streams were delivered that were closed before it.
+    pub(super) fn gave_up_lingering(&self) -> bool {
+        matches!(self.linger, Lingering::GivenUp)
+    }
+
+    /// When it waits no longer for streams to be delivered.
+    pub(super) fn linger_deadline(&self) -> Option<Instant> {
+        match &self.linger {
+            Lingering::Begun(linger) => Some(linger.deadline()),
+            _ => None,
+        }
     }
 
     /// Closes a connection whose handshake nobody waits for any more, and forgets it at once.
@@ -347,11 +424,12 @@ impl Connection {
 
     /// Whether somebody has closed it since its last turn, or nobody drives it any more.
     pub(super) fn has_no_future(&self) -> bool {
-        self.closing.is_some() || self.is_released
+        (self.closing.is_some() && !self.lingers()) || self.is_released
     }
 
     /// Closes the connection because its driver stops. What the application has asked for before stays.
     pub(super) fn close_with_driver(&mut self) {
+        self.give_up_lingering();
         if self.loss.is_some() {
             return;
         }
@@ -397,11 +475,18 @@ impl Connection {
         if self.loss.is_some() {
             return;
         }
+        let is_ours = !self.ended_by_peer && connection != ConnectionError::TimedOut;
         self.loss = Some(Loss {
             connection,
             handshake,
         });
-        self.streams.fail(self.quic.side(), &mut self.turns);
+        self.streams.fail(&mut self.turns);
+        if !self.lingers() {
+            self.streams.stop_sending();
+        }
+        if is_ours {
+            self.streams.discard_waiting(self.quic.side());
+        }
         self.turns.wake(&mut self.waiting.address_change);
         self.turns.wake(&mut self.waiting.established);
     }
@@ -436,7 +521,13 @@ impl Connection {
                 "too much CRYPTO",
             );
         }
-        if let Some(closing) = self.closing.take() {
+        self.linger(now);
+        let is_unsent = self.authenticated.is_some() && !self.has_sent_handshake;
+        if !self.lingers()
+            && !is_unsent
+            && let Some(closing) = self.closing.take()
+        {
+            self.streams.stop_sending();
             self.lift_congestion_control();
             self.quic.close(now, closing.code, closing.reason);
             self.turns.fulfil();
@@ -446,6 +537,31 @@ impl Connection {
         // Flushing asks for a turn too, and this is the one.
         self.turns.fulfil();
         false
+    }
+
+    /// Sees whether streams are still to be delivered before the connection is closed.
+    fn linger(&mut self, now: Instant) {
+        if !self.lingers() {
+            return;
+        }
+        let rtt = self.quic.rtt();
+        let acknowledged = self.path_control.acknowledged();
+        if let Lingering::Wanted = self.linger {
+            self.streams().abandon_open();
+            // Most peers acknowledge the second of two packets at once, and a single one later.
+            self.quic.ping();
+            let linger = Linger::begin(now, self.linger_timeout, acknowledged, rtt);
+            self.linger = Lingering::Begun(linger);
+        }
+        let Lingering::Begun(linger) = &mut self.linger else {
+            return;
+        };
+        linger.note_acknowledged(now, acknowledged, rtt);
+        if !self.streams.has_undelivered() {
+            self.linger = Lingering::Done;
+        } else if self.quic.is_closed() || linger.deadline() <= now {
+            self.linger = Lingering::GivenUp;
+        }
     }
 
     /// What there is of received data, and how many pieces of it were moved from quinn-proto's
@@ -478,19 +594,12 @@ impl Connection {
 
     /// Lets the packet pass that tells the peer, if it is not told.
     pub(super) fn lift_congestion_control(&self) {
-        PathControl::of(&self.quic).lift();
+        PathControl::of(&self.quic).lift(true);
     }
 
     /// Whether the peer has ended it: then there is nothing to say to it (RFC 9000 §10.2.2).
     pub(super) fn was_ended_by_peer(&self) -> bool {
-        self.loss.as_ref().is_some_and(|loss| {
-            matches!(
-                loss.connection,
-                ConnectionError::AbortedByPeer { .. }
-                    | ConnectionError::ClosedByPeer { .. }
-                    | ConnectionError::Reset
-            )
-        })
+        self.ended_by_peer
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -503,7 +612,30 @@ impl Connection {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        self.quic.poll_transmit(now, max_datagrams, buf)
+        let transmit = self.quic.poll_transmit(now, max_datagrams, buf);
+        if transmit.is_none() && self.authenticated.is_some() && !self.has_sent_handshake {
+            self.has_sent_handshake = true;
+            if self.closing.is_some() {
+                self.turns.want();
+            }
+        }
+        transmit
+    }
+
+    /// One datagram, whatever is under way already. Where nothing is acknowledged any more, congestion
+    /// control would hold it back for ever.
+    pub(super) fn poll_probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let control = PathControl::of(&self.quic);
+        control.lift(true);
+        let transmit = self.quic.poll_transmit(now, 1, buf);
+        control.lift(false);
+        transmit
+    }
+
+    /// How many frames were sent that have to be acknowledged, among those that matter.
+    pub(super) fn elicited(&self) -> u64 {
+        let sent = self.quic.stats().frame_tx;
+        sent.stream + sent.ping + sent.reset_stream
     }
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
@@ -667,7 +799,14 @@ impl Connection {
                 Event::Connected => established |= self.on_connected(),
                 Event::ConnectionLost { reason } => {
                     let handshake = self.handshake_error(&reason);
-                    self.lose(reason.into(), handshake);
+                    let error = ConnectionError::from(reason);
+                    self.ended_by_peer |= matches!(
+                        error,
+                        ConnectionError::AbortedByPeer { .. }
+                            | ConnectionError::ClosedByPeer { .. }
+                            | ConnectionError::Reset
+                    );
+                    self.lose(error, handshake);
                 }
                 Event::Stream(event) => self.streams().on_event(event),
             }

@@ -153,6 +153,11 @@ impl Registry {
         }
     }
 
+    /// Whether there are connections that are not over.
+    pub(crate) fn has_connections(&self) -> bool {
+        !self.remotes.is_empty()
+    }
+
     /// Nothing is left of a connection.
     pub(super) fn remove(&mut self, handle: ConnectionHandle) {
         self.end(handle);

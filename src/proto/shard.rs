@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use quinn_proto::{
     ConnectionHandle, ConnectionId, Endpoint, EndpointConfig, EndpointEvent, ServerConfig,
-    Transmit, TransportConfig,
+    Transmit, TransportConfig, VarInt,
 };
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -29,10 +30,12 @@ use super::{
     handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
     hole_punch::HolePunches,
     inbox::{Inbox, InboxBytes},
+    linger::LingeringConnections,
     pending::PendingLimits,
     per_interface::PerInterface,
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
+    silence::Silence,
     slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
     spare,
     streams::StreamLimits,
@@ -40,7 +43,7 @@ use super::{
     unanswered::UnansweredDials,
     work::{Account, Debtors, Meter},
 };
-use crate::sync::Mutex;
+use crate::{error::HandshakeError, sync::Mutex};
 
 /// Connections that want a turn beside which none gets one only because a timer of it is due: about
 /// as many as have one in a round.
@@ -63,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
     pub(crate) id_quota: IdQuota,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) keep_alive_interval: Option<Duration>,
+    pub(crate) linger_timeout: Duration,
     pub(crate) mtu_discovery: bool,
     pub(crate) pending: PendingLimits,
     /// As the server's and the clients' configurations have them.
@@ -94,12 +99,15 @@ pub(crate) struct Shard<S> {
     handshake_timeout: Duration,
     id_quota: IdQuota,
     idle_timeout: Option<Duration>,
+    keep_alive_interval: Option<Duration>,
+    linger_timeout: Duration,
     stream_limits: StreamLimits,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
     /// Connections that are over.
     closing: ClosingConnections<S>,
+    lingering: LingeringConnections,
     reception: Reception<S>,
     unanswered: UnansweredDials,
     ready: TurnQueue,
@@ -157,10 +165,13 @@ impl<S: Socket> Shard<S> {
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,
             idle_timeout: settings.idle_timeout,
+            keep_alive_interval: settings.keep_alive_interval,
+            linger_timeout: settings.linger_timeout,
             stream_limits: settings.stream_limits,
             slots: Vec::new(),
             live: 0,
             closing: ClosingConnections::new(),
+            lingering: LingeringConnections::default(),
             reception: Reception::new(settings.server, settings.admission, settings.pending),
             unanswered: UnansweredDials::default(),
             ready: TurnQueue::default(),
@@ -197,6 +208,11 @@ impl<S: Socket> Shard<S> {
     /// Whether a connection that is expected to have little to do wants a turn.
     pub(crate) fn has_light(&self) -> bool {
         self.ready.has_light()
+    }
+
+    /// Whether there are connections that are not closed.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.live > 0
     }
 
     /// Whether nothing is left to be driven.
@@ -344,6 +360,7 @@ impl<S: Socket> Shard<S> {
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
             idle_timeout: self.idle_timeout,
+            keep_alive_interval: self.keep_alive_interval,
             issued: &self.issued,
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
@@ -365,6 +382,13 @@ impl<S: Socket> Shard<S> {
         turn.handle_application_events();
 
         let is_finished = turn.is_finished(sending);
+        let since = &mut turn.slot.lingers_since;
+        let evicted = if turn.connection.lingers() {
+            self.lingering.insert(now, handle, since)
+        } else {
+            self.lingering.remove(handle, since);
+            None
+        };
         let more = sending == Sending::Unfinished
             || !turn.slot.inbox.is_empty()
             || (turn.slot.expired && !turn.slot.untried_path)
@@ -378,6 +402,8 @@ impl<S: Socket> Shard<S> {
         }
         if drained || is_finished {
             turn.connection.release();
+            let given_up = turn.connection.gave_up_lingering();
+            turn.totals.transport.lingers_given_up += u64::from(given_up);
         }
         let rtt = turn.connection.rtt();
         let is_confirmed = !turn.slot.is_confirmed && turn.connection.is_confirmed();
@@ -410,6 +436,9 @@ impl<S: Socket> Shard<S> {
         }
         drop(connection);
 
+        if let Some(evicted) = evicted {
+            self.give_up_lingering(evicted);
+        }
         if let Some(admission) = admission {
             self.release(admission);
         }
@@ -428,6 +457,14 @@ impl<S: Socket> Shard<S> {
             self.want_turn(handle);
         }
         Some(load)
+    }
+
+    /// Has a connection be closed that goes on to deliver streams.
+    fn give_up_lingering(&mut self, handle: ConnectionHandle) {
+        if let Some(slot) = slot(&mut self.slots, handle) {
+            lock(&slot.connection).give_up_lingering();
+            self.want_turn(handle);
+        }
     }
 
     /// Has a connection that is in debt wait for its next turn.
@@ -477,6 +514,26 @@ impl<S: Socket> Shard<S> {
         }
     }
 
+    /// Closes every connection because the application wants it. Handshakes are abandoned.
+    pub(crate) fn close_connections(&mut self, code: VarInt, reason: &Bytes, at_once: bool) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if let Some(slot) = slot(&mut self.slots, handle) {
+                let mut connection = lock(&slot.connection);
+                if connection.authenticated().is_none() {
+                    connection.abandon(HandshakeError::Stale);
+                } else if at_once {
+                    connection.give_up_lingering();
+                    connection.close(code, reason.clone());
+                } else {
+                    connection.close_in_order(code, reason.clone());
+                }
+                drop(connection);
+                self.want_turn(handle);
+            }
+        }
+    }
+
     /// Tells every connection that nobody drives it any more.
     pub(crate) fn orphan_all(&mut self, wakers: &mut Vec<Waker>) {
         for index in 0..self.slots.len() {
@@ -500,6 +557,10 @@ impl<S: Socket> Shard<S> {
         // Also what a panic has cut short in the middle of being accepted.
         registry::lock(&self.registry).set_unfinished(Unfinished::default());
         self.post_totals();
+    }
+
+    fn connection(&self, quic: quinn_proto::Connection, direction: Direction) -> Connection {
+        Connection::new(quic, direction, self.stream_limits, self.linger_timeout)
     }
 
     fn insert(
@@ -543,6 +604,9 @@ impl<S: Socket> Shard<S> {
             handshake_deadline: Some(begun.deadline),
             is_confirmed: false,
             handshake_bytes,
+            silence: Silence::default(),
+            probes: false,
+            lingers_since: None,
             close_deadline: None,
             idle_since: now,
             was_silent_since: false,
@@ -593,6 +657,7 @@ impl<S: Socket> Shard<S> {
         slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
         slot.budget.set(0, &self.budget);
+        (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);
         while self.slots.pop_if(|slot| slot.is_none()).is_some() {}
         if let Some(room) = spare::room_for(self.slots.len(), self.slots.capacity()) {

@@ -20,6 +20,7 @@ use super::{
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
     registry::{self, Registry, Totals},
+    silence::{self, Silence},
     turn_queue::Load,
     work::{Account, HANDSHAKE_TIME, Meter, TURN_TIME},
 };
@@ -96,6 +97,11 @@ pub(super) struct Slot<S> {
     pub(super) idle_since: Instant,
     /// Whether nothing was sent since the last datagram was received.
     pub(super) was_silent_since: bool,
+    pub(super) silence: Silence,
+    /// Whether the next datagram goes out whatever is under way.
+    pub(super) probes: bool,
+    /// Since when it [lingers](Connection::lingers).
+    pub(super) lingers_since: Option<Instant>,
     /// When a connection that is over is forgotten, told or not.
     pub(super) close_deadline: Option<Instant>,
     /// The packet that closes it, once it is sent.
@@ -138,6 +144,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) keep_alive_interval: Option<Duration>,
     pub(super) issued: &'a IssuedIds,
     pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
@@ -175,6 +182,7 @@ impl<S: Socket> Turn<'_, S> {
             (self.slot.addresses).note_received(received.remote_addr, received.len);
             self.slot.idle_since = self.now;
             self.slot.was_silent_since = true;
+            self.slot.silence.note_received();
             self.connection.handle_event(received.event);
             // Before the next datagram: a stateless reset behind a close would pass for the reason,
             // and what piles up is taken out of quinn-proto.
@@ -231,6 +239,7 @@ impl<S: Socket> Turn<'_, S> {
         if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
             self.connection.give_up_silent();
         }
+        self.keep_up();
         let forget = self.connection.begin_turn(now);
         if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
             // What a burst has needed is not kept for long.
@@ -242,6 +251,38 @@ impl<S: Socket> Turn<'_, S> {
             }
         }
         forget
+    }
+
+    /// Sends something if the peer has been silent for too long.
+    fn keep_up(&mut self) {
+        let now = self.now;
+        if self.connection.authenticated().is_none() || self.connection.is_over() {
+            return;
+        }
+        if self.slot.silence.is_probe_due(now) {
+            self.connection.probe();
+            self.slot.probes = true;
+        }
+        if self.keep_alive_at().is_some_and(|at| at <= now) {
+            self.connection.probe();
+            self.slot.silence.note_kept_alive(now);
+        }
+    }
+
+    /// When to send something because the peer would give up an idle connection before quinn-proto
+    /// sends anything.
+    fn keep_alive_at(&self) -> Option<Instant> {
+        let theirs = self.connection.authenticated()?.negotiated.max_idle_timeout;
+        let interval = silence::keep_alive_interval(self.keep_alive_interval?, theirs?)?;
+        if self.connection.loss().is_some() {
+            return None;
+        }
+        Some((self.slot.silence).keep_alive_at(self.slot.idle_since, interval))
+    }
+
+    fn probe_at(&self) -> Option<Instant> {
+        let may_probe = self.connection.authenticated().is_some() && !self.connection.is_over();
+        self.slot.silence.probe_at().filter(|_| may_probe)
     }
 
     /// Leaves a socket that another one has taken the place of.
@@ -334,7 +375,10 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     pub(super) fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
-        if !self.slot.inbox.is_empty() && self.slot.silent_turns < TURNS_WITHOUT_SENDING {
+        // A peer that has to hear of the end hears of it before the application, which may end as well.
+        let may_wait = self.connection.loss().is_none();
+        if may_wait && !self.slot.inbox.is_empty() && self.slot.silent_turns < TURNS_WITHOUT_SENDING
+        {
             self.slot.silent_turns += 1;
             return Sending::Unfinished;
         }
@@ -350,17 +394,32 @@ impl<S: Socket> Turn<'_, S> {
             let mtu = usize::from(self.connection.current_mtu());
             // So that what is too much is one datagram.
             let is_validated = self.slot.addresses.is_validated(remote_addr);
-            let most = if is_validated { MAX_SEGMENTS } else { 1 };
+            let probes = mem::take(&mut self.slot.probes);
+            let most = if is_validated && !probes {
+                MAX_SEGMENTS
+            } else {
+                1
+            };
             let max_segments = out
                 .max_segments(&self.slot.socket, remote_addr)
                 .min(most)
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);
             buf.clear();
-            let Some(transmit) = self.connection.poll_transmit(self.now, max_segments, buf) else {
+            let owes_nothing = self.slot.silence.owes_nothing();
+            let elicited = owes_nothing.then(|| self.connection.elicited());
+            let transmit = if probes {
+                self.connection.poll_probe(self.now, buf)
+            } else {
+                self.connection.poll_transmit(self.now, max_segments, buf)
+            };
+            let Some(transmit) = transmit else {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
+            if elicited.is_some_and(|elicited| self.connection.elicited() > elicited) {
+                self.slot.silence.note_sent(self.now);
+            }
             // It may also be to the peer's address before, which is asked whether it is still the one.
             if transmit.destination == self.connection.remote_addr() {
                 self.slot.untried_path = false;
@@ -488,6 +547,9 @@ impl<S: Socket> Turn<'_, S> {
             .into_iter()
             .chain(self.slot.handshake_deadline)
             .chain(self.slot.close_deadline)
+            .chain(self.probe_at())
+            .chain(self.keep_alive_at())
+            .chain(self.connection.linger_deadline())
             .chain(self.idle_deadline())
             .min()
     }

@@ -76,6 +76,8 @@ pub(super) struct StreamStates {
     waiting: u32,
     /// Those that it has taken, in the order of their [`StreamId::index`].
     accepted: u64,
+    /// Streams whose last bytes and FIN the peer has not acknowledged, but still may.
+    undelivered: u32,
     receiving: Receiving,
     send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
@@ -131,6 +133,7 @@ impl StreamStates {
             lingering: 0,
             waiting: 0,
             accepted: 0,
+            undelivered: 0,
             receiving: Receiving::new(limits.windows),
             send_window: SendWindow::new(limits.send_window),
             states: FxHashMap::default(),
@@ -174,24 +177,51 @@ impl StreamStates {
         self.receiving.is_too_fragmented()
     }
 
-    /// The connection is over: whoever waits for a stream is told, and nothing more is sent.
-    pub(super) fn fail(&mut self, side: Side, turns: &mut Turns) {
+    /// Whether there are streams that were closed and may still be delivered.
+    pub(super) fn has_undelivered(&self) -> bool {
+        self.undelivered > 0
+    }
+
+    /// A stream that was in this state need not be delivered any more, or is.
+    fn forget_undelivered(&mut self, before: SendState) {
+        if matches!(before, SendState::Finishing | SendState::Finished) {
+            self.undelivered = self.undelivered.saturating_sub(1);
+        }
+    }
+
+    /// Whether streams of the peer's wait for the application to take them.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// The connection is over for the application: whoever waits for a stream is told.
+    pub(super) fn fail(&mut self, turns: &mut Turns) {
+        for stream in self.states.values_mut() {
+            turns.wake(&mut stream.reader);
+            turns.wake(&mut stream.writer);
+        }
+        turns.wake(&mut self.inbound);
+        turns.wake(&mut self.outbound);
+    }
+
+    /// Nothing more is sent.
+    pub(super) fn stop_sending(&mut self) {
         self.gathered.clear();
+        self.undelivered = 0;
         self.states.retain(|_, stream| !stream.dropped);
-        // Nobody will take these.
+        for stream in self.states.values_mut() {
+            stream.gather = BytesMut::new();
+        }
+    }
+
+    /// Nobody will take the streams that the peer has opened and that were not taken.
+    pub(super) fn discard_waiting(&mut self, side: Side) {
         for index in (self.accepted..).take(mem::take(&mut self.waiting) as usize) {
             if let Some(mut stream) = self.states.remove(&peer_stream(side, index)) {
                 self.receiving
                     .change(&mut stream.receive, ReceivePart::discard);
             }
         }
-        for stream in self.states.values_mut() {
-            stream.gather = BytesMut::new();
-            turns.wake(&mut stream.reader);
-            turns.wake(&mut stream.writer);
-        }
-        turns.wake(&mut self.inbound);
-        turns.wake(&mut self.outbound);
     }
 }
 
@@ -224,9 +254,12 @@ impl Streams<'_> {
     ///
     /// A stream that is not taken goes on counting against the limit that the peer was given, so an
     /// application that takes none holds its peer back.
-    pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
-        self.alive()?;
+    ///
+    /// Those that came in before the end of the connection can be taken after it, unless it was us who
+    /// ended it.
+    pub(super) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         if self.streams.waiting == 0 {
+            self.alive()?;
             self.turns.wait(&mut self.streams.inbound, waker);
             return Poll::Pending;
         }
@@ -367,6 +400,7 @@ impl Streams<'_> {
             return Err(loss.clone().into());
         }
         stream.send = SendState::Finishing;
+        self.streams.undelivered += 1;
         self.flush(id);
         Ok(())
     }
@@ -384,10 +418,11 @@ impl Streams<'_> {
             .reset(code)
             .map_err(|_| StreamError::Closed)?;
         stream.gather = BytesMut::new();
-        stream.send = SendState::Reset;
+        let before = mem::replace(&mut stream.send, SendState::Reset);
         if stream.may_linger() {
             self.note_lingering(id);
         }
+        self.streams.forget_undelivered(before);
         self.turns.want();
         Ok(())
     }
@@ -451,7 +486,7 @@ impl Streams<'_> {
         };
         self.turns.forget(&mut stream.reader);
         self.turns.forget(&mut stream.writer);
-        if stream.send == SendState::Finishing && self.loss.is_none() {
+        if stream.send == SendState::Finishing && !stream.gather.is_empty() {
             stream.dropped = true;
         } else {
             self.streams.states.remove(&id);
@@ -477,6 +512,20 @@ impl Streams<'_> {
         }
     }
 
+    /// Resets what the application has not closed: all that is left to do is to deliver what it has.
+    pub(super) fn abandon_open(&mut self) {
+        let ids: Vec<_> = self.streams.states.keys().copied().collect();
+        for id in ids {
+            let Some(stream) = self.streams.states.get(&id) else {
+                continue;
+            };
+            if stream.send == SendState::Open {
+                // Fails if the peer has just stopped it, which is as good.
+                let _ = self.reset(id, VarInt::from_u32(0));
+            }
+        }
+    }
+
     /// Hands what was gathered to quinn-proto.
     pub(super) fn flush_gathered(&mut self) {
         for id in mem::take(&mut self.streams.gathered) {
@@ -498,7 +547,7 @@ impl Streams<'_> {
                 }
             }
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
-            StreamEvent::Finished { .. } => {}
+            StreamEvent::Finished { id } => self.on_delivered(id),
         }
     }
 
@@ -555,19 +604,30 @@ impl Streams<'_> {
         self.turns.want();
     }
 
+    /// The peer has acknowledged all of a stream.
+    fn on_delivered(&mut self, id: StreamId) {
+        let stream = self.streams.states.get(&id);
+        // Unless the peer has stopped it at the same moment, and is not waited for any more.
+        if stream.is_none_or(|stream| stream.send == SendState::Finished) {
+            self.streams.forget_undelivered(SendState::Finished);
+        }
+    }
+
     /// The peer does not read any further.
     fn on_stopped(&mut self, id: StreamId, code: VarInt) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
         stream.gather = BytesMut::new();
-        stream.send = SendState::Stopped(code.into_inner());
+        let stopped = SendState::Stopped(code.into_inner());
+        let before = mem::replace(&mut stream.send, stopped);
         self.turns.wake(&mut stream.writer);
         if stream.dropped {
             self.streams.states.remove(&id);
         } else if stream.may_linger() {
             self.note_lingering(id);
         }
+        self.streams.forget_undelivered(before);
         // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
         let _ = self.quic.send_stream(id).reset(code);
         self.turns.want();
@@ -596,9 +656,17 @@ impl Streams<'_> {
             stream.gather = BytesMut::from(rest);
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
-            stream.send = match send_stream.finish() {
+            let finished = send_stream.finish();
+            stream.send = match finished {
                 Ok(()) | Err(FinishError::ClosedStream) => SendState::Finished,
                 Err(FinishError::Stopped(code)) => SendState::Stopped(code.into_inner()),
+            };
+            if finished.is_err() {
+                // It will never be acknowledged.
+                self.streams.undelivered = self.streams.undelivered.saturating_sub(1);
+            }
+            let Some(stream) = self.streams.states.get_mut(&id) else {
+                return;
             };
             if stream.dropped {
                 self.streams.states.remove(&id);

@@ -25,6 +25,7 @@ mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
+mod lingering;
 mod memory;
 mod migration;
 mod paths;
@@ -35,6 +36,7 @@ mod retry;
 mod routing;
 mod scenario;
 mod scene;
+mod silence;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;

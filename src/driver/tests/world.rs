@@ -18,7 +18,7 @@ use crate::{
         mailbox::Mailbox,
         socket::Socket,
         sockets::Sockets,
-        task::{Driver, ReceiveSettings},
+        task::{Driver, ReceiveSettings, Shared},
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
     proto::{Datagram, Registry, Route, Shard, ShardSeed, Shards, route},
@@ -77,12 +77,15 @@ impl World {
         Self {
             driver: Driver::new(
                 shard,
-                Shards::ONE,
-                mailboxes,
-                Arc::clone(&incoming),
-                #[cfg(feature = "nat")]
-                Arc::default(),
-                sockets,
+                Shared {
+                    shards: Shards::ONE,
+                    mailboxes,
+                    incoming: Arc::clone(&incoming),
+                    #[cfg(feature = "nat")]
+                    stun: Arc::default(),
+                    sockets,
+                    idle: Arc::default(),
+                },
                 ReceiveSettings {
                     max_datagram_bytes: MAX_DATAGRAM_BYTES,
                     measure_routing: false,
@@ -102,7 +105,7 @@ fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<Socket>> {
     Shard::new(
         Shards::ONE.of(0),
         Shards::ONE,
-        CONFIG.settings(true, 208 * 1024, SEED).unwrap(),
+        CONFIG.settings(true, 208 * 1024, SEED, SEED).unwrap(),
         ShardSeed {
             connection_ids: SEED,
             endpoint: SEED,

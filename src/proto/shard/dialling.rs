@@ -10,7 +10,7 @@ use crate::{
     error::HandshakeError,
     proto::{
         address_limits::AddressLimits,
-        connection::{Connection, Direction, SharedConnection, lock},
+        connection::{Direction, SharedConnection, lock},
         datagram::Socket,
         hole_punch::PunchKey,
     },
@@ -45,7 +45,7 @@ impl<S: Socket> Shard<S> {
             .endpoint
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
-        let connection = Connection::new(connection, Direction::Outbound, self.stream_limits);
+        let connection = self.connection(connection, Direction::Outbound);
         let may_punch = socket.is_listening();
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);

@@ -10,7 +10,7 @@ use crate::{
     proto::{
         address_limits::AddressLimits,
         admission::Rejection,
-        connection::{Connection, Direction, SharedConnection},
+        connection::{Direction, SharedConnection},
         datagram::{Incoming, Outbound, Socket},
         pending::IncomingKey,
     },
@@ -98,8 +98,7 @@ impl<S: Socket> Shard<S> {
             .accept(pending.incoming, now, &mut self.buf, Some(server))
         {
             Ok((handle, connection)) => {
-                let connection =
-                    Connection::new(connection, Direction::Inbound, self.stream_limits);
+                let connection = self.connection(connection, Direction::Inbound);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));

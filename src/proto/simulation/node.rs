@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     /// The settings that differ from the defaults.
     pub(crate) configure: fn(ConfigBuilder) -> ConfigBuilder,
     pub(crate) id_quota: IdQuota,
+    /// The secret key; a random one if there is none.
+    pub(crate) identity: Option<[u8; 32]>,
     pub(crate) listening: bool,
     pub(crate) outbox: Outbox,
     pub(crate) reader: Reader,
@@ -83,6 +85,7 @@ impl Default for Setup {
             config: None,
             configure: |builder| builder,
             id_quota: IdQuota::default(),
+            identity: None,
             listening: true,
             outbox: Outbox::default(),
             reader: Reader::Owner,
@@ -261,7 +264,8 @@ impl Node {
         stirred: (usize, Stirred),
     ) -> Self {
         let wall_clock = WallClock::new();
-        let host = Keypair::ed25519_from_bytes(random.random::<[u8; 32]>()).unwrap();
+        let host = random.random::<[u8; 32]>();
+        let host = Keypair::ed25519_from_bytes(setup.identity.unwrap_or(host)).unwrap();
         let shards = Shards::new(setup.shards).unwrap();
         let authenticator = deterministic(&host, random.next_u64(), Arc::new(wall_clock.clone()));
         let config = setup
@@ -287,7 +291,12 @@ impl Node {
             .zip(&registries)
             .map(|((id, seed), registry)| {
                 let mut settings = config
-                    .settings(true, RECEIVE_BUFFER, random.random())
+                    .settings(
+                        true,
+                        RECEIVE_BUFFER,
+                        random.random(),
+                        config.reset_secret(addr, id.index()),
+                    )
                     .unwrap();
                 settings.id_quota = setup.id_quota;
                 settings.endpoint.supported_versions(setup.versions.clone());

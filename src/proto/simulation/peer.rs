@@ -80,7 +80,7 @@ impl Peer {
     }
 
     pub(crate) async fn accept(&self) -> Result<StreamId, ConnectionError> {
-        poll_fn(|cx| self.with(|connection| connection.streams().poll_accept(cx.waker()))).await
+        poll_fn(|cx| self.with(|connection| connection.poll_accept(cx.waker()))).await
     }
 
     pub(crate) async fn address_change(&self) -> Result<SocketAddr, ConnectionError> {

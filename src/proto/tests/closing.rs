@@ -87,7 +87,10 @@ fn close_does_not_wait_for_a_full_congestion_window() {
     dialer.close(7);
     network.settle();
     assert_eq!(network.datagrams_sent() - before, 1);
-    let end = network.block_on(async move { listener.address_change().await });
+    let end = network.block_on(async move {
+        listener.accept().await.unwrap();
+        listener.address_change().await
+    });
     let closed = ConnectionError::ClosedByPeer {
         code: 7,
         reason: String::new(),

@@ -161,7 +161,9 @@ fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
         ),
         "{read:?}"
     );
-    // Nobody can take the other one any more.
+    // The other one can still be taken.
+    let waiting = scene.victim.accept().now_or_never().unwrap().unwrap();
+    assert_eq!(read_now(&scene.victim, waiting, 1000), Ok(150));
     assert_all_gone(&scene.victim);
 }
 

@@ -181,9 +181,31 @@ fn every_node_and_every_start_of_it_has_another_token_for_the_same_id() {
     }
 }
 
-/// It does not have the key; its peers notice by the silence (decision 3).
+/// It has the same key again (decision 3).
 #[test]
-fn node_that_has_started_again_cannot_reset_what_it_has_forgotten() {
+fn node_that_has_started_again_resets_what_it_has_forgotten() {
+    let setup = || Setup {
+        identity: Some([7; 32]),
+        ..shards(4)
+    };
+    let mut network = Network::pair(1, Setup::default(), setup());
+    let pairs: Vec<_> = (0..4).map(|_| network.connect(0, 1)).collect();
+    network.run_for(SECOND);
+    network.restart(1, setup());
+    for (dialer, _) in &pairs {
+        network.run_for(2 * RESET_INTERVAL);
+        say_something(dialer);
+        let begun = network.elapsed();
+        let dialer = dialer.clone();
+        let end = network.block_on(async move { dialer.address_change().await });
+        assert_eq!(end, Err(ConnectionError::Reset));
+        assert!(network.elapsed() - begun < SECOND);
+    }
+}
+
+/// It does not have the key; whoever has missed the end notices by the silence.
+#[test]
+fn another_node_at_the_address_cannot_reset_what_the_one_before_has_forgotten() {
     let mut network = Network::pair(1, Setup::default(), shards(4));
     let pairs: Vec<_> = (0..4).map(|_| network.connect(0, 1)).collect();
     network.run_for(SECOND);

@@ -1,0 +1,132 @@
+//! How long a connection that was closed goes on to deliver what was closed before it.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::ConnectionHandle;
+
+/// The time that a connection has left which its application has closed, while its peer has not
+/// acknowledged all of the streams that were closed properly before.
+#[derive(Debug)]
+pub(super) struct Linger {
+    until: Instant,
+    /// Bytes that were acknowledged by the time of the last progress.
+    acknowledged: u64,
+    progress_by: Instant,
+}
+
+impl Linger {
+    /// `timeout` is the longest that it takes, and `acknowledged` what was acknowledged so far.
+    pub(super) fn begin(now: Instant, timeout: Duration, acknowledged: u64, rtt: Duration) -> Self {
+        Self {
+            until: now + timeout,
+            acknowledged,
+            progress_by: now + patience(rtt),
+        }
+    }
+
+    /// So many bytes are acknowledged by now.
+    pub(super) fn note_acknowledged(&mut self, now: Instant, bytes: u64, rtt: Duration) {
+        // Another path counts anew.
+        if bytes != self.acknowledged {
+            self.acknowledged = bytes;
+            self.progress_by = now + patience(rtt);
+        }
+    }
+
+    /// When it is over, whether all is delivered or not.
+    pub(super) fn deadline(&self) -> Instant {
+        self.until.min(self.progress_by)
+    }
+}
+
+/// The connections of a shard that linger, in the order in which they began to.
+#[derive(Debug, Default)]
+pub(super) struct LingeringConnections(BTreeSet<(Instant, usize)>);
+
+impl LingeringConnections {
+    /// This connection lingers from now on. Returns one that has to end that, if too many do.
+    pub(super) fn insert(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        since: &mut Option<Instant>,
+    ) -> Option<ConnectionHandle> {
+        if since.is_none() {
+            *since = Some(now);
+            self.0.insert((now, handle.0));
+        }
+        if self.0.len() <= MAX_LINGERING {
+            return None;
+        }
+        self.0.first().map(|&(_, index)| ConnectionHandle(index))
+    }
+
+    /// This connection lingers no more.
+    pub(super) fn remove(&mut self, handle: ConnectionHandle, since: &mut Option<Instant>) {
+        if let Some(began) = since.take() {
+            self.0.remove(&(began, handle.0));
+        }
+    }
+}
+
+/// Most connections of a shard that linger. Applications do not count them as connections any more, and
+/// so limit them no more; past it, the one that has lingered for longest is closed.
+const MAX_LINGERING: usize = 1024;
+
+/// How long a peer may acknowledge nothing.
+fn patience(rtt: Duration) -> Duration {
+    (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
+}
+
+/// Two retransmissions and their answers, where round trips vary by half of what they take.
+const PATIENCE_RTTS: u32 = 9;
+
+/// Radio links are gone for a second now and then. After that, the next retransmission may take as long
+/// again.
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_one_that_has_lingered_for_longest_makes_room() {
+        let now = clock::now();
+        let mut lingering = LingeringConnections::default();
+        let mut begin = |number: usize| {
+            let at = now + Duration::from_millis(number as u64);
+            let mut since = None;
+            let evicted = lingering.insert(at, ConnectionHandle(number), &mut since);
+            (evicted, since)
+        };
+        for number in 0..MAX_LINGERING {
+            assert_eq!(begin(number).0, None);
+        }
+        let (evicted, mut since) = begin(MAX_LINGERING);
+        assert_eq!(evicted, Some(ConnectionHandle(0)));
+        lingering.remove(ConnectionHandle(MAX_LINGERING), &mut since);
+        assert_eq!(since, None);
+        let evicted = lingering.insert(now, ConnectionHandle(0), &mut Some(now));
+        assert_eq!(evicted, None, "there is room again");
+    }
+
+    #[test]
+    fn it_is_over_without_progress_and_in_any_case_after_the_timeout() {
+        let rtt = Duration::from_millis(10);
+        let began = clock::now();
+        let mut linger = Linger::begin(began, 10 * SECOND, 1_000, rtt);
+        assert_eq!(linger.deadline(), began + 3 * SECOND);
+        linger.note_acknowledged(began + SECOND, 1_000, rtt);
+        assert_eq!(linger.deadline(), began + 3 * SECOND, "nothing new");
+        linger.note_acknowledged(began + 2 * SECOND, 1_001, rtt);
+        assert_eq!(linger.deadline(), began + 5 * SECOND);
+        linger.note_acknowledged(began + 4 * SECOND, 1_002, SECOND);
+        assert_eq!(linger.deadline(), began + 10 * SECOND);
+    }
+}

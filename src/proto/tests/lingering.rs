@@ -1,0 +1,289 @@
+//! What was closed properly, or has arrived, outlives the connection.
+
+use std::time::Duration;
+
+use futures::future::{FutureExt, join};
+
+use super::{
+    link::{Bottleneck, Impairments},
+    network::Network,
+    node::Setup,
+    peer::Peer,
+    seeds,
+};
+use crate::{
+    config::ConfigBuilder,
+    error::{ConnectionError, StreamError},
+    proto::StreamId,
+};
+
+static CONTENTS: [u8; 300_000] = [7; 300_000];
+
+#[test]
+fn what_was_closed_properly_arrives_although_the_connection_is_closed_behind_it() {
+    for seed in seeds() {
+        let mut network = Network::pair(seed, Setup::default(), Setup::default());
+        network.impair(Impairments {
+            delay: Duration::from_millis(50),
+            jitter: Duration::from_millis(5),
+            loss: 0.1,
+            ..Impairments::NONE
+        });
+        let (dialer, listener) = network.connect(0, 1);
+        let stream = write_and_finish(&mut network, &dialer);
+        let begun = network.elapsed();
+        let near = dialer.clone();
+        let closed = network.block_on(async move { near.closed().await });
+        assert_eq!(closed, Ok(()));
+        assert_eq!(network.elapsed(), begun, "somebody had to wait");
+        dialer.drop_stream(stream);
+        let (read, end) = network.block_on(async move { read_one_to_end(listener).await });
+        assert_eq!(read.map(|read| read == CONTENTS), Ok(true));
+        // The packet that says so may be lost.
+        let ends = [Err(closed_with(0)), Err(ConnectionError::Reset)];
+        assert!(ends.contains(&end), "{end:?}");
+        network.run_until_empty();
+        assert_eq!(network.nodes[0].books().1.lingers_given_up, 0);
+    }
+}
+
+#[test]
+fn bytes_that_were_gathered_and_dropped_arrive_too() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    for _ in 0..100 {
+        assert_eq!(dialer.write_now(stream, b"little"), 6);
+    }
+    dialer.drop_stream(stream);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    let (read, end) = network.block_on(async move { read_one_to_end(listener).await });
+    assert_eq!(read.map(|contents| contents.len()), Ok(600));
+    assert_eq!(end, Err(closed_with(0)));
+}
+
+#[test]
+fn what_was_not_closed_is_reset_and_keeps_nobody_waiting() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let [open, closed] = [(); 2].map(|()| dialer.open().now_or_never().unwrap().unwrap());
+    assert!(dialer.write_now(open, &CONTENTS) > 0);
+    assert_eq!(dialer.write_now(closed, b"all of it"), 9);
+    dialer.finish(closed).unwrap();
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    let ends = network.block_on(async move {
+        let open = listener.accept().await.unwrap();
+        let closed = listener.accept().await.unwrap();
+        join(listener.read_to_end(open), listener.read_to_end(closed)).await
+    });
+    assert_eq!(
+        ends,
+        (Err(StreamError::Reset(0)), Ok(b"all of it".to_vec()))
+    );
+}
+
+#[test]
+fn nothing_to_deliver_is_nothing_to_wait_for() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    // All of it is acknowledged.
+    network.run_for(Duration::from_secs(1));
+    let before = network.datagrams_sent();
+    assert_eq!(dialer.closed().now_or_never(), None);
+    network.settle();
+    assert_eq!(network.datagrams_sent() - before, 1);
+    network.run_for(Duration::from_millis(20));
+    assert_eq!(listener.loss(), Some(closed_with(0)));
+}
+
+#[test]
+fn whoever_closes_with_a_code_or_has_set_no_time_waits_for_nothing() {
+    let at_once = Setup {
+        configure: |builder| linger(builder, Duration::ZERO),
+        ..Setup::default()
+    };
+    for (setup, code) in [(Setup::default(), Some(7)), (at_once, None)] {
+        let mut network = Network::pair(1, setup, Setup::default());
+        let (dialer, listener) = network.connect(0, 1);
+        network.run_for(Duration::from_secs(1));
+        write_and_finish(&mut network, &dialer);
+        let begun = network.elapsed();
+        match code {
+            Some(code) => dialer.close(code),
+            None => assert_eq!(dialer.closed().now_or_never(), None),
+        }
+        let (read, end) = network.block_on(async move { read_one_to_end(listener).await });
+        let error = closed_with(code.unwrap_or(0).into());
+        assert_eq!(read, Err(StreamError::Connection(error.clone())));
+        assert_eq!(end, Err(error));
+        assert!(network.elapsed() - begun < Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn peer_that_acknowledges_nothing_is_waited_for_three_seconds() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, _) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    network.impair(Impairments::DEAD);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    network.run_for(Duration::from_millis(2_900));
+    assert_eq!(network.nodes[0].books().0.connections, 1);
+    network.run_for(Duration::from_millis(200));
+    assert_eq!(network.nodes[0].books().0.connections, 0);
+    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
+}
+
+#[test]
+fn peer_that_acknowledges_little_by_little_is_waited_for_no_longer_than_was_set() {
+    let mut network = Network::pair(
+        1,
+        Setup {
+            configure: |builder| linger(builder, Duration::from_secs(10)),
+            ..Setup::default()
+        },
+        Setup::default(),
+    );
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    network.impair(Impairments {
+        bottleneck: Some(Bottleneck {
+            bytes_per_second: 5_000,
+            queue_bytes: 100_000,
+        }),
+        ..Impairments::NONE
+    });
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    network.run_for(Duration::from_millis(9_900));
+    assert_eq!(network.nodes[0].books().0.connections, 1);
+    network.run_for(Duration::from_millis(200));
+    assert_eq!(network.nodes[0].books().0.connections, 0);
+    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
+    network.run_for(Duration::from_secs(30));
+    assert_eq!(listener.loss(), Some(closed_with(0)));
+}
+
+#[test]
+fn peer_that_goes_itself_is_not_waited_for() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    listener.close(7);
+    network.run_for(Duration::from_millis(100));
+    assert_eq!(network.nodes[0].books().0.connections, 0);
+    network.run_until_empty();
+}
+
+/// What happens where a peer does all that it has to do, and goes, before anybody has looked.
+#[test]
+fn what_came_in_before_the_end_can_be_taken_after_it() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    for number in 0..3 {
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        assert_eq!(dialer.write_now(stream, &[number; 100]), 100);
+        dialer.finish(stream).unwrap();
+    }
+    network.settle();
+    dialer.close(7);
+    network.run_for(Duration::from_secs(5));
+    assert_eq!(listener.loss(), Some(closed_with(7)));
+    assert!(listener.established().now_or_never().unwrap().is_ok());
+    for number in 0..3 {
+        let end = listener.address_change();
+        assert_eq!(end.now_or_never(), None, "streams wait");
+        let stream = listener.accept().now_or_never().unwrap().unwrap();
+        let read = listener.read_to_end(stream).now_or_never();
+        assert_eq!(read, Some(Ok(vec![number; 100])));
+    }
+    let end = listener.accept().now_or_never();
+    assert_eq!(end, Some(Err(closed_with(7))));
+    let end = listener.address_change().now_or_never();
+    assert_eq!(end, Some(Err(closed_with(7))));
+}
+
+/// Whoever dials and goes has been there: the other side reports the connection, and then its end.
+#[test]
+fn connection_that_is_closed_as_soon_as_there_is_one_is_one_for_the_peer_too() {
+    for closes_at_once in [false, true] {
+        let mut network = Network::pair(1, Setup::default(), Setup::default());
+        let dialer = network.dial(0, 1);
+        let near = dialer.clone();
+        network.block_on(async move {
+            near.established().await.unwrap();
+            if closes_at_once {
+                near.close(7);
+            } else {
+                near.closed().await.unwrap();
+            }
+        });
+        network.run_for(Duration::from_secs(1));
+        let listener = network.nodes[1].accepted.pop_front().unwrap();
+        assert!(listener.established().now_or_never().unwrap().is_ok());
+        let code = if closes_at_once { 7 } else { 0 };
+        assert_eq!(listener.loss(), Some(closed_with(code)));
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_end_is_woken_when_the_last_stream_is_taken() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, b"hello"), 5);
+    network.settle();
+    dialer.close(7);
+    network.run_for(Duration::from_secs(1));
+    let waits = {
+        let listener = listener.clone();
+        async move { listener.address_change().await }
+    };
+    let takes = async move { listener.accept().await.is_ok() };
+    let (end, taken) = network.block_on(join(waits, takes));
+    assert_eq!((end, taken), (Err(closed_with(7)), true));
+}
+
+/// Leaves some round trips' worth for the peer to acknowledge.
+fn write_and_finish(network: &mut Network, peer: &Peer) -> StreamId {
+    let writer = peer.clone();
+    network.block_on(async move {
+        let stream = writer.open().await.unwrap();
+        writer.write_all(stream, &CONTENTS).await.unwrap();
+        writer.finish(stream).unwrap();
+        stream
+    })
+}
+
+/// What one stream has brought, and the end of the connection.
+async fn read_one_to_end(
+    peer: Peer,
+) -> (
+    Result<Vec<u8>, StreamError>,
+    Result<StreamId, ConnectionError>,
+) {
+    let stream = match peer.accept().await {
+        Ok(stream) => stream,
+        Err(error) => return (Err(error.clone().into()), Err(error)),
+    };
+    let contents = peer.read_to_end(stream).await;
+    (contents, peer.accept().await)
+}
+
+fn linger(builder: ConfigBuilder, timeout: Duration) -> ConfigBuilder {
+    builder.linger_timeout(timeout).unwrap()
+}
+
+fn closed_with(code: u64) -> ConnectionError {
+    ConnectionError::ClosedByPeer {
+        code,
+        reason: String::new(),
+    }
+}

@@ -1,0 +1,118 @@
+//! Peers of which nothing is heard for a while, or no more.
+
+use std::time::Duration;
+
+use futures::future::FutureExt;
+
+use super::{link::Impairments, network::Network, node::Setup, seeds};
+use crate::config::ConfigBuilder;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn bytes_flow_again_within_a_second_of_the_end_of_an_outage() {
+    for seed in seeds().take(10) {
+        // Right after quinn-proto has asked in vain, too.
+        for outage in [1_000, 2_300, 4_600, 7_000].map(Duration::from_millis) {
+            let waited = stall_after(seed, outage, SECOND);
+            let most = SECOND + Duration::from_millis(300);
+            assert!(waited < most, "{waited:?} after {outage:?}");
+        }
+    }
+}
+
+/// The time from the end of an outage in the middle of an upload until it is over, of which most
+/// was under way before.
+fn stall_after(seed: u64, outage: Duration, warm_up: Duration) -> Duration {
+    static CONTENTS: [u8; 100_000] = [7; 100_000];
+    let mut network = Network::pair(seed, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(warm_up);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    network.impair(Impairments::DEAD);
+    let writer = dialer.clone();
+    network.block_on(async move {
+        writer.write_all(stream, &CONTENTS).await.unwrap();
+        writer.finish(stream).unwrap();
+    });
+    network.run_for(outage);
+    network.impair(Impairments::NONE);
+    let begun = network.elapsed();
+    let read = network.block_on(async move {
+        let stream = listener.accept().await.unwrap();
+        listener.read_to_end(stream).await
+    });
+    assert_eq!(read.map(|read| read.len()), Ok(CONTENTS.len()));
+    network.elapsed() - begun
+}
+
+#[test]
+fn silent_peer_is_probed_once_a_second_until_it_is_given_up() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, _) = network.connect(0, 1);
+    network.run_for(SECOND);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    network.impair(Impairments::DEAD);
+    assert_eq!(dialer.write_now(stream, b"hello"), 5);
+    network.run_for(SECOND * 3 / 2);
+    for second in 2..9 {
+        let before = dialer.stats().datagrams_sent;
+        network.run_for(SECOND);
+        // Its own, and those that quinn-proto sends two by two, less and less often.
+        let sent = dialer.stats().datagrams_sent - before;
+        assert!((1..=4).contains(&sent), "{sent} in second {second}");
+    }
+    network.run_for(5 * SECOND);
+    assert!(dialer.loss().is_some());
+}
+
+#[test]
+fn idle_peers_are_not_probed() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, b"hello"), 5);
+    network.run_for(10 * SECOND);
+    let before = network.datagrams_sent();
+    network.run_for(50 * SECOND);
+    let sent = network.datagrams_sent() - before;
+    // A keep-alive of each side, and their acknowledgements, every five seconds.
+    assert!(sent <= 40, "{sent}");
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+}
+
+/// Ours is 5 s, and the peer gives up what is silent for less.
+#[test]
+fn keep_alive_follows_the_idle_timeout_of_the_peer() {
+    for idle in [1, 4] {
+        for dials in [false, true] {
+            let short = Setup {
+                configure: match idle {
+                    1 => |builder| without_keep_alive(builder, SECOND),
+                    _ => |builder| without_keep_alive(builder, 4 * SECOND),
+                },
+                ..Setup::default()
+            };
+            let mut network = if dials {
+                Network::pair(1, short, Setup::default())
+            } else {
+                Network::pair(1, Setup::default(), short)
+            };
+            let (dialer, listener) = network.connect(0, 1);
+            network.run_for(2 * SECOND);
+            let before = network.datagrams_sent();
+            network.run_for(60 * SECOND);
+            assert_eq!((dialer.loss(), listener.loss()), (None, None));
+            let sent = network.datagrams_sent() - before;
+            let expected = 60 * 3 * 2 / idle;
+            assert!(sent <= expected + 10, "{sent} of {expected}");
+        }
+    }
+}
+
+fn without_keep_alive(builder: ConfigBuilder, idle: Duration) -> ConfigBuilder {
+    builder
+        .keep_alive_interval(None)
+        .and_then(|builder| builder.idle_timeout(Some(idle)))
+        .unwrap()
+}

@@ -1,0 +1,231 @@
+//! What has ended begins again: listeners, runtimes, and what a whole transport does after its end.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{future::poll_fn, time::Duration};
+
+use futures::{AsyncReadExt, AsyncWriteExt, future::poll_immediate};
+use libp2p_core::{
+    Transport as _,
+    muxing::StreamMuxerExt,
+    transport::{ListenerId, TransportError, TransportEvent},
+};
+use libp2p_quinn::{ConnectionError, DialError, Error, ListenError};
+use multiaddr::Multiaddr;
+use support::{
+    node::{
+        LOOPBACK_V4, NEW_PORT, Node, bounded, connect, connect_at, quic_addr, socket_addr, until,
+    },
+    relay::Relay,
+    streams::{accept, ask, open, open_between, transfer_through_echo},
+};
+use tokio::runtime::{Builder, Runtime};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_port_is_listened_on_again_while_connections_live_on_it() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
+        let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let echo = tokio::spawn(support::node::echo(accepted));
+        for round in 0..3 {
+            assert!(listener.transport.remove_listener(id_of(&listener, id)));
+            let event = listener.event().await;
+            assert!(matches!(event, TransportEvent::ListenerClosed { .. }));
+            let (_, again) = listener.listen_at(&addr.to_string()).await;
+            assert_eq!(again, addr);
+            transfer_through_echo(&mut dialled, 10_000).await;
+            let (other, _accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+            other.close().await.unwrap();
+            assert_eq!(listener.stats().transport.sockets, 1, "round {round}");
+        }
+        dialled.close().await.unwrap();
+        echo.await.unwrap();
+    })
+    .await;
+}
+
+/// The listener that there is now.
+fn id_of(node: &Node, _first: ListenerId) -> ListenerId {
+    node.stats().listeners[0].listener_id
+}
+
+#[test]
+fn a_transport_goes_on_in_the_next_runtime() {
+    let first = runtime();
+    let (mut node, mut peer) = (Node::new(), Node::new());
+    let (old_id, old_addr) = first.block_on(bounded(async {
+        let listening = node.listen_at(LOOPBACK_V4).await;
+        let (dialled, _accepted) = connect(&mut peer, &mut node).await;
+        dialled.close().await.unwrap();
+        listening
+    }));
+    drop(first);
+
+    for _ in 0..2 {
+        let runtime = runtime();
+        runtime.block_on(bounded(async {
+            // A dial is what begins again here, and a listener there.
+            let addr = listen_anew(&mut peer).await.1;
+            let (mut dialled, accepted) = connect_at(&mut node, &mut peer, &addr).await;
+            let echo = tokio::spawn(support::node::echo(accepted));
+            ask(&mut dialled).await;
+            let (id, again) = listen_anew(&mut node).await;
+            assert_ne!((id, &again), (old_id, &old_addr));
+            let (dialled_back, _accepted) = connect_at(&mut peer, &mut node, &again).await;
+            dialled_back.close().await.unwrap();
+            dialled.close().await.unwrap();
+            echo.await.unwrap();
+        }));
+    }
+}
+
+#[test]
+fn listeners_of_a_runtime_that_has_ended_are_reported_closed() {
+    let first = runtime();
+    let (mut node, mut peer) = (Node::new(), Node::new());
+    let id = first.block_on(async { node.listen_at(LOOPBACK_V4).await.0 });
+    drop(first);
+    runtime().block_on(bounded(async {
+        // It is not asked for events before others have begun to drive it.
+        let addr = peer.listen().await;
+        let dial = node.try_dial(&addr, NEW_PORT).unwrap();
+        let (dialled, _accepted) = tokio::join!(dial, peer.accept());
+        assert!(dialled.is_ok());
+        match node.event().await {
+            TransportEvent::ListenerClosed {
+                listener_id,
+                reason: Err(Error::Listen(ListenError::DriverStopped)),
+            } => assert_eq!(listener_id, id),
+            event => panic!("{event:?}"),
+        }
+    }));
+}
+
+#[tokio::test]
+async fn shutdown_tells_every_peer_and_lets_nothing_begin() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let (mut first, _accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let (mut second, _accepted_too) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let handle = listener.transport.handle();
+        assert!(handle.shutdown(7, "for the night", SECOND).await);
+        for connection in [&mut first, &mut second] {
+            let end = poll_fn(|cx| connection.poll_unpin(cx)).await.unwrap_err();
+            let told = ConnectionError::ClosedByPeer {
+                code: 7,
+                reason: "for the night".to_owned(),
+            };
+            assert_eq!(end, told);
+            assert_eq!(
+                end.to_string(),
+                "closed by the peer with code 0x7: for the night"
+            );
+        }
+        let event = listener.event().await;
+        assert!(
+            matches!(
+                &event,
+                TransportEvent::ListenerClosed { reason: Ok(()), .. }
+            ),
+            "{event:?}"
+        );
+        let dialled = listener.dial(&addr).await;
+        assert!(matches!(dialled, Err(Error::Dial(DialError::ShutDown))));
+        let listens = (listener.transport).listen_on(ListenerId::next(), addr);
+        assert!(matches!(
+            listens,
+            Err(TransportError::Other(Error::Listen(ListenError::ShutDown)))
+        ));
+        handle.closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_what_was_closed_properly_and_no_longer_than_it_may() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let (mut dialled, mut accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let mut stream = open(&mut dialled).await;
+        // More than the peer takes before it reads: it is read late.
+        let contents = vec![9; 12_000_000];
+        let writes = tokio::spawn(async move {
+            stream.write_all(&contents).await.unwrap();
+            stream.close().await.unwrap();
+        });
+        let mut read = accept(&mut accepted).await;
+        let mut head = vec![0; 4_000_000];
+        read.read_exact(&mut head).await.unwrap();
+        writes.await.unwrap();
+        let handle = dialer.transport.handle();
+        let mut shutdown = Box::pin(handle.shutdown(0, "", 60 * SECOND));
+        assert_eq!(poll_immediate(&mut shutdown).await, None);
+        let mut rest = Vec::new();
+        read.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.len(), 8_000_000);
+        assert!(shutdown.await);
+
+        let (mut dialer, mut far) = (Node::new(), Node::new());
+        let addr = far.listen().await;
+        let relay = Relay::to(&[socket_addr(&addr)]).await;
+        let addr = quic_addr(relay.addr());
+        let (mut dialled, mut accepted) = connect_at(&mut dialer, &mut far, &addr).await;
+        let (mut near, _far) = open_between(&mut dialled, &mut accepted).await;
+        relay.cut();
+        near.write_all(&[0; 100_000]).await.unwrap();
+        near.close().await.unwrap();
+        let handle = dialer.transport.handle();
+        assert!(!handle.shutdown(0, "", SECOND / 10).await);
+        assert_eq!(handle.stats().transport.lingers_given_up, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn closed_resolves_when_the_last_connection_is() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let handle = dialer.transport.handle();
+        assert!(poll_immediate(handle.closed()).await.is_some());
+        let addr = listener.listen().await;
+        let (first, _accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+        let (second, _accepted_too) = connect_at(&mut dialer, &mut listener, &addr).await;
+        drop(dialer);
+        let closed = tokio::spawn(handle.closed());
+        drop(first);
+        until(|| handle.stats().registry.connections == 1).await;
+        assert!(!closed.is_finished());
+        drop(second);
+        closed.await.unwrap();
+    })
+    .await;
+}
+
+/// Listens again where listeners have lost their runtime.
+async fn listen_anew(node: &mut Node) -> (ListenerId, Multiaddr) {
+    let id = ListenerId::next();
+    let listens = (node.transport).listen_on(id, LOOPBACK_V4.parse().unwrap());
+    listens.unwrap();
+    loop {
+        match node.event().await {
+            TransportEvent::ListenerClosed { .. } => {}
+            TransportEvent::NewAddress { listen_addr, .. } => return (id, listen_addr),
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
