@@ -17,7 +17,7 @@ use libp2p::{
 };
 use libp2p_core::{Endpoint, transport::PortUse};
 use libp2p_identity::{Keypair, PeerId};
-use libp2p_quinn::{Config, Handle, HandshakeError, Transport};
+use libp2p_quinn::{Config, ConnectionError, Handle, HandshakeError, Transport};
 use multiaddr::Multiaddr;
 use support::{
     node::{bounded, socket_addr, until},
@@ -266,6 +266,42 @@ async fn a_dial_with_the_wrong_peer_id_names_the_right_one() {
                 }
             }
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_ordinary_goodbye_reads_like_one_and_a_code_can_be_had() {
+    bounded(async {
+        let (mut leaver, mut told) = (ours(), ours());
+        let addr = listen(&mut told).await;
+        leaver.dial(addr).unwrap();
+        let closed = loop {
+            tokio::select! {
+                event = leaver.select_next_some() => {
+                    if let SwarmEvent::ConnectionEstablished { peer_id, .. } = event {
+                        leaver.disconnect_peer_id(peer_id).unwrap();
+                    }
+                }
+                event = told.select_next_some() => {
+                    if let SwarmEvent::ConnectionClosed { cause, .. } = event {
+                        break cause.unwrap();
+                    }
+                }
+            }
+        };
+        let libp2p::swarm::ConnectionError::IO(error) = closed else {
+            panic!("{closed:?}");
+        };
+        assert_eq!(error.to_string(), "closed by the peer");
+        let cause = error.get_ref().unwrap();
+        assert_eq!(
+            cause.downcast_ref::<ConnectionError>(),
+            Some(&ConnectionError::ClosedByPeer {
+                code: 0,
+                reason: String::new()
+            })
+        );
     })
     .await;
 }

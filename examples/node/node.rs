@@ -14,7 +14,7 @@ use libp2p_quinn::{Config, Handle, Transport};
 
 use crate::{failure::Failure, transfer};
 
-/// Longest wait for peers to acknowledge that we leave.
+/// Longest wait for peers to acknowledge what they were sent.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(NetworkBehaviour)]
@@ -86,20 +86,10 @@ impl Node {
         addr.with(Protocol::P2p(self.peer_id()))
     }
 
-    /// Closes all connections, so that peers are told at once.
+    /// Closes all connections when what was written is delivered, so that peers are told.
     pub(crate) async fn close(&mut self) {
-        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
-        for peer in peers {
-            // It fails only for one that has left meanwhile.
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
-        let closed = async {
-            while self.swarm.connected_peers().next().is_some() {
-                self.swarm.select_next_some().await;
-            }
-        };
-        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            eprintln!("node: some connections did not close in time");
+        if !self.handle.shutdown(0, "", CLOSE_TIMEOUT).await {
+            eprintln!("node: some peers have not acknowledged everything in time");
         }
     }
 }
