@@ -23,7 +23,7 @@ const ROUND_TRIPS: u64 = 100;
 /// Longest wait for the answers of libp2p's own ping and identify.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait until nothing is left of closed connections, which takes three probe timeouts (RFC 9000
+/// Longest wait until nothing is left of closed connections, whose packets may still arrive (RFC 9000
 /// §10.2).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -284,7 +284,7 @@ fn connection_to(handle: &Handle, peer_id: PeerId) -> Option<ConnectionStats> {
 /// Waits until nothing is left of closed connections, so that the figures are final.
 async fn drained(handle: &Handle) {
     let drained = async {
-        while handle.stats().registry.connections > 0 {
+        while handle.stats().registry.active_ids > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
