@@ -101,6 +101,14 @@ impl Facts {
 }
 
 impl Facts {
+    /// Resolves when nothing is left to be done for connections that were closed: what they have sent is
+    /// delivered, and their peers are told. Of the official one that is not known.
+    pub async fn closed(&self) {
+        if let Some(handle) = &self.0 {
+            handle.closed().await;
+        }
+    }
+
     /// Makes the next connection that is closed end with `code`, if the transport can do that;
     /// libp2p's boxes have no way to. Returns the code that it will end with.
     pub fn prepare_close(&self, code: u64) -> u64 {

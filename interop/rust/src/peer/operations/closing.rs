@@ -90,6 +90,8 @@ impl Remote<'_> {
         stream.close().await?;
         let closed = self.node.close(0).await?;
         self.node.ended().await?;
+        // The end of this process would take along what is still to be delivered.
+        self.node.facts.closed().await;
         let mut result = self.ends(vec![closed], Vec::new());
         result.insert("bytes".to_owned(), json!(options.size));
         Ok(result)
