@@ -52,8 +52,12 @@ impl QuicAddress {
             return None;
         }
         let socket_addr = match ip {
-            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
-            IpAddr::V6(ip) => SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope_id)),
+            IpAddr::V6(ip) if is_link_local(ip.into()) => {
+                SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope_id))
+            }
+            // Any other address is the same in every zone, and an IPv4 address what it is (RFC 4291
+            // §2.5.5.2): nothing comes from one that is written otherwise.
+            ip => SocketAddr::from((ip.to_canonical(), port)),
         };
         Some(Self {
             socket_addr,
@@ -195,6 +199,23 @@ mod tests {
             panic!("not IPv6");
         };
         assert_eq!(numbered.scope_id(), 3);
+    }
+
+    #[test]
+    fn no_other_address_has_a_scope() {
+        let addr = parse("/ip6zone/eth7/ip6/2001:db8::1/udp/9/quic-v1").unwrap();
+        assert_eq!(addr.socket_addr, "[2001:db8::1]:9".parse().unwrap());
+    }
+
+    #[test]
+    fn an_ipv4_address_is_one_however_it_is_written() {
+        for addr in [
+            "/ip6/::ffff:192.0.2.7/udp/9/quic-v1",
+            "/ip6zone/eth7/ip6/::ffff:192.0.2.7/udp/9/quic-v1",
+        ] {
+            let addr = parse(addr).unwrap();
+            assert_eq!(addr.socket_addr, "192.0.2.7:9".parse().unwrap());
+        }
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl Config {
             keep_alive_interval: self.knobs.keep_alive_interval,
             linger_timeout: self.knobs.linger_timeout,
             mtu_discovery: mtu_discovery && self.knobs.mtu_discovery,
+            offload: self.knobs.offload,
             pending,
             stream_limits: self.knobs.stream_limits(),
         })

@@ -21,8 +21,9 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 /// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the peer
 /// is told, or when that is left to the driver.
 ///
-/// When the peer has ended the connection, streams that it had opened before can still be taken and read.
-/// [`poll`](StreamMuxer::poll) reports the end when all of them are taken.
+/// When the peer has ended the connection, streams that it had opened before can still be taken for a
+/// second, and read for as long as they are held. [`poll`](StreamMuxer::poll) reports the end when none
+/// is left to take.
 ///
 /// Each `poll_…` may be dropped at any time without losing anything, and may be called again after an
 /// error, which it then repeats.

@@ -19,6 +19,7 @@ mod handshake_bytes;
 mod hole_punch;
 mod inbox;
 mod linger;
+mod path_doubts;
 mod pending;
 mod per_interface;
 mod recent_retries;
@@ -44,6 +45,7 @@ mod tests;
 mod turn_queue;
 mod turns;
 mod unanswered;
+mod untaken;
 mod work;
 
 #[cfg(feature = "nat")]
@@ -63,6 +65,7 @@ pub(crate) use self::{
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
     shard::{Settings, Shard, ShardSeed},
+    slot::Offload,
     streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits},
     turn_queue::Load,
     work::Meter,

@@ -81,6 +81,9 @@ pub struct TransportStats {
     /// ([`linger_timeout`](crate::ConfigBuilder::linger_timeout)) or had gone themselves, or too many
     /// connections waited for it.
     pub lingers_given_up: u64,
+    /// Connections that went on without ECN marks or batches after a silence, and were answered: their
+    /// path had swallowed one or the other.
+    pub path_doubts: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
     /// Refusals, hole punches and questions to STUN servers that were dropped because too many
@@ -318,6 +321,7 @@ impl AddAssign for TransportStats {
         self.handshakes_failed += other.handshakes_failed;
         self.handshakes_too_costly += other.handshakes_too_costly;
         self.lingers_given_up += other.lingers_given_up;
+        self.path_doubts += other.path_doubts;
         self.handshakes_timed_out += other.handshakes_timed_out;
         self.hole_punches += other.hole_punches;
         self.incoming += other.incoming;

@@ -22,7 +22,7 @@ use libp2p_core::{
     Transport as _,
     transport::{ListenerId, TransportEvent},
 };
-use libp2p_quinn::{Error, Handle, HandshakeError, TransportStats};
+use libp2p_quinn::{DialError, Error, Handle, TransportStats};
 use multiaddr::Multiaddr;
 use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
@@ -228,7 +228,6 @@ fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
                 )
             })
             .collect();
-        // All are sent, and refused.
         let lost = tokio::spawn(async move {
             ask(&mut forbidden).await;
             forbidden
@@ -236,14 +235,14 @@ fn unreachable_peers_do_not_disturb_others_of_the_same_socket() {
         let disturb = async {
             for dialled in futures::future::join_all(dials).await {
                 assert!(
-                    matches!(dialled, Err(Error::Handshake(HandshakeError::TimedOut))),
+                    matches!(dialled, Err(Error::Dial(DialError::NoRoute(_)))),
                     "{dialled:?}"
                 );
             }
         };
         tokio::join!(transfer_through_echo(&mut there, 16 * MIB), disturb);
         let stats = handle.stats().transport;
-        assert!(stats.sends_unreachable >= 5, "{stats:?}");
+        assert!(stats.sends_unreachable >= 1, "{stats:?}");
         assert_eq!(stats.send_errors, 0, "{stats:?}");
         assert_eq!(stats.segmentation_fallbacks, 0, "{stats:?}");
         assert_eq!(stats.sockets, 1);

@@ -11,7 +11,7 @@ use crate::{
     error::ConfigError,
     net::{BufferSizes, memory},
     proto::{
-        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, PendingLimits,
+        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PendingLimits,
         ReceiveWindows, Shards, StreamLimits,
     },
 };
@@ -136,6 +136,7 @@ pub(super) struct Knobs {
     pub(super) measure_routing: bool,
     pub(super) migration: bool,
     pub(super) mtu_discovery: bool,
+    pub(super) offload: Offload,
     pub(super) retry: RetryPolicy,
     pub(super) send_window: u64,
     pub(super) shards: Shards,
@@ -161,6 +162,10 @@ impl Default for Knobs {
             measure_routing: false,
             migration: true,
             mtu_discovery: true,
+            offload: Offload {
+                ecn: true,
+                segmentation: true,
+            },
             retry: RetryPolicy::default(),
             send_window: SEND_WINDOW_BYTES,
             shards: SHARDS,

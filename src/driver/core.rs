@@ -181,8 +181,6 @@ impl Core {
             return Err(DialError::ShutDown);
         }
         let deadline = clock::now() + self.config.handshake_timeout();
-        let max_payload = interfaces::max_payload(remote_addr);
-        let config = self.config.client(expected, max_payload)?;
         let socket = self
             .dial_socket(runtime, remote_addr, from)
             .map_err(|error| match error {
@@ -190,6 +188,14 @@ impl Core {
                 OpenError::Certificate(error) => DialError::Certificate(error),
                 OpenError::DriverStopped => DialError::DriverStopped,
             })?;
+        let max_payload = interfaces::max_payload(socket.local_addr().ip(), remote_addr)
+            .map_err(DialError::NoRoute)?;
+        if let Some(max_payload) = max_payload
+            && max_payload < MIN_PAYLOAD
+        {
+            return Err(DialError::InterfaceTooNarrow { max_payload });
+        }
+        let config = self.config.client(expected, max_payload)?;
         let (reply, receiver) = Reply::new();
         self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
             .request(Request::Dial(Dial {
@@ -502,6 +508,9 @@ impl Core {
     }
 }
 
+/// What every path has to carry, in bytes of UDP payload (RFC 9000 §14).
+const MIN_PAYLOAD: u16 = 1200;
+
 /// Why a dial has not begun.
 fn not_dialled(undeliverable: Undeliverable) -> DialError {
     match undeliverable {
@@ -511,15 +520,18 @@ fn not_dialled(undeliverable: Undeliverable) -> DialError {
 }
 
 /// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
-/// send from anyway, next a wildcard one, which lets the kernel choose, and then any that can.
+/// send from anyway, or a wildcard one, which lets the kernel choose. Any other is in another network, to
+/// which the answer need not find its way.
 fn expected_socket(listeners: &[Weak<Socket>], remote_addr: SocketAddr) -> Option<Arc<Socket>> {
-    let mut sockets: Vec<_> = listeners.iter().filter_map(Weak::upgrade).collect();
-    if sockets.len() > 1 {
-        let source = interfaces::source_ip(remote_addr);
-        sockets.sort_by_key(|socket| {
-            let ip = socket.local_addr().ip();
-            (Some(ip) != source, !ip.is_unspecified())
-        });
+    let sockets = || listeners.iter().filter_map(Weak::upgrade);
+    let is_wildcard = |socket: &Arc<Socket>| socket.local_addr().ip().is_unspecified();
+    if sockets().all(|socket| is_wildcard(&socket)) {
+        return sockets().next();
     }
-    sockets.into_iter().next()
+    let Some(source) = interfaces::source_ip(remote_addr) else {
+        return sockets().next();
+    };
+    sockets()
+        .find(|socket| socket.local_addr().ip() == source)
+        .or_else(|| sockets().find(is_wildcard))
 }

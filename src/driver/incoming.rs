@@ -77,7 +77,9 @@ impl IncomingConnection {
         let (reply, receiver) = Reply::new();
         let accept = Accept {
             key: self.key,
-            max_payload: interfaces::max_payload(self.remote_addr),
+            max_payload: interfaces::max_payload(self.local_addr().ip(), self.remote_addr)
+                .ok()
+                .flatten(),
             reply,
         };
         match self.mailbox.request(Request::Accept(accept)) {

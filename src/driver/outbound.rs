@@ -92,7 +92,7 @@ impl Outbound {
     fn pay(&mut self, now: Instant, waiting: &mut Waiting) -> bool {
         while let Some((transmit, contents)) = waiting.owed.front_mut() {
             match self.sender.send(&waiting.socket, transmit, contents) {
-                Outcome::Gone => waiting.backoffs = 0,
+                Outcome::Gone | Outcome::Forbidden => waiting.backoffs = 0,
                 Outcome::Blocked { from } => {
                     keep(transmit, contents, from);
                     // After some errors a socket calls itself writable for ever; it is not believed at once.
@@ -191,6 +191,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
         }
         match self.sender.send(socket, &transmit, contents) {
             Outcome::Gone => return Sent::Ready,
+            Outcome::Forbidden => return Sent::Forbidden,
             Outcome::Blocked { from } => {
                 let contents = contents[from..].to_vec();
                 let mut waiting = Waiting::new(socket, None, transmit, contents);

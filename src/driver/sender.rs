@@ -36,6 +36,8 @@ pub(super) enum Outcome {
     Blocked { from: usize },
     /// The interface takes no more for now; others of the same socket may. Bytes from here on are still to be sent.
     Busy { from: usize },
+    /// The operating system does not let it out.
+    Forbidden,
 }
 
 /// How long it is believed that batches to a host cannot be cut. Then one is tried: ways change.
@@ -121,7 +123,7 @@ impl Sender {
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}
                 Err(error) => match self.fail(socket, &transmit, error) {
-                    Outcome::Gone => {}
+                    Outcome::Gone | Outcome::Forbidden => {}
                     Outcome::Blocked { .. } => return Outcome::Blocked { from },
                     Outcome::Busy { .. } => return Outcome::Busy { from },
                 },
@@ -156,6 +158,10 @@ impl Sender {
             // An MTU probe that is too large ends here as well.
             Fault::TooLarge => self.counts.sends_too_large += 1,
             Fault::Refused | Fault::Unreachable => self.counts.sends_unreachable += 1,
+            Fault::Forbidden => {
+                self.counts.sends_unreachable += 1;
+                return Outcome::Forbidden;
+            }
             Fault::Broken => {
                 self.counts.send_errors += 1;
                 if !self
@@ -198,7 +204,7 @@ fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io
                 if error.kind() == io::ErrorKind::WouldBlock
                     || matches!(
                         Fault::of(&error),
-                        Fault::Broken | Fault::Busy | Fault::Refused
+                        Fault::Broken | Fault::Busy | Fault::Forbidden | Fault::Refused
                     ) =>
             {
                 return Err(error);

@@ -385,7 +385,8 @@ impl Driver {
     /// Gives turns to connections.
     fn serve(&mut self) {
         let began = clock::now();
-        self.shard.handle_timeouts(began, &mut self.outbound);
+        (self.shard).handle_timeouts(began, &mut self.outbound, &mut self.wakers);
+        wakers::wake(self.wakers.drain(..));
         for _ in 0..TURNS_PER_ROUND {
             // Anew for each: round-trip times are measured from it.
             let now = clock::now();

@@ -17,9 +17,11 @@ pub(crate) enum Fault {
     /// What was asked for cannot be had: a batch to be cut into segments, a source address that went, a way that a
     /// "blackhole" route has closed.
     Refused,
+    /// The operating system forbids to send there. ICMP never looks like that.
+    Forbidden,
     /// The datagram does not fit into the interface's MTU, or into the path's as ICMP says.
     TooLarge,
-    /// There is no way to that address now, a firewall forbids it, or its host has said that nobody listens.
+    /// There is no way to that address now, a router forbids it, or its host has said that nobody listens.
     Unreachable,
 }
 
@@ -58,6 +60,7 @@ fn of_code(error: &io::Error) -> Option<Fault> {
         Errno::ENOBUFS | Errno::ENOMEM => Fault::Busy,
         Errno::EINVAL | Errno::EIO => Fault::Refused,
         Errno::EMSGSIZE => Fault::TooLarge,
+        Errno::EPERM => Fault::Forbidden,
         Errno::EACCES
         | Errno::EADDRNOTAVAIL
         | Errno::ECONNREFUSED
@@ -67,7 +70,6 @@ fn of_code(error: &io::Error) -> Option<Fault> {
         | Errno::ENETUNREACH
         // Of an IPv6 zone whose interface is gone; the socket itself is bound to no device.
         | Errno::ENODEV
-        | Errno::EPERM
         // ICMP: the host does not speak UDP, or a router rejects the datagram's header.
         | Errno::ENOPROTOOPT
         | Errno::EPROTO => Fault::Unreachable,
@@ -111,6 +113,7 @@ mod tests {
             (Fault::Busy, &[Errno::ENOBUFS, Errno::ENOMEM]),
             (Fault::Refused, &[Errno::EINVAL, Errno::EIO]),
             (Fault::TooLarge, &[Errno::EMSGSIZE]),
+            (Fault::Forbidden, &[Errno::EPERM]),
             (
                 Fault::Unreachable,
                 &[
@@ -119,7 +122,6 @@ mod tests {
                     Errno::EHOSTUNREACH,
                     Errno::ENETDOWN,
                     Errno::ENETUNREACH,
-                    Errno::EPERM,
                 ],
             ),
             (Fault::Other, &[Errno::EFAULT]),

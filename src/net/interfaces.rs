@@ -10,7 +10,7 @@ use std::{
 use futures::Stream;
 use if_watch::{IfEvent, tokio::IfWatcher};
 
-use super::task::Runtime;
+use super::{fault::Fault, task::Runtime};
 
 /// An interface has got or lost an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,41 +41,57 @@ impl InterfaceWatcher {
 
 /// The address that the kernel would send from to `remote`.
 pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
-    towards(remote)?.local_addr().ok().map(|addr| addr.ip())
-}
-
-/// The largest UDP payload that the kernel would send to `remote` in one piece, as far as it tells.
-///
-/// That is a matter of the interface; what lies behind it is found out by sending.
-pub(crate) fn max_payload(remote: SocketAddr) -> Option<u16> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::net::sockopt;
-
-        let socket = towards(remote)?;
-        let payload = if remote.is_ipv4() {
-            sockopt::ip_mtu(&socket).ok()?.checked_sub(28)?
-        } else {
-            sockopt::ipv6_mtu(&socket).ok()?.checked_sub(48)?
-        };
-        Some(u16::try_from(payload).unwrap_or(u16::MAX))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = remote;
-        None
-    }
-}
-
-/// A socket for which the kernel has chosen the way to `remote`. No packet is sent.
-fn towards(remote: SocketAddr) -> Option<UdpSocket> {
     let wildcard = match remote {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    Some(socket)
+    let socket = towards(wildcard, remote).ok()??;
+    socket.local_addr().ok().map(|addr| addr.ip())
+}
+
+/// The largest UDP payload that the kernel would send from `local`, which may be a wildcard, to `remote`
+/// in one piece, as far as it tells.
+///
+/// That is a matter of the interface; what lies behind it is found out by sending.
+///
+/// # Errors
+///
+/// Why there is no way. The kernel alone says so: nobody on the network can forge it.
+pub(crate) fn max_payload(local: IpAddr, remote: SocketAddr) -> io::Result<Option<u16>> {
+    let socket = towards(local, remote)?;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+
+        Ok(socket.and_then(|socket| {
+            let payload = if remote.is_ipv4() {
+                sockopt::ip_mtu(&socket).ok()?.saturating_sub(28)
+            } else {
+                sockopt::ipv6_mtu(&socket).ok()?.saturating_sub(48)
+            };
+            Some(u16::try_from(payload).unwrap_or(u16::MAX))
+        }))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        Ok(None)
+    }
+}
+
+/// A socket for which the kernel has chosen the way to `remote`, if it tells. No packet is sent.
+fn towards(local: IpAddr, remote: SocketAddr) -> io::Result<Option<UdpSocket>> {
+    // Where no socket can be had, that says nothing about the way.
+    let Ok(socket) = UdpSocket::bind((local, 0)) else {
+        return Ok(None);
+    };
+    match socket.connect(remote) {
+        Ok(()) => Ok(Some(socket)),
+        Err(error) if matches!(Fault::of(&error), Fault::Refused | Fault::Unreachable) => {
+            Err(error)
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// The index of the interface with this name, for `/ip6zone`; where there is no such call, zones are

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -34,6 +34,13 @@ pub(super) struct PathControl(Arc<Shared>);
 struct Shared {
     is_lifted: AtomicBool,
     acknowledged: AtomicU64,
+    /// Bytes that were unacknowledged after the last acknowledgement.
+    in_flight: AtomicU64,
+    /// Whether somebody looks for packets that were sent before this time.
+    looks_for_late: AtomicBool,
+    sent_before: Mutex<Option<Instant>>,
+    /// Whether one was acknowledged.
+    found_late: AtomicBool,
 }
 
 impl PathControl {
@@ -59,6 +66,39 @@ impl PathControl {
     pub(super) fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Ordering::Relaxed)
     }
+
+    /// Whether something was unacknowledged after the last acknowledgement.
+    pub(super) fn was_in_flight(&self) -> bool {
+        self.0.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// Looks, from now on, whether packets are acknowledged that were sent before.
+    pub(super) fn look_for_late(&self, now: Instant) {
+        *self.0.sent_before() = Some(now);
+        self.0.found_late.store(false, Ordering::Relaxed);
+        self.0.looks_for_late.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any was since.
+    pub(super) fn found_late(&self) -> bool {
+        self.0.found_late.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    /// Only the thread that drives the connection takes this lock, so loom need not look at it.
+    fn sent_before(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.sent_before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_acknowledged(&self, sent: Instant) {
+        if self.looks_for_late.load(Ordering::Relaxed) {
+            let is_late = self.sent_before().is_some_and(|before| sent < before);
+            self.found_late.fetch_or(is_late, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Liftable {
@@ -81,6 +121,7 @@ impl Controller for Liftable {
     ) {
         let data = bytes.saturating_sub(PACKET_OVERHEAD);
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
+        self.shared.note_acknowledged(sent);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -91,6 +132,7 @@ impl Controller for Liftable {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }

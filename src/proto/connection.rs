@@ -491,6 +491,18 @@ impl Connection {
         self.turns.wake(&mut self.waiting.established);
     }
 
+    /// Whether streams of the peer's wait for the application.
+    pub(super) fn has_untaken(&self) -> bool {
+        self.streams.has_waiting()
+    }
+
+    /// The application has not taken them for too long.
+    pub(super) fn drop_untaken(&mut self) {
+        self.streams.discard_waiting(self.quic.side());
+        self.streams.wake_inbound(&mut self.turns);
+        self.turns.wake(&mut self.waiting.address_change);
+    }
+
     /// Whether nobody drives it any more.
     pub(super) fn is_released(&self) -> bool {
         self.is_released
@@ -632,10 +644,15 @@ impl Connection {
         transmit
     }
 
+    /// What the congestion control of the path knows.
+    pub(super) fn path_control(&self) -> &PathControl {
+        &self.path_control
+    }
+
     /// How many frames were sent that have to be acknowledged, among those that matter.
     pub(super) fn elicited(&self) -> u64 {
         let sent = self.quic.stats().frame_tx;
-        sent.stream + sent.ping + sent.reset_stream
+        sent.crypto + sent.stream + sent.ping + sent.reset_stream
     }
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {

@@ -42,6 +42,8 @@ pub(crate) trait Outbound<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Ready,
+    /// The operating system does not let it out.
+    Forbidden,
     /// Not before [`Shard::unblock`](super::shard::Shard::unblock).
     Blocked,
 }

@@ -37,9 +37,23 @@ pub(super) struct PendingIncoming<S> {
     limits: PendingLimits,
 }
 
+/// An incoming connection as it begins.
+pub(super) struct FirstPacket<S> {
+    pub(super) incoming: Incoming,
+    /// The destination of the packet.
+    pub(super) initial_id: ConnectionId,
+    /// Bytes of the datagram that it came in.
+    pub(super) len: usize,
+    /// The datagram was marked for ECN.
+    pub(super) is_marked: bool,
+    pub(super) socket: S,
+}
+
 pub(super) struct Pending<S> {
     pub(super) incoming: Incoming,
     pub(super) socket: S,
+    /// Its first datagram was marked for ECN.
+    pub(super) is_marked: bool,
     pub(super) admission: Admission,
     /// When its handshake has to be complete; until then it may wait.
     pub(super) deadline: Instant,
@@ -81,16 +95,20 @@ impl<S> PendingIncoming<S> {
         !self.is_full() && bytes <= self.limits.bytes_each && self.fits(bytes, is_proven)
     }
 
-    /// `initial_id` is the destination of its first packet, of which `bytes` have arrived.
     pub(super) fn insert(
         &mut self,
         now: Instant,
-        incoming: Incoming,
-        initial_id: ConnectionId,
-        bytes: usize,
-        (admission, source): (Admission, Source),
-        socket: S,
+        first: FirstPacket<S>,
+        admission: Admission,
+        source: Source,
     ) {
+        let FirstPacket {
+            incoming,
+            initial_id,
+            len: bytes,
+            is_marked,
+            socket,
+        } = first;
         let key = IncomingKey(self.next_key);
         self.next_key += 1;
         self.bytes += bytes;
@@ -100,6 +118,7 @@ impl<S> PendingIncoming<S> {
             Pending {
                 incoming,
                 socket,
+                is_marked,
                 admission,
                 deadline: now + self.limits.patience,
                 source,

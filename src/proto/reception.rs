@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use quinn_proto::{ConnectionId, Endpoint, Incoming, ServerConfig};
+use quinn_proto::{ConnectionId, Endpoint, ServerConfig};
 
 use super::{
     admission::{Admission, AdmissionLimits, Admissions, Rejection},
-    pending::{IncomingKey, Pending, PendingIncoming, PendingLimits},
+    pending::{FirstPacket, IncomingKey, Pending, PendingIncoming, PendingLimits},
     recent_retries::RecentRetries,
     registry::Unfinished,
     sources::Source,
@@ -127,29 +127,23 @@ impl<S> Reception<S> {
     }
 
     /// Lets an incoming connection wait for the application's answer, or gives it back to be dealt with.
-    ///
-    /// `initial_id` is the destination of its first packet, which came in a datagram of `len` bytes.
     pub(super) fn admit(
         &mut self,
         now: Instant,
-        incoming: Incoming,
-        initial_id: ConnectionId,
-        len: usize,
-        socket: S,
-    ) -> Result<(), (Box<Incoming>, Rejection)> {
+        first: FirstPacket<S>,
+    ) -> Result<(), (Box<FirstPacket<S>>, Rejection)> {
         let source = Source {
-            ip: incoming.remote_address().ip(),
-            is_proven: incoming.remote_address_validated(),
+            ip: first.incoming.remote_address().ip(),
+            is_proven: first.incoming.remote_address_validated(),
         };
+        let len = first.len;
         let has_room = self.pending.has_room(len, source.is_proven);
         match self.admissions.admit(source, len, has_room) {
             Ok(admission) => {
-                let admitted = (admission, source);
-                self.pending
-                    .insert(now, incoming, initial_id, len, admitted, socket);
+                self.pending.insert(now, first, admission, source);
                 Ok(())
             }
-            Err(rejection) => Err((Box::new(incoming), rejection)),
+            Err(rejection) => Err((Box::new(first), rejection)),
         }
     }
 

@@ -31,19 +31,21 @@ use super::{
     hole_punch::HolePunches,
     inbox::{Inbox, InboxBytes},
     linger::LingeringConnections,
+    path_doubts::{Doubter, DoubtfulHosts},
     pending::PendingLimits,
     per_interface::PerInterface,
     reception::Reception,
     registry::{self, Registry, Totals, Unfinished},
     silence::Silence,
-    slot::{LIGHT_BYTES, Sending, Slot, Turn, datagrams},
+    slot::{LIGHT_BYTES, Offload, Sending, Slot, Turn, datagrams},
     spare,
     streams::StreamLimits,
     turn_queue::{Load, TurnQueue},
     unanswered::UnansweredDials,
+    untaken::UntakenStreams,
     work::{Account, Debtors, Meter},
 };
-use crate::{error::HandshakeError, sync::Mutex};
+use crate::{address::Host, error::HandshakeError, sync::Mutex};
 
 /// Connections that want a turn beside which none gets one only because a timer of it is due: about
 /// as many as have one in a round.
@@ -69,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) keep_alive_interval: Option<Duration>,
     pub(crate) linger_timeout: Duration,
     pub(crate) mtu_discovery: bool,
+    pub(crate) offload: Offload,
     pub(crate) pending: PendingLimits,
     /// As the server's and the clients' configurations have them.
     pub(crate) stream_limits: StreamLimits,
@@ -101,6 +104,7 @@ pub(crate) struct Shard<S> {
     idle_timeout: Option<Duration>,
     keep_alive_interval: Option<Duration>,
     linger_timeout: Duration,
+    offload: Offload,
     stream_limits: StreamLimits,
     /// Indexed by quinn-proto's handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
@@ -108,6 +112,8 @@ pub(crate) struct Shard<S> {
     /// Connections that are over.
     closing: ClosingConnections<S>,
     lingering: LingeringConnections,
+    untaken: UntakenStreams,
+    doubtful_hosts: DoubtfulHosts,
     reception: Reception<S>,
     unanswered: UnansweredDials,
     ready: TurnQueue,
@@ -167,11 +173,14 @@ impl<S: Socket> Shard<S> {
             idle_timeout: settings.idle_timeout,
             keep_alive_interval: settings.keep_alive_interval,
             linger_timeout: settings.linger_timeout,
+            offload: settings.offload,
             stream_limits: settings.stream_limits,
             slots: Vec::new(),
             live: 0,
             closing: ClosingConnections::new(),
             lingering: LingeringConnections::default(),
+            untaken: UntakenStreams::default(),
+            doubtful_hosts: DoubtfulHosts::default(),
             reception: Reception::new(settings.server, settings.admission, settings.pending),
             unanswered: UnansweredDials::default(),
             ready: TurnQueue::default(),
@@ -219,6 +228,7 @@ impl<S: Socket> Shard<S> {
     pub(crate) fn is_empty(&self) -> bool {
         self.live == 0
             && self.closing.is_empty()
+            && self.untaken.is_empty()
             && self.reception.waiting() == 0
             && self.punches.is_empty()
     }
@@ -284,12 +294,19 @@ impl<S: Socket> Shard<S> {
             .chain(punch)
             .chain(self.debtors.first())
             .chain(self.closing.next_timeout())
+            .chain(self.untaken.next_timeout())
             .min()
     }
 
     /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have
     /// waited for too long, and sends what punches holes. A new round begins for strangers.
-    pub(crate) fn handle_timeouts(&mut self, now: Instant, out: &mut impl Outbound<S>) {
+    /// The wakers that are due are added to `wakers`.
+    pub(crate) fn handle_timeouts(
+        &mut self,
+        now: Instant,
+        out: &mut impl Outbound<S>,
+        wakers: &mut Vec<Waker>,
+    ) {
         self.reception.begin_round();
         while let Some((socket, transmit)) =
             self.punches
@@ -313,6 +330,7 @@ impl<S: Socket> Shard<S> {
             self.want_turn(handle);
         }
         self.release_debtors(now);
+        self.untaken.expire(now, wakers);
         while let Some(handle) = self.closing.pop_due(now) {
             self.forget(handle);
         }
@@ -361,6 +379,8 @@ impl<S: Socket> Shard<S> {
             id_quota: self.id_quota,
             idle_timeout: self.idle_timeout,
             keep_alive_interval: self.keep_alive_interval,
+            offload: self.offload,
+            doubtful_hosts: &mut self.doubtful_hosts,
             issued: &self.issued,
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
@@ -405,6 +425,7 @@ impl<S: Socket> Shard<S> {
             let given_up = turn.connection.gave_up_lingering();
             turn.totals.transport.lingers_given_up += u64::from(given_up);
         }
+        let leaves_streams = (drained || is_finished) && turn.connection.has_untaken();
         let rtt = turn.connection.rtt();
         let is_confirmed = !turn.slot.is_confirmed && turn.connection.is_confirmed();
         let is_established = turn.connection.authenticated().is_some();
@@ -436,6 +457,9 @@ impl<S: Socket> Shard<S> {
         }
         drop(connection);
 
+        if leaves_streams {
+            self.untaken.push(now, &shared);
+        }
         if let Some(evicted) = evicted {
             self.give_up_lingering(evicted);
         }
@@ -549,6 +573,7 @@ impl<S: Socket> Shard<S> {
         while let Some(handle) = self.closing.pop_first() {
             self.forget(handle);
         }
+        self.untaken.clear(wakers);
         // Not answered: the runtime is going away, and so is the socket.
         while let Some(pending) = self.reception.take_any() {
             self.endpoint.ignore(pending.incoming);
@@ -605,6 +630,7 @@ impl<S: Socket> Shard<S> {
             is_confirmed: false,
             handshake_bytes,
             silence: Silence::default(),
+            doubter: Doubter::new(self.doubtful_hosts.get(Host::of(remote_addr.ip()))),
             probes: false,
             lingers_since: None,
             close_deadline: None,
@@ -612,6 +638,8 @@ impl<S: Socket> Shard<S> {
             was_silent_since: false,
             farewell: None,
             unanswered_dial: begun.unanswered_dial,
+            was_forbidden: false,
+            heard_marked: begun.heard_marked,
             ids_issued: 0,
             datagrams_received: 0,
             queued: false,
@@ -698,6 +726,8 @@ struct Begun {
     received_bytes: usize,
     /// Of a dial.
     unanswered_dial: Option<ConnectionId>,
+    /// Whether the last datagram was marked for ECN, if any has arrived.
+    heard_marked: Option<bool>,
 }
 
 /// The seeds of everything random in a shard.

@@ -19,12 +19,13 @@ use super::{
     deadlines::Armed,
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
+    path_doubts::{Acknowledged, Doubter, DoubtfulHosts},
     registry::{self, Registry, Totals},
     silence::{self, Silence},
     turn_queue::Load,
     work::{Account, HANDSHAKE_TIME, Meter, TURN_TIME},
 };
-use crate::{authenticator::Challenge, error::HandshakeError, sync::Mutex};
+use crate::{address::Host, authenticator::Challenge, error::HandshakeError, sync::Mutex};
 
 /// Most datagrams that one connection handles in one turn, about 30 µs of work if they are honest;
 /// [`TURN_TIME`] ends the turn if they are not.
@@ -98,6 +99,8 @@ pub(super) struct Slot<S> {
     /// Whether nothing was sent since the last datagram was received.
     pub(super) was_silent_since: bool,
     pub(super) silence: Silence,
+    /// What its path may swallow.
+    pub(super) doubter: Doubter,
     /// Whether the next datagram goes out whatever is under way.
     pub(super) probes: bool,
     /// Since when it [lingers](Connection::lingers).
@@ -108,11 +111,24 @@ pub(super) struct Slot<S> {
     pub(super) farewell: Option<Farewell<S>>,
     /// The ID of our first packet, until anything has arrived in answer to it.
     pub(super) unanswered_dial: Option<ConnectionId>,
+    /// Whether the last datagram from the peer was marked for ECN, if any has arrived.
+    pub(super) heard_marked: Option<bool>,
+    /// The operating system has not let its first packet out.
+    pub(super) was_forbidden: bool,
     /// After the one for the handshake.
     pub(super) ids_issued: u64,
     pub(super) datagrams_received: u64,
     pub(super) queued: bool,
     pub(super) blocked: bool,
+}
+
+/// What the kernel and routers are asked to do for us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offload {
+    /// Packets are marked, so that routers mark them again before they have to drop some.
+    pub(crate) ecn: bool,
+    /// Batches are cut into datagrams by the kernel or the interface.
+    pub(crate) segmentation: bool,
 }
 
 pub(super) struct Received<S> {
@@ -145,6 +161,8 @@ pub(super) struct Turn<'a, S> {
     pub(super) id_quota: IdQuota,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) offload: Offload,
+    pub(super) doubtful_hosts: &'a mut DoubtfulHosts,
     pub(super) issued: &'a IssuedIds,
     pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
@@ -386,6 +404,7 @@ impl<S: Socket> Turn<'_, S> {
         if self.connection.is_over() {
             self.connection.lift_congestion_control();
         }
+        self.doubt_path();
         let remote_addr = self.connection.remote_addr();
         if !out.is_ready(&self.slot.socket, remote_addr) {
             return Sending::Blocked;
@@ -395,7 +414,11 @@ impl<S: Socket> Turn<'_, S> {
             // So that what is too much is one datagram.
             let is_validated = self.slot.addresses.is_validated(remote_addr);
             let probes = mem::take(&mut self.slot.probes);
-            let most = if is_validated && !probes {
+            // Nor in the handshake: where a batch is lost as a whole, nobody would get any further.
+            let is_established = self.connection.authenticated().is_some();
+            let doubts = self.slot.doubter.doubts();
+            let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
+            let most = if is_validated && is_established && may_batch && !probes {
                 MAX_SEGMENTS
             } else {
                 1
@@ -406,19 +429,25 @@ impl<S: Socket> Turn<'_, S> {
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);
             buf.clear();
-            let owes_nothing = self.slot.silence.owes_nothing();
-            let elicited = owes_nothing.then(|| self.connection.elicited());
+            let asks = self.slot.silence.owes_nothing() || self.slot.doubter.wants_to_know();
+            let elicited = asks.then(|| self.connection.elicited());
             let transmit = if probes {
                 self.connection.poll_probe(self.now, buf)
             } else {
                 self.connection.poll_transmit(self.now, max_segments, buf)
             };
-            let Some(transmit) = transmit else {
+            let Some(mut transmit) = transmit else {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
+            // A peer that marks nothing may have found out that marked packets do not arrive.
+            let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
+            if !(self.offload.ecn && may_mark) {
+                transmit.ecn = None;
+            }
             if elicited.is_some_and(|elicited| self.connection.elicited() > elicited) {
                 self.slot.silence.note_sent(self.now);
+                self.slot.doubter.note_sent(self.now);
             }
             // It may also be to the peer's address before, which is asked whether it is still the one.
             if transmit.destination == self.connection.remote_addr() {
@@ -440,11 +469,24 @@ impl<S: Socket> Turn<'_, S> {
             if self.connection.is_over() && !self.connection.was_ended_by_peer() {
                 self.keep_farewell(&transmit, buf);
             }
-            if out.send(&self.slot.socket, transmit, buf) == Sent::Blocked {
-                return Sending::Blocked;
+            match out.send(&self.slot.socket, transmit, buf) {
+                Sent::Ready => {}
+                Sent::Forbidden => self.note_forbidden(),
+                Sent::Blocked => return Sending::Blocked,
             }
         }
         Sending::Unfinished
+    }
+
+    /// A dial that is never let out need not wait until its time is over. Firewalls may let out the
+    /// second packet of two, where they limit how many there are.
+    fn note_forbidden(&mut self) {
+        if self.slot.unanswered_dial.is_none() {
+            return;
+        }
+        if mem::replace(&mut self.slot.was_forbidden, true) {
+            self.connection.abandon(HandshakeError::NotPermitted);
+        }
     }
 
     /// Books what the connection holds, and lets it hold as much as there is memory for.
@@ -476,6 +518,25 @@ impl<S: Socket> Turn<'_, S> {
         // The peer can have round trips look longer than they are.
         let round_trips = (PATIENCE_RTTS * self.connection.rtt()).min(timeout * 3 / 2);
         Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
+    }
+
+    /// Sees whether the path swallows what it should carry.
+    fn doubt_path(&mut self) {
+        let control = self.connection.path_control();
+        let acknowledged = Acknowledged {
+            bytes: control.acknowledged(),
+            is_all: !control.was_in_flight(),
+            is_late: control.found_late(),
+        };
+        let host = Host::of(self.connection.remote_addr().ip());
+        let doubter = &mut self.slot.doubter;
+        if let Some(doubts) = doubter.note_acknowledged(self.now, acknowledged) {
+            self.totals.transport.path_doubts += 1;
+            self.doubtful_hosts.note(self.now, host, doubts);
+        }
+        if doubter.begins(self.now, self.connection.rtt()) {
+            self.connection.path_control().look_for_late(self.now);
+        }
     }
 
     /// What may be sent of a batch, whose contents are in `buf`, to an address that may not be validated.

@@ -214,6 +214,11 @@ impl StreamStates {
         }
     }
 
+    /// Who waits for a stream looks again.
+    pub(super) fn wake_inbound(&mut self, turns: &mut Turns) {
+        turns.wake(&mut self.inbound);
+    }
+
     /// Nobody will take the streams that the peer has opened and that were not taken.
     pub(super) fn discard_waiting(&mut self, side: Side) {
         for index in (self.accepted..).take(mem::take(&mut self.waiting) as usize) {

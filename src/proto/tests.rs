@@ -17,6 +17,7 @@ mod conversation;
 mod crossing;
 mod crowd;
 mod crypto;
+mod doubts;
 mod ends;
 mod fairness;
 mod forgery;

@@ -56,6 +56,7 @@ impl<S: Socket> Shard<S> {
             admission: None,
             received_bytes: 0,
             unanswered_dial: Some(initial_id),
+            heard_marked: None,
         };
         let connection = self.insert(now, handle, connection, socket, begun);
         Ok((handle, connection))

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use quinn_proto::{ConnectionHandle, ConnectionId};
+use quinn_proto::ConnectionHandle;
 
 use super::{Begun, Shard};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         admission::Rejection,
         connection::{Direction, SharedConnection},
         datagram::{Incoming, Outbound, Socket},
-        pending::IncomingKey,
+        pending::{FirstPacket, IncomingKey},
     },
 };
 
@@ -22,29 +22,29 @@ impl<S: Socket> Shard<S> {
     pub(super) fn admit(
         &mut self,
         now: Instant,
-        incoming: quinn_proto::Incoming,
-        initial_id: ConnectionId,
-        len: usize,
-        socket: S,
+        first: FirstPacket<S>,
         out: &mut impl Outbound<S>,
     ) {
-        let rejected = self
-            .reception
-            .admit(now, incoming, initial_id, len, socket.clone());
-        let Err((incoming, rejection)) = rejected else {
+        let Err((first, rejection)) = self.reception.admit(now, first) else {
             self.note_unfinished();
             return;
         };
+        let FirstPacket {
+            incoming,
+            initial_id,
+            socket,
+            ..
+        } = *first;
         let totals = &mut self.totals;
         match rejection {
             Rejection::Unproven if self.reception.owes_retry(now, initial_id) => {
-                return self.retry(*incoming, &socket, out);
+                return self.retry(incoming, &socket, out);
             }
             Rejection::Unproven => totals.transport.retries_withheld += 1,
             Rejection::Full => totals.registry.dropped_overload += 1,
             Rejection::SourceFull => totals.registry.dropped_source_full += 1,
         }
-        self.endpoint.ignore(*incoming);
+        self.endpoint.ignore(incoming);
     }
 
     /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
@@ -109,6 +109,7 @@ impl<S: Socket> Shard<S> {
                     admission: Some(pending.admission),
                     received_bytes: pending.bytes,
                     unanswered_dial: None,
+                    heard_marked: Some(pending.is_marked),
                 };
                 let connection = self.insert(now, handle, connection, pending.socket, begun);
                 self.note_unfinished();

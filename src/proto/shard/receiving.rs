@@ -10,6 +10,7 @@ use crate::{
     address,
     proto::{
         datagram::{Datagram, Outbound, Socket, charge_of},
+        pending::FirstPacket,
         reception::Unwelcome,
         router::{HeaderForm, long_header_id, short_packet_offset},
         slot::Received,
@@ -139,6 +140,7 @@ impl<S: Socket> Shard<S> {
                     held,
                     socket,
                 };
+                slot.heard_marked = Some(ecn.is_some());
                 if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
                     self.want_turn(handle);
                 } else {
@@ -154,7 +156,14 @@ impl<S: Socket> Shard<S> {
                     return false;
                 };
                 totals.routed_initial += 1;
-                self.admit(now, incoming, initial_id, len, socket, out);
+                let first = FirstPacket {
+                    incoming,
+                    initial_id,
+                    len,
+                    is_marked: ecn.is_some(),
+                    socket,
+                };
+                self.admit(now, first, out);
                 false
             }
             Some(DatagramEvent::Response(transmit)) => {

@@ -46,6 +46,8 @@ pub(crate) enum Ecn {
     ForgedCe,
     /// ECT(1), which nobody has sent.
     ForgedEct1,
+    /// The datagram is dropped for them.
+    Dropped,
 }
 
 impl Impairments {
@@ -129,7 +131,9 @@ impl Link {
         ecn: Option<EcnCodepoint>,
     ) -> impl Iterator<Item = Carried> + use<> {
         let mut carried = [None, None];
-        if let Some(departure) = self.depart(now, way, contents.len()) {
+        let is_dropped = ecn.is_some() && self.impairments.ecn == Ecn::Dropped;
+        let departure = self.depart(now, way, contents.len());
+        if let Some(departure) = departure.filter(|_| !is_dropped) {
             let ecn = ecn.and_then(|ecn| self.impairments.ecn.mark(ecn));
             if self.random.random_bool(self.impairments.duplication) {
                 carried[1] = Some(self.arrive(departure, contents.clone(), ecn));
@@ -207,7 +211,7 @@ impl Ecn {
     fn mark(self, sent: EcnCodepoint) -> Option<EcnCodepoint> {
         match self {
             Self::Kept => Some(sent),
-            Self::Bleached => None,
+            Self::Bleached | Self::Dropped => None,
             Self::ForgedCe => Some(EcnCodepoint::Ce),
             Self::ForgedEct1 => Some(EcnCodepoint::Ect1),
         }

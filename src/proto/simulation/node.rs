@@ -148,6 +148,8 @@ impl Meter for NoWork {
 pub(crate) struct Outbox {
     pub(crate) sent: Vec<Outgoing>,
     pub(crate) max_segments: usize,
+    /// Datagrams that are to be cut from a larger one vanish.
+    pub(crate) swallows_batches: bool,
     /// After so many batches the socket takes no more until the network has taken them.
     pub(crate) room: usize,
     pub(crate) batches: usize,
@@ -166,6 +168,7 @@ impl Default for Outbox {
         Self {
             sent: Vec::new(),
             max_segments: 8,
+            swallows_batches: false,
             room: usize::MAX,
             batches: 0,
         }
@@ -192,13 +195,15 @@ impl Outbound<SimSocket> for Outbox {
         assert_eq!(transmit.size, contents.len());
         let segment = transmit.segment_size.unwrap_or(contents.len());
         assert!(contents.len() <= segment * self.max_segments);
-        self.sent
-            .extend(contents.chunks(segment).map(|contents| Outgoing {
-                from: socket.local_addr(),
-                to: transmit.destination,
-                contents: contents.to_vec(),
-                ecn: transmit.ecn,
-            }));
+        if !(self.swallows_batches && contents.len() > segment) {
+            self.sent
+                .extend(contents.chunks(segment).map(|contents| Outgoing {
+                    from: socket.local_addr(),
+                    to: transmit.destination,
+                    contents: contents.to_vec(),
+                    ecn: transmit.ecn,
+                }));
+        }
         self.batches += 1;
         if self.is_ready(socket, transmit.destination) {
             Sent::Ready
@@ -536,7 +541,12 @@ impl Node {
         self.ask(now);
         for shard in 0..self.cores.len() {
             self.take_turns(shard);
-            self.cores[shard].handle_timeouts(now, &mut self.outbox);
+            let mut due = Vec::new();
+            self.cores[shard].handle_timeouts(now, &mut self.outbox, &mut due);
+            progress |= !due.is_empty();
+            for waker in due {
+                waker.wake();
+            }
             while self.serve(shard, now) {
                 progress = true;
             }

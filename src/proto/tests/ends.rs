@@ -147,7 +147,7 @@ fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
     let accepted = scene.accept_all()[0];
     scene.say(&crumbs(streams[1], 0..150));
     scene.hostile.close(7);
-    scene.network.run_for(Duration::from_secs(1));
+    scene.network.run_for(Duration::from_millis(100));
     assert!(scene.victim.loss().is_some());
     assert_eq!(read_now(&scene.victim, accepted, 1000), Ok(150));
     let read = read_now(&scene.victim, accepted, 1000);

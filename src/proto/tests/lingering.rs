@@ -194,7 +194,7 @@ fn what_came_in_before_the_end_can_be_taken_after_it() {
     }
     network.settle();
     dialer.close(7);
-    network.run_for(Duration::from_secs(5));
+    network.run_for(Duration::from_millis(900));
     assert_eq!(listener.loss(), Some(closed_with(7)));
     assert!(listener.established().now_or_never().unwrap().is_ok());
     for number in 0..3 {
@@ -241,7 +241,7 @@ fn whoever_waits_for_the_end_is_woken_when_the_last_stream_is_taken() {
     assert_eq!(dialer.write_now(stream, b"hello"), 5);
     network.settle();
     dialer.close(7);
-    network.run_for(Duration::from_secs(1));
+    network.run_for(Duration::from_millis(100));
     let waits = {
         let listener = listener.clone();
         async move { listener.address_change().await }
@@ -249,6 +249,26 @@ fn whoever_waits_for_the_end_is_woken_when_the_last_stream_is_taken() {
     let takes = async move { listener.accept().await.is_ok() };
     let (end, taken) = network.block_on(join(waits, takes));
     assert_eq!((end, taken), (Err(closed_with(7)), true));
+}
+
+#[test]
+fn streams_that_nobody_takes_do_not_keep_the_end_for_long() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert!(dialer.write_now(stream, &CONTENTS) > 0);
+    network.run_for(Duration::from_secs(1));
+    assert!(listener.stats().held_bytes > 0);
+    dialer.close(7);
+    let begun = network.elapsed();
+    let waiting = listener.clone();
+    let end = network.block_on(async move { waiting.address_change().await });
+    assert_eq!(end, Err(closed_with(7)));
+    let waited = network.elapsed() - begun;
+    assert!(waited < Duration::from_millis(1_100), "{waited:?}");
+    assert_eq!(listener.stats().held_bytes, 0);
+    assert_eq!(listener.accept().now_or_never(), Some(Err(closed_with(7))));
+    network.run_until_empty();
 }
 
 /// Leaves some round trips' worth for the peer to acknowledge.

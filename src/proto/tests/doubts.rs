@@ -1,0 +1,112 @@
+//! Paths that swallow marked packets, or batches, without a word.
+
+use std::time::Duration;
+
+use futures::future::{FutureExt, join};
+
+use super::{
+    link::{Ecn, Impairments},
+    network::Network,
+    node::{Outbox, Setup},
+    peer::Peer,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const DROPS_MARKED: Impairments = Impairments {
+    ecn: Ecn::Dropped,
+    ..Impairments::NONE
+};
+
+#[test]
+fn dial_through_a_router_that_drops_marked_packets_takes_a_second_and_the_next_one_no_longer() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.impair(DROPS_MARKED);
+    let begun = network.elapsed();
+    let (first, first_peer) = network.connect(0, 1);
+    let took = network.elapsed() - begun;
+    assert!(took < 2 * SECOND, "{took:?}");
+    transfer(&mut network, &first, &first_peer);
+    assert_eq!(network.nodes[0].books().1.path_doubts, 1);
+    // It is known of the host by now.
+    let begun = network.elapsed();
+    let (second, second_peer) = network.connect(0, 1);
+    let took = network.elapsed() - begun;
+    assert!(took < SECOND / 10, "{took:?}");
+    transfer(&mut network, &second, &second_peer);
+}
+
+#[test]
+fn router_that_begins_to_drop_marked_packets_holds_a_connection_up_for_a_moment() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    transfer(&mut network, &dialer, &listener);
+    let undisturbed = transfer(&mut network, &dialer, &listener);
+    network.impair(DROPS_MARKED);
+    let took = transfer(&mut network, &dialer, &listener);
+    let held_up = took.saturating_sub(undisturbed);
+    assert!(held_up < 3 * SECOND / 10, "{held_up:?}");
+    assert_eq!(dialer.loss(), None);
+}
+
+#[test]
+fn outage_is_no_reason_to_doubt_for_long() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    transfer(&mut network, &dialer, &listener);
+    // Late, and not lost.
+    network.impair(Impairments {
+        delay: 2 * SECOND,
+        ..Impairments::NONE
+    });
+    transfer(&mut network, &dialer, &listener);
+    assert_eq!(network.nodes[0].books().1.path_doubts, 0);
+}
+
+#[test]
+fn upload_over_an_interface_that_loses_batches_goes_on_in_single_datagrams() {
+    let mut network = Network::pair(
+        1,
+        Setup {
+            outbox: Outbox {
+                swallows_batches: true,
+                ..Outbox::default()
+            },
+            ..Setup::default()
+        },
+        Setup::default(),
+    );
+    let (dialer, listener) = network.connect(0, 1);
+    let took = transfer(&mut network, &dialer, &listener);
+    assert!(took < SECOND, "{took:?}");
+    // Batches are tried again now and then.
+    let begun = network.elapsed();
+    for _ in 0..100 {
+        transfer(&mut network, &dialer, &listener);
+    }
+    let took = (network.elapsed() - begun) / 100;
+    assert!(took < SECOND / 4, "{took:?} each");
+    assert_eq!(dialer.loss(), None);
+}
+
+/// Has the listener read something, and returns how long that took.
+fn transfer(network: &mut Network, dialer: &Peer, listener: &Peer) -> Duration {
+    static CONTENTS: [u8; 50_000] = [7; 50_000];
+    let begun = network.elapsed();
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    let (dialer, listener) = (dialer.clone(), listener.clone());
+    network.block_on(async move {
+        let writes = async {
+            dialer.write_all(stream, &CONTENTS).await.unwrap();
+            dialer.finish(stream).unwrap();
+        };
+        let reads = async {
+            let stream = listener.accept().await.unwrap();
+            let read = listener.read_to_end(stream).await.unwrap();
+            assert_eq!(read.len(), CONTENTS.len());
+            listener.drop_stream(stream);
+        };
+        join(writes, reads).await;
+    });
+    network.elapsed() - begun
+}

@@ -1,0 +1,60 @@
+//! Connections that are over while streams of the peer's wait for the application.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use super::connection::{Connection, SharedConnection, lock};
+use crate::sync::Mutex;
+
+/// Those whose streams can still be taken, the one that ended first in front.
+#[derive(Default)]
+pub(super) struct UntakenStreams(VecDeque<(Instant, Weak<Mutex<Connection>>)>);
+
+impl UntakenStreams {
+    /// A connection is over, and streams wait.
+    pub(super) fn push(&mut self, now: Instant, connection: &SharedConnection) {
+        self.0
+            .push_back((now + PATIENCE, Arc::downgrade(connection)));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// When streams are to be dropped.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.0.front().map(|&(until, _)| until)
+    }
+
+    /// Drops streams that were not taken in time. Who waits for the end of their connection is due.
+    pub(super) fn expire(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+        while self.next_timeout().is_some_and(|until| until <= now) {
+            self.drop_first(wakers);
+        }
+    }
+
+    /// Drops all of them.
+    pub(super) fn clear(&mut self, wakers: &mut Vec<Waker>) {
+        while !self.0.is_empty() {
+            self.drop_first(wakers);
+        }
+    }
+
+    fn drop_first(&mut self, wakers: &mut Vec<Waker>) {
+        let first = self.0.pop_front();
+        let Some(connection) = first.and_then(|(_, connection)| connection.upgrade()) else {
+            return;
+        };
+        let mut connection = lock(&connection);
+        connection.drop_untaken();
+        connection.take_due(wakers);
+    }
+}
+
+/// How long an application has to take them. A Swarm takes a stream as soon as it is polled; what nobody
+/// takes must not be kept for as long as somebody waits for the end.
+const PATIENCE: Duration = Duration::from_secs(1);
