@@ -8,6 +8,8 @@ use std::{
 
 use quinn_proto::{ConnectionHandle, Transmit};
 
+use super::spare;
+
 /// Connections in the closing and draining states (RFC 9000 §10.2), of which only as much is left as
 /// these need: the packet that says so, and for how long.
 pub(super) struct ClosingConnections<S> {
@@ -86,6 +88,9 @@ impl<S: Clone> ClosingConnections<S> {
         let (_, index) = self.deadlines.pop_first()?;
         let handle = ConnectionHandle(index);
         self.closing.remove(&handle);
+        if let Some(room) = spare::room_for(self.closing.len(), self.closing.capacity()) {
+            self.closing.shrink_to(room);
+        }
         Some(handle)
     }
 

@@ -377,6 +377,7 @@ impl<S: Socket> Shard<S> {
             connection: &mut connection,
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
+            connections: self.live,
             idle_timeout: self.idle_timeout,
             keep_alive_interval: self.keep_alive_interval,
             offload: self.offload,

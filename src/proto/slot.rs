@@ -159,6 +159,8 @@ pub(super) struct Turn<'a, S> {
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
+    /// How many connections the shard has.
+    pub(super) connections: usize,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
     pub(super) offload: Offload,
@@ -180,6 +182,7 @@ impl<S: Socket> Turn<'_, S> {
             return None;
         }
         let is_handshake = self.connection.authenticated().is_none();
+        (self.slot.account).earn_by_waiting(self.now, self.connections);
         let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
         if self.slot.refuses_data || self.budget.is_used_up() {
             self.share_memory();

@@ -35,6 +35,10 @@ impl UntakenStreams {
         while self.next_timeout().is_some_and(|until| until <= now) {
             self.drop_first(wakers);
         }
+        if self.0.is_empty() {
+            // A burst is over; its memory goes with it.
+            self.0 = VecDeque::new();
+        }
     }
 
     /// Drops all of them.

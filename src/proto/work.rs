@@ -31,6 +31,8 @@ pub(crate) trait Meter {
 pub(super) struct Account {
     /// Earned and not used.
     credit: Duration,
+    /// When it has last earned something by waiting.
+    earned_at: Option<Instant>,
     suspect_until: Option<Instant>,
     /// All the time that was used while the connection was suspect.
     used: Duration,
@@ -49,6 +51,7 @@ impl Account {
     pub(super) fn new() -> Self {
         Self {
             credit: MAX_CREDIT,
+            earned_at: None,
             suspect_until: None,
             used: Duration::ZERO,
             owed: Duration::ZERO,
@@ -74,8 +77,22 @@ impl Account {
 
     /// Time earned by datagrams that came in or went out.
     pub(super) fn earn(&mut self, datagrams: u64, bytes: usize) {
-        let earned = EARNED_PER_DATAGRAM * u32::try_from(datagrams).unwrap_or(u32::MAX)
-            + EARNED_PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.save(
+            EARNED_PER_DATAGRAM * u32::try_from(datagrams).unwrap_or(u32::MAX)
+                + EARNED_PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX),
+        );
+    }
+
+    /// Time earned by waiting, of which so many connections have a share. Small packets that come one by
+    /// one may cost more than they earn, because nothing of it is in the CPU's caches any more.
+    pub(super) fn earn_by_waiting(&mut self, now: Instant, connections: usize) {
+        let since = self.earned_at.replace(now).unwrap_or(now);
+        let waited = now.saturating_duration_since(since);
+        let shares = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
+        self.save(waited / TIME_PER_WAITING / shares);
+    }
+
+    fn save(&mut self, earned: Duration) {
         let paid = cmp::min(earned, self.owed);
         self.owed -= paid;
         self.credit = cmp::min(self.credit + (earned - paid), MAX_CREDIT);
@@ -175,6 +192,9 @@ pub(super) const HANDSHAKE_TIME: Duration = Duration::from_millis(160 / SPEED as
 /// How long a connection is measured in CPU time, after it has last cost too much.
 const SUSPICION: Duration = Duration::from_secs(10);
 
+/// The part of all time that connections earn by waiting, together: one in so many.
+const TIME_PER_WAITING: u32 = 20;
+
 /// How many times as long as a debt it takes to pay it.
 const TIME_PER_DEBT: u32 = 10;
 
@@ -183,6 +203,27 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn waiting_earns_a_twentieth_of_the_time_for_all_together() {
+        let clocks = Clocks::new();
+        let mut account = Account::new();
+        account.credit = Duration::ZERO;
+        account.earn_by_waiting(clocks.now.get(), 10);
+        assert_eq!(account.credit, Duration::ZERO);
+        clocks.pass(20 * MAX_CREDIT, Duration::ZERO);
+        account.earn_by_waiting(clocks.now.get(), 10);
+        assert_eq!(account.credit, MAX_CREDIT / 10);
+        account.credit = Duration::ZERO;
+        account.owed = MAX_CREDIT / 20;
+        clocks.pass(20 * MAX_CREDIT, Duration::ZERO);
+        account.earn_by_waiting(clocks.now.get(), 10);
+        assert_eq!(account.owed, Duration::ZERO);
+        assert_eq!(account.credit, MAX_CREDIT / 20);
+        clocks.pass(Duration::from_secs(3600), Duration::ZERO);
+        account.earn_by_waiting(clocks.now.get(), 10);
+        assert_eq!(account.credit, MAX_CREDIT);
+    }
 
     /// Clocks that somebody sets.
     struct Clocks {

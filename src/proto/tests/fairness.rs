@@ -132,8 +132,8 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
         network.now = now + Duration::from_millis(1);
     }
     let share = used.as_secs_f64() / 60.0;
-    // Each may once cost too much without being in debt.
-    assert!(share > 0.05 && share < 0.115, "{share}");
+    // Each may once cost too much without being in debt, and all of them earn by waiting, too.
+    assert!(share > 0.05 && share < 0.165, "{share}");
     assert_eq!(longest, each);
     let (registry, transport) = network.nodes[0].books();
     assert_eq!(transport.debts, 0, "not posted yet");
