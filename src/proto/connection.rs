@@ -393,6 +393,8 @@ impl Connection {
     /// Ends the connection for what its peer does.
     fn give_up(&mut self, code: TransportErrorCode, reason: &'static str) {
         if self.loss.is_some() {
+            // Nothing that such a peer has not got yet is worth it.
+            self.give_up_lingering();
             return;
         }
         let error = ConnectionError::Violation {
@@ -485,7 +487,7 @@ impl Connection {
             self.streams.stop_sending();
         }
         if is_ours {
-            self.streams.discard_waiting(self.quic.side());
+            self.streams().discard_waiting();
         }
         self.turns.wake(&mut self.waiting.address_change);
         self.turns.wake(&mut self.waiting.established);
@@ -498,7 +500,7 @@ impl Connection {
 
     /// The application has not taken them for too long.
     pub(super) fn drop_untaken(&mut self) {
-        self.streams.discard_waiting(self.quic.side());
+        self.streams().discard_waiting();
         self.streams.wake_inbound(&mut self.turns);
         self.turns.wake(&mut self.waiting.address_change);
     }
@@ -676,7 +678,7 @@ impl Connection {
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
     pub(super) fn change_local_address(&mut self) -> Option<EndpointEvent> {
         let may_migrate = self.direction == Direction::Outbound
-            && self.loss.is_none()
+            && (self.loss.is_none() || self.lingers())
             && (self.authenticated.as_ref())
                 .is_some_and(|peer| !peer.negotiated.disables_active_migration);
         if !may_migrate {
@@ -791,7 +793,8 @@ impl Connection {
         self.streams().begin_arrival(held);
         let authenticated = self.handle_application_events();
         self.streams().end_arrival();
-        let violated = self.loss.is_none() && self.streams.is_too_fragmented();
+        let is_open = self.loss.is_none() || self.lingers();
+        let violated = is_open && self.streams.is_too_fragmented();
         if violated {
             self.give_up(
                 TransportErrorCode::INTERNAL_ERROR,

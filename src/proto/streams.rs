@@ -218,16 +218,6 @@ impl StreamStates {
     pub(super) fn wake_inbound(&mut self, turns: &mut Turns) {
         turns.wake(&mut self.inbound);
     }
-
-    /// Nobody will take the streams that the peer has opened and that were not taken.
-    pub(super) fn discard_waiting(&mut self, side: Side) {
-        for index in (self.accepted..).take(mem::take(&mut self.waiting) as usize) {
-            if let Some(mut stream) = self.states.remove(&peer_stream(side, index)) {
-                self.receiving
-                    .change(&mut stream.receive, ReceivePart::discard);
-            }
-        }
-    }
 }
 
 /// The streams of a connection, with what they need of it.
@@ -485,7 +475,10 @@ impl Streams<'_> {
     pub(crate) fn let_go(&mut self, id: StreamId) {
         // Neither can fail in a way that matters: the half is over already.
         let _ = self.stop(id, VarInt::from_u32(0));
-        let _ = self.finish(id);
+        if self.finish(id).is_err() {
+            // Dropped behind a connection that goes on to deliver other streams.
+            let _ = self.reset(id, VarInt::from_u32(0));
+        }
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
@@ -514,6 +507,21 @@ impl Streams<'_> {
             self.quic.set_send_window(window);
             // Writers may go on.
             self.turns.want();
+        }
+    }
+
+    /// Nobody will take the streams that the peer has opened and that were not taken.
+    pub(super) fn discard_waiting(&mut self) {
+        let waiting = mem::take(&mut self.streams.waiting) as usize;
+        for index in (self.streams.accepted..).take(waiting) {
+            let id = peer_stream(self.quic.side(), index);
+            if let Some(mut stream) = self.streams.states.remove(&id) {
+                self.streams
+                    .receiving
+                    .change(&mut stream.receive, ReceivePart::discard);
+            }
+            // The connection may go on to deliver other streams.
+            self.refuse(id);
         }
     }
 
@@ -559,10 +567,11 @@ impl Streams<'_> {
     /// The peer has opened streams. They are looked after from now on, whenever the application
     /// takes them.
     fn on_opened(&mut self) {
-        self.raise_limit();
         if self.loss.is_some() {
+            self.refuse_new();
             return;
         }
+        self.raise_limit();
         while let Some(id) = self.quic.streams().accept(Dir::Bi) {
             let mut stream = StreamState::default();
             // Which of them the datagram had a frame of, quinn-proto does not tell.
@@ -571,6 +580,20 @@ impl Streams<'_> {
             self.streams.waiting += 1;
         }
         self.turns.wake(&mut self.streams.inbound);
+    }
+
+    /// Nobody will read the streams that the peer has opened since the connection was closed.
+    fn refuse_new(&mut self) {
+        while let Some(id) = self.quic.streams().accept(Dir::Bi) {
+            self.refuse(id);
+        }
+    }
+
+    /// Has a stream of the peer's keep no memory, whatever the peer sends on it.
+    fn refuse(&mut self, id: StreamId) {
+        // Fails if the stream is over, which is as good.
+        let _ = self.quic.recv_stream(id).stop(VarInt::from_u32(0));
+        self.turns.want();
     }
 
     /// Lets a peer open more streams that makes use of those it may open.

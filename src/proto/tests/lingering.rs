@@ -9,12 +9,14 @@ use super::{
     network::Network,
     node::Setup,
     peer::Peer,
+    received::{GAPS_IN_A_PACKET, assert_memory, crumbs, every_other, too_fragmented},
+    scene::{SIDES, Scene, VICTIM},
     seeds,
 };
 use crate::{
     config::ConfigBuilder,
     error::{ConnectionError, StreamError},
-    proto::StreamId,
+    proto::{StreamId, simulation::frame::Frame},
 };
 
 static CONTENTS: [u8; 300_000] = [7; 300_000];
@@ -181,6 +183,137 @@ fn peer_that_goes_itself_is_not_waited_for() {
     assert_eq!(network.nodes[0].books().0.connections, 0);
     network.run_until_empty();
 }
+
+/// Streams that came in before the close and were not taken, and those that come in after it.
+#[test]
+fn streams_that_nobody_will_take_are_refused_while_others_are_delivered() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.impair(FAR);
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let before = listener.open().now_or_never().unwrap().unwrap();
+    assert_eq!(listener.write_now(before, b"hello"), 5);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    let after = listener.open().now_or_never().unwrap().unwrap();
+    assert_eq!(listener.write_now(after, b"hello"), 5);
+    network.run_for(3 * FAR.delay);
+    for stream in [before, after] {
+        let written = listener.write(stream, b"again").now_or_never();
+        assert_eq!(written, Some(Err(StreamError::Stopped(0))));
+    }
+    let (read, _) = network.block_on(async move { read_one_to_end(listener).await });
+    assert_eq!(read.map(|read| read == CONTENTS), Ok(true));
+}
+
+#[test]
+fn stream_that_is_dropped_behind_the_close_is_reset_too() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let open = dialer.open().now_or_never().unwrap().unwrap();
+    assert!(dialer.write_now(open, &CONTENTS) > 0);
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    dialer.drop_stream(open);
+    let end = network.block_on(async move {
+        let open = listener.accept().await.unwrap();
+        listener.read_to_end(open).await
+    });
+    assert_eq!(end, Err(StreamError::Reset(0)));
+}
+
+/// The network may change while it goes on.
+#[test]
+fn connection_that_lingers_follows_its_socket() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    network.impair(FAR);
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    let addr = network.move_socket(0);
+    let (read, _) = network.block_on({
+        let listener = listener.clone();
+        async move { read_one_to_end(listener).await }
+    });
+    assert_eq!(read.map(|read| read == CONTENTS), Ok(true));
+    assert_eq!(listener.stats().remote_addr, addr);
+}
+
+/// Nobody reads what a peer sends that is waited for, and so it takes no memory.
+#[test]
+fn peer_that_is_waited_for_fills_no_memory() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.open_the_congestion_window();
+        let streams = scene.open(80);
+        for &stream in &streams[..40] {
+            scene.say(&crumbs(stream, 0..1));
+            if stream == streams[0] {
+                // With the one that carries all this.
+                scene.accept_all();
+            }
+        }
+        have_linger(&mut scene);
+        let streams = &streams[1..];
+        scene.flood((1..20).flat_map(|packet| {
+            let piece =
+                move |&stream: &u64| vec![Frame::stream(stream, 1100 * packet, &[b'x'; 1100])];
+            streams.iter().map(piece).collect::<Vec<_>>()
+        }));
+        scene.network.run_for(2 * FAR.delay);
+        assert!(scene.is_open());
+        // 1.8 MB more, otherwise.
+        assert_memory(scene, 0..2_600_000);
+    }
+}
+
+#[test]
+fn peer_that_is_waited_for_has_the_same_limits_as_another_one() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.open_the_congestion_window();
+        let streams = scene.open(4);
+        for &stream in &streams {
+            scene.say(&crumbs(stream, 0..1));
+        }
+        assert_eq!(scene.accept_all().len(), 4);
+        have_linger(&mut scene);
+        let mut gaps = 0;
+        while scene.is_open() {
+            let packets = (0..16).map(|packet| {
+                gaps += GAPS_IN_A_PACKET;
+                every_other(streams[packet % 4], 2 * gaps, GAPS_IN_A_PACKET)
+            });
+            scene.flood(packets.collect::<Vec<_>>().into_iter());
+            assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
+        }
+        assert_eq!(too_fragmented(&scene), 1);
+        let books = scene.network.nodes[VICTIM].books().1;
+        assert_eq!(books.lingers_given_up, 1);
+    }
+}
+
+/// Has the victim close its connection, with much to deliver over a long way.
+fn have_linger(scene: &mut Scene) {
+    scene.network.impair(FAR);
+    let stream = scene.victim.open().now_or_never().unwrap().unwrap();
+    let mut written = 0;
+    for _ in 0..30 {
+        written += scene.victim.write_now(stream, &CONTENTS);
+    }
+    assert!(written > 300_000, "{written}");
+    scene.victim.finish(stream).unwrap();
+    let closed = scene.victim.closed().now_or_never();
+    assert_eq!(closed, Some(Ok(())));
+}
+
+const FAR: Impairments = Impairments {
+    delay: Duration::from_millis(100),
+    ..Impairments::NONE
+};
 
 /// What happens where a peer does all that it has to do, and goes, before anybody has looked.
 #[test]

@@ -535,7 +535,7 @@ fn all_streams(scene: &mut Scene) -> Vec<u64> {
 }
 
 /// Frames of a byte each, with a gap of a byte before each.
-fn every_other(stream: u64, from: u64, count: u64) -> Vec<Frame> {
+pub(super) fn every_other(stream: u64, from: u64, count: u64) -> Vec<Frame> {
     (0..count)
         .map(|index| Frame::stream(stream, from + 2 * index, b"x"))
         .collect()
@@ -561,13 +561,13 @@ pub(super) fn holding(peer: &Peer) -> Holding {
     peer.with(|connection| connection.received().0)
 }
 
-fn too_fragmented(scene: &Scene) -> u64 {
+pub(super) fn too_fragmented(scene: &Scene) -> u64 {
     scene.network.nodes[VICTIM].books().1.too_fragmented
 }
 
 /// Asserts what the victim's connection to the hostile peer takes, with all that is shared by its
 /// node.
-fn assert_memory(scene: Scene, expected: Range<u64>) {
+pub(super) fn assert_memory(scene: Scene, expected: Range<u64>) {
     let Scene {
         mut network,
         victim,
@@ -611,7 +611,7 @@ fn wide() -> Setup {
     }
 }
 
-const GAPS_IN_A_PACKET: u64 = 100;
+pub(super) const GAPS_IN_A_PACKET: u64 = 100;
 
 /// What a datagram counts for, at most, on the path that there is.
 const DATAGRAM: u64 = 1472;
