@@ -591,6 +591,12 @@ impl Connection {
         self.quic.force_key_update();
     }
 
+    /// Streams that quinn-proto has something to send on, or may have.
+    #[cfg(test)]
+    pub(super) fn unfinished_streams(&mut self) -> usize {
+        self.quic.streams().send_streams()
+    }
+
     /// CRYPTO frames that quinn-proto has acted on.
     #[cfg(test)]
     pub(super) fn crypto_frames_received(&self) -> u64 {

@@ -687,7 +687,11 @@ impl Streams<'_> {
             let finished = send_stream.finish();
             stream.send = match finished {
                 Ok(()) | Err(FinishError::ClosedStream) => SendState::Finished,
-                Err(FinishError::Stopped(code)) => SendState::Stopped(code.into_inner()),
+                Err(FinishError::Stopped(code)) => {
+                    // The event that says so may find the stream gone.
+                    let _ = send_stream.reset(code);
+                    SendState::Stopped(code.into_inner())
+                }
             };
             if finished.is_err() {
                 // It will never be acknowledged.

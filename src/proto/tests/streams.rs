@@ -79,6 +79,37 @@ fn reset_and_stop_arrive_with_their_codes() {
     });
 }
 
+/// The credit and the end come in one packet, when the sender has let go of the stream.
+#[test]
+fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(8 * 1024)
+                .and_then(|builder| builder.connection_receive_window_bytes(12 * 1024))
+                .unwrap()
+        },
+        ..Setup::default()
+    };
+    let (mut network, dialer, listener) = connected(setup);
+    network.run_for(Duration::from_secs(1));
+    let [first, second] = [(); 2].map(|()| dialer.open().now_or_never().unwrap().unwrap());
+    assert_eq!(dialer.write_now(first, &[0; 8 * 1024]), 8 * 1024);
+    assert_eq!(dialer.write_now(second, &[0; 8 * 1024]), 4 * 1024);
+    assert_eq!(dialer.write_now(second, &[0; 8 * 1024]), 0);
+    assert_eq!(dialer.write_now(second, b"x"), 1);
+    dialer.drop_stream(first);
+    dialer.drop_stream(second);
+    network.run_for(Duration::from_secs(1));
+    let [first, second] = [(); 2].map(|()| listener.accept().now_or_never().unwrap().unwrap());
+    let read = listener.read_to_end(first).now_or_never();
+    assert_eq!(read, Some(Ok(vec![0; 8 * 1024])));
+    listener.stop(second, 0).unwrap();
+    network.run_for(Duration::from_secs(1));
+    let unfinished = dialer.with(|connection| connection.unfinished_streams());
+    assert_eq!(unfinished, 0);
+}
+
 #[test]
 fn slow_reader_stops_its_sender() {
     let (mut network, dialer, listener) = connected(narrow());
