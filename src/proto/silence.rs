@@ -58,11 +58,14 @@ impl Silence {
 }
 
 /// How often to keep a connection alive whose peer has this idle timeout, unless it is done often enough.
-/// Two of them may be lost.
+/// Two of them may be lost, where the timeout is not too short for that.
 pub(super) fn keep_alive_interval(ours: Duration, idle_timeout: Duration) -> Option<Duration> {
-    let interval = idle_timeout / 3;
+    let interval = (idle_timeout / 3).max(SHORTEST_INTERVAL);
     (interval < ours).then_some(interval)
 }
+
+/// The peer chooses its idle timeout, and does not choose how much there is to do for it.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Bytes flow again after an outage when the next probe is answered, so within this and a round trip.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -110,6 +110,28 @@ fn keep_alive_follows_the_idle_timeout_of_the_peer() {
     }
 }
 
+/// Who gives up what is silent for a millisecond is not sent thousands of packets a second.
+#[test]
+fn peer_does_not_choose_to_be_sent_keep_alives_all_the_time() {
+    let hasty = Setup {
+        configure: |builder| without_keep_alive(builder, Duration::from_millis(1)),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, hasty, Setup::default());
+    let (hasty, listener) = network.connect(0, 1);
+    let before = listener.stats().datagrams_sent;
+    let stream = hasty.open().now_or_never().unwrap().unwrap();
+    for _ in 0..100 {
+        // Or it would be given up.
+        assert_eq!(hasty.write_now(stream, b"x"), 1);
+        network.run_for(SECOND / 20);
+    }
+    assert_eq!(listener.loss(), None);
+    let sent = listener.stats().datagrams_sent - before;
+    // Acknowledgements, and four keep-alives a second.
+    assert!(sent <= 130, "{sent}");
+}
+
 fn without_keep_alive(builder: ConfigBuilder, idle: Duration) -> ConfigBuilder {
     builder
         .keep_alive_interval(None)
