@@ -21,6 +21,8 @@ pub(crate) struct PacketWatch {
     is_watched: AtomicBool,
     refuses_data: AtomicBool,
     refused: AtomicU64,
+    /// One more than the largest number of a packet that the peer has made.
+    received: AtomicU64,
     /// Only the thread that drives the connection takes this lock, so loom need not look at it.
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
@@ -50,6 +52,12 @@ impl PacketWatch {
     /// How many were dropped since the last call.
     pub(crate) fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
+    }
+
+    /// Grows with each packet that is newer than all before. Whoever looks on can send others again,
+    /// and make up any that do not pass for the peer's.
+    pub(crate) fn newest(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -177,6 +185,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.key.decrypt(packet, header, payload)?;
+        (self.watch.received).fetch_max(packet.saturating_add(1), Ordering::Relaxed);
         if self.watch.refuses(payload) {
             return Err(CryptoError);
         }

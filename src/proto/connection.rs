@@ -1,6 +1,7 @@
 //! One connection: quinn-proto's state machine, and how it begins and ends.
 
 use std::{
+    mem,
     net::SocketAddr,
     sync::Arc,
     task::{Poll, Waker},
@@ -58,6 +59,8 @@ pub(crate) struct Connection {
     /// Bytes that were acknowledged on this path, as of the last time.
     acknowledged: u64,
     watch: Option<Arc<PacketWatch>>,
+    /// The peer's newest packet, as the watch has it.
+    newest: u64,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
@@ -142,6 +145,7 @@ impl Connection {
             path_control: PathControl::of(&quic),
             acknowledged: 0,
             watch,
+            newest: 0,
             quic,
             direction,
             authenticated: None,
@@ -791,6 +795,16 @@ impl Connection {
     pub(super) fn take_path_response(&self) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|watch| watch.is_watched())?;
         watch.take_response()
+    }
+
+    /// Whether the peer has sent something new since the last call, as far as that is certain. A
+    /// handshake is taken at its word.
+    pub(super) fn has_heard(&mut self) -> bool {
+        let Some(watch) = &self.watch else {
+            return true;
+        };
+        let before = mem::replace(&mut self.newest, watch.newest());
+        self.newest > before || self.authenticated.is_none()
     }
 
     /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are

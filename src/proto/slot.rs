@@ -201,10 +201,12 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
             (self.slot.addresses).note_received(received.remote_addr, received.len);
-            self.slot.idle_since = self.now;
-            self.slot.was_silent_since = true;
-            self.slot.silence.note_received();
             self.connection.handle_event(received.event);
+            if self.connection.has_heard() {
+                self.slot.idle_since = self.now;
+                self.slot.was_silent_since = true;
+                self.slot.silence.note_received();
+            }
             // Before the next datagram: a stateless reset behind a close would pass for the reason,
             // and what piles up is taken out of quinn-proto.
             let noted = self.connection.note_arrival(received.held);

@@ -215,15 +215,16 @@ fn another_node_at_the_address_cannot_reset_what_the_one_before_has_forgotten() 
         .collect();
     network.restart(1, shards(4));
     let (packets, addr) = (SECOND / 2, network.nodes[1].addr());
-    for number in 0..5 {
+    for _ in 0..5 {
         for (dialer, _) in &pairs {
             say_something(dialer);
         }
         network.settle();
         // What the new one says to its packets is no reset to any of them, whoever it was meant for.
         network.run_for(Duration::from_millis(15));
-        for answer in network.intercept() {
-            assert_eq!(answer.from, addr, "{number}");
+        let in_flight = network.intercept().into_iter();
+        // Among the probes of those who hear nothing that is new.
+        for answer in in_flight.filter(|datagram| datagram.from == addr) {
             let now = network.now;
             network.nodes[0].receive(now, addr, &answer.contents);
             for id in &ids {

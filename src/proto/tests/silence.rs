@@ -110,6 +110,31 @@ fn keep_alive_follows_the_idle_timeout_of_the_peer() {
     }
 }
 
+/// Who sees packets can send them again, and has nobody keep silent by that.
+#[test]
+fn replayed_packets_are_no_sign_of_life() {
+    let short = Setup {
+        configure: |builder| without_keep_alive(builder, 4 * SECOND),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), short);
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(2 * SECOND);
+    let [to, from] = [0, 1].map(|node| network.nodes[node].addr());
+    let stream = listener.open().now_or_never().unwrap().unwrap();
+    assert_eq!(listener.write_now(stream, b"hello"), 5);
+    network.settle();
+    let recorded = network.in_flight_to(to);
+    assert_eq!(recorded.len(), 1);
+    for _ in 0..30 {
+        network.run_for(SECOND);
+        let now = network.now;
+        network.nodes[0].receive(now, from, &recorded[0]);
+        network.settle();
+    }
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+}
+
 /// Who gives up what is silent for a millisecond is not sent thousands of packets a second.
 #[test]
 fn peer_does_not_choose_to_be_sent_keep_alives_all_the_time() {
