@@ -7,7 +7,6 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use libp2p_identity::PeerId;
 use lru::LruCache;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
@@ -20,8 +19,8 @@ use super::{
 /// The certificates of the peers that were seen last.
 ///
 /// A peer that comes again with the same certificate to the byte is spared the two signatures in it, which were
-/// right and still are. Whether the certificate is valid now and whether it proves the peer that is expected
-/// is looked at each time, and the peer has to sign each handshake in any case.
+/// right and still are. Whether the certificate is valid now is looked at each time, and the peer has to sign
+/// each handshake in any case.
 pub(super) struct VerifiedCertificates(Mutex<LruCache<Digest, Examined>>);
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
@@ -31,7 +30,6 @@ impl VerifiedCertificates {
     pub(super) fn examine(
         &self,
         der: &[u8],
-        expected: Option<&PeerId>,
         now: i64,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
@@ -39,11 +37,11 @@ impl VerifiedCertificates {
         key.copy_from_slice(digest(&SHA256, der).as_ref());
         let known = self.lock().get(&key).cloned();
         if let Some(examined) = known {
-            return examined.check(expected, now);
+            return examined.check(now);
         }
         let examined = Examined::new(der, now, algorithms)?;
         self.lock().put(key, examined.clone());
-        examined.check(expected, now)
+        examined.check(now)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Digest, Examined>> {

@@ -82,7 +82,8 @@ pub enum CertificateError {
     #[error("certificate is not yet valid")]
     NotYetValid,
 
-    /// The certificate is good, and proves another peer than the expected one.
+    /// The certificate is good, and proves another peer than the expected one. In a handshake that
+    /// peer has shown that it holds the certificate's key.
     #[error("expected peer {expected}, but the certificate proves {actual}")]
     PeerMismatch {
         /// The peer that was asked for.

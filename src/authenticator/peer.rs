@@ -53,7 +53,8 @@ impl PeerAuthenticator {
             LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
         let now = unix_seconds(now);
-        let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(expected, now)?;
+        let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(now)?;
+        peer.expect(expected)?;
         Ok(peer)
     }
 }
@@ -74,6 +75,17 @@ impl VerifiedPeer {
     /// The peer's host key, which signed the certificate's key.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    /// Refuse it if it is not the `expected` one.
+    pub(super) fn expect(&self, expected: Option<&PeerId>) -> Result<(), CertificateError> {
+        match expected {
+            Some(expected) if *expected != self.peer_id => Err(CertificateError::PeerMismatch {
+                expected: Box::new(*expected),
+                actual: Box::new(self.peer_id),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -129,22 +141,12 @@ impl Examined {
         })
     }
 
-    /// The peer and the key for the handshake, if the certificate is valid at `now` and proves `expected`.
+    /// The peer and the key for the handshake, if the certificate is valid at `now`.
     pub(super) fn check(
         self,
-        expected: Option<&PeerId>,
         now: i64,
     ) -> Result<(VerifiedPeer, CertificateKey), CertificateError> {
         self.validity.check(now)?;
-        let peer_id = self.peer.peer_id;
-        if let Some(expected) = expected
-            && *expected != peer_id
-        {
-            return Err(CertificateError::PeerMismatch {
-                expected: Box::new(*expected),
-                actual: Box::new(peer_id),
-            });
-        }
         Ok((self.peer, self.key))
     }
 }

@@ -303,13 +303,16 @@ fn known_certificate_proves_nothing_for_who_lacks_its_key() {
         private_key: Signer::p256().pkcs8,
         ..case
     };
-    let mut client = start_client(&ours, None);
-    let mut server = RawPeer::new(&thief).server(&[ALPN]);
-    shake_hands(&mut client, &mut server).unwrap_err();
-    assert_eq!(
-        verdict(&*client),
-        Some(Err(CertificateError::HandshakeSignature))
-    );
+    // Nor has its owner been there, if somebody else is expected.
+    for expected in [None, Some(PeerId::random())] {
+        let mut client = start_client(&ours, expected);
+        let mut server = RawPeer::new(&thief).server(&[ALPN]);
+        shake_hands(&mut client, &mut server).unwrap_err();
+        assert_eq!(
+            verdict(&*client),
+            Some(Err(CertificateError::HandshakeSignature))
+        );
+    }
 }
 
 #[test]

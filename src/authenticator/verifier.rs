@@ -58,8 +58,7 @@ impl Verifier {
     ) -> Result<(), Error> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let examined = if others.is_empty() {
-            self.known
-                .examine(certificate, self.expected.as_ref(), now, &self.algorithms)
+            self.known.examine(certificate, now, &self.algorithms)
         } else {
             Err(CertificateError::Chain {
                 length: 1 + others.len(),
@@ -83,7 +82,9 @@ impl Verifier {
         let Some((peer, key)) = self.record.examined.get() else {
             return Err(self.refuse(CertificateError::Chain { length: 0 }));
         };
+        // Whose the certificate is comes last: anyone can copy it, and who is named was there.
         key.verify_handshake(signed.scheme, message, signed.signature())
+            .and_then(|()| peer.expect(self.expected.as_ref()))
             .map_err(|error| self.refuse(error))?;
         self.record.conclude(Ok(peer.clone()));
         Ok(HandshakeSignatureValid::assertion())
