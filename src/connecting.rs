@@ -41,7 +41,7 @@ enum State {
     DialRequested {
         reply: oneshot::Receiver<Result<Handshake, Error>>,
         /// The driver must not go before it has something to drive.
-        _in_use: Arc<InUse>,
+        in_use: Arc<InUse>,
     },
     Incoming(Box<Incoming>),
     AcceptRequested {
@@ -130,16 +130,21 @@ impl Future for Connecting {
                     } = *dial;
                     State::DialRequested {
                         reply: in_use.core().dial(&runtime, remote_addr, expected, from)?,
-                        _in_use: in_use,
+                        in_use,
                     }
                 }
-                State::DialRequested { mut reply, _in_use } => match reply.poll_unpin(cx) {
+                State::DialRequested { mut reply, in_use } => match reply.poll_unpin(cx) {
                     Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        return Poll::Ready(Err(DialError::DriverStopped.into()));
+                        let error = if in_use.core().is_shut_down() {
+                            DialError::ShutDown
+                        } else {
+                            DialError::DriverStopped
+                        };
+                        return Poll::Ready(Err(error.into()));
                     }
                     Poll::Pending => {
-                        self.state = State::DialRequested { reply, _in_use };
+                        self.state = State::DialRequested { reply, in_use };
                         return Poll::Pending;
                     }
                 },

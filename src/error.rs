@@ -174,7 +174,8 @@ pub enum HandshakeError {
     /// The peer does not take connections now (CONNECTION_REFUSED, RFC 9000 §20.1).
     #[error("refused by the peer")]
     Refused,
-    /// The listener was removed, or the attempt had waited too long, before the handshake began.
+    /// The listener was removed, the transport was shut down, or the attempt had waited too long,
+    /// before the handshake began.
     #[error("the incoming connection is gone")]
     Stale,
     /// The handshake took longer than

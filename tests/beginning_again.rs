@@ -107,6 +107,25 @@ fn listeners_of_a_runtime_that_has_ended_are_reported_closed() {
 }
 
 #[tokio::test]
+async fn shutdown_lets_nobody_in_who_has_knocked_before() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let mut dial = dialer.try_dial(&addr, NEW_PORT).unwrap();
+        let knock = tokio::select! {
+            knock = listener.knock() => knock,
+            result = &mut dial => panic!("{result:?}"),
+        };
+        let handle = listener.transport.handle();
+        assert!(handle.shutdown(7, "", SECOND).await);
+        assert!(knock.upgrade.await.is_err());
+        assert!(dial.await.is_err());
+        handle.closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn shutdown_tells_every_peer_and_lets_nothing_begin() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());

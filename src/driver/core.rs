@@ -516,6 +516,7 @@ fn not_dialled(undeliverable: Undeliverable) -> DialError {
     match undeliverable {
         Undeliverable::Overloaded => DialError::Overloaded,
         Undeliverable::Stopped => DialError::DriverStopped,
+        Undeliverable::ShutDown => DialError::ShutDown,
     }
 }
 

@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 
 use super::{
     connection::Handshake,
-    mailbox::{Mailbox, Undeliverable},
+    mailbox::{Mailbox, Tenure, Undeliverable},
     requests::{Accept, PacketRequest, Request},
     socket::Socket,
     wakers::{self, Reply},
@@ -30,6 +30,8 @@ pub(crate) struct IncomingConnection {
     remote_addr: SocketAddr,
     local_ip: Option<IpAddr>,
     mailbox: Arc<Mailbox>,
+    /// Of the driver that knows the key. To the next one it may be that of another connection.
+    tenure: Tenure,
     answered: bool,
 }
 
@@ -40,6 +42,7 @@ impl IncomingConnection {
             socket: incoming.socket,
             remote_addr: incoming.remote_addr,
             local_ip: incoming.local_ip,
+            tenure: mailbox.tenure(),
             mailbox,
             answered: false,
         }
@@ -82,13 +85,15 @@ impl IncomingConnection {
                 .flatten(),
             reply,
         };
-        match self.mailbox.request(Request::Accept(accept)) {
+        let request = Request::Accept(accept);
+        match self.mailbox.request_in(self.tenure, request) {
             Ok(()) => {
                 self.answered = true;
                 Ok(receiver)
             }
             Err(Undeliverable::Overloaded) => Err(HandshakeError::Overloaded),
             Err(Undeliverable::Stopped) => Err(ConnectionError::DriverStopped.into()),
+            Err(Undeliverable::ShutDown) => Err(HandshakeError::Stale),
         }
     }
 }
@@ -99,7 +104,8 @@ impl Drop for IncomingConnection {
             let refusal = PacketRequest::Refuse { key: self.key };
             // Where it is not delivered, the connection is forgotten when it has waited for too
             // long.
-            let _ = self.mailbox.request(Request::Packet(refusal));
+            let refusal = Request::Packet(refusal);
+            let _ = self.mailbox.request_in(self.tenure, refusal);
         }
     }
 }

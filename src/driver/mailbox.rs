@@ -48,6 +48,10 @@ struct Inside {
     stopped: bool,
     /// Nothing is left of it.
     gone: bool,
+    /// The transport is shut down: no connection begins any more.
+    is_shut_down: bool,
+    /// Drivers that were here before.
+    former: u64,
 }
 
 /// What has arrived since the driver looked last, and what it has to know of what waits.
@@ -101,7 +105,13 @@ pub(super) enum Undeliverable {
     Overloaded,
     /// The driver is gone.
     Stopped,
+    /// The transport is shut down.
+    ShutDown,
 }
+
+/// Which of a mailbox's drivers, one after the other, is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tenure(u64);
 
 impl Mailbox {
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
@@ -109,9 +119,21 @@ impl Mailbox {
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
+        self.push(request, None)
+    }
+
+    /// The same for what only this driver knows.
+    pub(super) fn request_in(&self, tenure: Tenure, request: Request) -> Result<(), Undeliverable> {
+        self.push(request, Some(tenure))
+    }
+
+    fn push(&self, request: Request, tenure: Option<Tenure>) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
-        if inside.stopped {
+        if inside.stopped || tenure.is_some_and(|Tenure(former)| former != inside.former) {
             return Err(Undeliverable::Stopped);
+        }
+        if inside.is_shut_down && request.begins_connection() {
+            return Err(Undeliverable::ShutDown);
         }
         if !inside.requests.has_room_for(&request) {
             return Err(Undeliverable::Overloaded);
@@ -152,6 +174,11 @@ impl Mailbox {
         self.post(|inside| inside.mail.given_up = true);
     }
 
+    /// The driver that there is now.
+    pub(super) fn tenure(&self) -> Tenure {
+        Tenure(lock(&self.inside).former)
+    }
+
     /// Whether the driver is gone.
     pub(super) fn has_stopped(&self) -> bool {
         lock(&self.inside).stopped
@@ -174,12 +201,17 @@ impl Mailbox {
         self.post(|inside| inside.mail.closing = true);
     }
 
-    /// Has the driver close all connections, and begin none of those that were asked for.
+    /// Has the driver close all connections, and begin none from now on, also none that was asked
+    /// for before. What the peers are told was decided by the first one who has asked for this.
     pub(super) fn close_connections(&self, farewell: Farewell) {
         let mut dropped = Requests::default();
+        lock(&self.inside).is_shut_down = true;
         self.post(|inside| {
             mem::swap(&mut inside.requests, &mut dropped);
-            inside.mail.farewell = Some(farewell);
+            match &mut inside.mail.farewell {
+                Some(first) => first.at_once |= farewell.at_once,
+                none => *none = Some(farewell),
+            }
         });
         // Whoever waits is woken when nothing is locked.
         drop(dropped);
@@ -241,19 +273,28 @@ impl Mailbox {
 
     /// Takes things for another driver from now on.
     pub(super) fn revive(&self) {
-        let left = mem::take(&mut *lock(&self.inside));
+        let mut inside = lock(&self.inside);
+        let next = Inside {
+            is_shut_down: inside.is_shut_down,
+            former: inside.former + 1,
+            ..Inside::default()
+        };
+        let left = mem::replace(&mut *inside, next);
+        drop(inside);
         drop(left);
     }
 
     /// Nothing is taken any more; what is left is dropped, which its senders notice.
     pub(super) fn stop(&self) {
-        let left = mem::replace(
-            &mut *lock(&self.inside),
-            Inside {
-                stopped: true,
-                ..Inside::default()
-            },
-        );
+        let mut inside = lock(&self.inside);
+        let stopped = Inside {
+            stopped: true,
+            is_shut_down: inside.is_shut_down,
+            former: inside.former,
+            ..Inside::default()
+        };
+        let left = mem::replace(&mut *inside, stopped);
+        drop(inside);
         drop(left);
     }
 

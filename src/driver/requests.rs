@@ -101,6 +101,16 @@ pub(super) struct Dropped {
     packets: u64,
 }
 
+impl Request {
+    /// Whether there is a connection after it, or may be one, that there was not before.
+    pub(super) fn begins_connection(&self) -> bool {
+        match self {
+            Self::Accept(_) | Self::Dial(_) => true,
+            Self::Packet(packet) => matches!(packet, PacketRequest::Punch { .. }),
+        }
+    }
+}
+
 impl Requests {
     /// Whether there is room for a request of this kind; if there is none, it counts as dropped.
     pub(super) fn has_room_for(&mut self, request: &Request) -> bool {

@@ -206,8 +206,9 @@ impl Driver {
             at_once,
         } = farewell;
         self.shard.close_connections(*code, reason, *at_once);
-        // Nobody will take them.
+        // Nobody may take them any more.
         self.shared.incoming.clear();
+        self.shard.refuse_all(&mut self.outbound);
     }
 
     /// Takes what other shards have read for this one, unless enough waits already: the mailbox is

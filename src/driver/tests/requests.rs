@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, channel::oneshot};
+use quinn_proto::VarInt;
 use tokio::runtime::{self, Builder};
 
 use super::world::{self, CONFIG, Dialling, World, first_packet, nobody};
@@ -19,7 +20,7 @@ use crate::{
     driver::{
         connection::Handshake,
         incoming::IncomingConnection,
-        mailbox::{MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
+        mailbox::{Farewell, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
         requests::{
             Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
             Request, Requests,
@@ -28,7 +29,7 @@ use crate::{
         task::MAX_INBOX_BYTES,
         wakers::Reply,
     },
-    error::{Error, HandshakeError},
+    error::{ConnectionError, Error, HandshakeError},
     net::clock,
     proto::{Datagram, IncomingKey, Route, Shards, route},
     stats::{RegistryStats, TransportStats},
@@ -248,6 +249,69 @@ fn end_of_a_driver_is_told_from_overload() {
     assert_eq!(refused, Err(Undeliverable::Stopped));
 }
 
+#[test]
+fn nothing_begins_after_a_shutdown() {
+    let mut scene = Scene::paused();
+    let incoming = scene.incoming();
+    let waiting = scene.request_dial(nobody()).unwrap();
+    scene.mailbox().close_connections(farewell(7));
+    assert!(waiting.now_or_never().unwrap().is_err());
+    let assert_refused = |scene: &Scene| {
+        let dial = scene.request_dial(nobody()).err();
+        assert_eq!(dial, Some(Undeliverable::ShutDown));
+        let punch = scene.request_punch().err();
+        assert_eq!(punch, Some(Undeliverable::ShutDown));
+    };
+    assert_refused(&scene);
+    // Also where the application has heard of it before.
+    assert_eq!(incoming.accept().err(), Some(HandshakeError::Stale));
+    scene.round(|scene| scene.totals().incoming_refused == 1);
+    assert_eq!(scene.totals().dials, 0);
+    // Nor would another driver begin any.
+    succeed(scene.mailbox());
+    assert_refused(&scene);
+}
+
+/// Whoever is in the middle of being accepted is told, and so does not wait.
+#[test]
+fn incoming_connections_are_refused_by_a_shutdown() {
+    let mut scene = Scene::paused();
+    let answer = scene.incoming().accept().unwrap();
+    scene.mailbox().close_connections(farewell(7));
+    scene.round(|scene| scene.totals().incoming_refused == 1);
+    assert!(answer.now_or_never().unwrap().is_err());
+}
+
+#[test]
+fn haste_does_not_change_what_peers_are_told() {
+    let scene = Scene::paused();
+    let mailbox = scene.mailbox();
+    mailbox.close_connections(farewell(7));
+    mailbox.close_connections(Farewell {
+        at_once: true,
+        ..farewell(0)
+    });
+    let told = mailbox.take().farewell.unwrap();
+    assert_eq!((told.code, told.at_once), (VarInt::from_u32(7), true));
+}
+
+/// To the next driver, the same key would be that of another connection.
+#[test]
+fn incoming_connections_are_not_those_of_the_next_driver() {
+    for accepts in [false, true] {
+        let mut scene = Scene::paused();
+        let incoming = scene.incoming();
+        succeed(scene.mailbox());
+        if accepts {
+            let stopped = ConnectionError::DriverStopped.into();
+            assert_eq!(incoming.accept().err(), Some(stopped));
+        } else {
+            drop(incoming);
+        }
+        assert!(!scene.mailbox().has_requests());
+    }
+}
+
 /// TLS takes long on some machines, and so does waking who waits for a dial. Then `REQUEST_TIME` is
 /// over.
 #[test]
@@ -462,6 +526,21 @@ fn next(requests: &mut Requests) -> SocketAddr {
         Some(HandshakeRequest::Dial(dial)) => dial.remote_addr,
         _ => panic!("no dial waits"),
     }
+}
+
+fn farewell(code: u32) -> Farewell {
+    Farewell {
+        code: VarInt::from_u32(code),
+        reason: Bytes::new(),
+        at_once: false,
+    }
+}
+
+/// Another driver takes the place of the one that there was.
+fn succeed(mailbox: &Mailbox) {
+    mailbox.stop();
+    mailbox.mark_gone();
+    mailbox.revive();
 }
 
 fn accept(key: IncomingKey) -> (Accept, oneshot::Receiver<Result<Handshake, HandshakeError>>) {

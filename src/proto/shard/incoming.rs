@@ -12,7 +12,7 @@ use crate::{
         admission::Rejection,
         connection::{Direction, SharedConnection},
         datagram::{Incoming, Outbound, Socket},
-        pending::{FirstPacket, IncomingKey},
+        pending::{FirstPacket, IncomingKey, Pending},
     },
 };
 
@@ -129,9 +129,19 @@ impl<S: Socket> Shard<S> {
 
     /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        let Some(pending) = self.reception.take(key) else {
-            return;
-        };
+        if let Some(pending) = self.reception.take(key) {
+            self.turn_away(pending, out);
+        }
+    }
+
+    /// Turns all away that wait for an answer.
+    pub(crate) fn refuse_all(&mut self, out: &mut impl Outbound<S>) {
+        while let Some(pending) = self.reception.take_any() {
+            self.turn_away(pending, out);
+        }
+    }
+
+    fn turn_away(&mut self, pending: Pending<S>, out: &mut impl Outbound<S>) {
         self.release(pending.admission);
         self.totals.transport.incoming_refused += 1;
         self.buf.clear();
