@@ -38,8 +38,6 @@ enum Pending {
 pub(crate) struct Listener {
     id: ListenerId,
     socket: Arc<Socket>,
-    /// Which [start](crate::driver::Core::starts) of the drivers it belongs to.
-    start: u64,
     /// The addresses that were announced and did not expire.
     announced: BTreeSet<IpAddr>,
     pending: VecDeque<Pending>,
@@ -51,7 +49,6 @@ impl Listener {
     pub(crate) fn new(
         id: ListenerId,
         socket: Arc<Socket>,
-        start: u64,
         runtime: &Runtime,
     ) -> Result<Self, ListenError> {
         let mut listener = Self {
@@ -60,7 +57,6 @@ impl Listener {
             pending: VecDeque::new(),
             watcher: None,
             socket,
-            start,
         };
         let ip = listener.local_addr().ip();
         if ip.is_unspecified() {
@@ -74,10 +70,6 @@ impl Listener {
 
     pub(crate) fn id(&self) -> ListenerId {
         self.id
-    }
-
-    pub(crate) fn start(&self) -> u64 {
-        self.start
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {

@@ -176,9 +176,9 @@ impl Transport {
     /// Closes listeners whose drivers are gone, whether others have taken their place or not.
     fn close_deaf_listeners(&mut self) {
         if !self.listeners.is_empty() {
-            let core = self.in_use.core();
-            let (start, has_stopped) = (core.starts(), core.has_stopped());
-            let is_deaf = |listener: &Listener| has_stopped || listener.start() < start;
+            let core = Arc::clone(self.in_use.core());
+            let has_stopped = core.has_stopped();
+            let is_deaf = |listener: &Listener| has_stopped || !core.may_be_read(listener.socket());
             self.close_listeners(is_deaf, || Err(ListenError::DriverStopped.into()));
         }
     }
@@ -272,7 +272,7 @@ impl transport::Transport for Transport {
             })
         })?;
         core.note_listener(id, &socket);
-        match Listener::new(id, socket, core.starts(), &runtime) {
+        match Listener::new(id, socket, &runtime) {
             Ok(listener) => self.listeners.push(listener),
             Err(error) => {
                 core.forget_listener(id);

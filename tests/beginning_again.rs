@@ -106,6 +106,52 @@ fn listeners_of_a_runtime_that_has_ended_are_reported_closed() {
     }));
 }
 
+/// What leaves from a listener does not wait for one that is gone.
+#[test]
+fn dial_from_a_listener_of_a_runtime_that_has_ended_leaves_from_elsewhere() {
+    let (far, first) = (runtime(), runtime());
+    let (mut node, mut peer) = (Node::new(), Node::new());
+    let addr = far.block_on(peer.listen());
+    first.block_on(node.listen());
+    let dial = node.dial(&addr);
+    drop(first);
+    runtime().block_on(bounded(async {
+        let (dialled, _accepted) = tokio::join!(dial, peer.accept());
+        assert!(dialled.is_ok());
+    }));
+}
+
+/// Somebody may still hold what came in there.
+#[test]
+fn a_socket_of_a_runtime_that_has_ended_does_not_listen_again() {
+    let (far, first) = (runtime(), runtime());
+    let (mut node, mut peer) = (Node::new(), Node::new());
+    let far_addr = far.block_on(peer.listen());
+    let addr = first.block_on(node.listen());
+    let knock = far.block_on(bounded(async {
+        let mut dial = peer.try_dial(&addr, NEW_PORT).unwrap();
+        tokio::select! {
+            knock = node.knock() => knock,
+            result = &mut dial => panic!("{result:?}"),
+        }
+    }));
+    let dial = node.try_dial(&far_addr, NEW_PORT).unwrap();
+    drop(first);
+    runtime().block_on(bounded(async {
+        let (dialled, _accepted) = tokio::join!(dial, peer.accept());
+        let event = node.event().await;
+        assert!(matches!(event, TransportEvent::ListenerClosed { .. }));
+        let taken = (node.transport).listen_on(ListenerId::next(), addr.clone());
+        assert!(taken.is_err(), "it is still bound, and nobody reads it");
+        assert!(knock.upgrade.await.is_err());
+        let (_, again) = node.listen_at(&addr.to_string()).await;
+        assert_eq!(again, addr);
+        let (dialled_back, _) = connect_at(&mut peer, &mut node, &addr).await;
+        dialled_back.close().await.unwrap();
+        drop(dialled);
+    }));
+}
+
 #[tokio::test]
 async fn shutdown_lets_nobody_in_who_has_knocked_before() {
     bounded(async {

@@ -55,15 +55,9 @@ pub(crate) struct Core {
     #[cfg(feature = "nat")]
     stun: Arc<StunDoor>,
     sockets: Arc<Sockets>,
-    drivers: Mutex<Drivers>,
+    /// Whether drivers were started, and no others are to take their place.
+    has_drivers: Mutex<bool>,
     next_shard: AtomicUsize,
-}
-
-#[derive(Default)]
-struct Drivers {
-    are_running: bool,
-    /// How often they were started: again when the runtime of those before has ended.
-    starts: u64,
 }
 
 struct Listening {
@@ -133,7 +127,7 @@ impl Core {
             listeners: Mutex::default(),
             #[cfg(feature = "nat")]
             stun: Arc::default(),
-            drivers: Mutex::default(),
+            has_drivers: Mutex::default(),
             next_shard: AtomicUsize::new(0),
             config,
         }
@@ -216,7 +210,9 @@ impl Core {
         remote_addr: SocketAddr,
         listeners: &[Weak<Socket>],
     ) -> Result<oneshot::Receiver<()>, DialError> {
-        let socket = expected_socket(listeners, remote_addr).ok_or(DialError::NoListener)?;
+        let socket = self
+            .expected_socket(listeners, remote_addr)
+            .ok_or(DialError::NoListener)?;
         let (over, receiver) = Reply::new();
         // One driver has all of them, and so knows what all of them send to one host.
         self.mailbox(0)?
@@ -229,9 +225,9 @@ impl Core {
         Ok(receiver)
     }
 
-    /// How often drivers were started. Listeners of an earlier start hear nothing any more.
-    pub(crate) fn starts(&self) -> u64 {
-        sync::lock(&self.drivers).starts
+    /// Whether it is not a socket of drivers before those that there are now.
+    pub(crate) fn may_be_read(&self, socket: &Socket) -> bool {
+        self.sockets.is_current(socket)
     }
 
     /// Whether there were drivers, and all of them are gone.
@@ -437,7 +433,7 @@ impl Core {
         let own = match from {
             DialFrom::New => true,
             DialFrom::Reused(listeners) => {
-                if let Some(socket) = expected_socket(&listeners, remote_addr) {
+                if let Some(socket) = self.expected_socket(&listeners, remote_addr) {
                     return Ok(socket);
                 }
                 false
@@ -448,23 +444,58 @@ impl Core {
         })
     }
 
+    /// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
+    /// send from anyway, or a wildcard one, which lets the kernel choose. Any other is in another network, to
+    /// which the answer need not find its way.
+    fn expected_socket(
+        &self,
+        listeners: &[Weak<Socket>],
+        remote_addr: SocketAddr,
+    ) -> Option<Arc<Socket>> {
+        let sockets: Vec<_> = listeners
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|socket| self.sockets.is_current(socket))
+            .collect();
+        let is_wildcard = |socket: &&Arc<Socket>| socket.local_addr().ip().is_unspecified();
+        if sockets.iter().all(|socket| is_wildcard(&socket)) {
+            return sockets.into_iter().next();
+        }
+        let Some(source) = interfaces::source_ip(remote_addr) else {
+            return sockets.into_iter().next();
+        };
+        sockets
+            .iter()
+            .find(|socket| socket.local_addr().ip() == source)
+            .or_else(|| sockets.iter().find(is_wildcard))
+            .map(Arc::clone)
+    }
+
     /// If nothing is left of the drivers, makes way for others.
     fn begin_again(&self) {
-        let mut drivers = sync::lock(&self.drivers);
-        if drivers.are_running && self.mailboxes.iter().all(|mailbox| mailbox.is_gone()) {
-            self.incoming.clear();
-            self.sockets.forget_all();
-            for mailbox in self.mailboxes.iter() {
-                mailbox.revive();
-            }
-            drivers.are_running = false;
+        let are_gone = |has_drivers: bool| {
+            has_drivers && self.mailboxes.iter().all(|mailbox| mailbox.is_gone())
+        };
+        if !are_gone(*sync::lock(&self.has_drivers)) {
+            return;
         }
+        self.sockets.forget_all_if(|| {
+            let mut has_drivers = sync::lock(&self.has_drivers);
+            // Unless somebody else was first.
+            let make_way = are_gone(*has_drivers);
+            if make_way {
+                self.incoming.clear();
+                self.sockets.begin_epoch();
+                *has_drivers = false;
+            }
+            make_way
+        });
     }
 
     /// Starts the drivers, if there are none; `io` is the first socket.
     fn start(&self, runtime: &Runtime, io: &UdpSocket) -> Result<(), Arc<GenerateError>> {
-        let mut drivers = sync::lock(&self.drivers);
-        if drivers.are_running {
+        let mut has_drivers = sync::lock(&self.has_drivers);
+        if *has_drivers {
             return Ok(());
         }
         let shared = Shared {
@@ -476,13 +507,20 @@ impl Core {
             sockets: Arc::clone(&self.sockets),
             idle: Arc::clone(&self.idle),
         };
-        for (id, registry) in self.shards.iter().zip(&self.registries) {
-            let settings = self.config.settings(
+        let settings = self.shards.iter().map(|id| {
+            self.config.settings(
                 !io.may_fragment(),
                 io.buffer_sizes().receive,
                 rand::random(),
                 self.config.reset_secret(io.local_addr(), id.index()),
-            )?;
+            )
+        });
+        let settings = settings.collect::<Result<Vec<_>, _>>()?;
+        // Not before there are drivers for them: what they take, somebody waits for.
+        for mailbox in self.mailboxes.iter().filter(|mailbox| mailbox.is_gone()) {
+            mailbox.revive();
+        }
+        for ((id, registry), settings) in self.shards.iter().zip(&self.registries).zip(settings) {
             let receive_settings = ReceiveSettings {
                 max_datagram_bytes: settings.max_datagram_bytes(),
                 measure_routing: self.config.measures_routing(),
@@ -502,8 +540,7 @@ impl Core {
             runtime.spawn(Driver::new(shard, shared.clone(), receive_settings));
         }
         self.sockets.run_on(runtime);
-        drivers.are_running = true;
-        drivers.starts += 1;
+        *has_drivers = true;
         Ok(())
     }
 }
@@ -518,21 +555,4 @@ fn not_dialled(undeliverable: Undeliverable) -> DialError {
         Undeliverable::Stopped => DialError::DriverStopped,
         Undeliverable::ShutDown => DialError::ShutDown,
     }
-}
-
-/// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
-/// send from anyway, or a wildcard one, which lets the kernel choose. Any other is in another network, to
-/// which the answer need not find its way.
-fn expected_socket(listeners: &[Weak<Socket>], remote_addr: SocketAddr) -> Option<Arc<Socket>> {
-    let sockets = || listeners.iter().filter_map(Weak::upgrade);
-    let is_wildcard = |socket: &Arc<Socket>| socket.local_addr().ip().is_unspecified();
-    if sockets().all(|socket| is_wildcard(&socket)) {
-        return sockets().next();
-    }
-    let Some(source) = interfaces::source_ip(remote_addr) else {
-        return sockets().next();
-    };
-    sockets()
-        .find(|socket| socket.local_addr().ip() == source)
-        .or_else(|| sockets().find(is_wildcard))
 }

@@ -352,6 +352,7 @@ mod tests {
         let socket = Socket::new(
             vec![Arc::new(io.unwrap())],
             false,
+            0,
             Vec::new(),
             Arc::default(),
         );

@@ -22,6 +22,8 @@ use crate::{
 /// go without its connections, and nothing stays open for nobody.
 pub(crate) struct Socket {
     local_addr: SocketAddr,
+    /// Which drivers, one after the other, may read it.
+    epoch: u64,
     /// What the kernel granted.
     buffers: BufferSizes,
     /// One for each shard, or one for all. None after they have failed, until the address is bound again.
@@ -44,11 +46,13 @@ impl Socket {
     pub(super) fn new(
         ios: Vec<Arc<UdpSocket>>,
         listening: bool,
+        epoch: u64,
         drivers: Vec<Arc<Doorbell>>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
         open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         Self {
+            epoch,
             local_addr: ios[0].local_addr(),
             buffers: ios[0].buffer_sizes(),
             ios: Mutex::new(ios),
@@ -63,6 +67,10 @@ impl Socket {
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(crate) fn buffer_sizes(&self) -> BufferSizes {

@@ -52,6 +52,8 @@ pub(crate) struct Sockets {
     incoming: Arc<IncomingQueue>,
     /// Where the drivers run, for as long as any of them does: to know it keeps its descriptors open.
     runtime: Mutex<Option<Runtime>>,
+    /// How often drivers have made way for others. Nobody reads a socket of an earlier epoch.
+    epoch: AtomicU64,
     open: Arc<AtomicUsize>,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
@@ -106,6 +108,7 @@ impl Sockets {
             mailboxes,
             incoming,
             runtime: Mutex::default(),
+            epoch: AtomicU64::new(0),
             open: Arc::default(),
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
@@ -142,16 +145,37 @@ impl Sockets {
         lock(&self.runtime).clone()
     }
 
-    /// Drivers are about to start anew: nothing is of use any more that those before have read.
-    pub(super) fn forget_all(&self) {
-        let dialling = std::mem::take(&mut *lock(&self.dialling));
+    /// If drivers make way for others: nothing is of use any more that those before have read.
+    ///
+    /// `make_way` tells whether they do. It is asked when nobody opens a socket to dial from, which
+    /// starts drivers.
+    pub(super) fn forget_all_if(&self, make_way: impl FnOnce() -> bool) {
+        let mut dialling = lock(&self.dialling);
+        if !make_way() {
+            return;
+        }
+        let forgotten = std::mem::take(&mut *dialling);
+        drop(dialling);
         let lingering = std::mem::take(&mut *lock(&self.lingering));
         let former = std::mem::take(&mut *lock(&self.former_listeners));
-        drop((dialling, lingering, former));
+        drop((forgotten, lingering, former));
+    }
+
+    /// What is opened from now on, other drivers read.
+    pub(super) fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the drivers that there are now may read it.
+    pub(super) fn is_current(&self, socket: &Socket) -> bool {
+        socket.epoch() == self.epoch.load(Ordering::Relaxed)
     }
 
     /// A socket listens no more.
     pub(super) fn note_former_listener(&self, socket: &Arc<Socket>) {
+        if !self.is_current(socket) {
+            return;
+        }
         let mut former = lock(&self.former_listeners);
         former.retain(|former| former.strong_count() > 0);
         former.push(Arc::downgrade(socket));
@@ -190,6 +214,7 @@ impl Sockets {
         let socket = Arc::new(Socket::new(
             ios.clone(),
             listening,
+            self.epoch.load(Ordering::Relaxed),
             doorbells.map(Arc::clone).collect(),
             Arc::clone(&self.open),
         ));

@@ -124,6 +124,7 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
     let socket = Socket::new(
         vec![Arc::clone(&io)],
         true,
+        0,
         vec![Arc::clone(mailbox.doorbell())],
         Arc::default(),
     );
