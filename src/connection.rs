@@ -16,8 +16,8 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 ///
 /// Closing it with [`poll_close`](StreamMuxer::poll_close), or dropping it, ends it for the application at
 /// once: its streams fail from then on, but for what has arrived before. The peer is told
-/// (CONNECTION_CLOSE with code 0) as soon as it has acknowledged what was written on streams that were
-/// closed or dropped before, and what they end with; the driver sees to that, for
+/// (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all of the streams that were closed before;
+/// the driver sees to that, for
 /// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the peer
 /// is told, or when that is left to the driver.
 ///

@@ -134,9 +134,8 @@ impl ConfigBuilder {
 
     /// How long a connection that we close goes on to deliver streams that were closed before it.
     ///
-    /// A stream whose `poll_close` was ready, or that was dropped, has its bytes delivered although the
-    /// connection is closed or dropped behind it: the peer hears of the end when it has acknowledged
-    /// them. A peer that acknowledges nothing for 3 s, or for nine round trips if these take longer, is
+    /// A stream whose `poll_close` was ready has its bytes delivered although the connection is closed or
+    /// dropped behind it: the peer hears of the end when it has acknowledged them. A peer that acknowledges nothing for 3 s, or for nine round trips if these take longer, is
     /// waited for no longer. Zero closes at once. Default: 60 s.
     ///
     /// # Errors

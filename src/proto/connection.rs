@@ -243,11 +243,17 @@ impl Connection {
         if lingers {
             self.linger = Lingering::Wanted;
         }
-        self.close(code, reason);
+        self.begin_closing(Closing {
+            code,
+            reason,
+            abandoned: false,
+        });
     }
 
-    /// Ends the connection; what was not acknowledged by now is lost.
+    /// Ends the connection; what was not acknowledged by now is lost, also what a close before this one
+    /// goes on to deliver.
     pub(crate) fn close(&mut self, code: VarInt, reason: Bytes) {
+        self.give_up_lingering();
         self.begin_closing(Closing {
             code,
             reason,

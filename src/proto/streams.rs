@@ -16,7 +16,7 @@ use std::{
 use bytes::BytesMut;
 pub(crate) use quinn_proto::StreamId;
 use quinn_proto::{Dir, FinishError, Side, StreamEvent, VarInt, WriteError};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 #[cfg(test)]
 pub(super) use self::receive_part::Holding;
@@ -76,8 +76,9 @@ pub(super) struct StreamStates {
     waiting: u32,
     /// Those that it has taken, in the order of their [`StreamId::index`].
     accepted: u64,
-    /// Streams whose last bytes and FIN the peer has not acknowledged, but still may.
-    undelivered: u32,
+    /// Streams that the application has closed, and of which the peer has not acknowledged everything, but
+    /// still may.
+    undelivered: FxHashSet<StreamId>,
     receiving: Receiving,
     send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
@@ -133,7 +134,7 @@ impl StreamStates {
             lingering: 0,
             waiting: 0,
             accepted: 0,
-            undelivered: 0,
+            undelivered: FxHashSet::default(),
             receiving: Receiving::new(limits.windows),
             send_window: SendWindow::new(limits.send_window),
             states: FxHashMap::default(),
@@ -179,14 +180,7 @@ impl StreamStates {
 
     /// Whether there are streams that were closed and may still be delivered.
     pub(super) fn has_undelivered(&self) -> bool {
-        self.undelivered > 0
-    }
-
-    /// A stream that was in this state need not be delivered any more, or is.
-    fn forget_undelivered(&mut self, before: SendState) {
-        if matches!(before, SendState::Finishing | SendState::Finished) {
-            self.undelivered = self.undelivered.saturating_sub(1);
-        }
+        !self.undelivered.is_empty()
     }
 
     /// Whether streams of the peer's wait for the application to take them.
@@ -207,7 +201,7 @@ impl StreamStates {
     /// Nothing more is sent.
     pub(super) fn stop_sending(&mut self) {
         self.gathered.clear();
-        self.undelivered = 0;
+        self.undelivered = FxHashSet::default();
         self.states.retain(|_, stream| !stream.dropped);
         for stream in self.states.values_mut() {
             stream.gather = BytesMut::new();
@@ -379,6 +373,16 @@ impl Streams<'_> {
 
     /// Ends our half of the stream; FIN follows what was written.
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
+        self.end(id, |undelivered| {
+            undelivered.insert(id);
+        })
+    }
+
+    fn end(
+        &mut self,
+        id: StreamId,
+        note: impl FnOnce(&mut FxHashSet<StreamId>),
+    ) -> Result<(), StreamError> {
         let stream = self
             .streams
             .states
@@ -395,7 +399,7 @@ impl Streams<'_> {
             return Err(loss.clone().into());
         }
         stream.send = SendState::Finishing;
-        self.streams.undelivered += 1;
+        note(&mut self.streams.undelivered);
         self.flush(id);
         Ok(())
     }
@@ -413,11 +417,11 @@ impl Streams<'_> {
             .reset(code)
             .map_err(|_| StreamError::Closed)?;
         stream.gather = BytesMut::new();
-        let before = mem::replace(&mut stream.send, SendState::Reset);
+        stream.send = SendState::Reset;
         if stream.may_linger() {
             self.note_lingering(id);
         }
-        self.streams.forget_undelivered(before);
+        self.streams.undelivered.remove(&id);
         self.turns.want();
         Ok(())
     }
@@ -475,7 +479,8 @@ impl Streams<'_> {
     pub(crate) fn let_go(&mut self, id: StreamId) {
         // Neither can fail in a way that matters: the half is over already.
         let _ = self.stop(id, VarInt::from_u32(0));
-        if self.finish(id).is_err() {
+        // Nobody was promised that it arrives.
+        if self.end(id, |_| {}).is_err() {
             // Dropped behind a connection that goes on to deliver other streams.
             let _ = self.reset(id, VarInt::from_u32(0));
         }
@@ -560,7 +565,9 @@ impl Streams<'_> {
                 }
             }
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
-            StreamEvent::Finished { id } => self.on_delivered(id),
+            StreamEvent::Finished { id } => {
+                self.streams.undelivered.remove(&id);
+            }
         }
     }
 
@@ -632,30 +639,20 @@ impl Streams<'_> {
         self.turns.want();
     }
 
-    /// The peer has acknowledged all of a stream.
-    fn on_delivered(&mut self, id: StreamId) {
-        let stream = self.streams.states.get(&id);
-        // Unless the peer has stopped it at the same moment, and is not waited for any more.
-        if stream.is_none_or(|stream| stream.send == SendState::Finished) {
-            self.streams.forget_undelivered(SendState::Finished);
-        }
-    }
-
     /// The peer does not read any further.
     fn on_stopped(&mut self, id: StreamId, code: VarInt) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
         stream.gather = BytesMut::new();
-        let stopped = SendState::Stopped(code.into_inner());
-        let before = mem::replace(&mut stream.send, stopped);
+        stream.send = SendState::Stopped(code.into_inner());
         self.turns.wake(&mut stream.writer);
         if stream.dropped {
             self.streams.states.remove(&id);
         } else if stream.may_linger() {
             self.note_lingering(id);
         }
-        self.streams.forget_undelivered(before);
+        self.streams.undelivered.remove(&id);
         // RFC 9000 §3.5: STOP_SENDING is answered by RESET_STREAM, best with its own code.
         let _ = self.quic.send_stream(id).reset(code);
         self.turns.want();
@@ -695,7 +692,7 @@ impl Streams<'_> {
             };
             if finished.is_err() {
                 // It will never be acknowledged.
-                self.streams.undelivered = self.streams.undelivered.saturating_sub(1);
+                self.streams.undelivered.remove(&id);
             }
             let Some(stream) = self.streams.states.get_mut(&id) else {
                 return;

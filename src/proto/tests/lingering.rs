@@ -50,7 +50,7 @@ fn what_was_closed_properly_arrives_although_the_connection_is_closed_behind_it(
 }
 
 #[test]
-fn bytes_that_were_gathered_and_dropped_arrive_too() {
+fn bytes_that_were_gathered_arrive_too_when_their_stream_is_closed_and_dropped() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
@@ -58,6 +58,7 @@ fn bytes_that_were_gathered_and_dropped_arrive_too() {
     for _ in 0..100 {
         assert_eq!(dialer.write_now(stream, b"little"), 6);
     }
+    dialer.finish(stream).unwrap();
     dialer.drop_stream(stream);
     assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
     let (read, end) = network.block_on(async move { read_one_to_end(listener).await });
@@ -124,6 +125,34 @@ fn whoever_closes_with_a_code_or_has_set_no_time_waits_for_nothing() {
         assert_eq!(end, Err(error));
         assert!(network.elapsed() - begun < Duration::from_millis(100));
     }
+}
+
+#[test]
+fn stream_that_was_only_dropped_is_not_waited_for() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert!(dialer.write_now(stream, &CONTENTS) > 0);
+    dialer.drop_stream(stream);
+    assert_eq!(dialer.clone().closed().now_or_never(), None);
+    network.run_for(Duration::from_millis(20));
+    assert_eq!(listener.loss(), Some(closed_with(0)));
+}
+
+#[test]
+fn whoever_closes_at_once_after_all_waits_no_longer() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    write_and_finish(&mut network, &dialer);
+    assert_eq!(dialer.clone().closed().now_or_never(), Some(Ok(())));
+    network.settle();
+    dialer.close(7);
+    network.run_for(Duration::from_millis(20));
+    // As it was closed first.
+    assert_eq!(listener.loss(), Some(closed_with(0)));
+    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
 }
 
 #[test]
