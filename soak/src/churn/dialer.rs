@@ -105,11 +105,18 @@ impl Dialer {
             return Ok(Outcome::DialAbandoned);
         }
         let mut muxer = match dial.await {
+            Ok((_, mut muxer)) if manner == Manner::WrongPeer => {
+                // It names the peer that was met, and nothing can be done with the connection.
+                return match poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await {
+                    Err(_) => Ok(Outcome::WrongPeer),
+                    Ok(_) => Err("a stream to a wrong peer".to_owned()),
+                };
+            }
             Ok((_, muxer)) => muxer,
             Err(Error::Handshake(error)) => return failed(manner, &error),
             Err(error) => return Err(format!("not dialled: {error:?}")),
         };
-        if matches!(manner, Manner::WrongPeer | Manner::Nobody) {
+        if manner == Manner::Nobody {
             return Err(format!("connected: {manner:?}"));
         }
         let wanted = take(left, share);
@@ -213,7 +220,6 @@ fn failed(manner: Manner, error: &HandshakeError) -> Result<Outcome, String> {
     match (manner, error) {
         (_, HandshakeError::Refused) => Ok(Outcome::DialRefused),
         (Manner::Nobody, HandshakeError::Unreachable) => Ok(Outcome::NobodyThere),
-        (Manner::WrongPeer, HandshakeError::Certificate(_)) => Ok(Outcome::WrongPeer),
         (
             _,
             HandshakeError::Connection(

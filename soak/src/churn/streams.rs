@@ -104,7 +104,8 @@ fn ended(error: &io::Error) -> Result<Outcome, String> {
             Ok(Outcome::StreamResetByListener)
         }
         Some(StreamError::Stopped(0)) => Ok(Outcome::StreamLeftByListener),
-        Some(StreamError::Connection(_)) => Ok(Outcome::StreamCutOff),
+        // Or reset, where the connection goes on for others that were closed.
+        Some(StreamError::Connection(_) | StreamError::Reset(0)) => Ok(Outcome::StreamCutOff),
         _ => Err(format!("a stream ended with {error:?}")),
     }
 }
