@@ -1,6 +1,6 @@
 //! `Multiaddr` ⇄ QUIC address, parsed once at the door.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
@@ -81,6 +81,14 @@ pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
 pub(crate) fn is_group(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+}
+
+/// All addresses of this host, in the family of `ip`.
+pub(crate) fn wildcard(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Whom addresses lead to, as far as limits on what is sent there are concerned: an IPv4 address, or

@@ -14,6 +14,7 @@ use quinn_proto::{
     ValidationTokenConfig,
 };
 
+pub(crate) use self::builder::MIN_MTU_BYTES;
 pub use self::{builder::ConfigBuilder, retry::RetryPolicy};
 use self::{
     knobs::Knobs,
@@ -109,8 +110,8 @@ impl Config {
         self.knobs.socket_buffers
     }
 
-    /// The source of a shard's key for stateless resets, which is the same after a restart of the node.
-    /// `first_addr` is that of the transport's first socket.
+    /// The source of a shard's key for stateless resets, which is the same after a restart of the
+    /// node. `first_addr` is that of the transport's first socket.
     pub(crate) fn reset_secret(&self, first_addr: SocketAddr, shard: usize) -> [u8; 32] {
         let secret = self.reset_secret.of_endpoint(first_addr, shard);
         secret.unwrap_or_else(rand::random)
@@ -147,9 +148,9 @@ impl Config {
     ///
     /// `receive_buffer` is what the kernel has granted to the first socket, in bytes.
     ///
-    /// `secret` is the source of the key for Retry tokens, and `reset_secret` of the one for stateless
-    /// resets. Each shard has its own: whoever can make one endpoint sign an ID that another one has
-    /// issued could reset its connection.
+    /// `secret` is the source of the key for Retry tokens, and `reset_secret` of the one for
+    /// stateless resets. Each shard has its own: whoever can make one endpoint sign an ID that
+    /// another one has issued could reset its connection.
     pub(crate) fn settings(
         &self,
         mtu_discovery: bool,

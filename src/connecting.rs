@@ -25,9 +25,9 @@ use crate::{
 /// costs no TLS work. Dropping it abandons the handshake and frees all its state; an incoming connection
 /// that was never polled is refused (CONNECTION_REFUSED, RFC 9000 §20.1).
 ///
-/// Where a dial meets another peer than its address names, the handshake fails, and so it does for the
-/// peer. The dial resolves all the same: to the peer that was met, and to a connection that is over. That
-/// is what a Swarm needs to say `WrongPeerId`.
+/// Where a dial meets another peer than its address names, the handshake fails, and so it does for
+/// the peer. The dial resolves all the same: to the peer that was met, and to a connection that is
+/// over. That is what a Swarm needs to say `WrongPeerId`.
 ///
 /// A dial as listener sends nothing that would begin a connection. It opens the NATs on the way for its peer, and
 /// resolves when that has dialled; it takes the peer's connection from the listener, which reports it no more.

@@ -14,16 +14,16 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 
 /// An authenticated connection, which carries streams.
 ///
-/// Closing it with [`poll_close`](StreamMuxer::poll_close), or dropping it, ends it for the application at
-/// once: its streams fail from then on, but for what has arrived before. The peer is told
-/// (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all of the streams that were closed before;
-/// the driver sees to that, for
-/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the peer
-/// is told, or when that is left to the driver.
+/// Closing it with [`poll_close`](StreamMuxer::poll_close), or dropping it, ends it for the
+/// application at once: its streams fail from then on, but for what has arrived before. The peer is
+/// told (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all of the streams that were
+/// closed before; the driver sees to that, for
+/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the
+/// peer is told, or when that is left to the driver.
 ///
-/// When the peer has ended the connection, streams that it had opened before can still be taken for a
-/// second, and read for as long as they are held. [`poll`](StreamMuxer::poll) reports the end when none
-/// is left to take.
+/// When the peer has ended the connection, streams that it had opened before can still be taken for
+/// a second, and read for as long as they are held. [`poll`](StreamMuxer::poll) reports the end
+/// when none is left to take.
 ///
 /// Each `poll_…` may be dropped at any time without losing anything, and may be called again after an
 /// error, which it then repeats.
@@ -38,9 +38,9 @@ impl Connection {
 
     /// Closes at once, with an error code and a reason for the peer to read (RFC 9000 §10.2).
     ///
-    /// What was written and not acknowledged by now may be lost, also on streams that were closed. The code is one of the application's;
-    /// libp2p uses 0 for an ordinary close. Codes of 2^62 and above are not possible and count as the
-    /// largest that is.
+    /// What was written and not acknowledged by now may be lost, also on streams that were closed.
+    /// The code is one of the application's; libp2p uses 0 for an ordinary close. Codes of 2^62 and
+    /// above are not possible and count as the largest that is.
     pub fn close_with(&self, code: u64, reason: &str) {
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         let reason = reason.to_owned().into();
@@ -77,8 +77,8 @@ impl StreamMuxer for Connection {
             .with(|connection| connection.poll_close(cx.waker()))
     }
 
-    /// Reports a change of the peer's address, and the end of the connection as soon as there is one and
-    /// no stream waits to be taken.
+    /// Reports a change of the peer's address, and the end of the connection as soon as there is
+    /// one and no stream waits to be taken.
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -60,8 +60,8 @@ pub enum DialError {
     /// Another dial as listener waits for the same peer at the same address.
     #[error("a hole is being punched for this peer already")]
     HolePunchInProgress,
-    /// The interface on the way to the address carries smaller packets than QUIC needs: 1200 bytes of UDP
-    /// payload (RFC 9000 §14), so an MTU of 1228 for IPv4 and of 1248 for IPv6.
+    /// The interface on the way to the address carries smaller packets than QUIC needs: 1200 bytes
+    /// of UDP payload (RFC 9000 §14), so an MTU of 1228 for IPv4 and of 1248 for IPv6.
     #[error("the interface takes {max_payload} bytes of UDP payload, and QUIC needs 1200")]
     InterfaceTooNarrow {
         /// What the interface takes, in bytes of UDP payload.
@@ -70,8 +70,8 @@ pub enum DialError {
     /// A dial as listener needs a listener whose socket can reach the address; there is none.
     #[error("no listener can reach the address")]
     NoListener,
-    /// The operating system has no way to the address: no route, one that forbids it, no address of the
-    /// family, or a link-local address without its zone.
+    /// The operating system has no way to the address: no route, one that forbids it, no address of
+    /// the family, or a link-local address without its zone.
     #[error("there is no way to the address")]
     NoRoute(#[source] io::Error),
     /// The future was polled outside of a tokio runtime.
@@ -167,8 +167,8 @@ pub enum HandshakeError {
     /// 16,384 for each [shard](crate::ConfigBuilder::shards).
     #[error("too many handshakes wait")]
     Overloaded,
-    /// The operating system does not let our packets out, most likely because of a firewall on this host.
-    /// It has said so twice, a second apart.
+    /// The operating system does not let our packets out, most likely because of a firewall on this
+    /// host. It has said so twice, a second apart.
     #[error("the operating system does not permit to send there")]
     NotPermitted,
     /// The peer does not take connections now (CONNECTION_REFUSED, RFC 9000 §20.1).

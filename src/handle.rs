@@ -65,9 +65,10 @@ impl Handle {
 
     /// Resolves when no connection is left: each peer is told, or has told us, or was given up.
     ///
-    /// For the end of a program, after it has closed its connections or dropped its Swarm: what returns
-    /// from `main` before that takes the rest of its connections along. Connections whose streams are
-    /// [still to be delivered](crate::ConfigBuilder::linger_timeout) are left until they are.
+    /// For the end of a program, after it has closed its connections or dropped its Swarm: what
+    /// returns from `main` before that takes the rest of its connections along. Connections whose
+    /// streams are [still to be delivered](crate::ConfigBuilder::linger_timeout) are left until
+    /// they are.
     ///
     /// It can be dropped at any time; that changes nothing.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
@@ -75,17 +76,17 @@ impl Handle {
         poll_fn(move |cx| core.poll_idle(cx))
     }
 
-    /// Closes all connections and listeners, and resolves when no connection is left. Returns whether
-    /// that was so before the time was over.
+    /// Closes all connections and listeners, and resolves when no connection is left. Returns
+    /// whether that was so before the time was over.
     ///
-    /// Peers are told `code` and `reason` (CONNECTION_CLOSE, RFC 9000 §10.2; libp2p uses code 0 for an
-    /// ordinary end; codes of 2^62 and above count as the largest that is possible), each as soon as it
-    /// has acknowledged the streams that were closed before. When `timeout` is over, the others are
-    /// told without.
+    /// Peers are told `code` and `reason` (CONNECTION_CLOSE, RFC 9000 §10.2; libp2p uses code 0 for
+    /// an ordinary end; codes of 2^62 and above count as the largest that is possible), each as
+    /// soon as it has acknowledged the streams that were closed before. When `timeout` is over, the
+    /// others are told without.
     ///
-    /// From the call on dials fail with [`DialError::ShutDown`](crate::DialError::ShutDown), handshakes
-    /// are abandoned, listeners are reported as closed, and none can be made. That does not depend on
-    /// the future, which can be dropped at any time, only the timeout does.
+    /// From the call on dials fail with [`DialError::ShutDown`](crate::DialError::ShutDown),
+    /// handshakes are abandoned, listeners are reported as closed, and none can be made. That does
+    /// not depend on the future, which can be dropped at any time, only the timeout does.
     ///
     /// The future needs a tokio runtime with time enabled.
     pub fn shutdown(

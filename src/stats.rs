@@ -76,13 +76,13 @@ pub struct TransportStats {
     pub incoming: u64,
     /// Incoming connections that the application refused, or left waiting for too long.
     pub incoming_refused: u64,
-    /// Connections that were closed although their peers had not acknowledged all of the streams that
-    /// were closed before: these had not done so in time
-    /// ([`linger_timeout`](crate::ConfigBuilder::linger_timeout)) or had gone themselves, or too many
-    /// connections waited for it.
+    /// Connections that were closed although their peers had not acknowledged all of the streams
+    /// that were closed before: these had not done so in time
+    /// ([`linger_timeout`](crate::ConfigBuilder::linger_timeout)) or had gone themselves, or too
+    /// many connections waited for it.
     pub lingers_given_up: u64,
-    /// Connections that went on without ECN marks or batches after a silence, and were answered: their
-    /// path had swallowed one or the other.
+    /// Connections that went on without ECN marks or batches after a silence, and were answered:
+    /// their path had swallowed one or the other.
     pub path_doubts: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
@@ -320,12 +320,12 @@ impl AddAssign for TransportStats {
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
         self.handshakes_too_costly += other.handshakes_too_costly;
-        self.lingers_given_up += other.lingers_given_up;
-        self.path_doubts += other.path_doubts;
         self.handshakes_timed_out += other.handshakes_timed_out;
         self.hole_punches += other.hole_punches;
         self.incoming += other.incoming;
         self.incoming_refused += other.incoming_refused;
+        self.lingers_given_up += other.lingers_given_up;
+        self.path_doubts += other.path_doubts;
         self.receive_errors += other.receive_errors;
         self.requests_dropped_overload += other.requests_dropped_overload;
         self.retries_sent += other.retries_sent;

@@ -159,8 +159,8 @@ impl Transport {
         Poll::Pending
     }
 
-    /// Has listeners report that they have lost a driver, and closes them when it was the last one, so
-    /// that nothing is dialled from their sockets either.
+    /// Has listeners report that they have lost a driver, and closes them when it was the last one,
+    /// so that nothing is dialled from their sockets either.
     fn note_stopped_drivers(&mut self, cx: &mut Context<'_>) {
         let core = self.in_use.core();
         let (stopped, drivers) = core.stopped(cx);
@@ -170,17 +170,15 @@ impl Transport {
                 listener.report(ListenError::DriverStopped);
             }
         }
-        self.close_deaf_listeners();
+        self.close_deaf_listeners(stopped == drivers);
     }
 
     /// Closes listeners whose drivers are gone, whether others have taken their place or not.
-    fn close_deaf_listeners(&mut self) {
-        if !self.listeners.is_empty() {
-            let core = Arc::clone(self.in_use.core());
-            let has_stopped = core.has_stopped();
-            let is_deaf = |listener: &Listener| has_stopped || !core.may_be_read(listener.socket());
-            self.close_listeners(is_deaf, || Err(ListenError::DriverStopped.into()));
-        }
+    /// `have_stopped` is whether all drivers are gone that there were last.
+    fn close_deaf_listeners(&mut self, have_stopped: bool) {
+        let core = Arc::clone(self.in_use.core());
+        let is_deaf = |listener: &Listener| have_stopped || !core.may_be_read(listener.socket());
+        self.close_listeners(is_deaf, || Err(ListenError::DriverStopped.into()));
     }
 
     fn close_listeners(
@@ -279,26 +277,19 @@ impl transport::Transport for Transport {
                 return Err(other(error));
             }
         }
-        self.close_deaf_listeners();
+        self.close_deaf_listeners(self.in_use.core().have_stopped());
         self.wake();
         Ok(())
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        let Some(index) = self
-            .listeners
-            .iter()
-            .position(|listener| listener.id() == id)
-        else {
-            return false;
-        };
-        let listener = self.listeners.remove(index);
-        let core = self.in_use.core();
-        core.stop_listening(listener.socket());
-        core.forget_listener(id);
-        self.closed.push_back((id, Ok(())));
-        self.wake();
-        true
+        let before = self.listeners.len();
+        self.close_listeners(|listener| listener.id() == id, || Ok(()));
+        let is_removed = self.listeners.len() < before;
+        if is_removed {
+            self.wake();
+        }
+        is_removed
     }
 
     fn dial(
@@ -311,7 +302,7 @@ impl transport::Transport for Transport {
         else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        self.close_deaf_listeners();
+        self.close_deaf_listeners(self.in_use.core().have_stopped());
         let listeners: Vec<_> = self
             .listeners
             .iter()
@@ -401,11 +392,7 @@ const MAX_CANDIDATES: usize = 64;
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        for listener in &self.listeners {
-            let core = self.in_use.core();
-            core.stop_listening(listener.socket());
-            core.forget_listener(listener.id());
-        }
+        self.close_listeners(|_| true, || Ok(()));
     }
 }
 

@@ -16,12 +16,12 @@ use libp2p_quinn::{ConnectionError, DialError, Error, ListenError};
 use multiaddr::Multiaddr;
 use support::{
     node::{
-        LOOPBACK_V4, NEW_PORT, Node, bounded, connect, connect_at, quic_addr, socket_addr, until,
+        LOOPBACK_V4, NEW_PORT, Node, bounded, connect, connect_at, quic_addr, runtime, socket_addr,
+        until,
     },
     relay::Relay,
     streams::{accept, ask, open, open_between, transfer_through_echo},
 };
-use tokio::runtime::{Builder, Runtime};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,14 +29,15 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn a_port_is_listened_on_again_while_connections_live_on_it() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
-        let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
+        let (mut id, addr) = listener.listen_at(LOOPBACK_V4).await;
         let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
         let echo = tokio::spawn(support::node::echo(accepted));
         for round in 0..3 {
-            assert!(listener.transport.remove_listener(id_of(&listener, id)));
+            assert!(listener.transport.remove_listener(id));
             let event = listener.event().await;
             assert!(matches!(event, TransportEvent::ListenerClosed { .. }));
-            let (_, again) = listener.listen_at(&addr.to_string()).await;
+            let again;
+            (id, again) = listener.listen_at(&addr.to_string()).await;
             assert_eq!(again, addr);
             transfer_through_echo(&mut dialled, 10_000).await;
             let (other, _accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
@@ -47,11 +48,6 @@ async fn a_port_is_listened_on_again_while_connections_live_on_it() {
         echo.await.unwrap();
     })
     .await;
-}
-
-/// The listener that there is now.
-fn id_of(node: &Node, _first: ListenerId) -> ListenerId {
-    node.stats().listeners[0].listener_id
 }
 
 #[test]
@@ -285,12 +281,4 @@ async fn listen_anew(node: &mut Node) -> (ListenerId, Multiaddr) {
             event => panic!("{event:?}"),
         }
     }
-}
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
 }

@@ -27,11 +27,11 @@ use support::{
     complaints,
     node::{
         LOOPBACK_V4, NEW_PORT, Node, REUSE_PORT, bounded, connect, descriptors, echo, is_over,
-        poll_now, until,
+        poll_now, runtime, until,
     },
     streams,
 };
-use tokio::{runtime::Builder, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 /// Histories that are tried unless the environment says otherwise.
 const QUICK_HISTORIES: u32 = 6;
@@ -160,11 +160,7 @@ proptest! {
         rests in rests(),
     ) {
         complaints::listen();
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         runtime.block_on(bounded(async {
             let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
             let before = (tasks(), descriptors());

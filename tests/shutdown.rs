@@ -17,24 +17,15 @@ use libp2p_core::muxing::StreamMuxerExt;
 use libp2p_quinn::{ConnectionError, Error, Handle, HandshakeError, StreamError};
 use support::{
     node::{
-        Node, bounded, connect, connect_at, descriptors, echo, is_over, poll_now, socket_addr,
-        until,
+        Node, bounded, connect, connect_at, descriptors, echo, is_over, poll_now, runtime,
+        socket_addr, until,
     },
     streams::{ask, open_between, stream_error, transfer_through_echo},
 };
-use tokio::runtime::{Builder, Runtime};
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
 }
 
 /// Runs a test that must leave neither a task nor a descriptor.

@@ -23,8 +23,8 @@ const ROUND_TRIPS: u64 = 100;
 /// Longest wait for the answers of libp2p's own ping and identify.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait until nothing is left of closed connections, whose packets may still arrive (RFC 9000
-/// §10.2).
+/// Longest wait until nothing is left of closed connections, whose packets may still arrive (RFC
+/// 9000 §10.2).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Both nodes in this process.

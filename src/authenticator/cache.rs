@@ -18,9 +18,9 @@ use super::{
 
 /// The certificates of the peers that were seen last.
 ///
-/// A peer that comes again with the same certificate to the byte is spared the two signatures in it, which were
-/// right and still are. Whether the certificate is valid now is looked at each time, and the peer has to sign
-/// each handshake in any case.
+/// A peer that comes again with the same certificate to the byte is spared the two signatures in
+/// it, which were right and still are. Whether the certificate is valid now is looked at each time,
+/// and the peer has to sign each handshake in any case.
 pub(super) struct VerifiedCertificates(Mutex<LruCache<Digest, Examined>>);
 
 type Digest = [u8; SHA256_OUTPUT_LEN];

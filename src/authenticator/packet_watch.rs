@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 
 use super::payload::{PathToken, Survey, has_stream_data, path_tokens, without_padding};
+use crate::sync::lock_alone;
 
 /// Looks into the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
 /// §8.2), and for stream data that there is no memory for. The session and the keys share it.
@@ -23,7 +24,6 @@ pub(crate) struct PacketWatch {
     refused: AtomicU64,
     /// One more than the largest number of a packet that the peer has made.
     received: AtomicU64,
-    /// Only the thread that drives the connection takes this lock, so loom need not look at it.
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -54,14 +54,10 @@ impl PacketWatch {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    /// Grows with each packet that is newer than all before. Whoever looks on can send others again,
-    /// and make up any that do not pass for the peer's.
+    /// Grows with each packet that is newer than all before. Whoever looks on can send others
+    /// again, and make up any that do not pass for the peer's.
     pub(crate) fn newest(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refuses(&self, payload: &[u8]) -> bool {
@@ -76,7 +72,7 @@ impl PacketWatch {
     pub(crate) fn watch(&self, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::Relaxed);
         if !is_watched {
-            *self.seen() = Seen::default();
+            *lock_alone(&self.seen) = Seen::default();
         }
     }
 
@@ -86,7 +82,7 @@ impl PacketWatch {
 
     /// The last PATH_CHALLENGE that was made since the last call.
     pub(crate) fn take_challenge(&self) -> Option<Challenge> {
-        self.seen().challenge.take()
+        lock_alone(&self.seen).challenge.take()
     }
 
     /// The key for headers of 1-RTT packets, of which there is one for as long as the connection lasts.
@@ -98,13 +94,13 @@ impl PacketWatch {
 
     /// The data of the last PATH_RESPONSE that was received since the last call.
     pub(crate) fn take_response(&self) -> Option<u64> {
-        self.seen().response.take()
+        lock_alone(&self.seen).response.take()
     }
 
     fn note_received(&self, payload: &[u8]) {
         for token in path_tokens(payload) {
             if let PathToken::Response(token) = token {
-                self.seen().response = Some(token);
+                lock_alone(&self.seen).response = Some(token);
             }
         }
     }
@@ -124,7 +120,7 @@ impl PacketWatch {
         key.encrypt(number, &mut unpadded, header.len());
         let number_len = header.first().map_or(1, |first| (first & NUMBER_LEN) + 1);
         header_key.encrypt(header.len() - usize::from(number_len), &mut unpadded);
-        self.seen().challenge = Some(Challenge { token, unpadded });
+        lock_alone(&self.seen).challenge = Some(Challenge { token, unpadded });
     }
 }
 

@@ -29,7 +29,7 @@ const MOST_PEER_STREAMS: u32 = 65_536;
 const SOCKET_BUFFERS: RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
 
 /// Smallest UDP payload that every QUIC path carries (RFC 9000 §14).
-const MIN_MTU_BYTES: u16 = 1200;
+pub(crate) const MIN_MTU_BYTES: u16 = 1200;
 
 /// Sets what differs from the defaults; made by [`Config::builder`](super::Config::builder).
 #[derive(Clone, Debug)]
@@ -62,9 +62,9 @@ impl ConfigBuilder {
 
     /// Whether to mark packets for explicit congestion notification (ECN, RFC 9000 §13.4).
     ///
-    /// Routers can tell of a queue then before they drop anything. Some drop marked packets instead;
-    /// where nothing is acknowledged for three round trips, a connection goes on without marks for a
-    /// while. Default: on.
+    /// Routers can tell of a queue then before they drop anything. Some drop marked packets
+    /// instead; where nothing is acknowledged for three round trips, a connection goes on without
+    /// marks for a while. Default: on.
     pub fn ecn(mut self, enabled: bool) -> Self {
         self.knobs.offload.ecn = enabled;
         self
@@ -134,9 +134,10 @@ impl ConfigBuilder {
 
     /// How long a connection that we close goes on to deliver streams that were closed before it.
     ///
-    /// A stream whose `poll_close` was ready has its bytes delivered although the connection is closed or
-    /// dropped behind it: the peer hears of the end when it has acknowledged them. A peer that acknowledges nothing for 3 s, or for nine round trips if these take longer, is
-    /// waited for no longer. Zero closes at once. Default: 60 s.
+    /// A stream whose `poll_close` was ready has its bytes delivered although the connection is
+    /// closed or dropped behind it: the peer hears of the end when it has acknowledged them. A peer
+    /// that acknowledges nothing for 3 s, or for nine round trips if these take longer, is waited
+    /// for no longer. Zero closes at once. Default: 60 s.
     ///
     /// # Errors
     ///
@@ -341,12 +342,12 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether to have the operating system cut batches of datagrams (segmentation offload), where it
-    /// can.
+    /// Whether to have the operating system cut batches of datagrams (segmentation offload), where
+    /// it can.
     ///
     /// Each byte costs a fraction of the CPU time then. Some drivers and tunnels lose such batches
-    /// without a word; where nothing is acknowledged for three round trips, a connection sends single
-    /// datagrams for a while. Default: on.
+    /// without a word; where nothing is acknowledged for three round trips, a connection sends
+    /// single datagrams for a while. Default: on.
     pub fn segmentation_offload(mut self, enabled: bool) -> Self {
         self.knobs.offload.segmentation = enabled;
         self

@@ -18,7 +18,8 @@ impl ResetSecret {
         Self(keypair.derive_secret(b"libp2p-quinn stateless reset"))
     }
 
-    /// The source of one endpoint's key, or nothing if the identity is of a kind that has no secret.
+    /// The source of one endpoint's key, or nothing if the identity is of a kind that has no
+    /// secret.
     ///
     /// `first_addr` is where the transport has bound its first socket. Another transport of this
     /// identity has another one, and so no key that would sign the IDs of this one.

@@ -65,8 +65,8 @@ impl Handshake {
 
     /// Resolves to the authenticated peer and its connection. Not to be polled again after that.
     ///
-    /// Where it is another peer than the expected one, the connection is over. So a Swarm learns who was
-    /// met, although nothing but its identity was taken from it.
+    /// Where it is another peer than the expected one, the connection is over. So a Swarm learns
+    /// who was met, although nothing but its identity was taken from it.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,

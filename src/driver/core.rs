@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     authenticator::GenerateError,
-    config::Config,
+    config::{Config, MIN_MTU_BYTES},
     error::{DialError, Error, RebindError},
     net::{UdpSocket, clock, interfaces, task::Runtime},
     proto::{Budget, Registry, Shard, ShardSeed, Shards, lock},
@@ -185,7 +185,7 @@ impl Core {
         let max_payload = interfaces::max_payload(socket.local_addr().ip(), remote_addr)
             .map_err(DialError::NoRoute)?;
         if let Some(max_payload) = max_payload
-            && max_payload < MIN_PAYLOAD
+            && max_payload < MIN_MTU_BYTES
         {
             return Err(DialError::InterfaceTooNarrow { max_payload });
         }
@@ -231,8 +231,8 @@ impl Core {
     }
 
     /// Whether there were drivers, and all of them are gone.
-    pub(crate) fn has_stopped(&self) -> bool {
-        self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
+    pub(crate) fn have_stopped(&self) -> bool {
+        self.sockets.have_stopped()
     }
 
     /// Closes all connections, and lets no other one begin.
@@ -444,9 +444,9 @@ impl Core {
         })
     }
 
-    /// The socket that an operator would expect a dial to leave from: the one at the address that the kernel would
-    /// send from anyway, or a wildcard one, which lets the kernel choose. Any other is in another network, to
-    /// which the answer need not find its way.
+    /// The socket that an operator would expect a dial to leave from: the one at the address that
+    /// the kernel would send from anyway, or a wildcard one, which lets the kernel choose. Any
+    /// other is in another network, to which the answer need not find its way.
     fn expected_socket(
         &self,
         listeners: &[Weak<Socket>],
@@ -544,9 +544,6 @@ impl Core {
         Ok(())
     }
 }
-
-/// What every path has to carry, in bytes of UDP payload (RFC 9000 §14).
-const MIN_PAYLOAD: u16 = 1200;
 
 /// Why a dial has not begun.
 fn not_dialled(undeliverable: Undeliverable) -> DialError {

@@ -18,7 +18,8 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    /// Has the task woken when a driver has no connection left. It looks whether others have any then.
+    /// Has the task woken when a driver has no connection left. It looks whether others have any
+    /// then.
     pub(super) fn register(&self, cx: &Context<'_>) {
         let mut waiting = lock(&self.waiting);
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {

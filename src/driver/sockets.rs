@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -17,6 +17,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
+    address,
     error::RebindError,
     net::{BufferSizes, UdpSocket, bind_steered, clock, sleep, task::Runtime},
     sync::{Mutex, lock},
@@ -130,14 +131,15 @@ impl Sockets {
 
     /// A driver has stopped.
     pub(super) fn driver_stopped(&self) {
-        if self.has_stopped() {
+        if self.have_stopped() {
             let runtime = lock(&self.runtime).take();
             drop(runtime);
             self.close_kept();
         }
     }
 
-    fn has_stopped(&self) -> bool {
+    /// Whether all drivers are gone.
+    pub(super) fn have_stopped(&self) -> bool {
         self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
     }
 
@@ -181,7 +183,8 @@ impl Sockets {
         former.push(Arc::downgrade(socket));
     }
 
-    /// The socket at this address that has listened before, if there still is one; it listens again.
+    /// The socket at this address that has listened before, if there still is one; it listens
+    /// again.
     pub(super) fn listen_again(&self, addr: SocketAddr) -> Option<Arc<Socket>> {
         let mut former = lock(&self.former_listeners);
         let sockets: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
@@ -229,10 +232,7 @@ impl Sockets {
         own: bool,
         open: impl FnOnce(SocketAddr) -> Result<Arc<Socket>, E>,
     ) -> Result<Arc<Socket>, E> {
-        let wildcard = match remote {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
+        let wildcard = address::wildcard(remote);
         let addr = SocketAddr::new(wildcard, 0);
         let mut dialling = lock(&self.dialling);
         if own {
@@ -297,7 +297,7 @@ impl Sockets {
     /// Gives up each socket that dials and does not listen for another one; or none, if it fails. One that nobody has
     /// moved to yet is as good as another one.
     pub(super) fn rebind(self: &Arc<Self>) -> Result<(), RebindError> {
-        if self.has_stopped() {
+        if self.have_stopped() {
             return Err(RebindError::DriverStopped);
         }
         let Some(runtime) = self.runtime() else {
@@ -439,7 +439,7 @@ impl Sockets {
         }
         self.note_kept(&kept);
         drop(kept);
-        if self.has_stopped() {
+        if self.have_stopped() {
             // Nobody is left who would close it.
             self.close_kept();
         }

@@ -21,7 +21,8 @@ pub(crate) enum Fault {
     Forbidden,
     /// The datagram does not fit into the interface's MTU, or into the path's as ICMP says.
     TooLarge,
-    /// There is no way to that address now, a router forbids it, or its host has said that nobody listens.
+    /// There is no way to that address now, a router forbids it, or its host has said that nobody
+    /// listens.
     Unreachable,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,6 +11,7 @@ use futures::Stream;
 use if_watch::{IfEvent, tokio::IfWatcher};
 
 use super::{fault::Fault, task::Runtime};
+use crate::address;
 
 /// An interface has got or lost an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +42,12 @@ impl InterfaceWatcher {
 
 /// The address that the kernel would send from to `remote`.
 pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
-    let wildcard = match remote {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = towards(wildcard, remote).ok()??;
+    let socket = towards(address::wildcard(remote.ip()), remote).ok()??;
     socket.local_addr().ok().map(|addr| addr.ip())
 }
 
-/// The largest UDP payload that the kernel would send from `local`, which may be a wildcard, to `remote`
-/// in one piece, as far as it tells.
+/// The largest UDP payload that the kernel would send from `local`, which may be a wildcard, to
+/// `remote` in one piece, as far as it tells.
 ///
 /// That is a matter of the interface; what lies behind it is found out by sending.
 ///

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -13,6 +13,8 @@ use quinn_proto::{
     Connection, RttEstimator,
     congestion::{Controller, ControllerFactory, ControllerMetrics},
 };
+
+use crate::sync::lock_alone;
 
 /// Makes controllers of another kind that can be lifted.
 pub(crate) struct LiftableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
@@ -52,8 +54,8 @@ impl PathControl {
         Self(liftable.map(|liftable| liftable.shared).unwrap_or_default())
     }
 
-    /// Lets the connection send as much as it likes from now on, or no more. For one that is closed, as
-    /// it will only say so, and for single datagrams.
+    /// Lets the connection send as much as it likes from now on, or no more. For one that is
+    /// closed, as it will only say so, and for single datagrams.
     ///
     /// quinn-proto 0.11.19 holds the packet with CONNECTION_CLOSE back while the window is full,
     /// although such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any
@@ -74,7 +76,7 @@ impl PathControl {
 
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
-        *self.0.sent_before() = Some(now);
+        *lock_alone(&self.0.sent_before) = Some(now);
         self.0.found_late.store(false, Ordering::Relaxed);
         self.0.looks_for_late.store(true, Ordering::Relaxed);
     }
@@ -86,16 +88,9 @@ impl PathControl {
 }
 
 impl Shared {
-    /// Only the thread that drives the connection takes this lock, so loom need not look at it.
-    fn sent_before(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.sent_before
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note_acknowledged(&self, sent: Instant) {
         if self.looks_for_late.load(Ordering::Relaxed) {
-            let is_late = self.sent_before().is_some_and(|before| sent < before);
+            let is_late = lock_alone(&self.sent_before).is_some_and(|before| sent < before);
             self.found_late.fetch_or(is_late, Ordering::Relaxed);
         }
     }

@@ -198,8 +198,8 @@ impl Connection {
         }
     }
 
-    /// The peer's new address, once after each change, or the end of the connection, once all streams
-    /// are taken that came in before it.
+    /// The peer's new address, once after each change, or the end of the connection, once all
+    /// streams are taken that came in before it.
     ///
     /// Nothing is heard of an address that was only written on copies of the peer's packets: it is reported when it is
     /// validated.
@@ -219,8 +219,8 @@ impl Connection {
         }
     }
 
-    /// Closes, and waits until the packet that tells the peer is sent, or is left to the driver because
-    /// streams are to be delivered first.
+    /// Closes, and waits until the packet that tells the peer is sent, or is left to the driver
+    /// because streams are to be delivered first.
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close_in_order(VarInt::from_u32(0), Bytes::new());
         if !self.is_released && matches!(self.linger, Lingering::No) {
@@ -233,8 +233,8 @@ impl Connection {
         })
     }
 
-    /// Ends the connection for the application. The peer is told when it has acknowledged the streams
-    /// that were closed before, or does not do so in time.
+    /// Ends the connection for the application. The peer is told when it has acknowledged the
+    /// streams that were closed before, or does not do so in time.
     pub(crate) fn close_in_order(&mut self, code: VarInt, reason: Bytes) {
         let lingers = self.loss.is_none()
             && self.authenticated.is_some()
@@ -243,22 +243,14 @@ impl Connection {
         if lingers {
             self.linger = Lingering::Wanted;
         }
-        self.begin_closing(Closing {
-            code,
-            reason,
-            abandoned: false,
-        });
+        self.begin_closing(code, reason);
     }
 
-    /// Ends the connection; what was not acknowledged by now is lost, also what a close before this one
-    /// goes on to deliver.
+    /// Ends the connection; what was not acknowledged by now is lost, also what a close before this
+    /// one goes on to deliver.
     pub(crate) fn close(&mut self, code: VarInt, reason: Bytes) {
         self.give_up_lingering();
-        self.begin_closing(Closing {
-            code,
-            reason,
-            abandoned: false,
-        });
+        self.begin_closing(code, reason);
     }
 
     /// Waits no longer for streams to be delivered.
@@ -471,7 +463,7 @@ impl Connection {
         }
     }
 
-    fn begin_closing(&mut self, closing: Closing) {
+    fn begin_closing(&mut self, code: VarInt, reason: Bytes) {
         if self.loss.is_some() {
             return;
         }
@@ -479,7 +471,11 @@ impl Connection {
             ConnectionError::LocallyClosed,
             ConnectionError::LocallyClosed.into(),
         );
-        self.closing = Some(closing);
+        self.closing = Some(Closing {
+            code,
+            reason,
+            abandoned: false,
+        });
         self.turns.want();
     }
 
@@ -652,13 +648,12 @@ impl Connection {
         transmit
     }
 
-    /// One datagram, whatever is under way already. Where nothing is acknowledged any more, congestion
-    /// control would hold it back for ever.
+    /// One datagram, whatever is under way already. Where nothing is acknowledged any more,
+    /// congestion control would hold it back for ever.
     pub(super) fn poll_probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let control = PathControl::of(&self.quic);
-        control.lift(true);
+        self.path_control.lift(true);
         let transmit = self.quic.poll_transmit(now, 1, buf);
-        control.lift(false);
+        self.path_control.lift(false);
         transmit
     }
 

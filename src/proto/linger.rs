@@ -72,8 +72,8 @@ impl LingeringConnections {
     }
 }
 
-/// Most connections of a shard that linger. Applications do not count them as connections any more, and
-/// so limit them no more; past it, the one that has lingered for longest is closed.
+/// Most connections of a shard that linger. Applications do not count them as connections any more,
+/// and so limit them no more; past it, the one that has lingered for longest is closed.
 const MAX_LINGERING: usize = 1024;
 
 /// How long a peer may acknowledge nothing.
@@ -84,8 +84,8 @@ fn patience(rtt: Duration) -> Duration {
 /// Two retransmissions and their answers, where round trips vary by half of what they take.
 const PATIENCE_RTTS: u32 = 9;
 
-/// Radio links are gone for a second now and then. After that, the next retransmission may take as long
-/// again.
+/// Radio links are gone for a second now and then. After that, the next retransmission may take as
+/// long again.
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

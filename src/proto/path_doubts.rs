@@ -1,5 +1,5 @@
-//! What the path to a host may swallow without a word: marked packets, and batches that the interface
-//! was to cut.
+//! What the path to a host may swallow without a word: marked packets, and batches that the
+//! interface was to cut.
 
 use std::{
     collections::HashMap,
@@ -8,11 +8,11 @@ use std::{
 
 use crate::address::Host;
 
-/// Whether packets on a path are marked for ECN (RFC 9000 §13.4), and leave in batches that are cut into
-/// segments behind our back.
+/// Whether packets on a path are marked for ECN (RFC 9000 §13.4), and leave in batches that are cut
+/// into segments behind our back.
 ///
-/// Some routers drop the one, some drivers and tunnels the other, and nobody says so. Where nothing is
-/// acknowledged any more, a connection goes on without both, and tries them again later.
+/// Some routers drop the one, some drivers and tunnels the other, and nobody says so. Where nothing
+/// is acknowledged any more, a connection goes on without both, and tries them again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PathDoubts {
     marks: Doubt,
@@ -141,7 +141,8 @@ pub(super) struct Acknowledged {
     /// Since the path is used.
     pub(super) bytes: u64,
     pub(super) is_all: bool,
-    /// Packets are among them that were sent before the last doubt: they were late, and not swallowed.
+    /// Packets are among them that were sent before the last doubt: they were late, and not
+    /// swallowed.
     pub(super) is_late: bool,
 }
 
@@ -172,8 +173,8 @@ impl DoubtfulHosts {
     }
 }
 
-/// Before a round trip was measured it counts as 333 ms (RFC 9002 §6.2.2), and this is what the first
-/// retransmission waits for.
+/// Before a round trip was measured it counts as 333 ms (RFC 9002 §6.2.2), and this is what the
+/// first retransmission waits for.
 const PATIENCE_RTTS: u32 = 3;
 
 /// Where round trips are short, what makes a peer late is a machine that has other things to do.

@@ -415,7 +415,8 @@ impl<S: Socket> Shard<S> {
             || (turn.slot.expired && !turn.slot.untried_path)
             || turn.connection.announce_turn();
         let deadline = turn.next_deadline();
-        // Where the limit for its address has held back what tells the peer, it waits for more credit.
+        // Where the limit for its address has held back what tells the peer, it waits for more
+        // credit.
         let is_told = turn.slot.farewell.is_some() || turn.connection.was_ended_by_peer();
         if forget && is_told && !drained {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 /// Since when a peer owes an answer, and when it is asked for another one.
 ///
-/// quinn-proto asks as well, but waits twice as long each time (RFC 9002 §6.2.1), so that an outage is
-/// noticed to be over only after as long again. And its keep-alive knows nothing of the idle timeout
-/// of the peer.
+/// quinn-proto asks as well, but waits twice as long each time (RFC 9002 §6.2.1), so that an outage
+/// is noticed to be over only after as long again. And its keep-alive knows nothing of the idle
+/// timeout of the peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Silence {
-    /// When to send a probe, because something was sent that has to be acknowledged, and nothing was
-    /// heard since.
+    /// When to send a probe, because something was sent that has to be acknowledged, and nothing
+    /// was heard since.
     probe_at: Option<Instant>,
     /// When something was last sent to keep the connection alive.
     kept_alive_at: Option<Instant>,
@@ -37,13 +37,8 @@ impl Silence {
         self.probe_at
     }
 
-    /// Whether to send a probe now.
-    pub(super) fn is_probe_due(&mut self, now: Instant) -> bool {
-        let is_due = self.probe_at.is_some_and(|at| at <= now);
-        if is_due {
-            self.probe_at = Some(now + PROBE_INTERVAL);
-        }
-        is_due
+    pub(super) fn note_probed(&mut self, now: Instant) {
+        self.probe_at = Some(now + PROBE_INTERVAL);
     }
 
     /// When to send something to keep the connection alive. `idle_since` is when it was last
@@ -57,8 +52,8 @@ impl Silence {
     }
 }
 
-/// How often to keep a connection alive whose peer has this idle timeout, unless it is done often enough.
-/// Two of them may be lost, where the timeout is not too short for that.
+/// How often to keep a connection alive whose peer has this idle timeout, unless it is done often
+/// enough. Two of them may be lost, where the timeout is not too short for that.
 pub(super) fn keep_alive_interval(ours: Duration, idle_timeout: Duration) -> Option<Duration> {
     let interval = (idle_timeout / 3).max(SHORTEST_INTERVAL);
     (interval < ours).then_some(interval)
@@ -67,5 +62,6 @@ pub(super) fn keep_alive_interval(ours: Duration, idle_timeout: Duration) -> Opt
 /// The peer chooses its idle timeout, and does not choose how much there is to do for it.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Bytes flow again after an outage when the next probe is answered, so within this and a round trip.
+/// Bytes flow again after an outage when the next probe is answered, so within this and a round
+/// trip.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -279,10 +279,8 @@ impl<S: Socket> Turn<'_, S> {
     /// Sends something if the peer has been silent for too long.
     fn keep_up(&mut self) {
         let now = self.now;
-        if self.connection.authenticated().is_none() || self.connection.is_over() {
-            return;
-        }
-        if self.slot.silence.is_probe_due(now) {
+        if self.probe_at().is_some_and(|at| at <= now) {
+            self.slot.silence.note_probed(now);
             self.connection.probe();
             self.slot.probes = true;
         }
@@ -303,6 +301,7 @@ impl<S: Socket> Turn<'_, S> {
         Some((self.slot.silence).keep_alive_at(self.slot.idle_since, interval))
     }
 
+    /// When to ask a peer of which nothing is heard.
     fn probe_at(&self) -> Option<Instant> {
         let may_probe = self.connection.authenticated().is_some() && !self.connection.is_over();
         self.slot.silence.probe_at().filter(|_| may_probe)
@@ -398,7 +397,8 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     pub(super) fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
-        // A peer that has to hear of the end hears of it before the application, which may end as well.
+        // A peer that has to hear of the end hears of it before the application, which may end as
+        // well.
         let may_wait = self.connection.loss().is_none();
         if may_wait && !self.slot.inbox.is_empty() && self.slot.silent_turns < TURNS_WITHOUT_SENDING
         {

@@ -76,8 +76,8 @@ pub(super) struct StreamStates {
     waiting: u32,
     /// Those that it has taken, in the order of their [`StreamId::index`].
     accepted: u64,
-    /// Streams that the application has closed, and of which the peer has not acknowledged everything, but
-    /// still may.
+    /// Streams that the application has closed, and of which the peer has not acknowledged
+    /// everything, but still may.
     undelivered: FxHashSet<StreamId>,
     receiving: Receiving,
     send_window: SendWindow,
@@ -244,8 +244,8 @@ impl Streams<'_> {
     /// A stream that is not taken goes on counting against the limit that the peer was given, so an
     /// application that takes none holds its peer back.
     ///
-    /// Those that came in before the end of the connection can be taken after it, unless it was us who
-    /// ended it.
+    /// Those that came in before the end of the connection can be taken after it, unless it was us
+    /// who ended it.
     pub(super) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         if self.streams.waiting == 0 {
             self.alive()?;
@@ -373,16 +373,11 @@ impl Streams<'_> {
 
     /// Ends our half of the stream; FIN follows what was written.
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
-        self.end(id, |undelivered| {
-            undelivered.insert(id);
-        })
+        self.end(id, true)
     }
 
-    fn end(
-        &mut self,
-        id: StreamId,
-        note: impl FnOnce(&mut FxHashSet<StreamId>),
-    ) -> Result<(), StreamError> {
+    /// `is_promised` is whether a close of the connection waits until it is delivered.
+    fn end(&mut self, id: StreamId, is_promised: bool) -> Result<(), StreamError> {
         let stream = self
             .streams
             .states
@@ -399,7 +394,9 @@ impl Streams<'_> {
             return Err(loss.clone().into());
         }
         stream.send = SendState::Finishing;
-        note(&mut self.streams.undelivered);
+        if is_promised {
+            self.streams.undelivered.insert(id);
+        }
         self.flush(id);
         Ok(())
     }
@@ -479,8 +476,7 @@ impl Streams<'_> {
     pub(crate) fn let_go(&mut self, id: StreamId) {
         // Neither can fail in a way that matters: the half is over already.
         let _ = self.stop(id, VarInt::from_u32(0));
-        // Nobody was promised that it arrives.
-        if self.end(id, |_| {}).is_err() {
+        if self.end(id, false).is_err() {
             // Dropped behind a connection that goes on to deliver other streams.
             let _ = self.reset(id, VarInt::from_u32(0));
         }
@@ -530,7 +526,8 @@ impl Streams<'_> {
         }
     }
 
-    /// Resets what the application has not closed: all that is left to do is to deliver what it has.
+    /// Resets what the application has not closed: all that is left to do is to deliver what it
+    /// has.
     pub(super) fn abandon_open(&mut self) {
         let ids: Vec<_> = self.streams.states.keys().copied().collect();
         for id in ids {
@@ -694,9 +691,6 @@ impl Streams<'_> {
                 // It will never be acknowledged.
                 self.streams.undelivered.remove(&id);
             }
-            let Some(stream) = self.streams.states.get_mut(&id) else {
-                return;
-            };
             if stream.dropped {
                 self.streams.states.remove(&id);
             } else if stream.may_linger() {

@@ -59,6 +59,6 @@ impl UntakenStreams {
     }
 }
 
-/// How long an application has to take them. A Swarm takes a stream as soon as it is polled; what nobody
-/// takes must not be kept for as long as somebody waits for the end.
+/// How long an application has to take them. A Swarm takes a stream as soon as it is polled; what
+/// nobody takes must not be kept for as long as somebody waits for the end.
 const PATIENCE: Duration = Duration::from_secs(1);

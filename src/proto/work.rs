@@ -83,8 +83,9 @@ impl Account {
         );
     }
 
-    /// Time earned by waiting, of which so many connections have a share. Small packets that come one by
-    /// one may cost more than they earn, because nothing of it is in the CPU's caches any more.
+    /// Time earned by waiting, of which so many connections have a share. Small packets that come
+    /// one by one may cost more than they earn, because nothing of it is in the CPU's caches any
+    /// more.
     pub(super) fn earn_by_waiting(&mut self, now: Instant, connections: usize) {
         let since = self.earned_at.replace(now).unwrap_or(now);
         let waited = now.saturating_duration_since(since);

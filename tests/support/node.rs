@@ -240,6 +240,15 @@ impl Node {
     }
 }
 
+/// Two threads, and all that a driver needs.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 /// Whether every figure that says *now* is zero.
 pub(crate) fn is_over(handle: &Handle) -> bool {
     let stats = handle.stats();

@@ -52,8 +52,8 @@ pub async fn run<F: Flavour>(
     Ok((metrics, facts))
 }
 
-/// What connections took that were opened and closed since `start`, when the client is done with them: the
-/// time until now, and the CPU time until both sides have forgotten all of them.
+/// What connections took that were opened and closed since `start`, when the client is done with
+/// them: the time until now, and the CPU time until both sides have forgotten all of them.
 pub async fn outcome(start: &Checkpoint, count: usize) -> Result<Metrics> {
     let done = Checkpoint::reach().await?;
     tokio::time::sleep(FORGETTING).await;
@@ -97,6 +97,6 @@ async fn lane<F: Flavour>(
 
 pub const WARM_UP: usize = 8;
 
-/// Longer than either transport keeps a closed connection: three probe timeouts, RFC 9000 §10.2, and
-/// ours not for more than a second.
+/// Longer than either transport keeps a closed connection: three probe timeouts, RFC 9000 §10.2,
+/// and ours not for more than a second.
 pub const FORGETTING: Duration = Duration::from_millis(1200);

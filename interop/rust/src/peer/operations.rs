@@ -94,15 +94,8 @@ impl Remote<'_> {
         let mut stream = self.open(protocols::PING).await?;
         let mut rtts_us = Vec::new();
         for _ in 0..options.count {
-            let ping: [u8; 32] = rand::random();
             let start = Instant::now();
-            stream.write_all(&ping).await?;
-            stream.flush().await?;
-            let mut pong = [0; 32];
-            stream.read_exact(&mut pong).await?;
-            if pong != ping {
-                return Err("the pong is not the ping".into());
-            }
+            ping_once(&mut stream).await?;
             rtts_us.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
         }
         stream.close().await?;
@@ -347,6 +340,19 @@ impl Remote<'_> {
         }
         Ok(Value::Null)
     }
+}
+
+/// One ping, and the pong that has to be the same.
+async fn ping_once(stream: &mut Stream) -> Result<(), Failure> {
+    let ping: [u8; 32] = rand::random();
+    stream.write_all(&ping).await?;
+    stream.flush().await?;
+    let mut pong = [0; 32];
+    stream.read_exact(&mut pong).await?;
+    if pong != ping {
+        return Err("the pong is not the ping".into());
+    }
+    Ok(())
 }
 
 async fn wrong_peer(node: &Node, addr: Multiaddr) -> Result<Map<String, Value>, Failure> {

@@ -101,8 +101,8 @@ impl Facts {
 }
 
 impl Facts {
-    /// Resolves when nothing is left to be done for connections that were closed: what they have sent is
-    /// delivered, and their peers are told. Of the official one that is not known.
+    /// Resolves when nothing is left to be done for connections that were closed: what they have
+    /// sent is delivered, and their peers are told. Of the official one that is not known.
     pub async fn closed(&self) {
         if let Some(handle) = &self.0 {
             handle.closed().await;

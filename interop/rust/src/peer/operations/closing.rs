@@ -10,7 +10,7 @@ use libp2p::Stream;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::{BLOCK_BYTES, Remote, STREAM_BYTES, milliseconds, object};
+use super::{BLOCK_BYTES, Remote, STREAM_BYTES, milliseconds, object, ping_once};
 use crate::{Failure, arguments::Options, protocols};
 
 impl Remote<'_> {
@@ -61,14 +61,7 @@ impl Remote<'_> {
                 redialled.map_err(|error| error.after(&format!("close {turn}")))?;
             }
             let mut stream = self.open(protocols::PING).await?;
-            let ping: [u8; 32] = rand::random();
-            stream.write_all(&ping).await?;
-            stream.flush().await?;
-            let mut pong = [0; 32];
-            stream.read_exact(&mut pong).await?;
-            if pong != ping {
-                return Err("the pong is not the ping".into());
-            }
+            ping_once(&mut stream).await?;
             if turn % 2 == 0 {
                 // Does not wait until nothing is left of the connection.
                 closed.push(self.node.close(0).await?);
