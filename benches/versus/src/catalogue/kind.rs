@@ -83,7 +83,7 @@ pub enum NodeWork {
     Identify,
     /// Dials, and disconnects when it is connected.
     DialClose,
-    /// As many bytes as possible on one stream, in writes of so many bytes.
+    /// As many bytes as possible on one stream, in writes of `write` bytes.
     Upload { write: usize },
     /// Requests with a reply of 100 bytes, each on a stream of its own.
     Requests { at_once: usize },

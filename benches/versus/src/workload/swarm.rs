@@ -155,7 +155,7 @@ impl Client {
         Ok(begin.elapsed())
     }
 
-    /// Asks so many questions, or for so long, and returns how long each reply took.
+    /// Sends `count` requests, or those that `limit` is enough for; returns how long each reply took.
     async fn ask(
         &mut self,
         count: usize,

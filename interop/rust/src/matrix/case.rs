@@ -52,7 +52,7 @@ pub struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
     None,
-    /// A relay between them takes another port, each time after so many datagrams from the dialer.
+    /// A relay between them takes another port after each `every` datagrams from the dialer.
     Rebind {
         every: u64,
     },
@@ -188,7 +188,7 @@ impl Listener {
         self.latest(|line| line.get("connected").is_some())["facts"].clone()
     }
 
-    /// Its first lines that say `what` of `peer`: so many, or those that there are after a while.
+    /// Its first `count` lines that have `what` of `peer`. After four seconds, those that there are.
     fn lines_of(&mut self, what: &str, peer: &Value, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + Duration::from_secs(4);
         loop {

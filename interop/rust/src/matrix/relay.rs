@@ -27,8 +27,8 @@ type Sources = Arc<Mutex<Vec<SocketAddr>>>;
 impl Relay {
     /// Stands before the listener at the multiaddress `addr`.
     ///
-    /// With `every`, it sends to it from a new port [`REBINDINGS`] times, each time after so many
-    /// datagrams from the dialer, and hears nothing at the old ports any more.
+    /// After each `every` datagrams from the dialer, [`REBINDINGS`] times, it sends to the listener from
+    /// a new port, and hears nothing at the old one any more.
     pub fn start(addr: &str, every: Option<u64>) -> io::Result<Self> {
         let listener =
             socket_addr(addr).ok_or_else(|| io::Error::other("no address to relay to"))?;

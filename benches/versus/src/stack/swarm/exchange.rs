@@ -58,7 +58,7 @@ impl Codec for Exchange {
     }
 }
 
-/// Reads to the end, which is to come after so many bytes.
+/// Reads `N` bytes. The stream has to end behind them.
 async fn read<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     io.read_exact(&mut bytes).await?;
