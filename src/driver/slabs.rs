@@ -1,6 +1,9 @@
 //! Memory for datagrams on their way to the application, used again as soon as nobody holds it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 
@@ -18,6 +21,14 @@ pub(super) const SLAB_BYTES: usize = 64 * 1024;
 /// Fewer bytes are not worth a slab.
 const LEAST_BYTES: usize = 8 * 1024;
 
+/// Slabs that a driver keeps for its next batches, 512 KiB.
+const KEPT: usize = 8;
+
+/// How often half of the other slabs that nobody holds are freed. A crowd's memory is gone a few
+/// seconds after it; and what a steady load needs again is allocated a few times a second, which
+/// costs nothing beside thousands of batches.
+const FREE_EVERY: Duration = Duration::from_secs(1);
+
 /// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as
 /// long as to copy the batch.
 const MAX_TRIES: usize = 8;
@@ -27,7 +38,11 @@ const MAX_TRIES: usize = 8;
 /// A batch of datagrams of the same sender takes up to 64 KiB. To allocate and free that much each time has
 /// the allocator give the memory back to the system and ask for it again.
 #[derive(Default)]
-pub(super) struct Slabs(VecDeque<BytesMut>);
+pub(super) struct Slabs {
+    slabs: VecDeque<BytesMut>,
+    /// When some are freed next, if there are more than [`KEPT`].
+    next_free: Option<Instant>,
+}
 
 impl Slabs {
     /// Copies what was received at once, and cuts it into datagrams of so many bytes; the last one
@@ -41,7 +56,7 @@ impl Slabs {
             Some(mut slab) => {
                 slab.extend_from_slice(contents);
                 let copy = slab.split();
-                self.0.push_back(slab);
+                self.slabs.push_back(slab);
                 Memory::Slab {
                     copy,
                     share: SLAB_BYTES.div_ceil(contents.len().div_ceil(stride)),
@@ -59,15 +74,42 @@ impl Slabs {
     /// A slab that nobody holds. As few as are held at a time go round: they stay in the CPU's
     /// caches.
     fn unused(&mut self) -> Option<BytesMut> {
-        for _ in 0..self.0.len().min(MAX_TRIES) {
-            let mut slab = self.0.pop_front()?;
+        for _ in 0..self.slabs.len().min(MAX_TRIES) {
+            let mut slab = self.slabs.pop_front()?;
             if slab.try_reclaim(SLAB_BYTES) {
                 return Some(slab);
             }
             // Somebody has not read what it holds.
-            self.0.push_back(slab);
+            self.slabs.push_back(slab);
         }
-        (self.0.len() < MAX_SLABS).then(|| BytesMut::with_capacity(SLAB_BYTES))
+        (self.slabs.len() < MAX_SLABS).then(|| BytesMut::with_capacity(SLAB_BYTES))
+    }
+
+    /// When [`free_spare`](Self::free_spare) has something to do.
+    pub(super) fn next_free(&self) -> Option<Instant> {
+        self.next_free
+    }
+
+    /// Frees half of the slabs that nobody holds, each [`FREE_EVERY`], until [`KEPT`] are left.
+    pub(super) fn free_spare(&mut self, now: Instant) {
+        let mut surplus = self.slabs.len().saturating_sub(KEPT);
+        if surplus > 0 && self.next_free.is_some_and(|due| due <= now) {
+            let mut is_freed = false;
+            self.slabs.retain_mut(|slab| {
+                if surplus == 0 || !slab.try_reclaim(SLAB_BYTES) {
+                    return true;
+                }
+                is_freed = !is_freed;
+                surplus -= usize::from(is_freed);
+                !is_freed
+            });
+            self.next_free = None;
+        }
+        if surplus == 0 {
+            self.next_free = None;
+        } else {
+            self.next_free.get_or_insert(now + FREE_EVERY);
+        }
     }
 }
 
@@ -129,6 +171,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::net::clock;
 
     /// Of a datagram on Ethernet.
     const STRIDE: usize = 1452;
@@ -182,7 +225,7 @@ mod tests {
             }
         }
         assert!(seen.len() <= 4, "{}", seen.len());
-        assert_eq!(slabs.0.len(), seen.len());
+        assert_eq!(slabs.slabs.len(), seen.len());
     }
 
     #[test]
@@ -196,7 +239,7 @@ mod tests {
                 let pieces = pieces.iter().map(|piece| &piece.contents);
                 assert!(pieces.flatten().all(|byte| *byte == round as u8));
             }
-            assert_eq!(slabs.0.len(), MAX_SLABS);
+            assert_eq!(slabs.slabs.len(), MAX_SLABS);
         }
     }
 
@@ -235,12 +278,41 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_a_crowd_is_freed_when_nobody_holds_it() {
+        let mut slabs = Slabs::default();
+        let mut now = clock::now();
+        let mut held: Vec<_> = (0..MAX_SLABS)
+            .map(|round| cut(&mut slabs, &batch(44, round as u8)))
+            .collect();
+        for _ in 0..10 {
+            slabs.free_spare(now);
+            now += FREE_EVERY;
+        }
+        assert_eq!(slabs.slabs.len(), MAX_SLABS);
+        held.truncate(2 * KEPT);
+        for left in [40, 28, 22, 19, 17, 16] {
+            slabs.free_spare(now);
+            assert_eq!(slabs.slabs.len(), left);
+            slabs.free_spare(now + FREE_EVERY / 2);
+            assert_eq!(slabs.slabs.len(), left);
+            now = slabs.next_free().unwrap();
+        }
+        held.clear();
+        while let Some(due) = slabs.next_free() {
+            slabs.free_spare(due);
+        }
+        assert_eq!(slabs.slabs.len(), KEPT);
+        slabs.free_spare(now + 10 * FREE_EVERY);
+        assert_eq!(slabs.slabs.len(), KEPT);
+    }
+
+    #[test]
     fn little_takes_little() {
         let mut slabs = Slabs::default();
         for piece in cut(&mut slabs, &batch(3, 7)) {
             assert_eq!(piece.held, piece.contents.len());
             assert_eq!(piece.contents.capacity(), piece.contents.len());
         }
-        assert!(slabs.0.is_empty());
+        assert!(slabs.slabs.is_empty());
     }
 }

@@ -386,6 +386,7 @@ impl Driver {
     /// Gives turns to connections.
     fn serve(&mut self) {
         let began = clock::now();
+        self.slabs.free_spare(began);
         (self.shard).handle_timeouts(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for _ in 0..TURNS_PER_ROUND {
@@ -605,6 +606,7 @@ impl Driver {
             .into_iter()
             .chain(self.outbound.next_retry())
             .chain(self.next_unused)
+            .chain(self.slabs.next_free())
             .chain(retries)
             .min()
     }

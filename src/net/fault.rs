@@ -81,10 +81,12 @@ fn of_code(error: &io::Error) -> Option<Fault> {
 /// Winsock's codes for what the standard library has no name for.
 #[cfg(windows)]
 fn of_code(error: &io::Error) -> Option<Fault> {
+    const WSAEACCES: i32 = 10013;
     const WSAENOTSOCK: i32 = 10038;
     const WSAEMSGSIZE: i32 = 10040;
     const WSAENOBUFS: i32 = 10055;
     match error.raw_os_error()? {
+        WSAEACCES => Some(Fault::Forbidden),
         WSAENOTSOCK => Some(Fault::Broken),
         WSAEMSGSIZE => Some(Fault::TooLarge),
         WSAENOBUFS => Some(Fault::Busy),

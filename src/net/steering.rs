@@ -23,15 +23,15 @@ pub(crate) fn bind_steered(
     count: usize,
 ) -> io::Result<Vec<UdpSocket>> {
     // Alone at first, so that it fails where somebody else has the port.
-    let mut sockets = vec![UdpSocket::bind(runtime, addr, buffers)?];
+    let first = UdpSocket::bind(runtime, addr, buffers)?;
     #[cfg(target_os = "linux")]
     if count > 1 {
-        match linux::join(runtime, &sockets[0], buffers, count) {
-            Ok(others) => sockets.extend(others),
+        match linux::join(runtime, &first, buffers, count) {
+            Ok(others) => return Ok([first].into_iter().chain(others).collect()),
             Err(error) => tracing::debug!(%error, %addr, "one socket has to do for all shards"),
         }
     }
     #[cfg(not(target_os = "linux"))]
     let _ = count;
-    Ok(sockets)
+    Ok(vec![first])
 }
