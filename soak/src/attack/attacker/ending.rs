@@ -1,6 +1,6 @@
 //! Connections that end, and peers that fall silent.
 
-use std::{net::UdpSocket, sync::Arc};
+use std::{net::UdpSocket, sync::Arc, thread, time::Duration};
 
 use anyhow::Result;
 
@@ -25,12 +25,13 @@ pub fn ended(connections: usize, bytes: u64) -> Result<Prepared> {
         for peer in &mut peers {
             send_window(run, peer, bytes);
         }
-        for peer in &mut peers {
-            // Once more, in case it is lost.
-            for _ in 0..2 {
+        // Again a little later, in case that it is lost in a full buffer.
+        for _ in 0..3 {
+            for peer in &mut peers {
                 peer.close();
                 run.sent(1, 100);
             }
+            thread::sleep(CLOSE_AGAIN);
         }
         Ok(peers)
     }))
@@ -53,3 +54,6 @@ pub fn silent(idle_timeout: Option<u64>) -> Result<Prepared> {
 }
 
 const SILENT: usize = 8;
+
+/// A full buffer is read in that time.
+const CLOSE_AGAIN: Duration = Duration::from_millis(50);
