@@ -52,7 +52,7 @@ impl QuicAddress {
             return None;
         }
         let socket_addr = match ip {
-            IpAddr::V6(ip) if is_link_local(ip.into()) => {
+            IpAddr::V6(ip) if needs_zone(ip.into()) => {
                 SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope_id))
             }
             // Any other address is the same in every zone, and an IPv4 address what it is (RFC 4291
@@ -125,13 +125,46 @@ pub(crate) fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
 ///
 /// A loopback socket reaches only this host, a link-local one only its link; neither is a way to a
 /// public address.
-pub(crate) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
-    if local.is_ipv4() != remote.is_ipv4() {
+pub(crate) fn can_reach(local: SocketAddr, remote: SocketAddr) -> bool {
+    let (local_ip, remote_ip) = (local.ip(), remote.ip());
+    if local_ip.is_ipv4() != remote_ip.is_ipv4() {
         return false;
     }
-    local.is_unspecified()
-        || (local.is_loopback() == remote.is_loopback()
-            && is_link_local(local) == is_link_local(remote))
+    let is_same_link = match (zone(local), zone(remote)) {
+        (Some(local), Some(remote)) => local == remote,
+        _ => true,
+    };
+    local_ip.is_unspecified()
+        || (local_ip.is_loopback() == remote_ip.is_loopback()
+            && is_link_local(local_ip) == is_link_local(remote_ip)
+            && is_same_link)
+}
+
+/// Whether the address means another host on each link, so that it takes a zone to tell which
+/// (RFC 4007 §6). An IPv4 address has none, whatever it is.
+pub(crate) fn needs_zone(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// The zone of an address that needs one and has it.
+pub(crate) fn zone(addr: SocketAddr) -> Option<u32> {
+    match addr {
+        SocketAddr::V6(addr) if needs_zone((*addr.ip()).into()) => {
+            Some(addr.scope_id()).filter(|&zone| zone != 0)
+        }
+        _ => None,
+    }
+}
+
+/// `addr`, in the zone that `find` finds if it needs one and has none.
+pub(crate) fn in_zone(addr: SocketAddr, find: impl FnOnce() -> Option<u32>) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(mut v6) if needs_zone(addr.ip()) && v6.scope_id() == 0 => {
+            v6.set_scope_id(find().unwrap_or_default());
+            v6.into()
+        }
+        _ => addr,
+    }
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -246,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_loopback_listener_does_not_reach_a_public_address() {
-        let reach =
-            |local: &str, remote: &str| can_reach(local.parse().unwrap(), remote.parse().unwrap());
+        let addr = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 4001);
+        let reach = |local: &str, remote: &str| can_reach(addr(local), addr(remote));
         assert!(reach("0.0.0.0", "203.0.113.1"));
         assert!(reach("127.0.0.1", "127.0.0.2"));
         assert!(reach("192.0.2.1", "203.0.113.1"));
@@ -256,6 +289,41 @@ mod tests {
         assert!(!reach("192.0.2.1", "127.0.0.1"));
         assert!(!reach("fe80::1", "2001:db8::1"));
         assert!(!reach("::", "127.0.0.1"));
+    }
+
+    #[test]
+    fn only_link_local_addresses_have_a_zone_and_links_are_told_apart_by_it() {
+        let addr = |ip: &str, scope_id| {
+            SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 4001, 0, scope_id))
+        };
+        assert_eq!(zone(addr("fe80::1", 3)), Some(3));
+        assert_eq!(zone(addr("fe80::1", 0)), None);
+        assert_eq!(zone(addr("2001:db8::1", 3)), None);
+        for (local, remote, reaches) in [
+            (addr("fe80::1", 3), addr("fe80::2", 3), true),
+            (addr("fe80::1", 3), addr("fe80::2", 4), false),
+            (addr("fe80::1", 3), addr("fe80::2", 0), true),
+            (addr("::", 0), addr("fe80::2", 4), true),
+            (addr("2001:db8::1", 3), addr("2001:db8::2", 4), true),
+        ] {
+            assert_eq!(can_reach(local, remote), reaches, "{local} to {remote}");
+        }
+    }
+
+    #[test]
+    fn zone_is_looked_for_where_there_is_none_and_has_to_be_one() {
+        let addr = |addr: &str| addr.parse::<SocketAddr>().unwrap();
+        let found = in_zone(addr("[fe80::1]:9"), || Some(7));
+        assert_eq!(found, addr("[fe80::1%7]:9"));
+        for given in [
+            "[fe80::1%3]:9",
+            "[2001:db8::1]:9",
+            "192.0.2.1:9",
+            "169.254.0.1:9",
+        ] {
+            assert_eq!(in_zone(addr(given), || panic!("{given}")), addr(given));
+        }
+        assert_eq!(in_zone(addr("[fe80::1]:9"), || None), addr("[fe80::1]:9"));
     }
 
     #[test]

@@ -118,9 +118,16 @@ pub enum ListenError {
     /// this one.
     #[error("a driver of the transport has stopped")]
     DriverStopped,
-    /// The addresses of this host's interfaces cannot be followed.
-    #[error("could not watch the network interfaces")]
-    Interfaces(#[source] io::Error),
+    /// The system does not tell when an address of this host comes or goes, for instance because a sandbox forbids it.
+    ///
+    /// The listener goes on, and reads the addresses every five seconds.
+    #[error("no notice of changes of this host's addresses: they are polled")]
+    AddressesPolled(#[source] Arc<io::Error>),
+    /// The addresses of this host cannot be read.
+    ///
+    /// The listener goes on, announces what was read last, which may be nothing, and tries again every five seconds.
+    #[error("could not read the addresses of this host")]
+    AddressesUnknown(#[source] Arc<io::Error>),
     /// `listen_on` was called outside of a tokio runtime.
     #[error("no tokio runtime is running here")]
     NoRuntime,

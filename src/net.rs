@@ -4,6 +4,7 @@
 
 pub(crate) mod clock;
 mod fault;
+pub(crate) mod host_addresses;
 pub(crate) mod interfaces;
 pub(crate) mod memory;
 mod steering;

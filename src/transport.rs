@@ -27,7 +27,7 @@ use crate::{
     handle::Handle,
     hole_punch::HolePunches,
     listener::{Listener, ListenerEvent},
-    net::{interfaces, task::Runtime},
+    net::{host_addresses::AddressWatch, interfaces, task::Runtime},
 };
 
 /// A QUIC transport for libp2p.
@@ -53,6 +53,8 @@ use crate::{
 pub struct Transport {
     in_use: Arc<InUse>,
     listeners: Vec<Listener>,
+    /// While there is a wildcard listener.
+    host: Option<AddressWatch>,
     punches: Arc<HolePunches>,
     /// Connections that may be what a dial as listener waits for.
     candidates: Vec<Candidate>,
@@ -70,6 +72,7 @@ impl Transport {
         Self {
             in_use: Arc::new(InUse::new(config)),
             listeners: Vec::new(),
+            host: None,
             punches: Arc::default(),
             candidates: Vec::new(),
             closed: VecDeque::new(),
@@ -192,6 +195,9 @@ impl Transport {
             core.forget_listener(listener.id());
             self.closed.push_back((listener.id(), reason()));
         }
+        if !self.listeners.iter().any(Listener::is_wildcard) {
+            self.host = None;
+        }
     }
 
     /// Has listeners report that their socket has failed.
@@ -206,30 +212,49 @@ impl Transport {
         }
     }
 
-    fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
-        for listener in &mut self.listeners {
-            let Poll::Ready(event) = listener.poll(cx) else {
-                continue;
-            };
+    /// Has wildcard listeners announce the addresses of this host.
+    fn follow_host(&mut self, cx: &mut Context<'_>) {
+        let Some(host) = &mut self.host else {
+            return;
+        };
+        if host.has_ended()
+            && let Ok(runtime) = Runtime::current()
+        {
+            // The listeners live on another one than it did.
+            *host = AddressWatch::start(&runtime);
+        }
+        while let Poll::Ready(addresses) = host.poll(cx) {
+            for listener in &mut self.listeners {
+                listener.follow(&addresses);
+            }
+        }
+    }
+
+    fn listener_event(&mut self) -> Option<TransportEvent<Connecting, Error>> {
+        let core = self.in_use.core();
+        self.listeners.iter_mut().find_map(|listener| {
             let listener_id = listener.id();
-            let core = self.in_use.core();
-            core.note_addresses(listener_id, listener.addresses());
-            return Poll::Ready(match event {
-                ListenerEvent::NewAddress(listen_addr) => TransportEvent::NewAddress {
-                    listener_id,
-                    listen_addr,
-                },
-                ListenerEvent::AddressExpired(listen_addr) => TransportEvent::AddressExpired {
-                    listener_id,
-                    listen_addr,
-                },
+            Some(match listener.next_event()? {
+                ListenerEvent::NewAddress(listen_addr) => {
+                    core.note_address(listener_id, listen_addr.clone());
+                    TransportEvent::NewAddress {
+                        listener_id,
+                        listen_addr,
+                    }
+                }
+                ListenerEvent::AddressExpired(listen_addr) => {
+                    core.forget_address(listener_id, &listen_addr);
+                    TransportEvent::AddressExpired {
+                        listener_id,
+                        listen_addr,
+                    }
+                }
                 ListenerEvent::Error(error) => TransportEvent::ListenerError {
                     listener_id,
                     error: error.into(),
                 },
-            });
-        }
-        Poll::Pending
+            })
+        })
     }
 
     fn wake(&mut self) {
@@ -270,13 +295,12 @@ impl transport::Transport for Transport {
             })
         })?;
         core.note_listener(id, &socket);
-        match Listener::new(id, socket, &runtime) {
-            Ok(listener) => self.listeners.push(listener),
-            Err(error) => {
-                core.forget_listener(id);
-                return Err(other(error));
-            }
+        let mut listener = Listener::new(id, socket);
+        if listener.is_wildcard() {
+            let start = || AddressWatch::start(&runtime);
+            listener.follow(&self.host.get_or_insert_with(start).latest());
         }
+        self.listeners.push(listener);
         self.close_deaf_listeners(self.in_use.core().have_stopped());
         self.wake();
         Ok(())
@@ -306,7 +330,7 @@ impl transport::Transport for Transport {
         let listeners: Vec<_> = self
             .listeners
             .iter()
-            .filter(|listener| listener.can_reach(remote.socket_addr.ip()))
+            .filter(|listener| listener.can_reach(remote.socket_addr))
             .map(|listener| Arc::downgrade(listener.socket()))
             .collect();
         if opts.role == Endpoint::Listener {
@@ -353,7 +377,8 @@ impl transport::Transport for Transport {
             });
         }
         // Addresses first: connections come in at announced ones only.
-        if let Poll::Ready(event) = self.poll_listeners(cx) {
+        self.follow_host(cx);
+        if let Some(event) = self.listener_event() {
             return Poll::Ready(event);
         }
         if let Poll::Ready(event) = self.poll_incoming(cx) {

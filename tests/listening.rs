@@ -15,6 +15,8 @@ use libp2p_core::{
 };
 use libp2p_quinn::{Error, Handle, HandshakeError, ListenError};
 use multiaddr::Multiaddr;
+#[cfg(unix)]
+use nix::net::if_::InterfaceFlags;
 use support::{
     node::{
         LOOPBACK_V4, LOOPBACK_V6, Node, bounded, connect_at, handshake_error, poll_now, port,
@@ -50,15 +52,19 @@ async fn several_listeners_of_both_families_accept_each_at_its_own_address() {
     .await;
 }
 
-/// The addresses of this host, as the operating system lists them.
+/// The addresses of this host that need no zone, as the operating system lists them.
 #[cfg(unix)]
 fn interface_ips() -> BTreeSet<IpAddr> {
     nix::ifaddrs::getifaddrs()
         .unwrap()
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
         .filter_map(|interface| {
             let addr = interface.address?;
             let v4 = addr.as_sockaddr_in().map(|addr| IpAddr::V4(addr.ip()));
-            v4.or_else(|| addr.as_sockaddr_in6().map(|addr| IpAddr::V6(addr.ip())))
+            v4.or_else(|| {
+                let v6 = addr.as_sockaddr_in6()?.ip();
+                (!v6.is_unicast_link_local()).then_some(IpAddr::V6(v6))
+            })
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! What a transport, its handles and its drivers share.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{
@@ -32,10 +32,11 @@ use super::{
     wakers::Reply,
 };
 use crate::{
+    address,
     authenticator::GenerateError,
     config::{Config, MIN_MTU_BYTES},
     error::{DialError, Error, RebindError},
-    net::{UdpSocket, clock, interfaces, task::Runtime},
+    net::{UdpSocket, clock, host_addresses, interfaces, task::Runtime},
     proto::{Budget, Registry, Shard, ShardSeed, Shards, lock},
     stats::{ListenerStats, Stats},
     sync::{self, Mutex},
@@ -61,7 +62,9 @@ pub(crate) struct Core {
 }
 
 struct Listening {
+    /// Without the addresses, which come and go one by one.
     stats: ListenerStats,
+    addresses: BTreeSet<Multiaddr>,
     socket: Weak<Socket>,
 }
 
@@ -182,7 +185,8 @@ impl Core {
                 OpenError::Certificate(error) => DialError::Certificate(error),
                 OpenError::DriverStopped => DialError::DriverStopped,
             })?;
-        let max_payload = interfaces::max_payload(socket.local_addr().ip(), remote_addr)
+        let remote_addr = in_zone_of(&socket, remote_addr);
+        let max_payload = interfaces::max_payload(socket.local_addr(), remote_addr)
             .map_err(DialError::NoRoute)?;
         if let Some(max_payload) = max_payload
             && max_payload < MIN_MTU_BYTES
@@ -213,6 +217,7 @@ impl Core {
         let socket = self
             .expected_socket(listeners, remote_addr)
             .ok_or(DialError::NoListener)?;
+        let remote_addr = in_zone_of(&socket, remote_addr);
         let (over, receiver) = Reply::new();
         // One driver has all of them, and so knows what all of them send to one host.
         self.mailbox(0)?
@@ -323,16 +328,31 @@ impl Core {
                 receive_buffer_bytes: buffers.receive,
                 send_buffer_bytes: buffers.send,
             },
+            addresses: BTreeSet::new(),
             socket: Arc::downgrade(socket),
         });
     }
 
-    pub(crate) fn note_addresses(&self, listener_id: ListenerId, addresses: Vec<Multiaddr>) {
+    /// A listener announces an address.
+    pub(crate) fn note_address(&self, listener_id: ListenerId, addr: Multiaddr) {
+        self.change_addresses(listener_id, |addresses| addresses.insert(addr));
+    }
+
+    /// A listener announces an address no more.
+    pub(crate) fn forget_address(&self, listener_id: ListenerId, addr: &Multiaddr) {
+        self.change_addresses(listener_id, |addresses| addresses.remove(addr));
+    }
+
+    fn change_addresses(
+        &self,
+        listener_id: ListenerId,
+        change: impl FnOnce(&mut BTreeSet<Multiaddr>) -> bool,
+    ) {
         if let Some(listener) = sync::lock(&self.listeners)
             .iter_mut()
             .find(|listener| listener.stats.listener_id == listener_id)
         {
-            listener.stats.addresses = addresses;
+            change(&mut listener.addresses);
         }
     }
 
@@ -372,7 +392,10 @@ impl Core {
         let mut stats = Stats {
             listeners: sync::lock(&self.listeners)
                 .iter()
-                .map(|listener| listener.stats.clone())
+                .map(|listener| ListenerStats {
+                    addresses: listener.addresses.iter().cloned().collect(),
+                    ..listener.stats.clone()
+                })
                 .collect(),
             #[cfg(feature = "nat")]
             stun: self.stun.stats(),
@@ -457,6 +480,12 @@ impl Core {
             .filter_map(Weak::upgrade)
             .filter(|socket| self.sockets.is_current(socket))
             .collect();
+        if address::needs_zone(remote_addr.ip()) && address::zone(remote_addr).is_none() {
+            // A wildcard socket leaves it open, too, at which link the target is.
+            let has_zone = |socket: &&Arc<Socket>| address::zone(socket.local_addr()).is_some();
+            let zoned = sockets.iter().find(has_zone);
+            return zoned.or_else(|| sockets.first()).map(Arc::clone);
+        }
         let is_wildcard = |socket: &&Arc<Socket>| socket.local_addr().ip().is_unspecified();
         if sockets.iter().all(|socket| is_wildcard(&socket)) {
             return sockets.into_iter().next();
@@ -543,6 +572,15 @@ impl Core {
         *has_drivers = true;
         Ok(())
     }
+}
+
+/// `remote_addr`, in the zone of the socket, or of the only link that there is, where it needs one and
+/// has none. Left without, the kernel would choose a link, and what comes back would be from
+/// another address.
+fn in_zone_of(socket: &Socket, remote_addr: SocketAddr) -> SocketAddr {
+    address::in_zone(remote_addr, || {
+        address::zone(socket.local_addr()).or_else(host_addresses::only_link)
+    })
 }
 
 /// Why a dial has not begun.

@@ -80,7 +80,7 @@ impl IncomingConnection {
         let (reply, receiver) = Reply::new();
         let accept = Accept {
             key: self.key,
-            max_payload: interfaces::max_payload(self.local_addr().ip(), self.remote_addr)
+            max_payload: interfaces::max_payload(self.local_addr(), self.remote_addr)
                 .ok()
                 .flatten(),
             reply,

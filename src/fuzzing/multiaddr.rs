@@ -1,10 +1,10 @@
 //! Addresses from anywhere.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::address::{QuicAddress, can_reach, to_multiaddr};
+use crate::address::{QuicAddress, can_reach, to_multiaddr, wildcard};
 
 /// An address in binary form, or as text: whatever is taken is written back as it was, but for names of zones.
 pub fn multiaddr(data: &[u8]) {
@@ -39,12 +39,9 @@ fn check(addr: &Multiaddr) {
     let (ip, port) = (parsed.socket_addr.ip(), parsed.socket_addr.port());
     assert!(!parsed.is_dialable() || (port != 0 && !ip.is_multicast() && !ip.is_unspecified()));
     // The wildcard of a family reaches all of it, and a host reaches itself.
-    let wildcard = match parsed.socket_addr {
-        SocketAddr::V4(_) => IpAddr::from([0; 4]),
-        SocketAddr::V6(_) => IpAddr::from([0; 16]),
-    };
-    assert!(can_reach(wildcard, ip));
-    assert!(can_reach(ip, ip));
+    let wildcard = SocketAddr::new(wildcard(ip), port);
+    assert!(can_reach(wildcard, parsed.socket_addr));
+    assert!(can_reach(parsed.socket_addr, parsed.socket_addr));
 }
 
 /// Addresses of each kind that there is, and some that are refused.

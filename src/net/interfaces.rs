@@ -1,48 +1,17 @@
-//! The addresses of this host.
+//! The ways of this host to others, and the interfaces at which they begin.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    pin::Pin,
-    task::{Context, Poll},
 };
 
-use futures::Stream;
-use if_watch::{IfEvent, tokio::IfWatcher};
-
-use super::{fault::Fault, task::Runtime};
+use super::fault::Fault;
 use crate::address;
-
-/// An interface has got or lost an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InterfaceEvent {
-    Up(IpAddr),
-    Down(IpAddr),
-}
-
-/// Follows the addresses of all interfaces, beginning with those there are.
-pub(crate) struct InterfaceWatcher(IfWatcher);
-
-impl InterfaceWatcher {
-    pub(crate) fn new(_runtime: &Runtime) -> io::Result<Self> {
-        IfWatcher::new().map(Self)
-    }
-
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<InterfaceEvent>> {
-        Pin::new(&mut self.0)
-            .poll_next(cx)
-            .map(|event| match event {
-                Some(Ok(IfEvent::Up(net))) => Ok(InterfaceEvent::Up(net.addr())),
-                Some(Ok(IfEvent::Down(net))) => Ok(InterfaceEvent::Down(net.addr())),
-                Some(Err(error)) => Err(error),
-                None => Err(io::Error::other("the interface watcher has ended")),
-            })
-    }
-}
 
 /// The address that the kernel would send from to `remote`.
 pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
-    let socket = towards(address::wildcard(remote.ip()), remote).ok()??;
+    let wildcard = SocketAddr::new(address::wildcard(remote.ip()), 0);
+    let socket = towards(wildcard, remote).ok()??;
     socket.local_addr().ok().map(|addr| addr.ip())
 }
 
@@ -54,7 +23,7 @@ pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
 /// # Errors
 ///
 /// Why there is no way. The kernel alone says so: nobody on the network can forge it.
-pub(crate) fn max_payload(local: IpAddr, remote: SocketAddr) -> io::Result<Option<u16>> {
+pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u16>> {
     let socket = towards(local, remote)?;
     #[cfg(target_os = "linux")]
     {
@@ -77,9 +46,10 @@ pub(crate) fn max_payload(local: IpAddr, remote: SocketAddr) -> io::Result<Optio
 }
 
 /// A socket for which the kernel has chosen the way to `remote`, if it tells. No packet is sent.
-fn towards(local: IpAddr, remote: SocketAddr) -> io::Result<Option<UdpSocket>> {
+fn towards(mut local: SocketAddr, remote: SocketAddr) -> io::Result<Option<UdpSocket>> {
+    local.set_port(0);
     // Where no socket can be had, that says nothing about the way.
-    let Ok(socket) = UdpSocket::bind((local, 0)) else {
+    let Ok(socket) = UdpSocket::bind(local) else {
         return Ok(None);
     };
     match socket.connect(remote) {

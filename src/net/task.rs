@@ -1,13 +1,14 @@
 //! Tasks of the runtime.
 
 use std::{
+    io,
     pin::pin,
     task::{Context, Poll, ready},
 };
 
 use tokio::{
     runtime::{EnterGuard, Handle},
-    task::{coop, yield_now},
+    task::{coop, spawn_blocking, yield_now},
 };
 
 /// No tokio runtime is running where one was needed.
@@ -32,6 +33,13 @@ impl Runtime {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
+}
+
+/// Does what may block on a thread that the runtime has for that.
+pub(crate) async fn unblocked<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)
 }
 
 /// Has the calling task polled again after those that its thread has to run now.

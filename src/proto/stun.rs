@@ -211,11 +211,10 @@ impl Probe {
     /// Begins a new round; answers to the last one come too late.
     fn begin(&mut self, servers: &[SocketAddr]) {
         self.next_round = None;
-        let local_ip = self.local_addr.ip();
         let servers: Vec<_> = servers
             .iter()
             .copied()
-            .filter(|server| address::can_reach(local_ip, server.ip()))
+            .filter(|server| address::can_reach(self.local_addr, *server))
             .collect();
         self.round = (!servers.is_empty()).then(|| Round::new(servers));
     }

@@ -7,7 +7,7 @@
 //!
 //! Each is a network namespace. The test is at the near one; at the far one a node echoes.
 
-use std::{sync::mpsc, thread::JoinHandle};
+use std::sync::mpsc;
 
 use futures::channel::oneshot;
 use libp2p_quinn::Handle;
@@ -16,7 +16,7 @@ use multiaddr::Multiaddr;
 use super::{
     namespace::Namespace,
     node::{Node, bounded},
-    visit::visit,
+    visit::{block_on, outcome, visit},
 };
 
 /// The far host's addresses, by cable.
@@ -68,20 +68,6 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
         far_handle,
     };
     outcome(visit(&enter, move || block_on(bounded(test(near))))?)
-}
-
-fn outcome(thread: JoinHandle<Result<(), String>>) -> Result<(), String> {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 impl Cables {

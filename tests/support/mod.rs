@@ -13,11 +13,15 @@ use libp2p_quinn::CertificateError;
 pub(crate) mod cables;
 pub(crate) mod certificates;
 pub(crate) mod complaints;
+#[cfg(target_os = "linux")]
+pub(crate) mod home;
 pub(crate) mod hostile_tls;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod relay;
 pub(crate) mod required;
+#[cfg(target_os = "linux")]
+pub(crate) mod sandbox;
 pub(crate) mod scene;
 #[cfg(target_os = "linux")]
 pub(crate) mod sockets;

@@ -17,8 +17,7 @@ pub(crate) fn run_at<T: Send + 'static>(
     place: Place,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    let visitor = visit(&scene.enter(place), work)?;
-    visitor.join().unwrap_or_else(|panic| resume_unwind(panic))
+    outcome(visit(&scene.enter(place), work)?)
 }
 
 /// Has this run on a thread in the namespace that these words enter; it ends with why it cannot get there.
@@ -34,4 +33,18 @@ pub(crate) fn visit<T: Send + 'static>(
         move_into_link_name_space(namespace.as_fd(), kind).map_err(|error| error.to_string())?;
         Ok(work())
     }))
+}
+
+/// How the thread has ended.
+pub(crate) fn outcome<T>(thread: JoinHandle<Result<T, String>>) -> Result<T, String> {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs this on a runtime of this thread alone.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }

@@ -1,0 +1,269 @@
+//! The addresses of this host: read from the system at every change, and now and then.
+
+mod bell;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod proc_net;
+mod truth;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{
+    channel::oneshot,
+    future::{Either, select},
+};
+
+use self::bell::Bell;
+pub(crate) use self::truth::only_link;
+use super::task::{self, Runtime};
+use crate::sync::{AtomicWaker, Mutex, lock};
+
+/// Shortest time between two readings: a network that does nothing but change costs four a second. One
+/// takes half a millisecond where there are a thousand addresses, and ten where there are ten thousand.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Time between two readings when the system tells of no change. It should have told; whatever was
+/// lost on the way is wrong for no longer than this.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The same where the system tells of no change, or of no address. Peers that dial an address that is gone, or do not
+/// know a new one, wait for no longer than a handshake takes before it is given up.
+const SHORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is known of the addresses of this host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostAddresses {
+    /// Those that others may dial, as they were read last.
+    pub(crate) ips: Arc<BTreeSet<IpAddr>>,
+    /// Why the system does not tell of changes, if it does not.
+    pub(crate) polled: Option<Arc<io::Error>>,
+    /// Why they could not be read, if they could not.
+    pub(crate) unread: Option<Arc<io::Error>>,
+}
+
+/// Follows the addresses of this host until it is dropped.
+///
+/// A task of the runtime waits for changes, and reads on a thread where it may block: the kernel
+/// answers when whoever changes its interfaces makes way, which may take seconds.
+pub(crate) struct AddressWatch {
+    board: Arc<Board>,
+    /// The version of what was seen last.
+    seen: u64,
+    /// Dropped with this, it ends the task.
+    _task: oneshot::Sender<()>,
+}
+
+impl AddressWatch {
+    pub(crate) fn start(runtime: &Runtime) -> Self {
+        let board = Arc::new(Board::default());
+        let (sender, receiver) = oneshot::channel();
+        let followed = Followed(Arc::clone(&board));
+        runtime.spawn(async move {
+            let followed = followed;
+            // The second one has nothing to say but that the watch is gone.
+            select(pin!(follow(&followed.0)), receiver).await;
+        });
+        Self {
+            board,
+            seen: 0,
+            _task: sender,
+        }
+    }
+
+    /// Ready when something has changed since the last time.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<HostAddresses> {
+        // Registered before looking, so that nothing comes in between.
+        self.board.watcher.register(cx.waker());
+        let notes = lock(&self.board.notes);
+        if notes.version == self.seen {
+            return Poll::Pending;
+        }
+        self.seen = notes.version;
+        Poll::Ready(notes.addresses.clone())
+    }
+
+    /// What is known so far.
+    pub(crate) fn latest(&self) -> HostAddresses {
+        lock(&self.board.notes).addresses.clone()
+    }
+
+    /// Whether the runtime is gone that it was started on.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.board.has_ended.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the task writes down what it has read.
+#[derive(Default)]
+struct Board {
+    notes: Mutex<Notes>,
+    watcher: AtomicWaker,
+    has_ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Notes {
+    version: u64,
+    addresses: HostAddresses,
+}
+
+impl Board {
+    /// Wakes whoever watches if anything is new in this.
+    fn write(&self, read: io::Result<BTreeSet<IpAddr>>, polled: Option<io::Error>) {
+        let is_new = lock(&self.notes).write(read, polled);
+        if is_new && let Some(watcher) = self.watcher.take() {
+            // The application's code: what goes wrong there stays with its task.
+            let _ = catch_unwind(AssertUnwindSafe(|| watcher.wake()));
+        }
+    }
+}
+
+impl Notes {
+    /// What could not be read stays as it was. Another error in place of one is nothing new.
+    fn write(&mut self, read: io::Result<BTreeSet<IpAddr>>, polled: Option<io::Error>) -> bool {
+        let HostAddresses {
+            ips,
+            polled: was_polled,
+            unread: was_unread,
+        } = &mut self.addresses;
+        let (read, unread) = match read {
+            Ok(read) => (read, None),
+            Err(error) => (BTreeSet::clone(ips), Some(error)),
+        };
+        let is_new = read != **ips
+            || polled.is_some() != was_polled.is_some()
+            || unread.is_some() != was_unread.is_some();
+        if is_new {
+            *ips = Arc::new(read);
+            *was_polled = polled.map(Arc::new);
+            *was_unread = unread.map(Arc::new);
+            self.version += 1;
+        }
+        is_new
+    }
+}
+
+/// Tells that nobody follows the addresses any more.
+struct Followed(Arc<Board>);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn follow(board: &Board) {
+    let mut bell = None;
+    loop {
+        let mut polled = None;
+        if bell.is_none() {
+            // Before reading, so that nothing comes in between.
+            match Bell::hang() {
+                Ok(hung) => bell = Some(hung),
+                Err(error) => polled = Some(error),
+            }
+        }
+        let read = task::unblocked(truth::read).await.and_then(|read| read);
+        let interval = if bell.is_some() && read.is_ok() {
+            INTERVAL
+        } else {
+            SHORT_INTERVAL
+        };
+        board.write(read, polled);
+        super::sleep(PAUSE).await;
+        match &mut bell {
+            Some(hung) => {
+                if wait(hung, interval).await.is_err() {
+                    // Another one is hung before the next reading, or it is said why there is none.
+                    bell = None;
+                }
+            }
+            None => super::sleep(interval).await,
+        }
+    }
+}
+
+/// Returns when the bell has rung, or the interval is over.
+async fn wait(bell: &mut Bell, interval: Duration) -> io::Result<()> {
+    match select(pin!(bell.rung()), pin!(super::sleep(interval))).await {
+        Either::Left((rung, _)) => rung,
+        Either::Right(((), _)) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn ips(ips: &[&str]) -> BTreeSet<IpAddr> {
+        ips.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    fn refusal() -> io::Error {
+        io::ErrorKind::PermissionDenied.into()
+    }
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let mut notes = Notes::default();
+        assert!(notes.write(Ok(ips(&["192.0.2.1", "::1"])), None));
+        assert!(!notes.write(Ok(ips(&["::1", "192.0.2.1"])), None));
+        assert!(notes.write(Ok(ips(&["::1"])), None));
+        assert_eq!((notes.version, &*notes.addresses.ips), (2, &ips(&["::1"])));
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_read_stay_and_it_is_told_once() {
+        let mut notes = Notes::default();
+        notes.write(Ok(ips(&["::1"])), None);
+        assert!(notes.write(Err(refusal()), None));
+        assert!(!notes.write(Err(refusal()), None));
+        assert_eq!(*notes.addresses.ips, ips(&["::1"]));
+        assert!(notes.addresses.unread.is_some());
+        assert!(notes.write(Ok(ips(&["::1"])), Some(refusal())));
+        assert!(notes.addresses.unread.is_none() && notes.addresses.polled.is_some());
+        assert!(!notes.write(Ok(ips(&["::1"])), Some(refusal())));
+        assert!(notes.write(Ok(ips(&["::1"])), None));
+        assert!(notes.addresses.polled.is_none());
+    }
+
+    #[test]
+    fn watch_has_ended_with_its_runtime_and_not_before() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let start = async { AddressWatch::start(&Runtime::current().unwrap()) };
+        let mut watch = runtime.block_on(start);
+        let read = runtime.block_on(poll_fn(|cx| watch.poll(cx)));
+        assert!(read.ips.iter().any(IpAddr::is_loopback));
+        assert!(!watch.has_ended());
+        drop(runtime);
+        assert!(watch.has_ended());
+    }
+
+    #[tokio::test]
+    async fn task_ends_with_its_watch() {
+        let mut watch = AddressWatch::start(&Runtime::current().unwrap());
+        poll_fn(|cx| watch.poll(cx)).await;
+        let board = Arc::clone(&watch.board);
+        assert!(!board.has_ended.load(Ordering::Relaxed));
+        drop(watch);
+        while !board.has_ended.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What rings when an address or an interface of this host changes. It does not tell which.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod system {
+    use std::{io, net, os::fd::AsRawFd};
+
+    use nix::{
+        libc,
+        sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket},
+    };
+    use tokio::net::UdpSocket;
+
+    /// Changes of addresses, and of interfaces: IPv4 addresses come and go with the state of theirs
+    /// without a word.
+    const GROUPS: i32 = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+
+    /// Most messages that are taken for one ring, so that one that brings them as fast as they are
+    /// taken does not keep the thread. What is left rings again.
+    const MESSAGES_PER_RING: usize = 256;
+
+    /// A netlink socket (rtnetlink(7)) whose messages nobody looks at. It is called a UDP socket only
+    /// to be read like one.
+    pub(crate) struct Bell(UdpSocket);
+
+    impl Bell {
+        pub(crate) fn hang() -> io::Result<Self> {
+            let socket = socket(
+                AddressFamily::Netlink,
+                SockType::Raw,
+                SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+                SockProtocol::NetlinkRoute,
+            )?;
+            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS as u32))?;
+            UdpSocket::from_std(net::UdpSocket::from(socket)).map(Self)
+        }
+
+        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+            let mut messages = 0;
+            while messages == 0 {
+                self.0.readable().await?;
+                while messages < MESSAGES_PER_RING {
+                    // What does not fit is lost, and that is all of it.
+                    match self.0.try_recv(&mut [0]) {
+                        Ok(_) => messages += 1,
+                        // There were more messages than the kernel keeps.
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => messages += 1,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(any(target_os = "macos", target_os = "ios", windows))]
+mod system {
+    use std::io;
+
+    use futures::StreamExt;
+    use if_watch::tokio::IfWatcher;
+
+    /// What `if-watch` makes of the changes is not looked at.
+    pub(crate) struct Bell(IfWatcher);
+
+    impl Bell {
+        pub(crate) fn hang() -> io::Result<Self> {
+            IfWatcher::new().map(Self)
+        }
+
+        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+            match self.0.next().await {
+                Some(change) => change.map(drop),
+                None => Err(io::Error::other("the interface watcher has ended")),
+            }
+        }
+    }
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "ios",
+    windows
+)))]
+mod system {
+    use std::{convert::Infallible, io};
+
+    /// There is none.
+    pub(crate) struct Bell(Infallible);
+
+    impl Bell {
+        pub(crate) fn hang() -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+            match self.0 {}
+        }
+    }
+}
+
+pub(super) use self::system::Bell;

@@ -1,0 +1,132 @@
+//! The addresses that this host has, as the system lists them.
+
+use std::{collections::BTreeSet, io, net::IpAddr};
+
+use crate::address;
+
+/// The addresses of all interfaces that are up. May block.
+///
+/// # Errors
+///
+/// The first refusal of the system, if no way of asking is left.
+pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
+    let ips = match listed() {
+        Ok(listed) => listed.into_iter().map(|listed| listed.ip).collect(),
+        // Where getifaddrs(3) is refused a netlink socket.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        Err(refusal) => super::proc_net::read().map_err(|_| refusal)?,
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        Err(refusal) => return Err(refusal),
+    };
+    Ok(announced(ips))
+}
+
+/// Those that others can dial without knowing more.
+fn announced(mut ips: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    ips.retain(|&ip| !ip.is_unspecified() && !address::needs_zone(ip));
+    ips
+}
+
+/// The zone of link-local addresses, if the host has only one such link that is up. May block.
+pub(crate) fn only_link() -> Option<u32> {
+    let links: BTreeSet<u32> = listed()
+        .ok()?
+        .into_iter()
+        .filter(|listed| address::needs_zone(listed.ip))
+        .filter_map(|listed| listed.zone)
+        .collect();
+    let mut links = links.into_iter();
+    links.next().filter(|_| links.next().is_none())
+}
+
+/// An address of an interface that is up. At a point-to-point link it is ours, not that of the other end.
+struct Listed {
+    ip: IpAddr,
+    /// The index of the interface, of an IPv6 address.
+    zone: Option<u32>,
+}
+
+#[cfg(unix)]
+fn listed() -> io::Result<Vec<Listed>> {
+    use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+
+    let listed = getifaddrs()?
+        .filter(|listed| listed.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|listed| {
+            let addr = listed.address?;
+            let v4 = addr.as_sockaddr_in().map(|addr| Listed {
+                ip: addr.ip().into(),
+                zone: None,
+            });
+            v4.or_else(|| {
+                addr.as_sockaddr_in6().map(|addr| Listed {
+                    ip: addr.ip().into(),
+                    zone: Some(addr.scope_id()),
+                })
+            })
+        });
+    Ok(listed.collect())
+}
+
+#[cfg(windows)]
+fn listed() -> io::Result<Vec<Listed>> {
+    let listed = if_addrs::get_if_addrs()?
+        .into_iter()
+        .filter(if_addrs::Interface::is_oper_up)
+        .map(|listed| Listed {
+            ip: listed.ip(),
+            zone: listed.index.filter(|_| listed.ip().is_ipv6()),
+        });
+    Ok(listed.collect())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn listed() -> io::Result<Vec<Listed>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_can_dial_as_it_stands_is_not_announced() {
+        let ips = |ips: &[&str]| -> BTreeSet<IpAddr> {
+            ips.iter().map(|ip| ip.parse().unwrap()).collect()
+        };
+        let all = ips(&[
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.0.2.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+        ]);
+        let kept = [
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.0.2.1",
+            "::1",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+        ];
+        assert_eq!(announced(all), ips(&kept));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn both_ways_of_reading_find_the_same() {
+        // Between the two something else may change.
+        let agree = || {
+            let listed = listed().unwrap().into_iter().map(|listed| listed.ip);
+            announced(listed.collect()) == announced(super::super::proc_net::read().unwrap())
+        };
+        assert!((0..10).any(|_| agree()));
+    }
+}
