@@ -57,6 +57,13 @@ const IDLE_SLACK: Duration = Duration::from_secs(1);
 /// How long a connection that is over waits for a socket that takes nothing.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Most datagrams that say that a connection is closed: one for each packet number space.
+///
+/// quinn-proto closes in all of them that have keys, and begins again with the first one if they do
+/// not fit into what it may send at once; a long Retry token may leave room for no other packet
+/// beside it.
+const CLOSE_DATAGRAMS: usize = 3;
+
 /// Most datagrams in a batch for segmentation offload (of the 64 that Linux takes).
 const MAX_SEGMENTS: usize = 44;
 
@@ -423,7 +430,9 @@ impl<S: Socket> Turn<'_, S> {
             let is_established = self.connection.authenticated().is_some();
             let doubts = self.slot.doubter.doubts();
             let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
-            let most = if is_validated && is_established && may_batch && !probes {
+            let most = if self.connection.is_over() && may_batch {
+                CLOSE_DATAGRAMS
+            } else if is_validated && is_established && may_batch && !probes {
                 MAX_SEGMENTS
             } else {
                 1
@@ -480,7 +489,13 @@ impl<S: Socket> Turn<'_, S> {
                 Sent::Blocked => return Sending::Blocked,
             }
         }
-        Sending::Unfinished
+        if self.connection.is_over() {
+            // What closes it is among them. Nothing else would bound how often quinn-proto says it
+            // again if it cannot say all of it at once.
+            Sending::Done
+        } else {
+            Sending::Unfinished
+        }
     }
 
     /// A dial that is never let out need not wait until its time is over. Firewalls may let out the

@@ -154,6 +154,8 @@ fn retry_with_a_token_of_any_size_leaves_the_dialer_whole() {
         dial.receive(Forgery::Retry(len).against(&dial.first));
         let end = dial.outcome();
         assert!(end.is_err(), "{len}: {end:?}");
+        let sent = dial.network.nodes[0].books().1.datagrams_sent;
+        assert!(sent < 64, "{len}: {sent} datagrams");
         // And it dials again as if nothing had happened.
         dial.network.nodes[1].accepted.clear();
         dial.network.connect(0, 1);
