@@ -77,12 +77,18 @@ impl<S: Socket> Shard<S> {
         self.punches.is_active(key)
     }
 
-    /// Nobody listens at `remote_addr`, says its host about a dial's first packet, which it quotes: a dial
-    /// that has heard nothing need not wait for its timeout.
+    /// Nobody has received a dial's first packet at `remote_addr`, says its host, which quotes it, or this one:
+    /// a dial that has heard nothing need not wait for its timeout.
     ///
     /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
     /// have answered it.
-    pub(crate) fn unreachable(&mut self, now: Instant, remote_addr: SocketAddr, initial_id: &[u8]) {
+    pub(crate) fn unreachable(
+        &mut self,
+        now: Instant,
+        remote_addr: SocketAddr,
+        initial_id: &[u8],
+        why: HandshakeError,
+    ) {
         if initial_id.len() != INITIAL_ID_LEN {
             return;
         }
@@ -93,7 +99,7 @@ impl<S: Socket> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).abandon(HandshakeError::Unreachable);
+        lock(&slot.connection).abandon(why);
         self.want_turn(handle);
     }
 
