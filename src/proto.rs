@@ -6,6 +6,7 @@
 
 mod address_limits;
 mod admission;
+mod arrivals;
 mod budget;
 mod closing;
 mod congestion;

@@ -121,6 +121,9 @@ pub struct TransportStats {
     /// Connections that were closed because their peer had left more gaps in what it sent on its
     /// streams, or had cut it into more pieces, than a bad network does.
     pub too_fragmented: u64,
+    /// Connections that have moved to another source address, under another connection ID: no interface had
+    /// theirs any more, or nothing was acknowledged for three seconds and the operating system preferred another.
+    pub source_changes: u64,
 }
 
 /// One listener, now.
@@ -163,8 +166,8 @@ pub struct ConnectionStats {
     pub is_outbound: bool,
     /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
     pub key_exchange_group: Option<&'static str>,
-    /// The address of the socket that it sends from. Where that is a wildcard, the IP that the peer's first
-    /// packet was sent to takes its place; for connections that we dialled nothing does.
+    /// The address of the socket that it sends from. Where that is a wildcard, the IP that it sends from takes
+    /// its place, as soon as the peer was heard.
     pub local_addr: SocketAddr,
     /// Packets that were declared lost (RFC 9002 §6).
     pub lost_packets: u64,
@@ -342,6 +345,7 @@ impl AddAssign for TransportStats {
         self.too_fragmented += other.too_fragmented;
     }
 }
+        self.source_changes += other.source_changes;
 
 impl AddAssign<&Self> for RegistryStats {
     fn add_assign(&mut self, other: &Self) {

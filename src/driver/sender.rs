@@ -12,7 +12,7 @@ use quinn_proto::Transmit;
 
 use super::socket::Socket;
 use crate::{
-    net::{Fault, UdpSocket, clock},
+    net::{Fault, UdpSocket, clock, interfaces},
     stats::TransportStats,
 };
 
@@ -40,6 +40,8 @@ pub(super) enum Outcome {
     Forbidden,
 }
 
+    /// No interface has the source address any more.
+    SourceGone,
 /// How long it is believed that batches to a host cannot be cut. Then one is tried: ways change.
 const UNCUT_FOR: Duration = Duration::from_secs(10);
 
@@ -84,6 +86,10 @@ impl Sender {
     ) -> Outcome {
         let Some(io) = self.io(socket) else {
             self.counts.send_errors += 1;
+        if lacks_source(transmit, &error) {
+            self.counts.sends_unreachable += 1;
+            return Outcome::SourceGone;
+        }
             return Outcome::Gone;
         };
         let error = match send_persistently(&io, transmit, contents) {
@@ -123,7 +129,7 @@ impl Sender {
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}
                 Err(error) => match self.fail(socket, &transmit, error) {
-                    Outcome::Gone | Outcome::Forbidden => {}
+                    Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => {}
                     Outcome::Blocked { .. } => return Outcome::Blocked { from },
                     Outcome::Busy { .. } => return Outcome::Busy { from },
                 },
@@ -204,6 +210,14 @@ fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io
                 if error.kind() == io::ErrorKind::WouldBlock
                     || matches!(
                         Fault::of(&error),
+/// Whether a datagram is kept by its source address, which no interface has any more.
+fn lacks_source(transmit: &Transmit, error: &io::Error) -> bool {
+    let may_lack =
+        error.kind() == io::ErrorKind::AddrNotAvailable || Fault::of(error) == Fault::Refused;
+    let source = transmit.src_ip.filter(|_| may_lack);
+    source.is_some_and(|ip| !interfaces::is_ours(ip, transmit.destination))
+}
+
                         Fault::Broken | Fault::Busy | Fault::Forbidden | Fault::Refused
                     ) =>
             {

@@ -343,15 +343,9 @@ impl Connection {
         self.streams().set_receive_limit(bytes);
     }
 
-    pub(crate) fn stats(&self, shard: usize, socket_addr: SocketAddr) -> ConnectionStats {
+    pub(crate) fn stats(&self, shard: usize, local_addr: SocketAddr) -> ConnectionStats {
         let quic = self.quic.stats();
         let negotiated = self.authenticated.as_ref().map(|peer| &peer.negotiated);
-        let mut local_addr = socket_addr;
-        if let Some(ip) = self.quic.local_ip()
-            && socket_addr.ip().is_unspecified()
-        {
-            local_addr.set_ip(ip);
-        }
         ConnectionStats {
             bytes_received: quic.udp_rx.bytes,
             bytes_sent: quic.udp_tx.bytes,
@@ -687,18 +681,19 @@ impl Connection {
     ///
     /// `None` if it may not, or not yet. Otherwise the event is for the endpoint.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
-    pub(super) fn change_local_address(&mut self) -> Option<EndpointEvent> {
-        let may_migrate = self.direction == Direction::Outbound
+    pub(super) fn change_local_address(&mut self, is_gone: bool) -> Option<EndpointEvent> {
+        let may_migrate = (self.direction == Direction::Outbound || is_gone)
             && (self.loss.is_none() || self.lingers())
             && (self.authenticated.as_ref())
                 .is_some_and(|peer| !peer.negotiated.disables_active_migration);
         if !may_migrate {
             return None;
         }
-        let received = self.quic.stats().frame_rx;
-        let issued = Some(received.new_connection_id);
-        // A client that has not got HANDSHAKE_DONE has not confirmed the handshake (RFC 9001 §4.1.2).
-        if received.handshake_done == 0 || self.used_up == issued {
+        let issued = Some(self.quic.stats().frame_rx.new_connection_id);
+        if !self.is_confirmed() || self.used_up == issued {
+    ///
+    /// Only clients migrate, but where the old address is gone a server has nothing to lose: it may be behind a
+    /// router by whose address alone its peer knows it.
             return None;
         }
         self.quic.local_address_changed();
@@ -708,7 +703,7 @@ impl Connection {
         event
     }
 
-    /// Whether the handshake is confirmed (RFC 9001 §4.1.2).
+    /// Whether the handshake is confirmed: for a client, by HANDSHAKE_DONE (RFC 9001 §4.1.2).
     pub(super) fn is_confirmed(&self) -> bool {
         self.authenticated.is_some()
             && (self.direction == Direction::Inbound

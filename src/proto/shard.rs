@@ -6,6 +6,7 @@ mod receiving;
 
 use std::{
     mem,
+    net::IpAddr,
     sync::Arc,
     task::Waker,
     time::{Duration, Instant},
@@ -22,10 +23,11 @@ use super::{
     address_limits::AddressLimits,
     admission::{Admission, AdmissionLimits},
     budget::{Budget, BudgetShare},
+    arrivals::Arrivals,
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Outbound, Socket},
+    datagram::{Outbound, Socket, local_addr},
     deadlines::{Armed, Deadlines},
     handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
     hole_punch::HolePunches,
@@ -395,7 +397,7 @@ impl<S: Socket> Shard<S> {
         let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
-        turn.follow_socket();
+        turn.follow_socket(&*out);
         // Nobody holds it, and the peer has closed it: there is nothing to drain for.
         forget |= turn.connection.was_turned_away();
         let sending = turn.send(out, &mut self.buf);
@@ -604,7 +606,7 @@ impl<S: Socket> Shard<S> {
         registry::lock(&self.registry).insert(
             handle,
             Arc::clone(&shared),
-            socket.local_addr(),
+            local_addr(&socket, begun.source),
             remote_addr,
             direction == Direction::Inbound,
         );
@@ -618,6 +620,8 @@ impl<S: Socket> Shard<S> {
             socket,
             addresses: begun.addresses,
             budget: BudgetShare::default(),
+            source: begun.source,
+            arrivals: Arrivals::default(),
             refuses_data: false,
             admission: begun.admission,
             inbox: Inbox::new(),
@@ -723,6 +727,8 @@ struct Begun {
     addresses: AddressLimits,
     deadline: Instant,
     /// Of an incoming connection.
+    /// Of an incoming connection: where its first datagram has arrived.
+    source: Option<IpAddr>,
     admission: Option<Admission>,
     /// Bytes of its datagrams that have arrived.
     received_bytes: usize,

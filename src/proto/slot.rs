@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -11,11 +11,12 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Tra
 use super::{
     address_limits::AddressLimits,
     admission::Admission,
+    arrivals::{Arrivals, Verdict},
     budget::{Budget, BudgetShare},
     closing::Farewell,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
-    datagram::{Outbound, Sent, Socket},
+    datagram::{Outbound, Sent, Socket, local_addr},
     deadlines::Armed,
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
@@ -67,6 +68,11 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
+    /// The address that they leave from, where the socket has several: the one where the peer's first datagram has
+    /// arrived. Until then, the kernel chooses.
+    pub(super) source: Option<IpAddr>,
+    /// Whether what is sent from there arrives.
+    pub(super) arrivals: Arrivals,
     pub(super) addresses: AddressLimits,
     /// What it holds of the memory that all connections share.
     pub(super) budget: BudgetShare,
@@ -136,6 +142,8 @@ pub(super) struct Received<S> {
     pub(super) remote_addr: SocketAddr,
     pub(super) len: usize,
     /// Bytes of memory that are kept for as long as anything of it is.
+    /// Where it has arrived.
+    pub(super) local_ip: Option<IpAddr>,
     pub(super) held: usize,
     pub(super) socket: S,
 }
@@ -214,8 +222,13 @@ impl<S: Socket> Turn<'_, S> {
             self.after_events(noted.authenticated);
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
+            if self.slot.source.is_none() && received.local_ip.is_some() {
+                self.slot.source = received.local_ip;
+                self.register_path();
+            }
                 self.slot.untried_path = true;
                 self.follow_peer();
+                self.slot.source = received.local_ip;
             }
             if let Some(token) = self.connection.take_path_response()
                 && let Some(addr) = self.slot.addresses.answered(token)
@@ -310,20 +323,59 @@ impl<S: Socket> Turn<'_, S> {
     /// Leaves a socket that another one has taken the place of.
     ///
     /// Not before the peer lets it; until then the connection stays where it is.
-    pub(super) fn follow_socket(&mut self) {
+    pub(super) fn follow_socket(&mut self, out: &impl Outbound<S>) {
         let Some(successor) = self.slot.socket.successor() else {
             return;
         };
-        let Some(event) = self.connection.change_local_address() else {
+        if self.migrate(false) {
+            self.slot.source = out.source_ip(&successor, self.connection.remote_addr());
+            self.slot.socket = successor;
+            self.register_path();
+        }
+    }
+
+    /// Leaves the source address for the one that the kernel would send from, if that is another one: because it
+    /// is gone, or because nothing arrives any more, and what leads to the peer may have changed.
+    ///
+    /// Not before the peer lets it. Until then the connection keeps what it has: it may be back.
+    fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
+        let source = out.source_ip(&self.slot.socket, self.connection.remote_addr());
+        if source.is_none() || source == self.slot.source {
+            return;
+        }
+        if self.migrate(is_gone) {
+            self.totals.transport.source_changes += 1;
+            self.slot.source = source;
+            self.register_path();
+        }
+    }
+
+    /// Sees whether what is sent arrives; if nothing does, another source may do better.
+    fn watch_arrivals(&mut self, out: &impl Outbound<S>) {
+        if self.connection.authenticated().is_none() || self.connection.is_over() {
             return;
         };
         if let Some(event) = self.endpoint.handle_event(self.handle, event) {
             self.connection.handle_event(event);
         }
-        self.slot.socket = successor;
-        self.register_path();
+        true
     }
 
+        }
+        let acknowledgements = self.connection.path_control().acknowledgements();
+        let arrivals = &mut self.slot.arrivals;
+        arrivals.note_acknowledged(acknowledgements);
+        match arrivals.judge(self.now) {
+            Verdict::Fine => {}
+            Verdict::Ask => self.connection.probe(),
+            Verdict::Nothing => self.leave_source(out, false),
+        }
+    }
+
+    /// Begins to use another connection ID, for another local address. Returns `false` if that may not be.
+    fn migrate(&mut self, is_gone: bool) -> bool {
+        let Some(event) = self.connection.change_local_address(is_gone) else {
+            return false;
     /// The peer has moved, or has not.
     fn follow_peer(&mut self) {
         self.watch_path();
@@ -345,7 +397,7 @@ impl<S: Socket> Turn<'_, S> {
     fn register_path(&self) {
         registry::lock(self.registry).migrated(
             self.handle,
-            self.slot.socket.local_addr(),
+            local_addr(&self.slot.socket, self.slot.source),
             self.connection.remote_addr(),
         );
     }
@@ -422,6 +474,7 @@ impl<S: Socket> Turn<'_, S> {
             // Nor in the handshake: where a batch is lost as a whole, nobody would get any further.
             let is_established = self.connection.authenticated().is_some();
             let doubts = self.slot.doubter.doubts();
+        self.watch_arrivals(&*out);
             let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
             let most = if is_validated && is_established && may_batch && !probes {
                 MAX_SEGMENTS
@@ -434,7 +487,9 @@ impl<S: Socket> Turn<'_, S> {
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);
             buf.clear();
-            let asks = self.slot.silence.owes_nothing() || self.slot.doubter.wants_to_know();
+            let asks = self.slot.silence.owes_nothing()
+                || self.slot.doubter.wants_to_know()
+                || self.slot.arrivals.wants_to_know();
             let elicited = asks.then(|| self.connection.elicited());
             let transmit = if probes {
                 self.connection.poll_probe(self.now, buf)
@@ -453,6 +508,8 @@ impl<S: Socket> Turn<'_, S> {
             if elicited.is_some_and(|elicited| self.connection.elicited() > elicited) {
                 self.slot.silence.note_sent(self.now);
                 self.slot.doubter.note_sent(self.now);
+            // quinn-proto has none for what we have dialled, and keeps the first one for ever.
+            transmit.src_ip = self.slot.source;
             }
             // It may also be to the peer's address before, which is asked whether it is still the one.
             if transmit.destination == self.connection.remote_addr() {
@@ -461,6 +518,7 @@ impl<S: Socket> Turn<'_, S> {
             if mem::take(&mut self.slot.was_silent_since) {
                 self.slot.idle_since = self.now;
             }
+                self.slot.arrivals.note_sent(self.now);
             let Some(transmit) = self.credited(transmit, buf) else {
                 continue;
             };
@@ -485,6 +543,8 @@ impl<S: Socket> Turn<'_, S> {
 
     /// A dial that is never let out need not wait until its time is over. Firewalls may let out the
     /// second packet of two, where they limit how many there are.
+                // What is lost with it is sent again.
+                Sent::SourceGone => self.leave_source(&*out, true),
     fn note_forbidden(&mut self) {
         if self.slot.unanswered_dial.is_none() {
             return;

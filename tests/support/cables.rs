@@ -141,4 +141,21 @@ impl Near {
     pub(crate) fn nft(&self, ruleset: &str) {
         self.cables.near.run(&["nft", "-f", "-"], ruleset).unwrap();
     }
+
+    /// Has nft do this at the far host.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub(crate) fn nft_at_far(&self, ruleset: &str) {
+        self.cables.far.run(&["nft", "-f", "-"], ruleset).unwrap();
+    }
+
+    /// Has somebody else do this at the far host, on a thread of its own.
+    pub(crate) fn spawn_at_far<F: Future<Output = ()>>(
+        &self,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<Result<(), String>> {
+        visit(&self.cables.far.enter(), move || block_on(bounded(work()))).unwrap()
+    }
 }

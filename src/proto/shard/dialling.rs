@@ -50,6 +50,7 @@ impl<S: Socket> Shard<S> {
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
+            source: None,
             // RFC 9000 §8: it is for servers not to amplify.
             addresses: AddressLimits::new(Some(remote_addr)),
             deadline,
