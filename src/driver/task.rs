@@ -31,8 +31,8 @@ use crate::{
     error::{DialError, HandshakeError},
     net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::make_way},
     proto::{
-        Datagram, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id,
-        route,
+        Datagram, DialDeadlines, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals,
+        long_header_id, route,
     },
 };
 
@@ -540,9 +540,14 @@ impl Driver {
             remote_addr,
             socket,
             deadline,
+            silent_until,
             reply,
         } = dial;
-        let dialled = (self.shard).connect(now, deadline, *config, remote_addr, socket);
+        let deadlines = DialDeadlines {
+            handshake: deadline,
+            silent: silent_until,
+        };
+        let dialled = (self.shard).connect(now, deadlines, *config, remote_addr, socket);
         reply.send(match dialled {
             Ok(dialled) => Ok(self.handshake(dialled)),
             Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds.into()),

@@ -69,6 +69,7 @@ pub(crate) struct Connection {
     linger: Lingering,
     /// The peer has ended it, or has forgotten it.
     ended_by_peer: bool,
+    heard_noise: bool,
     /// What completes the handshake is sent. A close takes the place of what is not.
     has_sent_handshake: bool,
     /// Nobody drives it any more: what it had to send is sent.
@@ -154,6 +155,7 @@ impl Connection {
             linger_timeout,
             linger: Lingering::No,
             ended_by_peer: false,
+            heard_noise: false,
             has_sent_handshake: false,
             is_released: false,
             used_up: None,
@@ -607,6 +609,17 @@ impl Connection {
         self.quic.handle_event(event);
     }
 
+    /// Something has come from the peer's address that belongs to no connection, and may be the beginning of it.
+    pub(super) fn note_noise(&mut self) {
+        self.heard_noise = true;
+        self.probe();
+    }
+
+    /// Whether nothing at all has come from the peer's address.
+    pub(crate) fn heard_nothing(&self) -> bool {
+        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_noise
+    }
+
     /// Whether it was closed by either side, or lost.
     pub(super) fn is_over(&self) -> bool {
         self.quic.is_closed()
@@ -680,6 +693,9 @@ impl Connection {
     /// a connection ID that was not seen on the old path (RFC 9000 §9.5).
     ///
     /// `None` if it may not, or not yet. Otherwise the event is for the endpoint.
+    ///
+    /// Only clients migrate, but where the old address is gone a server has nothing to lose: it may be behind a
+    /// router by whose address alone its peer knows it.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
     pub(super) fn change_local_address(&mut self, is_gone: bool) -> Option<EndpointEvent> {
         let may_migrate = (self.direction == Direction::Outbound || is_gone)
@@ -691,9 +707,6 @@ impl Connection {
         }
         let issued = Some(self.quic.stats().frame_rx.new_connection_id);
         if !self.is_confirmed() || self.used_up == issued {
-    ///
-    /// Only clients migrate, but where the old address is gone a server has nothing to lose: it may be behind a
-    /// router by whose address alone its peer knows it.
             return None;
         }
         self.quic.local_address_changed();

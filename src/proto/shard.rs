@@ -19,11 +19,12 @@ use quinn_proto::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
+pub(crate) use self::dialling::DialDeadlines;
 use super::{
     address_limits::AddressLimits,
     admission::{Admission, AdmissionLimits},
-    budget::{Budget, BudgetShare},
     arrivals::Arrivals,
+    budget::{Budget, BudgetShare},
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
@@ -33,7 +34,7 @@ use super::{
     hole_punch::HolePunches,
     inbox::{Inbox, InboxBytes},
     linger::LingeringConnections,
-    path_doubts::{Doubter, DoubtfulHosts},
+    path_doubts::{Doubter, DoubtfulHosts, PathDoubts},
     pending::PendingLimits,
     per_interface::PerInterface,
     reception::Reception,
@@ -610,6 +611,7 @@ impl<S: Socket> Shard<S> {
             remote_addr,
             direction == Direction::Inbound,
         );
+        let known = self.doubtful_hosts.get(Host::of(remote_addr.ip()));
         let mut handshake_bytes = HandshakeBytes::default();
         handshake_bytes.add(begun.received_bytes, &mut self.handshake_bytes);
         if self.slots.len() <= handle.0 {
@@ -618,10 +620,10 @@ impl<S: Socket> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
-            addresses: begun.addresses,
-            budget: BudgetShare::default(),
             source: begun.source,
             arrivals: Arrivals::default(),
+            addresses: begun.addresses,
+            budget: BudgetShare::default(),
             refuses_data: false,
             admission: begun.admission,
             inbox: Inbox::new(),
@@ -633,10 +635,11 @@ impl<S: Socket> Shard<S> {
             silent_turns: 0,
             load: Load::default(),
             handshake_deadline: Some(begun.deadline),
+            silent_until: begun.silent_until,
             is_confirmed: false,
             handshake_bytes,
             silence: Silence::default(),
-            doubter: Doubter::new(self.doubtful_hosts.get(Host::of(remote_addr.ip()))),
+            doubter: Doubter::new(known.copied().unwrap_or(PathDoubts::NONE)),
             probes: false,
             lingers_since: None,
             close_deadline: None,
@@ -724,11 +727,13 @@ impl<S: Socket> Shard<S> {
 
 /// A handshake as it begins.
 struct Begun {
-    addresses: AddressLimits,
-    deadline: Instant,
-    /// Of an incoming connection.
     /// Of an incoming connection: where its first datagram has arrived.
     source: Option<IpAddr>,
+    addresses: AddressLimits,
+    deadline: Instant,
+    /// When it is given up if nothing at all was heard.
+    silent_until: Option<Instant>,
+    /// Of an incoming connection.
     admission: Option<Admission>,
     /// Bytes of its datagrams that have arrived.
     received_bytes: usize,

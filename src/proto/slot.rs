@@ -96,6 +96,8 @@ pub(super) struct Slot<S> {
     /// How much there was to do in the last turn.
     pub(super) load: Load,
     pub(super) handshake_deadline: Option<Instant>,
+    /// When a dial is given up that has heard nothing.
+    pub(super) silent_until: Option<Instant>,
     /// The peer has confirmed the handshake (RFC 9001 §4.1.2): it has no use for long headers any more.
     pub(super) is_confirmed: bool,
     /// What the handshake has taken.
@@ -140,10 +142,10 @@ pub(crate) struct Offload {
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
-    pub(super) len: usize,
-    /// Bytes of memory that are kept for as long as anything of it is.
     /// Where it has arrived.
     pub(super) local_ip: Option<IpAddr>,
+    pub(super) len: usize,
+    /// Bytes of memory that are kept for as long as anything of it is.
     pub(super) held: usize,
     pub(super) socket: S,
 }
@@ -220,15 +222,15 @@ impl<S: Socket> Turn<'_, S> {
             let noted = self.connection.note_arrival(received.held);
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.after_events(noted.authenticated);
-            if self.connection.note_migration() {
-                self.slot.socket = received.socket;
             if self.slot.source.is_none() && received.local_ip.is_some() {
                 self.slot.source = received.local_ip;
                 self.register_path();
             }
+            if self.connection.note_migration() {
+                self.slot.socket = received.socket;
+                self.slot.source = received.local_ip;
                 self.slot.untried_path = true;
                 self.follow_peer();
-                self.slot.source = received.local_ip;
             }
             if let Some(token) = self.connection.take_path_response()
                 && let Some(addr) = self.slot.addresses.answered(token)
@@ -271,6 +273,12 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.handshake_deadline = None;
             self.totals.transport.handshakes_timed_out += 1;
             self.connection.abandon(HandshakeError::TimedOut);
+        }
+        if self.slot.silent_until.is_some_and(|until| until <= now) {
+            self.slot.silent_until = None;
+            if self.connection.heard_nothing() {
+                self.connection.abandon(HandshakeError::TimedOut);
+            }
         }
         if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
             self.connection.give_up_silent();
@@ -354,13 +362,6 @@ impl<S: Socket> Turn<'_, S> {
     fn watch_arrivals(&mut self, out: &impl Outbound<S>) {
         if self.connection.authenticated().is_none() || self.connection.is_over() {
             return;
-        };
-        if let Some(event) = self.endpoint.handle_event(self.handle, event) {
-            self.connection.handle_event(event);
-        }
-        true
-    }
-
         }
         let acknowledgements = self.connection.path_control().acknowledgements();
         let arrivals = &mut self.slot.arrivals;
@@ -376,6 +377,13 @@ impl<S: Socket> Turn<'_, S> {
     fn migrate(&mut self, is_gone: bool) -> bool {
         let Some(event) = self.connection.change_local_address(is_gone) else {
             return false;
+        };
+        if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+            self.connection.handle_event(event);
+        }
+        true
+    }
+
     /// The peer has moved, or has not.
     fn follow_peer(&mut self) {
         self.watch_path();
@@ -466,6 +474,7 @@ impl<S: Socket> Turn<'_, S> {
         if !out.is_ready(&self.slot.socket, remote_addr) {
             return Sending::Blocked;
         }
+        self.watch_arrivals(&*out);
         for _ in 0..BATCHES_PER_TURN {
             let mtu = usize::from(self.connection.current_mtu());
             // So that what is too much is one datagram.
@@ -474,7 +483,6 @@ impl<S: Socket> Turn<'_, S> {
             // Nor in the handshake: where a batch is lost as a whole, nobody would get any further.
             let is_established = self.connection.authenticated().is_some();
             let doubts = self.slot.doubter.doubts();
-        self.watch_arrivals(&*out);
             let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
             let most = if is_validated && is_established && may_batch && !probes {
                 MAX_SEGMENTS
@@ -500,6 +508,8 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
+            // quinn-proto has none for what we have dialled, and keeps the first one for ever.
+            transmit.src_ip = self.slot.source;
             // A peer that marks nothing may have found out that marked packets do not arrive.
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
@@ -508,8 +518,7 @@ impl<S: Socket> Turn<'_, S> {
             if elicited.is_some_and(|elicited| self.connection.elicited() > elicited) {
                 self.slot.silence.note_sent(self.now);
                 self.slot.doubter.note_sent(self.now);
-            // quinn-proto has none for what we have dialled, and keeps the first one for ever.
-            transmit.src_ip = self.slot.source;
+                self.slot.arrivals.note_sent(self.now);
             }
             // It may also be to the peer's address before, which is asked whether it is still the one.
             if transmit.destination == self.connection.remote_addr() {
@@ -518,7 +527,6 @@ impl<S: Socket> Turn<'_, S> {
             if mem::take(&mut self.slot.was_silent_since) {
                 self.slot.idle_since = self.now;
             }
-                self.slot.arrivals.note_sent(self.now);
             let Some(transmit) = self.credited(transmit, buf) else {
                 continue;
             };
@@ -535,6 +543,8 @@ impl<S: Socket> Turn<'_, S> {
             match out.send(&self.slot.socket, transmit, buf) {
                 Sent::Ready => {}
                 Sent::Forbidden => self.note_forbidden(),
+                // What is lost with it is sent again.
+                Sent::SourceGone => self.leave_source(&*out, true),
                 Sent::Blocked => return Sending::Blocked,
             }
         }
@@ -543,8 +553,6 @@ impl<S: Socket> Turn<'_, S> {
 
     /// A dial that is never let out need not wait until its time is over. Firewalls may let out the
     /// second packet of two, where they limit how many there are.
-                // What is lost with it is sent again.
-                Sent::SourceGone => self.leave_source(&*out, true),
     fn note_forbidden(&mut self) {
         if self.slot.unanswered_dial.is_none() {
             return;
@@ -672,6 +680,7 @@ impl<S: Socket> Turn<'_, S> {
             .poll_timeout()
             .into_iter()
             .chain(self.slot.handshake_deadline)
+            .chain(self.slot.silent_until)
             .chain(self.slot.close_deadline)
             .chain(self.probe_at())
             .chain(self.keep_alive_at())

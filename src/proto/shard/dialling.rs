@@ -23,13 +23,20 @@ const INITIAL_ID_LEN: usize = 8;
 /// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
 
+/// When a dial is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DialDeadlines {
+    pub(crate) handshake: Instant,
+    /// If nothing at all was heard until then.
+    pub(crate) silent: Option<Instant>,
+}
+
 impl<S: Socket> Shard<S> {
-    /// Begins a connection to `remote_addr`, from `socket`. Its handshake is given up at
-    /// `deadline`.
+    /// Begins a connection to `remote_addr`, from `socket`.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
-        deadline: Instant,
+        deadlines: DialDeadlines,
         mut config: ClientConfig,
         remote_addr: SocketAddr,
         socket: S,
@@ -53,7 +60,8 @@ impl<S: Socket> Shard<S> {
             source: None,
             // RFC 9000 §8: it is for servers not to amplify.
             addresses: AddressLimits::new(Some(remote_addr)),
-            deadline,
+            deadline: deadlines.handshake,
+            silent_until: deadlines.silent,
             admission: None,
             received_bytes: 0,
             unanswered_dial: Some(initial_id),
@@ -113,7 +121,7 @@ impl<S: Socket> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).probe();
+        lock(&slot.connection).note_noise();
         self.want_turn(handle);
     }
 }

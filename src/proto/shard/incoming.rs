@@ -108,6 +108,7 @@ impl<S: Socket> Shard<S> {
                     source,
                     addresses,
                     deadline: pending.deadline,
+                    silent_until: None,
                     admission: Some(pending.admission),
                     received_bytes: pending.bytes,
                     unanswered_dial: None,

@@ -26,8 +26,8 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Budget, Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry,
-        Route, Sent, Shard, ShardSeed, Shards, Socket,
+        Budget, Datagram, DialDeadlines, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey,
+        Registry, Route, Sent, Shard, ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -410,9 +410,12 @@ impl Node {
             None => self.config.client(expected, None).unwrap(),
             Some(hostile) => hostile.client(expected),
         };
-        let deadline = now + self.config.handshake_timeout();
+        let deadlines = DialDeadlines {
+            handshake: now + self.config.handshake_timeout(),
+            silent: None,
+        };
         let (handle, connection) =
-            self.cores[shard].connect(now, deadline, config, remote_addr, self.socket.clone())?;
+            self.cores[shard].connect(now, deadlines, config, remote_addr, self.socket.clone())?;
         Ok(self.peer(shard, handle, connection))
     }
 
