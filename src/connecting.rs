@@ -13,7 +13,9 @@ use libp2p_identity::PeerId;
 
 use crate::{
     connection::Connection,
-    driver::{DialFrom, Handshake, InUse, IncomingConnection, Socket},
+    driver::{
+        Departure, DialFrom, DrivenConnection, Handshake, Heard, InUse, IncomingConnection, Socket,
+    },
     error::{ConnectionError, DialError, Error, HandshakeError},
     hole_punch::{Expectation, HolePunches},
     net::task::Runtime,
@@ -40,13 +42,16 @@ enum State {
     Dial(Box<Dial>),
     DialRequested {
         reply: oneshot::Receiver<Result<Handshake, Error>>,
-        /// The driver must not go before it has something to drive.
-        in_use: Arc<InUse>,
+        begun: Box<Begun>,
     },
     Incoming(Box<Incoming>),
     AcceptRequested {
         reply: oneshot::Receiver<Result<Handshake, HandshakeError>>,
         _in_use: Arc<InUse>,
+    },
+    Dialling {
+        handshake: Handshake,
+        begun: Box<Begun>,
     },
     Handshake(Handshake),
     Punch(Box<Punch>),
@@ -66,6 +71,26 @@ pub(crate) struct Dial {
     pub(crate) remote_addr: SocketAddr,
     pub(crate) expected: Option<PeerId>,
     pub(crate) from: DialFrom,
+}
+
+/// A dial that has begun.
+struct Begun {
+    /// As it would begin again. The driver must not go before it has something to drive.
+    dial: Dial,
+    departure: Departure,
+}
+
+impl Begun {
+    /// Learns from how the dial has ended, and tells how it goes on if it does.
+    fn end(mut self, result: Result<(), &HandshakeError>, heard: Heard) -> Option<Box<Dial>> {
+        let timed_out = result == Err(&HandshakeError::TimedOut);
+        if timed_out || heard == Heard::Something {
+            self.dial.in_use.core().learn(&self.departure, heard);
+        }
+        let deadline = self.departure.goes_on(heard).filter(|_| timed_out)?;
+        self.dial.from = DialFrom::Other { deadline };
+        Some(Box::new(self.dial))
+    }
 }
 
 /// A dial as listener that has not begun.
@@ -120,23 +145,26 @@ impl Future for Connecting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Done) {
-                State::Dial(dial) => {
+                State::Dial(mut dial) => {
                     let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
-                    let Dial {
-                        in_use,
-                        remote_addr,
-                        expected,
-                        from,
-                    } = *dial;
-                    State::DialRequested {
-                        reply: in_use.core().dial(&runtime, remote_addr, expected, from)?,
-                        in_use,
-                    }
+                    // None is needed any more, but where it says otherwise.
+                    let from = std::mem::replace(&mut dial.from, DialFrom::New);
+                    let core = dial.in_use.core();
+                    let (reply, departure) =
+                        core.dial(&runtime, dial.remote_addr, dial.expected, from)?;
+                    let begun = Box::new(Begun {
+                        dial: *dial,
+                        departure,
+                    });
+                    State::DialRequested { reply, begun }
                 }
-                State::DialRequested { mut reply, in_use } => match reply.poll_unpin(cx) {
-                    Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
+                State::DialRequested { mut reply, begun } => match reply.poll_unpin(cx) {
+                    Poll::Ready(Ok(handshake)) => State::Dialling {
+                        handshake: handshake?,
+                        begun,
+                    },
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        let error = if in_use.core().is_shut_down() {
+                        let error = if begun.dial.in_use.core().is_shut_down() {
                             DialError::ShutDown
                         } else {
                             DialError::DriverStopped
@@ -144,7 +172,22 @@ impl Future for Connecting {
                         return Poll::Ready(Err(error.into()));
                     }
                     Poll::Pending => {
-                        self.state = State::DialRequested { reply, in_use };
+                        self.state = State::DialRequested { reply, begun };
+                        return Poll::Pending;
+                    }
+                },
+                State::Dialling {
+                    mut handshake,
+                    begun,
+                } => match handshake.poll(cx) {
+                    Poll::Ready(result) => {
+                        match (*begun).end(result.as_ref().map(|_| ()), handshake.heard()) {
+                            Some(dial) => State::Dial(dial),
+                            None => return Poll::Ready(connected(result)),
+                        }
+                    }
+                    Poll::Pending => {
+                        self.state = State::Dialling { handshake, begun };
                         return Poll::Pending;
                     }
                 },
@@ -167,10 +210,7 @@ impl Future for Connecting {
                     }
                 },
                 State::Handshake(mut handshake) => match handshake.poll(cx) {
-                    Poll::Ready(result) => {
-                        let (peer_id, connection) = result?;
-                        return Poll::Ready(Ok((peer_id, Connection::new(connection))));
-                    }
+                    Poll::Ready(result) => return Poll::Ready(connected(result)),
                     Poll::Pending => {
                         self.state = State::Handshake(handshake);
                         return Poll::Pending;
@@ -219,6 +259,13 @@ impl Future for Connecting {
     }
 }
 
+fn connected(
+    result: Result<(PeerId, DrivenConnection), HandshakeError>,
+) -> Result<(PeerId, Connection), Error> {
+    let (peer_id, connection) = result?;
+    Ok((peer_id, Connection::new(connection)))
+}
+
 impl fmt::Debug for Connecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connecting")
@@ -228,7 +275,7 @@ impl fmt::Debug for Connecting {
                     State::Dial(_) | State::Incoming(_) | State::Punch(_) => "not begun",
                     State::Punching { .. } => "punching a hole",
                     State::DialRequested { .. } | State::AcceptRequested { .. } => "requested",
-                    State::Handshake(_) => "handshaking",
+                    State::Dialling { .. } | State::Handshake(_) => "handshaking",
                     State::Settled(_) | State::Done => "resolved",
                 },
             )

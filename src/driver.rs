@@ -11,6 +11,7 @@ mod pace;
 mod reader;
 mod requests;
 mod sender;
+mod silent_hosts;
 mod slabs;
 mod socket;
 mod sockets;
@@ -27,5 +28,6 @@ pub(crate) use self::{
     connection::{DrivenConnection, Handshake},
     core::{Core, DialFrom, InUse, OpenError},
     incoming::IncomingConnection,
+    silent_hosts::{Departure, Heard},
     socket::Socket,
 };

@@ -170,6 +170,13 @@ pub enum HandshakeError {
     /// The connection ended before the handshake did.
     #[error("connection lost during the handshake")]
     Connection(#[from] ConnectionError),
+    /// Nobody on the link has the address, or the router's that leads there: neither ARP nor Neighbor
+    /// Discovery has found anyone, for which the operating system usually takes three seconds.
+    ///
+    /// Only where it reports that to the socket (Linux); elsewhere such a dial ends with
+    /// [`TimedOut`](Self::TimedOut).
+    #[error("nobody answers on the link")]
+    HostUnreachable,
     /// So many accepted connections wait for their handshake to begin that this one was refused:
     /// 16,384 for each [shard](crate::ConfigBuilder::shards).
     #[error("too many handshakes wait")]

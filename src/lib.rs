@@ -50,6 +50,7 @@ mod error;
 pub mod fuzzing;
 mod handle;
 mod hole_punch;
+mod known_hosts;
 mod listener;
 #[cfg(feature = "nat")]
 pub mod nat;

@@ -18,5 +18,5 @@ pub(crate) use self::{
     steering::bind_steered,
     timer::{Timer, sleep},
     udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
-    unreachable::Unreachable,
+    unreachable::{Obstacle, Unreachable},
 };

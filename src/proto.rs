@@ -6,6 +6,7 @@
 
 mod address_limits;
 mod admission;
+mod arrivals;
 mod budget;
 mod closing;
 mod congestion;
@@ -64,7 +65,7 @@ pub(crate) use self::{
     per_interface::PerInterface,
     registry::{Registry, Totals},
     router::{Route, long_header_id, route},
-    shard::{Settings, Shard, ShardSeed},
+    shard::{DialDeadlines, Settings, Shard, ShardSeed},
     slot::Offload,
     streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits},
     turn_queue::Load,

@@ -62,6 +62,9 @@ pub struct TransportStats {
     /// Dials that have waited to begin until their handshake timeout was over. They are not among
     /// the handshakes that failed.
     pub dials_expired: u64,
+    /// Dials that were to leave from a listener's port, and left from another one because nothing had come back to that
+    /// from their host. Those that had left from the listener's port first count as two [`dials`](Self::dials).
+    pub dials_from_other_port: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
     /// Handshakes that ended otherwise; those that timed out are among them.
@@ -118,6 +121,9 @@ pub struct TransportStats {
     /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
     /// address count as one.
     pub sockets_rebound: u64,
+    /// Connections that have moved to another source address, under another connection ID: no interface had
+    /// theirs any more, or nothing was acknowledged for three seconds and the operating system preferred another.
+    pub source_changes: u64,
     /// Connections that were closed because their peer had left more gaps in what it sent on its
     /// streams, or had cut it into more pieces, than a bad network does.
     pub too_fragmented: u64,
@@ -163,8 +169,8 @@ pub struct ConnectionStats {
     pub is_outbound: bool,
     /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
     pub key_exchange_group: Option<&'static str>,
-    /// The address of the socket that it sends from. Where that is a wildcard, the IP that the peer's first
-    /// packet was sent to takes its place; for connections that we dialled nothing does.
+    /// The address of the socket that it sends from. Where that is a wildcard, the IP that it sends from takes
+    /// its place, as soon as the peer was heard.
     pub local_addr: SocketAddr,
     /// Packets that were declared lost (RFC 9002 §6).
     pub lost_packets: u64,
@@ -316,6 +322,7 @@ impl AddAssign for TransportStats {
         self.dials += other.dials;
         self.dropped_crypto += other.dropped_crypto;
         self.dials_dropped_overload += other.dials_dropped_overload;
+        self.dials_from_other_port += other.dials_from_other_port;
         self.dials_expired += other.dials_expired;
         self.handshakes_completed += other.handshakes_completed;
         self.handshakes_failed += other.handshakes_failed;
@@ -338,6 +345,7 @@ impl AddAssign for TransportStats {
         self.sends_unreachable += other.sends_unreachable;
         self.shards += other.shards;
         self.sockets += other.sockets;
+        self.source_changes += other.source_changes;
         self.sockets_rebound += other.sockets_rebound;
         self.too_fragmented += other.too_fragmented;
     }

@@ -6,6 +6,7 @@ mod support;
 
 use std::{io::ErrorKind, time::Duration};
 
+use futures::future::join_all;
 use libp2p_quinn::{DialError, Error, HandshakeError};
 use support::{
     cables::{Near, at_near},
@@ -107,5 +108,29 @@ fn a_dial_that_a_firewall_of_this_host_keeps_in_ends_with_its_second_packet() {
         );
         let dialled = node.try_dial(&near.far[0], NEW_PORT).unwrap().await;
         assert!(dialled.is_ok(), "{dialled:?}");
+    }));
+}
+
+#[test]
+fn a_dial_to_nobody_on_the_link_ends_when_the_kernel_has_looked_for_him() {
+    or_skip(at_near(async |near: Near| {
+        for listens in [false, true] {
+            // The kernel takes three seconds, however long a handshake may take.
+            let mut node = Node::with(|config| config.handshake_timeout(Duration::from_secs(40)));
+            if listens {
+                node.listen_at("/ip4/10.1.0.1/udp/0/quic-v1").await;
+                node.listen_at("/ip6/fd00:1::1/udp/0/quic-v1").await;
+            }
+            let addrs = [
+                "/ip4/10.1.0.99/udp/9/quic-v1",
+                "/ip6/fd00:1::99/udp/9/quic-v1",
+            ];
+            let dials = addrs.map(|addr| node.dial(&addr.parse().unwrap()));
+            for failed in join_all(dials).await {
+                assert_eq!(handshake_error(failed), HandshakeError::HostUnreachable);
+            }
+            // Others are not affected.
+            assert!(node.dial(&near.far[0]).await.is_ok());
+        }
     }));
 }

@@ -8,7 +8,7 @@ use std::{
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::{doorbell::Doorbell, wakers};
+use super::{doorbell::Doorbell, silent_hosts::Heard, wakers};
 use crate::{
     authenticator::CertificateError,
     error::HandshakeError,
@@ -56,11 +56,17 @@ impl DrivenConnection {
 }
 
 /// A connection whose peer is not authenticated yet; dropping it abandons the attempt.
-pub(crate) struct Handshake(Option<DrivenConnection>);
+pub(crate) struct Handshake {
+    connection: Option<DrivenConnection>,
+    heard: Heard,
+}
 
 impl Handshake {
     pub(super) fn new(connection: DrivenConnection) -> Self {
-        Self(Some(connection))
+        Self {
+            connection: Some(connection),
+            heard: Heard::Nothing,
+        }
     }
 
     /// Resolves to the authenticated peer and its connection. Not to be polled again after that.
@@ -71,11 +77,16 @@ impl Handshake {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(PeerId, DrivenConnection), HandshakeError>> {
-        let Some(connection) = &self.0 else {
+        let Some(connection) = &self.connection else {
             return Poll::Ready(Err(HandshakeError::Stale));
         };
-        let result = ready!(connection.with(|connection| connection.poll_established(cx.waker())));
-        Poll::Ready(match (result, self.0.take()) {
+        let result = ready!(connection.with(|connection| {
+            if !connection.heard_nothing() {
+                self.heard = Heard::Something;
+            }
+            connection.poll_established(cx.waker())
+        }));
+        Poll::Ready(match (result, self.connection.take()) {
             (Ok(peer_id), Some(connection)) => Ok((peer_id, connection)),
             (Ok(_), None) => Err(HandshakeError::Stale),
             (
@@ -85,11 +96,16 @@ impl Handshake {
             (Err(error), _) => Err(error),
         })
     }
+
+    /// Whether anything had come from the peer's address when this was polled last.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard
+    }
 }
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        if let Some(connection) = &self.0 {
+        if let Some(connection) = &self.connection {
             connection.with(|connection| connection.abandon(HandshakeError::Stale));
         }
     }

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -26,13 +27,14 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{Farewell, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
+    silent_hosts::{Advice, Departure, FIRST_TRY, Heard, Port, SilentHosts},
     socket::Socket,
     sockets::Sockets,
     task::{Driver, ReceiveSettings, Shared},
     wakers::Reply,
 };
 use crate::{
-    address,
+    address::{self, Host},
     authenticator::GenerateError,
     config::{Config, MIN_MTU_BYTES},
     error::{DialError, Error, RebindError},
@@ -59,6 +61,7 @@ pub(crate) struct Core {
     /// Whether drivers were started, and no others are to take their place.
     has_drivers: Mutex<bool>,
     next_shard: AtomicUsize,
+    silent_hosts: SilentHosts,
 }
 
 struct Listening {
@@ -76,6 +79,9 @@ pub(crate) enum DialFrom {
     /// That of one of these listeners, each of which could reach the target. If none is left by then, the one
     /// that all dials share that have no listener to leave from.
     Reused(Vec<Weak<Socket>>),
+    /// The one that dials share, because nothing has come back to a listener's. The time for the handshake
+    /// runs already, and is over then.
+    Other { deadline: Instant },
 }
 
 /// A socket that could not be opened.
@@ -132,6 +138,7 @@ impl Core {
             stun: Arc::default(),
             has_drivers: Mutex::default(),
             next_shard: AtomicUsize::new(0),
+            silent_hosts: SilentHosts::default(),
             config,
         }
     }
@@ -173,18 +180,23 @@ impl Core {
         remote_addr: SocketAddr,
         expected: Option<PeerId>,
         from: DialFrom,
-    ) -> Result<oneshot::Receiver<Result<Handshake, Error>>, DialError> {
+    ) -> Result<(oneshot::Receiver<Result<Handshake, Error>>, Departure), DialError> {
         if self.is_shut_down() {
             return Err(DialError::ShutDown);
         }
-        let deadline = clock::now() + self.config.handshake_timeout();
-        let socket = self
-            .dial_socket(runtime, remote_addr, from)
-            .map_err(|error| match error {
-                OpenError::Bind(error) => DialError::Bind(error),
-                OpenError::Certificate(error) => DialError::Certificate(error),
-                OpenError::DriverStopped => DialError::DriverStopped,
-            })?;
+        let now = clock::now();
+        let timeout = self.config.handshake_timeout();
+        let deadline = match from {
+            DialFrom::Other { deadline } => deadline,
+            DialFrom::New | DialFrom::Reused(_) => now + timeout,
+        };
+        let (socket, port) =
+            self.dial_socket(runtime, now, remote_addr, from)
+                .map_err(|error| match error {
+                    OpenError::Bind(error) => DialError::Bind(error),
+                    OpenError::Certificate(error) => DialError::Certificate(error),
+                    OpenError::DriverStopped => DialError::DriverStopped,
+                })?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let max_payload = interfaces::max_payload(socket.local_addr(), remote_addr)
             .map_err(DialError::NoRoute)?;
@@ -201,10 +213,25 @@ impl Core {
                 remote_addr,
                 socket,
                 deadline,
+                silent_until: port.is_first().then(|| now + FIRST_TRY.min(timeout / 2)),
                 reply,
             }))
             .map_err(not_dialled)?;
-        Ok(receiver)
+        let departure = Departure {
+            host: Host::of(remote_addr.ip()),
+            port,
+            deadline,
+        };
+        Ok((receiver, departure))
+    }
+
+    /// A dial is over that has heard this.
+    pub(crate) fn learn(&self, departure: &Departure, heard: Heard) {
+        let comes_through = |local_port| {
+            let mut registries = self.registries.iter();
+            registries.any(|registry| sync::lock(registry).has_peer_at(departure.host, local_port))
+        };
+        (self.silent_hosts).learn(clock::now(), departure, heard, comes_through);
     }
 
     /// Sends to `remote_addr`, from the socket of one of these listeners, each of which could reach it, until what comes
@@ -419,6 +446,7 @@ impl Core {
         }
         stats.registry.peers = peers.len();
         stats.registry.remote_addresses = remote_addrs.len();
+        stats.transport.dials_from_other_port = self.silent_hosts.dials();
         stats.transport.dropped_crypto = self.config.dropped_crypto();
         stats.transport.buffered_bytes = self.budget.used();
         stats.transport.shards = self.shards.count();
@@ -433,6 +461,7 @@ impl Core {
         }
         self.config.reset_dropped_crypto();
         self.sockets.reset_stats();
+        self.silent_hosts.reset_stats();
         #[cfg(feature = "nat")]
         self.stun.reset_stats();
     }
@@ -449,22 +478,38 @@ impl Core {
     fn dial_socket(
         &self,
         runtime: &Runtime,
+        now: Instant,
         remote_addr: SocketAddr,
         from: DialFrom,
-    ) -> Result<Arc<Socket>, OpenError> {
+    ) -> Result<(Arc<Socket>, Port), OpenError> {
         self.begin_again();
-        let own = match from {
-            DialFrom::New => true,
-            DialFrom::Reused(listeners) => {
-                if let Some(socket) = self.expected_socket(&listeners, remote_addr) {
-                    return Ok(socket);
+        let (is_own, port) = match from {
+            DialFrom::New => (true, Port::Own),
+            DialFrom::Other { .. } => (false, Port::Other),
+            DialFrom::Reused(listeners) => match self.expected_socket(&listeners, remote_addr) {
+                Some(socket) => {
+                    let advice = self.silent_hosts.advice(now, Host::of(remote_addr.ip()));
+                    if advice != Advice::Other {
+                        let port = Port::Listener {
+                            number: socket.local_addr().port(),
+                            is_first: advice == Advice::ListenerFirst,
+                        };
+                        return Ok((socket, port));
+                    }
+                    (false, Port::Other)
                 }
-                false
-            }
+                None => (false, Port::Own),
+            },
         };
-        self.sockets.to_dial_from(remote_addr.ip(), own, |addr| {
-            self.open_socket(runtime, addr, false)
-        })
+        if port == Port::Other {
+            self.silent_hosts.count_dial();
+        }
+        let socket = self
+            .sockets
+            .to_dial_from(remote_addr.ip(), is_own, |addr| {
+                self.open_socket(runtime, addr, false)
+            })?;
+        Ok((socket, port))
     }
 
     /// The socket that an operator would expect a dial to leave from: the one at the address that

@@ -16,7 +16,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    net::UdpSocket,
+    net::{Obstacle, UdpSocket},
     proto::Datagram,
     sync::{Mutex, lock},
 };
@@ -63,8 +63,8 @@ pub(super) struct Mail {
     pub(super) dropped: Dropped,
     /// Datagrams of other shards that found no room.
     pub(super) overflowed: u64,
-    /// Addresses where nobody listens, with the initial ID of the dial in question.
-    pub(super) unreachable: Vec<(SocketAddr, Vec<u8>)>,
+    /// Addresses that were not reached, with the initial ID of the dial in question.
+    pub(super) unreachable: Vec<(SocketAddr, Vec<u8>, Obstacle)>,
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
     /// Some sockets were given up for others.
     pub(super) given_up: bool,
@@ -161,10 +161,16 @@ impl Mailbox {
         datagrams.clear();
     }
 
-    pub(super) fn unreachable(&self, remote_addr: SocketAddr, initial_id: Vec<u8>) {
+    pub(super) fn unreachable(
+        &self,
+        remote_addr: SocketAddr,
+        initial_id: Vec<u8>,
+        obstacle: Obstacle,
+    ) {
         self.post(|inside| {
-            if inside.mail.unreachable.len() < MAX_UNREACHABLE {
-                inside.mail.unreachable.push((remote_addr, initial_id));
+            let unreachable = &mut inside.mail.unreachable;
+            if unreachable.len() < MAX_UNREACHABLE {
+                unreachable.push((remote_addr, initial_id, obstacle));
             }
         });
     }

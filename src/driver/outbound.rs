@@ -17,7 +17,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    net::{UdpSocket, clock},
+    net::{UdpSocket, clock, interfaces},
     proto::{self, Sent},
     stats::TransportStats,
 };
@@ -92,7 +92,7 @@ impl Outbound {
     fn pay(&mut self, now: Instant, waiting: &mut Waiting) -> bool {
         while let Some((transmit, contents)) = waiting.owed.front_mut() {
             match self.sender.send(&waiting.socket, transmit, contents) {
-                Outcome::Gone | Outcome::Forbidden => waiting.backoffs = 0,
+                Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => waiting.backoffs = 0,
                 Outcome::Blocked { from } => {
                     keep(transmit, contents, from);
                     // After some errors a socket calls itself writable for ever; it is not believed at once.
@@ -175,6 +175,15 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
         self.sender.max_segments(socket, remote_addr.ip())
     }
 
+    fn source_ip(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> Option<IpAddr> {
+        let own = socket.local_addr().ip();
+        if own.is_unspecified() {
+            interfaces::source_ip(remote_addr)
+        } else {
+            Some(own)
+        }
+    }
+
     fn send(&mut self, socket: &Arc<Socket>, transmit: Transmit, contents: &[u8]) -> Sent {
         let host = transmit.destination.ip();
         if let Some(waiting) = self
@@ -192,6 +201,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
         match self.sender.send(socket, &transmit, contents) {
             Outcome::Gone => return Sent::Ready,
             Outcome::Forbidden => return Sent::Forbidden,
+            Outcome::SourceGone => return Sent::SourceGone,
             Outcome::Blocked { from } => {
                 let contents = contents[from..].to_vec();
                 let mut waiting = Waiting::new(socket, None, transmit, contents);

@@ -79,6 +79,8 @@ pub(super) struct Dial {
     pub(super) socket: Arc<Socket>,
     /// When the time for its handshake is over, whether that has begun or not.
     pub(super) deadline: Instant,
+    /// When it is given up that nothing was heard, to be begun from another port.
+    pub(super) silent_until: Option<Instant>,
     pub(super) reply: Reply<Result<Handshake, Error>>,
 }
 

@@ -1,7 +1,6 @@
 //! Sending a batch over one socket, and what to do about errors.
 
 use std::{
-    collections::HashMap,
     io, mem,
     net::IpAddr,
     sync::Arc,
@@ -12,15 +11,18 @@ use quinn_proto::Transmit;
 
 use super::socket::Socket;
 use crate::{
-    net::{Fault, UdpSocket, clock},
+    address::Host,
+    known_hosts::{KnownHosts, Passing},
+    net::{Fault, UdpSocket, clock, interfaces},
     stats::TransportStats,
 };
 
 /// Sends for one shard, and remembers what the errors say.
 pub(super) struct Sender {
     shard: usize,
-    /// Hosts on whose way batches are not cut into segments, each until when that is believed.
-    uncut: HashMap<IpAddr, Instant>,
+    /// Hosts on whose way batches are not cut into segments, each until when that is believed. Batches to others are
+    /// tried each time.
+    uncut: KnownHosts<Instant>,
     /// Sockets that are dead, each with the error that says so.
     broken: Vec<(Arc<Socket>, io::Error)>,
     /// Since somebody has taken them.
@@ -38,19 +40,18 @@ pub(super) enum Outcome {
     Busy { from: usize },
     /// The operating system does not let it out.
     Forbidden,
+    /// No interface has the source address any more.
+    SourceGone,
 }
 
 /// How long it is believed that batches to a host cannot be cut. Then one is tried: ways change.
 const UNCUT_FOR: Duration = Duration::from_secs(10);
 
-/// Most hosts of which this is remembered; batches to others are tried each time.
-const MAX_UNCUT: usize = 1024;
-
 impl Sender {
     pub(super) fn new(shard: usize) -> Self {
         Self {
             shard,
-            uncut: HashMap::new(),
+            uncut: KnownHosts::default(),
             broken: Vec::new(),
             counts: TransportStats::default(),
         }
@@ -63,13 +64,8 @@ impl Sender {
 
     /// How many datagrams can be sent to a host at once.
     pub(super) fn max_segments(&self, socket: &Socket, host: IpAddr) -> usize {
-        // Almost always it is empty, and nothing else is asked.
-        let is_uncut = !self.uncut.is_empty()
-            && self
-                .uncut
-                .get(&host)
-                .is_some_and(|&until| clock::now() < until);
-        if is_uncut {
+        let uncut = self.uncut.get(Host::of(host));
+        if uncut.is_some_and(|until| !until.is_over(clock::now())) {
             1
         } else {
             self.io(socket).map_or(1, |io| io.max_segments())
@@ -90,6 +86,10 @@ impl Sender {
             Ok(()) => return Outcome::Gone,
             Err(error) => error,
         };
+        if lacks_source(transmit, &error) {
+            self.counts.sends_unreachable += 1;
+            return Outcome::SourceGone;
+        }
         match transmit.segment_size {
             // What is wrong with the batch need not be wrong with its datagrams: the interface does not cut it, or
             // the shorter one at its end fits.
@@ -123,7 +123,7 @@ impl Sender {
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}
                 Err(error) => match self.fail(socket, &transmit, error) {
-                    Outcome::Gone | Outcome::Forbidden => {}
+                    Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => {}
                     Outcome::Blocked { .. } => return Outcome::Blocked { from },
                     Outcome::Busy { .. } => return Outcome::Busy { from },
                 },
@@ -136,12 +136,7 @@ impl Sender {
     fn note_uncut(&mut self, host: IpAddr) {
         self.counts.segmentation_fallbacks += 1;
         let now = clock::now();
-        if self.uncut.len() >= MAX_UNCUT && !self.uncut.contains_key(&host) {
-            self.uncut.retain(|_, until| now < *until);
-        }
-        if self.uncut.len() < MAX_UNCUT || self.uncut.contains_key(&host) {
-            self.uncut.insert(host, now + UNCUT_FOR);
-        }
+        self.uncut.note(now, Host::of(host), now + UNCUT_FOR);
     }
 
     fn fail(&mut self, socket: &Arc<Socket>, transmit: &Transmit, error: io::Error) -> Outcome {
@@ -213,6 +208,14 @@ fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io
         }
     }
     io.try_send(transmit, contents)
+}
+
+/// Whether a datagram is kept by its source address, which no interface has any more.
+fn lacks_source(transmit: &Transmit, error: &io::Error) -> bool {
+    let may_lack =
+        error.kind() == io::ErrorKind::AddrNotAvailable || Fault::of(error) == Fault::Refused;
+    let source = transmit.src_ip.filter(|_| may_lack);
+    source.is_some_and(|ip| !interfaces::is_ours(ip, transmit.destination))
 }
 
 /// How often a batch is tried, where ICMP may be what keeps it: twice, and twice more for reports that come meanwhile.

@@ -29,10 +29,10 @@ use super::{
 };
 use crate::{
     error::{DialError, HandshakeError},
-    net::{Backlog, ReceiveBuffers, Timer, clock, task::make_way},
+    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::make_way},
     proto::{
-        Datagram, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals, long_header_id,
-        route,
+        Datagram, DialDeadlines, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals,
+        long_header_id, route,
     },
 };
 
@@ -185,8 +185,12 @@ impl Driver {
         }
         if !mail.unreachable.is_empty() {
             let now = clock::now();
-            for (remote_addr, initial_id) in mail.unreachable {
-                self.shard.unreachable(now, remote_addr, &initial_id);
+            for (remote_addr, initial_id, obstacle) in mail.unreachable {
+                let why = match obstacle {
+                    Obstacle::NoNeighbour => HandshakeError::HostUnreachable,
+                    Obstacle::PortClosed => HandshakeError::Unreachable,
+                };
+                self.shard.unreachable(now, remote_addr, &initial_id, why);
             }
         }
         for (io, socket) in mail.sockets {
@@ -248,7 +252,7 @@ impl Driver {
         backlog
     }
 
-    /// Hears where nobody was there to receive, as ICMP says.
+    /// Hears what nobody was there to receive, as ICMP says.
     fn hear_unreachable(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
         #[cfg(feature = "nat")]
@@ -271,7 +275,7 @@ impl Driver {
                 continue;
             };
             for mailbox in self.shared.mailboxes.iter() {
-                mailbox.unreachable(report.remote_addr, initial_id.to_vec());
+                mailbox.unreachable(report.remote_addr, initial_id.to_vec(), report.obstacle);
             }
         }
         Backlog::More
@@ -537,9 +541,14 @@ impl Driver {
             remote_addr,
             socket,
             deadline,
+            silent_until,
             reply,
         } = dial;
-        let dialled = (self.shard).connect(now, deadline, *config, remote_addr, socket);
+        let deadlines = DialDeadlines {
+            handshake: deadline,
+            silent: silent_until,
+        };
+        let dialled = (self.shard).connect(now, deadlines, *config, remote_addr, socket);
         reply.send(match dialled {
             Ok(dialled) => Ok(self.handshake(dialled)),
             Err(ConnectError::CidsExhausted) => Err(DialError::OutOfConnectionIds.into()),

@@ -15,6 +15,19 @@ pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
     socket.local_addr().ok().map(|addr| addr.ip())
 }
 
+/// Whether an interface has this address, which datagrams to `remote` leave from. A deprecated one counts, until it
+/// is removed (RFC 4862 §5.5.4).
+pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
+    let mut local = SocketAddr::new(ip, 0);
+    if let (SocketAddr::V6(local), SocketAddr::V6(remote)) = (&mut local, remote)
+        && local.ip().is_unicast_link_local()
+    {
+        local.set_scope_id(remote.scope_id());
+    }
+    // Another error says nothing about the address.
+    !UdpSocket::bind(local).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// The largest UDP payload that the kernel would send from `local`, which may be a wildcard, to
 /// `remote` in one piece, as far as it tells.
 ///

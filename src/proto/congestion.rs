@@ -36,6 +36,8 @@ pub(super) struct PathControl(Arc<Shared>);
 struct Shared {
     is_lifted: AtomicBool,
     acknowledged: AtomicU64,
+    /// How often something was acknowledged.
+    acknowledgements: AtomicU64,
     /// Bytes that were unacknowledged after the last acknowledgement.
     in_flight: AtomicU64,
     /// Whether somebody looks for packets that were sent before this time.
@@ -67,6 +69,11 @@ impl PathControl {
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
     pub(super) fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// How often something was acknowledged on this path, data or not.
+    pub(super) fn acknowledgements(&self) -> u64 {
+        self.0.acknowledgements.load(Ordering::Relaxed)
     }
 
     /// Whether something was unacknowledged after the last acknowledgement.
@@ -128,6 +135,7 @@ impl Controller for Liftable {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
+        (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }

@@ -69,6 +69,7 @@ pub(crate) struct Connection {
     linger: Lingering,
     /// The peer has ended it, or has forgotten it.
     ended_by_peer: bool,
+    heard_noise: bool,
     /// What completes the handshake is sent. A close takes the place of what is not.
     has_sent_handshake: bool,
     /// Nobody drives it any more: what it had to send is sent.
@@ -154,6 +155,7 @@ impl Connection {
             linger_timeout,
             linger: Lingering::No,
             ended_by_peer: false,
+            heard_noise: false,
             has_sent_handshake: false,
             is_released: false,
             used_up: None,
@@ -343,15 +345,9 @@ impl Connection {
         self.streams().set_receive_limit(bytes);
     }
 
-    pub(crate) fn stats(&self, shard: usize, socket_addr: SocketAddr) -> ConnectionStats {
+    pub(crate) fn stats(&self, shard: usize, local_addr: SocketAddr) -> ConnectionStats {
         let quic = self.quic.stats();
         let negotiated = self.authenticated.as_ref().map(|peer| &peer.negotiated);
-        let mut local_addr = socket_addr;
-        if let Some(ip) = self.quic.local_ip()
-            && socket_addr.ip().is_unspecified()
-        {
-            local_addr.set_ip(ip);
-        }
         ConnectionStats {
             bytes_received: quic.udp_rx.bytes,
             bytes_sent: quic.udp_tx.bytes,
@@ -613,6 +609,17 @@ impl Connection {
         self.quic.handle_event(event);
     }
 
+    /// Something has come from the peer's address that belongs to no connection, and may be the beginning of it.
+    pub(super) fn note_noise(&mut self) {
+        self.heard_noise = true;
+        self.probe();
+    }
+
+    /// Whether nothing at all has come from the peer's address.
+    pub(crate) fn heard_nothing(&self) -> bool {
+        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_noise
+    }
+
     /// Whether it was closed by either side, or lost.
     pub(super) fn is_over(&self) -> bool {
         self.quic.is_closed()
@@ -686,19 +693,20 @@ impl Connection {
     /// a connection ID that was not seen on the old path (RFC 9000 §9.5).
     ///
     /// `None` if it may not, or not yet. Otherwise the event is for the endpoint.
+    ///
+    /// Only clients migrate, but where the old address is gone a server has nothing to lose: it may be behind a
+    /// router by whose address alone its peer knows it.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
-    pub(super) fn change_local_address(&mut self) -> Option<EndpointEvent> {
-        let may_migrate = self.direction == Direction::Outbound
+    pub(super) fn change_local_address(&mut self, is_gone: bool) -> Option<EndpointEvent> {
+        let may_migrate = (self.direction == Direction::Outbound || is_gone)
             && (self.loss.is_none() || self.lingers())
             && (self.authenticated.as_ref())
                 .is_some_and(|peer| !peer.negotiated.disables_active_migration);
         if !may_migrate {
             return None;
         }
-        let received = self.quic.stats().frame_rx;
-        let issued = Some(received.new_connection_id);
-        // A client that has not got HANDSHAKE_DONE has not confirmed the handshake (RFC 9001 §4.1.2).
-        if received.handshake_done == 0 || self.used_up == issued {
+        let issued = Some(self.quic.stats().frame_rx.new_connection_id);
+        if !self.is_confirmed() || self.used_up == issued {
             return None;
         }
         self.quic.local_address_changed();
@@ -708,7 +716,7 @@ impl Connection {
         event
     }
 
-    /// Whether the handshake is confirmed (RFC 9001 §4.1.2).
+    /// Whether the handshake is confirmed: for a client, by HANDSHAKE_DONE (RFC 9001 §4.1.2).
     pub(super) fn is_confirmed(&self) -> bool {
         self.authenticated.is_some()
             && (self.direction == Direction::Inbound

@@ -26,6 +26,17 @@ pub(crate) trait Socket: Clone {
     fn successor(&self) -> Option<Self>;
 }
 
+/// Where the datagrams of a connection leave that has this source address.
+pub(super) fn local_addr<S: Socket>(socket: &S, source: Option<IpAddr>) -> SocketAddr {
+    let mut addr = socket.local_addr();
+    if let Some(ip) = source
+        && addr.ip().is_unspecified()
+    {
+        addr.set_ip(ip);
+    }
+    addr
+}
+
 /// Where datagrams leave.
 pub(crate) trait Outbound<S> {
     /// Whether the socket would take a batch for that address now.
@@ -33,6 +44,10 @@ pub(crate) trait Outbound<S> {
 
     /// How many datagrams for that address the socket takes at once.
     fn max_segments(&self, socket: &S, remote_addr: SocketAddr) -> usize;
+
+    /// The address that a datagram from this socket to that address leaves from if it is given none; `None` if
+    /// there is no way at present.
+    fn source_ip(&self, socket: &S, remote_addr: SocketAddr) -> Option<IpAddr>;
 
     /// Sends `contents`, or keeps a copy of them until the socket takes them.
     fn send(&mut self, socket: &S, transmit: Transmit, contents: &[u8]) -> Sent;
@@ -46,6 +61,8 @@ pub(crate) enum Sent {
     Forbidden,
     /// Not before [`Shard::unblock`](super::shard::Shard::unblock).
     Blocked,
+    /// No interface has the address any more that it should leave from.
+    SourceGone,
 }
 
 /// A datagram that was routed to this shard.

@@ -1,12 +1,9 @@
 //! What the path to a host may swallow without a word: marked packets, and batches that the
 //! interface was to cut.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::address::Host;
+use crate::known_hosts::{KnownHosts, Passing};
 
 /// Whether packets on a path are marked for ECN (RFC 9000 §13.4), and leave in batches that are cut
 /// into segments behind our back.
@@ -152,24 +149,11 @@ fn patience(rtt: Duration) -> Duration {
 }
 
 /// What the paths to hosts have swallowed, for the connections that are still to come.
-#[derive(Debug, Default)]
-pub(super) struct DoubtfulHosts(HashMap<Host, PathDoubts>);
+pub(super) type DoubtfulHosts = KnownHosts<PathDoubts>;
 
-impl DoubtfulHosts {
-    pub(super) fn get(&self, host: Host) -> PathDoubts {
-        // Almost always it is empty.
-        let known = (!self.0.is_empty()).then(|| self.0.get(&host)).flatten();
-        known.copied().unwrap_or(PathDoubts::NONE)
-    }
-
-    pub(super) fn note(&mut self, now: Instant, host: Host, doubts: PathDoubts) {
-        if self.0.len() >= MAX_HOSTS && !self.0.contains_key(&host) {
-            self.0
-                .retain(|_, doubts| !(doubts.may_mark(now) && doubts.may_batch(now)));
-        }
-        if self.0.len() < MAX_HOSTS || self.0.contains_key(&host) {
-            self.0.insert(host, doubts);
-        }
+impl Passing for PathDoubts {
+    fn is_over(&self, now: Instant) -> bool {
+        self.may_mark(now) && self.may_batch(now)
     }
 }
 
@@ -189,9 +173,6 @@ const FIRST_PAUSE_OF_BATCHES: Duration = Duration::from_secs(1);
 
 /// Paths change.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// Most hosts of which something is known; those beyond are found out about by each connection.
-const MAX_HOSTS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -246,24 +227,5 @@ mod tests {
         };
         assert_eq!(doubter.note_acknowledged(now + SECOND, late), None);
         assert_eq!(doubter.doubts(), PathDoubts::NONE);
-    }
-
-    #[test]
-    fn so_many_hosts_are_remembered() {
-        let now = clock::now();
-        let mut hosts = DoubtfulHosts::default();
-        let host = |number: usize| Host::of(std::net::Ipv4Addr::from_bits(number as u32).into());
-        let mut doubts = PathDoubts::NONE;
-        doubts.begin(now);
-        for number in 0..=MAX_HOSTS {
-            hosts.note(now, host(number), doubts);
-        }
-        assert_eq!(hosts.get(host(0)), doubts);
-        assert_eq!(hosts.get(host(MAX_HOSTS)), PathDoubts::NONE);
-        // Those whose time is over make room.
-        let later = now + FIRST_PAUSE_OF_MARKS;
-        hosts.note(later, host(MAX_HOSTS), doubts);
-        assert_eq!(hosts.get(host(MAX_HOSTS)), doubts);
-        assert_eq!(hosts.0.len(), 1);
     }
 }

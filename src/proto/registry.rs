@@ -10,8 +10,11 @@ use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
 use super::{connection::SharedConnection, spare};
-use crate::stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats};
 pub(super) use crate::sync::lock;
+use crate::{
+    address::Host,
+    stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats},
+};
 
 /// The books of one shard.
 #[derive(Default)]
@@ -192,6 +195,16 @@ impl Registry {
             .values()
             .filter_map(|entry| Some((entry.connection.clone()?, entry.local_addr)))
             .collect()
+    }
+
+    /// Whether there is an authenticated connection with this host on the socket at this port.
+    pub(crate) fn has_peer_at(&self, host: Host, local_port: u16) -> bool {
+        self.connections.values().any(|entry| {
+            entry.connection.is_some()
+                && entry.peer_id.is_some()
+                && entry.local_addr.port() == local_port
+                && Host::of(entry.remote_addr.ip()) == host
+        })
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {

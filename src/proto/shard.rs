@@ -6,6 +6,7 @@ mod receiving;
 
 use std::{
     mem,
+    net::IpAddr,
     sync::Arc,
     task::Waker,
     time::{Duration, Instant},
@@ -18,20 +19,22 @@ use quinn_proto::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
+pub(crate) use self::dialling::DialDeadlines;
 use super::{
     address_limits::AddressLimits,
     admission::{Admission, AdmissionLimits},
+    arrivals::Arrivals,
     budget::{Budget, BudgetShare},
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Outbound, Socket},
+    datagram::{Outbound, Socket, local_addr},
     deadlines::{Armed, Deadlines},
     handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
     hole_punch::HolePunches,
     inbox::{Inbox, InboxBytes},
     linger::LingeringConnections,
-    path_doubts::{Doubter, DoubtfulHosts},
+    path_doubts::{Doubter, DoubtfulHosts, PathDoubts},
     pending::PendingLimits,
     per_interface::PerInterface,
     reception::Reception,
@@ -395,7 +398,7 @@ impl<S: Socket> Shard<S> {
         let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
-        turn.follow_socket();
+        turn.follow_socket(&*out);
         // Nobody holds it, and the peer has closed it: there is nothing to drain for.
         forget |= turn.connection.was_turned_away();
         let sending = turn.send(out, &mut self.buf);
@@ -604,10 +607,11 @@ impl<S: Socket> Shard<S> {
         registry::lock(&self.registry).insert(
             handle,
             Arc::clone(&shared),
-            socket.local_addr(),
+            local_addr(&socket, begun.source),
             remote_addr,
             direction == Direction::Inbound,
         );
+        let known = self.doubtful_hosts.get(Host::of(remote_addr.ip()));
         let mut handshake_bytes = HandshakeBytes::default();
         handshake_bytes.add(begun.received_bytes, &mut self.handshake_bytes);
         if self.slots.len() <= handle.0 {
@@ -616,6 +620,8 @@ impl<S: Socket> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
+            source: begun.source,
+            arrivals: Arrivals::default(),
             addresses: begun.addresses,
             budget: BudgetShare::default(),
             refuses_data: false,
@@ -629,10 +635,11 @@ impl<S: Socket> Shard<S> {
             silent_turns: 0,
             load: Load::default(),
             handshake_deadline: Some(begun.deadline),
+            silent_until: begun.silent_until,
             is_confirmed: false,
             handshake_bytes,
             silence: Silence::default(),
-            doubter: Doubter::new(self.doubtful_hosts.get(Host::of(remote_addr.ip()))),
+            doubter: Doubter::new(known.copied().unwrap_or(PathDoubts::NONE)),
             probes: false,
             lingers_since: None,
             close_deadline: None,
@@ -720,8 +727,12 @@ impl<S: Socket> Shard<S> {
 
 /// A handshake as it begins.
 struct Begun {
+    /// Of an incoming connection: where its first datagram has arrived.
+    source: Option<IpAddr>,
     addresses: AddressLimits,
     deadline: Instant,
+    /// When it is given up if nothing at all was heard.
+    silent_until: Option<Instant>,
     /// Of an incoming connection.
     admission: Option<Admission>,
     /// Bytes of its datagrams that have arrived.

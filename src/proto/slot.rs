@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -11,11 +11,12 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, ConnectionId, Endpoint, Tra
 use super::{
     address_limits::AddressLimits,
     admission::Admission,
+    arrivals::{Arrivals, Verdict},
     budget::{Budget, BudgetShare},
     closing::Farewell,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
-    datagram::{Outbound, Sent, Socket},
+    datagram::{Outbound, Sent, Socket, local_addr},
     deadlines::Armed,
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
@@ -74,6 +75,11 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// Where its datagrams leave; it follows the peer's authenticated packets.
     pub(super) socket: S,
+    /// The address that they leave from, where the socket has several: the one where the peer's first datagram has
+    /// arrived. Until then, the kernel chooses.
+    pub(super) source: Option<IpAddr>,
+    /// Whether what is sent from there arrives.
+    pub(super) arrivals: Arrivals,
     pub(super) addresses: AddressLimits,
     /// What it holds of the memory that all connections share.
     pub(super) budget: BudgetShare,
@@ -97,6 +103,8 @@ pub(super) struct Slot<S> {
     /// How much there was to do in the last turn.
     pub(super) load: Load,
     pub(super) handshake_deadline: Option<Instant>,
+    /// When a dial is given up that has heard nothing.
+    pub(super) silent_until: Option<Instant>,
     /// The peer has confirmed the handshake (RFC 9001 §4.1.2): it has no use for long headers any more.
     pub(super) is_confirmed: bool,
     /// What the handshake has taken.
@@ -141,6 +149,8 @@ pub(crate) struct Offload {
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
+    /// Where it has arrived.
+    pub(super) local_ip: Option<IpAddr>,
     pub(super) len: usize,
     /// Bytes of memory that are kept for as long as anything of it is.
     pub(super) held: usize,
@@ -219,8 +229,13 @@ impl<S: Socket> Turn<'_, S> {
             let noted = self.connection.note_arrival(received.held);
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.after_events(noted.authenticated);
+            if self.slot.source.is_none() && received.local_ip.is_some() {
+                self.slot.source = received.local_ip;
+                self.register_path();
+            }
             if self.connection.note_migration() {
                 self.slot.socket = received.socket;
+                self.slot.source = received.local_ip;
                 self.slot.untried_path = true;
                 self.follow_peer();
             }
@@ -265,6 +280,12 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.handshake_deadline = None;
             self.totals.transport.handshakes_timed_out += 1;
             self.connection.abandon(HandshakeError::TimedOut);
+        }
+        if self.slot.silent_until.is_some_and(|until| until <= now) {
+            self.slot.silent_until = None;
+            if self.connection.heard_nothing() {
+                self.connection.abandon(HandshakeError::TimedOut);
+            }
         }
         if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
             self.connection.give_up_silent();
@@ -317,18 +338,57 @@ impl<S: Socket> Turn<'_, S> {
     /// Leaves a socket that another one has taken the place of.
     ///
     /// Not before the peer lets it; until then the connection stays where it is.
-    pub(super) fn follow_socket(&mut self) {
+    pub(super) fn follow_socket(&mut self, out: &impl Outbound<S>) {
         let Some(successor) = self.slot.socket.successor() else {
             return;
         };
-        let Some(event) = self.connection.change_local_address() else {
+        if self.migrate(false) {
+            self.slot.source = out.source_ip(&successor, self.connection.remote_addr());
+            self.slot.socket = successor;
+            self.register_path();
+        }
+    }
+
+    /// Leaves the source address for the one that the kernel would send from, if that is another one: because it
+    /// is gone, or because nothing arrives any more, and what leads to the peer may have changed.
+    ///
+    /// Not before the peer lets it. Until then the connection keeps what it has: it may be back.
+    fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
+        let source = out.source_ip(&self.slot.socket, self.connection.remote_addr());
+        if source.is_none() || source == self.slot.source {
             return;
+        }
+        if self.migrate(is_gone) {
+            self.totals.transport.source_changes += 1;
+            self.slot.source = source;
+            self.register_path();
+        }
+    }
+
+    /// Sees whether what is sent arrives; if nothing does, another source may do better.
+    fn watch_arrivals(&mut self, out: &impl Outbound<S>) {
+        if self.connection.authenticated().is_none() || self.connection.is_over() {
+            return;
+        }
+        let acknowledgements = self.connection.path_control().acknowledgements();
+        let arrivals = &mut self.slot.arrivals;
+        arrivals.note_acknowledged(acknowledgements);
+        match arrivals.judge(self.now) {
+            Verdict::Fine => {}
+            Verdict::Ask => self.connection.probe(),
+            Verdict::Nothing => self.leave_source(out, false),
+        }
+    }
+
+    /// Begins to use another connection ID, for another local address. Returns `false` if that may not be.
+    fn migrate(&mut self, is_gone: bool) -> bool {
+        let Some(event) = self.connection.change_local_address(is_gone) else {
+            return false;
         };
         if let Some(event) = self.endpoint.handle_event(self.handle, event) {
             self.connection.handle_event(event);
         }
-        self.slot.socket = successor;
-        self.register_path();
+        true
     }
 
     /// The peer has moved, or has not.
@@ -352,7 +412,7 @@ impl<S: Socket> Turn<'_, S> {
     fn register_path(&self) {
         registry::lock(self.registry).migrated(
             self.handle,
-            self.slot.socket.local_addr(),
+            local_addr(&self.slot.socket, self.slot.source),
             self.connection.remote_addr(),
         );
     }
@@ -421,6 +481,7 @@ impl<S: Socket> Turn<'_, S> {
         if !out.is_ready(&self.slot.socket, remote_addr) {
             return Sending::Blocked;
         }
+        self.watch_arrivals(&*out);
         for _ in 0..BATCHES_PER_TURN {
             let mtu = usize::from(self.connection.current_mtu());
             // So that what is too much is one datagram.
@@ -443,7 +504,9 @@ impl<S: Socket> Turn<'_, S> {
                 .min(MAX_BATCH / mtu.max(1))
                 .max(1);
             buf.clear();
-            let asks = self.slot.silence.owes_nothing() || self.slot.doubter.wants_to_know();
+            let asks = self.slot.silence.owes_nothing()
+                || self.slot.doubter.wants_to_know()
+                || self.slot.arrivals.wants_to_know();
             let elicited = asks.then(|| self.connection.elicited());
             let transmit = if probes {
                 self.connection.poll_probe(self.now, buf)
@@ -454,6 +517,8 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
+            // quinn-proto has none for what we have dialled, and keeps the first one for ever.
+            transmit.src_ip = self.slot.source;
             // A peer that marks nothing may have found out that marked packets do not arrive.
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
@@ -462,6 +527,7 @@ impl<S: Socket> Turn<'_, S> {
             if elicited.is_some_and(|elicited| self.connection.elicited() > elicited) {
                 self.slot.silence.note_sent(self.now);
                 self.slot.doubter.note_sent(self.now);
+                self.slot.arrivals.note_sent(self.now);
             }
             // It may also be to the peer's address before, which is asked whether it is still the one.
             if transmit.destination == self.connection.remote_addr() {
@@ -486,6 +552,8 @@ impl<S: Socket> Turn<'_, S> {
             match out.send(&self.slot.socket, transmit, buf) {
                 Sent::Ready => {}
                 Sent::Forbidden => self.note_forbidden(),
+                // What is lost with it is sent again.
+                Sent::SourceGone => self.leave_source(&*out, true),
                 Sent::Blocked => return Sending::Blocked,
             }
         }
@@ -627,6 +695,7 @@ impl<S: Socket> Turn<'_, S> {
             .poll_timeout()
             .into_iter()
             .chain(self.slot.handshake_deadline)
+            .chain(self.slot.silent_until)
             .chain(self.slot.close_deadline)
             .chain(self.probe_at())
             .chain(self.keep_alive_at())

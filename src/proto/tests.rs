@@ -38,6 +38,7 @@ mod routing;
 mod scenario;
 mod scene;
 mod silence;
+mod source_address;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!     near  a0 10.1.0.1 ───── 10.1.0.2 a0  far
+//!            fd00:1::1         fd00:1::2
 //!           b0 10.2.0.1 ───── 10.2.0.2 b0
 //! ```
 //!
 //! Each is a network namespace. The test is at the near one; at the far one a node echoes.
 
-use std::sync::mpsc;
+use std::{sync::mpsc, thread::JoinHandle};
 
 use futures::channel::oneshot;
 use libp2p_quinn::Handle;
@@ -22,6 +23,9 @@ use super::{
 /// The far host's addresses, by cable.
 const FAR: [&str; 2] = ["10.1.0.2", "10.2.0.2"];
 
+/// On the first cable.
+const FAR_V6: &str = "fd00:1::2";
+
 /// The two hosts. The near one can be changed while it is in use.
 pub(crate) struct Cables {
     near: Namespace,
@@ -33,6 +37,7 @@ pub(crate) struct Near {
     cables: Cables,
     /// Where the far node listens: at one socket for each cable.
     pub(crate) far: [Multiaddr; 2],
+    pub(crate) far_v6: Multiaddr,
     pub(crate) far_handle: Handle,
 }
 
@@ -48,6 +53,8 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
     let far = visit(&cables.far.enter(), move || {
         block_on(async move {
             let mut node = Node::new();
+            let far_v6 = format!("/ip6/{FAR_V6}/udp/0/quic-v1");
+            let far_v6 = node.listen_at(&far_v6).await.1;
             let mut addrs = Vec::new();
             for ip in FAR {
                 let listener = format!("/ip4/{ip}/udp/0/quic-v1");
@@ -55,16 +62,17 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
             }
             let handle = node.transport.handle();
             let _echo = node.spawn_echo();
-            let _ = report.send((addrs, handle));
+            let _ = report.send((addrs, far_v6, handle));
             let _ = is_over.await;
         });
     })?;
-    let Ok((addrs, far_handle)) = reported.recv() else {
+    let Ok((addrs, far_v6, far_handle)) = reported.recv() else {
         return Err(outcome(far).err().unwrap_or_default());
     };
     let near = Near {
         cables,
         far: addrs.try_into().unwrap(),
+        far_v6,
         far_handle,
     };
     outcome(visit(&enter, move || block_on(bounded(test(near))))?)
@@ -84,13 +92,15 @@ impl Cables {
                 "link add a0 type veth peer name a0 netns {id}\n\
                  link add b0 type veth peer name b0 netns {id}\n\
                  address add 10.1.0.1/24 dev a0\naddress add 10.2.0.1/24 dev b0\n\
+                 address add fd00:1::1/64 dev a0 nodad\n\
                  link set a0 up\nlink set b0 up\n"
             ),
         )?;
         far.run(
             &ip,
             &format!(
-                "address add {}/24 dev a0\naddress add {}/24 dev b0\nlink set a0 up\nlink set b0 up\n",
+                "address add {}/24 dev a0\naddress add {}/24 dev b0\n\
+                 address add {FAR_V6}/64 dev a0 nodad\nlink set a0 up\nlink set b0 up\n",
                 FAR[0], FAR[1]
             ),
         )?;
@@ -116,5 +126,22 @@ impl Near {
     /// If it fails.
     pub(crate) fn nft(&self, ruleset: &str) {
         self.cables.near.run(&["nft", "-f", "-"], ruleset).unwrap();
+    }
+
+    /// Has nft do this at the far host.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub(crate) fn nft_at_far(&self, ruleset: &str) {
+        self.cables.far.run(&["nft", "-f", "-"], ruleset).unwrap();
+    }
+
+    /// Has somebody else do this at the far host, on a thread of its own.
+    pub(crate) fn spawn_at_far<F: Future<Output = ()>>(
+        &self,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<Result<(), String>> {
+        visit(&self.cables.far.enter(), move || block_on(bounded(work()))).unwrap()
     }
 }

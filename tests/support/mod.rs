@@ -11,6 +11,8 @@ use libp2p_quinn::CertificateError;
 
 #[cfg(target_os = "linux")]
 pub(crate) mod cables;
+#[cfg(target_os = "linux")]
+pub(crate) mod capture;
 pub(crate) mod certificates;
 pub(crate) mod complaints;
 #[cfg(target_os = "linux")]

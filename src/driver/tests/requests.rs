@@ -476,6 +476,7 @@ impl Scene {
             remote_addr,
             socket: Arc::clone(&self.world.socket),
             deadline: clock::now() + CONFIG.handshake_timeout(),
+            silent_until: None,
             reply,
         };
         (dial, answer)

@@ -21,7 +21,7 @@ use crate::{
         task::{Driver, ReceiveSettings, Shared},
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
-    proto::{Datagram, Registry, Route, Shard, ShardSeed, Shards, route},
+    proto::{Datagram, DialDeadlines, Registry, Route, Shard, ShardSeed, Shards, route},
     sync::Mutex,
 };
 
@@ -63,11 +63,14 @@ impl World {
             Dialling::JustBegun => clock::now(),
             Dialling::TooLong => clock::now() - Duration::from_secs(60),
         };
-        let deadline = now + CONFIG.handshake_timeout();
+        let deadlines = DialDeadlines {
+            handshake: now + CONFIG.handshake_timeout(),
+            silent: None,
+        };
         let (handle, connection) = shard
             .connect(
                 now,
-                deadline,
+                deadlines,
                 CONFIG.client(None, None).unwrap(),
                 nobody(),
                 Arc::clone(&socket),

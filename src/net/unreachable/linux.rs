@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -13,17 +13,22 @@ use nix::{
     cmsg_space,
     errno::Errno,
     libc,
-    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg},
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg,
+    },
 };
+
+use super::{Obstacle, Unreachable};
 
 /// As much of a datagram as it takes to tell which connection it was for: a QUIC header.
 const QUOTED_BYTES: usize = 64;
 
-/// Takes the next report from the queue. Of a "port unreachable": the address, and the beginning of the datagram.
+/// Takes the next report from the queue: of a "port unreachable", and of a "host unreachable" that this host
+/// has sent to itself.
 ///
-/// Others say nothing: "packet too big" is left to QUIC's own path MTU discovery (RFC 9000 §14.3), and an
-/// unreachable network may be reachable again before the handshake times out.
-pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
+/// Others say nothing: "packet too big" is left to QUIC's own path MTU discovery (RFC 9000 §14.3), and what is
+/// unreachable for a router may be reachable again before the handshake times out.
+pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
     let mut quoted = vec![0; QUOTED_BYTES];
     // What quinn-udp has the socket tell of each datagram (packet information, traffic class) comes
     // with its errors as well; were there no room for it, nix would give nothing.
@@ -32,7 +37,7 @@ pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<(SocketAddr, 
         libc::in6_pktinfo,
         libc::c_int
     );
-    let (refused, remote_addr, len) = {
+    let (obstacle, remote_addr, len) = {
         let mut parts = [IoSliceMut::new(&mut quoted)];
         let message = recvmsg::<SockaddrStorage>(
             socket.as_fd().as_raw_fd(),
@@ -40,24 +45,65 @@ pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<(SocketAddr, 
             Some(&mut control),
             MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
         )?;
-        let refused = message.cmsgs()?.any(|control| is_refusal(&control));
+        let obstacle = Report::of(message.cmsgs()?).obstacle();
         // The address that the datagram in question was sent to.
         let remote_addr = message.address.as_ref().and_then(socket_addr);
-        (refused, remote_addr, message.bytes)
+        (obstacle, remote_addr, message.bytes)
     };
     quoted.truncate(len);
-    Ok(remote_addr
-        .filter(|_| refused)
-        .map(|remote_addr| (remote_addr, quoted)))
+    let report = obstacle.zip(remote_addr);
+    Ok(report.map(|(obstacle, remote_addr)| Unreachable {
+        remote_addr,
+        obstacle,
+        quoted,
+    }))
 }
 
-fn is_refusal(control: &ControlMessageOwned) -> bool {
-    let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) =
-        control
-    else {
-        return false;
-    };
-    Errno::from_raw(error.ee_errno.cast_signed()) == Errno::ECONNREFUSED
+/// An ICMP message, as the kernel tells of it.
+#[derive(Default)]
+struct Report {
+    error: Option<Errno>,
+    /// Who has sent it.
+    offender: Option<IpAddr>,
+    /// Whom it was sent to: us, at the address that the datagram came from.
+    local_ip: Option<IpAddr>,
+}
+
+impl Report {
+    fn of(control: impl Iterator<Item = ControlMessageOwned>) -> Self {
+        let mut report = Self::default();
+        let errno = |error: libc::sock_extended_err| Errno::from_raw(error.ee_errno.cast_signed());
+        for control in control {
+            match control {
+                ControlMessageOwned::Ipv4RecvErr(error, offender) => {
+                    report.error = Some(errno(error));
+                    report.offender = offender.map(|addr| SockaddrIn::from(addr).ip().into());
+                }
+                ControlMessageOwned::Ipv6RecvErr(error, offender) => {
+                    report.error = Some(errno(error));
+                    report.offender = offender.map(|addr| SockaddrIn6::from(addr).ip().into());
+                }
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    let bits = u32::from_be(info.ipi_addr.s_addr);
+                    report.local_ip = Some(Ipv4Addr::from_bits(bits).into());
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    report.local_ip = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                }
+                _ => {}
+            }
+        }
+        report
+    }
+
+    fn obstacle(&self) -> Option<Obstacle> {
+        let is_own = self.offender.is_some() && self.offender == self.local_ip;
+        match self.error? {
+            Errno::ECONNREFUSED => Some(Obstacle::PortClosed),
+            Errno::EHOSTUNREACH if is_own => Some(Obstacle::NoNeighbour),
+            _ => None,
+        }
+    }
 }
 
 fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
@@ -66,4 +112,29 @@ fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
     }
     let v6 = addr.as_sockaddr_in6()?;
     Some(SocketAddr::from((v6.ip(), v6.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_host_is_taken_at_its_word_that_another_one_is_not_there() {
+        let [us, router] = ["192.0.2.1", "192.0.2.254"].map(|ip| ip.parse().ok());
+        for (error, offender, local_ip, obstacle) in [
+            (Errno::EHOSTUNREACH, us, us, Some(Obstacle::NoNeighbour)),
+            (Errno::EHOSTUNREACH, router, us, None),
+            (Errno::EHOSTUNREACH, None, None, None),
+            (Errno::ENETUNREACH, us, us, None),
+            (Errno::ECONNREFUSED, router, us, Some(Obstacle::PortClosed)),
+        ] {
+            let error = Some(error);
+            let report = Report {
+                error,
+                offender,
+                local_ip,
+            };
+            assert_eq!(report.obstacle(), obstacle, "{error:?} from {offender:?}");
+        }
+    }
 }

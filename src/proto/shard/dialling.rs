@@ -23,13 +23,20 @@ const INITIAL_ID_LEN: usize = 8;
 /// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
 
+/// When a dial is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DialDeadlines {
+    pub(crate) handshake: Instant,
+    /// If nothing at all was heard until then.
+    pub(crate) silent: Option<Instant>,
+}
+
 impl<S: Socket> Shard<S> {
-    /// Begins a connection to `remote_addr`, from `socket`. Its handshake is given up at
-    /// `deadline`.
+    /// Begins a connection to `remote_addr`, from `socket`.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
-        deadline: Instant,
+        deadlines: DialDeadlines,
         mut config: ClientConfig,
         remote_addr: SocketAddr,
         socket: S,
@@ -50,9 +57,11 @@ impl<S: Socket> Shard<S> {
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
+            source: None,
             // RFC 9000 §8: it is for servers not to amplify.
             addresses: AddressLimits::new(Some(remote_addr)),
-            deadline,
+            deadline: deadlines.handshake,
+            silent_until: deadlines.silent,
             admission: None,
             received_bytes: 0,
             unanswered_dial: Some(initial_id),
@@ -77,12 +86,18 @@ impl<S: Socket> Shard<S> {
         self.punches.is_active(key)
     }
 
-    /// Nobody listens at `remote_addr`, says its host about a dial's first packet, which it quotes: a dial
-    /// that has heard nothing need not wait for its timeout.
+    /// Nobody has received a dial's first packet at `remote_addr`, says its host, which quotes it, or this one:
+    /// a dial that has heard nothing need not wait for its timeout.
     ///
     /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
     /// have answered it.
-    pub(crate) fn unreachable(&mut self, now: Instant, remote_addr: SocketAddr, initial_id: &[u8]) {
+    pub(crate) fn unreachable(
+        &mut self,
+        now: Instant,
+        remote_addr: SocketAddr,
+        initial_id: &[u8],
+        why: HandshakeError,
+    ) {
         if initial_id.len() != INITIAL_ID_LEN {
             return;
         }
@@ -93,7 +108,7 @@ impl<S: Socket> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).abandon(HandshakeError::Unreachable);
+        lock(&slot.connection).abandon(why);
         self.want_turn(handle);
     }
 
@@ -106,7 +121,7 @@ impl<S: Socket> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).probe();
+        lock(&slot.connection).note_noise();
         self.want_turn(handle);
     }
 }

@@ -93,6 +93,7 @@ impl<S: Socket> Shard<S> {
             server
         });
         self.buf.clear();
+        let source = pending.incoming.local_ip();
         match self
             .endpoint
             .accept(pending.incoming, now, &mut self.buf, Some(server))
@@ -104,8 +105,10 @@ impl<S: Socket> Shard<S> {
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
                 addresses.note_received(remote_addr, pending.bytes);
                 let begun = Begun {
+                    source,
                     addresses,
                     deadline: pending.deadline,
+                    silent_until: None,
                     admission: Some(pending.admission),
                     received_bytes: pending.bytes,
                     unanswered_dial: None,

@@ -136,6 +136,7 @@ impl<S: Socket> Shard<S> {
                 let received = Received {
                     event,
                     remote_addr,
+                    local_ip,
                     len,
                     held,
                     socket,

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -204,6 +204,17 @@ impl Network {
         self.nodes[node].move_to(addr);
         self.by_addr.insert(addr, node);
         addr
+    }
+
+    /// The host of this node has these addresses from now on, and its kernel chooses the first one. Nothing leads to
+    /// those that it had before.
+    pub(crate) fn readdress(&mut self, node: usize, ips: &[IpAddr]) {
+        self.by_addr.retain(|_, at| *at != node);
+        for &ip in ips {
+            let addr = SocketAddr::new(ip, self.nodes[node].addr().port());
+            self.by_addr.insert(addr, node);
+        }
+        self.nodes[node].outbox.ips = Some(ips.to_vec());
     }
 
     /// Has an application do this, from the next round on.
@@ -473,11 +484,15 @@ impl Network {
         self.handshakes.arrived(&datagram.contents, is_intact);
         let Outgoing {
             from,
+            to,
             contents,
             ecn,
-            ..
         } = datagram;
-        self.nodes[node].receive_marked(self.now, from, &contents, ecn);
+        if self.nodes[node].outbox.ips.is_some() {
+            self.nodes[node].receive_at(to.ip(), self.now, from, &contents);
+        } else {
+            self.nodes[node].receive_marked(self.now, from, &contents, ecn);
+        }
         self.stirred.borrow_mut().insert(node);
     }
 }

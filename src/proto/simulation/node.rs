@@ -26,8 +26,8 @@ use crate::{
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
-        Budget, Datagram, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry,
-        Route, Sent, Shard, ShardSeed, Shards, Socket,
+        Budget, Datagram, DialDeadlines, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey,
+        Registry, Route, Sent, Shard, ShardSeed, Shards, Socket,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -153,6 +153,8 @@ pub(crate) struct Outbox {
     /// After so many batches the socket takes no more until the network has taken them.
     pub(crate) room: usize,
     pub(crate) batches: usize,
+    /// The addresses of a host, where the node's socket has all of them; the first one is what the kernel chooses.
+    pub(crate) ips: Option<Vec<IpAddr>>,
 }
 
 #[derive(Clone)]
@@ -171,11 +173,22 @@ impl Default for Outbox {
             swallows_batches: false,
             room: usize::MAX,
             batches: 0,
+            ips: None,
         }
     }
 }
 
 impl Outbox {
+    /// Where a datagram leaves, if its source address is one of the host's.
+    fn source(&self, socket: &SimSocket, transmit: &Transmit) -> Option<SocketAddr> {
+        let mut from = socket.local_addr();
+        if let Some(ips) = &self.ips {
+            let chosen = transmit.src_ip.or_else(|| ips.first().copied());
+            from.set_ip(chosen.filter(|ip| ips.contains(ip))?);
+        }
+        Some(from)
+    }
+
     fn take(&mut self) -> Vec<Outgoing> {
         self.batches = 0;
         mem::take(&mut self.sent)
@@ -191,14 +204,24 @@ impl Outbound<SimSocket> for Outbox {
         self.max_segments
     }
 
+    fn source_ip(&self, socket: &SimSocket, _: SocketAddr) -> Option<IpAddr> {
+        match &self.ips {
+            Some(ips) => ips.first().copied(),
+            None => Some(socket.local_addr().ip()),
+        }
+    }
+
     fn send(&mut self, socket: &SimSocket, transmit: Transmit, contents: &[u8]) -> Sent {
         assert_eq!(transmit.size, contents.len());
+        let Some(from) = self.source(socket, &transmit) else {
+            return Sent::SourceGone;
+        };
         let segment = transmit.segment_size.unwrap_or(contents.len());
         assert!(contents.len() <= segment * self.max_segments);
         if !(self.swallows_batches && contents.len() > segment) {
             self.sent
                 .extend(contents.chunks(segment).map(|contents| Outgoing {
-                    from: socket.local_addr(),
+                    from,
                     to: transmit.destination,
                     contents: contents.to_vec(),
                     ecn: transmit.ecn,
@@ -387,9 +410,12 @@ impl Node {
             None => self.config.client(expected, None).unwrap(),
             Some(hostile) => hostile.client(expected),
         };
-        let deadline = now + self.config.handshake_timeout();
+        let deadlines = DialDeadlines {
+            handshake: now + self.config.handshake_timeout(),
+            silent: None,
+        };
         let (handle, connection) =
-            self.cores[shard].connect(now, deadline, config, remote_addr, self.socket.clone())?;
+            self.cores[shard].connect(now, deadlines, config, remote_addr, self.socket.clone())?;
         Ok(self.peer(shard, handle, connection))
     }
 

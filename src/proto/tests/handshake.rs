@@ -268,13 +268,13 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     let addr = network.nodes[1].addr();
     let other_port = SocketAddr::new(addr.ip(), addr.port() + 1);
     let now = network.now;
-    network.nodes[0].cores[0].unreachable(now, other_port, quoted);
+    network.nodes[0].cores[0].unreachable(now, other_port, quoted, HandshakeError::Unreachable);
     // Forged by somebody who has not seen the packet.
-    network.nodes[0].cores[0].unreachable(now, addr, &[7; 8]);
-    network.nodes[0].cores[0].unreachable(now, addr, &[]);
+    network.nodes[0].cores[0].unreachable(now, addr, &[7; 8], HandshakeError::Unreachable);
+    network.nodes[0].cores[0].unreachable(now, addr, &[], HandshakeError::Unreachable);
     network.settle();
     assert_eq!(unanswered.loss(), None);
-    network.nodes[0].cores[0].unreachable(now, addr, quoted);
+    network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     assert_eq!(
         outcome(&mut network, &unanswered),
         Err(HandshakeError::Unreachable)
@@ -298,7 +298,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     for datagram in network.intercept() {
         let quoted = long_header_id(&datagram.contents).unwrap();
         let now = network.now;
-        network.nodes[0].cores[0].unreachable(now, addr, quoted);
+        network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     }
     network.settle();
     assert_eq!(refused.loss(), None);
@@ -315,7 +315,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     let again = network.intercept().swap_remove(0);
     let quoted = long_header_id(&again.contents).unwrap();
     let now = network.now;
-    network.nodes[0].cores[0].unreachable(now, addr, quoted);
+    network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     assert_eq!(
         outcome(&mut network, &refused),
         Err(HandshakeError::Unreachable)

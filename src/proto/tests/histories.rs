@@ -13,7 +13,7 @@ use super::{
     routing::assert_books_balance,
     seeds,
 };
-use crate::{config::ConfigBuilder, proto::long_header_id};
+use crate::{config::ConfigBuilder, error::HandshakeError, proto::long_header_id};
 
 /// Something that happens. Numbers choose among what there is at that time.
 #[derive(Clone, Debug)]
@@ -225,7 +225,7 @@ impl History {
                         continue;
                     };
                     for core in &mut network.nodes[node].cores {
-                        core.unreachable(now, addr, quoted);
+                        core.unreachable(now, addr, quoted, HandshakeError::Unreachable);
                     }
                 }
             }

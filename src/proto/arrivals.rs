@@ -1,0 +1,106 @@
+//! Whether what a connection sends still arrives.
+
+use std::time::{Duration, Instant};
+
+/// Whether anything is acknowledged of what was sent.
+///
+/// What is heard of the peer says nothing about that: it may come another way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Arrivals {
+    /// Acknowledgements so far.
+    acknowledgements: u64,
+    /// When something was first sent since the last one that has to be acknowledged.
+    unanswered_since: Option<Instant>,
+    /// When the peer was asked for an acknowledgement, or last found not to have sent one.
+    asked_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Fine,
+    /// The peer is to be asked: what was sent may have been lost alone, as a probe for the MTU.
+    Ask,
+    /// Nothing arrives any more.
+    Nothing,
+}
+
+impl Arrivals {
+    /// Whether to say when something was sent that has to be acknowledged.
+    pub(super) fn wants_to_know(&self) -> bool {
+        self.unanswered_since.is_none()
+    }
+
+    pub(super) fn note_sent(&mut self, now: Instant) {
+        self.unanswered_since.get_or_insert(now);
+    }
+
+    /// There were so many acknowledgements by now.
+    pub(super) fn note_acknowledged(&mut self, acknowledgements: u64) {
+        if acknowledgements != self.acknowledgements {
+            *self = Self {
+                acknowledgements,
+                ..Self::default()
+            };
+        }
+    }
+
+    pub(super) fn judge(&mut self, now: Instant) -> Verdict {
+        let Some(since) = self.unanswered_since else {
+            return Verdict::Fine;
+        };
+        let (last, patience, verdict) = match self.asked_at {
+            None => (since, PATIENCE, Verdict::Ask),
+            Some(asked_at) => (asked_at, ANSWER_TIME, Verdict::Nothing),
+        };
+        if now < last + patience {
+            return Verdict::Fine;
+        }
+        self.asked_at = Some(now);
+        verdict
+    }
+}
+
+/// How long nothing is acknowledged before the peer is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the answer may take; and how often the verdict is repeated then. A path that is back by then was only
+/// interrupted, and it is well before the usual idle timeout of 10 s.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clock;
+
+    #[test]
+    fn nothing_arrives_where_the_peer_was_asked_and_does_not_acknowledge() {
+        let now = clock::now();
+        let mut arrivals = Arrivals::default();
+        assert_eq!(arrivals.judge(now + 9 * PATIENCE), Verdict::Fine);
+        arrivals.note_sent(now);
+        assert_eq!(arrivals.judge(now + ANSWER_TIME), Verdict::Fine);
+        let asked = now + PATIENCE;
+        assert_eq!(arrivals.judge(asked), Verdict::Ask);
+        assert_eq!(arrivals.judge(asked + ANSWER_TIME / 2), Verdict::Fine);
+        for times in 1..3 {
+            let now = asked + times * ANSWER_TIME;
+            assert_eq!(arrivals.judge(now), Verdict::Nothing);
+            assert_eq!(arrivals.judge(now), Verdict::Fine);
+        }
+        arrivals.note_acknowledged(1);
+        assert!(arrivals.wants_to_know());
+        assert_eq!(arrivals.judge(asked + 9 * PATIENCE), Verdict::Fine);
+    }
+
+    #[test]
+    fn what_is_lost_alone_is_no_reason() {
+        let now = clock::now();
+        let mut arrivals = Arrivals::default();
+        arrivals.note_sent(now);
+        // Nothing has happened meanwhile.
+        let asked = now + 9 * PATIENCE;
+        assert_eq!(arrivals.judge(asked), Verdict::Ask);
+        arrivals.note_acknowledged(1);
+        assert_eq!(arrivals.judge(asked + ANSWER_TIME), Verdict::Fine);
+    }
+}

@@ -1,0 +1,181 @@
+//! Hosts whose addresses come and go under connections that live on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use futures::FutureExt;
+
+use super::{
+    network::Network,
+    node::{Node, Setup},
+    peer::Peer,
+    transfer::exchange_between,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Of another network than the one that nodes get theirs from.
+const NEW: [u8; 4] = [192, 0, 2, 7];
+
+#[test]
+fn source_stays_while_the_host_has_it() {
+    for node in [0, 1] {
+        let (mut network, peers, old) = connected(node, Setup::default());
+        network.readdress(node, &[NEW.into(), old]);
+        assert_arrives(&mut network, 0, &peers);
+        network.run_for(30 * SECOND);
+        assert_eq!(remote_ip(&network, 1 - node), old);
+        assert_eq!(source_changes(&network, node), 0);
+        close(&mut network, &peers[0]);
+    }
+}
+
+/// RFC 9000 §9.5: and no connection ID is seen at both.
+#[test]
+fn source_that_is_gone_is_left_for_another_one() {
+    let (mut network, peers, _) = connected(0, Setup::default());
+    let mut seen = Seen::default();
+    seen.look(&mut network, 0, &peers[0]);
+    network.readdress(0, &[NEW.into()]);
+    seen.look(&mut network, 0, &peers[0]);
+    seen.assert_apart(2);
+    // What was intercepted is lost.
+    assert_arrives(&mut network, 2, &peers);
+    assert_eq!(remote_ip(&network, 1), IpAddr::from(NEW));
+    assert_eq!(source_changes(&network, 0), 1);
+    close(&mut network, &peers[0]);
+}
+
+/// Its peer would not know it any more, unless it is behind a router.
+#[test]
+fn source_of_a_connection_that_came_in_is_left_under_another_id_too() {
+    let (mut network, [_, listener], _) = connected(1, Setup::default());
+    let mut seen = Seen::default();
+    seen.look(&mut network, 1, &listener);
+    network.readdress(1, &[NEW.into()]);
+    seen.look(&mut network, 1, &listener);
+    seen.assert_apart(2);
+    assert_eq!(source_changes(&network, 1), 1);
+}
+
+#[test]
+fn connection_that_may_not_move_lives_on_when_its_source_is_back() {
+    let listener = Setup {
+        configure: |builder| builder.migration(false),
+        ..Setup::default()
+    };
+    let (mut network, peers, old) = connected(0, listener);
+    network.readdress(0, &[NEW.into()]);
+    write_something(&peers[0]);
+    network.run_for(5 * SECOND);
+    network.readdress(0, &[NEW.into(), old]);
+    assert_arrives(&mut network, 1, &peers);
+    assert_eq!(remote_ip(&network, 1), old);
+    assert_eq!(source_changes(&network, 0), 0);
+    close(&mut network, &peers[0]);
+}
+
+/// Until there is a way again, it stays where it is.
+#[test]
+fn source_that_comes_back_before_any_other_is_kept() {
+    let (mut network, peers, old) = connected(0, Setup::default());
+    network.readdress(0, &[]);
+    write_something(&peers[0]);
+    network.run_for(5 * SECOND);
+    network.readdress(0, &[old]);
+    assert_arrives(&mut network, 1, &peers);
+    assert_eq!(source_changes(&network, 0), 0);
+    close(&mut network, &peers[0]);
+}
+
+/// The address is there, and leads nowhere: its interface has lost its link, or a tunnel takes
+/// what is sent from it.
+#[test]
+fn silent_path_is_left_for_the_one_that_the_kernel_would_take() {
+    let (mut network, peers, old) = connected(0, Setup::default());
+    network.readdress(0, &[NEW.into()]);
+    network.nodes[0].outbox.ips = Some(vec![NEW.into(), old]);
+    write_something(&peers[0]);
+    network.run_for(2 * SECOND);
+    assert_eq!(source_changes(&network, 0), 0);
+    network.run_for(2 * SECOND);
+    assert_eq!(source_changes(&network, 0), 1);
+    assert_eq!(remote_ip(&network, 1), IpAddr::from(NEW));
+    assert_arrives(&mut network, 1, &peers);
+    close(&mut network, &peers[0]);
+}
+
+/// A connection between a host that may get other addresses and another one, and the address that it begins with.
+fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
+    let mut network = Network::pair(1, Setup::default(), listener);
+    let old = network.nodes[node].addr().ip();
+    network.readdress(node, &[old]);
+    let (dialer, listener) = network.connect(0, 1);
+    // Until the handshake is confirmed, and IDs are issued.
+    network.run_for(SECOND);
+    (network, [dialer, listener], old)
+}
+
+/// The connection IDs that datagrams had, by where they came from.
+#[derive(Default)]
+struct Seen(BTreeMap<IpAddr, BTreeSet<Vec<u8>>>);
+
+impl Seen {
+    /// Has a node send something, and looks at it instead of its peer.
+    fn look(&mut self, network: &mut Network, node: usize, peer: &Peer) {
+        write_something(peer);
+        network.settle();
+        let to = network.nodes[1 - node].addr();
+        for datagram in network.intercept() {
+            if datagram.to == to {
+                let id = datagram.contents[1..9].to_vec();
+                self.0.entry(datagram.from.ip()).or_default().insert(id);
+            }
+        }
+    }
+
+    fn assert_apart(&self, addresses: usize) {
+        assert_eq!(self.0.len(), addresses, "{:?}", self.0);
+        let ids: Vec<_> = self.0.values().flatten().collect();
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+    }
+}
+
+fn write_something(peer: &Peer) {
+    let stream = peer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(peer.write_now(stream, &[0; 100]), 100);
+    peer.finish(stream).unwrap();
+}
+
+/// Waits for what was written so many times, and for more in both directions.
+fn assert_arrives(network: &mut Network, times: usize, [dialer, listener]: &[Peer; 2]) {
+    let reader = listener.clone();
+    network.block_on(async move {
+        for _ in 0..times {
+            let stream = reader.accept().await.unwrap();
+            assert_eq!(reader.read_to_end(stream).await.unwrap(), [0; 100]);
+        }
+    });
+    exchange_between(network, dialer, listener, 1, 50_000);
+}
+
+/// Where a node sees its only peer.
+fn remote_ip(network: &Network, node: usize) -> IpAddr {
+    let addrs: Vec<_> = network.nodes[node].remote_addrs().into_iter().collect();
+    assert_eq!(addrs.len(), 1);
+    addrs[0].ip()
+}
+
+fn source_changes(network: &Network, node: usize) -> u64 {
+    network.nodes[node].books().1.source_changes
+}
+
+fn close(network: &mut Network, dialer: &Peer) {
+    assert_eq!(dialer.loss(), None);
+    dialer.close(0);
+    network.run_until_empty();
+    network.nodes.iter().for_each(Node::assert_empty);
+}
