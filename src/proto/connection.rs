@@ -662,6 +662,18 @@ impl Connection {
         &self.path_control
     }
 
+    /// As quinn-proto has them.
+    #[cfg(test)]
+    pub(super) fn quic_stats(&self) -> quinn_proto::ConnectionStats {
+        self.quic.stats()
+    }
+
+    /// Bytes that were unacknowledged after the last acknowledgement.
+    #[cfg(test)]
+    pub(super) fn bytes_in_flight(&self) -> u64 {
+        self.path_control.in_flight()
+    }
+
     /// How many frames were sent that have to be acknowledged, among those that matter.
     pub(super) fn elicited(&self) -> u64 {
         let sent = self.quic.stats().frame_tx;
