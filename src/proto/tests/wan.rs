@@ -65,8 +65,39 @@ fn slow_start_that_overruns_a_queue_costs_no_connection() {
     }
 }
 
+/// What has piled up for a reader that is far behind is left in quinn-proto, but not with so many
+/// gaps.
+#[test]
+fn slow_start_that_overruns_a_queue_costs_no_connection_of_a_slow_reader() {
+    for asked in [
+        "rate=100,rtt=150,queue=1,reads=25,seconds=4",
+        "rate=100,rtt=150,queue=2,reads=66.666,seconds=4",
+    ] {
+        let outcome = run(&WanPath::parse(asked));
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert_eq!(flow.death, None, "{asked}");
+        assert!(flow.lost > 1_000, "{asked}: only {} packets", flow.lost);
+    }
+}
+
 /// More than a window of 64 MB, and less than two.
 const MOST_HELD: u64 = 80_000_000;
+
+/// quinn-proto searches the chunks of a stream for each packet.
+#[test]
+fn writes_of_any_size_are_handed_on_in_large_chunks_while_much_is_in_flight() {
+    for write in [64, 1000, 1024, 1400, 4096, 16_000, 16_384, 65_536] {
+        let asked = format!("rate=500,rtt=20,seconds=0.8,write={write}");
+        let outcome = run(&WanPath::parse(&asked));
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert!(flow.read > 10_000_000, "{write}: {outcome}");
+        assert!(flow.mean_chunk > 15_000, "{write}: {outcome}");
+    }
+}
 
 #[test]
 fn two_flows_share_a_path() {

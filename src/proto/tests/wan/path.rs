@@ -27,6 +27,8 @@ pub(super) struct WanPath {
     pub(super) windows: u32,
     /// Bytes of each write.
     pub(super) write: usize,
+    /// In Mb/s, what the reader takes at most; 0 is as fast as it comes.
+    reads: f64,
     pub(super) flows: u32,
     seconds: f64,
     pub(super) seed: u64,
@@ -41,6 +43,7 @@ impl WanPath {
             queue: 1.0,
             windows: 0,
             write: 64 * 1024,
+            reads: 0.0,
             flows: 1,
             seconds: 20.0,
             seed: 1,
@@ -55,6 +58,7 @@ impl WanPath {
                 "queue" => path.queue = number,
                 "windows" => path.windows = number as u32,
                 "write" => path.write = number as usize,
+                "reads" => path.reads = number,
                 "flows" => path.flows = number as u32,
                 "seconds" => path.seconds = number,
                 "seed" => path.seed = number as u64,
@@ -66,6 +70,14 @@ impl WanPath {
 
     pub(super) fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// How long the reader takes for so many bytes.
+    pub(super) fn reading_time(&self, bytes: usize) -> Duration {
+        if self.reads == 0.0 {
+            return Duration::ZERO;
+        }
+        Duration::from_secs_f64(bytes as f64 * 8.0 / (self.reads * 1e6))
     }
 
     pub(super) fn impairments(&self) -> Impairments {
@@ -96,6 +108,7 @@ impl fmt::Display for WanPath {
             queue,
             windows,
             write,
+            reads,
             flows,
             seconds,
             seed,
@@ -103,7 +116,7 @@ impl fmt::Display for WanPath {
         write!(
             f,
             "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},write={write},\
-             flows={flows},seconds={seconds},seed={seed}"
+             reads={reads},flows={flows},seconds={seconds},seed={seed}"
         )
     }
 }

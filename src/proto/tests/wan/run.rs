@@ -55,6 +55,8 @@ pub(super) struct FlowOutcome {
     pub(super) lost: u64,
     congestion_events: u64,
     black_holes: u64,
+    /// Bytes of what quinn-proto was given at a time.
+    pub(super) mean_chunk: u64,
     mtu: u16,
     most_cwnd: u64,
     most_in_flight: u64,
@@ -92,7 +94,7 @@ impl fmt::Display for Outcome {
             write!(
                 f,
                 " flow goodput={:.3} late={:.3} t1={one} t10={ten} t100={hundred} sent={} lost={} \
-                 events={} black_holes={} mtu={} cwnd={} in_flight={} gaps={} held={} died={died} \
+                 events={} black_holes={} chunk={} mtu={} cwnd={} in_flight={} gaps={} held={} died={died} \
                  why={why}",
                 flow.goodput,
                 flow.late_goodput,
@@ -100,6 +102,7 @@ impl fmt::Display for Outcome {
                 flow.lost,
                 flow.congestion_events,
                 flow.black_holes,
+                flow.mean_chunk,
                 flow.mtu,
                 flow.most_cwnd,
                 flow.most_in_flight,
@@ -165,9 +168,10 @@ impl Flow {
         let progress = Rc::new(RefCell::new(Progress::default()));
         let accepted = Rc::new(RefCell::new(None));
         let (alarms, noted, taken) = (network.alarms(), Rc::clone(&progress), Rc::clone(&accepted));
+        let path = *path;
         network.serve(move |peer| {
             *taken.borrow_mut() = Some(peer.clone());
-            Box::pin(download(peer, alarms.clone(), Rc::clone(&noted)))
+            Box::pin(download(path, peer, alarms.clone(), Rc::clone(&noted)))
         });
         let dialer = network.dial(0, 1);
         let (writer, write, cpu) = (dialer.clone(), path.write, Rc::clone(cpu));
@@ -221,6 +225,7 @@ impl Flow {
         let Progress { read, milestones } = *self.progress.borrow();
         let rate = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e6 / time.as_secs_f64();
         let quic = self.dialer.with(|connection| connection.quic_stats());
+        let (chunks, bytes) = self.dialer.with(|connection| connection.handed_over());
         FlowOutcome {
             read,
             goodput: rate(read, now - self.began),
@@ -231,6 +236,7 @@ impl Flow {
             sent: quic.path.sent_packets,
             lost: quic.path.lost_packets,
             congestion_events: quic.path.congestion_events,
+            mean_chunk: bytes / chunks.max(1),
             black_holes: quic.path.black_holes_detected,
             mtu: quic.path.current_mtu,
             ..self.outcome
@@ -259,12 +265,13 @@ async fn upload(peer: &Peer, stream: StreamId, write: usize, cpu: &Cell<Duration
 }
 
 /// Reads whatever comes, until the connection is over.
-async fn download(peer: Peer, alarms: Alarms, progress: Rc<RefCell<Progress>>) {
+async fn download(path: WanPath, peer: Peer, alarms: Alarms, progress: Rc<RefCell<Progress>>) {
     let Ok(stream) = peer.accept().await else {
         return;
     };
     let mut buf = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = peer.read(stream, &mut buf).await {
+        alarms.after(path.reading_time(count)).await;
         let mut progress = progress.borrow_mut();
         progress.read += count as u64;
         let read = progress.read;
