@@ -17,7 +17,7 @@ use rustls::{
 };
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::deterministic::deterministic;
+pub(crate) use self::deterministic::{Protection, deterministic};
 #[cfg(test)]
 pub(crate) use self::payload::Survey;
 pub(crate) use self::{
@@ -45,6 +45,8 @@ mod host_key;
 mod packet_watch;
 mod payload;
 mod peer;
+#[cfg(any(test, fuzzing))]
+mod plain;
 mod post_handshake;
 mod provider;
 mod rsa;

@@ -10,6 +10,7 @@ mod sample;
 mod simulate;
 mod table;
 mod trend;
+mod wan;
 
 use std::{path::Path, process::ExitCode};
 
@@ -35,6 +36,8 @@ enum Command {
     Simulate(simulate::Options),
     /// Writes `docs/testing.md`: which test shows what, and what the long tests have found.
     Table(table::Options),
+    /// Simulates long and fast paths, and writes `docs/performance/wan.md`.
+    Wan(wan::Options),
     /// A process of a flood, which starts it.
     #[command(subcommand, hide = true)]
     Role(flood::Role),
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Flood(options) => flood::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Table(options) => table::run(&options),
+        Command::Wan(options) => wan::run(&options),
         Command::Role(role) => role.run().map(|()| true),
         Command::AttackRole(role) => role.run().map(|()| true),
     }

@@ -64,14 +64,14 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// What some tests have said.
-struct Tests {
-    passed: bool,
+pub struct Tests {
+    pub passed: bool,
     output: String,
 }
 
 impl Tests {
     /// Runs what `filter` chooses, with one variable in its environment.
-    fn run(filter: &[&str], variable: &str, value: &str) -> Result<Self> {
+    pub fn run(filter: &[&str], variable: &str, value: &str) -> Result<Self> {
         let output = Command::new("cargo")
             .args(["test", "--release", "--lib", "--", "--nocapture"])
             .args(filter)
@@ -84,6 +84,10 @@ impl Tests {
             passed: output.status.success(),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
         })
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.output.lines()
     }
 
     fn verdict(&self) -> &str {

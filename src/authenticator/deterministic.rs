@@ -19,7 +19,7 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use super::{Authenticator, crypto_provider};
+use super::{Authenticator, crypto_provider, plain};
 
 /// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what was said on
 /// this thread.
@@ -29,12 +29,18 @@ pub(crate) fn deterministic(
     host: &Keypair,
     seed: u64,
     clock: Arc<dyn TimeProvider>,
+    protection: Protection,
 ) -> Authenticator {
     RANDOM.set(Some(StdRng::seed_from_u64(seed)));
+    let usual = crypto_provider();
     let provider = CryptoProvider {
+        cipher_suites: match protection {
+            Protection::Usual => usual.cipher_suites,
+            Protection::None => plain::cipher_suites(),
+        },
         kx_groups: vec![&LargePublicSecret],
         secure_random: &ThreadRandom,
-        ..crypto_provider()
+        ..usual
     };
     Authenticator::with_parts(
         host,
@@ -44,6 +50,15 @@ pub(crate) fn deterministic(
         None,
     )
     .unwrap()
+}
+
+/// What packets are protected with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Protection {
+    #[default]
+    Usual,
+    /// Nothing, which is cheap. Both sides have to agree.
+    None,
 }
 
 thread_local! {

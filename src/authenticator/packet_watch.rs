@@ -24,6 +24,7 @@ pub(crate) struct PacketWatch {
     refused: AtomicU64,
     /// One more than the largest number of a packet that the peer has made.
     received: AtomicU64,
+    holes: AtomicU64,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -58,6 +59,19 @@ impl PacketWatch {
     /// again, and make up any that do not pass for the peer's.
     pub(crate) fn newest(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Packets whose number did not follow the largest one before it. For an honest peer, what it
+    /// has sent has no more gaps.
+    pub(crate) fn holes(&self) -> u64 {
+        self.holes.load(Ordering::Relaxed)
+    }
+
+    fn note_number(&self, number: u64) {
+        let next = (self.received).fetch_max(number.saturating_add(1), Ordering::Relaxed);
+        if number > next {
+            self.holes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn refuses(&self, payload: &[u8]) -> bool {
@@ -181,7 +195,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.key.decrypt(packet, header, payload)?;
-        (self.watch.received).fetch_max(packet.saturating_add(1), Ordering::Relaxed);
+        self.watch.note_number(packet);
         if self.watch.refuses(payload) {
             return Err(CryptoError);
         }

@@ -81,6 +81,11 @@ impl PathControl {
         self.0.in_flight.load(Ordering::Relaxed) > 0
     }
 
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> u64 {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
         *lock_alone(&self.0.sent_before) = Some(now);

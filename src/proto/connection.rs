@@ -646,6 +646,7 @@ impl Connection {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let transmit = self.quic.poll_transmit(now, max_datagrams, buf);
+        self.note_sent(transmit.as_ref());
         if transmit.is_none() && self.authenticated.is_some() && !self.has_sent_handshake {
             self.has_sent_handshake = true;
             if self.closing.is_some() {
@@ -661,12 +662,37 @@ impl Connection {
         self.path_control.lift(true);
         let transmit = self.quic.poll_transmit(now, 1, buf);
         self.path_control.lift(false);
+        self.note_sent(transmit.as_ref());
         transmit
+    }
+
+    fn note_sent(&mut self, transmit: Option<&Transmit>) {
+        if let Some(transmit) = transmit {
+            self.streams.note_sent(transmit.size);
+        }
     }
 
     /// What the congestion control of the path knows.
     pub(super) fn path_control(&self) -> &PathControl {
         &self.path_control
+    }
+
+    /// How many chunks of streams quinn-proto was given, and of how many bytes.
+    #[cfg(test)]
+    pub(super) fn handed_over(&self) -> (u64, u64) {
+        self.streams.handed_over()
+    }
+
+    /// As quinn-proto has them.
+    #[cfg(test)]
+    pub(super) fn quic_stats(&self) -> quinn_proto::ConnectionStats {
+        self.quic.stats()
+    }
+
+    /// Bytes that were unacknowledged after the last acknowledgement.
+    #[cfg(test)]
+    pub(super) fn bytes_in_flight(&self) -> u64 {
+        self.path_control.in_flight()
     }
 
     /// How many frames were sent that have to be acknowledged, among those that matter.
@@ -819,7 +845,8 @@ impl Connection {
     /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are
     /// kept for as long as quinn-proto keeps anything of it.
     pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
-        self.streams().begin_arrival(held);
+        let holes = self.watch.as_ref().map_or(0, |watch| watch.holes());
+        self.streams().begin_arrival(held, holes);
         let authenticated = self.handle_application_events();
         self.streams().end_arrival();
         let is_open = self.loss.is_none() || self.lingers();

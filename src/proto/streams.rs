@@ -1,6 +1,7 @@
 //! The streams of a connection: reading, writing, gathering of small writes, and who waits for what.
 
 mod backlog;
+mod gather;
 mod reassembly;
 mod receive_part;
 mod receiving;
@@ -13,7 +14,6 @@ use std::{
     task::{Poll, Waker},
 };
 
-use bytes::BytesMut;
 pub(crate) use quinn_proto::StreamId;
 use quinn_proto::{Dir, FinishError, Side, StreamEvent, VarInt, WriteError};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -22,27 +22,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 pub(super) use self::receive_part::Holding;
 pub(crate) use self::receiving::ReceiveWindows;
 use self::{
+    gather::{Gather, Gathering, LARGEST_CHUNK},
     receive_part::{ReceivePart, RecvState},
     receiving::Receiving,
     send_window::SendWindow,
 };
 use super::turns::Turns;
 use crate::error::{ConnectionError, StreamError};
-
-/// Largest write that is taken in one call, in bytes.
-///
-/// quinn-proto accounts whole chunks against the send window until the last byte of them is
-/// acknowledged, so chunks of megabytes would stall it.
-const MAX_WRITE: usize = 64 * 1024;
-
-/// Writes below this many bytes are gathered.
-///
-/// quinn-proto's send buffer searches its chunks from the front, which makes many small ones quadratic;
-/// from one packet's worth upwards the search no longer shows.
-const SMALL_WRITE: usize = 1024;
-
-/// Most bytes of small writes that one stream gathers before they have to go on.
-const GATHER_LIMIT: usize = 16 * 1024;
 
 /// Streams that a peer may open before it has opened any.
 ///
@@ -82,8 +68,7 @@ pub(super) struct StreamStates {
     receiving: Receiving,
     send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
-    /// Streams whose gathered bytes go on in the next turn.
-    gathered: Vec<StreamId>,
+    gathering: Gathering,
     /// Who waits for a stream of the peer's.
     inbound: Option<Waker>,
     /// Who waits to open a stream.
@@ -96,10 +81,7 @@ struct StreamState {
     send: SendState,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Small writes on their way to quinn-proto.
-    gather: BytesMut,
-    /// The turn in which a small write went to quinn-proto directly.
-    direct_in_turn: Option<NonZeroU32>,
+    gather: Gather,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,
     /// The stream is over for quinn-proto, which would let the peer open another one. For the
@@ -138,7 +120,7 @@ impl StreamStates {
             receiving: Receiving::new(limits.windows),
             send_window: SendWindow::new(limits.send_window),
             states: FxHashMap::default(),
-            gathered: Vec::new(),
+            gathering: Gathering::default(),
             inbound: None,
             outbound: None,
         }
@@ -152,6 +134,22 @@ impl StreamStates {
     /// Written bytes that are not acknowledged, at most.
     pub(super) fn unacknowledged_bytes(&self) -> u64 {
         self.send_window.held_bytes()
+    }
+
+    /// Datagrams of so many bytes were sent.
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        self.gathering.note_sent(bytes);
+    }
+
+    /// How many chunks quinn-proto was given, and of how many bytes.
+    #[cfg(test)]
+    pub(super) fn handed_over(&self) -> (u64, u64) {
+        self.gathering.handed_over()
+    }
+
+    /// How large a chunk should be that is handed to quinn-proto.
+    fn chunk_bytes(&self) -> usize {
+        (self.gathering).chunk_bytes(self.send_window.held_bytes())
     }
 
     /// So many bytes were acknowledged, or all.
@@ -200,12 +198,12 @@ impl StreamStates {
 
     /// Nothing more is sent.
     pub(super) fn stop_sending(&mut self) {
-        self.gathered.clear();
+        self.gathering.clear();
         self.undelivered = FxHashSet::default();
-        self.states.retain(|_, stream| !stream.dropped);
         for stream in self.states.values_mut() {
-            stream.gather = BytesMut::new();
+            stream.gather.clear(&mut self.gathering);
         }
+        self.states.retain(|_, stream| !stream.dropped);
     }
 
     /// Who waits for a stream looks again.
@@ -324,7 +322,8 @@ impl Streams<'_> {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        if stream.gather.len() >= GATHER_LIMIT {
+        let chunk_bytes = self.streams.chunk_bytes();
+        if stream.gather.is_full(chunk_bytes) {
             self.flush(id);
         }
         let stream = self
@@ -332,27 +331,22 @@ impl Streams<'_> {
             .states
             .get_mut(&id)
             .ok_or(StreamError::Closed)?;
-        let behind_gathered = !stream.gather.is_empty();
-        // The first small write of a turn goes on as it is: it may well stay the only one.
+        let all = &mut self.streams.gathering;
         let turn = NonZeroU32::new(self.turns.count() as u32);
-        let is_follower = turn.is_some() && stream.direct_in_turn == turn;
-        if behind_gathered || (data.len() < SMALL_WRITE && is_follower) {
-            let room = GATHER_LIMIT.saturating_sub(stream.gather.len());
-            if room == 0 {
+        if stream.gather.wants(all, data.len(), chunk_bytes, turn) {
+            let taken = stream.gather.add(all, id, data, chunk_bytes);
+            if taken == 0 {
                 self.turns.wait(&mut stream.writer, waker);
                 return Poll::Pending;
-            }
-            let taken = room.min(data.len());
-            stream.gather.extend_from_slice(&data[..taken]);
-            if !behind_gathered {
-                self.streams.gathered.push(id);
             }
             self.turns.want();
             return Poll::Ready(Ok(taken));
         }
-        stream.direct_in_turn = turn;
-        let data = &data[..data.len().min(MAX_WRITE)];
+        let data = &data[..data.len().min(LARGEST_CHUNK)];
         let written = self.quic.send_stream(id).write(data);
+        stream
+            .gather
+            .note_direct(all, written.as_ref().map_or(0, |&written| written), turn);
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {
@@ -413,7 +407,7 @@ impl Streams<'_> {
             .send_stream(id)
             .reset(code)
             .map_err(|_| StreamError::Closed)?;
-        stream.gather = BytesMut::new();
+        stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Reset;
         if stream.may_linger() {
             self.note_lingering(id);
@@ -488,6 +482,7 @@ impl Streams<'_> {
         if stream.send == SendState::Finishing && !stream.gather.is_empty() {
             stream.dropped = true;
         } else {
+            stream.gather.clear(&mut self.streams.gathering);
             self.streams.states.remove(&id);
         }
     }
@@ -541,10 +536,14 @@ impl Streams<'_> {
         }
     }
 
-    /// Hands what was gathered to quinn-proto.
+    /// Hands what was gathered to quinn-proto, as far as it might be sent in this turn.
     pub(super) fn flush_gathered(&mut self) {
-        for id in mem::take(&mut self.streams.gathered) {
-            self.flush(id);
+        for id in self.streams.gathering.take_listed() {
+            let all = &mut self.streams.gathering;
+            let stream = self.streams.states.get_mut(&id);
+            if stream.is_some_and(|stream| !stream.gather.unlist(all, id)) {
+                self.flush(id);
+            }
         }
     }
 
@@ -641,7 +640,7 @@ impl Streams<'_> {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
-        stream.gather = BytesMut::new();
+        stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Stopped(code.into_inner());
         self.turns.wake(&mut stream.writer);
         if stream.dropped {
@@ -662,20 +661,9 @@ impl Streams<'_> {
         };
         let mut send_stream = self.quic.send_stream(id);
         if !stream.gather.is_empty() {
-            let mut chunks = [mem::take(&mut stream.gather).freeze()];
-            let before = chunks[0].len();
-            while !chunks[0].is_empty() {
-                match send_stream.write_chunks(&mut chunks) {
-                    Ok(_) => {}
-                    // quinn-proto tells when to go on, but only after it has said "blocked".
-                    Err(WriteError::Blocked) => break,
-                    // The stream ends without them; the event that says so is on its way.
-                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => chunks[0].clear(),
-                }
-            }
-            let [rest] = chunks;
-            self.streams.send_window.note_written(before - rest.len());
-            stream.gather = BytesMut::from(rest);
+            let all = &mut self.streams.gathering;
+            let written = stream.gather.hand_over(all, &mut send_stream);
+            self.streams.send_window.note_written(written);
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
             let finished = send_stream.finish();

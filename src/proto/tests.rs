@@ -45,6 +45,7 @@ mod stun;
 mod timing;
 mod transfer;
 mod trials;
+mod wan;
 
 use super::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 

@@ -104,7 +104,7 @@ mod tests {
         let path = crate::root().join("soak/matrix.toml");
         let matrix = Matrix::read(&path).unwrap();
         let counts: Vec<_> = matrix.sections().map(|section| section.row.len()).collect();
-        assert_eq!(counts, [59, 50, 16]);
+        assert_eq!(counts, [59, 53, 16]);
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub fn muxer(data: &[u8]) {
 /// More are not looked at.
 const MOST_OPERATIONS: usize = 400;
 
-/// Writes of fewer bytes are gathered.
-const SMALL_WRITE: usize = 1024;
+/// Writes of fewer bytes may be gathered.
+const MOST_GATHERED: usize = 64 * 1024;
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Circumstances {
@@ -302,7 +302,7 @@ impl History {
     fn write(&mut self, side: Side, stream: StreamId, len: usize) {
         let peer = self.peers[side as usize].clone();
         let end = self.end_of(side, stream).clone();
-        if len < SMALL_WRITE {
+        if len < MOST_GATHERED {
             // It may be gathered where a larger one has to wait.
             self.waiting.remove(&Wait::Write(side, stream));
         }

@@ -25,6 +25,8 @@ pub(crate) struct Impairments {
     pub(crate) mtu: usize,
     /// Where datagrams queue up, in each direction of each pair of nodes; `None` is as fast as they come.
     pub(crate) bottleneck: Option<Bottleneck>,
+    /// How long a host gathers what arrives before it looks at it (interrupt moderation).
+    pub(crate) gathered: Duration,
     pub(crate) ecn: Ecn,
 }
 
@@ -34,6 +36,10 @@ pub(crate) struct Bottleneck {
     pub(crate) bytes_per_second: u32,
     /// Datagrams that find so much before them vanish, in bytes.
     pub(crate) queue_bytes: u32,
+    /// The interface of the sender, before the queue; `None` is as fast as they come.
+    pub(crate) interface_bytes_per_second: Option<u32>,
+    /// What a datagram has before its payload.
+    pub(crate) header_bytes: usize,
 }
 
 /// What becomes of the ECN bits of a marked datagram (RFC 3168 §5).
@@ -61,6 +67,7 @@ impl Impairments {
         corruption: 0.0,
         mtu: 1472,
         bottleneck: None,
+        gathered: Duration::ZERO,
         ecn: Ecn::Kept,
     };
 
@@ -89,8 +96,9 @@ impl Way {
 pub(crate) struct Link {
     pub(crate) impairments: Impairments,
     random: StdRng,
-    /// When the last datagram that queues up at the bottleneck has passed it.
-    queues: BTreeMap<Way, Instant>,
+    queues: BTreeMap<Way, Queue>,
+    /// When those who gather look at what has arrived.
+    gathering: BTreeMap<Way, Instant>,
     /// Nothing arrives until then.
     cut: BTreeMap<Way, Instant>,
     carried: u64,
@@ -110,6 +118,7 @@ impl Link {
             impairments: Impairments::NONE,
             random: StdRng::seed_from_u64(seed),
             queues: BTreeMap::new(),
+            gathering: BTreeMap::new(),
             cut: BTreeMap::new(),
             carried: 0,
         }
@@ -136,9 +145,9 @@ impl Link {
         if let Some(departure) = departure.filter(|_| !is_dropped) {
             let ecn = ecn.and_then(|ecn| self.impairments.ecn.mark(ecn));
             if self.random.random_bool(self.impairments.duplication) {
-                carried[1] = Some(self.arrive(departure, contents.clone(), ecn));
+                carried[1] = Some(self.arrive(way, departure, contents.clone(), ecn));
             }
-            carried[0] = Some(self.arrive(departure, contents, ecn));
+            carried[0] = Some(self.arrive(way, departure, contents, ecn));
         }
         carried.into_iter().flatten()
     }
@@ -165,17 +174,24 @@ impl Link {
         let (Some(way), Some(bottleneck)) = (way, bottleneck) else {
             return Some(now);
         };
-        let free = self.queues.entry(way).or_insert(now);
-        let before = free.saturating_duration_since(now);
-        if before > bottleneck.time_for(bottleneck.queue_bytes as usize) {
+        let len = len + bottleneck.header_bytes;
+        let queue = self.queues.entry(way).or_insert_with(|| Queue::new(now));
+        if let Some(rate) = bottleneck.interface_bytes_per_second {
+            queue.interface_free = now.max(queue.interface_free) + time_for(len, rate);
+        }
+        let entered = now.max(queue.interface_free);
+        let before = queue.free.saturating_duration_since(entered);
+        let rate = bottleneck.bytes_per_second;
+        if before > time_for(bottleneck.queue_bytes as usize, rate) {
             return None;
         }
-        *free = now + before + bottleneck.time_for(len);
-        Some(*free)
+        queue.free = entered + before + time_for(len, rate);
+        Some(queue.free)
     }
 
     fn arrive(
         &mut self,
+        way: Option<Way>,
         departure: Instant,
         mut contents: Vec<u8>,
         ecn: Option<EcnCodepoint>,
@@ -184,9 +200,19 @@ impl Link {
             delay,
             jitter,
             corruption,
+            gathered,
             ..
         } = self.impairments;
-        let arrival = departure + delay + jitter.mul_f64(self.random.random());
+        let mut arrival = departure + delay + jitter.mul_f64(self.random.random());
+        if let Some(way) = way
+            && !gathered.is_zero()
+        {
+            let looked_at = self.gathering.entry(way).or_insert(arrival);
+            if arrival > *looked_at {
+                *looked_at = arrival + gathered;
+            }
+            arrival = *looked_at;
+        }
         let is_intact = contents.is_empty() || !self.random.random_bool(corruption);
         if !is_intact {
             let bit = self.random.random_range(0..contents.len() * 8);
@@ -202,9 +228,36 @@ impl Link {
 }
 
 impl Bottleneck {
-    fn time_for(self, bytes: usize) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / f64::from(self.bytes_per_second))
+    /// Datagrams count as long as their payload is, and come as fast as they are sent.
+    pub(crate) fn new(bytes_per_second: u32, queue_bytes: u32) -> Self {
+        Self {
+            bytes_per_second,
+            queue_bytes,
+            interface_bytes_per_second: None,
+            header_bytes: 0,
+        }
     }
+}
+
+/// The way through the slowest part, as it stands.
+#[derive(Clone, Copy)]
+struct Queue {
+    /// When the last datagram that queues up has passed.
+    free: Instant,
+    interface_free: Instant,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        Self {
+            free: now,
+            interface_free: now,
+        }
+    }
+}
+
+fn time_for(bytes: usize, bytes_per_second: u32) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second))
 }
 
 impl Ecn {

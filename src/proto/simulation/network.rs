@@ -3,7 +3,7 @@
 mod timers;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     future::Future,
     mem,
@@ -60,6 +60,11 @@ pub(crate) struct Network {
     pub(crate) spoofer: Option<Spoofer>,
     handshakes: Handshakes,
     trace: digest::Context,
+    /// Whether the two before this are kept. They cost more than most of what is simulated.
+    is_recorded: bool,
+    /// The node whose CPU time is counted, and how much that was.
+    cpu_of: Option<usize>,
+    cpu_time: Rc<Cell<Duration>>,
     tasks: Tasks,
     alarms: Alarms,
     service: Option<Service>,
@@ -108,6 +113,9 @@ impl Network {
             spoofer: None,
             handshakes: Handshakes::default(),
             trace: digest::Context::new(&digest::SHA256),
+            is_recorded: true,
+            cpu_of: None,
+            cpu_time: Rc::default(),
             tasks: Tasks::default(),
             alarms: Alarms::new(began),
             service: None,
@@ -297,9 +305,22 @@ impl Network {
         panic!("runs in circles");
     }
 
+    /// Keeps neither a trace nor what became of handshakes, for simulations of many datagrams.
+    pub(crate) fn record_nothing(&mut self) {
+        self.is_recorded = false;
+    }
+
+    /// Counts the CPU time that a node takes from now on, and returns where.
+    pub(crate) fn count_cpu_time(&mut self, node: usize) -> Rc<Cell<Duration>> {
+        self.cpu_of = Some(node);
+        Rc::clone(&self.cpu_time)
+    }
+
     fn turn(&mut self, number: usize) {
         let node = &mut self.nodes[number];
+        let stopwatch = (self.cpu_of == Some(number)).then(clock::thread_cpu_time);
         node.turn(self.now);
+        book(&self.cpu_time, stopwatch);
         let outgoing = node.take_outgoing();
         // Some had no room to send, or have just been accepted.
         if node.has_ready() {
@@ -374,11 +395,13 @@ impl Network {
             ecn,
         } = outgoing;
         let from = self.nat.outward(from);
-        self.trace.update(&self.elapsed().as_nanos().to_be_bytes());
-        self.trace.update(format!("{from} {to} {ecn:?}").as_bytes());
-        self.trace.update(&contents.len().to_be_bytes());
-        self.trace.update(&contents);
-        self.handshakes.sent(self.now, from, &contents);
+        if self.is_recorded {
+            self.trace.update(&self.elapsed().as_nanos().to_be_bytes());
+            self.trace.update(format!("{from} {to} {ecn:?}").as_bytes());
+            self.trace.update(&contents.len().to_be_bytes());
+            self.trace.update(&contents);
+            self.handshakes.sent(self.now, from, &contents);
+        }
         self.spoof(sender, to, &contents);
         let receiver = self.node_at(to);
         let way = receiver.map(|to| Way { from: sender, to });
@@ -481,19 +504,30 @@ impl Network {
         let Some(node) = self.node_at(datagram.to) else {
             return;
         };
-        self.handshakes.arrived(&datagram.contents, is_intact);
+        if self.is_recorded {
+            self.handshakes.arrived(&datagram.contents, is_intact);
+        }
         let Outgoing {
             from,
             to,
             contents,
             ecn,
         } = datagram;
+        let stopwatch = (self.cpu_of == Some(node)).then(clock::thread_cpu_time);
         if self.nodes[node].outbox.ips.is_some() {
             self.nodes[node].receive_at(to.ip(), self.now, from, &contents);
         } else {
             self.nodes[node].receive_marked(self.now, from, &contents, ecn);
         }
+        book(&self.cpu_time, stopwatch);
         self.stirred.borrow_mut().insert(node);
+    }
+}
+
+/// Counts the CPU time since then, if anybody is interested.
+pub(crate) fn book(total: &Cell<Duration>, stopwatch: Option<Duration>) {
+    if let Some(before) = stopwatch {
+        total.set(total.get() + (clock::thread_cpu_time() - before));
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     wall_clock::WallClock,
 };
 use crate::{
-    authenticator::{Authenticator, deterministic},
+    authenticator::{Authenticator, Protection, deterministic},
     config::{Config, ConfigBuilder},
     error::HandshakeError,
     proto::{
@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     pub(crate) identity: Option<[u8; 32]>,
     pub(crate) listening: bool,
     pub(crate) outbox: Outbox,
+    pub(crate) protection: Protection,
     pub(crate) reader: Reader,
     /// What this node says in place of what its connections have written, and hears in place of
     /// what was said.
@@ -88,6 +89,7 @@ impl Default for Setup {
             identity: None,
             listening: true,
             outbox: Outbox::default(),
+            protection: Protection::Usual,
             reader: Reader::Owner,
             changes: Changes::default(),
             shards: 1,
@@ -295,7 +297,8 @@ impl Node {
         let host = random.random::<[u8; 32]>();
         let host = Keypair::ed25519_from_bytes(setup.identity.unwrap_or(host)).unwrap();
         let shards = Shards::new(setup.shards).unwrap();
-        let authenticator = deterministic(&host, random.next_u64(), Arc::new(wall_clock.clone()));
+        let clock = Arc::new(wall_clock.clone());
+        let authenticator = deterministic(&host, random.next_u64(), clock, setup.protection);
         let config = setup
             .config
             .unwrap_or_else(|| {

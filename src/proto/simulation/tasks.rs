@@ -132,6 +132,10 @@ impl Alarms {
         })
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
     pub(crate) fn first(&self) -> Option<Instant> {
         let alarms = self.0.borrow();
         alarms.wakers.first_key_value().map(|(&(due, _), _)| due)

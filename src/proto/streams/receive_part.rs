@@ -40,6 +40,8 @@ pub(super) struct ReceivePart {
     pub(super) is_large: bool,
     /// Its pile is left to a reader that is behind.
     pub(super) is_left: bool,
+    /// Packet numbers that had not followed the one before them when that began.
+    pub(super) holes_before: u64,
     /// It is to be drained.
     pub(super) is_due: bool,
 }

@@ -36,6 +36,11 @@ const LEAST_FOR_OTHERS: u64 = 8;
 /// and the first and last [page](PAGE_BYTES) of each stream need not be full.
 const SLACK_BYTES: u64 = 1536 * 1024;
 
+/// Packets that may be missing somewhere while a pile is left in quinn-proto, which ends the
+/// connection at 1,024 gaps. Each of them makes one gap at most, unless a packet that is sent again
+/// is lost, too, which is another one of them.
+const MOST_HOLES: u64 = 512;
+
 /// Gaps that a connection may have in any case, with a little in each packet.
 const LEAST_GAPS: u64 = 4096;
 
@@ -59,6 +64,8 @@ pub(super) struct Receiving {
     gaps: u32,
     /// The last datagram.
     arrival: Arrival,
+    /// Packet numbers that did not follow the one before them.
+    holes: u64,
     /// Streams to be drained when all of its frames are noted.
     due: u32,
     is_arriving: bool,
@@ -97,6 +104,7 @@ impl Receiving {
             pages: 0,
             gaps: 0,
             arrival: Arrival::default(),
+            holes: 0,
             due: 0,
             is_arriving: false,
             large_left: LARGE_STREAMS,
@@ -189,13 +197,18 @@ impl Receiving {
     /// stand still for one that nobody reads. There may not be many of those, and in what they have
     /// must not be much to sort.
     fn wants(&mut self, part: &mut ReceivePart) -> bool {
-        let backlog = part.backlog();
+        let backlog = *part.backlog();
         if !backlog.is_pile() {
             part.is_left = false;
             return false;
         }
         let is_behind = part.is_left || part.ready() >= self.read_ahead;
-        let is_easy = !backlog.is_crumbled() && part.holding().gaps <= PILE.into();
+        if !part.is_left {
+            part.holes_before = self.holes;
+        }
+        let has_few_gaps =
+            part.holding().gaps <= PILE.into() && self.holes - part.holes_before <= MOST_HOLES;
+        let is_easy = !backlog.is_crumbled() && has_few_gaps;
         part.is_left = is_behind && is_easy && self.allow(part);
         !part.is_left
     }
@@ -217,8 +230,11 @@ impl Receiving {
 impl Streams<'_> {
     /// A datagram has arrived that keeps so many bytes of memory for as long as anything of it is
     /// kept. The events that come next are about it.
-    pub(crate) fn begin_arrival(&mut self, held: usize) {
+    ///
+    /// `holes` is how often a packet number did not follow the one before it, so far.
+    pub(crate) fn begin_arrival(&mut self, held: usize, holes: u64) {
         let receiving = &mut self.streams.receiving;
+        receiving.holes = holes;
         receiving.arrival = Arrival {
             number: receiving.arrival.number.wrapping_add(1),
             held: u32::try_from(held).unwrap_or(u32::MAX),

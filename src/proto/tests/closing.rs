@@ -70,10 +70,7 @@ fn close_does_not_wait_for_a_full_congestion_window() {
     network.run_for(Duration::from_secs(1));
     // So slow that what is in flight will not arrive for seconds.
     network.impair(Impairments {
-        bottleneck: Some(Bottleneck {
-            bytes_per_second: 2_000,
-            queue_bytes: 1_000_000,
-        }),
+        bottleneck: Some(Bottleneck::new(2_000, 1_000_000)),
         ..Impairments::NONE
     });
     let writer = dialer.clone();

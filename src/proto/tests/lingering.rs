@@ -183,10 +183,7 @@ fn peer_that_acknowledges_little_by_little_is_waited_for_no_longer_than_was_set(
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
     network.impair(Impairments {
-        bottleneck: Some(Bottleneck {
-            bytes_per_second: 5_000,
-            queue_bytes: 100_000,
-        }),
+        bottleneck: Some(Bottleneck::new(5_000, 100_000)),
         ..Impairments::NONE
     });
     write_and_finish(&mut network, &dialer);

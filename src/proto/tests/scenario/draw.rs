@@ -73,10 +73,10 @@ pub(super) fn draw_link(random: &mut StdRng) -> Impairments {
         link.mtu = random.random_range(1200..=1472);
     }
     if random.random_bool(0.3) {
-        link.bottleneck = Some(Bottleneck {
-            bytes_per_second: 1 << random.random_range(15..=21),
-            queue_bytes: 1 << random.random_range(14..=18),
-        });
+        link.bottleneck = Some(Bottleneck::new(
+            1 << random.random_range(15..=21),
+            1 << random.random_range(14..=18),
+        ));
     }
     if random.random_bool(0.3) {
         link.ecn = *[Ecn::Bleached, Ecn::ForgedCe, Ecn::ForgedEct1]

@@ -1,0 +1,149 @@
+//! Long and fast paths in virtual time: what a stream makes of them, and that none ends a connection.
+
+mod grid;
+mod page;
+mod told;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use self::{
+    grid::{Asked, Table},
+    told::Told,
+};
+use crate::{figures::Figures, root, simulate::Tests};
+
+#[derive(Args)]
+pub struct Options {
+    /// A few paths, in less than a minute, and no page.
+    #[arg(long)]
+    short: bool,
+    /// Leaves out 5 Gb/s, which takes most of the time.
+    #[arg(long)]
+    without_fastest: bool,
+    /// Seeds of the paths with loss.
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+}
+
+/// What tells of paths.
+const TEST: &str = "proto::tests::wan::paths_that_were_asked_for";
+
+/// Least of a rate that a stream has to fill without loss.
+const LEAST_FILLED: f64 = 0.85;
+
+/// How evenly two flows have to share (Jain's index).
+const LEAST_EVEN: f64 = 0.8;
+
+/// Most that small writes may cost, in what large ones do. It is 1.5 on a machine that does nothing
+/// else.
+const MOST_FOR_SMALL_WRITES: f64 = 3.0;
+
+pub fn run(options: &Options) -> Result<bool> {
+    let began = Instant::now();
+    let mut figures = Figures::new(options.command())?;
+    let tables = if options.short {
+        grid::short()
+    } else {
+        grid::full(options.seeds, !options.without_fastest)
+    };
+    let told = tell(&tables)?;
+    judge(&mut figures, &told);
+    figures.tell("paths", told.len());
+    figures.tell("seconds", began.elapsed().as_secs());
+    figures.print();
+    if !options.short {
+        let path = root().join("docs/performance/wan.md");
+        std::fs::write(&path, page::write(&figures, &tables, &told)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(figures.all_met())
+}
+
+impl Options {
+    fn command(&self) -> String {
+        let mut command = "soak wan".to_owned();
+        if self.short {
+            command += " --short";
+        } else {
+            command += &format!(" --seeds {}", self.seeds);
+        }
+        if self.without_fastest {
+            command += " --without-fastest";
+        }
+        command
+    }
+}
+
+/// Runs all paths. Those whose CPU time counts are run after the others, one by one.
+fn tell(tables: &[Table]) -> Result<Vec<Told>> {
+    let asked = tables.iter().flat_map(|table| &table.asked);
+    let (measured, others): (Vec<&Asked>, Vec<_>) = asked.partition(|asked| asked.is_measured);
+    let mut told = Vec::new();
+    let single = measured.iter().map(|asked| vec![*asked]);
+    for some in std::iter::once(others).chain(single) {
+        let paths: Vec<_> = some.iter().map(|asked| asked.path.as_str()).collect();
+        let tests = Tests::run(&[TEST], "SIM_WAN", &paths.join(" "))?;
+        ensure!(tests.passed, "the simulation has failed");
+        let before = told.len();
+        told.extend(tests.lines().filter_map(Told::parse));
+        ensure!(
+            told.len() - before == paths.len(),
+            "not all paths were told of"
+        );
+    }
+    Ok(told)
+}
+
+fn judge(figures: &mut Figures, told: &[Told]) {
+    let dead = told.iter().filter(|told| told.is_dead()).count();
+    figures.demand("connections that died", dead, "0", dead == 0);
+
+    let black_holes: f64 = told.iter().map(|told| told.number("black_holes")).sum();
+    figures.tell("MTU black holes that were none", black_holes);
+
+    let single = |told: &&Told| told.asked("flows") == 1.0 && told.asked("windows") == 0.0;
+    let filled = (told.iter().filter(single))
+        .filter(|told| told.asked("loss") == 0.0 && told.asked("queue") == 1.0)
+        .filter(|told| told.asked("rate") == 100.0 && told.asked("rtt") == 63.0)
+        .map(|told| told.number("late") / told.asked("rate"))
+        .fold(f64::INFINITY, f64::min);
+    figures.demand(
+        "100 Mb/s at 63 ms without loss, part of it that was filled",
+        format!("{filled:.2}"),
+        &format!("at least {LEAST_FILLED}"),
+        (LEAST_FILLED..=1.0).contains(&filled),
+    );
+
+    let even = (told.iter())
+        .filter(|told| told.asked("flows") == 2.0)
+        .filter(|told| told.asked("rtt") == 10.0 && told.asked("queue") == 1.0)
+        .map(|told| told.number("jain"))
+        .fold(f64::INFINITY, f64::min);
+    figures.demand(
+        "two flows at 10 ms, Jain's index",
+        format!("{even:.2}"),
+        &format!("at least {LEAST_EVEN}"),
+        (LEAST_EVEN..=1.0).contains(&even),
+    );
+
+    let large = cost(told, |write| write == grid::LARGE_WRITE);
+    let small = cost(told, |write| (1000.0..grid::LARGE_WRITE).contains(&write));
+    let ratio = small / large;
+    figures.demand(
+        "sender's CPU time for writes of 1000 to 16384 bytes, in that for 65536",
+        format!("{ratio:.2}"),
+        &format!("at most {MOST_FOR_SMALL_WRITES}"),
+        ratio <= MOST_FOR_SMALL_WRITES,
+    );
+}
+
+/// The largest of the costs that were measured for such writes, in seconds for a gigabyte.
+fn cost(told: &[Told], is_meant: impl Fn(f64) -> bool) -> f64 {
+    told.iter()
+        .filter(|told| grid::is_for_cost(told) && is_meant(told.asked("write")))
+        .map(|told| told.number("cpu"))
+        .fold(0.0, f64::max)
+}

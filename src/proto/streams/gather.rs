@@ -1,0 +1,271 @@
+//! Writes on their way to quinn-proto, which wants few large chunks of a stream.
+//!
+//! For each packet it searches the chunks of the stream from the first one on that is not
+//! acknowledged. So what a packet costs grows with the chunks that are in flight: with 10 MB of
+//! them in writes of 1 KiB, that is ten times as much as with 64 KiB. Writes are gathered here as
+//! long as nothing is lost by it, which is while bytes before them wait to be sent anyway.
+
+use std::{mem, num::NonZeroU32};
+
+use bytes::{Buf, BytesMut};
+use quinn_proto::{SendStream, StreamId, WriteError};
+
+/// Least bytes that are gathered before they go on, whatever waits before them.
+pub(super) const LEAST_CHUNK: usize = 16 * 1024;
+
+/// Most of them.
+///
+/// quinn-proto accounts whole chunks against the send window until the last byte of them is
+/// acknowledged, so chunks of megabytes would stall it.
+pub(super) const LARGEST_CHUNK: usize = 64 * 1024;
+
+/// Chunks of what is not acknowledged, about: the larger that is, the larger are they.
+const CHUNKS: u64 = 128;
+
+/// Bytes that all streams of a connection may gather in chunks larger than the least.
+const MOST_IN_LARGE_CHUNKS: usize = 1024 * 1024;
+
+/// Writes of so many bytes are taken as a whole, or not at all.
+const TAKEN_WHOLE: usize = 4096;
+
+/// Bytes that a turn can send: two batches, which are no larger than a datagram of UDP can be.
+const TURN_BYTES: u64 = 128 * 1024;
+
+/// What the streams of a connection gather.
+#[derive(Default)]
+pub(super) struct Gathering {
+    /// Bytes of all datagrams that were sent. Their stream data are no more.
+    sent: u64,
+    gathered: usize,
+    /// Streams whose bytes go on when there is little before them.
+    listed: Vec<StreamId>,
+    /// Chunks that quinn-proto was given, and their bytes.
+    #[cfg(test)]
+    handed_over: (u64, u64),
+}
+
+/// What one stream gathers.
+#[derive(Default)]
+pub(super) struct Gather {
+    bytes: BytesMut,
+    /// The turn in which a write went to quinn-proto directly.
+    direct_in_turn: Option<NonZeroU32>,
+    /// Until the connection has sent so many bytes, quinn-proto certainly has some of this stream
+    /// that were never sent.
+    unsent_until: u64,
+    is_listed: bool,
+}
+
+impl Gathering {
+    /// Datagrams of so many bytes were sent.
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    /// How large a chunk should be while so many bytes are not acknowledged.
+    pub(super) fn chunk_bytes(&self, unacknowledged: u64) -> usize {
+        if self.gathered > MOST_IN_LARGE_CHUNKS {
+            return LEAST_CHUNK;
+        }
+        let bytes = usize::try_from(unacknowledged / CHUNKS).unwrap_or(usize::MAX);
+        bytes.clamp(LEAST_CHUNK, LARGEST_CHUNK)
+    }
+
+    /// The streams whose bytes are to be looked after in this turn.
+    pub(super) fn take_listed(&mut self) -> Vec<StreamId> {
+        mem::take(&mut self.listed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn handed_over(&self) -> (u64, u64) {
+        self.handed_over
+    }
+
+    /// Nothing more is sent.
+    pub(super) fn clear(&mut self) {
+        self.listed = Vec::new();
+    }
+}
+
+impl Gather {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether there is so much that it is worth a chunk.
+    pub(super) fn is_full(&self, chunk_bytes: usize) -> bool {
+        self.bytes.len() >= chunk_bytes
+    }
+
+    /// Whether a write of so many bytes is to be gathered, in this turn.
+    ///
+    /// The first one goes on as it is, unless something waits before it: it may well stay the only
+    /// one.
+    pub(super) fn wants(
+        &self,
+        all: &Gathering,
+        len: usize,
+        chunk_bytes: usize,
+        turn: Option<NonZeroU32>,
+    ) -> bool {
+        let is_follower = turn.is_some() && self.direct_in_turn == turn;
+        let waits = is_follower || self.unsent_until > all.sent;
+        !self.is_empty() || (len < chunk_bytes && waits)
+    }
+
+    /// Adds what there is room for; returns how much that was.
+    pub(super) fn add(
+        &mut self,
+        all: &mut Gathering,
+        id: StreamId,
+        data: &[u8],
+        chunk_bytes: usize,
+    ) -> usize {
+        let mut room = chunk_bytes.saturating_sub(self.bytes.len());
+        if room > 0 {
+            room = room.max(TAKEN_WHOLE);
+        }
+        let data = &data[..data.len().min(room)];
+        if self.is_empty() && self.has_enough_before(all) {
+            // It will be full.
+            self.bytes.reserve(chunk_bytes);
+        }
+        self.bytes.extend_from_slice(data);
+        all.gathered += data.len();
+        if !mem::replace(&mut self.is_listed, true) {
+            all.listed.push(id);
+        }
+        data.len()
+    }
+
+    /// A write of so many bytes went to quinn-proto, in this turn.
+    pub(super) fn note_direct(
+        &mut self,
+        all: &mut Gathering,
+        len: usize,
+        turn: Option<NonZeroU32>,
+    ) {
+        self.direct_in_turn = turn;
+        self.note_handed_over(all, len);
+    }
+
+    /// Takes the stream off the list. `true` if it is to be put on it again, because its bytes
+    /// could not be sent in this turn: more before them will not be.
+    pub(super) fn unlist(&mut self, all: &mut Gathering, id: StreamId) -> bool {
+        self.is_listed = !self.is_empty() && self.has_enough_before(all);
+        if self.is_listed {
+            all.listed.push(id);
+        }
+        self.is_listed
+    }
+
+    /// Hands on as much as flow control lets; returns how much that was.
+    pub(super) fn hand_over(&mut self, all: &mut Gathering, stream: &mut SendStream<'_>) -> usize {
+        let mut handed_over = 0;
+        while !self.bytes.is_empty() {
+            match stream.write(&self.bytes) {
+                Ok(written) => {
+                    self.bytes.advance(written);
+                    all.gathered -= written;
+                    self.note_handed_over(all, written);
+                    handed_over += written;
+                }
+                // quinn-proto tells when to go on, but only after it has said "blocked".
+                Err(WriteError::Blocked) => break,
+                // The stream ends without them; the event that says so is on its way.
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => self.clear(all),
+            }
+        }
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+        }
+        handed_over
+    }
+
+    /// Nobody wants it.
+    pub(super) fn clear(&mut self, all: &mut Gathering) {
+        all.gathered -= self.bytes.len();
+        self.bytes = BytesMut::new();
+    }
+
+    fn note_handed_over(&mut self, all: &mut Gathering, len: usize) {
+        #[cfg(test)]
+        {
+            all.handed_over.0 += u64::from(len > 0);
+            all.handed_over.1 += len as u64;
+        }
+        self.unsent_until = self.unsent_until.max(all.sent) + len as u64;
+    }
+
+    /// Whether quinn-proto has more of this stream than a turn can send.
+    fn has_enough_before(&self, all: &Gathering) -> bool {
+        self.unsent_until >= all.sent.saturating_add(TURN_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn_proto::{Dir, Side};
+
+    use super::*;
+
+    const TURN: Option<NonZeroU32> = NonZeroU32::new(7);
+
+    #[test]
+    fn chunks_grow_with_what_is_not_acknowledged_and_not_for_all_streams() {
+        let mut all = Gathering::default();
+        assert_eq!(all.chunk_bytes(0), LEAST_CHUNK);
+        assert_eq!(all.chunk_bytes(4_000_000), 31_250);
+        assert_eq!(all.chunk_bytes(u64::MAX), LARGEST_CHUNK);
+        let mut streams: Vec<_> = (0..256).map(|_| Gather::default()).collect();
+        for (index, stream) in (0..).zip(&mut streams) {
+            let chunk = all.chunk_bytes(u64::MAX);
+            let id = StreamId::new(Side::Client, Dir::Bi, index);
+            stream.add(&mut all, id, &[0; LARGEST_CHUNK], chunk);
+        }
+        let large = MOST_IN_LARGE_CHUNKS + LARGEST_CHUNK;
+        assert!(all.gathered <= large + 256 * LEAST_CHUNK);
+        let full = LEAST_CHUNK - 1;
+        let (mut all, mut stream) = (Gathering::default(), Gather::default());
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        assert_eq!(stream.add(&mut all, id, &vec![0; full], LEAST_CHUNK), full);
+        let most = [0; LARGEST_CHUNK];
+        assert_eq!(stream.add(&mut all, id, &most, LEAST_CHUNK), TAKEN_WHOLE);
+        assert_eq!(stream.add(&mut all, id, &most, LEAST_CHUNK), 0);
+        stream.clear(&mut all);
+        assert_eq!(all.gathered, 0);
+    }
+
+    #[test]
+    fn a_write_is_gathered_while_others_wait_before_it() {
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        let (mut all, mut stream) = (Gathering::default(), Gather::default());
+        let wants = |stream: &Gather, all: &Gathering, len| {
+            stream.wants(all, len, LEAST_CHUNK, NonZeroU32::new(8))
+        };
+        assert!(!wants(&stream, &all, 1), "the first one goes on");
+        stream.note_direct(&mut all, 5000, TURN);
+        assert!(
+            stream.wants(&all, 1, LEAST_CHUNK, TURN),
+            "the second does not"
+        );
+        assert!(!stream.wants(&all, LEAST_CHUNK, LEAST_CHUNK, TURN));
+        all.note_sent(4999);
+        assert!(wants(&stream, &all, 1), "one byte is left");
+        all.note_sent(1);
+        assert!(!wants(&stream, &all, 1), "all may be sent");
+
+        stream.note_direct(&mut all, 200_000, TURN);
+        assert_eq!(stream.add(&mut all, id, &[0; 100], LEAST_CHUNK), 100);
+        assert!(wants(&stream, &all, LARGEST_CHUNK), "it comes after those");
+        assert_eq!(all.take_listed(), [id]);
+        assert!(
+            stream.unlist(&mut all, id),
+            "more than a turn can send is before it"
+        );
+        all.note_sent(100_000);
+        assert_eq!(all.take_listed(), [id]);
+        assert!(!stream.unlist(&mut all, id), "the turn may get there");
+        assert_eq!(all.take_listed(), []);
+    }
+}

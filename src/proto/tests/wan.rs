@@ -1,0 +1,125 @@
+//! Long and fast paths: filled as well as congestion control lets, and never fatal.
+//!
+//! `SIM_WAN` asks for other paths than those of a quick run, which want to be optimised; `soak wan`
+//! does. Each is told on a line of its own:
+//!
+//! ```text
+//! SIM_WAN='rate=1000,rtt=63,loss=0.1,queue=1 rate=5000,rtt=10,seconds=4' \
+//!     cargo test --release --lib proto::tests::wan::paths_that -- --nocapture
+//! ```
+
+mod path;
+mod run;
+
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use self::{
+    path::WanPath,
+    run::{Outcome, run},
+};
+
+#[test]
+fn paths_that_were_asked_for_are_told_about() {
+    let asked = std::env::var("SIM_WAN").unwrap_or_else(|_| "rate=20,rtt=10,seconds=2".to_owned());
+    let paths: Vec<_> = asked.split_whitespace().map(WanPath::parse).collect();
+    let (next, told) = (Mutex::new(paths.iter()), Mutex::new(0));
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers.min(paths.len()) {
+            scope.spawn(|| {
+                loop {
+                    let path = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(path) = path else { return };
+                    let outcome = run(path);
+                    assert!(outcome.flows.iter().any(|flow| flow.read > 0), "{path}");
+                    println!("path {path} {outcome}");
+                    *told.lock().unwrap() += 1;
+                }
+            });
+        }
+    });
+    assert_eq!(*told.lock().unwrap(), paths.len());
+}
+
+/// quinn-proto 0.11.19, read in order, ends all of these: slow start overruns the queue, and what is
+/// left has more than 1,024 gaps.
+#[test]
+fn slow_start_that_overruns_a_queue_costs_no_connection() {
+    for asked in [
+        "rate=200,rtt=63,queue=1,seconds=3",
+        "rate=100,rtt=63,queue=4,seconds=3",
+        "rate=1000,rtt=63,queue=0.1,windows=64,seconds=2",
+    ] {
+        let outcome = run(&WanPath::parse(asked));
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert_eq!(flow.death, None, "{asked}");
+        assert!(flow.lost > 1_000, "{asked}: only {} packets", flow.lost);
+        assert!(flow.most_gaps > 100, "{asked}: {} gaps", flow.most_gaps);
+        assert!(flow.most_held < MOST_HELD, "{asked}: {}", flow.most_held);
+    }
+}
+
+/// What has piled up for a reader that is far behind is left in quinn-proto, but not with so many
+/// gaps.
+#[test]
+fn slow_start_that_overruns_a_queue_costs_no_connection_of_a_slow_reader() {
+    for asked in [
+        "rate=100,rtt=150,queue=1,reads=25,seconds=4",
+        "rate=100,rtt=150,queue=2,reads=66.666,seconds=4",
+    ] {
+        let outcome = run(&WanPath::parse(asked));
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert_eq!(flow.death, None, "{asked}");
+        assert!(flow.lost > 1_000, "{asked}: only {} packets", flow.lost);
+    }
+}
+
+/// More than a window of 64 MB, and less than two.
+const MOST_HELD: u64 = 80_000_000;
+
+/// quinn-proto searches the chunks of a stream for each packet.
+#[test]
+fn writes_of_any_size_are_handed_on_in_large_chunks_while_much_is_in_flight() {
+    for write in [64, 1000, 1024, 1400, 4096, 16_000, 16_384, 65_536] {
+        let asked = format!("rate=500,rtt=20,seconds=0.8,write={write}");
+        let outcome = run(&WanPath::parse(&asked));
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert!(flow.read > 10_000_000, "{write}: {outcome}");
+        assert!(flow.mean_chunk > 15_000, "{write}: {outcome}");
+    }
+}
+
+#[test]
+fn two_flows_share_a_path() {
+    let outcome = run(&WanPath::parse("rate=50,rtt=10,queue=1,flows=2,seconds=12"));
+    assert_eq!(outcome.flows.len(), 2);
+    assert!(outcome.jain() > 0.7, "{outcome}");
+    let together: f64 = outcome.flows.iter().map(|flow| flow.late_goodput).sum();
+    assert!(together > 40.0, "{outcome}");
+}
+
+#[test]
+fn same_path_and_seed_come_out_the_same() {
+    let path = WanPath::parse("rate=20,rtt=30,loss=1,seconds=2,seed=3");
+    let [one, two] = [(); 2].map(|()| without_cpu(run(&path)));
+    assert_eq!(one, two);
+    let other = WanPath::parse("rate=20,rtt=30,loss=1,seconds=2,seed=4");
+    assert_ne!(one, without_cpu(run(&other)));
+}
+
+fn without_cpu(outcome: Outcome) -> Outcome {
+    Outcome {
+        sender_cpu: Duration::ZERO,
+        ..outcome
+    }
+}
