@@ -60,7 +60,9 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
     for rate in [20, 50, 100, 200, 500, 1000] {
         for rtt in [63, 150, 300, 450] {
             for queue in [0.5, 1.0, 2.0, 4.0] {
-                deaths.push(format!("rate={rate},rtt={rtt},queue={queue},windows=0,seconds=8"));
+                deaths.push(format!(
+                    "rate={rate},rtt={rtt},queue={queue},windows=0,seconds=8"
+                ));
             }
         }
     }
