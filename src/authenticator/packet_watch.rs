@@ -24,7 +24,7 @@ pub(crate) struct PacketWatch {
     refused: AtomicU64,
     /// One more than the largest number of a packet that the peer has made.
     received: AtomicU64,
-    holes: AtomicU64,
+    jumps: AtomicU64,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -61,16 +61,16 @@ impl PacketWatch {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Packets whose number did not follow the largest one before it. For an honest peer, what it
-    /// has sent has no more gaps.
-    pub(crate) fn holes(&self) -> u64 {
-        self.holes.load(Ordering::Relaxed)
+    /// How often a packet number did not follow the largest one before it, by loss, because packets
+    /// have overtaken others, or because one was refused.
+    pub(crate) fn jumps(&self) -> u64 {
+        self.jumps.load(Ordering::Relaxed)
     }
 
     fn note_number(&self, number: u64) {
         let next = (self.received).fetch_max(number.saturating_add(1), Ordering::Relaxed);
         if number > next {
-            self.holes.fetch_add(1, Ordering::Relaxed);
+            self.jumps.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -78,6 +78,7 @@ impl PacketWatch {
         let refuses = self.refuses_data.load(Ordering::Relaxed) && has_stream_data(payload);
         if refuses {
             self.refused.fetch_add(1, Ordering::Relaxed);
+            self.jumps.fetch_add(1, Ordering::Relaxed);
         }
         refuses
     }

@@ -213,7 +213,7 @@ impl Core {
                 remote_addr,
                 socket,
                 deadline,
-                silent_until: port.is_first().then(|| now + FIRST_TRY.min(timeout / 2)),
+                silent_for: port.is_first().then(|| FIRST_TRY.min(timeout / 2)),
                 reply,
             }))
             .map_err(not_dialled)?;

@@ -5,7 +5,7 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quinn_proto::ClientConfig;
@@ -79,8 +79,8 @@ pub(super) struct Dial {
     pub(super) socket: Arc<Socket>,
     /// When the time for its handshake is over, whether that has begun or not.
     pub(super) deadline: Instant,
-    /// When it is given up that nothing was heard, to be begun from another port.
-    pub(super) silent_until: Option<Instant>,
+    /// How long it may hear nothing before it is given up, to be begun from another port.
+    pub(super) silent_for: Option<Duration>,
     pub(super) reply: Reply<Result<Handshake, Error>>,
 }
 

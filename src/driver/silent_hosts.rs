@@ -27,6 +27,8 @@ pub(super) struct SilentHosts {
 struct Silent {
     stage: Stage,
     until: Instant,
+    /// When the listener's port is to be tried again, although another one is answered.
+    retry_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,7 @@ impl SilentHosts {
             Some(silent) => match silent.stage {
                 Stage::Once => Advice::Listener,
                 Stage::Twice => Advice::ListenerFirst,
+                Stage::AnswersElsewhere if now >= silent.retry_at => Advice::ListenerFirst,
                 Stage::AnswersElsewhere => Advice::Other,
             },
         }
@@ -101,31 +104,42 @@ impl SilentHosts {
         comes_through: impl FnOnce(u16) -> bool,
     ) {
         let host = departure.host;
-        let known = || lock(&self.hosts).get(host).copied();
+        let known = || {
+            let known = lock(&self.hosts).get(host).copied();
+            known.filter(|silent| !silent.is_over(now))
+        };
+        let mut retry_at = now + REMEMBERED;
         let stage = match (departure.port, heard) {
             (Port::Own, _) => return,
             (Port::Listener { .. }, Heard::Something) => {
                 lock(&self.hosts).forget(host);
                 return;
             }
-            (Port::Listener { number, .. }, Heard::Nothing) => {
-                match known().filter(|silent| !silent.is_over(now)) {
-                    None => Stage::Once,
-                    Some(silent) if silent.stage == Stage::Once => {
-                        if comes_through(number) {
-                            return;
-                        }
-                        Stage::Twice
+            (Port::Listener { number, .. }, Heard::Nothing) => match known() {
+                None => Stage::Once,
+                Some(silent) if silent.stage == Stage::Once => {
+                    if comes_through(number) {
+                        return;
                     }
-                    Some(silent) => silent.stage,
+                    Stage::Twice
                 }
+                Some(silent) => silent.stage,
+            },
+            (Port::Other, Heard::Something) => {
+                // It may not have been the port: the host was gone for a while, for instance.
+                retry_at = known().map_or(retry_at, |silent| silent.retry_at);
+                Stage::AnswersElsewhere
             }
-            (Port::Other, Heard::Something) => Stage::AnswersElsewhere,
             // Most likely nobody is there.
             (Port::Other, Heard::Nothing) => Stage::Twice,
         };
         let until = now + REMEMBERED;
-        lock(&self.hosts).note(now, host, Silent { stage, until });
+        let silent = Silent {
+            stage,
+            until,
+            retry_at,
+        };
+        lock(&self.hosts).note(now, host, silent);
     }
 
     pub(super) fn count_dial(&self) {
@@ -228,6 +242,24 @@ mod tests {
             hosts.learn(now, &departure, Heard::Nothing, |number| number == NUMBER);
             assert_eq!(hosts.advice(now, host()), Advice::Listener);
         }
+    }
+
+    #[test]
+    fn listeners_port_is_tried_again_although_another_one_is_answered() {
+        let (hosts, began) = (SilentHosts::default(), clock::now());
+        learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
+        learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
+        let mut now = began;
+        while now < began + REMEMBERED {
+            learn(&hosts, now, Port::Other, Heard::Something);
+            assert_eq!(hosts.advice(now, host()), Advice::Other);
+            now += REMEMBERED / 4;
+        }
+        assert_eq!(hosts.advice(now, host()), Advice::ListenerFirst);
+        learn(&hosts, now, FROM_LISTENER, Heard::Nothing);
+        assert_eq!(hosts.advice(now, host()), Advice::Other);
+        learn(&hosts, now, FROM_LISTENER, Heard::Something);
+        assert_eq!(hosts.advice(now, host()), Advice::Listener);
     }
 
     #[test]

@@ -26,8 +26,11 @@ const KEPT: usize = 8;
 
 /// How often half of the other slabs that nobody holds are freed. A crowd's memory is gone a few
 /// seconds after it; and what a steady load needs again is allocated a few times a second, which
-/// costs nothing beside thousands of batches.
+/// costs nothing beside thousands of batches. What nobody reads is looked at less and less often.
 const FREE_EVERY: Duration = Duration::from_secs(1);
+
+/// About a minute.
+const MOST_FAILURES: u32 = 6;
 
 /// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as
 /// long as to copy the batch.
@@ -42,6 +45,8 @@ pub(super) struct Slabs {
     slabs: VecDeque<BytesMut>,
     /// When some are freed next, if there are more than [`KEPT`].
     next_free: Option<Instant>,
+    /// How often nothing could be freed in a row: each time it is tried half as often.
+    failures: u32,
 }
 
 impl Slabs {
@@ -92,7 +97,8 @@ impl Slabs {
 
     /// Frees half of the slabs that nobody holds, each [`FREE_EVERY`], until [`KEPT`] are left.
     pub(super) fn free_spare(&mut self, now: Instant) {
-        let mut surplus = self.slabs.len().saturating_sub(KEPT);
+        let before = self.slabs.len().saturating_sub(KEPT);
+        let mut surplus = before;
         if surplus > 0 && self.next_free.is_some_and(|due| due <= now) {
             let mut is_freed = false;
             self.slabs.retain_mut(|slab| {
@@ -104,11 +110,17 @@ impl Slabs {
                 !is_freed
             });
             self.next_free = None;
+            self.failures = if surplus < before {
+                0
+            } else {
+                MOST_FAILURES.min(self.failures + 1)
+            };
         }
         if surplus == 0 {
             self.next_free = None;
         } else {
-            self.next_free.get_or_insert(now + FREE_EVERY);
+            let pause = FREE_EVERY * 2_u32.pow(self.failures);
+            self.next_free.get_or_insert(now + pause);
         }
     }
 }
@@ -284,10 +296,14 @@ mod tests {
         let mut held: Vec<_> = (0..MAX_SLABS)
             .map(|round| cut(&mut slabs, &batch(44, round as u8)))
             .collect();
-        for _ in 0..10 {
+        slabs.free_spare(now);
+        for failures in 1..10_u32 {
+            now = slabs.next_free().unwrap();
             slabs.free_spare(now);
-            now += FREE_EVERY;
+            let pause = FREE_EVERY * 2_u32.pow(failures.min(MOST_FAILURES));
+            assert_eq!(slabs.next_free(), Some(now + pause));
         }
+        now = slabs.next_free().unwrap();
         assert_eq!(slabs.slabs.len(), MAX_SLABS);
         held.truncate(2 * KEPT);
         for left in [40, 28, 22, 19, 17, 16] {

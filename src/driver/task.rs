@@ -541,12 +541,12 @@ impl Driver {
             remote_addr,
             socket,
             deadline,
-            silent_until,
+            silent_for,
             reply,
         } = dial;
         let deadlines = DialDeadlines {
             handshake: deadline,
-            silent: silent_until,
+            silent: silent_for.map(|silent| (now + silent).min(deadline)),
         };
         let dialled = (self.shard).connect(now, deadlines, *config, remote_addr, socket);
         reply.send(match dialled {

@@ -724,22 +724,25 @@ impl Connection {
     /// router by whose address alone its peer knows it.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
     pub(super) fn change_local_address(&mut self, is_gone: bool) -> Option<EndpointEvent> {
-        let may_migrate = (self.direction == Direction::Outbound || is_gone)
-            && (self.loss.is_none() || self.lingers())
-            && (self.authenticated.as_ref())
-                .is_some_and(|peer| !peer.negotiated.disables_active_migration);
-        if !may_migrate {
+        if !self.may_migrate(is_gone) {
             return None;
         }
         let issued = Some(self.quic.stats().frame_rx.new_connection_id);
-        if !self.is_confirmed() || self.used_up == issued {
-            return None;
-        }
         self.quic.local_address_changed();
         // All others were polled before; this one is about the reset token of the new ID, if there is a new ID.
         let event = self.quic.poll_endpoint_events();
         self.used_up = if event.is_none() { issued } else { None };
         event
+    }
+
+    /// Whether [`change_local_address`](Self::change_local_address) may do anything.
+    pub(super) fn may_migrate(&self, is_gone: bool) -> bool {
+        (self.direction == Direction::Outbound || is_gone)
+            && (self.loss.is_none() || self.lingers())
+            && (self.authenticated.as_ref())
+                .is_some_and(|peer| !peer.negotiated.disables_active_migration)
+            && self.is_confirmed()
+            && self.used_up != Some(self.quic.stats().frame_rx.new_connection_id)
     }
 
     /// Whether the handshake is confirmed: for a client, by HANDSHAKE_DONE (RFC 9001 §4.1.2).
@@ -845,8 +848,8 @@ impl Connection {
     /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are
     /// kept for as long as quinn-proto keeps anything of it.
     pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
-        let holes = self.watch.as_ref().map_or(0, |watch| watch.holes());
-        self.streams().begin_arrival(held, holes);
+        let jumps = self.watch.as_ref().map_or(0, |watch| watch.jumps());
+        self.streams().begin_arrival(held, jumps);
         let authenticated = self.handle_application_events();
         self.streams().end_arrival();
         let is_open = self.loss.is_none() || self.lingers();

@@ -621,6 +621,7 @@ impl<S: Socket> Shard<S> {
             connection: Arc::clone(&shared),
             socket,
             source: begun.source,
+            left: None,
             arrivals: Arrivals::default(),
             addresses: begun.addresses,
             budget: BudgetShare::default(),

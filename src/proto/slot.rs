@@ -58,7 +58,8 @@ const IDLE_SLACK: Duration = Duration::from_secs(1);
 /// How long a connection that is over waits for a socket that takes nothing.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most datagrams that say that a connection is closed: one for each packet number space.
+/// Most datagrams of a batch that says that a connection is closed: one for each packet number
+/// space.
 ///
 /// quinn-proto closes in all of them that have keys, and begins again with the first one if they do
 /// not fit into what it may send at once; a long Retry token may leave room for no other packet
@@ -78,6 +79,8 @@ pub(super) struct Slot<S> {
     /// The address that they leave from, where the socket has several: the one where the peer's first datagram has
     /// arrived. Until then, the kernel chooses.
     pub(super) source: Option<IpAddr>,
+    /// Where it was sent from to the peer's address before, until the new one is validated or given up.
+    pub(super) left: Option<LeftPath<S>>,
     /// Whether what is sent from there arrives.
     pub(super) arrivals: Arrivals,
     pub(super) addresses: AddressLimits,
@@ -135,6 +138,13 @@ pub(super) struct Slot<S> {
     pub(super) datagrams_received: u64,
     pub(super) queued: bool,
     pub(super) blocked: bool,
+}
+
+/// A path that the peer has left, if it has: somebody else may have sent its packet on.
+pub(super) struct LeftPath<S> {
+    remote_addr: SocketAddr,
+    socket: S,
+    source: Option<IpAddr>,
 }
 
 /// What the kernel and routers are asked to do for us.
@@ -215,6 +225,7 @@ impl<S: Socket> Turn<'_, S> {
             };
             self.slot.account.earn(1, received.len);
             bytes += charge;
+            let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
             (self.slot.addresses).note_received(received.remote_addr, received.len);
@@ -229,13 +240,21 @@ impl<S: Socket> Turn<'_, S> {
             let noted = self.connection.note_arrival(received.held);
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.after_events(noted.authenticated);
-            if self.slot.source.is_none() && received.local_ip.is_some() {
+            let is_authenticated = self.connection.authenticated().is_some();
+            if self.slot.source.is_none() && is_authenticated && received.local_ip.is_some() {
                 self.slot.source = received.local_ip;
                 self.register_path();
             }
             if self.connection.note_migration() {
-                self.slot.socket = received.socket;
-                self.slot.source = received.local_ip;
+                let socket = mem::replace(&mut self.slot.socket, received.socket);
+                let source = mem::replace(&mut self.slot.source, received.local_ip);
+                if self.slot.addresses.is_validated(before) {
+                    self.slot.left = Some(LeftPath {
+                        remote_addr: before,
+                        socket,
+                        source,
+                    });
+                }
                 self.slot.untried_path = true;
                 self.follow_peer();
             }
@@ -243,6 +262,9 @@ impl<S: Socket> Turn<'_, S> {
                 && let Some(addr) = self.slot.addresses.answered(token)
             {
                 self.connection.note_validated(addr);
+                if addr == self.connection.remote_addr() {
+                    self.slot.left = None;
+                }
                 self.watch_path();
             }
         }
@@ -298,6 +320,13 @@ impl<S: Socket> Turn<'_, S> {
             self.connection.handle_timeout(now);
             // A new path that could not be validated is given up for the one before it.
             if self.connection.note_migration() {
+                let remote_addr = self.connection.remote_addr();
+                if let Some(left) =
+                    (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr)
+                {
+                    self.slot.socket = left.socket;
+                    self.slot.source = left.source;
+                }
                 self.follow_peer();
             }
         }
@@ -354,6 +383,9 @@ impl<S: Socket> Turn<'_, S> {
     ///
     /// Not before the peer lets it. Until then the connection keeps what it has: it may be back.
     fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
+        if !self.connection.may_migrate(is_gone) {
+            return;
+        }
         let source = out.source_ip(&self.slot.socket, self.connection.remote_addr());
         if source.is_none() || source == self.slot.source {
             return;
@@ -460,6 +492,7 @@ impl<S: Socket> Turn<'_, S> {
         }
         if authenticated || self.connection.loss().is_some() {
             self.slot.handshake_deadline = None;
+            self.slot.silent_until = None;
         }
     }
 
@@ -517,8 +550,12 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
-            // quinn-proto has none for what we have dialled, and keeps the first one for ever.
-            transmit.src_ip = self.slot.source;
+            // quinn-proto has none for what we have dialled, and keeps the first one for ever. What asks
+            // whether the peer is still where it was leaves from where that knows us.
+            let left = self.slot.left.as_ref();
+            let left = left.filter(|left| left.remote_addr == transmit.destination);
+            let left_socket = left.map(|left| left.socket.clone());
+            transmit.src_ip = left.map_or(self.slot.source, |left| left.source);
             // A peer that marks nothing may have found out that marked packets do not arrive.
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
@@ -549,8 +586,17 @@ impl<S: Socket> Turn<'_, S> {
             if self.connection.is_over() && !self.connection.was_ended_by_peer() {
                 self.keep_farewell(&transmit, buf);
             }
-            match out.send(&self.slot.socket, transmit, buf) {
+            let from_anywhere = Transmit {
+                src_ip: None,
+                ..transmit
+            };
+            let socket = left_socket.as_ref().unwrap_or(&self.slot.socket);
+            match out.send(socket, transmit, buf) {
                 Sent::Ready => {}
+                Sent::SourceGone if self.connection.is_over() => {
+                    // Nothing is sent again, and who is told late need not be told under another ID.
+                    let _ = out.send(socket, from_anywhere, buf);
+                }
                 Sent::Forbidden => self.note_forbidden(),
                 // What is lost with it is sent again.
                 Sent::SourceGone => self.leave_source(&*out, true),

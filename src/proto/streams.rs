@@ -131,9 +131,9 @@ impl StreamStates {
         self.states.len() - self.waiting as usize
     }
 
-    /// Written bytes that are not acknowledged, at most.
+    /// Written bytes that are not acknowledged, at most, those that are gathered among them.
     pub(super) fn unacknowledged_bytes(&self) -> u64 {
-        self.send_window.held_bytes()
+        self.send_window.held_bytes() + self.gathering.bytes()
     }
 
     /// Datagrams of so many bytes were sent.
@@ -149,7 +149,7 @@ impl StreamStates {
 
     /// How large a chunk should be that is handed to quinn-proto.
     fn chunk_bytes(&self) -> usize {
-        (self.gathering).chunk_bytes(self.send_window.held_bytes())
+        Gathering::chunk_bytes(self.send_window.held_bytes())
     }
 
     /// So many bytes were acknowledged, or all.
@@ -323,7 +323,8 @@ impl Streams<'_> {
             return Poll::Ready(Ok(0));
         }
         let chunk_bytes = self.streams.chunk_bytes();
-        if stream.gather.is_full(chunk_bytes) {
+        let gathers_no_more = (self.streams.gathering).is_full(self.streams.send_window.limit());
+        if stream.gather.is_full(chunk_bytes) || (gathers_no_more && !stream.gather.is_empty()) {
             self.flush(id);
         }
         let stream = self
@@ -333,7 +334,12 @@ impl Streams<'_> {
             .ok_or(StreamError::Closed)?;
         let all = &mut self.streams.gathering;
         let turn = NonZeroU32::new(self.turns.count() as u32);
-        if stream.gather.wants(all, data.len(), chunk_bytes, turn) {
+        if gathers_no_more && !stream.gather.is_empty() {
+            // What is left of it is blocked, so that there will be an event when it can go on.
+            self.turns.wait(&mut stream.writer, waker);
+            return Poll::Pending;
+        }
+        if !gathers_no_more && stream.gather.wants(all, data.len(), chunk_bytes, turn) {
             let taken = stream.gather.add(all, id, data, chunk_bytes);
             if taken == 0 {
                 self.turns.wait(&mut stream.writer, waker);
@@ -344,9 +350,9 @@ impl Streams<'_> {
         }
         let data = &data[..data.len().min(LARGEST_CHUNK)];
         let written = self.quic.send_stream(id).write(data);
-        stream
-            .gather
-            .note_direct(all, written.as_ref().map_or(0, |&written| written), turn);
+        if let Ok(written) = written {
+            stream.gather.note_direct(all, written, turn);
+        }
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {

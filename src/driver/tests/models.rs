@@ -185,7 +185,7 @@ fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, Err
             remote_addr: nobody(),
             socket: Arc::clone(socket),
             deadline: clock::now() + CONFIG.handshake_timeout(),
-            silent_until: None,
+            silent_for: None,
             reply,
         }))
         .ok()?;

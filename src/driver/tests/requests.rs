@@ -476,7 +476,7 @@ impl Scene {
             remote_addr,
             socket: Arc::clone(&self.world.socket),
             deadline: clock::now() + CONFIG.handshake_timeout(),
-            silent_until: None,
+            silent_for: None,
             reply,
         };
         (dial, answer)

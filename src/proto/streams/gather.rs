@@ -22,8 +22,9 @@ pub(super) const LARGEST_CHUNK: usize = 64 * 1024;
 /// Chunks of what is not acknowledged, about: the larger that is, the larger are they.
 const CHUNKS: u64 = 128;
 
-/// Bytes that all streams of a connection may gather in chunks larger than the least.
-const MOST_IN_LARGE_CHUNKS: usize = 1024 * 1024;
+/// Bytes that all streams of a connection gather at most, and one write. It is less where the
+/// connection may have fewer bytes unacknowledged.
+const MOST_GATHERED: u64 = 1024 * 1024;
 
 /// Writes of so many bytes are taken as a whole, or not at all.
 const TAKEN_WHOLE: usize = 4096;
@@ -62,11 +63,18 @@ impl Gathering {
         self.sent += bytes as u64;
     }
 
+    /// Bytes that wait to be handed on.
+    pub(super) fn bytes(&self) -> u64 {
+        self.gathered as u64
+    }
+
+    /// Whether no more is to be gathered. `send_window` is how much may be unacknowledged.
+    pub(super) fn is_full(&self, send_window: u64) -> bool {
+        self.bytes() >= MOST_GATHERED.min(send_window)
+    }
+
     /// How large a chunk should be while so many bytes are not acknowledged.
-    pub(super) fn chunk_bytes(&self, unacknowledged: u64) -> usize {
-        if self.gathered > MOST_IN_LARGE_CHUNKS {
-            return LEAST_CHUNK;
-        }
+    pub(super) fn chunk_bytes(unacknowledged: u64) -> usize {
         let bytes = usize::try_from(unacknowledged / CHUNKS).unwrap_or(usize::MAX);
         bytes.clamp(LEAST_CHUNK, LARGEST_CHUNK)
     }
@@ -126,7 +134,7 @@ impl Gather {
             room = room.max(TAKEN_WHOLE);
         }
         let data = &data[..data.len().min(room)];
-        if self.is_empty() && self.has_enough_before(all) {
+        if self.is_empty() && data.len() >= chunk_bytes / 4 && self.has_enough_before(all) {
             // It will be full.
             self.bytes.reserve(chunk_bytes);
         }
@@ -212,19 +220,10 @@ mod tests {
     const TURN: Option<NonZeroU32> = NonZeroU32::new(7);
 
     #[test]
-    fn chunks_grow_with_what_is_not_acknowledged_and_not_for_all_streams() {
-        let mut all = Gathering::default();
-        assert_eq!(all.chunk_bytes(0), LEAST_CHUNK);
-        assert_eq!(all.chunk_bytes(4_000_000), 31_250);
-        assert_eq!(all.chunk_bytes(u64::MAX), LARGEST_CHUNK);
-        let mut streams: Vec<_> = (0..256).map(|_| Gather::default()).collect();
-        for (index, stream) in (0..).zip(&mut streams) {
-            let chunk = all.chunk_bytes(u64::MAX);
-            let id = StreamId::new(Side::Client, Dir::Bi, index);
-            stream.add(&mut all, id, &[0; LARGEST_CHUNK], chunk);
-        }
-        let large = MOST_IN_LARGE_CHUNKS + LARGEST_CHUNK;
-        assert!(all.gathered <= large + 256 * LEAST_CHUNK);
+    fn chunks_grow_with_what_is_not_acknowledged() {
+        assert_eq!(Gathering::chunk_bytes(0), LEAST_CHUNK);
+        assert_eq!(Gathering::chunk_bytes(4_000_000), 31_250);
+        assert_eq!(Gathering::chunk_bytes(u64::MAX), LARGEST_CHUNK);
         let full = LEAST_CHUNK - 1;
         let (mut all, mut stream) = (Gathering::default(), Gather::default());
         let id = StreamId::new(Side::Client, Dir::Bi, 0);

@@ -40,8 +40,10 @@ pub(super) struct ReceivePart {
     pub(super) is_large: bool,
     /// Its pile is left to a reader that is behind.
     pub(super) is_left: bool,
-    /// Packet numbers that had not followed the one before them when that began.
-    pub(super) holes_before: u64,
+    /// Jumps of the packet number that the connection had seen by the last frame of this stream.
+    pub(super) jumps_seen: u64,
+    /// Frames since the pile is left that came after another jump. Each may have a gap before it.
+    pub(super) frames_behind_jumps: u64,
     /// It is to be drained.
     pub(super) is_due: bool,
 }

@@ -36,10 +36,10 @@ const LEAST_FOR_OTHERS: u64 = 8;
 /// and the first and last [page](PAGE_BYTES) of each stream need not be full.
 const SLACK_BYTES: u64 = 1536 * 1024;
 
-/// Packets that may be missing somewhere while a pile is left in quinn-proto, which ends the
-/// connection at 1,024 gaps. Each of them makes one gap at most, unless a packet that is sent again
-/// is lost, too, which is another one of them.
-const MOST_HOLES: u64 = 512;
+/// Frames of a stream that may come after a jump of the packet number while its pile is left in
+/// quinn-proto, which ends the connection at 1,024 gaps. A frame that follows the stream's last one
+/// without a jump has no gap before it, unless packets have overtaken each other by far.
+const MOST_BEHIND_JUMPS: u64 = 512;
 
 /// Gaps that a connection may have in any case, with a little in each packet.
 const LEAST_GAPS: u64 = 4096;
@@ -65,7 +65,7 @@ pub(super) struct Receiving {
     /// The last datagram.
     arrival: Arrival,
     /// Packet numbers that did not follow the one before them.
-    holes: u64,
+    jumps: u64,
     /// Streams to be drained when all of its frames are noted.
     due: u32,
     is_arriving: bool,
@@ -104,7 +104,7 @@ impl Receiving {
             pages: 0,
             gaps: 0,
             arrival: Arrival::default(),
-            holes: 0,
+            jumps: 0,
             due: 0,
             is_arriving: false,
             large_left: LARGE_STREAMS,
@@ -157,6 +157,10 @@ impl Receiving {
             return false;
         }
         self.backlog += part.note(self.arrival);
+        if part.jumps_seen != self.jumps {
+            part.jumps_seen = self.jumps;
+            part.frames_behind_jumps += 1;
+        }
         if !part.is_due && (part.lacks_next() || self.wants(part)) {
             part.is_due = true;
             self.due += 1;
@@ -204,10 +208,10 @@ impl Receiving {
         }
         let is_behind = part.is_left || part.ready() >= self.read_ahead;
         if !part.is_left {
-            part.holes_before = self.holes;
+            part.frames_behind_jumps = 0;
         }
         let has_few_gaps =
-            part.holding().gaps <= PILE.into() && self.holes - part.holes_before <= MOST_HOLES;
+            part.holding().gaps <= PILE.into() && part.frames_behind_jumps <= MOST_BEHIND_JUMPS;
         let is_easy = !backlog.is_crumbled() && has_few_gaps;
         part.is_left = is_behind && is_easy && self.allow(part);
         !part.is_left
@@ -231,10 +235,10 @@ impl Streams<'_> {
     /// A datagram has arrived that keeps so many bytes of memory for as long as anything of it is
     /// kept. The events that come next are about it.
     ///
-    /// `holes` is how often a packet number did not follow the one before it, so far.
-    pub(crate) fn begin_arrival(&mut self, held: usize, holes: u64) {
+    /// `jumps` is how often a packet number did not follow the largest one before it, so far.
+    pub(crate) fn begin_arrival(&mut self, held: usize, jumps: u64) {
         let receiving = &mut self.streams.receiving;
-        receiving.holes = holes;
+        receiving.jumps = jumps;
         receiving.arrival = Arrival {
             number: receiving.arrival.number.wrapping_add(1),
             held: u32::try_from(held).unwrap_or(u32::MAX),

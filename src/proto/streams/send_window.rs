@@ -45,6 +45,11 @@ impl SendWindow {
         self.written.min(self.configured)
     }
 
+    /// Bytes that may be unacknowledged.
+    pub(super) fn limit(&self) -> u64 {
+        self.current
+    }
+
     /// No more than this shall be unacknowledged. Returns the window that quinn-proto should have, if it
     /// changes.
     pub(super) fn set_limit(&mut self, bytes: u64) -> Option<u64> {

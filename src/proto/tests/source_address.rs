@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -117,6 +117,51 @@ fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
     // Until the handshake is confirmed, and IDs are issued.
     network.run_for(SECOND);
     (network, [dialer, listener], old)
+}
+
+/// Somebody who looks on is faster with a copy of a packet, from elsewhere and to another address of
+/// the host. What was sent from there would never arrive.
+#[test]
+fn source_is_kept_where_only_a_copy_has_come_to_another_address() {
+    let (mut network, peers, old) = connected(1, Setup::default());
+    network.readdress(1, &[old, NEW.into()]);
+    let dialer = network.nodes[0].addr();
+    write_something(&peers[1]);
+    network.settle();
+    for datagram in network.intercept() {
+        let now = network.now;
+        network.nodes[0].receive(now, datagram.from, &datagram.contents);
+    }
+    // Until it acknowledges that, and says no more.
+    let answer = loop {
+        network.run_for(Duration::from_millis(1));
+        let mut sent = network.intercept().into_iter();
+        if let Some(answer) = sent.find(|datagram| datagram.from == dialer) {
+            break answer.contents;
+        }
+    };
+    let (now, forged) = (network.now, SocketAddr::from(([198, 51, 100, 7], 7)));
+    network.nodes[1].receive_at(NEW.into(), now, forged, &answer);
+    network.nodes[1].receive_at(old, now, dialer, &answer);
+    network.run_for(Duration::from_millis(1));
+    assert_eq!(network.nodes[1].remote_addrs(), [forged].into());
+    network.run_for(4 * SECOND);
+    assert_eq!(network.nodes[1].remote_addrs(), [dialer].into());
+    assert_eq!(remote_ip(&network, 0), old);
+    let [dialer, listener] = &peers;
+    let writer = listener.clone();
+    let stream = writer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(writer.write_now(stream, &[1; 100]), 100);
+    writer.finish(stream).unwrap();
+    let reader = dialer.clone();
+    network.block_on(async move {
+        for expected in [[0; 100], [1; 100]] {
+            let stream = reader.accept().await.unwrap();
+            assert_eq!(reader.read_to_end(stream).await.unwrap(), expected);
+        }
+    });
+    exchange_between(&mut network, dialer, listener, 1, 50_000);
+    close(&mut network, dialer);
 }
 
 /// The connection IDs that datagrams had, by where they came from.

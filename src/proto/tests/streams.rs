@@ -110,6 +110,35 @@ fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
     assert_eq!(unfinished, 0);
 }
 
+/// What streams gather of which the peer takes next to nothing has a limit for all of them.
+#[test]
+fn what_waits_for_credit_is_bounded_and_counts() {
+    const CREDIT: usize = 200 * 1024;
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(2 * 1024)
+                .and_then(|builder| builder.connection_receive_window_bytes(CREDIT as u64))
+                .unwrap()
+        },
+        ..Setup::default()
+    };
+    let (mut network, dialer, _listener) = connected(setup);
+    network.run_for(Duration::from_secs(1));
+    let mut taken = 0;
+    for _ in 0..100 {
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        while let written @ 1.. = dialer.write_now(stream, &[0; 4000]) {
+            taken += written;
+        }
+        network.run_for(Duration::from_millis(1));
+    }
+    assert!(taken > 1024 * 1024, "{taken}");
+    assert!(taken <= 1024 * 1024 + CREDIT + 4096, "{taken}");
+    let buffered = dialer.with(|connection| connection.buffered_bytes());
+    assert!(buffered >= (taken - CREDIT) as u64, "{buffered} of {taken}");
+}
+
 #[test]
 fn slow_reader_stops_its_sender() {
     let (mut network, dialer, listener) = connected(narrow());
