@@ -6,7 +6,11 @@ mod knobs;
 mod retry;
 mod secrets;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use libp2p_identity::{Keypair, PeerId};
 use quinn_proto::{
@@ -37,6 +41,8 @@ pub struct Config {
     knobs: Knobs,
     reset_secret: ResetSecret,
     transports: Arc<PerInterface<TransportConfig>>,
+    /// Largest datagram that a transport with this configuration accepts, in bytes of UDP payload, once that is known.
+    accept: Arc<OnceLock<u16>>,
 }
 
 impl Config {
@@ -46,6 +52,7 @@ impl Config {
             authenticator: Authenticator::new(keypair).map_err(Arc::new),
             knobs: Knobs::default(),
             reset_secret: ResetSecret::new(keypair),
+            accept: Arc::default(),
             transports: Arc::default(),
         }
     }
@@ -140,8 +147,10 @@ impl Config {
 
     /// What connections through an interface share that takes `max_payload` bytes of UDP payload, if it tells.
     fn transport(&self, max_payload: Option<u16>) -> Arc<TransportConfig> {
-        self.transports
-            .get(max_payload, || self.knobs.transport(max_payload))
+        self.transports.get(max_payload, || {
+            let accept = self.accept.get().copied().unwrap_or(u16::MAX);
+            self.knobs.transport(max_payload, accept)
+        })
     }
 
     /// What one shard needs.
@@ -159,6 +168,8 @@ impl Config {
         reset_secret: [u8; 32],
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
+        let accept = self.knobs.max_receive(receive_buffer);
+        self.accept.get_or_init(|| accept);
         let pending = self.knobs.pending();
         let mut server =
             ServerConfig::new(authenticator.server(), Arc::new(TokenKey::new(&secret)));
@@ -179,7 +190,7 @@ impl Config {
             // The fixed bit tells QUIC from STUN on the same socket (RFC 9443 §3).
             .grease_quic_bit(false);
         endpoint
-            .max_udp_payload_size(self.knobs.max_receive(receive_buffer))
+            .max_udp_payload_size(accept)
             .expect("more than the 1200 bytes that every path carries");
         Ok(Settings {
             endpoint,
@@ -217,6 +228,7 @@ impl ConfigBuilder {
             authenticator: Ok(authenticator),
             knobs,
             reset_secret: ResetSecret::new(&self.keypair),
+            accept: Arc::default(),
             transports: Arc::default(),
         })
     }

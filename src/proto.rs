@@ -19,6 +19,7 @@ mod handshake_bytes;
 mod hole_punch;
 mod inbox;
 mod linger;
+mod loopback;
 mod path_doubts;
 mod pending;
 mod per_interface;
@@ -55,7 +56,7 @@ pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
     admission::AdmissionLimits,
     budget::Budget,
-    congestion::LiftableFactory,
+    congestion::{LiftableFactory, NearControl},
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
     datagram::{Datagram, Incoming, Outbound, Sent, Socket},

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -26,10 +26,13 @@ pub(crate) struct PacketWatch {
     received: AtomicU64,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
+    /// Packets of more bytes are shortened. 0: none is.
+    shortens_above: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
+    shortened: Option<Vec<u8>>,
     challenge: Option<Challenge>,
     response: Option<u64>,
 }
@@ -97,6 +100,37 @@ impl PacketWatch {
         lock_alone(&self.seen).response.take()
     }
 
+    /// Of packets that are longer, only the beginning is made from now on, and the rest left out:
+    /// of probes of path MTU discovery, which are longer than all others, and nothing but PING and
+    /// PADDING.
+    pub(crate) fn shorten_above(&self, bytes: Option<u16>) {
+        let bytes = bytes.map_or(0, usize::from);
+        self.shortens_above.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The packet to be sent *in place of* the last one that was too long, which was not encrypted.
+    pub(crate) fn take_shortened(&self) -> Option<Vec<u8>> {
+        lock_alone(&self.seen).shortened.take()
+    }
+
+    /// Whether a packet was made short.
+    fn shorten(&self, number: u64, packet: &[u8], header_len: usize, key: &impl PacketKey) -> bool {
+        let most = self.shortens_above.load(Ordering::Relaxed);
+        if most == 0 || packet.len() <= most {
+            return false;
+        }
+        let Some((header, payload)) = packet.split_at_checked(header_len) else {
+            return false;
+        };
+        let (Some(payload), Some(header_key)) = (payload.get(..SHORT), self.header_key.get())
+        else {
+            return false;
+        };
+        let shortened = seal(number, header, payload, key, header_key);
+        lock_alone(&self.seen).shortened = Some(shortened);
+        true
+    }
+
     fn note_received(&self, payload: &[u8]) {
         for token in path_tokens(payload) {
             if let PathToken::Response(token) = token {
@@ -115,13 +149,26 @@ impl PacketWatch {
             return;
         };
         let Survey { padding, .. } = Survey::of(payload, usize::MAX);
-        let mut unpadded = [header, &without_padding(payload, padding)].concat();
-        unpadded.resize(unpadded.len() + key.tag_len(), 0);
-        key.encrypt(number, &mut unpadded, header.len());
-        let number_len = header.first().map_or(1, |first| (first & NUMBER_LEN) + 1);
-        header_key.encrypt(header.len() - usize::from(number_len), &mut unpadded);
+        let payload = without_padding(payload, padding);
+        let unpadded = seal(number, header, &payload, key, header_key);
         lock_alone(&self.seen).challenge = Some(Challenge { token, unpadded });
     }
+}
+
+/// The packet with this header and payload.
+fn seal(
+    number: u64,
+    header: &[u8],
+    payload: &[u8],
+    key: &impl PacketKey,
+    header_key: &SharedHeaderKey,
+) -> Vec<u8> {
+    let mut packet = [header, payload].concat();
+    packet.resize(packet.len() + key.tag_len(), 0);
+    key.encrypt(number, &mut packet, header.len());
+    let number_len = header.first().map_or(1, |first| (first & NUMBER_LEN) + 1);
+    header_key.encrypt(header.len() - usize::from(number_len), &mut packet);
+    packet
 }
 
 /// A key for headers that is in use in two places.
@@ -171,7 +218,9 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         {
             self.watch.note_sent(packet, header, payload, &self.key);
         }
-        self.key.encrypt(packet, buf, header_len);
+        if !self.watch.shorten(packet, buf, header_len, &self.key) {
+            self.key.encrypt(packet, buf, header_len);
+        }
     }
 
     fn decrypt(
@@ -203,6 +252,10 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         self.key.integrity_limit()
     }
 }
+
+/// Bytes of a payload that was made short: PING, whatever else a probe says, and enough of PADDING for
+/// header protection (RFC 9001 §5.4.2).
+const SHORT: usize = 8;
 
 /// Bits of the first byte with the length of the packet number less one (RFC 9000 §17.3.1).
 const NUMBER_LEN: u8 = 0x03;

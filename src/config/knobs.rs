@@ -11,8 +11,8 @@ use crate::{
     error::ConfigError,
     net::{BufferSizes, memory},
     proto::{
-        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PendingLimits,
-        ReceiveWindows, Shards, StreamLimits,
+        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, NearControl, Offload,
+        PendingLimits, ReceiveWindows, Shards, StreamLimits,
     },
 };
 
@@ -58,13 +58,17 @@ const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
 /// No network carries larger packets; only the way back to the same host does.
 const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
 
-/// Send window on the way back to the same host, where all that is under way waits in the peer's receive buffer.
+/// When a search on the loopback interface is begun again that found nothing: the peer may have been taken for one
+/// that is on another host, because all were busy.
+const LOOPBACK_MTU_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Window on the way back to the same host, where all that is under way waits in the peer's receive buffer.
 ///
 /// More overruns it when the peer is late. What is lost then are the large datagrams, for which there is no
 /// room, and not the small ones between them; that looks like a path that has become narrower, and would have
 /// them all sent small from then on. Less also waits in front of a ping, and stays in the CPU's caches: 10 MB for
 /// each of eight connections cost 10 % more time for each byte. Half of this costs 5 % more itself.
-const LOOPBACK_SEND_WINDOW_BYTES: u64 = 512 * 1024;
+const LOOPBACK_WINDOW_BYTES: u64 = 512 * 1024;
 
 /// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.
 pub(super) const LARGEST_MTU_BYTES: u16 = 65_500;
@@ -250,19 +254,39 @@ impl Knobs {
         }
     }
 
-    pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
+    /// What connections have in common through an interface that takes `max_payload` bytes of UDP payload.
+    /// Peers on the same host are taken to accept what we `accept`.
+    pub(super) fn transport(&self, max_payload: Option<u16>, accept: u16) -> TransportConfig {
         let mut mtu_discovery = MtuDiscoveryConfig::default();
+        let upper_bound = self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES));
         mtu_discovery
-            .upper_bound(self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES)))
+            .upper_bound(upper_bound)
             .minimum_change(MTU_STEP_BYTES);
-        let mut send_window = self.send_window;
-        let mut congestion = CubicConfig::default();
-        if max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES) {
-            send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
-            // There is no network that could be congested, and one large probe would fill the usual window.
-            congestion.initial_window(LOOPBACK_SEND_WINDOW_BYTES);
-        }
         let mut config = TransportConfig::default();
+        let mut loopback = None;
+        if max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES) {
+            let mut near = CubicConfig::default();
+            // There is no network that could be congested, and one large probe would fill the usual window.
+            near.initial_window(LOOPBACK_WINDOW_BYTES);
+            loopback = Some(NearControl {
+                factory: Arc::new(near),
+                window: LOOPBACK_WINDOW_BYTES,
+            });
+            let lower_bound = USUAL_MTU_BYTES.min(upper_bound);
+            let upper_bound = upper_bound.min(accept).max(lower_bound);
+            mtu_discovery
+                .upper_bound(upper_bound)
+                // More than half of the way: the search is for the whole of it, and nothing else.
+                .minimum_change(((upper_bound - lower_bound) / 2 + 1).max(MTU_STEP_BYTES))
+                .interval(LOOPBACK_MTU_INTERVAL);
+            if self.mtu_discovery {
+                config.initial_mtu(lower_bound);
+            }
+        }
+        let congestion = LiftableFactory {
+            network: Arc::new(CubicConfig::default()),
+            loopback,
+        };
         config
             .max_idle_timeout(self.idle_timeout.map(|timeout| {
                 IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
@@ -274,8 +298,8 @@ impl Knobs {
             .datagram_receive_buffer_size(None)
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
-            .send_window(send_window)
-            .congestion_controller_factory(Arc::new(LiftableFactory(Arc::new(congestion))))
+            .send_window(self.send_window)
+            .congestion_controller_factory(Arc::new(congestion))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));

@@ -1,4 +1,5 @@
-//! Congestion control that lets the close of a connection pass, and tells what was acknowledged.
+//! Congestion control that lets the close of a connection pass, tells what was acknowledged, and begins
+//! anew where the peer is on this host.
 
 use std::{
     any::Any,
@@ -16,14 +17,31 @@ use quinn_proto::{
 
 use crate::sync::lock_alone;
 
-/// Makes controllers of another kind that can be lifted.
-pub(crate) struct LiftableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
+/// Makes controllers of other kinds that can be lifted.
+pub(crate) struct LiftableFactory {
+    pub(crate) network: Arc<dyn ControllerFactory + Send + Sync>,
+    /// Of the loopback interface.
+    pub(crate) loopback: Option<NearControl>,
+}
+
+/// Congestion control for peers on this host.
+#[derive(Clone)]
+pub(crate) struct NearControl {
+    pub(crate) factory: Arc<dyn ControllerFactory + Send + Sync>,
+    /// Bytes that may be under way at first, and of stream data at most.
+    pub(crate) window: u64,
+}
 
 impl ControllerFactory for LiftableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Liftable {
-            inner: Arc::clone(&self.0).build(now, current_mtu),
-            shared: Arc::default(),
+            inner: Arc::clone(&self.network).build(now, current_mtu),
+            near: self.loopback.clone(),
+            mtu: current_mtu,
+            shared: Arc::new(Shared {
+                loopback_window: self.loopback.as_ref().map(|near| near.window),
+                ..Shared::default()
+            }),
         })
     }
 }
@@ -34,6 +52,11 @@ pub(super) struct PathControl(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Of paths through the loopback interface.
+    loopback_window: Option<u64>,
+    is_near: AtomicBool,
+    /// Bytes that count as under way, and were not sent.
+    withheld: AtomicU64,
     is_lifted: AtomicBool,
     acknowledged: AtomicU64,
     /// Bytes that were unacknowledged after the last acknowledgement.
@@ -74,6 +97,22 @@ impl PathControl {
         self.0.in_flight.load(Ordering::Relaxed) > 0
     }
 
+    /// Bytes that may be under way to a peer on this host, if the path leads through the loopback
+    /// interface.
+    pub(super) fn loopback_window(&self) -> Option<u64> {
+        self.0.loopback_window
+    }
+
+    /// The peer is on this host for certain.
+    pub(super) fn note_near(&self) {
+        self.0.is_near.store(true, Ordering::Relaxed);
+    }
+
+    /// So many bytes are not under way, although quinn-proto counts them.
+    pub(super) fn withhold(&self, bytes: u64) {
+        self.0.withheld.store(bytes, Ordering::Relaxed);
+    }
+
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
         *lock_alone(&self.0.sent_before) = Some(now);
@@ -98,11 +137,29 @@ impl Shared {
 
 struct Liftable {
     inner: Box<dyn Controller>,
+    /// What takes its place when the peer turns out to be near, unless congestion comes first.
+    near: Option<NearControl>,
+    mtu: u16,
     shared: Arc<Shared>,
+}
+
+impl Liftable {
+    fn becomes_near(&self) -> Option<&NearControl> {
+        let is_near = self.shared.is_near.load(Ordering::Relaxed);
+        self.near.as_ref().filter(|_| is_near)
+    }
+
+    fn follow(&mut self, now: Instant) {
+        if let Some(near) = self.becomes_near() {
+            self.inner = Arc::clone(&near.factory).build(now, self.mtu);
+            self.near = None;
+        }
+    }
 }
 
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.follow(now);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -127,7 +184,8 @@ impl Controller for Liftable {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.shared.in_flight.store(in_flight, Ordering::Relaxed);
+        let sent = in_flight.saturating_sub(self.shared.withheld.load(Ordering::Relaxed));
+        self.shared.in_flight.store(sent, Ordering::Relaxed);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -139,20 +197,23 @@ impl Controller for Liftable {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
+        self.near = None;
         self.inner
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
         self.inner.on_mtu_update(new_mtu);
     }
 
     fn window(&self) -> u64 {
         if self.shared.is_lifted.load(Ordering::Relaxed) {
-            u64::MAX
-        } else {
-            self.inner.window()
+            return u64::MAX;
         }
+        let near = self.becomes_near().map(|near| near.window);
+        let window = near.unwrap_or_else(|| self.inner.window());
+        window.saturating_add(self.shared.withheld.load(Ordering::Relaxed))
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -162,6 +223,8 @@ impl Controller for Liftable {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
+            near: self.near.clone(),
+            mtu: self.mtu,
             shared: Arc::clone(&self.shared),
         })
     }

@@ -18,6 +18,7 @@ use quinn_proto::{
 use super::{
     congestion::PathControl,
     linger::Linger,
+    loopback::{Loopback, Probing},
     streams::{StreamId, StreamLimits, StreamStates, Streams},
     turns::Turns,
 };
@@ -58,6 +59,8 @@ pub(crate) struct Connection {
     path_control: PathControl,
     /// Bytes that were acknowledged on this path, as of the last time.
     acknowledged: u64,
+    /// Of a path through the loopback interface.
+    loopback: Option<Loopback>,
     watch: Option<Arc<PacketWatch>>,
     /// The peer's newest packet, as the watch has it.
     newest: u64,
@@ -138,11 +141,15 @@ impl Connection {
         linger_timeout: Duration,
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
+        let path_control = PathControl::of(&quic);
+        let loopback_window = path_control.loopback_window();
+        let loopback = loopback_window.map(|window| Loopback::new(window, quic.current_mtu()));
         Self {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
             crypto,
-            path_control: PathControl::of(&quic),
+            path_control,
+            loopback,
             acknowledged: 0,
             watch,
             newest: 0,
@@ -346,6 +353,7 @@ impl Connection {
     pub(crate) fn stats(&self, shard: usize, socket_addr: SocketAddr) -> ConnectionStats {
         let quic = self.quic.stats();
         let negotiated = self.authenticated.as_ref().map(|peer| &peer.negotiated);
+        let unsent = self.loopback.as_ref().map_or(0, Loopback::unsent_bytes);
         let mut local_addr = socket_addr;
         if let Some(ip) = self.quic.local_ip()
             && socket_addr.ip().is_unspecified()
@@ -354,7 +362,7 @@ impl Connection {
         }
         ConnectionStats {
             bytes_received: quic.udp_rx.bytes,
-            bytes_sent: quic.udp_tx.bytes,
+            bytes_sent: quic.udp_tx.bytes.saturating_sub(unsent),
             cipher_suite: negotiated.and_then(|negotiated| negotiated.cipher_suite.as_str()),
             congestion_events: quic.path.congestion_events,
             congestion_window_bytes: quic.path.cwnd,
@@ -638,7 +646,7 @@ impl Connection {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        let transmit = self.quic.poll_transmit(now, max_datagrams, buf);
+        let transmit = self.transmit(now, max_datagrams, buf);
         if transmit.is_none() && self.authenticated.is_some() && !self.has_sent_handshake {
             self.has_sent_handshake = true;
             if self.closing.is_some() {
@@ -652,9 +660,68 @@ impl Connection {
     /// congestion control would hold it back for ever.
     pub(super) fn poll_probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
         self.path_control.lift(true);
-        let transmit = self.quic.poll_transmit(now, 1, buf);
+        let transmit = self.transmit(now, 1, buf);
         self.path_control.lift(false);
         transmit
+    }
+
+    /// Has quinn-proto make datagrams, and does with a probe of path MTU discovery what the path is
+    /// like.
+    fn transmit(
+        &mut self,
+        now: Instant,
+        max_datagrams: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let probing = self.look_at_path();
+        let mtu = usize::from(self.quic.current_mtu());
+        let transmit = self.quic.poll_transmit(now, max_datagrams, buf)?;
+        let is_probe = transmit.segment_size.is_none() && transmit.size > mtu;
+        if !is_probe {
+            return Some(transmit);
+        }
+        match probing {
+            Probing::Whole => Some(transmit),
+            Probing::Short => {
+                *buf = self.watch.as_ref()?.take_shortened()?;
+                if let Some(loopback) = &mut self.loopback {
+                    loopback.note_unsent(transmit.size - buf.len());
+                }
+                Some(Transmit {
+                    size: buf.len(),
+                    ..transmit
+                })
+            }
+            Probing::Withheld => {
+                self.path_control.withhold(transmit.size as u64);
+                let lost = self.quic.stats().path.lost_plpmtud_probes;
+                if let Some(loopback) = &mut self.loopback {
+                    loopback.note_unsent(transmit.size);
+                    loopback.note_withheld(lost);
+                }
+                None
+            }
+        }
+    }
+
+    fn look_at_path(&mut self) -> Probing {
+        let (Some(loopback), Some(watch)) = (&mut self.loopback, &self.watch) else {
+            return Probing::Whole;
+        };
+        if loopback.has_withheld() && loopback.note_lost(self.quic.stats().path.lost_plpmtud_probes)
+        {
+            self.path_control.withhold(0);
+        }
+        let mtu = self.quic.current_mtu();
+        loopback.note_mtu(mtu);
+        let window = loopback.note_rtt(self.quic.min_rtt());
+        let probing = loopback.probing();
+        watch.shorten_above((probing == Probing::Short).then_some(mtu));
+        if let Some(window) = window {
+            self.path_control.note_near();
+            self.streams().set_path_limit(window);
+        }
+        probing
     }
 
     /// What the congestion control of the path knows.
@@ -754,6 +821,11 @@ impl Connection {
         self.note_acknowledged();
         self.path_control = PathControl::of(&self.quic);
         self.acknowledged = self.path_control.acknowledged();
+        if let Some(loopback) = &mut self.loopback {
+            loopback.moved();
+            self.path_control.withhold(0);
+            self.streams().set_path_limit(u64::MAX);
+        }
         if self.authenticated.is_none() {
             self.known_addr = addr;
         }

@@ -505,10 +505,21 @@ impl Streams<'_> {
     /// No more than so many written bytes shall be unacknowledged.
     pub(super) fn set_send_limit(&mut self, bytes: u64) {
         if let Some(window) = self.streams.send_window.set_limit(bytes) {
-            self.quic.set_send_window(window);
-            // Writers may go on.
-            self.turns.want();
+            self.set_send_window(window);
         }
+    }
+
+    /// The same for a reason of the path's.
+    pub(super) fn set_path_limit(&mut self, bytes: u64) {
+        if let Some(window) = self.streams.send_window.set_path_limit(bytes) {
+            self.set_send_window(window);
+        }
+    }
+
+    fn set_send_window(&mut self, bytes: u64) {
+        self.quic.set_send_window(bytes);
+        // Writers may go on.
+        self.turns.want();
     }
 
     /// Nobody will take the streams that the peer has opened and that were not taken.

@@ -27,6 +27,7 @@ mod histories;
 mod hole_punch;
 mod id_quota;
 mod lingering;
+mod loopback;
 mod memory;
 mod migration;
 mod paths;

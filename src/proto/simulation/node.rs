@@ -50,6 +50,8 @@ pub(crate) struct Setup {
     /// The secret key; a random one if there is none.
     pub(crate) identity: Option<[u8; 32]>,
     pub(crate) listening: bool,
+    /// What the interface takes, in bytes of UDP payload, if it tells.
+    pub(crate) max_payload: Option<u16>,
     pub(crate) outbox: Outbox,
     pub(crate) reader: Reader,
     /// What this node says in place of what its connections have written, and hears in place of
@@ -87,6 +89,7 @@ impl Default for Setup {
             id_quota: IdQuota::default(),
             identity: None,
             listening: true,
+            max_payload: None,
             outbox: Outbox::default(),
             reader: Reader::Owner,
             changes: Changes::default(),
@@ -250,6 +253,7 @@ pub(crate) struct Node {
     /// Those before it.
     former: Vec<SimSocket>,
     reader: Reader,
+    max_payload: Option<u16>,
     pub(crate) answer: Answer,
     pub(crate) outbox: Outbox,
     pub(crate) held: VecDeque<Held>,
@@ -334,6 +338,7 @@ impl Node {
             socket: SimSocket::new(addr, setup.listening),
             former: Vec::new(),
             reader: setup.reader,
+            max_payload: setup.max_payload,
             answer: setup.answer,
             outbox: setup.outbox,
             held: VecDeque::new(),
@@ -384,7 +389,7 @@ impl Node {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.shards.count();
         let config = match &self.hostile {
-            None => self.config.client(expected, None).unwrap(),
+            None => self.config.client(expected, self.max_payload).unwrap(),
             Some(hostile) => hostile.client(expected),
         };
         let deadline = now + self.config.handshake_timeout();
@@ -409,7 +414,7 @@ impl Node {
             self.cores[shard].refuse(key, &mut self.outbox);
             return None;
         }
-        match self.cores[shard].accept(now, key, None, &mut self.outbox) {
+        match self.cores[shard].accept(now, key, self.max_payload, &mut self.outbox) {
             Ok((handle, connection)) => {
                 let peer = self.peer(shard, handle, connection);
                 self.accepted.push_back(peer);

@@ -7,6 +7,10 @@
 pub(super) struct SendWindow {
     configured: u64,
     current: u64,
+    /// What there is memory for.
+    limit: u64,
+    /// What the path takes.
+    path_limit: u64,
     /// Bytes that quinn-proto was given, and of which it is not certain that they are acknowledged.
     written: u64,
 }
@@ -16,6 +20,8 @@ impl SendWindow {
         Self {
             configured,
             current: configured,
+            limit: u64::MAX,
+            path_limit: u64::MAX,
             written: 0,
         }
     }
@@ -48,7 +54,18 @@ impl SendWindow {
     /// No more than this shall be unacknowledged. Returns the window that quinn-proto should have, if it
     /// changes.
     pub(super) fn set_limit(&mut self, bytes: u64) -> Option<u64> {
-        let window = self.configured.min(bytes);
+        self.limit = bytes;
+        self.adapt()
+    }
+
+    /// The same for a reason of the path's.
+    pub(super) fn set_path_limit(&mut self, bytes: u64) -> Option<u64> {
+        self.path_limit = bytes;
+        self.adapt()
+    }
+
+    fn adapt(&mut self) -> Option<u64> {
+        let window = self.configured.min(self.limit).min(self.path_limit);
         (window != self.current).then(|| {
             self.current = window;
             window
