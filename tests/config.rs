@@ -239,6 +239,7 @@ async fn connection_receive_window_limits_what_a_peer_sends_unread_on_all_stream
 
 #[tokio::test]
 async fn send_window_limits_what_is_not_acknowledged() {
+    const WRITE_BYTES: usize = 2000;
     bounded(async {
         for window in [5_000, 300_000] {
             let (relay, _dialer, _listener, mut dialled, _accepted) =
@@ -248,12 +249,14 @@ async fn send_window_limits_what_is_not_acknowledged() {
             let mut taken = 0;
             // It is the window that is to end this, and not the share of time that a task has.
             unconstrained(async {
-                while let Some(written) = poll_immediate(stream.write(&[0; 2000])).await {
+                while let Some(written) = poll_immediate(stream.write(&[0; WRITE_BYTES])).await {
                     taken += written.unwrap() as u64;
                 }
             })
             .await;
-            assert_eq!(taken, window);
+            // And what waits to be sent.
+            let most = window + window / 8 + WRITE_BYTES as u64;
+            assert!((window..=most).contains(&taken), "{taken} for {window}");
         }
     })
     .await;

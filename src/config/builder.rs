@@ -355,9 +355,9 @@ impl ConfigBuilder {
 
     /// Bytes that may be under way to a peer without its acknowledgement.
     ///
-    /// Bounds what a connection holds for retransmission. Should be twice the bandwidth-delay product of
-    /// the path. On the way back to the same host it is 512 KiB at most: there it is the peer's receive buffer that
-    /// all of it waits in. Default: 10,000,000.
+    /// Bounds what a connection holds for retransmission. Another eighth of it, a megabyte at most, and one write
+    /// may wait to be sent. Should be twice the bandwidth-delay product of the path. On the way back to the same host
+    /// it is 512 KiB at most: there it is the peer's receive buffer that all of it waits in. Default: 10,000,000.
     ///
     /// # Errors
     ///

@@ -22,9 +22,12 @@ pub(super) const LARGEST_CHUNK: usize = 64 * 1024;
 /// Chunks of what is not acknowledged, about: the larger that is, the larger are they.
 const CHUNKS: u64 = 128;
 
-/// Bytes that all streams of a connection gather at most, and one write. It is less where the
-/// connection may have fewer bytes unacknowledged.
+/// Bytes that all streams of a connection gather at most, and one write.
 const MOST_GATHERED: u64 = 1024 * 1024;
+
+/// Which part that may be of what the connection may have unacknowledged. Where that is little,
+/// there are few chunks.
+const PART_OF_SEND_WINDOW: u64 = 8;
 
 /// Writes of so many bytes are taken as a whole, or not at all.
 const TAKEN_WHOLE: usize = 4096;
@@ -70,7 +73,7 @@ impl Gathering {
 
     /// Whether no more is to be gathered. `send_window` is how much may be unacknowledged.
     pub(super) fn is_full(&self, send_window: u64) -> bool {
-        self.bytes() >= MOST_GATHERED.min(send_window)
+        self.bytes() >= MOST_GATHERED.min(send_window / PART_OF_SEND_WINDOW)
     }
 
     /// How large a chunk should be while so many bytes are not acknowledged.
