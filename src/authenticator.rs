@@ -45,7 +45,7 @@ mod host_key;
 mod packet_watch;
 mod payload;
 mod peer;
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 mod plain;
 mod post_handshake;
 mod provider;

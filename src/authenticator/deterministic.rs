@@ -19,7 +19,9 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use super::{Authenticator, crypto_provider, plain};
+#[cfg(test)]
+use super::plain;
+use super::{Authenticator, crypto_provider};
 
 /// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what was said on
 /// this thread.
@@ -36,6 +38,7 @@ pub(crate) fn deterministic(
     let provider = CryptoProvider {
         cipher_suites: match protection {
             Protection::Usual => usual.cipher_suites,
+            #[cfg(test)]
             Protection::None => plain::cipher_suites(),
         },
         kx_groups: vec![&LargePublicSecret],
@@ -58,6 +61,7 @@ pub(crate) enum Protection {
     #[default]
     Usual,
     /// Nothing, which is cheap. Both sides have to agree.
+    #[cfg(test)]
     None,
 }
 
