@@ -29,7 +29,7 @@ const KEPT: usize = 8;
 /// costs nothing beside thousands of batches. What nobody reads is looked at less and less often.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 
-/// About a minute.
+/// Attempts in a row that double the pause, to about a minute.
 const MOST_FAILURES: u32 = 6;
 
 /// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as
@@ -97,32 +97,37 @@ impl Slabs {
 
     /// Frees half of the slabs that nobody holds, each [`FREE_EVERY`], until [`KEPT`] are left.
     pub(super) fn free_spare(&mut self, now: Instant) {
-        let before = self.slabs.len().saturating_sub(KEPT);
-        let mut surplus = before;
-        if surplus > 0 && self.next_free.is_some_and(|due| due <= now) {
-            let mut is_freed = false;
-            self.slabs.retain_mut(|slab| {
-                if surplus == 0 || !slab.try_reclaim(SLAB_BYTES) {
-                    return true;
-                }
-                is_freed = !is_freed;
-                surplus -= usize::from(is_freed);
-                !is_freed
-            });
-            self.next_free = None;
-            self.failures = if surplus < before {
-                0
-            } else {
-                MOST_FAILURES.min(self.failures + 1)
-            };
-        }
+        let surplus = self.slabs.len().saturating_sub(KEPT);
         if surplus == 0 {
-            self.next_free = None;
-        } else {
-            let pause = FREE_EVERY * 2_u32.pow(self.failures);
-            self.next_free.get_or_insert(now + pause);
+            return;
         }
+        let due = *(self.next_free).get_or_insert_with(|| now + pause_after(self.failures));
+        if now < due {
+            return;
+        }
+        let freed = self.free_half(surplus);
+        self.failures = if freed > 0 { 0 } else { self.failures + 1 };
+        self.next_free = (freed < surplus).then(|| now + pause_after(self.failures));
     }
+
+    /// Frees every other slab that nobody holds, but no more than so many; tells how many.
+    fn free_half(&mut self, most: usize) -> usize {
+        let (mut freed, mut is_freed) = (0, false);
+        self.slabs.retain_mut(|slab| {
+            if freed == most || !slab.try_reclaim(SLAB_BYTES) {
+                return true;
+            }
+            is_freed = !is_freed;
+            freed += usize::from(is_freed);
+            !is_freed
+        });
+        freed
+    }
+}
+
+/// How long to wait after so many attempts in a row that have freed nothing.
+fn pause_after(failures: u32) -> Duration {
+    FREE_EVERY * 2_u32.pow(failures.min(MOST_FAILURES))
 }
 
 /// One datagram of a batch.
