@@ -40,6 +40,10 @@ impl<T> Inbox<T> {
             self.bytes + charge <= MAX_BYTES
         };
         if has_room {
+            if self.waiting.capacity() == 0 {
+                // Most turns take one datagram.
+                self.waiting.reserve_exact(1);
+            }
             self.waiting.push_back((datagram, charge));
             self.bytes += charge;
             *self.share_of(all) += charge;

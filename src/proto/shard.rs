@@ -288,17 +288,15 @@ impl<S: Socket> Shard<S> {
 
     /// When [`handle_timeouts`](Self::handle_timeouts) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let pending = self.reception.first_deadline();
-        let punch = self.punches.next_timeout();
-        self.deadlines
-            .first()
-            .into_iter()
-            .chain(pending)
-            .chain(punch)
-            .chain(self.debtors.first())
-            .chain(self.closing.next_timeout())
-            .chain(self.untaken.next_timeout())
-            .min()
+        let timeouts = [
+            self.deadlines.first(),
+            self.reception.first_deadline(),
+            self.punches.next_timeout(),
+            self.debtors.first(),
+            self.closing.next_timeout(),
+            self.untaken.next_timeout(),
+        ];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have

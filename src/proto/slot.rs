@@ -737,17 +737,17 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
-        self.connection
-            .poll_timeout()
-            .into_iter()
-            .chain(self.slot.handshake_deadline)
-            .chain(self.slot.silent_until)
-            .chain(self.slot.close_deadline)
-            .chain(self.probe_at())
-            .chain(self.keep_alive_at())
-            .chain(self.connection.linger_deadline())
-            .chain(self.idle_deadline())
-            .min()
+        let deadlines = [
+            self.connection.poll_timeout(),
+            self.slot.handshake_deadline,
+            self.slot.silent_until,
+            self.slot.close_deadline,
+            self.probe_at(),
+            self.keep_alive_at(),
+            self.connection.linger_deadline(),
+            self.idle_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 }
 
