@@ -71,7 +71,8 @@ impl PacketWatch {
         // Only the driver decrypts, so that nobody writes between the two.
         let next = self.received.load(Ordering::Relaxed);
         if number >= next {
-            self.received.store(number.saturating_add(1), Ordering::Relaxed);
+            self.received
+                .store(number.saturating_add(1), Ordering::Relaxed);
         }
         if number > next {
             self.jumps.fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig,
 };
 
-use super::retry::RetryPolicy;
+use super::{builder::MIN_MTU_BYTES, retry::RetryPolicy};
 use crate::{
     error::ConfigError,
     net::{BufferSizes, memory},
@@ -41,8 +41,9 @@ const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
 /// As much unacknowledged data as one stream's window lets out.
 const SEND_WINDOW_BYTES: u64 = 10_000_000;
 
-/// Whatever the interface takes.
-const MAX_MTU_BYTES: u16 = LARGEST_MTU_BYTES;
+/// Four of them fill the largest batch. Larger ones are of use on loopback alone: 65,500 bytes save
+/// a transfer 5 % of its CPU time, and cost a short connection 15 % more for the probe.
+const MAX_MTU_BYTES: u16 = 16_370;
 
 /// What is tried where the interface does not tell: Ethernet's 1500 bytes less IPv6 and UDP headers.
 const USUAL_MTU_BYTES: u16 = 1452;
@@ -251,13 +252,16 @@ impl Knobs {
     }
 
     pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
+        let is_wide = max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES);
+        let upper = self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES));
+        let search = MtuSearch::new(upper, is_wide);
         let mut mtu_discovery = MtuDiscoveryConfig::default();
         mtu_discovery
-            .upper_bound(self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES)))
-            .minimum_change(MTU_STEP_BYTES);
+            .upper_bound(search.upper)
+            .minimum_change(search.step);
         let mut send_window = self.send_window;
         let mut congestion = CubicConfig::default();
-        if max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES) {
+        if is_wide {
             send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
             // There is no network that could be congested, and one large probe would fill the usual window.
             congestion.initial_window(LOOPBACK_SEND_WINDOW_BYTES);
@@ -279,6 +283,59 @@ impl Knobs {
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));
+        if self.mtu_discovery {
+            config.initial_mtu(search.lower);
+        }
         config
+    }
+}
+
+/// Between which sizes of datagrams the path MTU is searched, and how finely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MtuSearch {
+    lower: u16,
+    upper: u16,
+    step: u16,
+}
+
+impl MtuSearch {
+    /// On a network, the search halves what is left of the range. On the way back to the same host
+    /// it is the upper end or nothing: every probe costs a short connection time, and whatever is
+    /// there that takes less is not the interface.
+    fn new(upper: u16, is_wide: bool) -> Self {
+        let lower = if is_wide {
+            USUAL_MTU_BYTES
+        } else {
+            MIN_MTU_BYTES
+        };
+        let lower = lower.min(upper);
+        let step = if is_wide {
+            // quinn-proto tries the upper end first if the middle is less than a step away.
+            (upper - lower) / 2 + 1
+        } else {
+            MTU_STEP_BYTES
+        };
+        Self { lower, upper, step }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_to_the_same_host_takes_one_probe() {
+        let MtuSearch { lower, upper, step } = MtuSearch::new(MAX_MTU_BYTES, true);
+        assert_eq!((lower, upper), (USUAL_MTU_BYTES, MAX_MTU_BYTES));
+        // The middle is not tried, and the upper end is.
+        assert!((upper - lower) / 2 < step && step <= upper - lower);
+    }
+
+    #[test]
+    fn no_interface_is_too_narrow_to_begin_with() {
+        for is_wide in [false, true] {
+            let search = MtuSearch::new(MIN_MTU_BYTES, is_wide);
+            assert_eq!(search.lower, MIN_MTU_BYTES);
+        }
     }
 }

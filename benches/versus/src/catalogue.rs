@@ -255,6 +255,12 @@ fn build() -> Vec<Scenario> {
             add(format!("close-{name}{suffix}"), kind, Pinned, Equalised);
         }
     }
+    let closing = Closing::WhenTheNextIsThere;
+    let kind = Kind::Close {
+        closing,
+        at_once: 8,
+    };
+    add("close-held-8-shipped".into(), kind, Pinned, Shipped);
     add("streams".into(), Kind::ShortStreams, Pinned, Equalised);
     for connections in [1000, 10_000] {
         add(

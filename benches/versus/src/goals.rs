@@ -114,6 +114,7 @@ fn goals() -> Vec<Goal> {
         "close-returning-64",
         "close-held",
         "close-held-64",
+        "close-held-8-shipped",
         "swarm-identify",
         "swarm-dial-close",
         "swarm-request-1",
