@@ -248,7 +248,7 @@ impl Core {
             .ok_or(DialError::NoListener)?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let (over, receiver) = Reply::new();
-        // One driver sends for all hole punches, so it knows how much is sent to one host.
+        // One driver sends for all hole punches, so that it can limit how much is sent to one host.
         self.mailbox(0)?
             .request(Request::Packet(PacketRequest::Punch {
                 remote_addr,
