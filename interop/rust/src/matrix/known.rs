@@ -1,4 +1,4 @@
-//! Failures that were looked into and are not ours.
+//! Known failures that were investigated and are not ours.
 
 use std::{fs, path::Path};
 
@@ -22,9 +22,10 @@ pub struct Failure {
     /// `out` if we dial, `in` if the peer does; both if absent.
     pub direction: Option<String>,
     pub rows: Vec<String>,
-    /// What the error must contain, so that another failure of the same operation does not hide here.
+    /// Text that the error must contain, so that another failure of the same operation is not
+    /// hidden.
     pub error: String,
-    /// Whether it also passes now and then.
+    /// Whether it sometimes passes.
     #[serde(default)]
     pub sometimes: bool,
     pub cause: String,
