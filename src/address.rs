@@ -81,7 +81,7 @@ pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
     addr.port() != 0 && !addr.ip().to_canonical().is_unspecified() && !is_group(addr.ip())
 }
 
-/// Whether many hosts receive what is sent to this address, judging by the address alone.
+/// Whether many hosts may receive a datagram to this address, judging by the address alone.
 pub(crate) fn is_group(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())

@@ -95,7 +95,7 @@ pub struct TransportStats {
     /// Refusals, hole punches and STUN requests that were dropped because too many waited to be
     /// sent.
     pub requests_dropped_overload: u64,
-    /// Retry packets sent; [`RetryPolicy`](crate::RetryPolicy) says when.
+    /// Retry packets sent; [`RetryPolicy`](crate::RetryPolicy) decides when.
     pub retries_sent: u64,
     /// First packets that called for a Retry and got none, because one had just been sent to the
     /// same client.

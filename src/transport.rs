@@ -182,7 +182,7 @@ impl Transport {
     }
 
     /// Closes listeners whose drivers have stopped, even if other drivers have taken their place.
-    /// `have_stopped` says whether all of the latest drivers have stopped.
+    /// `have_stopped` is whether all of the latest drivers have stopped.
     fn close_deaf_listeners(&mut self, have_stopped: bool) {
         let core = Arc::clone(self.in_use.core());
         let is_deaf = |listener: &Listener| have_stopped || !core.may_be_read(listener.socket());

@@ -107,7 +107,7 @@ async fn every_case_ends_as_it_must_when_it_is_presented() {
         let (mut accepted, mut refused) = (0, 0);
         for case in cases() {
             if case.expected_peer.is_some() {
-                continue; // A server expects nobody in particular.
+                continue; // A server expects no particular peer.
             }
             let present = async {
                 match dial(&case, addr).await {

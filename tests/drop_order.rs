@@ -1,5 +1,5 @@
-//! Operations that are begun, abandoned and dropped in random order: nothing is left, and nobody
-//! waits for ever.
+//! Operations that are begun, abandoned and dropped in random order: nothing is left, and no
+//! task waits for ever.
 //!
 //! Over real sockets, with real tasks; most of the time passes while closed connections drain. The
 //! environment variable `LIBP2P_QUINN_HISTORIES` sets the number of histories; the default suits a

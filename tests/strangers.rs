@@ -39,7 +39,7 @@ async fn empty_datagrams_count_as_others_do_in_a_round() {
         }
         let handle = node.transport.handle();
         let (mut rounds, mut counted) = (0, 0);
-        // A task that always wants to run, on the driver's thread, so that the two alternate.
+        // A task that is always ready to run, on the driver's thread, so that the two alternate.
         let other = poll_fn(move |cx| {
             let now = handle.stats().registry.malformed;
             assert!(now - counted <= BATCH, "{now} after {counted}");

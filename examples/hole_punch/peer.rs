@@ -181,5 +181,5 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often untested addresses are sent to a server to test.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Short enough that nobody has to wait for the proof that a connection works.
+/// Short, so that the proof that a connection works comes soon.
 const PING_INTERVAL: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release --example node                          # both nodes here, over loopback
 //! cargo run --release --example node -- listen [MULTIADDR]    # one node, in one terminal …
-//! cargo run --release --example node -- dial MULTIADDR        # … and the other, there or elsewhere
+//! cargo run --release --example node -- dial MULTIADDR        # … the other, there or elsewhere
 //! ```
 //!
 //! Exit code: 0 for success, which for `listen` includes Ctrl-C; 1 for a failure, with one line on

@@ -257,7 +257,7 @@ fn every_case_ends_as_it_must_with_the_peer_as_client() {
     let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
     for case in cases() {
         if case.number == 56 {
-            continue; // A server expects nobody in particular.
+            continue; // A server expects no particular peer.
         }
         let mut client = RawPeer::new(&case).client(&[ALPN], "localhost");
         let mut server = start_server(&ours);

@@ -171,7 +171,7 @@ impl ConfigBuilder {
     /// [`RetryPolicy::Never`] no address is ever proven, and this setting has no effect.
     ///
     /// The number applies to an idle listener. When half of the places of
-    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) are taken, by whatever sources, a
+    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) are taken, by any sources, a
     /// source with a proven address may have a quarter of the number, and so on, but always at
     /// least one. So an attacker with a few hundred addresses leaves places for everyone else. If
     /// the number is at least as large as that limit, one source may take all places.

@@ -1,4 +1,4 @@
-//! Wakes a driver, and tells it which connections want a turn.
+//! Wakes a driver, and lists the connections that need a turn.
 
 use std::{mem, task::Waker};
 
@@ -10,7 +10,7 @@ use crate::sync::{AtomicWaker, Mutex, lock};
 #[derive(Default)]
 pub(crate) struct Doorbell {
     driver: AtomicWaker,
-    /// Connections that want a turn. A connection may be listed more than once if it had a turn for
+    /// Connections that need a turn. A connection may be listed more than once if it had a turn for
     /// another reason in between.
     turns: Mutex<Vec<ConnectionHandle>>,
 }
@@ -25,7 +25,7 @@ impl Doorbell {
         self.driver.wake();
     }
 
-    /// Wakes the driver for a connection that wants a turn.
+    /// Wakes the driver for a connection that needs a turn.
     pub(super) fn ring_for(&self, handle: ConnectionHandle) {
         lock(&self.turns).push(handle);
         self.ring();

@@ -193,7 +193,7 @@ impl Mailbox {
         lock(&self.inside).stopped
     }
 
-    /// Asks the driver to read this UDP socket until nobody uses the group.
+    /// Asks the driver to read this UDP socket until the group has no user.
     fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
         if inside.stopped {
@@ -293,7 +293,7 @@ impl Mailbox {
         drop(left);
     }
 
-    /// Accepts nothing from now on. Drops what is left, which tells the requesters.
+    /// Accepts nothing from now on. Drops the remaining requests, whose callers then get an error.
     pub(super) fn stop(&self) {
         let mut inside = lock(&self.inside);
         let stopped = Inside {

@@ -49,7 +49,7 @@ pub(super) enum PacketRequest {
     Refuse {
         key: IncomingKey,
     },
-    /// Send to an address until nobody waits any more, or the time for a handshake is over.
+    /// Send to an address until no caller waits any more, or the time for a handshake is over.
     Punch {
         remote_addr: SocketAddr,
         socket: Arc<Socket>,

@@ -1,4 +1,4 @@
-//! Memory for received datagrams, reused as soon as nobody holds it.
+//! Memory for received datagrams, reused as soon as no datagram holds it.
 
 use std::{
     collections::VecDeque,

@@ -49,7 +49,7 @@ const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 /// second for each.
 const MAX_FAILED: usize = 64;
 
-/// The sockets of one transport: opens them, and knows which are used for dialling.
+/// The sockets of one transport: opens them, and records which are used for dialling.
 pub(crate) struct Sockets {
     buffers: BufferSizes,
     mailboxes: Arc<[Arc<Mailbox>]>,
@@ -463,7 +463,7 @@ impl Sockets {
         kept.socket = Arc::clone(successor);
     }
 
-    /// Closes the kept sockets that nobody uses.
+    /// Closes the kept sockets without a user.
     fn close_idle(&self) {
         let mut kept = lock(&self.kept);
         let closed: Vec<_> = kept.extract_if(.., |kept| !kept.is_used()).collect();
@@ -527,7 +527,7 @@ impl Sockets {
         let ios = self.bind(runtime, socket.local_addr())?;
         socket.reopen(ios.clone());
         self.rebound.fetch_add(1, Ordering::Relaxed);
-        // This fails only if all drivers have stopped, and then nobody needs what arrives.
+        // This fails only if all drivers have stopped, and then no connection needs what arrives.
         let _ = self.read(socket, &ios);
         Ok(())
     }

@@ -515,7 +515,7 @@ impl Driver {
         REQUESTS_PER_ROUND
     }
 
-    /// Begins the handshake of an incoming connection, if anybody still waits for it.
+    /// Begins the handshake of an incoming connection, if its caller still waits for it.
     fn accept(&mut self, now: Instant, accept: Accept) -> bool {
         let Accept {
             key,
@@ -527,12 +527,12 @@ impl Driver {
             return false;
         }
         let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
-        // If nobody waits any more, dropping the handshake abandons it.
+        // If the caller no longer waits, dropping the handshake abandons it.
         reply.send(accepted.map(|accepted| self.handshake(accepted)));
         true
     }
 
-    /// Begins a dial, if anybody still waits for it.
+    /// Begins a dial, if its caller still waits for it.
     fn dial(&mut self, now: Instant, dial: Dial) -> bool {
         if dial.reply.is_canceled() {
             return false;
@@ -584,7 +584,7 @@ impl Driver {
         Handshake::new(DrivenConnection::new(connection, handle, doorbell))
     }
 
-    /// Ends hole punches that nobody waits for, and reports those whose time is over.
+    /// Ends hole punches whose callers are gone, and reports those whose time is over.
     fn end_punches(&mut self) {
         let ended = self.punches.extract_if(.., |(key, over)| {
             if over.is_canceled() {
@@ -604,7 +604,7 @@ impl Driver {
             self.shared.incoming.push(incoming);
         }
         if self.closing {
-            // The transport is gone, so nobody will take them.
+            // The transport is gone, so no application will take them.
             self.shared.incoming.clear();
         }
     }
@@ -690,8 +690,8 @@ impl Future for Driver {
     }
 }
 
-/// Runs whether the driver has finished, panicked or lost its runtime, so that nobody waits for it
-/// in vain.
+/// Runs whether the driver has finished, panicked or lost its runtime, so that no caller waits for
+/// it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();

@@ -24,14 +24,14 @@ impl<T> Reply<T> {
         (Self(Some(sender)), receiver)
     }
 
-    /// Sends the answer; it is dropped if nobody waits for it any more.
+    /// Sends the answer; it is dropped if no caller waits for it any more.
     pub(super) fn send(mut self, answer: T) {
         if let Some(sender) = self.0.take() {
             contain(|| drop(sender.send(answer)));
         }
     }
 
-    /// Whether nobody waits for the answer any more.
+    /// Whether no caller waits for the answer any more.
     pub(super) fn is_canceled(&self) -> bool {
         self.0.as_ref().is_none_or(oneshot::Sender::is_canceled)
     }

@@ -35,7 +35,7 @@ pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
 ///
 /// # Errors
 ///
-/// If the kernel has no route to the address. Only the kernel reports that, so nobody on the
+/// If the kernel has no route to the address. Only the kernel reports that, so no host on the
 /// network can forge it.
 pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u16>> {
     let socket = towards(local, remote)?;

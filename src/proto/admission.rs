@@ -57,13 +57,13 @@ impl Admissions {
         self.sources.len()
     }
 
-    /// Whether the limit is reached, so that nobody is admitted.
+    /// Whether the limit is reached, so that no connection is admitted.
     pub(super) fn is_full(&self) -> bool {
         self.unfinished >= self.limits.handshakes
     }
 
     /// Admits a handshake that has received `bytes` bytes, unless there is a reason not to.
-    /// `has_room` says whether there is memory for them.
+    /// `has_room` is whether there is memory for them.
     pub(super) fn admit(
         &mut self,
         source: Source,

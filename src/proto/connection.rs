@@ -100,7 +100,7 @@ struct Loss {
 struct Closing {
     code: VarInt,
     reason: Bytes,
-    /// Whether nobody will use the connection again: discard it as soon as the peer was told.
+    /// Whether the connection has no user left: it is discarded as soon as the close is sent.
     abandoned: bool,
 }
 
@@ -285,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// Closes a connection whose handshake nobody waits for any more, and discards it at once.
+    /// Closes a connection whose handshake no caller waits for any more, and discards it at once.
     pub(crate) fn abandon(&mut self, why: HandshakeError) {
         if self.loss.is_none() && self.authenticated.is_none() {
             self.lose(ConnectionError::LocallyClosed, why);
@@ -300,7 +300,7 @@ impl Connection {
         }
     }
 
-    /// Whether the shard has to be told that this connection wants a turn; `true` once for each
+    /// Whether the shard has to be told that this connection needs a turn; `true` once for each
     /// turn.
     pub(crate) fn announce_turn(&mut self) -> bool {
         self.turns.announce()

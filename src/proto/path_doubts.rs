@@ -75,7 +75,7 @@ pub(super) struct Doubter {
 }
 
 impl Doubter {
-    /// `doubts` is what is known of the host.
+    /// `doubts` are those about the host so far.
     pub(super) fn new(doubts: PathDoubts) -> Self {
         Self {
             doubts,

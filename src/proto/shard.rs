@@ -50,7 +50,7 @@ use super::{
 };
 use crate::{address::Host, error::HandshakeError, sync::Mutex};
 
-/// While at least this many connections want a turn, due timers give no further turns: about as
+/// While at least this many connections need a turn, due timers give no further turns: about as
 /// many as have a turn in a round.
 ///
 /// Thousands of dials may have begun, and may be given up, at the same time. Connections with
@@ -97,7 +97,7 @@ pub(crate) type MakeTransportConfig =
 ///
 /// Its user passes it datagrams ([`handle`](Self::handle)), time
 /// ([`handle_timeouts`](Self::handle_timeouts)) and requests of the application, and then gives
-/// turns to connections ([`serve`](Self::serve)) until none wants one.
+/// turns to connections ([`serve`](Self::serve)) until none needs one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
@@ -121,7 +121,7 @@ pub(crate) struct Shard<S> {
     reception: Reception<S>,
     unanswered: UnansweredDials,
     ready: TurnQueue,
-    /// Connections that want a turn as soon as their socket is writable.
+    /// Connections that need a turn as soon as their socket is writable.
     blocked: Vec<ConnectionHandle>,
     /// Connections that wait for their next turn because they are in debt.
     debtors: Debtors,
@@ -218,7 +218,7 @@ impl<S: Socket> Shard<S> {
         self.inbox_bytes.ready()
     }
 
-    /// Whether a connection wants a turn that is expected to have little to do.
+    /// Whether a connection needs a turn that is expected to have little to do.
     pub(crate) fn has_light(&self) -> bool {
         self.ready.has_light()
     }
@@ -347,7 +347,7 @@ impl<S: Socket> Shard<S> {
 
     /// Gives one connection its turn.
     ///
-    /// Returns how much work it had, or `None` if no connection wants a turn. Adds the wakers that
+    /// Returns how much work it had, or `None` if no connection needs a turn. Adds the wakers that
     /// are due to `wakers`; the connection is unlocked when this returns.
     pub(crate) fn serve(
         &mut self,

@@ -57,7 +57,7 @@ fn seeds() -> Range<u64> {
     seed_range(QUICK_SEEDS)
 }
 
-/// The seeds from 0 to `quick`, unless the environment says otherwise.
+/// The seeds from 0 to `quick`, unless the environment sets others.
 fn seed_range(quick: u64) -> Range<u64> {
     let Ok(wanted) = std::env::var("SIM_SEEDS") else {
         return 0..quick;

@@ -17,7 +17,7 @@ pub(crate) enum Load {
     Heavy,
 }
 
-/// Connections that want a turn, each at most once.
+/// Connections that need a turn, each at most once.
 ///
 /// A connection is expected to have as much work as in its last turn. Connections with light turns
 /// go first, because their turns take almost no time; otherwise a ping would wait for a part of a

@@ -129,7 +129,7 @@ impl Near {
         self.cables.far.run(&["nft", "-f", "-"], ruleset).unwrap();
     }
 
-    /// Has somebody else do this at the far host, on a thread of its own.
+    /// Runs this at the far host, on another thread.
     pub(crate) fn spawn_at_far<F: Future<Output = ()>>(
         &self,
         work: impl FnOnce() -> F + Send + 'static,

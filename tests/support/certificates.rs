@@ -2,7 +2,7 @@
 //!
 //! [`cases`] makes them, numbered as in the list of threats against which the authenticator was
 //! built. Everything that a case is not about is correct, and signed after the forgery. So a
-//! verifier that misses the forgery accepts the certificate, unless the case says that it is not
+//! verifier that misses the forgery accepts the certificate, unless the case states that it is not
 //! [signed].
 //!
 //! [signed]: Case::signed

@@ -249,7 +249,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Whether every figure that says *now* is zero.
+/// Whether every figure that counts *now* is zero.
 pub(crate) fn is_over(handle: &Handle) -> bool {
     let stats = handle.stats();
     let registry = &stats.registry;

@@ -43,7 +43,7 @@ pub(crate) struct Nat {
 /// The external port of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// The internal port if it is free, whatever the destination: endpoint-independent mapping (RFC
+    /// The internal port if it is free, for any destination: endpoint-independent mapping (RFC
     /// 4787 §4.1).
     Kept,
     /// A random port for each destination.

@@ -136,7 +136,7 @@ pub fn quic_addr(ip: IpAddr, port: u16) -> Multiaddr {
 /// The hosts that can reach an address.
 enum Scope {
     Loopback,
-    /// Hosts on the same link that know the interface.
+    /// Hosts on the same link that have the interface for the zone.
     Link,
     Reachable,
 }

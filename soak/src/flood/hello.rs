@@ -14,8 +14,8 @@ use rustls::{
 /// A connection ID chosen by the client.
 pub type Id = [u8; 8];
 
-/// A ClientHello that all connections share. A server sees it once for each connection, and cannot
-/// know that.
+/// A ClientHello that all connections share. Each connection uses it once, so a server cannot
+/// notice that it is shared.
 pub struct Hello {
     message: Vec<u8>,
     /// The offset of the client's own ID (initial_source_connection_id, RFC 9000 §18.2).

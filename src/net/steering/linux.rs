@@ -73,7 +73,7 @@ fn attach(socket: &SockRef<'_>, program: &mut [libc::sock_filter; 7]) -> io::Res
         filter: program.as_mut_ptr(),
     };
     // SAFETY: the option takes a `sock_fprog` of this size, which points to as many instructions as
-    // it says. The kernel copies and checks them, and keeps no pointer.
+    // its length states. The kernel copies and checks them, and keeps no pointer.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

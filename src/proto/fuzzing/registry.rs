@@ -88,7 +88,7 @@ struct Model {
     peer: Option<PeerId>,
     issued: u64,
     active: u64,
-    /// After the batch that follows the handshake, an ID is issued for each one that is retired.
+    /// After the batch that follows the handshake, an ID is issued for each retired one.
     has_batch: bool,
 }
 

@@ -287,7 +287,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// `stirred` has the number of the node, and the set to which it adds that number when a
-    /// connection wants a turn.
+    /// connection needs a turn.
     pub(crate) fn new(
         addr: SocketAddr,
         setup: Setup,
@@ -613,7 +613,7 @@ impl Node {
         }
     }
 
-    /// Queues the connections that want a turn.
+    /// Queues the connections that need a turn.
     pub(crate) fn take_turns(&mut self, shard: usize) {
         for handle in self.turns[shard].take() {
             self.cores[shard].want_turn(handle);
@@ -646,7 +646,7 @@ impl Node {
         self.outbox.take()
     }
 
-    /// Whether a connection wants a turn.
+    /// Whether a connection needs a turn.
     pub(crate) fn has_ready(&self) -> bool {
         self.cores.iter().any(Shard::has_ready)
     }

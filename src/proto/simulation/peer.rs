@@ -17,7 +17,7 @@ use crate::{
 /// Nodes that may have something to do, by number.
 pub(crate) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
 
-/// Connections of one shard that want a turn.
+/// Connections of one shard that need a turn.
 pub(crate) struct Turns {
     wanted: RefCell<Vec<ConnectionHandle>>,
     node: usize,

@@ -1,4 +1,4 @@
-//! The order of turns when many connections want one.
+//! The order of turns when many connections need one.
 
 use std::{
     cell::Cell,

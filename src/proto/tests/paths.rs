@@ -133,7 +133,7 @@ fn nothing_is_reported_of_a_forged_address() {
 
 /// While an attacker sends copies from elsewhere, a NAT assigns another address to the peer. (An
 /// attacker on the path who is always first, and copies one of each pair of probes, can keep a
-/// connection from finding the new address as long as he likes.)
+/// connection from finding the new address for any length of time.)
 #[test]
 fn peer_that_really_moves_is_followed_beside_forged_copies() {
     for seed in seeds().take(10) {

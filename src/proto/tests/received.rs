@@ -34,7 +34,7 @@ use crate::{
 /// The default.
 const CONNECTION_WINDOW: u64 = 15_000_000;
 
-/// What one connection may take beyond that, whatever its peer sends.
+/// What one connection may take beyond that, regardless of what its peer sends.
 const OVERHEAD: u64 = 16 * 1024 * 1024;
 
 /// The unit in which our memory holds stream data.
@@ -143,7 +143,7 @@ fn gaps_close_only_beyond_any_reason() {
         let streams = scene.open(4);
         let mut gaps = 0;
         while scene.is_open() {
-            // Every second byte, as long as the peer likes.
+            // Every second byte, endlessly.
             let packets = (0..16).map(|packet| {
                 gaps += GAPS_IN_A_PACKET;
                 every_other(streams[packet % streams.len()], 2 * gaps, GAPS_IN_A_PACKET)
@@ -323,9 +323,9 @@ fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
     assert_memory(scene, 0..CONNECTION_WINDOW + OVERHEAD);
 }
 
-/// The most memory that a peer can take, as far as this file knows: streams cut into as many pieces
-/// as permitted, gaps, a window full of bytes that lie far apart, and datagrams of which one byte
-/// is needed.
+/// The most memory that a peer can take by the ways tested in this file: streams cut into as many
+/// pieces as permitted, gaps, a window full of bytes that lie far apart, and datagrams of which one
+/// byte is needed.
 #[test]
 fn memory_is_bounded_whatever_the_peer_sends() {
     let mut scene = Scene::new(Hostile::Dials);

@@ -83,7 +83,7 @@ fn describe(index: usize, case: &Case) -> Value {
     })
 }
 
-/// Prints a line of JSON. Errors are ignored, because then nobody reads the output.
+/// Prints a line of JSON. Errors are ignored: they mean that the reader is gone.
 fn print(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
 }

@@ -56,7 +56,7 @@ impl Known {
             .find(|failure| error.contains(&failure.error))
     }
 
-    /// The entry that says that `case` always fails.
+    /// The entry by which `case` always fails.
     pub fn always(&self, case: &Case) -> Option<&Failure> {
         self.of(case.peer, case.direction, &case.row)
             .find(|failure| !failure.sometimes)

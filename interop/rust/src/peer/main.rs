@@ -134,7 +134,7 @@ fn keypair(options: &Options) -> Result<Keypair, Failure> {
     }
 }
 
-/// Prints a line of JSON. Errors are ignored, because then nobody reads the output.
+/// Prints a line of JSON. Errors are ignored: they mean that the reader is gone.
 pub fn print(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
 }

@@ -11,7 +11,7 @@ use super::super::{
 };
 use crate::config::{ConfigBuilder, RetryPolicy};
 
-/// Configuration of the nodes. `moves` says whether some of their peers move.
+/// Configuration of the nodes. `moves` is whether some of their peers move.
 pub(super) fn draw_setup(random: &mut StdRng, moves: bool) -> Setup {
     fn with_retry(builder: ConfigBuilder) -> ConfigBuilder {
         (patient().configure)(builder.retry_policy(RetryPolicy::Always))
