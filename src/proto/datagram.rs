@@ -88,7 +88,8 @@ impl<S> Datagram<S> {
     }
 }
 
-/// It has cost no TLS work yet.
+/// An incoming connection that waits for the application to accept or refuse it. It has cost no TLS
+/// work yet.
 pub(crate) struct Incoming<S> {
     pub(crate) key: IncomingKey,
     pub(crate) socket: S,

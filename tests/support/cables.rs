@@ -1,3 +1,11 @@
+//! Two hosts with two cables between them.
+//!
+//! ```text
+//!     near  a0 10.1.0.1 ───── 10.1.0.2 a0  far
+//!            fd00:1::1         fd00:1::2
+//!           b0 10.2.0.1 ───── 10.2.0.2 b0
+//! ```
+//!
 //! Each host is a network namespace. The test runs at the near one; a node at the far one echoes.
 
 use std::{sync::mpsc, thread::JoinHandle};

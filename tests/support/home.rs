@@ -30,7 +30,7 @@ impl Home {
         Ok(Self(home))
     }
 
-    /// Runs this batch with `ip`. It blocks the calling thread.
+    /// Runs this batch with `ip`, and panics if that fails. It blocks the calling thread.
     pub(crate) fn ip(&self, batch: &str) {
         self.0.run(&["ip", "-batch", "-"], batch).unwrap();
     }
