@@ -62,7 +62,7 @@ impl Arrivals {
     }
 }
 
-/// How long nothing may be acknowledged before the peer is asked.
+/// The time without an acknowledgement after which the peer is sent a PING.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the answer may take, and then the interval at which the verdict is repeated. It

@@ -44,7 +44,7 @@ struct HolePunch<S> {
     until: Instant,
 }
 
-/// What is sent to a host, and when.
+/// The punches towards one host, and when they are sent.
 struct Schedule {
     /// Punches without a datagram so far, oldest first.
     new: VecDeque<PunchKey>,

@@ -76,7 +76,7 @@ impl LingeringConnections {
 /// so do not limit them. Beyond it, the one that has lingered longest is closed.
 const MAX_LINGERING: usize = 1024;
 
-/// How long a peer may acknowledge nothing.
+/// The longest time in which a peer may acknowledge nothing.
 fn patience(rtt: Duration) -> Duration {
     (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
 }

@@ -21,7 +21,7 @@ pub(super) struct PathDoubts {
 struct Doubt {
     /// Not used before this time.
     until: Option<Instant>,
-    /// How long it will not be used after the next doubt.
+    /// The time without use after the next doubt.
     pause: Duration,
 }
 
@@ -144,7 +144,7 @@ pub(super) struct Acknowledged {
     pub(super) is_late: bool,
 }
 
-/// How long nothing may be acknowledged.
+/// The time without an acknowledgement after which a doubt begins.
 fn patience(rtt: Duration) -> Duration {
     (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
 }

@@ -120,7 +120,7 @@ pub(super) struct Slot<S> {
     /// Whether nothing was sent since the last datagram was received.
     pub(super) was_silent_since: bool,
     pub(super) silence: Silence,
-    /// What its path may drop silently.
+    /// Doubts about what its path may drop silently.
     pub(super) doubter: Doubter,
     /// Whether the next datagram ignores the congestion window.
     pub(super) probes: bool,
