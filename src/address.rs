@@ -1,11 +1,12 @@
-//! `Multiaddr` ⇄ QUIC address, parsed once at the door.
+//! Conversion between `Multiaddr` and QUIC addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 
-/// `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, or the same with an `/ip6zone/…` in front of the IPv6 address.
+/// A parsed `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, with an optional `/ip6zone/…` in front of an IPv6
+/// address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QuicAddress {
     pub(crate) socket_addr: SocketAddr,
@@ -13,9 +14,11 @@ pub(crate) struct QuicAddress {
 }
 
 impl QuicAddress {
-    /// Reads an address to listen on or to dial; anything else than the grammar above is `None`.
+    /// Parses an address to listen on or to dial. Returns `None` for an address that does not match
+    /// the grammar above.
     ///
-    /// `zone_index` turns the name of an interface into its index, where the address has a zone.
+    /// `zone_index` returns the index of the interface with this name. It is called if the address
+    /// has a zone that is not a number.
     pub(crate) fn parse(
         addr: &Multiaddr,
         zone_index: impl FnOnce(&str) -> Option<u32>,
@@ -24,7 +27,7 @@ impl QuicAddress {
         let mut scope_id = 0;
         let mut first = protocols.next()?;
         if let Protocol::Ip6zone(zone) = &first {
-            // A zone says nothing about an IPv4 address (RFC 6874 is about IPv6 only).
+            // An IPv4 address has no zone: RFC 6874 is about IPv6 only.
             let index = zone.parse().ok().or_else(|| zone_index(zone))?;
             scope_id = index;
             first = protocols.next()?;
@@ -55,8 +58,9 @@ impl QuicAddress {
             IpAddr::V6(ip) if needs_zone(ip.into()) => {
                 SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope_id))
             }
-            // Any other address is the same in every zone, and an IPv4 address what it is (RFC 4291
-            // §2.5.5.2): nothing comes from one that is written otherwise.
+            // Other addresses mean the same in every zone, so the zone is dropped. An IPv4-mapped
+            // address becomes the IPv4 address (RFC 4291 §2.5.5.2), because packets from it carry
+            // the IPv4 form.
             ip => SocketAddr::from((ip.to_canonical(), port)),
         };
         Some(Self {
@@ -65,25 +69,25 @@ impl QuicAddress {
         })
     }
 
-    /// Whether a packet can be sent there: a port and a host.
+    /// Whether a packet can be sent to this address: it has a port and means one host.
     pub(crate) fn is_dialable(&self) -> bool {
         is_unicast(self.socket_addr)
     }
 }
 
-/// Whether one host can be reached there: a packet from elsewhere is forged, and an answer to it makes the
-/// operating system refuse, or reaches many.
+/// Whether the address means one host. A packet from any other address is forged, and the operating
+/// system refuses to send an answer there, or would send it to many hosts.
 pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
     addr.port() != 0 && !addr.ip().to_canonical().is_unspecified() && !is_group(addr.ip())
 }
 
-/// Whether many hosts hear what is sent there, as far as the address alone tells.
+/// Whether many hosts may receive a datagram to this address, judging by the address alone.
 pub(crate) fn is_group(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
-/// All addresses of this host, in the family of `ip`.
+/// The unspecified address in the family of `ip`.
 pub(crate) fn wildcard(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -91,11 +95,10 @@ pub(crate) fn wildcard(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whom addresses lead to, as far as limits on what is sent there are concerned: an IPv4 address, or
-/// the /64 that an IPv6 address is in.
+/// A host, as limits on what we send count it: an IPv4 address, or the /64 of an IPv6 address.
 ///
-/// A /64 is the smallest network that there is in IPv6 (RFC 4291 §2.5.1). Each host in it may have
-/// any of its addresses, and any number of them, and all are behind the same link.
+/// A /64 is the smallest network in IPv6 (RFC 4291 §2.5.1). A host in it may use any number of its
+/// addresses, and all of them are behind the same link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Host(IpAddr);
 
@@ -108,7 +111,7 @@ impl Host {
     }
 }
 
-/// Writes the address as `/ip4|ip6/…/udp/…/quic-v1`, with the number of its zone where it has one.
+/// Formats the address as `/ip4|ip6/…/udp/…/quic-v1`, with the index of its zone if it has one.
 pub(crate) fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
     let zone = match addr {
         SocketAddr::V6(addr) if addr.scope_id() != 0 => {
@@ -121,10 +124,11 @@ pub(crate) fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
         .with(Protocol::QuicV1)
 }
 
-/// Whether a listener bound to `local` (perhaps a wildcard) can send to `remote` and be answered.
+/// Whether a listener bound to `local` (perhaps a wildcard) can send to `remote` and receive an
+/// answer.
 ///
-/// A loopback socket reaches only this host, a link-local one only its link; neither is a way to a
-/// public address.
+/// A loopback socket reaches only this host, and a link-local socket only its link. Neither reaches
+/// a public address.
 pub(crate) fn can_reach(local: SocketAddr, remote: SocketAddr) -> bool {
     let (local_ip, remote_ip) = (local.ip(), remote.ip());
     if local_ip.is_ipv4() != remote_ip.is_ipv4() {
@@ -140,13 +144,13 @@ pub(crate) fn can_reach(local: SocketAddr, remote: SocketAddr) -> bool {
             && is_same_link)
 }
 
-/// Whether the address means another host on each link, so that it takes a zone to tell which
-/// (RFC 4007 §6). An IPv4 address has none, whatever it is.
+/// Whether the address means a different host on each link, so that it needs a zone (RFC 4007 §6).
+/// No IPv4 address has a zone.
 pub(crate) fn needs_zone(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// The zone of an address that needs one and has it.
+/// The zone of an address that needs one and has one.
 pub(crate) fn zone(addr: SocketAddr) -> Option<u32> {
     match addr {
         SocketAddr::V6(addr) if needs_zone((*addr.ip()).into()) => {
@@ -156,7 +160,7 @@ pub(crate) fn zone(addr: SocketAddr) -> Option<u32> {
     }
 }
 
-/// `addr`, in the zone that `find` finds if it needs one and has none.
+/// Adds the zone that `find` returns to an address that needs one and has none.
 pub(crate) fn in_zone(addr: SocketAddr, find: impl FnOnce() -> Option<u32>) -> SocketAddr {
     match addr {
         SocketAddr::V6(mut v6) if needs_zone(addr.ip()) && v6.scope_id() == 0 => {

@@ -1,8 +1,8 @@
-//! Who is there: our certificate, the peer's, and TLS around both.
+//! Authentication: our certificate, the peer's certificate, and TLS.
 //!
-//! libp2p authenticates with TLS 1.3 in both directions. Each side has an ephemeral key in a
-//! self-signed certificate, with an extension in which its host key vouches for the ephemeral
-//! key ([libp2p TLS specification]).
+//! libp2p authenticates both sides with TLS 1.3. Each side has an ephemeral key in a self-signed
+//! certificate. An extension of the certificate has a signature of the ephemeral key, made with the
+//! host key ([libp2p TLS specification]).
 //!
 //! [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
 
@@ -66,7 +66,7 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// Create a certificate with a fresh key, vouched for by `host`.
+    /// Creates a certificate with a fresh key, signed by `host`.
     pub(crate) fn new(host: &Keypair) -> Result<Self, GenerateError> {
         Self::with_parts(
             host,
@@ -77,11 +77,11 @@ impl Authenticator {
         )
     }
 
-    /// As [`new`](Self::new), with everything that is not a function of its input given: the
-    /// certificate's key, randomness (in `provider`) and time. With a key whose signatures are
-    /// deterministic, such as Ed25519, the same parts make the same handshakes.
+    /// Like [`new`](Self::new), but takes as arguments everything that is not a function of its
+    /// input: the certificate's key, randomness (in `provider`) and time. With a key whose
+    /// signatures are deterministic, such as Ed25519, the same arguments give the same handshakes.
     ///
-    /// `key_log` receives the secrets of every connection and makes its traffic readable.
+    /// `key_log` receives the secrets of every connection, with which its traffic can be decrypted.
     pub(crate) fn with_parts(
         host: &Keypair,
         certificate_key: &rcgen::KeyPair,
@@ -97,7 +97,7 @@ impl Authenticator {
         })
     }
 
-    /// The same, with a count of dropped packets of its own.
+    /// A copy with its own count of dropped packets.
     pub(crate) fn counting_for_itself(self) -> Self {
         Self {
             dropped: Arc::default(),
@@ -105,7 +105,7 @@ impl Authenticator {
         }
     }
 
-    /// Packets dropped for their CRYPTO.
+    /// The number of packets dropped because of their CRYPTO frames.
     pub(crate) fn dropped_crypto(&self) -> u64 {
         self.dropped.count()
     }
@@ -114,8 +114,8 @@ impl Authenticator {
         self.dropped.reset();
     }
 
-    /// The TLS client of one dial. The handshake fails unless the peer proves to be `expected`,
-    /// where that is given.
+    /// The TLS client of one dial. The handshake fails unless the peer proves to be `expected`, if
+    /// that is given.
     pub(crate) fn client(&self, expected: Option<PeerId>) -> Arc<dyn crypto::ClientConfig> {
         Arc::new(session::ClientConfig {
             sessions: self.sessions.clone(),

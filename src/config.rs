@@ -1,5 +1,5 @@
-//! Configuration: every number is a named constant with its reason, and is lowered to quinn-proto's types
-//! here and nowhere else.
+//! Configuration: every value is a named constant with its reason. Only this module converts it to
+//! quinn-proto's types.
 
 mod builder;
 mod knobs;
@@ -27,12 +27,13 @@ use crate::{
     proto::{Budget, IdQuota, PerInterface, Settings, Shards},
 };
 
-/// How a [`Transport`](crate::Transport) behaves; cheap to clone.
+/// The configuration of a [`Transport`](crate::Transport); cheap to clone.
 ///
-/// One `Config` has one certificate, and so does every transport made of its clones.
+/// Each `Config` has one certificate, which every transport made from its clones uses.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Kept as it came out: [`Config::new`] cannot fail, the first use of the transport can.
+    /// An error is kept here because [`Config::new`] cannot fail; the first dial or listener
+    /// reports it.
     authenticator: Result<Authenticator, Arc<GenerateError>>,
     knobs: Knobs,
     reset_secret: ResetSecret,
@@ -40,7 +41,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, for the node that `keypair` identifies.
+    /// The default configuration, for the node that `keypair` identifies.
     pub fn new(keypair: &Keypair) -> Self {
         Self {
             authenticator: Authenticator::new(keypair).map_err(Arc::new),
@@ -50,12 +51,13 @@ impl Config {
         }
     }
 
-    /// Something else than the defaults.
+    /// A builder for a configuration with other values.
     pub fn builder(keypair: &Keypair) -> ConfigBuilder {
         ConfigBuilder::new(keypair)
     }
 
-    /// As it is, but with TLS of which everything is known.
+    /// A copy with this authenticator, whose keys, randomness and time the test or fuzz target
+    /// chooses.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn with_authenticator(self, authenticator: Authenticator) -> Self {
         Self {
@@ -64,7 +66,7 @@ impl Config {
         }
     }
 
-    /// For one transport, whose statistics are about no other's packets.
+    /// A copy for one transport, so that its statistics count only its own packets.
     pub(crate) fn counting_for_itself(self) -> Self {
         Self {
             authenticator: self.authenticator.map(Authenticator::counting_for_itself),
@@ -72,7 +74,7 @@ impl Config {
         }
     }
 
-    /// Packets that connections have dropped for their CRYPTO.
+    /// The number of packets that connections dropped because of their CRYPTO frames.
     pub(crate) fn dropped_crypto(&self) -> u64 {
         self.authenticator
             .as_ref()
@@ -89,7 +91,7 @@ impl Config {
         self.knobs.shards
     }
 
-    /// For one transport: what its connections may hold.
+    /// The memory budget of one transport's connections.
     pub(crate) fn budget(&self) -> Budget {
         self.knobs.budget()
     }
@@ -110,16 +112,16 @@ impl Config {
         self.knobs.socket_buffers
     }
 
-    /// The source of a shard's key for stateless resets, which is the same after a restart of the
-    /// node. `first_addr` is that of the transport's first socket.
+    /// The secret from which a shard derives its key for stateless resets. It is the same after a
+    /// restart of the node. `first_addr` is the address of the transport's first socket.
     pub(crate) fn reset_secret(&self, first_addr: SocketAddr, shard: usize) -> [u8; 32] {
         let secret = self.reset_secret.of_endpoint(first_addr, shard);
         secret.unwrap_or_else(rand::random)
     }
 
-    /// What one dial needs.
+    /// The quinn-proto configuration of one dial.
     ///
-    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
+    /// `max_payload` is the largest UDP payload of the interface in bytes, if known.
     pub(crate) fn client(
         &self,
         expected: Option<PeerId>,
@@ -132,25 +134,28 @@ impl Config {
         let mut config = ClientConfig::new(authenticator.client(expected));
         config
             .transport_config(self.transport(max_payload))
-            // A token that one peer gave must not be shown to another, and there is no name to tell
-            // them apart by.
+            // A token that one peer issued must not be shown to another peer. quinn-proto looks
+            // tokens up by server name, and libp2p has no name that tells peers apart.
             .token_store(Arc::new(NoneTokenStore));
         Ok(config)
     }
 
-    /// What connections through an interface share that takes `max_payload` bytes of UDP payload, if it tells.
+    /// The transport configuration shared by all connections through an interface with this largest
+    /// UDP payload in bytes, if known.
     fn transport(&self, max_payload: Option<u16>) -> Arc<TransportConfig> {
         self.transports
             .get(max_payload, || self.knobs.transport(max_payload))
     }
 
-    /// What one shard needs.
+    /// The settings of one shard.
     ///
-    /// `receive_buffer` is what the kernel has granted to the first socket, in bytes.
+    /// `receive_buffer` is the size of the first socket's receive buffer that the kernel has
+    /// granted, in bytes.
     ///
-    /// `secret` is the source of the key for Retry tokens, and `reset_secret` of the one for
-    /// stateless resets. Each shard has its own: whoever can make one endpoint sign an ID that
-    /// another one has issued could reset its connection.
+    /// The shard derives its key for Retry tokens from `secret`, and its key for stateless resets
+    /// from `reset_secret`. Each shard has its own secrets: otherwise, an attacker that makes one
+    /// endpoint compute the reset token of an ID that another endpoint has issued could reset that
+    /// connection.
     pub(crate) fn settings(
         &self,
         mtu_discovery: bool,
@@ -167,7 +172,7 @@ impl Config {
         server
             .transport_config(self.transport(None))
             .migration(self.knobs.migration)
-            // The shard counts for itself, and earlier; these are never reached.
+            // The shard enforces these limits itself, before quinn-proto would.
             .max_incoming(pending.connections)
             .incoming_buffer_size(pending.bytes_each as u64)
             .incoming_buffer_size_total(pending.bytes as u64)
@@ -176,7 +181,7 @@ impl Config {
         let mut endpoint = EndpointConfig::new(Arc::new(ResetKey::new(&reset_secret)));
         endpoint
             .supported_versions(vec![1])
-            // The fixed bit tells QUIC from STUN on the same socket (RFC 9443 §3).
+            // The fixed bit distinguishes QUIC from STUN on the same socket (RFC 9443 §3).
             .grease_quic_bit(false);
         endpoint
             .max_udp_payload_size(self.knobs.max_receive(receive_buffer))
@@ -203,12 +208,12 @@ impl Config {
 }
 
 impl ConfigBuilder {
-    /// Checks what concerns several settings, and makes the certificate.
+    /// Checks the rules that concern several settings, and generates the certificate.
     ///
     /// # Errors
     ///
     /// [`ConfigError::KeepAliveTooLong`], [`ConfigError::StreamWindowTooLarge`], or
-    /// [`ConfigError::Certificate`] if the host key does not sign.
+    /// [`ConfigError::Certificate`] if the host key cannot sign.
     pub fn build(self) -> Result<Config, ConfigError> {
         let knobs = self.knobs;
         knobs.check()?;

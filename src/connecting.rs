@@ -1,4 +1,4 @@
-//! A connection on its way to an authenticated peer.
+//! A connection in its handshake.
 
 use std::{
     fmt,
@@ -21,18 +21,20 @@ use crate::{
     net::task::Runtime,
 };
 
-/// Resolves to the authenticated peer and the connection to it.
+/// A future that resolves to the authenticated peer and the connection to it.
 ///
-/// Nothing happens before it is polled: a dial has no socket and sends no packet, an incoming connection
-/// costs no TLS work. Dropping it abandons the handshake and frees all its state; an incoming connection
-/// that was never polled is refused (CONNECTION_REFUSED, RFC 9000 §20.1).
+/// Nothing happens before the first poll: a dial opens no socket and sends no packet, and an
+/// incoming connection costs no TLS work. Dropping the future abandons the handshake and frees all
+/// its state. Dropping an incoming connection that was never polled refuses it (CONNECTION_REFUSED,
+/// RFC 9000 §20.1).
 ///
-/// Where a dial meets another peer than its address names, the handshake fails, and so it does for
-/// the peer. The dial resolves all the same: to the peer that was met, and to a connection that is
-/// over. That is what a Swarm needs to say `WrongPeerId`.
+/// If a dial reaches a different peer than its address names, the handshake fails on both sides.
+/// The dial nevertheless resolves to the peer that it reached and a connection that has already
+/// ended, because a Swarm needs the peer to report `WrongPeerId`.
 ///
-/// A dial as listener sends nothing that would begin a connection. It opens the NATs on the way for its peer, and
-/// resolves when that has dialled; it takes the peer's connection from the listener, which reports it no more.
+/// A dial as listener sends no packets that would begin a connection. It opens the NATs on the path
+/// for its peer, and resolves when the peer has dialled us. It takes the peer's connection over
+/// from the listener, which then does not report it.
 #[must_use = "futures do nothing unless polled"]
 pub struct Connecting {
     state: State,
@@ -57,7 +59,7 @@ enum State {
     Punch(Box<Punch>),
     Punching {
         expectation: Expectation,
-        /// Resolves when the time is over.
+        /// Resolves when the time for the hole punch is over.
         over: oneshot::Receiver<()>,
         _in_use: Arc<InUse>,
     },
@@ -75,13 +77,15 @@ pub(crate) struct Dial {
 
 /// A dial that has begun.
 struct Begun {
-    /// As it would begin again. The driver must not go before it has something to drive.
+    /// The dial, kept so that it can begin again from another port. It also holds an [`InUse`], so
+    /// that the driver does not stop before it has a connection to drive.
     dial: Dial,
     departure: Departure,
 }
 
 impl Begun {
-    /// Learns from how the dial has ended, and tells how it goes on if it does.
+    /// Records what the outcome tells about the listener's port. Returns the dial to begin again
+    /// from another port, if it should.
     fn end(mut self, result: Result<(), &HandshakeError>, heard: Heard) -> Option<Box<Dial>> {
         let timed_out = result == Err(&HandshakeError::TimedOut);
         if timed_out || heard == Heard::Something {
@@ -99,11 +103,11 @@ pub(crate) struct Punch {
     pub(crate) punches: Arc<HolePunches>,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) peer_id: PeerId,
-    /// Those that can reach the address.
+    /// The listeners that can reach the address.
     pub(crate) listeners: Vec<Weak<Socket>>,
 }
 
-/// An incoming connection that was not answered.
+/// An incoming connection that was neither accepted nor refused.
 pub(crate) struct Incoming {
     pub(crate) in_use: Arc<InUse>,
     pub(crate) connection: IncomingConnection,
@@ -122,7 +126,7 @@ impl Connecting {
         }
     }
 
-    /// One that somebody else has waited for.
+    /// A future that is ready with this result.
     pub(crate) fn settled(result: Result<(PeerId, Connection), Error>) -> Self {
         Self {
             state: State::Settled(Box::new(result)),
@@ -147,7 +151,8 @@ impl Future for Connecting {
             self.state = match std::mem::replace(&mut self.state, State::Done) {
                 State::Dial(mut dial) => {
                     let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
-                    // None is needed any more, but where it says otherwise.
+                    // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field
+                    // if the dial begins again.
                     let from = std::mem::replace(&mut dial.from, DialFrom::New);
                     let core = dial.in_use.core();
                     let (reply, departure) =

@@ -1,4 +1,4 @@
-//! libp2p's face of a connection.
+//! The libp2p stream muxer.
 
 use std::{
     fmt,
@@ -14,19 +14,21 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 
 /// An authenticated connection, which carries streams.
 ///
-/// Closing it with [`poll_close`](StreamMuxer::poll_close), or dropping it, ends it for the
-/// application at once: its streams fail from then on, but for what has arrived before. The peer is
-/// told (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all of the streams that were
-/// closed before; the driver sees to that, for
-/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout) at most. `poll_close` is ready when the
-/// peer is told, or when that is left to the driver.
+/// [`poll_close`](StreamMuxer::poll_close) or dropping the connection ends it for the application
+/// at once: its streams fail from then on, except that data which has already arrived can still be
+/// read. The peer is told (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all data of
+/// the streams that were closed before. The driver waits for that in the background, for at most
+/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout). `poll_close` is ready when the close
+/// has been sent, or left to the driver.
 ///
-/// When the peer has ended the connection, streams that it had opened before can still be taken for
-/// a second, and read for as long as they are held. [`poll`](StreamMuxer::poll) reports the end
-/// when none is left to take.
+/// After the peer has ended the connection, streams that it opened before can still be taken for
+/// one second, and read as long as the application holds them. [`poll`](StreamMuxer::poll) reports
+/// the end when no stream is left to take.
 ///
-/// Each `poll_…` may be dropped at any time without losing anything, and may be called again after an
-/// error, which it then repeats.
+/// # Cancellation safety
+///
+/// A pending `poll_…` may be abandoned at any time: nothing is lost. After an error, a repeated
+/// call returns the same error.
 pub struct Connection {
     inner: DrivenConnection,
 }
@@ -36,11 +38,12 @@ impl Connection {
         Self { inner }
     }
 
-    /// Closes at once, with an error code and a reason for the peer to read (RFC 9000 §10.2).
+    /// Closes the connection at once, with an error code and a reason for the peer (RFC 9000
+    /// §10.2).
     ///
-    /// What was written and not acknowledged by now may be lost, also on streams that were closed.
-    /// The code is one of the application's; libp2p uses 0 for an ordinary close. Codes of 2^62 and
-    /// above are not possible and count as the largest that is.
+    /// Data that the peer has not acknowledged may be lost, even on streams that were closed.
+    /// `code` is an application error code; libp2p uses 0 for an ordinary close. Codes of 2^62 and
+    /// above cannot be encoded and are replaced by 2^62 − 1.
     pub fn close_with(&self, code: u64, reason: &str) {
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         let reason = reason.to_owned().into();
@@ -77,8 +80,8 @@ impl StreamMuxer for Connection {
             .with(|connection| connection.poll_close(cx.waker()))
     }
 
-    /// Reports a change of the peer's address, and the end of the connection as soon as there is
-    /// one and no stream waits to be taken.
+    /// Reports a change of the peer's address. After the end of the connection, reports the end as
+    /// soon as no stream waits to be taken.
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! Marries the sans-IO core to the operating system: one task for each shard.
+//! Connects the sans-IO core to the operating system: one task for each shard.
 
 mod connection;
 mod core;

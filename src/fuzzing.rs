@@ -1,7 +1,7 @@
-//! Doors for the fuzz targets in `fuzz/`; only those and tests have them.
+//! Entry points for the fuzz targets in `fuzz/`; compiled only for fuzzing and tests.
 //!
-//! Each door takes the bytes that a fuzzer has chosen, and panics where a promise is broken. [`TARGETS`] has bytes to
-//! begin with.
+//! Each entry point takes the fuzzer's bytes and panics if an invariant is violated. [`TARGETS`]
+//! lists them with seed inputs.
 
 mod config;
 mod multiaddr;
@@ -12,10 +12,10 @@ pub use crate::{
     proto::fuzzing::{datagram, endpoints, muxer, registry},
 };
 
-/// A fuzz target: its name, its door, and what to begin with.
+/// A fuzz target: its name, its entry point and its seed inputs.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
-/// All of them.
+/// All fuzz targets.
 pub const TARGETS: [Target; 8] = [
     (
         "certificate",
@@ -35,7 +35,7 @@ pub const TARGETS: [Target; 8] = [
     ),
 ];
 
-/// Bytes to begin with where nothing in particular is wanted: operations are made of any bytes.
+/// Seed inputs for targets that accept any bytes.
 fn noise() -> Vec<Vec<u8>> {
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -59,7 +59,7 @@ mod tests {
     /// Inputs for each target, besides its seeds.
     const INPUTS: u64 = 12;
 
-    /// What a fuzzer would do first, so that the targets keep working without one.
+    /// Imitates a short fuzzing run, so that the targets keep working even if nobody runs a fuzzer.
     #[test]
     fn every_target_takes_its_seeds_changes_of_them_and_noise() {
         for (name, run, seeds) in TARGETS {

@@ -1,4 +1,4 @@
-//! What the application keeps when the Swarm has taken the transport.
+//! Statistics and control of a transport that a Swarm has taken.
 
 use std::{fmt, future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
@@ -7,9 +7,11 @@ use quinn_proto::VarInt;
 
 use crate::{driver::Core, error::RebindError, net::sleep, stats::Stats};
 
-/// Looks into a [`Transport`](crate::Transport) from outside, and moves its sockets; cheap to clone.
+/// Reads the statistics of a [`Transport`](crate::Transport), moves its sockets and shuts it down;
+/// cheap to clone.
 ///
-/// It keeps nothing alive: when the transport and its connections are gone, the figures stay as they were.
+/// It keeps nothing alive: when the transport and its connections are gone, the statistics stay as
+/// they were.
 #[derive(Clone)]
 pub struct Handle {
     core: Arc<Core>,
@@ -20,75 +22,87 @@ impl Handle {
         Self { core }
     }
 
-    /// The figures of now.
+    /// Returns the current statistics.
     ///
-    /// Locks each connection for a moment; meant for every few seconds, not for every packet.
+    /// It locks each connection briefly, so call it every few seconds rather than for every packet.
     pub fn stats(&self) -> Stats {
         self.core.stats()
     }
 
-    /// Starts all totals again from zero. What is counted as *now*, and what single connections count,
-    /// stays.
+    /// Resets all totals to zero. It does not reset figures marked *now*, nor those of single
+    /// connections.
     pub fn reset_stats(&self) {
         self.core.reset_stats();
     }
 
-    /// Moves the connections that were dialled from sockets without a listener to new sockets, each at a port that the
-    /// system chooses.
+    /// Moves the connections that were dialled from sockets without a listener to new sockets, each
+    /// at a port that the operating system chooses.
     ///
-    /// For when the network has changed (another interface has the default route, the host was suspended) and the
-    /// application knows before the connections would find out. It returns as soon as the new sockets are open; the
-    /// connections move by themselves then. Peers see a connection migration (RFC 9000 §9), by another connection ID, and
-    /// their muxer reports `StreamMuxerEvent::AddressChange`; streams go on. What is on its way to an old socket is still
-    /// received for a second.
+    /// Use it when the network has changed (another interface has the default route, or the host
+    /// was suspended) and the application learns that before the connections notice. It returns as
+    /// soon as the new sockets are open, and the connections then move on their own. Peers see a
+    /// connection migration (RFC 9000 §9) with another connection ID, and their muxer reports
+    /// `StreamMuxerEvent::AddressChange`. Streams go on. Datagrams that are under way to an old
+    /// socket are still received for one second.
     ///
-    /// Connections move only when the protocol lets them, and stay on the old socket until then:
+    /// A connection moves only when the protocol permits it, and stays on the old socket until
+    /// then:
     ///
-    /// - One whose handshake is not confirmed moves as soon as it is (RFC 9000 §9).
-    /// - One whose peer has sent `disable_active_migration` (RFC 9000 §18.2) does not move; the official libp2p
-    ///   transport has its listeners send it.
-    /// - One whose peer has not issued a new connection ID moves when it has (RFC 9000 §9.5).
+    /// - A connection whose handshake is not confirmed moves once it is confirmed (RFC 9000 §9).
+    /// - A connection whose peer has sent `disable_active_migration` (RFC 9000 §18.2) does not
+    ///   move. Listeners of the official libp2p transport send it.
+    /// - A connection whose peer has issued no unused connection ID moves once the peer has issued
+    ///   one (RFC 9000 §9.5).
     ///
-    /// Listeners keep their sockets, because others know their ports; so do the connections that were dialled from them
-    /// ([`PortUse::Reuse`](libp2p_core::transport::PortUse::Reuse)), and incoming ones. Without any other socket this does
-    /// nothing. A socket that has failed is replaced without being asked for.
+    /// Listeners keep their sockets, because other nodes know their ports. So do incoming
+    /// connections and those dialled from a listener's socket
+    /// ([`PortUse::Reuse`](libp2p_core::transport::PortUse::Reuse)). If there is no other socket,
+    /// the call does nothing. A socket that has failed is replaced without this call.
     ///
-    /// It can be called from any thread, also outside of the runtime. It waits for nothing but system calls.
+    /// It may be called from any thread, even outside of the runtime. It blocks on nothing but
+    /// system calls.
     ///
     /// # Errors
     ///
-    /// [`RebindError`] if a socket cannot be opened, or nothing is driven any more. Everything goes on over the old
-    /// sockets then, all of it.
+    /// [`RebindError`] if a socket cannot be opened, or if all drivers have stopped. In that case
+    /// no connection moves: all of them stay on the old sockets.
     pub fn rebind(&self) -> Result<(), RebindError> {
         self.core.rebind()
     }
 
-    /// Resolves when no connection is left: each peer is told, or has told us, or was given up.
+    /// Resolves when no connection is left: each peer was told of the close, has closed the
+    /// connection itself, or was given up.
     ///
-    /// For the end of a program, after it has closed its connections or dropped its Swarm: what
-    /// returns from `main` before that takes the rest of its connections along. Connections whose
-    /// streams are [still to be delivered](crate::ConfigBuilder::linger_timeout) are left until
-    /// they are.
+    /// Use it at the end of a program, after closing all connections or dropping the Swarm. If
+    /// `main` returns earlier, the peers of the remaining connections are not told. The future
+    /// waits for connections whose streams are [still being
+    /// delivered](crate::ConfigBuilder::linger_timeout).
     ///
-    /// It can be dropped at any time; that changes nothing.
+    /// # Cancellation safety
+    ///
+    /// The future may be dropped at any time; that changes nothing.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let core = Arc::clone(&self.core);
         poll_fn(move |cx| core.poll_idle(cx))
     }
 
     /// Closes all connections and listeners, and resolves when no connection is left. Returns
-    /// whether that was so before the time was over.
+    /// whether that happened before the timeout.
     ///
-    /// Peers are told `code` and `reason` (CONNECTION_CLOSE, RFC 9000 §10.2; libp2p uses code 0 for
-    /// an ordinary end; codes of 2^62 and above count as the largest that is possible), each as
-    /// soon as it has acknowledged the streams that were closed before. When `timeout` is over, the
-    /// others are told without.
+    /// Peers receive `code` and `reason` (CONNECTION_CLOSE, RFC 9000 §10.2). libp2p uses code 0 for
+    /// an ordinary end; codes of 2^62 and above cannot be encoded and are replaced by 2^62 − 1.
+    /// Each peer is told as soon as it has acknowledged all data of the streams that were closed
+    /// before. After `timeout`, the remaining connections are closed without waiting for that.
     ///
-    /// From the call on dials fail with [`DialError::ShutDown`](crate::DialError::ShutDown),
-    /// handshakes are abandoned, listeners are reported as closed, and none can be made. That does
-    /// not depend on the future, which can be dropped at any time, only the timeout does.
+    /// From the call on, dials fail with [`DialError::ShutDown`](crate::DialError::ShutDown),
+    /// handshakes are abandoned, listeners are reported as closed, and no new listener can be made.
     ///
     /// The future needs a tokio runtime with time enabled.
+    ///
+    /// # Cancellation safety
+    ///
+    /// The future may be dropped at any time. Everything above still happens, except that `timeout`
+    /// no longer has an effect.
     pub fn shutdown(
         &self,
         code: u64,
@@ -105,7 +119,8 @@ impl Handle {
             };
             if !in_time {
                 handle.core.close_at_once();
-                // Each takes no more than a second.
+                // This takes at most a second: connections are now closed whether peers answer or
+                // not.
                 handle.closed().await;
             }
             in_time

@@ -1,4 +1,4 @@
-//! Dials as listener: who is expected, and from where.
+//! Dials as listener: which peers are expected, and from which addresses.
 
 use std::{
     collections::HashMap,
@@ -17,20 +17,20 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// The peers that dials as listener wait for.
+/// The peers for which dials as listener wait.
 ///
-/// Such a dial is over when the peer that it names comes in from the address that it names, authenticated. Whoever
-/// else comes from there, or claims to, changes nothing about it.
+/// Such a dial ends when the named peer, authenticated, has dialled us from the named address.
+/// Other peers at that address, and packets with a forged source address, do not affect it.
 #[derive(Default)]
 pub(crate) struct HolePunches(Mutex<Expectations>);
 
-/// Addresses are chosen by peers, hence the standard hasher.
+/// Peers choose the addresses, hence the standard hasher.
 #[derive(Default)]
 struct Expectations {
     expected: HashMap<Origin, Vec<Expected>>,
-    /// How many there are at each host.
+    /// The number of expected peers at each host.
     hosts: HashMap<Host, usize>,
-    /// How many there are.
+    /// The number of expected peers.
     count: usize,
 }
 
@@ -39,7 +39,8 @@ struct Expected {
     claim: oneshot::Sender<Connection>,
 }
 
-/// An address without zone and flow: those of an IPv6 address may be told in one direction and not in the other.
+/// An address without zone and flow label: an IPv6 address may show them in one direction and not
+/// in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Origin {
     ip: IpAddr,
@@ -47,7 +48,7 @@ struct Origin {
 }
 
 impl HolePunches {
-    /// Expects a peer from an address for as long as the result lives.
+    /// Expects a peer from an address until the result is dropped.
     pub(crate) fn expect(
         self: &Arc<Self>,
         remote_addr: SocketAddr,
@@ -68,12 +69,12 @@ impl HolePunches {
         })
     }
 
-    /// Whether anybody is expected from there.
+    /// Whether any peer is expected from this address.
     pub(crate) fn is_expected_from(&self, remote_addr: SocketAddr) -> bool {
         lock(&self.0).expected.contains_key(&remote_addr.into())
     }
 
-    /// Hands a connection to the dial that waits for it; gives it back if none does.
+    /// Hands a connection to the dial that waits for it, or returns it if no dial does.
     pub(crate) fn claim(
         &self,
         remote_addr: SocketAddr,
@@ -86,7 +87,8 @@ impl HolePunches {
         }
     }
 
-    /// Takes a peer off the list; what is done with the result wakes its dial, so the list is unlocked by then.
+    /// Removes a peer from the list. Using or dropping the result wakes the dial, so the list is
+    /// already unlocked.
     fn take(&self, origin: Origin, which: impl Fn(&Expected) -> bool) -> Option<Expected> {
         lock(&self.0).take(origin, which)
     }
@@ -139,7 +141,7 @@ impl From<SocketAddr> for Origin {
     }
 }
 
-/// A peer that is expected until this is dropped.
+/// A peer that is expected until this value is dropped.
 pub(crate) struct Expectation {
     punches: Arc<HolePunches>,
     origin: Origin,
@@ -148,11 +150,11 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
-    /// The connection, once the peer has come.
+    /// Resolves to the connection once the peer has dialled us.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(PeerId, Connection)> {
         match self.claimed.poll_unpin(cx) {
             Poll::Ready(Ok(connection)) => Poll::Ready((self.peer_id, connection)),
-            // Nobody else takes it off the list.
+            // Only the drop of this value removes the entry otherwise.
             Poll::Ready(Err(oneshot::Canceled)) | Poll::Pending => Poll::Pending,
         }
     }
@@ -160,7 +162,7 @@ impl Expectation {
 
 impl Drop for Expectation {
     fn drop(&mut self) {
-        // Its own, and not that of a later dial for the same peer.
+        // The entry of this value, not that of a later dial for the same peer.
         let expected = self.punches.take(self.origin, |expected| {
             expected.claim.is_connected_to(&self.claimed)
         });
@@ -168,9 +170,10 @@ impl Drop for Expectation {
     }
 }
 
-/// Most dials as listener at once. DCUtR has one or a few for each relayed connection, for five seconds.
+/// The most dials as listener at once. DCUtR makes one or a few for each relayed connection, and
+/// each takes five seconds.
 const MAX_HOLE_PUNCHES: usize = 256;
 
-/// Most of them for peers at one host. They share what is sent to it (`proto/hole_punch`): with so
-/// many, there is a datagram for each of them every other second.
+/// The most dials as listener to one host. They share the limit on what is sent to the host
+/// (`proto/hole_punch`): with this many, there is a datagram for each of them every other second.
 const MAX_HOLE_PUNCHES_PER_HOST: usize = 16;

@@ -1,22 +1,22 @@
-//! What is known of hosts: of so many of them, and for a while.
+//! A bounded map of what we have learned about hosts, with an expiry.
 
 use std::{collections::HashMap, time::Instant};
 
 use crate::address::Host;
 
-/// Something known of each host. What is over makes room for what is new; those beyond the limit are not
-/// remembered.
+/// One value for each host. Expired values make room for new ones; beyond the limit, new hosts are
+/// not remembered.
 ///
-/// Addresses are chosen by others, hence the standard hasher.
+/// Others choose the addresses, hence the standard hasher.
 #[derive(Debug)]
 pub(crate) struct KnownHosts<T>(HashMap<Host, T>);
 
-/// Something that is over some day.
+/// A value that expires.
 pub(crate) trait Passing {
     fn is_over(&self, now: Instant) -> bool;
 }
 
-/// It is so until then.
+/// A time at which something expires.
 impl Passing for Instant {
     fn is_over(&self, now: Instant) -> bool {
         *self <= now
@@ -30,9 +30,9 @@ impl<T> Default for KnownHosts<T> {
 }
 
 impl<T: Passing> KnownHosts<T> {
-    /// What was noted last, whether it is over or not.
+    /// The value noted last, even if it has expired.
     pub(crate) fn get(&self, host: Host) -> Option<&T> {
-        // Almost always it is empty.
+        // The map is almost always empty.
         (!self.0.is_empty()).then(|| self.0.get(&host)).flatten()
     }
 
@@ -53,7 +53,7 @@ impl<T: Passing> KnownHosts<T> {
     }
 }
 
-/// Most hosts of which something is known.
+/// The most hosts remembered at once.
 const MAX_HOSTS: usize = 1024;
 
 #[cfg(test)]
@@ -74,14 +74,14 @@ mod tests {
         }
         assert_eq!(hosts.get(host(0)), Some(&until));
         assert_eq!(hosts.get(host(MAX_HOSTS)), None);
-        // One that is there already needs no room.
+        // A host that is already there needs no room.
         let later = until + Duration::from_secs(1);
         hosts.note(now, host(0), later);
         assert_eq!(hosts.get(host(0)), Some(&later));
         hosts.forget(host(0));
         assert_eq!(hosts.get(host(0)), None);
         hosts.note(now, host(0), until);
-        // Those whose time is over make room.
+        // Expired values make room.
         hosts.note(until, host(MAX_HOSTS), later);
         assert_eq!(hosts.get(host(MAX_HOSTS)), Some(&later));
         assert_eq!(hosts.0.len(), 1);

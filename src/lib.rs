@@ -19,23 +19,24 @@
 //!
 //! # Contents
 //!
-//! - [`Transport`] listens and dials; [`Connecting`] is a handshake on its way.
-//! - [`Connection`] is the stream muxer, [`Stream`] one of its streams. Both have what libp2p's traits lack:
-//!   error codes.
-//! - [`Config`] has every number that can be changed, its default and the reason for it.
-//! - [`Handle`] gives [`Stats`], also when a Swarm has taken the transport: of the
-//!   [transport](TransportStats), its [listeners](ListenerStats), its [connections](ConnectionStats) and its
-//!   [connection-ID registry](RegistryStats).
-//! - [`Error`] is what libp2p hears; it is made of one enum for each moment: [`DialError`], [`ListenError`]
-//!   and [`HandshakeError`]. Later come [`ConnectionError`] and [`StreamError`].
-//! - With the feature `nat`, the module `nat` finds out by STUN which addresses others see the listeners at, and how
-//!   the NAT behaves.
-//! - [`PeerAuthenticator`] checks a libp2p certificate by itself, and gives a [`VerifiedPeer`] or a
-//!   [`CertificateError`].
+//! - [`Transport`] listens and dials; [`Connecting`] is a handshake in progress.
+//! - [`Connection`] is the stream muxer and [`Stream`] one of its streams. Both add the error codes
+//!   that libp2p's traits lack.
+//! - [`Config`] has every setting, its default and the reason for the default.
+//! - [`Handle`] gives [`Stats`] even after a Swarm has taken the transport: of the
+//!   [transport](TransportStats), its [listeners](ListenerStats), its
+//!   [connections](ConnectionStats) and its [connection-ID registry](RegistryStats).
+//! - [`Error`] is the error that the transport reports to libp2p. It wraps one enum for each
+//!   moment: [`DialError`], [`ListenError`] and [`HandshakeError`]. After the handshake,
+//!   [`ConnectionError`] and [`StreamError`] apply.
+//! - With the feature `nat`, the module `nat` uses STUN to find the addresses at which others see
+//!   the listeners, and how the NAT behaves.
+//! - [`PeerAuthenticator`] verifies a libp2p certificate on its own. It returns a [`VerifiedPeer`]
+//!   or a [`CertificateError`].
 //!
-//! # What it needs
+//! # Requirements
 //!
-//! A tokio runtime with time and I/O enabled, and an address of the form
+//! A tokio runtime with time and I/O enabled, and addresses of the form
 //! `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`.
 
 mod address;

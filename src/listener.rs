@@ -1,4 +1,4 @@
-//! One listener: its socket, the addresses it is known by, and the events about them.
+//! One listener: its socket, its announced addresses and its events.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,7 +16,7 @@ use crate::{
     net::host_addresses::HostAddresses,
 };
 
-/// Something to be reported about a listener.
+/// An event to report about a listener.
 #[derive(Debug)]
 pub(crate) enum ListenerEvent {
     NewAddress(Multiaddr),
@@ -29,9 +29,10 @@ pub(crate) struct Listener {
     id: ListenerId,
     socket: Arc<Socket>,
     addresses: Announcements,
-    /// What is wrong, to be reported when all addresses are.
+    /// Errors to report after all changes of addresses.
     errors: VecDeque<ListenError>,
-    /// Whether it was reported that addresses are polled, and that they cannot be read.
+    /// Whether it has reported that addresses are polled (`is_polled`), or that they cannot be read
+    /// (`is_unread`).
     is_polled: bool,
     is_unread: bool,
 }
@@ -65,21 +66,22 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Whether it listens at whatever addresses the host has.
+    /// Whether it listens at every address of the host.
     pub(crate) fn is_wildcard(&self) -> bool {
         self.local_addr().ip().is_unspecified()
     }
 
-    /// Whether a dial to `remote` may leave from here.
+    /// Whether a dial to `remote` may leave from this listener's socket.
     pub(crate) fn can_reach(&self, remote: SocketAddr) -> bool {
-        // A wildcard listener is known by its loopback address only once that was announced; before,
-        // the peer would see an address that the application does not know.
+        // A dial to loopback shows the peer our loopback address. A wildcard listener announces
+        // that address first; before, the application does not know it.
         let known =
             !remote.ip().is_loopback() || self.addresses.announced().any(IpAddr::is_loopback);
         address::can_reach(self.local_addr(), remote) && known
     }
 
-    /// The address that a connection came in at, as far as it was announced.
+    /// The local address at which a connection came in, or the bound address if that one is not
+    /// announced.
     pub(crate) fn incoming_addr(&self, incoming: &IncomingConnection) -> Multiaddr {
         let addr = incoming.local_addr();
         if self.addresses.is_announced(addr.ip()) {
@@ -89,7 +91,7 @@ impl Listener {
         }
     }
 
-    /// What there is to report next.
+    /// The next event to report.
     pub(crate) fn next_event(&mut self) -> Option<ListenerEvent> {
         Some(match self.addresses.next_change() {
             Some(Change::New(ip)) => ListenerEvent::NewAddress(self.multiaddr(ip)),
@@ -98,12 +100,12 @@ impl Listener {
         })
     }
 
-    /// Has something reported that is wrong.
+    /// Queues an error to be reported.
     pub(crate) fn report(&mut self, error: ListenError) {
         self.errors.push_back(error);
     }
 
-    /// Has a wildcard listener announce the addresses of this host.
+    /// Makes a wildcard listener announce the addresses of this host.
     pub(crate) fn follow(&mut self, host: &HostAddresses) {
         if !self.is_wildcard() {
             return;
@@ -112,7 +114,7 @@ impl Listener {
         let ips = host.ips.iter().copied();
         self.addresses
             .become_these(&ips.filter(|ip| ip.is_ipv4() == is_v4).collect());
-        // Once for as long as it lasts.
+        // Each condition is reported once, when it begins.
         let was_polled = std::mem::replace(&mut self.is_polled, host.polled.is_some());
         if let Some(reason) = host.polled.as_ref().filter(|_| !was_polled) {
             self.report(ListenError::AddressesPolled(Arc::clone(reason)));
@@ -123,7 +125,7 @@ impl Listener {
         }
     }
 
-    /// The address of this socket at `ip`, in the zone that it is bound to.
+    /// The address of this socket at `ip`, in the zone to which the socket is bound.
     fn multiaddr(&self, ip: IpAddr) -> Multiaddr {
         let mut addr = self.local_addr();
         addr.set_ip(ip);
@@ -131,12 +133,12 @@ impl Listener {
     }
 }
 
-/// The addresses that are announced, and how they become those that should be.
+/// The announced addresses, and the changes that are still to be announced.
 #[derive(Default)]
 struct Announcements {
-    /// Those that were announced and did not expire.
+    /// Addresses that were announced and have not expired.
     announced: BTreeSet<IpAddr>,
-    /// What is to be told next. It turns `announced` into what there should be.
+    /// The changes still to be announced. Applied to `announced`, they give the current addresses.
     changes: VecDeque<Change>,
 }
 
@@ -147,9 +149,9 @@ enum Change {
 }
 
 impl Announcements {
-    /// What was not told yet is not told any more unless it still holds.
+    /// Replaces the changes still to be announced by those that lead to `ips`.
     fn become_these(&mut self, ips: &BTreeSet<IpAddr>) {
-        // Those that are gone first: at no time more are announced than there are.
+        // Expired addresses first, so that we never announce more addresses than there are.
         let expired = self
             .announced
             .difference(ips)
@@ -220,7 +222,8 @@ mod tests {
     }
 
     proptest! {
-        /// However often they change, and however much of it is told in between.
+        /// Holds however often the addresses change, and however many changes are announced in
+        /// between.
         #[test]
         fn what_was_told_adds_up_to_what_there_is(
             steps in prop::collection::vec((prop::collection::btree_set(0..8_u8, 0..8), 0..10_usize), 1..20)

@@ -1,11 +1,12 @@
-//! Addresses on the other side of a NAT (feature `nat`).
+//! Finding our addresses on the other side of a NAT (feature `nat`).
 //!
-//! A node behind a NAT does not know which address others see it at. STUN servers tell (RFC 8489), if they are asked
-//! from the socket that peers are to reach; this [`Behaviour`] has the transport ask them from the sockets of its
-//! listeners, in between the packets of QUIC.
+//! A node behind a NAT does not know the address at which others see it. STUN servers (RFC 8489)
+//! report it, if the request comes from the socket that peers should reach. This [`Behaviour`]
+//! makes the transport send such requests from the sockets of its listeners, between QUIC packets.
 //!
-//! What it learns it offers to the Swarm as a candidate for an external address, not as a fact: whether anybody can
-//! get in there is for AutoNAT to find out. [`MappingBehaviour`] says whether a hole can be punched.
+//! It reports each address to the Swarm as a candidate for an external address, not as a confirmed
+//! one: AutoNAT finds out whether others can reach it. [`MappingBehaviour`] tells whether hole
+//! punching can work.
 //!
 //! ```
 //! use std::net::SocketAddr;

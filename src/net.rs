@@ -1,6 +1,6 @@
 //! The operating system: sockets, interfaces, the clock, timers and tasks, on tokio.
 //!
-//! The only room that may read the clock or ask the kernel for anything.
+//! No other module may read the clock or make system calls.
 
 pub(crate) mod clock;
 mod fault;

@@ -1,8 +1,9 @@
 //! The sans-IO core: no clock, no socket, no task, no ambient randomness.
 //!
-//! Time and random seeds come in as arguments, datagrams come in and go out as values. Wakers are
-//! kept as data and handed to the caller when they are due, never woken here. So two nodes, a lossy
-//! network and virtual time fit in one unit test, and the same seed replays the same run.
+//! Time and random seeds come in as arguments, and datagrams come in and go out as values. Wakers
+//! are stored as data and returned to the caller when they are due; this module never wakes them.
+//! Therefore a unit test can run two nodes and a lossy network in virtual time, and the same seed
+//! replays the same run.
 
 mod address_limits;
 mod admission;

@@ -1,8 +1,8 @@
-//! Counters as they were at one moment.
+//! Statistics: counters as they were at one moment.
 //!
-//! All of them are plain numbers, taken by [`Handle::stats`](crate::Handle::stats). Totals count from
-//! the start of the transport or the last [`Handle::reset_stats`](crate::Handle::reset_stats); what is
-//! said to be *now* is not reset.
+//! [`Handle::stats`](crate::Handle::stats) takes them; all are plain numbers. Totals count from the
+//! start of the transport or from the last [`Handle::reset_stats`](crate::Handle::reset_stats).
+//! Figures marked *now* are not reset.
 
 use std::{net::SocketAddr, ops::AddAssign, time::Duration};
 
@@ -14,26 +14,26 @@ use multiaddr::Multiaddr;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Every connection that is not over, handshaking ones among them.
+    /// Every connection that has not ended, including those in their handshake.
     pub connections: Vec<ConnectionStats>,
-    /// Every listener, in the order in which they were made.
+    /// Every listener, in the order in which they were opened.
     pub listeners: Vec<ListenerStats>,
-    /// The connection IDs and what was routed by them.
+    /// The connection IDs, and what happened to the datagrams routed by them.
     pub registry: RegistryStats,
-    /// What was asked of STUN servers, and what came back.
+    /// Requests to STUN servers and their answers.
     #[cfg(feature = "nat")]
     pub stun: StunStats,
     /// The transport as a whole.
     pub transport: TransportStats,
 }
 
-/// Sums over the whole transport.
+/// Totals of the whole transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportStats {
-    /// Bytes of data that connections hold, received and not read or written and not acknowledged, as
-    /// of their last turns; [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits
-    /// them; now.
+    /// Bytes of data that connections hold: received and not read, or written and not acknowledged,
+    /// as of each connection's last turn;
+    /// [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits them; now.
     pub buffered_bytes: u64,
     /// Accepted incoming connections that were refused because too many waited for their handshake
     /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
@@ -46,98 +46,104 @@ pub struct TransportStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
-    /// Times that the packet which closes a connection was sent again, because its peer had missed it.
+    /// Packets with a CONNECTION_CLOSE that were sent again because the peer went on sending (RFC
+    /// 9000 §10.2.1).
     pub closes_repeated: u64,
-    /// Turns that cost a connection more time than its datagrams had earned, so that it had to wait
-    /// for its next one.
+    /// Turns in which a connection's datagrams cost more CPU time than they had earned, so that the
+    /// connection had to wait for its next turn.
     pub debts: u64,
-    /// Dials whose first packet was made.
+    /// Dials whose first packet was created.
     pub dials: u64,
-    /// Packets that were dropped for their CRYPTO frames: so many as no handshake needs, in one
-    /// packet or over one connection. Of such a connection no packet is taken any more.
+    /// Packets dropped because of their CRYPTO frames: one packet, or all packets of the
+    /// connection, had more of them than any handshake needs. A connection over the limit accepts
+    /// no more packets.
     pub dropped_crypto: u64,
     /// Dials that failed because too many waited to begin
     /// ([`DialError::Overloaded`](crate::DialError::Overloaded)).
     pub dials_dropped_overload: u64,
-    /// Dials that have waited to begin until their handshake timeout was over. They are not among
-    /// the handshakes that failed.
+    /// Dials whose handshake timeout ended while they waited to begin. They do not count as failed
+    /// handshakes.
     pub dials_expired: u64,
-    /// Dials that were to leave from a listener's port, and left from another one because nothing had come back to that
-    /// from their host. Those that had left from the listener's port first count as two [`dials`](Self::dials).
+    /// Dials that should leave from a listener's port and left from another one, because that host
+    /// had not answered packets from the listener's port. A dial that tried the listener's port
+    /// first counts twice in [`dials`](Self::dials).
     pub dials_from_other_port: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
-    /// Handshakes that ended otherwise; those that timed out are among them.
+    /// Handshakes that ended without one, including those that timed out.
     pub handshakes_failed: u64,
-    /// Handshakes that ended because the peer's packets took too much CPU time.
+    /// Handshakes that ended because processing the peer's packets took too much CPU time.
     pub handshakes_too_costly: u64,
     /// Handshakes that took longer than the handshake timeout.
     pub handshakes_timed_out: u64,
-    /// Dials as listener that have begun to punch a hole.
+    /// Dials as listener that began to punch a hole.
     pub hole_punches: u64,
     /// Incoming connections that were offered to the application.
     pub incoming: u64,
-    /// Incoming connections that the application refused, or left waiting for too long.
+    /// Incoming connections that the application refused, or did not answer in time.
     pub incoming_refused: u64,
-    /// Connections that were closed although their peers had not acknowledged all of the streams
-    /// that were closed before: these had not done so in time
-    /// ([`linger_timeout`](crate::ConfigBuilder::linger_timeout)) or had gone themselves, or too
-    /// many connections waited for it.
+    /// Connections that were closed before their peers had acknowledged all data of the streams
+    /// that were closed before: the peer did not acknowledge it in time
+    /// ([`linger_timeout`](crate::ConfigBuilder::linger_timeout)) or ended the connection itself,
+    /// or too many connections waited like that.
     pub lingers_given_up: u64,
-    /// Connections that went on without ECN marks or batches after a silence, and were answered:
-    /// their path had swallowed one or the other.
+    /// Connections that stopped using ECN marks or batches after a silence, and then got an answer:
+    /// the path had dropped one or the other.
     pub path_doubts: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
-    /// Refusals, hole punches and questions to STUN servers that were dropped because too many
-    /// waited to be sent.
+    /// Refusals, hole punches and STUN requests that were dropped because too many waited to be
+    /// sent.
     pub requests_dropped_overload: u64,
-    /// Retry packets sent, as [`RetryPolicy`](crate::RetryPolicy) says.
+    /// Retry packets sent; [`RetryPolicy`](crate::RetryPolicy) decides when.
     pub retries_sent: u64,
-    /// First packets that got none, because one was sent to the same client a moment ago.
+    /// First packets that called for a Retry and got none, because one had just been sent to the
+    /// same client.
     pub retries_withheld: u64,
-    /// Batches that were sent datagram by datagram because the interface refused segmentation offload. Some seconds
-    /// pass until one is tried again with the same host.
+    /// Batches that were sent datagram by datagram because the interface refused segmentation
+    /// offload. Offload to the same host is tried again after ten seconds.
     pub segmentation_fallbacks: u64,
-    /// Times that an interface had no room for a batch (`ENOBUFS`), which was then kept, to be tried again a little
-    /// later.
+    /// Batches for which an interface had no room (`ENOBUFS`), so that they were kept and tried
+    /// again a little later.
     pub send_backoffs: u64,
-    /// Datagrams or batches that were not sent for another reason than those below, that an interface had no room for
-    /// all the time, or that found too many waiting; QUIC repairs the loss.
+    /// Datagrams or batches that were dropped: for an error other than those below, because an
+    /// interface stayed full, or because too many waited to be sent. QUIC repairs the loss.
     pub send_errors: u64,
-    /// Datagrams that were not sent, because three times as much as had come from their address was sent
-    /// there, and it is not certain that the peer is there (RFC 9000 §8).
+    /// Datagrams that were not sent because of the anti-amplification limit: until an address is
+    /// validated, at most three times as many bytes are sent to it as came from it (RFC 9000 §8).
     pub sends_not_credited: u64,
-    /// Datagrams that did not fit into the interface's MTU (`EMSGSIZE`); probes of path MTU discovery are among them.
+    /// Datagrams that exceeded the interface's MTU (`EMSGSIZE`), including probes of path MTU
+    /// discovery.
     pub sends_too_large: u64,
-    /// Datagrams or batches that had no way to their address: no route, no interface, a firewall, or a source address
-    /// that is gone. They are lost, as on a network.
+    /// Datagrams or batches that the operating system could not send to their address: no route, no
+    /// interface, a firewall, or a source address that is gone. They are lost, as on a network.
     pub sends_unreachable: u64,
-    /// Shards, that is, endpoints of quinn-proto with a task of their own; now.
+    /// Shards, that is quinn-proto endpoints with a task of their own; now.
     pub shards: usize,
     /// UDP sockets; now.
     pub sockets: usize,
-    /// Sockets that have taken the place of another one, after [`Handle::rebind`](crate::Handle::rebind) or because that
-    /// one had failed, and failed ones that were bound again to the same address. The sockets that the shards have at one
-    /// address count as one.
+    /// Sockets that replaced another one, after [`Handle::rebind`](crate::Handle::rebind) or after
+    /// a failure, and failed sockets that were bound again to the same address. The sockets of all
+    /// shards at one address count as one.
     pub sockets_rebound: u64,
-    /// Connections that have moved to another source address, under another connection ID: no interface had
-    /// theirs any more, or nothing was acknowledged for three seconds and the operating system preferred another.
+    /// Connections that moved to another source address, with another connection ID: no interface
+    /// had the old address any more, or the peer acknowledged nothing for three seconds and the
+    /// operating system preferred another source address.
     pub source_changes: u64,
-    /// Connections that were closed because their peer had left more gaps in what it sent on its
-    /// streams, or had cut it into more pieces, than a bad network does.
+    /// Connections that were closed because their peer left more gaps in its stream data, or cut it
+    /// into more pieces, than a bad network would.
     pub too_fragmented: u64,
 }
 
-/// One listener, now.
+/// The statistics of one listener, now.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerStats {
     /// The addresses that were announced and have not expired.
     pub addresses: Vec<Multiaddr>,
-    /// The listener.
+    /// The listener's ID.
     pub listener_id: ListenerId,
-    /// The address that its socket is bound to.
+    /// The address to which its socket is bound.
     pub local_addr: SocketAddr,
     /// Size of the socket's receive buffer (`SO_RCVBUF`) as the kernel reports it, in bytes.
     pub receive_buffer_bytes: usize,
@@ -145,7 +151,7 @@ pub struct ListenerStats {
     pub send_buffer_bytes: usize,
 }
 
-/// One connection, now.
+/// The statistics of one connection, now.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionStats {
@@ -153,9 +159,9 @@ pub struct ConnectionStats {
     pub bytes_received: u64,
     /// Bytes of UDP payload sent.
     pub bytes_sent: u64,
-    /// The TLS cipher suite (RFC 8446 §B.4), once it is negotiated.
+    /// The TLS cipher suite (RFC 8446 §B.4); `None` until it is negotiated.
     pub cipher_suite: Option<&'static str>,
-    /// Times the congestion controller has reacted to loss or ECN marks.
+    /// The number of times the congestion controller reacted to loss or ECN marks.
     pub congestion_events: u64,
     /// Congestion window, in bytes.
     pub congestion_window_bytes: u64,
@@ -163,150 +169,159 @@ pub struct ConnectionStats {
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
-    /// Memory that takes what was received and not read, at most, in bytes.
+    /// Upper bound on the memory used by data that was received and not read, in bytes.
     pub held_bytes: u64,
     /// Whether we dialled.
     pub is_outbound: bool,
-    /// The key-exchange group (RFC 8446 §4.2.7), once it is negotiated.
+    /// The key-exchange group (RFC 8446 §4.2.7); `None` until it is negotiated.
     pub key_exchange_group: Option<&'static str>,
-    /// The address of the socket that it sends from. Where that is a wildcard, the IP that it sends from takes
-    /// its place, as soon as the peer was heard.
+    /// The address of the socket from which the connection sends. If the socket is bound to a
+    /// wildcard address, the source IP replaces the wildcard once a packet of the peer has arrived.
     pub local_addr: SocketAddr,
     /// Packets that were declared lost (RFC 9002 §6).
     pub lost_packets: u64,
-    /// Smallest round-trip time seen on this path.
+    /// The smallest round-trip time measured on this path.
     pub min_rtt: Duration,
-    /// Largest UDP payload that the path is known to carry, in bytes.
+    /// The largest UDP payload that the path is known to carry, in bytes.
     pub mtu_bytes: u16,
-    /// Streams that the application holds, or whose last bytes are still to be sent.
+    /// Streams that the application holds, or whose last data is not sent yet.
     pub open_streams: usize,
-    /// The peer, once it is authenticated.
+    /// The peer; `None` until it is authenticated.
     pub peer_id: Option<PeerId>,
     /// The peer's address, as of its last authenticated packet.
     pub remote_addr: SocketAddr,
     /// Smoothed round-trip time (RFC 9002 §5.3).
     pub rtt: Duration,
-    /// The shard that drives it.
+    /// The index of the shard that drives the connection.
     pub shard: usize,
 }
 
 /// The connection-ID registry.
 ///
-/// A datagram is routed by its destination connection ID alone. The IDs of a connection count here until
-/// it is forgotten, up to a second after its end (RFC 9000 §10.2); then, when all of them are, each
-/// figure that says *now* is zero.
+/// A datagram is routed by its destination connection ID alone. The IDs of a connection count here
+/// until its state is discarded, up to a second after its end (RFC 9000 §10.2). Once the state of
+/// all connections is discarded, every figure marked *now* is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStats {
-    /// Connection IDs that peers may address us by, over all connections; now.
+    /// Connection IDs that we have issued and peers may use, over all connections; now.
     pub active_ids: u64,
-    /// Datagrams routed by the address they came from. Always 0: anyone can spoof an address, so there
-    /// is no such fallback. The counter exists because other implementations have it.
+    /// Datagrams routed by their source address. Always 0: anyone can forge a source address, so
+    /// there is no such fallback. The counter exists because other implementations have it.
     pub address_fallbacks: u64,
-    /// Connections that are over, whose IDs are kept for up to a second (RFC 9000 §10.2); now.
+    /// Connections that have ended and whose IDs are kept for up to a second (RFC 9000 §10.2); now.
     pub closing: usize,
-    /// Connections that are not over, handshaking ones among them; now.
+    /// Connections that have not ended, including those in their handshake; now.
     pub connections: usize,
-    /// Packets with stream data for a connection that holds much, when the memory for all connections was
-    /// used up.
+    /// Packets with stream data that were dropped because the memory for all connections was used
+    /// up and their connection held much of it.
     pub dropped_budget: u64,
-    /// Datagrams of a handshake that had taken as many bytes as it may.
+    /// Datagrams dropped because their handshake had already used as many bytes as it may.
     pub dropped_handshake_full: u64,
-    /// Datagrams for a connection that has too many waiting for its next turn.
+    /// Datagrams dropped because too many waited for the connection's next turn.
     pub dropped_inbox_full: u64,
-    /// Datagrams that began with packets of the handshake of a connection where it was confirmed, which
-    /// were left out; delayed and repeated ones of honest peers are among them.
+    /// Datagrams that began with handshake packets after the connection's handshake was confirmed;
+    /// those packets were dropped. Delayed packets and retransmissions of honest peers are among
+    /// them.
     pub dropped_late_handshake: u64,
-    /// Datagrams whose shard had too much to do to take them, first packets of connections beyond
-    /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
+    /// Datagrams dropped because their shard was overloaded, including first packets of connections
+    /// beyond [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
     /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) and
-    /// [`max_pending_incoming_bytes`](crate::ConfigBuilder::max_pending_incoming_bytes) among them.
+    /// [`max_pending_incoming_bytes`](crate::ConfigBuilder::max_pending_incoming_bytes).
     pub dropped_overload: u64,
-    /// First packets of connections from a source that has
-    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) unfinished ones.
+    /// First packets of connections that were dropped because their source already had
+    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) unfinished
+    /// handshakes.
     pub dropped_source_full: u64,
-    /// Datagrams that reached a shard other than the one that their ID belongs to, and were dropped. Always 0
-    /// unless something is wrong: datagrams are routed by that ID.
+    /// Datagrams that reached a shard other than the one to which their ID belongs, and were
+    /// dropped. Always 0 unless there is a bug, because datagrams are routed by that ID.
     pub foreign: u64,
-    /// Datagrams that came in at one shard's socket and were handed to the shard that owns their ID.
+    /// Datagrams that one shard's task read and passed to the shard to which their ID belongs.
     pub forwarded: u64,
     /// Networks with unfinished handshakes of incoming connections, as
-    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) counts them: an IPv6 address is
-    /// in two of them. A network counts once for each shard that it has some on; now.
+    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) counts them:
+    /// an IPv6 address belongs to two of them. A network counts once for each shard on which it has
+    /// unfinished handshakes; now.
     pub handshake_sources: usize,
     /// Connections whose handshake is not complete; now.
     pub handshaking: usize,
-    /// IDs chosen by clients for their first packets, that still lead to a connection; now.
+    /// IDs that clients chose for their first packets and that still lead to a connection; now.
     pub initial_ids: usize,
     /// Connection IDs issued.
     pub issued_ids: u64,
-    /// How many IDs were issued with the sequence numbers 0, 1, 2–3, 4–7, 8–15, … (RFC 9000 §5.1.1); the
-    /// last bucket holds all that are larger.
+    /// Connection IDs issued, by sequence number: 0, 1, 2–3, 4–7, 8–15, … (RFC 9000 §5.1.1). The
+    /// last bucket has all larger ones.
     pub issued_sequence_numbers: [u64; SEQUENCE_BUCKETS],
-    /// Datagrams that end before their connection ID does, or have none, as empty ones; and those of a waiting
-    /// incoming connection that are shorter than a client's may be (RFC 9000 §14.1).
+    /// Datagrams that end before their connection ID does, or have none, such as empty ones. Also
+    /// further datagrams of an incoming connection that waits for its answer, if they are shorter
+    /// than a client's may be (RFC 9000 §14.1).
     pub malformed: u64,
-    /// Datagrams from an address that no host has (port 0, multicast, broadcast or unspecified), or to many hosts.
-    /// They are never answered.
+    /// Datagrams from an address that no host has (port 0, multicast, broadcast or unspecified), or
+    /// to a multicast or broadcast address. They are never answered.
     pub martian: u64,
-    /// Datagrams whose first two bits say that they are not QUIC.
+    /// Datagrams that are not QUIC, judging by their first two bits.
     pub non_quic: u64,
-    /// Datagrams larger than peers were told to send (`max_udp_payload_size`, RFC 9000 §18.2); they
-    /// are dropped.
+    /// Datagrams dropped because they were larger than the `max_udp_payload_size` that we announce
+    /// (RFC 9000 §18.2).
     pub oversized: u64,
-    /// Different authenticated peers; now.
+    /// Distinct authenticated peers; now.
     pub peers: usize,
     /// Incoming connections that wait for the application's answer; now.
     pub pending_incoming: usize,
-    /// Bytes of datagrams that these hold; now.
+    /// Bytes of datagrams held by [`pending_incoming`](Self::pending_incoming); now.
     pub pending_incoming_bytes: usize,
-    /// Different remote addresses of connections; now.
+    /// Distinct remote addresses of connections; now.
     pub remote_addresses: usize,
-    /// Stateless resets and version negotiations sent without a connection.
+    /// Stateless resets and Version Negotiation packets sent.
     pub responses_sent: u64,
-    /// Connection IDs that peers have retired, or that went with their connection.
+    /// Connection IDs that peers retired, or that were discarded with their connection.
     pub retired_ids: u64,
     /// Datagrams routed to a connection by an ID that we issued.
     pub routed_established: u64,
-    /// Handshake datagrams routed to a connection, pending or not.
+    /// Datagrams with handshake packets routed to a connection, including those that wait for the
+    /// application's answer.
     pub routed_initial: u64,
-    /// Time spent on routing, for [`timed_datagrams`](Self::timed_datagrams) of them.
+    /// Time spent on routing the [`timed_datagrams`](Self::timed_datagrams).
     pub routing_time: Duration,
     /// Datagrams whose routing was timed; 0 unless
     /// [`measure_routing`](crate::ConfigBuilder::measure_routing) is on.
     pub timed_datagrams: u64,
-    /// Datagrams for no connection that we know.
+    /// Datagrams that belong to no known connection.
     pub unknown: u64,
 }
 
-/// The questions of [`nat::Behaviour`](crate::nat::Behaviour) to STUN servers. All are zero without one.
+/// Requests of [`nat::Behaviour`](crate::nat::Behaviour) to STUN servers. All figures are zero
+/// without one.
 ///
-/// A datagram that is not QUIC counts in [`RegistryStats::non_quic`]; here counts what became of it if its first byte
-/// is that of STUN (RFC 9443 §3).
+/// [`RegistryStats::non_quic`] counts every datagram that is not QUIC. These figures say what
+/// became of those whose first byte is that of a STUN message (RFC 9443 §3).
 #[cfg(feature = "nat")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StunStats {
     /// Answers with an address.
     pub answers: u64,
-    /// Datagrams without the magic cookie, with another length than they say, or with contents that make no sense.
+    /// Datagrams dropped because they have no magic cookie, a length other than the one in their
+    /// header, or invalid contents.
     ///
-    /// The random datagrams of peers that punch a hole are among them, if they happen to begin like STUN.
+    /// They include random datagrams that peers send to punch a hole, if these happen to begin like
+    /// STUN.
     pub dropped_malformed: u64,
-    /// Messages that nobody waits for: from another address than the one that was asked, to another socket than the
-    /// one that has asked, with an ID of no transaction in flight, or no responses at all. Late answers and
-    /// duplicates are among them.
+    /// Messages dropped because they answer no request in progress: they came from an address other
+    /// than the server's, or to a socket other than the one that sent the request, or have an
+    /// unknown transaction ID, or are not responses. Late answers and duplicates are among them.
     pub dropped_unexpected: u64,
-    /// Answers without an address: errors, and those with attributes that we would have to understand and do not.
+    /// Answers without an address: errors, and answers with attributes that must be understood and
+    /// are unknown to us.
     pub refused: u64,
-    /// Requests sent, retransmissions among them.
+    /// Requests sent, including retransmissions.
     pub requests_sent: u64,
-    /// Transactions that were given up: 39.5 s after their first request, or because the server's host says that
-    /// nobody listens there.
+    /// Transactions that were given up: 39.5 s after their first request, or because the server's
+    /// host reported that its port is unreachable.
     pub unanswered: u64,
 }
 
-/// Buckets of [`RegistryStats::issued_sequence_numbers`].
+/// The number of buckets of [`RegistryStats::issued_sequence_numbers`].
 pub const SEQUENCE_BUCKETS: usize = 16;
 
 impl AddAssign for TransportStats {

@@ -1,4 +1,4 @@
-//! libp2p's face of a stream.
+//! A stream of the libp2p stream muxer.
 
 use std::{
     fmt, io,
@@ -15,16 +15,19 @@ use crate::{
 
 /// A bidirectional stream.
 ///
-/// Reading gives credit to the peer, and nothing else does: a stream that is not read stops its sender
-/// when the receive window is full. Small writes are gathered until the driver of the connection sends
-/// them, so flushing is not needed for progress.
+/// Only reading gives flow-control credit to the peer: if the application does not read a stream,
+/// its sender stops when the receive window is full. Small writes are gathered until the driver of
+/// the connection sends them; flushing is not needed for progress.
 ///
-/// [`poll_close`](AsyncWrite::poll_close) ends our half with FIN and leaves the other one open. Dropping
-/// the stream does the same, and asks the peer to send no more (STOP_SENDING with code 0) unless its half
-/// has ended already; bytes written before are still delivered.
+/// [`poll_close`](AsyncWrite::poll_close) ends our half with FIN and leaves the other half open.
+/// Dropping the stream does the same, and asks the peer to stop sending (STOP_SENDING with code 0)
+/// unless its half has already ended. Data written before is still delivered.
 ///
-/// An [`io::Error`] carries a [`StreamError`], with the peer's code where there is one. Reads and writes may
-/// be cancelled at any time: a `poll` that was pending has taken nothing.
+/// An [`io::Error`] carries a [`StreamError`], with the peer's error code if there is one.
+///
+/// # Cancellation safety
+///
+/// Reads and writes may be cancelled at any time: a pending `poll` has transferred no data.
 pub struct Stream {
     id: StreamId,
     connection: DrivenConnection,
@@ -35,21 +38,22 @@ impl Stream {
         Self { id, connection }
     }
 
-    /// Abandons our half (RESET_STREAM, RFC 9000 §19.4): what the peer has not received by now is lost.
+    /// Abandons our half (RESET_STREAM, RFC 9000 §19.4). Data that the peer has not received yet is
+    /// lost.
     ///
-    /// Codes of 2^62 and above are not possible and count as the largest that is.
+    /// Codes of 2^62 and above cannot be encoded and are replaced by 2^62 − 1.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Closed`] if our half has ended and everything was acknowledged.
+    /// [`StreamError::Closed`] if our half has ended and the peer has acknowledged all of it.
     pub fn reset(&mut self, code: u64) -> Result<(), StreamError> {
         self.connection
             .with(|connection| connection.streams().reset(self.id, to_code(code)))
     }
 
-    /// Asks the peer to send no more (STOP_SENDING, RFC 9000 §19.5), and discards what it has sent.
+    /// Asks the peer to stop sending (STOP_SENDING, RFC 9000 §19.5), and discards what it has sent.
     ///
-    /// Codes of 2^62 and above are not possible and count as the largest that is.
+    /// Codes of 2^62 and above cannot be encoded and are replaced by 2^62 − 1.
     ///
     /// # Errors
     ///
@@ -59,13 +63,14 @@ impl Stream {
             .with(|connection| connection.streams().stop(self.id, to_code(code)))
     }
 
-    /// The code with which the peer has reset its half, once a read has met it.
+    /// The code with which the peer has reset its half; `None` until a read has returned that
+    /// reset.
     pub fn reset_code(&self) -> Option<u64> {
         self.connection
             .with(|connection| connection.streams().reset_code(self.id))
     }
 
-    /// The code with which the peer has asked us to send no more.
+    /// The code with which the peer has asked us to stop sending.
     pub fn stop_code(&self) -> Option<u64> {
         self.connection
             .with(|connection| connection.streams().stop_code(self.id))
@@ -99,12 +104,12 @@ impl AsyncWrite for Stream {
         .map_err(io::Error::from)
     }
 
-    /// Ready at once: the driver sends what was written as soon as it may.
+    /// Always ready: the driver sends written data as soon as flow and congestion control allow.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready at once, also if the peer has asked us to send no more.
+    /// Always ready, even if the peer has asked us to stop sending.
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(
             self.connection

@@ -1,6 +1,8 @@
-//! Locks and wakers that threads share: those of the standard library, or loom's, which tries every interleaving.
+//! Locks and wakers shared between threads: those of the standard library, or loom's, which tries
+//! every interleaving.
 //!
-//! `tests/loom` compiles this package with `cfg(loom)`, and so the models in `driver` run the code that is shipped.
+//! `tests/loom` compiles this package with `cfg(loom)`, so that the models in `driver` run the code
+//! that is shipped.
 
 #[cfg(loom)]
 pub(crate) use self::loom_waker::AtomicWaker;
@@ -13,13 +15,14 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 
 use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
 
-/// Locks, also where somebody has panicked under the lock: what it protects is right between any two statements.
+/// Locks, even if a thread has panicked while it held the lock. Only for data that is consistent
+/// between any two statements; connections have [a lock of their own](crate::proto::lock).
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks what only one thread uses, so that loom need not look at it. There is a lock because the
-/// compiler asks for one.
+/// Locks data that only one thread uses, without loom's knowledge. The lock exists only because the
+/// compiler requires `Sync`.
 pub(crate) fn lock_alone<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -28,7 +31,7 @@ pub(crate) fn lock_alone<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {
 mod loom_waker {
     use std::task::Waker;
 
-    /// loom's, called as that of `futures` is.
+    /// loom's `AtomicWaker` with the interface of the one in `futures`.
     #[derive(Default)]
     pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
 

@@ -1,4 +1,4 @@
-//! libp2p's face of the whole: listening and dialling.
+//! The libp2p `Transport`: listening and dialling.
 
 use std::{
     collections::VecDeque,
@@ -32,42 +32,45 @@ use crate::{
 
 /// A QUIC transport for libp2p.
 ///
-/// Takes addresses of the form `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, with an `/ip6zone/…` in front of a
-/// link-local one. Any other address is refused at once with
-/// [`MultiaddrNotSupported`](TransportError::MultiaddrNotSupported), so that another transport can try.
+/// It takes addresses of the form `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`, with an `/ip6zone/…` in front
+/// of a link-local address. It refuses any other address at once with
+/// [`MultiaddrNotSupported`](TransportError::MultiaddrNotSupported), so that another transport can
+/// try.
 ///
-/// A dial leaves from a listener's socket where one can reach the target, so that peers see the address
-/// that we listen at ([`PortUse::Reuse`]); else from a socket that such dials share.
+/// With [`PortUse::Reuse`], a dial leaves from the socket of a listener that can reach the target,
+/// so that the peer sees an address at which we listen. If no listener can reach it, the dial
+/// leaves from a socket that such dials share. With [`PortUse::New`], each dial opens its own
+/// socket.
 ///
-/// A dial with the role of the listener punches a hole: it sends random datagrams from a listener's socket, to open
-/// the NATs on the way, and resolves when the named peer has dialled us from the named address ([DCUtR]). It needs a
-/// `/p2p/…` and a listener that can reach the address.
+/// A dial with the role of the listener punches a hole: it sends random datagrams from a listener's
+/// socket to open the NATs on the path. It resolves when the named peer has dialled us from the
+/// named address ([DCUtR]). The address needs a `/p2p/…`, and a listener must be able to reach it.
 ///
-/// Removing a listener stops accepting connections and leaves the established ones alone. Connections
-/// also outlive the transport.
+/// Removing a listener stops accepting connections but leaves established connections alone.
+/// Connections also outlive the transport.
 ///
-/// Needs a tokio runtime with time and I/O enabled around [`listen_on`](transport::Transport::listen_on)
-/// and around the polling of dials.
+/// [`listen_on`](transport::Transport::listen_on) and the polling of dials need a tokio runtime
+/// with time and I/O enabled around them.
 ///
 /// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
 pub struct Transport {
     in_use: Arc<InUse>,
     listeners: Vec<Listener>,
-    /// While there is a wildcard listener.
+    /// The addresses of this host; `None` unless there is a wildcard listener.
     host: Option<AddressWatch>,
     punches: Arc<HolePunches>,
-    /// Connections that may be what a dial as listener waits for.
+    /// Incoming connections that may be the one for which a dial as listener waits.
     candidates: Vec<Candidate>,
-    /// Listeners that were removed, or have nobody left to hear for them, and are to be reported as such.
+    /// Listeners that are closed but not yet reported as closed.
     closed: VecDeque<(ListenerId, Result<(), Error>)>,
-    /// Drivers whose end the listeners have reported.
+    /// How many stopped drivers have been reported to the listeners.
     stopped: usize,
-    /// Whom to wake when there is something new to report.
+    /// The waker for new events.
     waker: Option<Waker>,
 }
 
 impl Transport {
-    /// A transport that behaves as `config` says. It opens no socket yet.
+    /// Creates a transport with this configuration. It opens no socket yet.
     pub fn new(config: Config) -> Self {
         Self {
             in_use: Arc::new(InUse::new(config)),
@@ -81,7 +84,7 @@ impl Transport {
         }
     }
 
-    /// Looks into the transport from outside, also when a Swarm has taken it.
+    /// Returns a handle to the transport, which also works after a Swarm has taken the transport.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(self.in_use.core()))
     }
@@ -97,8 +100,8 @@ impl Transport {
         }
     }
 
-    /// `None` if its listener was removed meanwhile, which refuses the connection, or if it may be what a dial as
-    /// listener waits for.
+    /// Returns `None` if the listener has been removed, in which case dropping the connection
+    /// refuses it, or if the connection becomes a candidate for a dial as listener.
     fn incoming_event(
         &mut self,
         connection: IncomingConnection,
@@ -125,7 +128,8 @@ impl Transport {
         }
     }
 
-    /// Finds out who the candidates are. Those that no dial waits for are reported like any other.
+    /// Completes the handshakes of the candidates. Reports those that no dial waits for like any
+    /// other incoming connection.
     fn poll_candidates(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
         let mut index = 0;
         while index < self.candidates.len() {
@@ -140,7 +144,8 @@ impl Transport {
                 .iter()
                 .any(|listener| listener.id() == listener_id)
             {
-                // It was removed meanwhile; that closes what has come in at it and was not reported.
+                // The listener was removed after the connection came in, so the connection is
+                // closed without being reported.
                 continue;
             }
             let reported = match result {
@@ -162,8 +167,8 @@ impl Transport {
         Poll::Pending
     }
 
-    /// Has listeners report that they have lost a driver, and closes them when it was the last one,
-    /// so that nothing is dialled from their sockets either.
+    /// Makes listeners report that a driver has stopped. After the last driver has stopped, closes
+    /// them, so that nothing is dialled from their sockets either.
     fn note_stopped_drivers(&mut self, cx: &mut Context<'_>) {
         let core = self.in_use.core();
         let (stopped, drivers) = core.stopped(cx);
@@ -176,8 +181,8 @@ impl Transport {
         self.close_deaf_listeners(stopped == drivers);
     }
 
-    /// Closes listeners whose drivers are gone, whether others have taken their place or not.
-    /// `have_stopped` is whether all drivers are gone that there were last.
+    /// Closes listeners whose drivers have stopped, even if other drivers have taken their place.
+    /// `have_stopped` is whether all of the latest drivers have stopped.
     fn close_deaf_listeners(&mut self, have_stopped: bool) {
         let core = Arc::clone(self.in_use.core());
         let is_deaf = |listener: &Listener| have_stopped || !core.may_be_read(listener.socket());
@@ -200,7 +205,7 @@ impl Transport {
         }
     }
 
-    /// Has listeners report that their socket has failed.
+    /// Makes listeners report that their socket has failed.
     fn note_failed_sockets(&mut self) {
         for (socket, source) in self.in_use.core().take_failed() {
             let listener = (self.listeners.iter_mut())
@@ -212,7 +217,7 @@ impl Transport {
         }
     }
 
-    /// Has wildcard listeners announce the addresses of this host.
+    /// Makes wildcard listeners announce the addresses of this host.
     fn follow_host(&mut self, cx: &mut Context<'_>) {
         let Some(host) = &mut self.host else {
             return;
@@ -220,7 +225,7 @@ impl Transport {
         if host.has_ended()
             && let Ok(runtime) = Runtime::current()
         {
-            // The listeners live on another one than it did.
+            // The runtime of the watch has ended; this one replaces it.
             *host = AddressWatch::start(&runtime);
         }
         while let Poll::Ready(addresses) = host.poll(cx) {
@@ -334,7 +339,8 @@ impl transport::Transport for Transport {
             .map(|listener| Arc::downgrade(listener.socket()))
             .collect();
         if opts.role == Endpoint::Listener {
-            // Whatever port it asks for: the hole is for those that know the listener's.
+            // `port_use` is ignored: the peer knows only the listener's port, so the hole is for
+            // that port.
             let Some(peer_id) = remote.peer_id else {
                 return Err(TransportError::MultiaddrNotSupported(addr));
             };
@@ -376,7 +382,7 @@ impl transport::Transport for Transport {
                 reason,
             });
         }
-        // Addresses first: connections come in at announced ones only.
+        // Addresses first, because connections come in at announced addresses only.
         self.follow_host(cx);
         if let Some(event) = self.listener_event() {
             return Poll::Ready(event);
@@ -392,7 +398,7 @@ impl transport::Transport for Transport {
     }
 }
 
-/// An incoming connection from an address that somebody is expected from.
+/// An incoming connection from an address from which a dial as listener expects its peer.
 struct Candidate {
     listener_id: ListenerId,
     local_addr: Multiaddr,
@@ -411,8 +417,8 @@ impl Candidate {
     }
 }
 
-/// Most connections whose peer is found out before they are reported. Who forges an expected address gets no
-/// further than that.
+/// The most connections whose peer we authenticate before we report them. It limits what an
+/// attacker gains who forges an address that we expect.
 const MAX_CANDIDATES: usize = 64;
 
 impl Drop for Transport {

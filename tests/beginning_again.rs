@@ -1,4 +1,5 @@
-//! What has ended begins again: listeners, runtimes, and what a whole transport does after its end.
+//! Restarts: listeners on sockets of removed ones, new runtimes, and a transport whose drivers have
+//! stopped.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -65,7 +66,7 @@ fn a_transport_goes_on_in_the_next_runtime() {
     for _ in 0..2 {
         let runtime = runtime();
         runtime.block_on(bounded(async {
-            // A dial is what begins again here, and a listener there.
+            // Here a dial starts new drivers, and at the peer a listener does.
             let addr = listen_anew(&mut peer).await.1;
             let (mut dialled, accepted) = connect_at(&mut node, &mut peer, &addr).await;
             let echo = tokio::spawn(support::node::echo(accepted));
@@ -87,7 +88,7 @@ fn listeners_of_a_runtime_that_has_ended_are_reported_closed() {
     let id = first.block_on(async { node.listen_at(LOOPBACK_V4).await.0 });
     drop(first);
     runtime().block_on(bounded(async {
-        // It is not asked for events before others have begun to drive it.
+        // It is not polled for events before other calls have started its drivers.
         let addr = peer.listen().await;
         let dial = node.try_dial(&addr, NEW_PORT).unwrap();
         let (dialled, _accepted) = tokio::join!(dial, peer.accept());
@@ -102,7 +103,7 @@ fn listeners_of_a_runtime_that_has_ended_are_reported_closed() {
     }));
 }
 
-/// What leaves from a listener does not wait for one that is gone.
+/// A dial from a listener's socket does not wait for a listener whose runtime is gone.
 #[test]
 fn dial_from_a_listener_of_a_runtime_that_has_ended_leaves_from_elsewhere() {
     let (far, first) = (runtime(), runtime());
@@ -117,7 +118,7 @@ fn dial_from_a_listener_of_a_runtime_that_has_ended_leaves_from_elsewhere() {
     }));
 }
 
-/// Somebody may still hold what came in there.
+/// The application may still hold connections that came in there.
 #[test]
 fn a_socket_of_a_runtime_that_has_ended_does_not_listen_again() {
     let (far, first) = (runtime(), runtime());
@@ -215,7 +216,7 @@ async fn shutdown_waits_for_what_was_closed_properly_and_no_longer_than_it_may()
         let addr = listener.listen().await;
         let (mut dialled, mut accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
         let mut stream = open(&mut dialled).await;
-        // More than the peer takes before it reads: it is read late.
+        // More than the peer receives before it reads, so that it is read late.
         let contents = vec![9; 12_000_000];
         let writes = tokio::spawn(async move {
             stream.write_all(&contents).await.unwrap();

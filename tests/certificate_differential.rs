@@ -1,6 +1,7 @@
-//! The verifier beside that of libp2p-tls, with every certificate that the forger knows.
+//! Compares our verifier with that of libp2p-tls, on every certificate of the forger.
 //!
-//! The fuzz target `differential` goes on from here, and `fuzz/compare` has go-libp2p's verifier as well.
+//! The fuzz target `differential` continues from here, and `fuzz/compare` adds go-libp2p's
+//! verifier.
 
 mod support;
 
@@ -15,7 +16,7 @@ fn who_accepts_the_same_certificate_sees_the_same_peer() {
         let Some(certificate) = case.certificate() else {
             continue;
         };
-        // libp2p-tls knows nothing of an expected peer, and looks at the clock itself.
+        // libp2p-tls has no expected peer, and reads the clock itself.
         let ours = PeerAuthenticator::verify(certificate, None, today());
         let der = certificate.into();
         let theirs = parse(&der).map(|parsed| parsed.peer_id());
@@ -35,7 +36,7 @@ fn who_accepts_the_same_certificate_sees_the_same_peer() {
     assert!(both > 10 && stricter > 10, "{both} {stricter}");
 }
 
-/// Rules that libp2p-tls does not have; `interop/certificates.toml` says where they come from.
+/// Rules that libp2p-tls does not have; `interop/certificates.toml` lists their sources.
 fn is_stricter(reason: &CertificateError) -> bool {
     matches!(
         reason,

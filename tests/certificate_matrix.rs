@@ -1,4 +1,4 @@
-//! Every certificate that the forger knows, through the public verifier.
+//! Verifies every certificate of the forger with the public verifier.
 
 mod support;
 
@@ -35,7 +35,7 @@ fn every_case_ends_as_it_must() {
         }
         numbers.push(case.number);
     }
-    // The ones missing need a handshake, or are about what follows one.
+    // The missing numbers need a handshake, or concern what follows one.
     numbers.dedup();
     numbers.sort_unstable();
     numbers.dedup();
@@ -80,7 +80,7 @@ fn every_change_of_one_bit_is_refused() {
 
 #[test]
 fn every_replacement_of_one_byte_is_refused() {
-    // Ed25519, whose signatures have one form only. It is also the fastest to verify.
+    // Ed25519, whose signatures have only one form. It is also the fastest to verify.
     let signer = Signer::ed25519();
     let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
     for index in 0..certificate.len() {

@@ -1,4 +1,4 @@
-//! Every certificate that the forger knows, presented and served over real sockets.
+//! Presents every certificate of the forger over real sockets, as client and as server.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -36,13 +36,13 @@ fn listen(case: &Case) -> quinn::Endpoint {
     quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
 }
 
-/// What our side made of the case.
+/// Our side's verdict on the case.
 fn verdict(
     case: &Case,
     ended: &Result<(PeerId, Connection), Error>,
 ) -> Result<PeerId, CertificateError> {
     match ended {
-        // A dial names who was met instead.
+        // A dial resolves to the peer that it reached.
         Ok((peer_id, _))
             if case
                 .expected_peer
@@ -59,7 +59,7 @@ fn verdict(
     }
 }
 
-/// What the peer must see of a refusal: a TLS alert (RFC 9001 §4.8).
+/// Asserts that the peer got a TLS alert (RFC 9001 §4.8).
 fn assert_alert(case: &Case, error: &quinn::ConnectionError) {
     let quinn::ConnectionError::ConnectionClosed(close) = error else {
         panic!("{case}: {error:?}");
@@ -107,11 +107,11 @@ async fn every_case_ends_as_it_must_when_it_is_presented() {
         let (mut accepted, mut refused) = (0, 0);
         for case in cases() {
             if case.expected_peer.is_some() {
-                continue; // A server expects nobody in particular.
+                continue; // A server expects no particular peer.
             }
             let present = async {
                 match dial(&case, addr).await {
-                    // The client is through before its certificate was looked at.
+                    // The client's handshake is complete before its certificate is checked.
                     Ok(connection) => connection.closed().await,
                     Err(error) => error,
                 }

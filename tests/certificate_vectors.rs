@@ -28,7 +28,7 @@ fn vectors_of_the_specification() {
             let expected: PeerId = vector["peer_id"].as_str().unwrap().parse().unwrap();
             assert_eq!(verified.unwrap().peer_id(), expected, "{name}");
         } else {
-            // The certificate itself is good: its self-signature was verified before this.
+            // The certificate itself is valid: its self-signature was verified before this.
             assert_eq!(verified, Err(CertificateError::HostSignature), "{name}");
         }
     }

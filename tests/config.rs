@@ -1,4 +1,4 @@
-//! Every setting does what it says, and refuses what cannot work.
+//! Checks that every setting has its effect, and refuses values that cannot work.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -36,7 +36,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 type Built = Result<ConfigBuilder, ConfigError>;
 
-/// Two nodes of the same settings.
+/// Connects two nodes with the same settings.
 async fn connect_with(
     set: impl Fn(ConfigBuilder) -> Built,
 ) -> (Node, Node, Connection, Connection) {
@@ -45,7 +45,7 @@ async fn connect_with(
     (dialer, listener, dialled, accepted)
 }
 
-/// Two nodes of the same settings, with a relay between them.
+/// Connects two nodes with the same settings through a relay.
 async fn connect_through_relay(
     set: impl Fn(ConfigBuilder) -> Built,
 ) -> (Relay, Node, Node, Connection, Connection) {
@@ -138,7 +138,7 @@ async fn keep_alive_of_one_side_keeps_an_idle_connection() {
         let mut listener =
             Node::with(|config| config.idle_timeout(Some(SHORT))?.keep_alive_interval(None));
         let (mut dialled, accepted) = connect(&mut dialer, &mut listener).await;
-        // Nothing else is sent meanwhile. So many packets take more than twice the idle timeout.
+        // Nothing else is sent meanwhile. This many packets take more than twice the idle timeout.
         let sent = |dialer: &Node| dialer.stats().connections[0].datagrams_sent;
         let before = sent(&dialer);
         until(|| sent(&dialer) >= before + 24).await;
@@ -217,7 +217,7 @@ async fn connection_receive_window_limits_what_a_peer_sends_unread_on_all_stream
             }));
         }
         until(|| taken.load(Ordering::Relaxed) >= window).await;
-        // Everything is on its way, and acknowledged as far as the window lets it.
+        // Waits until everything that the window permits is sent and acknowledged.
         let sent = || dialer.stats().connections[0].datagrams_sent;
         let (mut before, mut quiet) = (sent(), 0);
         until(|| {
@@ -247,14 +247,14 @@ async fn send_window_limits_what_is_not_acknowledged() {
             let mut stream = open(&mut dialled).await;
             relay.cut();
             let mut taken = 0;
-            // It is the window that is to end this, and not the share of time that a task has.
+            // The window must end this loop, not tokio's cooperative budget.
             unconstrained(async {
                 while let Some(written) = poll_immediate(stream.write(&[0; WRITE_BYTES])).await {
                     taken += written.unwrap() as u64;
                 }
             })
             .await;
-            // And what waits to be sent.
+            // And the data that waits to be sent.
             let most = window + window / 8 + WRITE_BYTES as u64;
             assert!((window..=most).contains(&taken), "{taken} for {window}");
         }
@@ -277,11 +277,11 @@ async fn mtu_bytes_after_transfer(
 #[tokio::test]
 async fn mtu_discovery_goes_up_to_its_limit() {
     bounded(async {
-        // Far beyond Ethernet on the loopback interface, even with the smallest receive buffer that is usual.
+        // Far larger than on Ethernet, even with the smallest usual receive buffer.
         mtu_bytes_after_transfer(Ok, |mtu| mtu > 10_000).await;
         mtu_bytes_after_transfer(|config| config.max_mtu_bytes(1452), |mtu| mtu == 1452).await;
         mtu_bytes_after_transfer(|config| config.max_mtu_bytes(1300), |mtu| mtu == 1300).await;
-        // It stops where the rest is not worth another probe.
+        // The search stops when the rest is not worth another probe.
         mtu_bytes_after_transfer(
             |config| config.max_mtu_bytes(9000),
             |mtu| (8900..=9000).contains(&mtu),
@@ -311,7 +311,7 @@ async fn max_pending_incoming_drops_what_is_more() {
         let mut listener = Node::with(|config| config.max_pending_incoming(2));
         let addr = listener.listen().await;
         let dials: Vec<_> = (0..5).map(|_| tokio::spawn(dialer.dial(&addr))).collect();
-        // Each of the three others has sent at least one packet, which was not looked into.
+        // Each of the three others has sent at least one packet, which was dropped unread.
         until(|| {
             let registry = listener.stats().registry;
             registry.dropped_overload >= 3
@@ -319,7 +319,7 @@ async fn max_pending_incoming_drops_what_is_more() {
         .await;
         assert_eq!(listener.stats().registry.pending_incoming, 2);
         assert_eq!(listener.stats().transport.incoming, 2);
-        // Whoever is answered makes room.
+        // An answer makes room.
         drop(listener.knock().await);
         drop(listener.knock().await);
         let _third = listener.knock().await;
@@ -330,7 +330,7 @@ async fn max_pending_incoming_drops_what_is_more() {
     .await;
 }
 
-/// Dials, none of which is answered, until the listener has dropped something for this reason.
+/// Dials that are not answered, until the listener has dropped a packet for this reason.
 async fn knock_until_dropped(
     set: impl FnOnce(ConfigBuilder) -> Built,
     dropped: impl Fn(&libp2p_quinn::RegistryStats) -> u64,
@@ -356,7 +356,7 @@ async fn max_incoming_handshakes_drops_what_is_more() {
         .await;
         let stats = listener.stats();
         assert_eq!(stats.registry.pending_incoming, 4);
-        // From a quarter of them on, addresses have to be proven.
+        // From a quarter of the limit on, addresses have to be proven.
         assert!(stats.transport.retries_sent > 0);
     })
     .await;
@@ -371,7 +371,7 @@ async fn max_handshakes_per_source_asks_for_a_proof_and_then_drops_what_is_more(
         )
         .await;
         let stats = listener.stats();
-        // Two that were believed, and two that have proven it.
+        // Two without a proof, and two with one.
         assert_eq!(stats.registry.pending_incoming, 4);
         assert!(stats.transport.retries_sent > 0);
         assert_eq!(stats.registry.handshake_sources, 1);
@@ -383,7 +383,7 @@ async fn max_handshakes_per_source_asks_for_a_proof_and_then_drops_what_is_more(
 #[tokio::test]
 async fn max_pending_incoming_bytes_drops_what_is_more() {
     const LIMIT: usize = 32 * 1024;
-    // Half of it, for those who have not proven their address, less what did not fit.
+    // Half of the limit, for senders that have not proven their address, less what did not fit.
     const LEAST: usize = LIMIT / 2 - 1200;
     bounded(async {
         let (_dialer, listener) = knock_until_dropped(
@@ -473,7 +473,7 @@ async fn shards_share_the_connections() {
 async fn socket_buffers_are_asked_for_and_reported() {
     bounded(async {
         let (receive, send) = (96 * 1024, 160 * 1024);
-        // What the kernel makes of it.
+        // The sizes that the kernel grants.
         let socket = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
         socket.set_recv_buffer_size(receive).unwrap();
         socket.set_send_buffer_size(send).unwrap();

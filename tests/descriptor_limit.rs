@@ -1,4 +1,5 @@
-//! No descriptor is left for a socket. Alone in its program, because the limit is that of a process.
+//! No descriptor is left for a socket. Alone in its program, because the limit applies to the
+//! process.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -47,7 +48,8 @@ async fn without_descriptors_dials_fail_and_connections_go_on() {
             "{listening:?}"
         );
         transfer_through_echo(&mut before, 1_000_000).await;
-        // The socket is there already, and the listener needs none of its own for a connection.
+        // The shared socket is open already, and the listener needs no socket of its own for a
+        // connection.
         let (_, mut meanwhile) = dialer.dial(&addr).await.unwrap();
         ask(&mut meanwhile).await;
 

@@ -1,6 +1,6 @@
-//! Tens of thousands of dials to hosts where nobody answers, and those beside them.
+//! Tens of thousands of dials to hosts that do not answer, and live dials at the same time.
 //!
-//! Alone in its program, because it takes all that a core has for some seconds.
+//! Alone in its program, because it uses a whole core for some seconds.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -17,16 +17,16 @@ use libp2p_quinn::{Connecting, HandshakeError};
 use support::node::{Node, bounded, handshake_error, poll_now, quic_addr, until};
 use tokio::time::{sleep, timeout};
 
-/// As many as somebody has under way who looks at all of a large network.
+/// As many as a crawler of a large network has in progress.
 const DEAD: usize = 30_000;
 
-/// Those that somebody answers, in each direction.
+/// Live dials in each direction.
 const LIVE: usize = 20;
 
-/// How far these are apart, so that there is a crowd beside all of them.
+/// The pause between them, so that all of them have the crowd beside them.
 const PAUSE: Duration = Duration::from_millis(150);
 
-/// How long a dial may take, and a handshake that comes in.
+/// How long a dial may take, and an incoming handshake.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(250)];
 
 /// A busy machine may stop everything for a moment.
@@ -41,7 +41,7 @@ async fn crowd_of_dead_dials_holds_up_neither_live_ones_nor_those_who_dial_us() 
         let (mut node, mut visitor, mut server) = (Node::new(), Node::new(), Node::new());
         let handle = node.transport.handle();
         let at_node = node.listen().await;
-        // Each at a host of its own, as the dead ones are.
+        // Each server at an address of its own, like the dead hosts.
         let mut at_servers = Vec::new();
         for number in 1..=LIVE {
             let addr = format!("/ip4/127.0.0.{number}/udp/0/quic-v1");
@@ -71,7 +71,7 @@ async fn crowd_of_dead_dials_holds_up_neither_live_ones_nor_those_who_dial_us() 
             assert!(late <= MOST_LATE, "{late} of {LIVE}");
         }
 
-        // All of them end in time, whether their handshakes had begun or not.
+        // All of them end in time, whether their handshakes have begun or not.
         let dead = timeout(HANDSHAKE_TIMEOUT * 2, dead).await.unwrap();
         for dialled in dead.unwrap() {
             assert_eq!(handshake_error(dialled), HandshakeError::TimedOut);
@@ -84,7 +84,7 @@ async fn crowd_of_dead_dials_holds_up_neither_live_ones_nor_those_who_dial_us() 
     .await;
 }
 
-/// Dials in short intervals; returns how many have taken longer than that.
+/// Dials at short intervals; returns how many took longer than `patience`.
 async fn count_late(patience: Duration, dials: Vec<Connecting>) -> usize {
     let dials = (0..).zip(dials).map(async |(number, mut dial)| {
         sleep(PAUSE * number).await;

@@ -1,4 +1,4 @@
-//! Dialling over loopback sockets: where dials leave from, and how they fail.
+//! Dialling over loopback sockets: the sockets from which dials leave, and their failures.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -23,16 +23,16 @@ use support::{
 };
 use tokio::time::{sleep, timeout};
 
-/// An address that belongs to nobody (RFC 5737).
+/// A documentation address (RFC 5737), which no host has.
 const NOBODY: &str = "/ip4/192.0.2.77/udp/4001/quic-v1";
 
 /// Long enough for every handshake on loopback, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(500);
 
-/// Longer than any test takes: whatever ends a handshake, it is not the timeout.
+/// Longer than any test, so that the timeout does not end a handshake.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// An address at which nobody listens any more.
+/// An address with a closed port.
 fn closed(ip: &str) -> Multiaddr {
     silent(ip).1
 }
@@ -59,7 +59,7 @@ async fn a_dial_does_nothing_before_it_is_polled() {
         let (target, addr) = silent("127.0.0.1");
         let dial = dialer.dial(&addr);
         assert_eq!(dialer.stats().transport.sockets, 0);
-        // Whatever the first dial had begun would be over before this one is.
+        // The first dial would have had an effect before this one is complete.
         let (_dialled, _accepted) = connect(&mut dialer, &mut listener).await;
         assert_eq!(dialer.stats().transport.dials, 1);
         let received = target.recv(&mut [0; 2048]);
@@ -120,7 +120,7 @@ async fn a_socket_that_no_dial_uses_stays_for_unused_linger() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
         let addr = listener.listen().await;
-        // Twice: the time begins anew with each use.
+        // Twice, because each use starts the time again.
         for pause in [UNUSED_LINGER / 2, Duration::ZERO] {
             let connected = connect_at(&mut dialer, &mut listener, &addr).await;
             drop(connected);
@@ -131,7 +131,7 @@ async fn a_socket_that_no_dial_uses_stays_for_unused_linger() {
         assert_eq!(dialer.stats().transport.sockets, 1);
         let closed = until(|| dialer.stats().transport.sockets == 0);
         timeout(UNUSED_LINGER, closed).await.unwrap();
-        // And one more that lingers, but not when its transport is gone.
+        // Another one lingers, but not after its transport is gone.
         drop(connect_at(&mut dialer, &mut listener, &addr).await);
         until(|| dialer.stats().registry.connections == 0).await;
         let handle = dialer.transport.handle();
@@ -183,7 +183,7 @@ async fn a_dial_from_a_new_port_has_a_port_of_its_own() {
     .await;
 }
 
-/// The address that a dial to `remote` leaves from, when it is polled.
+/// The address from which a dial to `remote` leaves when it is polled.
 async fn leaves_from(dialer: &mut Node, remote: &Multiaddr) -> SocketAddr {
     let mut dial = dialer.dial(remote);
     let remote = socket_addr(remote);
@@ -275,7 +275,7 @@ async fn a_dial_leaves_from_the_listener_at_the_address_that_the_kernel_would_ch
     .await;
 }
 
-/// Linux tells; elsewhere such a dial ends with its timeout.
+/// Linux reports it; elsewhere such a dial ends with its timeout.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_closed_port_ends_its_dial_and_no_other() {
@@ -349,7 +349,7 @@ async fn another_peer_than_the_expected_one_fails_the_handshake_on_both_sides() 
         let dial = dialer.dial(&addr.with(Protocol::P2p(expected)));
         let upgrade = async { listener.knock().await.upgrade.await };
         let (dialled, accepted) = tokio::join!(dial, upgrade);
-        // The other one is named, and nothing can be done with the connection.
+        // The dial resolves to the other peer, and the connection cannot be used.
         let (met, mut connection) = dialled.unwrap();
         assert_eq!(met, listener.peer_id);
         let end = poll_fn(|cx| connection.poll_unpin(cx)).await.unwrap_err();
@@ -377,7 +377,7 @@ async fn a_peer_of_another_version_is_told_from_a_silent_one() {
         let answer = async {
             let mut initial = [0; 2048];
             let (_, from) = peer.recv_from(&mut initial).await.unwrap();
-            // RFC 8999 §5.1 and §6: the IDs swap places, then the versions that are spoken here.
+            // RFC 8999 §5.1 and §6: the IDs are exchanged, and the supported versions follow.
             let (destination, rest) = connection_id(&initial[5..]);
             let (source, _) = connection_id(rest);
             let mut negotiation = vec![0xc0, 0, 0, 0, 0];
@@ -397,7 +397,7 @@ async fn a_peer_of_another_version_is_told_from_a_silent_one() {
     .await;
 }
 
-/// The connection ID that a header goes on with, and what follows it.
+/// The next connection ID in a header, and the rest.
 fn connection_id(header: &[u8]) -> (&[u8], &[u8]) {
     let (&length, rest) = header.split_first().unwrap();
     rest.split_at(length.into())
@@ -433,7 +433,7 @@ async fn crossed_dials_between_two_listeners_both_succeed() {
         let ((bob_id, mut to_bob), (alice_id, mut to_alice)) = (to_bob.unwrap(), to_alice.unwrap());
         assert_eq!((by_alice.0, by_bob.0), (bob.peer_id, alice.peer_id));
         assert_eq!((alice_id, bob_id), (alice.peer_id, bob.peer_id));
-        // Two connections between the same two sockets, told apart by their IDs alone.
+        // Two connections between the same two sockets, distinguished only by their IDs.
         let echoes = [by_alice.1, by_bob.1].map(|muxer| tokio::spawn(support::node::echo(muxer)));
         tokio::join!(
             transfer_through_echo(&mut to_bob, 300_000),

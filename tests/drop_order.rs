@@ -1,7 +1,9 @@
-//! Whatever is begun, half done and dropped, in whatever order: nothing is left, and nobody waits for ever.
+//! Operations that are begun, abandoned and dropped in random order: nothing is left, and no
+//! task waits for ever.
 //!
-//! Over real sockets, with real tasks; most of the time goes by while closed connections drain. The environment
-//! variable `LIBP2P_QUINN_HISTORIES` says how many histories are tried, the default being what a quick run can afford.
+//! Over real sockets, with real tasks; most of the time passes while closed connections drain. The
+//! environment variable `LIBP2P_QUINN_HISTORIES` sets the number of histories; the default suits a
+//! quick run.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -33,10 +35,10 @@ use support::{
 };
 use tokio::task::JoinHandle;
 
-/// Histories that are tried unless the environment says otherwise.
+/// The number of histories in a quick run.
 const QUICK_HISTORIES: u32 = 6;
 
-/// Something that happens. Numbers choose among what there is at that time.
+/// An operation. Numbers choose among what exists at that time.
 #[derive(Clone, Debug)]
 enum Act {
     Accept(usize),
@@ -53,7 +55,7 @@ enum Act {
     DropStream(usize),
     DropTransport(usize),
     Finish(usize),
-    /// A task takes it, and waits for what comes.
+    /// A task takes it, and waits for events.
     LeaveConnection(usize),
     LeaveStream(usize),
     Listen(usize),
@@ -61,7 +63,7 @@ enum Act {
     Open(usize),
     PollAttempt(usize),
     PollTransport(usize),
-    /// Everybody looks at what they wait for, so many times.
+    /// Polls everything this many times.
     Proceed(usize),
     Read(usize),
     RemoveListener(usize),
@@ -85,7 +87,7 @@ enum Role {
     Listener,
 }
 
-/// What is dropped at the end, in any order.
+/// The objects that are dropped at the end, in any order.
 #[derive(Clone, Copy, Debug)]
 enum Rest {
     Attempts,
@@ -179,7 +181,7 @@ struct History {
     nodes: [Option<Node>; 2],
     peer_ids: [PeerId; 2],
     handles: [Handle; 2],
-    /// Where somebody has listened, and which node that was; perhaps it has stopped.
+    /// Addresses at which a node has listened, with the node's number; it may have stopped.
     listeners: Vec<(usize, ListenerId, Multiaddr)>,
     /// Dials, hole punches and incoming connections, at any stage.
     attempts: Vec<Connecting>,
@@ -227,7 +229,7 @@ impl History {
                 if let Some(connection) = chosen(&mut self.connections, number)
                     && let Poll::Ready(closed) = connection.poll_close_unpin(cx)
                 {
-                    // Once more, it says the same.
+                    // Another call returns the same.
                     assert_eq!(connection.poll_close_unpin(cx), Poll::Ready(closed));
                 }
             }
@@ -296,7 +298,7 @@ impl History {
                 if let Some((node, id, _)) = chosen(&mut self.listeners, number)
                     && let Some(node) = &mut self.nodes[*node]
                 {
-                    // It may be gone already.
+                    // It may already be removed.
                     let _ = node.transport.remove_listener(*id);
                 }
             }
@@ -371,13 +373,13 @@ impl History {
                 port_use: PortUse::Reuse,
             },
         };
-        // A hole punch needs a name and a listener.
+        // A hole punch needs a peer ID and a listener.
         if let Ok(dial) = node.try_dial(&addr, opts) {
             self.attempts.push(dial);
         }
     }
 
-    /// Drops everything in this order. Who waits for a stream then is told that its connection is over.
+    /// Drops everything in this order. Tasks that wait on a stream then get an error.
     async fn end(self, order: &[Rest]) {
         let Self {
             mut nodes,

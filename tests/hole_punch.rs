@@ -1,4 +1,4 @@
-//! Dials as listener: what they send, whom they wait for, and how they end.
+//! Dials as listener: what they send, for which peers they wait, and how they end.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -69,7 +69,7 @@ async fn random_datagrams_leave_the_listening_socket_until_the_dial_is_dropped()
 
             dial.abort();
             dial.await.unwrap_err();
-            // At most one was on its way.
+            // At most one datagram was in flight.
             let pause = Duration::from_millis(300);
             let _ = timeout(pause, target.recv_from(&mut buf)).await;
             assert!(timeout(pause, target.recv_from(&mut buf)).await.is_err());
@@ -91,7 +91,7 @@ async fn peer_that_dials_meanwhile_is_what_the_dial_resolves_to() {
         until(|| puncher.stats().transport.hole_punches == 1).await;
 
         let dial = tokio::spawn(dialer.dial(&puncher_addr));
-        // Somebody has to poll the transport, and it has nothing to report.
+        // The transport has to be polled, and must report nothing.
         let (peer_id, accepted) = tokio::select! {
             punched = punched => punched.unwrap().unwrap(),
             event = puncher.event() => panic!("{event:?}"),
@@ -115,7 +115,7 @@ async fn dial_that_was_answered_and_dropped_leaves_the_next_one_waiting() {
         let mut first = punch(&mut puncher, &expected, PortUse::Reuse).unwrap();
         assert!(poll_now(&mut first).is_pending());
 
-        // It is answered, and does not look.
+        // The dial is answered, but not polled.
         let answer = tokio::spawn(dialer.dial(&puncher_addr));
         let next = loop {
             assert!(puncher.event_now().is_none());
@@ -160,7 +160,7 @@ async fn another_peer_from_the_same_address_is_an_ordinary_one() {
         let (_, mut dialled) = dialled.unwrap();
         let echo = tokio::spawn(echo(accepted));
         transfer_through_echo(&mut dialled, 10_000).await;
-        // It is still the other one that the dial waits for.
+        // The dial still waits for the other peer.
         assert!(!punched.is_finished());
         let error = handshake_error(punched.await.unwrap());
         assert_eq!(error, HandshakeError::TimedOut);
@@ -180,7 +180,7 @@ async fn dialer_that_fails_its_handshake_leaves_the_dial_waiting() {
         let punched = tokio::spawn(punch(&mut puncher, &expected, PortUse::Reuse).unwrap());
         until(|| puncher.stats().transport.hole_punches == 1).await;
 
-        // It does not want to talk to this peer.
+        // The dialer expects another peer.
         let dial = dialer.dial(&at(puncher_addr, PeerId::random()));
         let (refused, event) = join(dial, puncher.event()).await;
         assert_eq!(refused.unwrap().0, puncher.peer_id);
@@ -222,7 +222,7 @@ async fn what_cannot_work_is_refused() {
             "{nobody:?}"
         );
 
-        // Loopback leads nowhere else.
+        // A loopback listener reaches no other address.
         let elsewhere = at("192.0.2.77:4001".parse().unwrap(), PeerId::random());
         punch(&mut node, &elsewhere, PortUse::Reuse).unwrap_err();
 
@@ -235,7 +235,7 @@ async fn what_cannot_work_is_refused() {
         let mut third = punch(&mut node, &addr, PortUse::Reuse).unwrap();
         assert!(poll_immediate(&mut third).await.is_none());
 
-        // Each host has so many, whatever the ports, and all together have so many.
+        // There is a limit for each host, whatever the ports, and one for all together.
         let mut at_host = HashMap::new();
         let mut many = Vec::new();
         for (host, port) in (1..=20).flat_map(|host| (1..=20).map(move |port| (host, port))) {
@@ -256,7 +256,7 @@ async fn what_cannot_work_is_refused() {
         assert_eq!(at_host.remove(&1), Some(15));
         assert_eq!(at_host.len(), 15);
         assert!(at_host.values().all(|count| *count == 16), "{at_host:?}");
-        // A place is free as soon as one is over.
+        // A place is free as soon as a dial has ended.
         drop(many.remove(0));
         let addr = at(([127, 0, 0, 1], 99).into(), PeerId::random());
         let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();

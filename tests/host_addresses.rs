@@ -1,7 +1,7 @@
-//! The addresses that wildcard listeners announce, as those of the host change.
+//! The addresses that wildcard listeners announce while the addresses of the host change.
 //!
-//! Each test is at a host of its own: a network namespace. Skipped, with the reason, where there are none;
-//! `INTEROP_REQUIRE=namespaces` makes that a failure.
+//! Each test has a host of its own, a network namespace. The tests are skipped, with the reason, if
+//! namespaces are not available; `INTEROP_REQUIRE=namespaces` makes that a failure.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -61,7 +61,7 @@ fn address_at_two_interfaces_expires_with_the_last() {
         assert_eq!(change(&mut node).await, new("10.26.0.1"));
         home.ip("address add 10.26.0.1/24 dev d1");
         home.ip("address del 10.26.0.1/24 dev d0");
-        // Whatever is told of the first address is told before this.
+        // Events about the first address would come before this one.
         home.ip("address add 10.26.0.2/24 dev d0");
         assert_eq!(change(&mut node).await, new("10.26.0.2"));
         home.ip("address del 10.26.0.1/24 dev d1");
@@ -82,7 +82,7 @@ fn interface_that_is_down_has_no_address() {
     }));
 }
 
-/// More of them than the kernel keeps messages about, while nothing of the node runs.
+/// More changes than the kernel queues notifications for, while nothing of the node runs.
 #[test]
 fn burst_of_changes_that_nobody_heard_of_is_made_up_for() {
     const ADDRESSES: usize = 1_000;
@@ -105,7 +105,7 @@ fn burst_of_changes_that_nobody_heard_of_is_made_up_for() {
                 kept.insert(burst_ip(number).parse().unwrap());
             }
         }
-        // The only thread of the runtime waits for this.
+        // This blocks the only thread of the runtime.
         home.ip(&batch);
         for node in [&mut node, &mut second] {
             let mut known = ips(&["127.0.0.1"]);
@@ -121,7 +121,7 @@ fn burst_of_changes_that_nobody_heard_of_is_made_up_for() {
         listed.sort();
         assert_eq!(listed, Vec::from_iter(kept));
 
-        // And it goes on.
+        // Later changes are still reported.
         home.ip("address add 10.29.0.1/24 dev d1");
         assert_eq!(change(&mut node).await, new("10.29.0.1"));
     }));
@@ -154,7 +154,7 @@ fn listener_that_cannot_read_addresses_listens_and_says_so() {
         |_, events| {
             let mut seen: Vec<_> = (0..4).map(|_| events.next()).collect();
             seen.sort();
-            // Of both listeners.
+            // From both listeners.
             let expected = [Seen::Polled, Seen::Polled, Seen::Unknown, Seen::Unknown];
             assert_eq!(seen, expected);
         },
@@ -175,7 +175,7 @@ fn link_local_addresses_are_not_announced_without_a_zone() {
     }));
 }
 
-/// Something that a wildcard listener has told.
+/// An event of a wildcard listener.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {
     New(IpAddr),
@@ -239,7 +239,7 @@ fn apply(known: &mut BTreeSet<IpAddr>, seen: Seen) {
     }
 }
 
-/// The first addresses.
+/// Waits for the first addresses.
 async fn announced(node: &mut Node, count: usize) -> BTreeSet<IpAddr> {
     let mut known = BTreeSet::new();
     while known.len() < count {
@@ -248,7 +248,7 @@ async fn announced(node: &mut Node, count: usize) -> BTreeSet<IpAddr> {
     known
 }
 
-/// What the listeners in a sandbox tell.
+/// The events of listeners in a sandbox.
 struct Events(mpsc::Receiver<Seen>);
 
 impl Events {
@@ -257,7 +257,8 @@ impl Events {
     }
 }
 
-/// Has a node listen at both wildcards where this is forbidden, and be dialled there.
+/// Makes a node listen at both wildcard addresses in a sandbox with these restrictions, and dials
+/// it.
 fn in_sandbox(
     forbidden: &'static [Forbidden],
     test: impl FnOnce(&Home, &Events),

@@ -22,7 +22,7 @@ use support::{
     swarm,
 };
 
-/// How much to transfer each way: 16 MiB, or 256 MiB where there is time for it.
+/// Bytes to transfer in each direction: 16 MiB, or 256 MiB in long runs.
 fn transfer_bytes() -> u64 {
     let mebibytes = match std::env::var_os("LIBP2P_QUINN_LONG") {
         Some(_) => 256,
@@ -108,7 +108,7 @@ async fn close_by_halves<D: Quic, L: Quic>(mut dialer: Peer<D>, mut listener: Pe
     far.close().await.unwrap();
     near.read_to_end(&mut contents).await.unwrap();
     assert_eq!(contents, b"answer");
-    // The listener opens, and is the first to close.
+    // The listener opens the stream, and closes first.
     let (mut far, mut near) = open_between(&mut accepted, &mut dialled).await;
     far.close().await.unwrap();
     contents.clear();
@@ -126,7 +126,7 @@ async fn each_half_of_a_stream_closes_by_itself() {
     bounded(close_by_halves(OfficialNode::new(), Node::new())).await;
 }
 
-/// Writes until the peer's objection arrives.
+/// Writes until the peer's reset arrives.
 async fn write_until_error(stream: &mut (impl futures::AsyncWrite + Unpin)) -> io::Error {
     loop {
         if let Err(error) = stream.write_all(&[0; 1000]).await {
@@ -135,7 +135,7 @@ async fn write_until_error(stream: &mut (impl futures::AsyncWrite + Unpin)) -> i
     }
 }
 
-/// What one side does to its stream, and what the other side sees of it.
+/// Abandons streams on each side, and checks what the other side sees.
 async fn abandon(ours: &mut libp2p_quinn::Connection, official: &mut libp2p_quic::Connection) {
     let code = quinn::VarInt::from_u32(42);
     let (mut near, mut far) = open_between(ours, official).await;
@@ -148,7 +148,7 @@ async fn abandon(ours: &mut libp2p_quinn::Connection, official: &mut libp2p_quic
     let written = error.get_ref().and_then(|error| error.downcast_ref());
     assert_eq!(written, Some(&quinn::WriteError::Stopped(code)));
 
-    // The official transport knows no codes; dropping a stream is all that it can do.
+    // The official transport has no error codes; it can only drop a stream.
     let (mut near, far) = open_between(ours, official).await;
     drop(far);
     assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
@@ -250,7 +250,7 @@ async fn removing_our_listener_leaves_a_transfer_intact() {
         let (near, mut far) = open_between(&mut dialled, &mut accepted).await;
         let (mut reader, mut writer) = near.split();
         let sending = tokio::spawn(async move { send(&mut writer, 32 * 1024 * 1024).await });
-        // In the middle of it: no two windows hold all of it.
+        // In the middle of the transfer: the windows cannot hold all of it.
         let mut first = vec![0; 1_000_000];
         far.read_exact(&mut first).await.unwrap();
         assert!(!sending.is_finished());

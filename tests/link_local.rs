@@ -1,7 +1,8 @@
-//! Link-local addresses: each means another host on another link, and its zone tells which.
+//! Link-local addresses: the zone tells on which link a host is.
 //!
-//! Two hosts, with two cables between them, that have the same addresses at both. Skipped, with the reason, where these
-//! cannot be made; `INTEROP_REQUIRE=namespaces` makes that a failure.
+//! Two hosts with two cables between them, and the same addresses on both cables. The tests are
+//! skipped, with the reason, if these cannot be created; `INTEROP_REQUIRE=namespaces` makes that a
+//! failure.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -48,7 +49,7 @@ fn listener_with_a_zone_announces_it_and_is_dialled_with_it() {
 fn dial_without_a_zone_takes_that_of_the_listener_or_of_the_only_link() {
     or_skip(at_near(async |near: Near| {
         let anywhere = near.far_at(None);
-        // Which of two is meant, nobody knows.
+        // The address is ambiguous.
         match Node::new().dial(&anywhere).await {
             Err(Error::Dial(DialError::NoRoute(_))) => {}
             other => panic!("{other:?}"),
@@ -83,10 +84,10 @@ fn listener_at_another_link_is_not_dialled_from() {
     }));
 }
 
-/// What a test at the near host has.
+/// The environment of a test at the near host.
 struct Near {
     home: Home,
-    /// Where the far host listens, at the first cable.
+    /// The far host's port on the first cable.
     port: u16,
 }
 
@@ -126,7 +127,7 @@ fn at_near<F: Future<Output = ()>>(
     near.ip(&addressed(1));
     far.ip(&addressed(2));
     let (report, reported) = mpsc::sync_channel(1);
-    // Its end is that of the far node.
+    // Dropping it ends the far node.
     let (_over, is_over) = oneshot::channel::<()>();
     let echo = far.visit(move || {
         block_on(async move {

@@ -1,4 +1,4 @@
-//! Listening on loopback sockets and on all interfaces, and ceasing to.
+//! Listening on loopback sockets and on all interfaces, and removing listeners.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -116,7 +116,7 @@ async fn removing_a_listener_reports_it_closed_once_and_leaves_its_connections_a
         let mut listener = Node::new();
         let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
         let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
-        // Waits for an answer that it will not get.
+        // Waits for an answer that never comes.
         let waiting = tokio::spawn(dialer.dial(&addr));
         until(|| listener.stats().registry.pending_incoming == 1).await;
 
@@ -150,8 +150,8 @@ async fn removing_a_listener_reports_it_closed_once_and_leaves_its_connections_a
     .await;
 }
 
-/// As far as they have come: those that were accepted go on, those that wait are refused, and of those whose first
-/// packet comes too late nobody knows.
+/// Handshakes at any stage: accepted ones go on, waiting ones are refused, and first packets that
+/// come too late are ignored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
     const DIALS: usize = 8;
@@ -174,7 +174,7 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
             for _ in 0..steps {
                 tokio::task::yield_now().await;
             }
-            // Alone, or with the whole transport.
+            // Removes only the listener, or drops the whole transport.
             if accepts % 2 == 0 {
                 assert!(listener.transport.remove_listener(id));
                 let event = listener.event().await;
@@ -202,7 +202,7 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
                             error,
                             HandshakeError::Refused
                                 | HandshakeError::TimedOut
-                                // ICMP, when the socket is gone.
+                                // From ICMP, after the socket is closed.
                                 | HandshakeError::Unreachable
                         ),
                         "{error:?}"
@@ -237,7 +237,7 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
     .await;
 }
 
-/// At whatever point the application lets go of one beside it.
+/// The application drops one connection at any point.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_that_are_let_go_as_a_listener_goes_fail_once_on_both_sides() {
     bounded(async {
@@ -260,7 +260,7 @@ async fn handshakes_that_are_let_go_as_a_listener_goes_fail_once_on_both_sides()
             let was_accepted = accepted.is_some();
             drop((upgrade, accepted));
             let dialled = dial.await.unwrap();
-            // The dialer may be through while the listener is not.
+            // The dialer's handshake may be complete when the listener's is not.
             if let Ok((_, mut muxer)) = dialled {
                 poll_fn(|cx| muxer.poll_unpin(cx)).await.unwrap_err();
             } else {
@@ -342,7 +342,7 @@ async fn an_incoming_connection_that_is_dropped_is_refused_without_tls_work() {
         assert_eq!(handshake_error(dialled), HandshakeError::Refused);
         until(|| listener.stats().transport.incoming_refused == 1).await;
         let stats = listener.stats();
-        // A connection, which is what costs TLS work, would have been given an ID.
+        // TLS work begins with a connection, which would have been issued an ID.
         assert_eq!(stats.registry.issued_ids, 0);
         assert_eq!(stats.registry.pending_incoming, 0);
         assert_eq!(stats.registry.initial_ids, 0);

@@ -1,4 +1,4 @@
-//! Dials that this host refuses: what they say, and that they say it at once.
+//! Dials that this host's operating system refuses: their errors, and that they fail at once.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -14,7 +14,7 @@ use support::{
 };
 use tokio::time::timeout;
 
-/// Far below the handshake timeout, and more than a loaded machine takes.
+/// Far below the handshake timeout, and enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 fn or_skip(result: Result<(), String>) {
@@ -45,7 +45,7 @@ fn a_dial_to_where_no_route_leads_says_so() {
                     "/ip4/198.51.100.1/udp/9/quic-v1",
                     ErrorKind::PermissionDenied,
                 ),
-                // Of which link it is, nobody has said.
+                // The link is not given.
                 ("/ip6/fe80::1/udp/9/quic-v1", ErrorKind::InvalidInput),
             ] {
                 let dial = node.dial(&addr.parse().unwrap());
@@ -87,7 +87,7 @@ fn a_dial_that_a_firewall_of_this_host_keeps_in_ends_with_its_second_packet() {
             }",
         );
         let mut node = Node::new();
-        // The other one is not affected.
+        // The other dial is not affected.
         let (kept_in, let_out) = tokio::join!(
             timeout(3 * AT_ONCE, node.try_dial(&near.far[0], NEW_PORT).unwrap()),
             node.try_dial(&near.far[1], NEW_PORT).unwrap(),
@@ -95,7 +95,8 @@ fn a_dial_that_a_firewall_of_this_host_keeps_in_ends_with_its_second_packet() {
         let error = handshake_error(kept_in.unwrap());
         assert_eq!(error, HandshakeError::NotPermitted);
         assert!(let_out.is_ok());
-        // A packet that was let out may be answered: the first one is no reason to give up.
+        // The first packet that is refused does not end a dial, because later ones may be permitted
+        // and answered.
         near.nft("flush ruleset");
         near.nft(
             "table ip f {
@@ -115,7 +116,7 @@ fn a_dial_that_a_firewall_of_this_host_keeps_in_ends_with_its_second_packet() {
 fn a_dial_to_nobody_on_the_link_ends_when_the_kernel_has_looked_for_him() {
     or_skip(at_near(async |near: Near| {
         for listens in [false, true] {
-            // The kernel takes three seconds, however long a handshake may take.
+            // The kernel takes three seconds, independent of the handshake timeout.
             let mut node = Node::with(|config| config.handshake_timeout(Duration::from_secs(40)));
             if listens {
                 node.listen_at("/ip4/10.1.0.1/udp/0/quic-v1").await;

@@ -1,7 +1,7 @@
-//! What libp2p asks of a muxer and its streams, and what ours promise beyond that.
+//! The rules of libp2p for a muxer and its streams, and our additional guarantees.
 //!
-//! libp2p's own test harness for muxers is not published; its rules are restated here. Where it matters
-//! who has dialled, a rule is tried both ways.
+//! libp2p's own test harness for muxers is not published; its rules are restated here. If the side
+//! of the dialer matters, a rule is tried both ways.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -21,7 +21,7 @@ use support::{
 };
 use tokio::task::unconstrained;
 
-/// Tries a rule with the dialer in the first place, and with the listener.
+/// Tries a rule with the dialer as the first side, and with the listener.
 async fn both_ways(rule: impl AsyncFn(Connection, Connection)) {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
@@ -40,7 +40,7 @@ async fn read_all(stream: &mut (impl futures::AsyncRead + Unpin)) -> Vec<u8> {
     contents
 }
 
-/// Writes until the peer's objection arrives.
+/// Writes until the peer's reset arrives.
 async fn write_until_error(stream: &mut (impl futures::AsyncWrite + Unpin)) -> io::Error {
     loop {
         if let Err(error) = stream.write_all(&[0; 1000]).await {
@@ -71,7 +71,7 @@ async fn a_closed_stream_can_still_be_read() {
         answering.write_all(b"PONG").await.unwrap();
         answering.close().await.unwrap();
         assert_eq!(read_all(&mut asked).await, b"PONG");
-        // The end is the end, however often one asks.
+        // The end is reported on every further read.
         assert_eq!(asked.read(&mut [0; 8]).await.unwrap(), 0);
     })
     .await;
@@ -156,7 +156,7 @@ async fn a_stream_dropped_unread_asks_the_peer_to_stop() {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(stream_error(&error), &StreamError::Stopped(0));
         assert_eq!(far.stop_code(), Some(0));
-        // An ordinary end for go's streams, so it must not spoil the close.
+        // go closes streams like that, so it must not make `close` fail.
         far.close().await.unwrap();
         assert_eq!(read_all(&mut far).await, b"");
     })
@@ -210,7 +210,7 @@ async fn a_stop_arrives_with_its_code() {
             let error = write_until_error(&mut far).await;
             assert_eq!(stream_error(&error), &StreamError::Stopped(code));
             assert_eq!(far.stop_code(), Some(code));
-            // Too late for a reset, which must not make it forget why.
+            // It is too late for a reset, which must not overwrite the reason.
             assert_eq!(far.reset(7), Err(StreamError::Closed));
             assert_eq!(far.stop_code(), Some(code));
             far.close().await.unwrap();
@@ -233,7 +233,7 @@ async fn streams_dropped_before_the_peer_takes_them_make_room_for_others() {
             let mut stream = open(&mut alice).await;
             stream.write_all(b"gone").await.unwrap();
             drop(stream);
-            // Behind what the drop has sent.
+            // This stream arrives after the packets that the drop has sent.
             let (mut from_bob, mut at_alice) = open_between(&mut bob, &mut alice).await;
             at_alice.write_all(b"?").await.unwrap();
             from_bob.read_exact(&mut [0]).await.unwrap();
@@ -359,7 +359,7 @@ async fn a_close_ends_when_the_peer_is_told() {
         assert_eq!(registry.connections, 0);
         assert_eq!(registry.peers, 0);
         assert_eq!(registry.remote_addresses, 0);
-        // Closing again is no error; the other side hears of the first time.
+        // Closing again is no error; the other side gets the first code.
         dialled.close().await.unwrap();
         let _ = poll_fn(|cx| accepted.poll_unpin(cx)).await.unwrap_err();
         let closed = accepted.close().await;
@@ -372,7 +372,7 @@ async fn a_close_ends_when_the_peer_is_told() {
         );
         assert_eq!(listener.stats().registry.connections, 0);
         drop((near, far));
-        // The IDs are known for a little longer, for packets that are late.
+        // The IDs are kept a little longer, for late packets.
         for node in [&dialer, &listener] {
             until(|| {
                 let registry = node.stats().registry;
@@ -392,10 +392,10 @@ async fn two_hundred_and_fifty_six_streams_are_there_and_the_next_one_waits_for_
             streams.push_back(open_between(&mut alice, &mut bob).await);
         }
         assert!(opens_none(&mut alice).await);
-        // The peer's own streams have a limit of their own.
+        // The peer's own streams have a separate limit.
         let (_from_bob, _at_alice) = open_between(&mut bob, &mut alice).await;
         assert!(opens_none(&mut alice).await);
-        // The peer hears of room when there is an eighth of it, not for every stream.
+        // The peer gets credit in steps of an eighth, not for every stream.
         for (mut near, mut far) in streams.drain(..33) {
             near.close().await.unwrap();
             assert_eq!(read_all(&mut far).await, b"");
@@ -417,7 +417,7 @@ async fn opens_none(muxer: &mut Connection) -> bool {
         .is_none()
 }
 
-/// Two nodes with settings of their own.
+/// Connects two nodes with these settings.
 async fn connect_with(
     set: impl Fn(ConfigBuilder) -> Result<ConfigBuilder, ConfigError>,
 ) -> (Node, Node, Connection, Connection) {
@@ -462,7 +462,7 @@ async fn a_slow_reader_stops_its_sender() {
         let (mut near, mut far) = open_between(&mut alice, &mut bob).await;
         let echo = tokio::spawn(echo(bob));
         let written = fill(&mut near, &mut alice).await;
-        // What the peer allows, and what is kept here for want of that.
+        // The peer's window, and the data that is kept here beyond it.
         assert!(written + 1 >= STREAM_WINDOW, "{written}");
         assert!(
             written < STREAM_WINDOW + SEND_WINDOW + 64 * 1024,
@@ -497,7 +497,7 @@ async fn a_stream_dropped_while_the_peer_holds_it_back_delivers_what_it_has_take
             .await;
             let (mut near, mut far) = open_between(&mut alice, &mut bob).await;
             let mut taken = 0;
-            // It is the peer that is to end this, and not the share of time that a task has.
+            // The peer must end this loop, not tokio's cooperative budget.
             unconstrained(async {
                 let data = &[3; 5000][..write_size];
                 while let Some(written) = poll_immediate(near.write(data)).await {
@@ -505,7 +505,7 @@ async fn a_stream_dropped_while_the_peer_holds_it_back_delivers_what_it_has_take
                 }
             })
             .await;
-            // Small writes are gathered beyond what the peer allows.
+            // Small writes are gathered beyond the peer's window.
             let expected = if write_size == 10 { 10_000.. } else { 9_999.. };
             assert!(expected.contains(&taken), "{taken}");
             drop(near);
@@ -588,7 +588,7 @@ async fn a_pending_call_that_is_dropped_has_taken_nothing() {
 #[tokio::test]
 async fn the_last_waker_of_a_call_is_the_one_that_is_woken() {
     both_ways(async |mut alice, mut bob| {
-        // The first task waits, and another one goes on in its place.
+        // The first task waits, and another task takes its place.
         let waiting = poll_immediate(poll_fn(|cx| bob.poll_inbound_unpin(cx))).await;
         assert!(waiting.is_none());
         let accepting = tokio::spawn(async move { accept(&mut bob).await });

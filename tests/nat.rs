@@ -1,8 +1,8 @@
-//! Two nodes behind NATs, in network namespaces: what the example `hole_punch` shows.
+//! Two nodes behind NATs, in network namespaces, with the example `hole_punch`.
 //!
-//! Skipped, with the reason, where namespaces cannot be made; `INTEROP_REQUIRE=nat` makes that a failure.
-//! They take some seconds, because pings, probes and timeouts have to be waited for. `interop/run --only hole-punch` has
-//! more of it: other implementations, other NATs, many runs.
+//! The tests are skipped, with the reason, if namespaces cannot be created; `INTEROP_REQUIRE=nat`
+//! makes that a failure. They take some seconds because of pings, probes and timeouts. `interop/run
+//! --only hole-punch` tests more: other implementations, other NATs, many runs.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -41,7 +41,7 @@ fn nodes_behind_nats_that_keep_ports_get_a_direct_connection() {
 
 #[test]
 fn nodes_behind_nats_that_change_ports_keep_the_relayed_connection() {
-    // Three attempts time out, and nothing can shorten that but the timeout.
+    // Three attempts time out; only a shorter timeout makes that faster.
     let quick = ["--handshake-timeout", "0.5"];
     let Some(outcome) = punch(Nat::KEPT.with_ports(Ports::Random), &quick) else {
         return;
@@ -63,14 +63,14 @@ fn router_with_upnp_lets_strangers_in() {
         return;
     };
     let addr = format!("/ip4/{}/udp/4001/quic-v1", PUBLIC[0]);
-    // What it dials back for nothing times out.
+    // The relay's dials back to closed ports time out.
     let quick = ["--handshake-timeout", "0.5"];
     let relay = Program::start(&scene, Place::Public, &["relay", &addr], &quick);
     let relay_addr = relay.says("listening")["addr"].as_str().unwrap().to_owned();
     let listen = ["listen", &relay_addr];
     let without = Program::start(&scene, Place::Listener, &listen, &[]);
     let seen = without.says("observed")["addr"].clone();
-    // The relay dials back, from a port that the listener has not sent anything to.
+    // The relay dials back from a port to which the listener has not sent anything.
     let tested = without.line(|line| line["event"] == "tested" && line["addr"] == seen);
     assert!(tested["error"].is_string(), "{tested}");
 
@@ -80,7 +80,7 @@ fn router_with_upnp_lets_strangers_in() {
         .as_str()
         .unwrap()
         .to_owned();
-    // Takes it for a relay, and so connects to it.
+    // Treats it as a relay, and so connects to it.
     let listen = ["listen", &format!("{mapped}/p2p/{peer_id}")];
     let stranger = Program::start(&scene, Place::Public, &listen, &[]);
     stranger.says("observed");
@@ -88,14 +88,14 @@ fn router_with_upnp_lets_strangers_in() {
 
 #[derive(Debug)]
 struct Outcome {
-    /// The last word of each.
+    /// The last event of each.
     dialer: Value,
     listener: Value,
     /// The dialer's exit code.
     code: Option<i32>,
 }
 
-/// Runs the example in a scene, both hosts behind such a NAT.
+/// Runs the example with both hosts behind such a NAT.
 fn punch(nat: Nat, options: &[&str]) -> Option<Outcome> {
     let scene = scene(nat)?;
     let addr = format!("/ip4/{}/udp/4001/quic-v1", PUBLIC[0]);
@@ -122,7 +122,7 @@ fn scene(nat: Nat) -> Option<Scene> {
     )
 }
 
-/// A daemon on the listener's router that forwards ports for whoever asks.
+/// A daemon on the listener's router that forwards ports on request.
 fn miniupnpd(scene: &Scene) -> Option<Program> {
     let found = Command::new("miniupnpd").arg("--version").output();
     or_skip(
@@ -148,12 +148,12 @@ fn in_scene(scene: &Scene, place: Place) -> Command {
     let mut command = Command::new(&entered[0]);
     command
         .args(&entered[1..])
-        // Also when nobody is left to end it.
+        // `timeout` ends it even if the test is killed.
         .args(["timeout", &LIMIT.as_secs().to_string()]);
     command
 }
 
-/// The example, at a place of the scene.
+/// The example, running at a place of the scene.
 struct Program {
     child: Child,
     lines: mpsc::Receiver<Value>,
@@ -178,7 +178,7 @@ impl Program {
         thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 println!("{place:?}: {line}");
-                // The end of the test may be the end of whoever listens.
+                // The receiver may be gone when the test ends.
                 let _ = serde_json::from_str(&line).map(|line| sender.send(line));
             }
         });
@@ -189,12 +189,12 @@ impl Program {
         }
     }
 
-    /// Waits for an event of that name.
+    /// Waits for an event with this name.
     fn says(&self, event: &str) -> Value {
         self.line(|line| line["event"] == event)
     }
 
-    /// The first line that is `wanted`, in whatever order they come.
+    /// The first line that is `wanted`, in any order.
     fn line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut seen = self.seen.borrow_mut();
         loop {
@@ -217,7 +217,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // With SIGTERM, which `timeout` passes on; a kill would end it alone.
+        // SIGTERM, because `timeout` passes it on; SIGKILL would end only `timeout`.
         if let Ok(None) = self.child.try_wait() {
             let id = self.child.id().to_string();
             let _ = Command::new("kill").arg(id).status();
@@ -226,7 +226,7 @@ impl Drop for Program {
     }
 }
 
-/// Builds the example, as what is tested was built; `cargo test --test nat` alone does not.
+/// Builds the example with the settings of this test; `cargo test --test nat` alone does not.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLE.get_or_init(|| {
@@ -238,7 +238,8 @@ fn example() -> &'static Path {
             other => other,
         };
         let mut cargo = Command::new(env!("CARGO"));
-        // What Cargo tells a test of its package would have Cargo build dependencies again that ask for it.
+        // With the variables that Cargo sets for tests, Cargo would rebuild dependencies that read
+        // them.
         for (name, _) in env::vars_os() {
             let is_ours = |name: &str| name.starts_with("CARGO_PKG_");
             if name.to_str().is_some_and(is_ours) {
@@ -259,8 +260,8 @@ fn example() -> &'static Path {
     })
 }
 
-/// More than a program says.
+/// More lines than a program prints.
 const MAX_LINES: usize = 1000;
 
-/// No program takes nearly as long.
+/// Far longer than any program takes.
 const LIMIT: Duration = Duration::from_secs(60);

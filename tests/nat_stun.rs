@@ -1,7 +1,7 @@
 //! External addresses by STUN: on loopback, and behind NATs in network namespaces.
 //!
-//! The servers are coturn's, but for those that lie. Skipped, with the reason, where there is no coturn or where
-//! namespaces cannot be made; `INTEROP_REQUIRE=nat` makes that a failure.
+//! The servers are coturn's, except hostile ones. The tests are skipped, with the reason, if coturn
+//! is missing or namespaces cannot be created; `INTEROP_REQUIRE=nat` makes that a failure.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -38,7 +38,7 @@ async fn answers_and_a_transfer_share_a_socket() {
         return;
     };
     bounded(async {
-        // Answers come in at the socket of one shard, whatever they are about.
+        // All answers arrive at the socket of one shard.
         for shards in [1, 2] {
             let mut listener = Node::with(|builder| builder.shards(shards));
             let (id, addr) = listener.listen_at(LOOPBACK_V4).await;
@@ -48,7 +48,7 @@ async fn answers_and_a_transfer_share_a_socket() {
 
             let mut dialer = Node::new();
             let (_, mut muxer) = dialer.dial(&addr).await.unwrap();
-            // Two questions, half a second apart, of two servers.
+            // Two requests, half a second apart, to two servers.
             while handle.stats().stun.answers < 4 {
                 asking.ask_again();
                 transfer_through_echo(&mut muxer, 2 * MIB).await;
@@ -71,7 +71,7 @@ async fn address_is_offered_to_the_swarm_and_expires_with_the_listener() {
     };
     bounded(async {
         let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        // Nobody listens there any more. The host says so, and the next one is asked at once.
+        // The port is closed now. The host reports that, and the next server is asked at once.
         let mut servers = vec![nobody.local_addr().unwrap()];
         drop(nobody);
         servers.extend(server.addrs());
@@ -80,7 +80,7 @@ async fn address_is_offered_to_the_swarm_and_expires_with_the_listener() {
         let mut seen = Seen::default();
         let (address, behaviour) = seen.until_mapped(&mut swarm).await;
         assert_eq!(behaviour, Some(MappingBehaviour::EndpointIndependent));
-        // There is no NAT, so it is the listener's own.
+        // There is no NAT, so it is the listener's own address.
         let own = swarm.listeners().next().unwrap().clone();
         assert_eq!((&address, &seen.candidates), (&own, &vec![own.clone()]));
         let stats = handle.stats().stun;
@@ -105,7 +105,7 @@ async fn without_servers_nobody_is_asked() {
                 swarm.select_next_some().await;
             }
         };
-        // Longer than the first question takes.
+        // Longer than the first request takes.
         assert!(tokio::time::timeout(SECOND, listening).await.is_err());
         assert_eq!(handle.stats().stun.requests_sent, 0);
         assert_eq!(handle.stats().transport.datagrams_sent, 0);
@@ -137,7 +137,7 @@ async fn forged_answers_are_dropped_and_counted() {
         let sends = |socket: &'static str, to, bytes| (socket, to, bytes);
         let other = socket_addr(&other_addr);
         for (socket, to, bytes) in [
-            // From another port, for another transaction, to a socket that has not asked.
+            // From another port, for another transaction, to a socket that sent no request.
             sends("stranger", from, good.clone()),
             sends("server", from, with(19, 1)),
             sends("server", other, good.clone()),
@@ -159,11 +159,11 @@ async fn forged_answers_are_dropped_and_counted() {
         assert_eq!(stats.stun.answers, 0);
         assert_eq!(stats.registry.non_quic, 6);
 
-        // The transaction has not noticed.
+        // The transaction is not affected.
         server.send_to(&good, from).await.unwrap();
         let (address, _) = asking.mapped().await;
         assert_eq!(address, quic_addr(([203, 0, 113, 7], 4321).into()));
-        // Its answer is not wanted twice.
+        // A second answer is dropped.
         server.send_to(&good, from).await.unwrap();
         until(|| handle.stats().stun.dropped_unexpected == 4).await;
         assert_eq!(handle.stats().stun.answers, 1);
@@ -254,7 +254,7 @@ fn change_of_an_interface_finds_the_new_address() {
     let host = scene.enter(Place::Dialer);
     let discovered = run_at(&scene, Place::Dialer, move || {
         block_on(async {
-            // Nothing else will have it ask again in time.
+            // Nothing else makes it ask again in time.
             let (mut swarm, _) = swarm(servers);
             swarm.listen_on(wildcard()).unwrap();
             let mut seen = Seen::default();
@@ -277,14 +277,14 @@ fn change_of_an_interface_finds_the_new_address() {
     or_skip(discovered);
 }
 
-/// What one node has found out.
+/// The result of one node.
 struct Outcome {
     address: Multiaddr,
     behaviour: Option<MappingBehaviour>,
     candidates: Vec<Multiaddr>,
 }
 
-/// Has the dialer's host find out its address.
+/// Makes a node on the dialer's host find its address.
 fn discover(scene: &Scene) -> Option<Outcome> {
     let server = or_skip(StunServer::start_at(scene, Place::Public, &PUBLIC[..2]))?;
     let servers = server.addrs();
@@ -303,7 +303,7 @@ fn discover(scene: &Scene) -> Option<Outcome> {
     }))
 }
 
-/// A node that asks these servers.
+/// A node with these servers.
 fn swarm(servers: Vec<SocketAddr>) -> (Swarm<nat::Behaviour>, Handle) {
     let keypair = Keypair::generate_ed25519();
     let transport = Transport::new(Config::new(&keypair));
@@ -319,7 +319,7 @@ fn swarm(servers: Vec<SocketAddr>) -> (Swarm<nat::Behaviour>, Handle) {
     (swarm, handle)
 }
 
-/// What a Swarm has said.
+/// The events of a Swarm.
 #[derive(Default)]
 struct Seen {
     mapped: Option<(Multiaddr, Option<MappingBehaviour>)>,
@@ -341,7 +341,7 @@ impl Seen {
         }
     }
 
-    /// The next address with all that is to be known of it.
+    /// Waits for the next address whose behaviour is known.
     async fn until_mapped(
         &mut self,
         swarm: &mut Swarm<nat::Behaviour>,
@@ -390,9 +390,9 @@ impl Asking {
         }
     }
 
-    /// As if an interface had changed.
+    /// Simulates a change of an interface.
     fn ask_again(&self) {
-        // One that waits is enough.
+        // One pending request is enough.
         let _ = self.again.try_send(());
     }
 
@@ -412,7 +412,8 @@ impl Drop for Asking {
     }
 }
 
-/// A success response (RFC 8489 §14.2), byte by byte: so the codec under test does not judge itself.
+/// A success response (RFC 8489 §14.2), byte by byte, so that the codec under test is not used to
+/// check itself.
 fn response(request: &[u8], ip: [u8; 4], port: u16) -> Vec<u8> {
     const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
     let mut response = vec![0x01, 0x01, 0, 12];
@@ -427,7 +428,7 @@ fn dropped(stats: &StunStats) -> u64 {
     stats.dropped_malformed + stats.dropped_unexpected
 }
 
-/// A node behind such a NAT; the other site is not used.
+/// A dialer behind a NAT with these ports; the other site is not used.
 fn scene(ports: Ports) -> Option<Scene> {
     or_skip(Scene::build(Nat::KEPT.with_ports(ports), Nat::KEPT))
 }

@@ -1,4 +1,4 @@
-//! What panics fails loudly, and fails nobody else.
+//! Panics are reported, and affect only their own shard or task.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -38,8 +38,8 @@ use support::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-/// Where in the work of a driver there is a panic: after so many of its reports. Some 40 make a question and its answer,
-/// some 200 a handshake.
+/// Places of a panic in a driver's work, as the number of log events before it. A question with its
+/// answer has some 40, and a handshake some 200.
 const PLACES: [usize; 5] = [0, 5, 37, 150, 600];
 
 #[test]
@@ -52,12 +52,12 @@ fn driver_that_panics_fails_its_connections_and_nobody_elses() {
             let mut other = Node::new();
             let other_listener = other.listen_at(LOOPBACK_V4).await.0;
             let mut connections = Vec::new();
-            // Two on each shard, and two on a transport beside it.
+            // Two on each shard, and two on another transport.
             for dialer in [0, 0, 0, 0, 1, 1] {
                 let dialer = if dialer == 0 { &mut node } else { &mut other };
                 connections.push(dialer.dial(&server.addr).await.unwrap().1);
             }
-            // A task of its own, so that it has to be woken.
+            // A separate task, which has to be woken.
             let reported = tokio::spawn(async move {
                 let event = match select(pin!(node.event()), pin!(other.event())).await {
                     Either::Left((event, _)) | Either::Right((event, _)) => event,
@@ -73,7 +73,7 @@ fn driver_that_panics_fails_its_connections_and_nobody_elses() {
             let (mut node, mut other, event) = reported.await.unwrap();
             let (shards, beside) = failed.split_at(4);
             match beside {
-                // It was one of the two shards; the other one goes on.
+                // One of the two shards has panicked; the other one goes on.
                 [false, false] => {
                     assert!(matches!(
                         shards,
@@ -168,7 +168,7 @@ fn driver_that_panics_fails_the_handshakes_of_both_sides() {
             visitor.abort();
             for result in [dialled, accepted] {
                 match result {
-                    // It was through before the panic; there may be none.
+                    // Its handshake was complete before the panic, which may not have occurred.
                     Ok((_, mut connection)) => {
                         if trap::is_sprung() {
                             let end = poll_fn(|cx| connection.poll_unpin(cx)).await;
@@ -287,7 +287,7 @@ fn waker_that_panics_harms_its_own_task_alone() {
         for _ in 0..8 {
             streams.push(open_between(&mut dialled, &mut accepted).await);
         }
-        // Who waits sees to it that all wakers are due at once, when the connection ends.
+        // The readers make all wakers due at once, when the connection ends.
         let readers = streams.iter_mut().enumerate().map(|(index, (near, _))| {
             let mut buf = [0];
             if index % 2 == 0 {
@@ -309,7 +309,7 @@ fn waker_that_panics_harms_its_own_task_alone() {
         assert_eq!(ends.iter().flatten().count(), 4);
         ask(&mut beside).await;
 
-        // And in a task that uses the connection.
+        // Also in a task that uses the connection.
         let mut streams = Vec::new();
         for _ in 0..2 {
             streams.push(open(&mut beside).await);
@@ -326,7 +326,7 @@ fn waker_that_panics_harms_its_own_task_alone() {
         );
         closed.unwrap();
 
-        // And where it waits for a dial.
+        // Also in a task that waits for a dial.
         let mut dial = dialer.dial(&addr);
         let waker = Waker::from(Arc::new(Panics));
         assert!(
@@ -338,7 +338,7 @@ fn waker_that_panics_harms_its_own_task_alone() {
     }));
 }
 
-/// A waker of an executor that is broken.
+/// The waker of a broken executor.
 struct Panics;
 
 impl Wake for Panics {
@@ -349,7 +349,7 @@ impl Wake for Panics {
 
 #[test]
 fn task_that_only_its_waker_keeps_may_go_with_its_stream() {
-    // If a thread is stuck, drivers may be too; they are not waited for.
+    // If a thread hangs, drivers may hang too, so they are not waited for.
     let runtime = ManuallyDrop::new(
         Builder::new_multi_thread()
             .worker_threads(1)
@@ -369,10 +369,10 @@ fn task_that_only_its_waker_keeps_may_go_with_its_stream() {
             Pin::new(&mut read).poll_read(cx, &mut [0])
         });
         assert!(waits.is_pending());
-        // On a thread of its own, which may get stuck.
+        // On a separate thread, which may hang.
         let (done, is_done) = mpsc::sync_channel(1);
         thread::spawn(move || {
-            // Somebody else waits instead.
+            // Another task waits instead.
             let waits = poll_with(Waker::noop().clone(), |cx| dialled.poll_inbound_unpin(cx));
             assert!(waits.is_pending());
             drop(read);
@@ -385,10 +385,10 @@ fn task_that_only_its_waker_keeps_may_go_with_its_stream() {
     }));
 }
 
-/// Longer than a thread takes that is not stuck.
+/// Longer than a thread takes unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The waker of a task that has a stream, and that nothing but this waker would run again.
+/// The waker of a task that owns a stream, and that only this waker keeps alive.
 fn owner(stream: Stream) -> Waker {
     struct Task(#[expect(dead_code, reason = "it is kept")] Mutex<Stream>);
     impl Wake for Task {
@@ -401,7 +401,7 @@ fn poll_with<T>(waker: Waker, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) ->
     poll(&mut Context::from_waker(&waker))
 }
 
-/// Everything a test has made is dropped, and nothing of it is left.
+/// Drops everything that a test has created, and asserts that nothing is left.
 async fn leave_nothing(nodes: impl IntoIterator<Item = Node>, connections: Vec<Connection>) {
     let handles: Vec<Handle> = nodes
         .into_iter()
@@ -413,7 +413,7 @@ async fn leave_nothing(nodes: impl IntoIterator<Item = Node>, connections: Vec<C
     until(|| metrics.num_alive_tasks() == 0).await;
 }
 
-/// An echo server, on threads of its own, where no trap is set.
+/// An echo server on separate threads, without a trap.
 struct Server {
     runtime: Runtime,
     addr: Multiaddr,
@@ -439,7 +439,7 @@ impl Server {
     }
 }
 
-/// On this thread, on which a trap can be set.
+/// A runtime on this thread, on which a trap can be set.
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }

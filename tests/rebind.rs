@@ -1,4 +1,4 @@
-//! Sockets that are given up, or that fail, under connections that go on.
+//! Sockets that are replaced, or that fail, under connections that go on.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -76,7 +76,7 @@ async fn transfer_survives_a_hundred_rebinds() {
     }
 }
 
-/// Whether the dials have sockets of their own, or one in common.
+/// Whether each dial has a socket of its own, or all share one.
 #[tokio::test]
 async fn all_that_was_dialled_from_other_sockets_than_a_listener_s_moves() {
     bounded(async {
@@ -110,7 +110,7 @@ async fn all_that_was_dialled_from_other_sockets_than_a_listener_s_moves() {
         for (_, connection) in &mut connections {
             ask(connection).await;
         }
-        // The old ones are closed after a while.
+        // The old sockets are closed after a while.
         until(|| handle.stats().transport.sockets == 3).await;
         drop((connections, dialer));
         until(|| is_over(&handle)).await;
@@ -141,7 +141,7 @@ async fn listeners_and_what_was_dialled_from_them_stay() {
     .await;
 }
 
-/// One that is only kept for the next dial is closed instead.
+/// A socket that is only kept for the next dial is closed instead.
 #[tokio::test]
 async fn socket_that_nobody_uses_is_not_moved() {
     bounded(async {
@@ -180,7 +180,7 @@ async fn without_drivers_there_is_nothing_to_move() {
     .await;
 }
 
-/// From a thread that the runtime does not know; and nothing else makes the connection send anything.
+/// From a thread outside of the runtime, while nothing else makes the connection send.
 #[tokio::test]
 async fn any_thread_may_rebind() {
     bounded(async {
@@ -189,7 +189,7 @@ async fn any_thread_may_rebind() {
         let handle = dialer.transport.handle();
         let (_dialled, accepted) = connect(&mut dialer, &mut listener).await;
         let mut served = serve(accepted);
-        // Until MTU discovery and whatever else begins with a connection is over.
+        // Until MTU discovery and everything else at the start of a connection is over.
         sleep(Duration::from_secs(1)).await;
         let rebind = std::thread::spawn(move || handle.rebind());
         rebind.join().unwrap().unwrap();
@@ -238,7 +238,8 @@ async fn dials_succeed_whatever_is_rebound_meanwhile() {
     .await;
 }
 
-/// The official transport sends `disable_active_migration` (RFC 9000 §18.2), and drops what comes from elsewhere.
+/// The official transport sends `disable_active_migration` (RFC 9000 §18.2), and drops packets from
+/// another address.
 #[tokio::test]
 async fn peer_that_disables_migration_is_not_left() {
     bounded(async {
@@ -254,9 +255,9 @@ async fn peer_that_disables_migration_is_not_left() {
             ask(&mut dialled).await;
             assert_eq!(local_ports(&handle), before);
         }
-        // A socket that nobody has moved to is as good as another one.
+        // A replacement that is not used yet is kept.
         assert_eq!(handle.stats().transport.sockets_rebound, 1);
-        // Long after the old socket would be closed, if nobody used it.
+        // Long after the old socket would have been closed if it were unused.
         until(|| handle.stats().transport.sockets == 2).await;
         transfer_through_echo(&mut dialled, 1_000_000).await;
         dialled.close().await.unwrap();
@@ -286,7 +287,7 @@ mod failing {
                     let moved = served.moved_to.recv().await.unwrap();
                     assert_ne!(moved.port(), port);
                     assert_eq!(moved.port(), local_port(&handle));
-                    // One that fails sooner is bound again instead.
+                    // A replacement that fails sooner is bound again instead.
                     sleep(Duration::from_secs(1)).await;
                 }
                 let dialled = transfer.end().await;
@@ -300,7 +301,7 @@ mod failing {
         }
     }
 
-    /// Nor could it be: the handshake, and a peer that disables migration, need the old address.
+    /// It cannot move: the handshake, and a peer that disables migration, need the old address.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn failed_socket_is_bound_again_for_a_connection_that_must_not_move() {
         bounded(async {
@@ -314,7 +315,7 @@ mod failing {
             let port = local_port(&handle);
             let transfer = Transfer::begin(dialled).await;
             assert_eq!(shut_down(port, usize::MAX), 1);
-            // The one that takes its place, and itself.
+            // The replacement, and the socket itself.
             until(|| handle.stats().transport.sockets_rebound == 2).await;
             let dialled = transfer.end().await;
             assert_eq!(local_port(&handle), port);
@@ -342,14 +343,14 @@ mod failing {
                 assert_eq!(stats.transport.sockets, usize::from(shards));
                 assert_eq!(stats.listeners[0].local_addr, local_addr);
 
-                // Also those that have begun before.
+                // Also transfers that have begun before.
                 let mut dialled = transfer.end().await;
                 ask(&mut dialled).await;
                 let (mut another, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
                 let _echo = serve(accepted);
                 transfer_through_echo(&mut another, 1_000_000).await;
 
-                // What is steered still is.
+                // Steering still works.
                 let stats = other.stats();
                 assert_eq!(stats.registry.foreign, 0);
                 assert!(stats.registry.forwarded <= stats.registry.routed_established / 10);
@@ -364,7 +365,7 @@ mod failing {
         }
     }
 
-    /// Every time anew.
+    /// Each failure is noticed.
     #[tokio::test]
     async fn listener_without_connections_notices_its_failure() {
         bounded(async {
@@ -373,7 +374,7 @@ mod failing {
             let addr = listener.listen().await;
             let local_addr = socket_addr(&addr);
             for times in 1..=2 {
-                // Not counted as a failure of its own while the one before is seen to.
+                // A failure does not count while the previous one is being repaired.
                 until(|| handle.stats().transport.sockets_rebound == times - 1).await;
                 assert_eq!(shut_down(local_addr.port(), 1), 1);
                 assert_eq!(failure(&mut listener).await, local_addr);
@@ -385,7 +386,7 @@ mod failing {
         .await;
     }
 
-    /// The address that a listener says it has lost its socket at.
+    /// The address at which a listener reports a failed socket.
     async fn failure(node: &mut Node) -> SocketAddr {
         match node.event().await {
             TransportEvent::ListenerError {
@@ -401,14 +402,14 @@ fn sharded(shards: u8) -> Node {
     Node::with(|config| config.shards(shards))
 }
 
-/// The port that the only connection is sent from.
+/// The port from which the only connection is sent.
 fn local_port(handle: &Handle) -> u16 {
     let stats = handle.stats();
     assert_eq!(stats.connections.len(), 1);
     stats.connections[0].local_addr.port()
 }
 
-/// Each port that connections are sent from, once.
+/// The ports from which connections are sent, without duplicates.
 fn local_ports(handle: &Handle) -> Vec<u16> {
     let stats = handle.stats();
     let mut ports: Vec<_> = (stats.connections.iter())
@@ -429,13 +430,13 @@ fn closed() -> ConnectionError {
 
 /// A connection whose streams are echoed.
 struct Served {
-    /// Where its peer has moved to, each time.
+    /// The peer's new addresses.
     moved_to: Receiver<SocketAddr>,
     task: JoinHandle<ConnectionError>,
 }
 
 impl Served {
-    /// How the connection ended.
+    /// The end of the connection.
     async fn end(self) -> ConnectionError {
         self.task.await.unwrap()
     }
@@ -466,14 +467,14 @@ fn serve(mut muxer: Connection) -> Served {
     Served { moved_to, task }
 }
 
-/// A transfer through an echo server that goes on until it is told to end.
+/// A transfer through an echo server that runs until it is ended.
 struct Transfer {
     ending: Arc<AtomicBool>,
     task: JoinHandle<Connection>,
 }
 
 impl Transfer {
-    /// It is on its way when this returns.
+    /// Returns when data is in flight.
     async fn begin(mut muxer: Connection) -> Self {
         const BLOCK: usize = 16 * 1024;
 
@@ -522,7 +523,7 @@ impl Transfer {
         Self { ending, task }
     }
 
-    /// Ends it, and compares what was sent with what has come back.
+    /// Ends it, and compares the data received with the data sent.
     async fn end(self) -> Connection {
         self.ending.store(true, Ordering::Relaxed);
         self.task.await.unwrap()

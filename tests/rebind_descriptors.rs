@@ -1,6 +1,6 @@
-//! Sockets that are to be replaced, or shared by shards, where no descriptors are left.
+//! Sockets that must be replaced, or shared by shards, because no descriptors are left.
 //!
-//! The limit is the whole process': nothing else may run here at the same time.
+//! The limit applies to the whole process, so nothing else may run here at the same time.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -54,8 +54,8 @@ async fn rebind_without_descriptors_fails_and_everything_goes_on() {
     .await;
 }
 
-/// A socket for each shard cannot be had, so one has to do for all. Most of what it reads belongs to other shards, wherever
-/// it comes from.
+/// There is no socket for each shard, so one serves all. Most of its datagrams belong to other
+/// shards, whatever their source.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn datagrams_from_where_the_peer_has_moved_to_find_their_shard() {
     const MOVES: u64 = 10;
@@ -64,7 +64,7 @@ async fn datagrams_from_where_the_peer_has_moved_to_find_their_shard() {
         let alone = ALONE.lock().await;
         let mut listener = Node::with(|config| config.shards(4));
         let other = listener.transport.handle();
-        // Once for what sockets need only once.
+        // Opens one socket first, for what needs a descriptor only once.
         drop(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         let scarce = Scarce::leaving(1, alone);
         let addr = listener.listen().await;
@@ -73,7 +73,7 @@ async fn datagrams_from_where_the_peer_has_moved_to_find_their_shard() {
 
         let mut connections = Vec::new();
         let mut dialers = Vec::new();
-        // On each shard one, most likely.
+        // Most likely at least one on each shard.
         for _ in 0..8 {
             let mut dialer = Node::new();
             let (dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
@@ -106,7 +106,7 @@ async fn datagrams_from_where_the_peer_has_moved_to_find_their_shard() {
 /// Too many open files.
 const EMFILE: i32 = 24;
 
-/// A time during which this process can open only a few more descriptors.
+/// A guard during which this process can open only a few more descriptors.
 struct Scarce {
     before: Rlimit,
     alone: Option<MutexGuard<'static, ()>>,
@@ -115,7 +115,7 @@ struct Scarce {
 impl Scarce {
     fn leaving(count: usize, alone: MutexGuard<'static, ()>) -> Self {
         let before = getrlimit(Resource::Nofile);
-        // The system gives the lowest that is free.
+        // The operating system assigns the lowest free number.
         let mut free: Vec<_> = (0..=count)
             .map(|_| File::open("/dev/null").unwrap())
             .collect();
@@ -132,7 +132,7 @@ impl Scarce {
         }
     }
 
-    /// Ends it, and gives back what keeps others from running.
+    /// Ends it, and returns the lock that keeps other tests from running.
     fn over(mut self) -> MutexGuard<'static, ()> {
         self.alone.take().unwrap()
     }

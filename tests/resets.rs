@@ -1,4 +1,4 @@
-//! Who can end a connection from outside: nobody.
+//! Strangers cannot end a connection.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -22,10 +22,11 @@ use tokio::{net::UdpSocket, time::timeout};
 /// Longer than the pause between two resets of a shard.
 const ANSWER_TIME: Duration = Duration::from_millis(30);
 
-/// Of the node and of its twin.
+/// The listeners of the node and of its twin.
 const LISTENERS: usize = 4;
 
-/// With its other sockets, its other shards, and another transport of the same identity (RFC 9000 §21.11).
+/// Tries its other sockets, its other shards, and another transport of the same identity (RFC 9000
+/// §21.11).
 #[tokio::test]
 async fn no_socket_of_a_node_or_of_its_twin_gives_a_reset_for_a_connection_that_lives() {
     bounded(async {
@@ -47,7 +48,7 @@ async fn no_socket_of_a_node_or_of_its_twin_gives_a_reset_for_a_connection_that_
         let echo = tokio::spawn(echo(accepted));
         transfer_through_echo(&mut dialled, 100_000).await;
 
-        // And the socket of a dial that goes on.
+        // Also the socket of a dial in progress.
         let (peer, peer_addr) = silent("127.0.0.1");
         let dial = tokio::spawn(listener.try_dial(&peer_addr, NEW_PORT).unwrap());
         let mut from = None;
@@ -68,7 +69,8 @@ async fn no_socket_of_a_node_or_of_its_twin_gives_a_reset_for_a_connection_that_
                 tokens.extend(answer.map(|(_, token)| token));
             }
         }
-        // An ID of nobody is answered by all that listen, so there was no other reason for silence. Resets are rationed.
+        // All listeners answer an unknown ID, so the silence had no other reason. Resets are
+        // rate-limited.
         let mut nobody = [0; 8];
         for target in &targets[..LISTENERS] {
             let answer = async {
@@ -110,12 +112,12 @@ fn node_of(identity: &Keypair) -> Node {
 
 type Token = [u8; 16];
 
-/// For the connection that is addressed so.
+/// A reset for the connection with this ID.
 fn reset(id: ConnectionId, token: &Token) -> Vec<u8> {
     [&[0x40][..], &id, &[9; 30], token].concat()
 }
 
-/// Somebody who has no connection, and sends packets of others.
+/// A host without a connection that sends packets with IDs of others.
 struct Stranger {
     v4: UdpSocket,
     v6: UdpSocket,
@@ -129,7 +131,7 @@ impl Stranger {
         }
     }
 
-    /// Sends a packet for this connection, and returns what an answer ends with, if there is one.
+    /// Sends a packet with this ID. Returns the token at the end of an answer, if there is one.
     async fn ask(&self, target: SocketAddr, id: ConnectionId) -> Option<(SocketAddr, Token)> {
         let socket = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         let packet = [&[0x40][..], &id, &[7; 200]].concat();

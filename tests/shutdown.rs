@@ -1,4 +1,4 @@
-//! What is left when everything is over: nothing.
+//! Nothing is left when everything has ended.
 //!
 //! Tests run one at a time here, because they count the descriptors of the process.
 
@@ -56,7 +56,7 @@ fn a_dropped_listener_leaves_nothing() {
     leaves_nothing(async || {
         let mut node = Node::with(|config| config.shards(3));
         node.listen().await;
-        // One for each shard, where the kernel can tell them apart.
+        // One for each shard, if the kernel can steer.
         let sockets = if cfg!(target_os = "linux") { 3 } else { 1 };
         assert_eq!(node.stats().transport.sockets, sockets);
         vec![node.transport.handle()]
@@ -109,7 +109,8 @@ fn datagrams_for_a_shard_without_connections_keep_nothing() {
         let handles = vec![dialer.transport.handle(), listener.transport.handle()];
         drop((dialer, listener));
         let echo = tokio::spawn(echo(accepted));
-        // One of the two shards has no connection, and ends where it has no socket to read; strangers still send to it.
+        // One of the two shards has no connection, and stops if it has no socket to read, while
+        // strangers still send to it.
         let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let target = socket_addr(&addr);
         let unknown = || handles[1].stats().registry.unknown;
@@ -163,7 +164,7 @@ fn dials_dropped_at_any_point_leave_nothing() {
         for polls in 0..60 {
             let mut dial = dialer.dial(&addr);
             for _ in 0..polls {
-                // As far as it has come by then; sometimes it is through.
+                // At whatever stage it is by then; sometimes it is complete.
                 if poll_now(&mut dial).is_ready() {
                     break;
                 }
@@ -178,7 +179,7 @@ fn dials_dropped_at_any_point_leave_nothing() {
     });
 }
 
-/// `false` once, so that waiting for it lets others run.
+/// Returns `false` once, so that waiting for it lets other tasks run.
 fn once_more() -> impl FnMut() -> bool {
     let mut asked = false;
     move || std::mem::replace(&mut asked, true)
@@ -199,7 +200,7 @@ fn upgrades_dropped_at_any_point_leave_nothing() {
                 until(once_more()).await;
             }
             drop(upgrade);
-            // Refused, closed or established: it ends, one way or the other.
+            // Refused, closed or established: it ends in any case.
             drop(dial.await.unwrap());
         }
         vec![dialer.transport.handle(), listener.transport.handle()]

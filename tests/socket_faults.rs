@@ -1,7 +1,7 @@
-//! What the operating system refuses: whose fault it is not must not notice.
+//! Errors of the operating system must affect only the connections that they concern.
 //!
-//! Most of it is between two hosts in network namespaces. Skipped, with the reason, where these cannot be made;
-//! `INTEROP_REQUIRE=namespaces` makes that a failure.
+//! Most tests use two hosts in network namespaces. They are skipped, with the reason, if these
+//! cannot be created; `INTEROP_REQUIRE=namespaces` makes that a failure.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -43,7 +43,8 @@ fn batches_that_cannot_be_cut_are_sent_one_by_one() {
         transfer_through_echo(&mut uncut, MIB).await;
         assert_eq!(handle.stats().transport.segmentation_fallbacks, 0);
 
-        // Linux cuts no batches whose datagrams are to have no checksum: `EINVAL`, as of an interface that cuts none.
+        // Linux does not segment batches without checksums: it returns `EINVAL`, as for an
+        // interface without segmentation.
         let sockets = bound_to(handle.stats().connections[0].local_addr.port());
         assert!(!sockets.is_empty());
         for socket in &sockets {
@@ -51,7 +52,7 @@ fn batches_that_cannot_be_cut_are_sent_one_by_one() {
         }
         transfer_through_echo(&mut uncut, 8 * MIB).await;
         let stats = handle.stats().transport;
-        // Once is enough for some time.
+        // One fallback is enough for some time.
         assert!((1..10).contains(&stats.segmentation_fallbacks), "{stats:?}");
         assert_eq!(refused(&stats), 0, "{stats:?}");
     }));
@@ -63,7 +64,7 @@ fn full_interface_is_tried_again() {
         let mut node = Node::new();
         let handle = node.transport.handle();
         let mut muxers = dial_both(&mut node, &near).await;
-        // Room for one large batch, and no more for as long as it takes to send it.
+        // Room for one large batch, and no more until it is sent.
         near.run("tc qdisc add dev a0 root tbf rate 100mbit burst 70kb limit 80kb");
         let [full, free] = &mut muxers;
         tokio::join!(
@@ -85,7 +86,7 @@ fn interface_that_takes_nothing_holds_up_nobody_else() {
         let [mut full, mut free] = dial_both(&mut node, &near).await;
         near.run("tc qdisc add dev a0 root pfifo limit 0");
         let recover = async {
-            // Datagrams are given up, though they were tried again.
+            // Datagrams are dropped although they were tried again.
             until(|| handle.stats().transport.send_errors > 0).await;
             transfer_through_echo(&mut free, 8 * MIB).await;
             near.run("tc qdisc del dev a0 root");
@@ -103,7 +104,7 @@ fn interface_that_takes_less_than_before_loses_nothing() {
         let handle = node.transport.handle();
         let mut muxers = dial_both(&mut node, &near).await;
         let shrink = async {
-            // As large as the interface takes.
+            // As large as the interface permits.
             until(|| mtus(&handle) == [1472, 1472] && sent(&handle) > 2 * MIB).await;
             near.run("ip link set a0 mtu 1300");
         };
@@ -123,7 +124,7 @@ fn interface_that_takes_less_than_before_loses_nothing() {
         let mut mtus = mtus(&handle);
         mtus.sort_unstable();
         assert!(mtus[0] <= 1272, "{mtus:?}");
-        // The other one shares its socket, and has not noticed.
+        // The other connection shares the socket, and is not affected.
         assert_eq!(mtus[1], 1472);
     }));
 }
@@ -170,7 +171,7 @@ async fn socket_that_is_dead_harms_no_other() {
             stats.receive_errors + stats.send_errors > 0
         })
         .await;
-        // It goes on over another socket.
+        // The connection goes on over another socket.
         ask(&mut dead).await;
         ask(&mut other).await;
     })
@@ -269,7 +270,7 @@ fn forged_icmp_is_not_believed() {
             connections.iter().map(|connection| connection.remote_addr),
         );
         let [one, other] = &mut muxers;
-        // However fast the machine is.
+        // Independent of the speed of the machine.
         while forger.sent() <= 10_000 {
             tokio::join!(
                 transfer_through_echo(one, 16 * MIB),
@@ -277,7 +278,7 @@ fn forged_icmp_is_not_believed() {
             );
         }
         forger.end();
-        // It was told to send no more than 576 bytes at once.
+        // ICMP has claimed an MTU of 576 bytes.
         assert_eq!(mtus(&handle), [1472, 1472]);
     }));
 }
@@ -291,7 +292,7 @@ sockopt_impl!(
     bool
 );
 
-/// Sends ICMP messages about datagrams of a socket: whoever knows its port can.
+/// Sends ICMP messages about datagrams of a socket, as anyone can who knows its port.
 struct Forger {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -335,7 +336,7 @@ impl Forger {
         Self { over, sent, thread }
     }
 
-    /// How many messages by now.
+    /// The number of messages so far.
     fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -346,21 +347,21 @@ impl Forger {
     }
 }
 
-/// "Destination unreachable" (RFC 792), of a datagram from us that a router claims to have seen.
+/// "Destination unreachable" (RFC 792) about a datagram of ours that a router claims to have seen.
 fn report(code: u8, mtu: u16, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
         panic!("IPv4 only");
     };
     let [mtu_high, mtu_low] = mtu.to_be_bytes();
     let mut report = vec![3, code, 0, 0, 0, 0, mtu_high, mtu_low];
-    // The IP header: not to be fragmented, UDP.
+    // The IP header: don't fragment, UDP.
     report.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
     report.extend(from.ip().octets());
     report.extend(to.ip().octets());
     for word in [from.port(), to.port(), 1480, 0] {
         report.extend(word.to_be_bytes());
     }
-    // A short header, and what may be an ID.
+    // A short header, and what looks like an ID.
     report.extend([0x40; 40]);
     let sum: u32 = report
         .chunks(2)
@@ -372,13 +373,13 @@ fn report(code: u8, mtu: u16, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     report
 }
 
-/// No network, host, protocol or port; too big for 576 bytes; forbidden.
+/// Network, host, protocol and port unreachable; too big for 576 bytes; prohibited.
 const CODES: [(u8, u16); 6] = [(0, 0), (1, 0), (2, 0), (3, 0), (4, 576), (13, 0)];
 
-/// Reports in a millisecond: more than a driver hears in a round.
+/// Messages in a millisecond: more than a driver reads in a round.
 const BURST: usize = 192;
 
-/// Connects to the far node over either cable, from the same socket.
+/// Connects to the far node over both cables, from the same socket.
 async fn dial_both(node: &mut Node, near: &Near) -> [libp2p_quinn::Connection; 2] {
     let mut muxers = Vec::new();
     for addr in &near.far {
@@ -407,12 +408,12 @@ fn sent(handle: &Handle) -> u64 {
     handle.stats().transport.bytes_sent
 }
 
-/// What was not sent, and not tried again either.
+/// Datagrams that were not sent, and not tried again.
 fn refused(stats: &TransportStats) -> u64 {
     stats.send_errors + stats.sends_too_large + stats.sends_unreachable
 }
 
-/// Whatever cannot be tried here is said.
+/// Prints the reason if a test cannot run here.
 fn or_skip(result: Result<(), String>) {
     required::or_skip("namespaces", result);
 }

@@ -1,7 +1,7 @@
 //! Hosts whose addresses and routes change under connections.
 //!
-//! Where no address is told to a socket, the kernel chooses one for each datagram. A connection keeps the one that it
-//! has, for as long as the host has it.
+//! If a socket has no address of its own, the kernel chooses one for each datagram. A connection
+//! keeps its source address as long as the host has it.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -24,7 +24,7 @@ fn or_skip(result: Result<(), String>) {
     support::required::or_skip("namespaces", result);
 }
 
-/// How the near host reaches the far one, by IPv4 and by IPv6.
+/// The near host's path to the far one, by IPv4 or by IPv6.
 struct Family {
     is_v4: bool,
     old: IpAddr,
@@ -61,8 +61,8 @@ impl Family {
         format!("{ip}/udp/0/quic-v1").parse().unwrap()
     }
 
-    /// The kernel prefers another address from now on. The old one is still there; in IPv6 it is deprecated, as
-    /// privacy addresses are after a day (RFC 8981 §3.4).
+    /// Makes the kernel prefer another address. The old one remains; in IPv6 it is deprecated, like
+    /// privacy addresses after a day (RFC 8981 §3.4).
     fn prefer_new(&self, near: &Near) {
         if self.is_v4 {
             near.run("ip address add 10.1.0.7/32 dev a0");
@@ -118,7 +118,7 @@ fn what_was_dialled_keeps_its_source_and_moves_under_another_id_when_that_is_gon
     }
 }
 
-/// Its listeners drop what comes from elsewhere, for ever.
+/// The official listeners drop packets from other addresses for ever.
 #[test]
 fn connection_to_an_official_listener_keeps_its_source() {
     or_skip(at_near(async |near: Near| {
@@ -175,7 +175,7 @@ fn what_came_in_keeps_the_address_that_it_came_in_at() {
             transferred().await;
             assert_eq!(sends_from(&handle.stats()), [family.old].into());
             assert_eq!(handle.stats().transport.source_changes, 0);
-            // Its client knows no other address of it.
+            // Its client knows the far host by no other address.
             let far_ip = socket_addr(family.far(&near)).ip();
             assert_eq!(apart(&capture.ids_to(far_ip)), [family.old].into());
             drop(go_on);
@@ -185,7 +185,7 @@ fn what_came_in_keeps_the_address_that_it_came_in_at() {
     }
 }
 
-/// As when the lease of an address ends, and is given again.
+/// As when the lease of an address expires, and is renewed.
 #[test]
 fn address_that_is_gone_for_a_while_ends_nothing() {
     or_skip(at_near(async |near: Near| {
@@ -206,7 +206,7 @@ fn address_that_is_gone_for_a_while_ends_nothing() {
     }));
 }
 
-/// As a VPN does, which is there all at once, and drops what does not come from its own address.
+/// As with a VPN, which appears at once, and drops packets without its own source address.
 #[test]
 fn new_route_that_takes_only_its_own_source_is_followed() {
     or_skip(at_near(async |near: Near| {
@@ -232,7 +232,7 @@ fn new_route_that_takes_only_its_own_source_is_followed() {
     }));
 }
 
-/// Where the far node sees the near one.
+/// The near node's addresses as the far node sees them.
 fn seen_from(near: &Near) -> BTreeSet<IpAddr> {
     let stats = near.far_handle.stats();
     let connections = stats.connections.iter();

@@ -1,4 +1,4 @@
-//! Routers that keep a mapping of a listener's port that leads nowhere.
+//! Routers that keep a mapping of a listener's port that no longer works.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -16,14 +16,14 @@ use support::{
 };
 use tokio::time::sleep;
 
-/// Time for a handshake: enough for a slow machine, beyond what the first port is given.
+/// Handshake timeout: enough for a slow machine, and longer than the first port is tried.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 fn or_skip(result: Result<(), String>) {
     support::required::or_skip("namespaces", result);
 }
 
-/// Which way the mapping of the port for one host loses datagrams.
+/// The direction in which the mapping for one host loses datagrams.
 #[derive(Clone, Copy, Debug)]
 enum Lost {
     Ours,
@@ -66,19 +66,20 @@ fn dial_leaves_from_another_port_after_two_that_were_silent() {
                 assert_ne!(node.stats().connections[0].local_addr.port(), port);
                 let after = node.stats().transport;
                 assert_eq!(after.dials_from_other_port, dials);
-                // The first one tries the listener's port as well; where another one has answered, none does.
+                // The first dial tries the listener's port as well; once another port has answered,
+                // no dial does.
                 assert_eq!(after.dials - before, 3 - dials, "{lost:?}");
                 drop(connection);
                 until(|| node.stats().registry.connections == 0).await;
             }
-            // Others are reached from where they always were.
+            // Other hosts are still dialled from the listener's port.
             let (_, _connection) = node.dial(&near.far[1]).await.unwrap();
             assert_eq!(node.stats().connections[0].local_addr.port(), port);
         }));
     }
 }
 
-/// The peer lets it in a little later, as one that punches a hole.
+/// The peer's router opens a little later, as in a hole punch.
 #[test]
 fn hole_that_is_punched_for_the_port_is_used_after_silent_dials_too() {
     or_skip(at_near(async |near: Near| {
@@ -112,7 +113,7 @@ fn port_is_kept_where_the_host_reaches_it() {
             let _ = goes_on.recv().await;
         });
         let (_, _accepted) = accepted(&mut node).await;
-        // Only the port that is dialled does not answer.
+        // Only the dialled port does not answer.
         let dead: Multiaddr = "/ip4/10.1.0.2/udp/9/quic-v1".parse().unwrap();
         near.nft_at_far(
             "table ip f {
@@ -138,7 +139,7 @@ async fn listening() -> (Node, u16) {
     (node, socket_addr(&addr).port())
 }
 
-/// The next incoming connection, whatever addresses are announced meanwhile.
+/// The next incoming connection, ignoring events about addresses.
 async fn accepted(node: &mut Node) -> (libp2p_identity::PeerId, Connection) {
     use libp2p_core::transport::TransportEvent;
     loop {

@@ -1,4 +1,4 @@
-//! What those can do whom we do not know: at a real socket, with another implementation than ours.
+//! What strangers can do at a real socket; another implementation plays the stranger.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -23,10 +23,10 @@ use support::{
     streams::{ask, transfer_through_echo},
 };
 
-/// Most datagrams that one read takes, where none can be joined with others; as the driver has it.
+/// The most datagrams of one read without GRO; the driver's constant.
 const BATCH: u64 = 32;
 
-/// After each batch of empty datagrams, all others have their turn.
+/// After each batch of empty datagrams, other tasks have their turn.
 #[tokio::test]
 async fn empty_datagrams_count_as_others_do_in_a_round() {
     const EMPTY: u64 = 200;
@@ -39,7 +39,7 @@ async fn empty_datagrams_count_as_others_do_in_a_round() {
         }
         let handle = node.transport.handle();
         let (mut rounds, mut counted) = (0, 0);
-        // A task that always wants to run, on the same thread as the driver: so they take turns.
+        // A task that is always ready to run, on the driver's thread, so that the two alternate.
         let other = poll_fn(move |cx| {
             let now = handle.stats().registry.malformed;
             assert!(now - counted <= BATCH, "{now} after {counted}");
@@ -56,7 +56,7 @@ async fn empty_datagrams_count_as_others_do_in_a_round() {
     .await;
 }
 
-/// As large as we tell peers that datagrams may be, and one byte more.
+/// Datagrams of the size that we permit peers, and one byte more.
 #[tokio::test]
 async fn datagrams_that_are_too_large_are_dropped_before_they_are_looked_at() {
     const LARGEST: usize = 1472;
@@ -65,7 +65,7 @@ async fn datagrams_that_are_too_large_are_dropped_before_they_are_looked_at() {
         let mut node = Node::with(|config| config.max_mtu_bytes(LARGEST as u16));
         let addr = socket_addr(&node.listen().await);
         let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        // What would be QUIC, and what would not be.
+        // Datagrams that look like QUIC, and others.
         for (oversized, first) in [(1, 0x40), (2, 0x00)] {
             let datagram = [first; LARGEST + 1];
             stranger.send_to(&datagram, addr).unwrap();
@@ -97,11 +97,11 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             move || {
                 let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-                // Empty, not QUIC, and of a connection that never was.
+                // Empty, not QUIC, and of an unknown connection.
                 let worthless: [&[u8]; 3] = [&[], &[0; 20], &[0x47; 40]];
                 while !stop.load(Ordering::Relaxed) {
                     for datagram in worthless {
-                        // As many as the kernel takes.
+                        // As many as the kernel accepts.
                         let _ = stranger.send_to(datagram, addr);
                         sent.fetch_add(1, Ordering::Relaxed);
                     }
@@ -113,7 +113,7 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
             ask(&mut dialled).await;
         }
         transfer_through_echo(&mut dialled, 300_000).await;
-        // It went on all the time, and was seen.
+        // The flood went on all the time, and was counted.
         let before = listener.stats().registry;
         until(|| listener.stats().registry.non_quic > before.non_quic).await;
         stop.store(true, Ordering::Relaxed);
@@ -125,7 +125,7 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
     .await;
 }
 
-/// A peer that nobody has spoken to yet may open a few streams of the kind that libp2p uses, and nothing else.
+/// A new peer may open a few streams of the kind that libp2p uses, and nothing else.
 #[tokio::test]
 async fn a_new_connection_may_open_few_streams_of_one_kind() {
     /// As [`max_peer_streams`](libp2p_quinn::ConfigBuilder::max_peer_streams) says.
@@ -159,7 +159,7 @@ async fn a_new_connection_may_open_few_streams_of_one_kind() {
             // Datagrams were not even negotiated.
             assert_eq!(connection.max_datagram_size(), None);
             let (_node, (_, mut muxer)) = upgrade.await.unwrap();
-            // Not having sent anything on them, it has none open.
+            // It has sent nothing on them, so none is open for us.
             let inbound = poll_immediate(poll_fn(|cx| muxer.poll_inbound_unpin(cx))).await;
             assert!(inbound.is_none());
         }

@@ -32,7 +32,7 @@ async fn two_swarms_ping_and_identify_each_other() {
     .await;
 }
 
-/// Lets nobody in, and knows where the doors are.
+/// Refuses every connection, and records the listen addresses.
 #[derive(Default)]
 struct Bouncer {
     doors: BTreeSet<Multiaddr>,
@@ -103,7 +103,7 @@ impl NetworkBehaviour for Bouncer {
     }
 }
 
-/// A Swarm and the way to look into its transport.
+/// A Swarm and the handle of its transport.
 fn watched<B: NetworkBehaviour>(behaviour: B) -> (Swarm<B>, Handle) {
     let keypair = Keypair::generate_ed25519();
     let transport = Transport::new(Config::new(&keypair));
@@ -123,15 +123,15 @@ async fn a_connection_that_a_behaviour_denies_is_refused_without_tls_work() {
     turned_away_by(Bouncer::default()).await;
 }
 
-/// The behaviour that users have for it.
+/// The behaviour that users use for that.
 #[tokio::test]
 async fn a_connection_over_the_limit_of_a_swarm_is_refused_without_tls_work() {
     let limits = ConnectionLimits::default().with_max_pending_incoming(Some(0));
     turned_away_by(connection_limits::Behaviour::new(limits)).await;
 }
 
-/// Shows that a guest is refused by a host with this behaviour, in the time that a round trip takes and at the cost of
-/// one packet.
+/// Asserts that a host with this behaviour refuses guests within a round trip and with one packet
+/// each.
 async fn turned_away_by<B: NetworkBehaviour>(behaviour: B) {
     const GUESTS: u64 = 10;
     bounded(async {
@@ -146,7 +146,7 @@ async fn turned_away_by<B: NetworkBehaviour>(behaviour: B) {
                     event = guest.select_next_some() => match event {
                         SwarmEvent::OutgoingConnectionError { error: DialError::Transport(errors), .. } => {
                             let [(_, error)] = &errors[..] else { panic!("{errors:?}") };
-                            // And not a timeout.
+                            // And not with a timeout.
                             let refused = HandshakeError::Refused.to_string();
                             assert!(full_text(error).contains(&refused), "{}", full_text(error));
                             turned_away = true;
@@ -167,10 +167,10 @@ async fn turned_away_by<B: NetworkBehaviour>(behaviour: B) {
             until(|| handle.stats().transport.incoming_refused == number).await;
         }
         let stats = handle.stats();
-        // A connection, which is what costs TLS work, would have been given an ID.
+        // TLS work begins with a connection, which would have been issued an ID.
         assert_eq!(stats.registry.issued_ids, 0);
         assert_eq!(stats.transport.handshakes_failed, 0);
-        // The refusals, and nothing else.
+        // Only the refusals.
         assert_eq!(stats.transport.datagrams_sent, GUESTS);
         assert_eq!(stats.registry.pending_incoming_bytes, 0);
         assert_eq!(stats.registry.handshake_sources, 0);

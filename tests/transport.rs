@@ -1,4 +1,5 @@
-//! The transport as a whole: what it refuses, what it survives, and what goes on by itself.
+//! The transport as a whole: what it refuses, what it tolerates, and what continues without being
+//! polled.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -24,7 +25,7 @@ use support::{
     streams::{ask, transfer_through_echo},
 };
 
-/// An address that belongs to nobody (RFC 5737).
+/// A documentation address (RFC 5737), which no host has.
 const NOBODY: &str = "/ip4/192.0.2.77/udp/4001/quic-v1";
 
 #[tokio::test]
@@ -90,12 +91,12 @@ async fn what_is_not_quic_is_counted_and_disturbs_nobody() {
                 registry.unknown - before.unknown,
             ]
         };
-        // A zero-length datagram, and a header that ends before its ID does.
+        // A zero-length datagram, and a header that is truncated in its ID.
         strange(&[]);
         strange(&[0xc3, 0, 0, 0, 1, 20, 7]);
         // A STUN binding request (RFC 8489 §5).
         strange(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6]);
-        // A packet for a connection that never was.
+        // A packet for an unknown connection.
         strange(&[0x47; 40]);
         transfer_through_echo(&mut dialled, 1_000_000).await;
         until(|| counted(&handle.stats().registry) == [2 * EACH, EACH, EACH]).await;
@@ -118,7 +119,7 @@ async fn datagrams_find_their_connection_whatever_socket_they_arrive_at() {
         let relay = Relay::to(&[one, other]).await;
         let handle = listener.transport.handle();
         let _echo = listener.spawn_echo();
-        // Several, so that there is work for more than one shard.
+        // Several, so that more than one shard has work.
         for _ in 0..4 {
             let (_, mut dialled) = dialer.dial(&quic_addr(relay.addr())).await.unwrap();
             transfer_through_echo(&mut dialled, 500_000).await;
@@ -127,7 +128,8 @@ async fn datagrams_find_their_connection_whatever_socket_they_arrive_at() {
         let stats = handle.stats();
         assert_eq!(stats.transport.handshakes_completed, 4);
         if cfg!(target_os = "linux") {
-            // The kernel brings each datagram to the shard that owns its ID; one may be merged with another's.
+            // The kernel delivers each datagram to the shard that owns its ID, except datagrams
+            // that it has merged.
             assert!(stats.registry.forwarded < stats.registry.routed_established / 10);
         } else {
             assert!(stats.registry.forwarded > 0);
@@ -141,7 +143,7 @@ async fn datagrams_find_their_connection_whatever_socket_they_arrive_at() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_dials_at_once_succeed() {
     bounded(async {
-        // For slow machines: the question is whether any is lost, not how fast they are.
+        // A long timeout for slow machines: the test is about lost connections, not about speed.
         let patient = || Node::with(|config| config.handshake_timeout(Duration::from_secs(30)));
         let (mut dialer, mut listener) = (patient(), patient());
         let addr = listener.listen().await;
@@ -163,7 +165,7 @@ async fn everything_goes_on_while_nobody_polls_the_transport() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
         let addr = listener.listen().await;
-        // The dialer's transport is never polled, the listener's once more.
+        // The dialer's transport is never polled, and the listener's once more.
         let dial = dialer.dial(&addr);
         let dial = tokio::spawn(dial);
         let upgrade = tokio::spawn(listener.knock().await.upgrade);

@@ -16,7 +16,7 @@ usage: hole_punch relay [MULTIADDR]      relay for others (default /ip4/0.0.0.0/
   --handshake-timeout SECS   how long a handshake, and so an attempt to punch a hole, may take (default 5)
 ";
 
-/// What was asked for.
+/// The parsed command line.
 #[derive(Debug)]
 pub(crate) struct Args {
     pub(crate) command: Command,

@@ -79,12 +79,12 @@ pub(crate) async fn run(
 struct Dialer {
     peer: Peer,
     listener: PeerId,
-    /// When the relayed connection was there.
+    /// When the relayed connection was established.
     start: Instant,
     relayed: ConnectionId,
-    /// Attempts that have failed.
+    /// The number of failed attempts.
     missed: usize,
-    /// Connections with the listener that are not relayed, in order of age.
+    /// Direct connections with the listener, oldest first.
     direct: Vec<(ConnectionId, Multiaddr)>,
     /// The latest ping of each connection.
     pings: HashMap<ConnectionId, (Instant, Duration)>,
@@ -134,7 +134,7 @@ impl Dialer {
         })
     }
 
-    /// Waits for a direct connection. The listener asks for the attempts; it makes so many and no more.
+    /// Waits for a direct connection. The listener starts the attempts, at most [`ATTEMPTS`].
     async fn punched(&mut self) -> Result<(ConnectionId, Multiaddr, Duration), String> {
         loop {
             let missed = self.next().await;
@@ -149,7 +149,8 @@ impl Dialer {
         }
     }
 
-    /// The first pings of these connections after `since`, those that there are within some seconds.
+    /// The first ping of each of these connections after `since`, if it arrives within
+    /// [`PING_TIMEOUT`].
     async fn pings(&mut self, since: Instant, of: &[ConnectionId]) -> Vec<Option<Duration>> {
         let is_fresh = |(at, _): &&(Instant, Duration)| *at > since;
         let all = async {
@@ -159,14 +160,14 @@ impl Dialer {
                 missing.retain(|id| self.pings.get(id).filter(is_fresh).is_none());
             }
         };
-        // Whoever has not answered by then does not.
+        // A connection without a ping by then counts as not working.
         let _ = timeout(PING_TIMEOUT, all).await;
         of.iter()
             .map(|id| self.pings.get(id).filter(is_fresh).map(|(_, ping)| *ping))
             .collect()
     }
 
-    /// Takes one event; if an attempt has failed, the error comes back.
+    /// Handles one event. Returns the error of a failed attempt.
     async fn next(&mut self) -> Option<String> {
         match self.peer.next().await {
             SwarmEvent::ConnectionEstablished {
@@ -204,9 +205,9 @@ impl Dialer {
         None
     }
 
-    /// Closes the connections to the listener, so that it need not find out by itself.
+    /// Closes the connections to the listener, so that it need not wait for a timeout.
     async fn leave(&mut self) {
-        // An error says that there is none.
+        // An error means that there is no connection.
         if self.peer.swarm.disconnect_peer_id(self.listener).is_err() {
             return;
         }
@@ -215,12 +216,12 @@ impl Dialer {
                 self.peer.next().await;
             }
         };
-        // It will find out, then.
+        // Otherwise it notices by itself.
         let _ = timeout(GOODBYE, closed).await;
     }
 }
 
-/// How often DCUtR tries.
+/// The number of attempts of DCUtR.
 const ATTEMPTS: usize = 3;
 
 /// Longer than all the attempts take.

@@ -1,15 +1,15 @@
-//! What the program tells, in words or as JSON.
+//! The events that the program prints, as text or as JSON.
 
 use std::{fmt, time::Duration};
 
 use libp2p::{Multiaddr, PeerId};
 use serde_json::{Value, json};
 
-/// Something that the user, or a program, may want to know.
+/// An event of interest to the user, or to another program.
 pub(crate) enum Event {
-    /// The relay can be reached here.
+    /// The relay listens on this address.
     Listening { addr: Multiaddr },
-    /// So the relay sees us.
+    /// The relay sees us at this address.
     Observed { addr: Multiaddr },
     /// The router forwards a port to us (UPnP).
     Mapped { addr: Multiaddr },
@@ -20,13 +20,14 @@ pub(crate) enum Event {
         addr: Multiaddr,
         error: Option<String>,
     },
-    /// Others reach us through the relay.
+    /// Others can reach us through the relay.
     Reserved { peer_id: PeerId },
     /// We have reached the peer through the relay.
     Relayed { peer_id: PeerId, took: Duration },
     /// An attempt has failed.
     Missed { error: String },
-    /// There is a direct connection. As the dialer tells it, it has been used, and so has the relayed one.
+    /// There is a direct connection. The dialer reports it after it has used both the direct and
+    /// the relayed connection.
     Direct {
         peer_id: PeerId,
         addr: Multiaddr,
@@ -40,20 +41,20 @@ pub(crate) enum Event {
     },
 }
 
-/// What the dialer knows of a direct connection.
+/// The dialer's information about a direct connection.
 pub(crate) struct ByDialer {
-    /// Since the relayed connection was there.
+    /// Time since the relayed connection was established.
     pub(crate) took: Duration,
     pub(crate) attempts: usize,
-    /// Direct ones with the peer.
+    /// The number of direct connections with the peer.
     pub(crate) connections: usize,
     pub(crate) ping: Duration,
     pub(crate) relayed: Relayed,
 }
 
-/// The relayed connection, when all is over.
+/// The relayed connection at the end.
 pub(crate) struct Relayed {
-    /// `None` if it does not work any more.
+    /// `None` if it no longer works.
     pub(crate) ping: Option<Duration>,
 }
 
@@ -190,6 +191,6 @@ impl fmt::Display for Ms {
 }
 
 fn millis(duration: Duration) -> f64 {
-    // To the microsecond: that is what anybody can make of it.
+    // In microseconds; more digits would be meaningless.
     duration.as_micros() as f64 / 1000.0
 }

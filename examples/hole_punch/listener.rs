@@ -26,7 +26,7 @@ pub(crate) async fn run(
                 peer_id: *peer.swarm.local_peer_id(),
             },
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => match event.result {
-                // Told when the connection was established.
+                // Reported when the connection was established.
                 Ok(_) => continue,
                 Err(error) => Event::Failed {
                     peer_id: event.remote_peer_id,

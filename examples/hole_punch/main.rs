@@ -1,15 +1,16 @@
-//! Two nodes behind NATs that meet at a relay and end up on a direct connection, over `libp2p-quinn`.
+//! Two nodes behind NATs that meet at a relay and get a direct connection, over `libp2p-quinn`.
 //!
 //! ```text
-//! cargo run --release --example hole_punch -- relay                    # where both can reach it
-//! cargo run --release --example hole_punch -- listen RELAY             # behind one NAT
-//! cargo run --release --example hole_punch -- dial RELAY PEER_ID       # behind another one
+//! cargo run --release --example hole_punch -- relay                 # where both can reach it
+//! cargo run --release --example hole_punch -- listen RELAY          # behind one NAT
+//! cargo run --release --example hole_punch -- dial RELAY PEER_ID    # behind another one
 //! ```
 //!
-//! The relay prints the address for the other two, the listener the peer ID for the dialer.
+//! The relay prints the address for the other two, and the listener prints the peer ID for the
+//! dialer.
 //!
-//! Exit code: 0 when all went well, which for the dialer means a direct connection; 1 for a failure; 2 for
-//! arguments that make no sense; 3 if the dialer has no direct connection, and still the relayed one.
+//! Exit code: 0 for success, which for the dialer means a direct connection; 1 for a failure; 2 for
+//! invalid arguments; 3 if the dialer has only the relayed connection.
 
 mod args;
 mod dialer;
@@ -32,8 +33,8 @@ async fn main() -> ExitCode {
     program::run(transport).await
 }
 
-/// In a box, because the same program is also run over another transport, to compare. Otherwise it would be
-/// `.with_other_transport(|key| Transport::new(Config::new(key)))` in the SwarmBuilder.
+/// Boxed, because the same program also runs over another transport for comparison. Otherwise it
+/// would be `.with_other_transport(|key| Transport::new(Config::new(key)))` in the SwarmBuilder.
 fn transport(key: &Keypair, args: &Args) -> Result<AnyTransport, Failure> {
     let mut config = Config::builder(key);
     if let Some(timeout) = args.handshake_timeout {

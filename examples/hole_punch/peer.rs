@@ -1,4 +1,4 @@
-//! A node behind a NAT, and how it gets to know a relay.
+//! A node behind a NAT, and how it joins a relay.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Listens, connects to the relay, and learns from it how the world sees this node.
+    /// Listens, connects to the relay, and learns from it the address at which others see this
+    /// node.
     pub(crate) async fn join(
         key: Keypair,
         transport: AnyTransport,
@@ -60,7 +61,7 @@ impl Peer {
         let listener = self
             .swarm
             .listen_on("/ip4/0.0.0.0/udp/0/quic-v1".parse()?)?;
-        // What dials has to leave from the port where we listen: the hole is for that one.
+        // Dials must leave from the port on which we listen, because the hole is for that port.
         while !matches!(
             self.next().await,
             SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == listener
@@ -69,7 +70,8 @@ impl Peer {
         let dialled = opts.connection_id();
         self.swarm.dial(opts)?;
         let mut relay = None;
-        // Each has to know the other's side: we how the relay sees us, the relay what we support.
+        // Each side needs the other's identify information: we need our observed address, and the
+        // relay needs our protocols.
         let (mut received, mut sent) = (false, false);
         while !(received && sent) {
             match self.next().await {
@@ -108,7 +110,7 @@ impl Peer {
         Ok(())
     }
 
-    /// The next event of the Swarm; those that are for information only are printed.
+    /// Takes the next event of the Swarm, and prints those that are only informative.
     pub(crate) async fn next(&mut self) -> SwarmEvent<BehaviourEvent> {
         let event = self.swarm.select_next_some().await;
         if let SwarmEvent::Behaviour(event) = &event
@@ -170,14 +172,14 @@ fn told(event: &BehaviourEvent) -> Option<Event> {
     })
 }
 
-/// How long a connection without streams is kept: as long as the program runs.
+/// How long a connection without streams is kept: longer than the program runs.
 pub(crate) const IDLE: Duration = Duration::from_secs(24 * 3600);
 
-/// How long it may take to get to know the relay.
+/// How long joining the relay may take.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often addresses are given to a server to test that none has tested yet.
+/// How often untested addresses are sent to a server to test.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Often enough that nobody waits for the proof that a connection works.
+/// Short, so that the proof that a connection works comes soon.
 const PING_INTERVAL: Duration = Duration::from_millis(500);

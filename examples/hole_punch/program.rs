@@ -1,4 +1,4 @@
-//! What the program does first and last.
+//! The beginning and the end of the program.
 
 use std::{error::Error, process::ExitCode};
 
@@ -13,19 +13,19 @@ use crate::{
     dialer, listener, relay,
 };
 
-/// A transport, whatever it is.
+/// Any transport.
 pub(crate) type AnyTransport = Boxed<(PeerId, StreamMuxerBox)>;
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-/// How the program ends when nothing has gone wrong.
+/// The result of a run without errors.
 pub(crate) enum End {
     Well,
-    /// There is no direct connection, and the relayed one works.
+    /// There is no direct connection, but the relayed one works.
     Relayed,
 }
 
-/// Runs the program over the transport that `transport` makes.
+/// Runs the program over the transport that `transport` creates.
 pub(crate) async fn run(
     transport: fn(&Keypair, &Args) -> Result<AnyTransport, Failure>,
 ) -> ExitCode {
@@ -66,7 +66,7 @@ pub(crate) async fn run(
     }
 }
 
-/// An error and its sources, each said once.
+/// An error and its sources, without repetitions.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     let mut next = Some(error);
@@ -87,7 +87,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 /// Resolves at Ctrl-C.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        // No such signal here; then nobody can send it either.
+        // This system has no such signal.
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,5 @@
-//! The relay: peers reserve a place at it, reach each other through it, and are told how it sees them.
+//! The relay: peers reserve a slot at it, reach each other through it, and learn their observed
+//! addresses from it.
 
 use futures::StreamExt;
 use libp2p::{
@@ -48,7 +49,7 @@ pub(crate) async fn run(
     loop {
         match swarm.select_next_some().await {
             SwarmEvent::NewListenAddr { address, .. } => {
-                // A reservation names the external addresses.
+                // A reservation contains the external addresses.
                 swarm.add_external_address(address.clone());
                 let addr = address.with(Protocol::P2p(*swarm.local_peer_id()));
                 Event::Listening { addr }.print(args.json);

@@ -16,7 +16,7 @@ const MIB: u64 = 1024 * 1024;
 
 const DEFAULT_MIB: u64 = 1024;
 
-/// What was asked for.
+/// The parsed command line.
 #[derive(Debug)]
 pub(crate) struct Args {
     pub(crate) command: Command,

@@ -1,4 +1,4 @@
-//! What the program does, command by command.
+//! The commands of the program.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ const ROUND_TRIPS: u64 = 100;
 /// Longest wait for the answers of libp2p's own ping and identify.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait until nothing is left of closed connections, whose packets may still arrive (RFC
-/// 9000 §10.2).
+/// Longest wait until closed connections are drained; packets for them may still arrive (RFC 9000
+/// §10.2).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Both nodes in this process.
@@ -99,7 +99,7 @@ pub(crate) async fn listen(addr: Multiaddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves peers for ever, and tells what happens.
+/// Serves peers for ever, and logs events.
 async fn serve(node: &mut Node, log: impl Fn(String)) {
     loop {
         match node.swarm.select_next_some().await {
@@ -197,7 +197,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Waits for libp2p's own ping and identify; not every peer has to speak them.
+    /// Waits for libp2p's ping and identify, which a peer may not support.
     async fn greet(&mut self) -> Result<(), Failure> {
         let greeting = async {
             while self.ping.is_none() || self.agent.is_none() {
@@ -232,7 +232,7 @@ impl Talk<'_> {
         result
     }
 
-    /// Takes one event: the end of our request, or anything else.
+    /// Handles one event. Returns the end of our request, or `None`.
     async fn next(&mut self) -> Result<Option<std::io::Result<Outcome>>, Failure> {
         match self.node.swarm.select_next_some().await {
             SwarmEvent::Behaviour(BehaviourEvent::Transfer((
@@ -281,13 +281,13 @@ fn connection_to(handle: &Handle, peer_id: PeerId) -> Option<ConnectionStats> {
         .find(|connection| connection.peer_id == Some(peer_id))
 }
 
-/// Waits until nothing is left of closed connections, so that the figures are final.
+/// Waits until closed connections are drained, so that the figures are final.
 async fn drained(handle: &Handle) {
     let drained = async {
         while handle.stats().registry.active_ids > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    // Whatever is left then is in the figures.
+    // After the timeout, the figures show what is left.
     let _ = timeout(DRAIN_TIMEOUT, drained).await;
 }

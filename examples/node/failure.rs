@@ -4,7 +4,7 @@ use std::{error::Error, io};
 
 use libp2p::{TransportError, swarm::DialError};
 
-/// Why the program does not end well.
+/// The reason why the program fails.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Ctrl-C.
@@ -48,7 +48,7 @@ impl Failure {
     }
 }
 
-/// An error and its sources, each said once.
+/// An error and its sources, without repetitions.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     let mut next = Some(error);

@@ -1,13 +1,13 @@
-//! Two libp2p nodes that find each other over `libp2p-quinn`, ping, and move data both ways.
+//! Two libp2p nodes that connect over `libp2p-quinn`, ping each other, and transfer data both ways.
 //!
 //! ```text
-//! cargo run --release --example node                            # both nodes here, over loopback
-//! cargo run --release --example node -- listen [MULTIADDR]      # one node, in one terminal …
-//! cargo run --release --example node -- dial MULTIADDR          # … and the other, there or elsewhere
+//! cargo run --release --example node                          # both nodes here, over loopback
+//! cargo run --release --example node -- listen [MULTIADDR]    # one node, in one terminal …
+//! cargo run --release --example node -- dial MULTIADDR        # … the other, there or elsewhere
 //! ```
 //!
-//! Exit code: 0 when all went well, which for `listen` includes Ctrl-C; 1 for a failure, told in one
-//! line on stderr; 2 for arguments that make no sense; 130 for Ctrl-C before the end.
+//! Exit code: 0 for success, which for `listen` includes Ctrl-C; 1 for a failure, with one line on
+//! stderr; 2 for invalid arguments; 130 for Ctrl-C before the end.
 
 mod args;
 mod commands;

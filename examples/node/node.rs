@@ -1,4 +1,4 @@
-//! A node: a Swarm over our transport, and the view into it.
+//! A node: a Swarm over our transport, and a handle to its statistics.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use libp2p_quinn::{Config, Handle, Transport};
 
 use crate::{failure::Failure, transfer};
 
-/// Longest wait for peers to acknowledge what they were sent.
+/// Longest wait for peers to acknowledge the data sent to them.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(NetworkBehaviour)]
@@ -32,13 +32,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node with a new identity, which does nothing yet.
+    /// Creates a node with a new identity. It does nothing yet.
     pub(crate) fn new() -> Result<Self, Failure> {
         let key = Keypair::generate_ed25519();
         let transport = Transport::new(Config::new(&key));
         let handle = transport.handle();
-        // Without a need for statistics, instead of `.with_quic()`, simply:
-        // `.with_other_transport(|key| Transport::new(Config::new(key)))`
+        // If you need no statistics, replace `.with_quic()` simply by `.with_other_transport(|key|
+        // Transport::new(Config::new(key)))`.
         let Ok(builder) = SwarmBuilder::with_existing_identity(key)
             .with_tokio()
             .with_other_transport(|_| transport);
@@ -62,7 +62,7 @@ impl Node {
         *self.swarm.local_peer_id()
     }
 
-    /// Listens, and tells the first address to dial.
+    /// Listens, and returns the first address to dial.
     pub(crate) async fn listen(&mut self, addr: Multiaddr) -> Result<Multiaddr, Failure> {
         self.swarm
             .listen_on(addr)
@@ -81,12 +81,12 @@ impl Node {
         }
     }
 
-    /// What another node dials to get here and nowhere else.
+    /// The address at which another node reaches this node and no other.
     pub(crate) fn dialable(&self, addr: Multiaddr) -> Multiaddr {
         addr.with(Protocol::P2p(self.peer_id()))
     }
 
-    /// Closes all connections when what was written is delivered, so that peers are told.
+    /// Closes all connections after their data is delivered, so that peers are told.
     pub(crate) async fn close(&mut self) {
         if !self.handle.shutdown(0, "", CLOSE_TIMEOUT).await {
             eprintln!("node: some peers have not acknowledged everything in time");
@@ -97,7 +97,7 @@ impl Node {
 /// Resolves at Ctrl-C.
 pub(crate) async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        // No such signal here; then nobody can send it either.
+        // This system has no such signal.
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! How far a transfer is: a bar on a terminal, a few lines anywhere else.
+//! The progress of a transfer: a bar on a terminal, a few lines elsewhere.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::transfer::{Moved, Request};
 
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// Without a terminal there is a line each time so many percent are done.
+/// Without a terminal, there is a line after each step of this many percent.
 const STEP_PERCENT: u64 = 25;
 
-/// Shows one request.
+/// The display of one request.
 pub(crate) struct Progress {
     name: &'static str,
     bytes: u64,
     moved: Moved,
     bar: ProgressBar,
-    /// Told by lines, in percent.
+    /// The progress of the last line, in percent.
     told: u64,
     interval: Interval,
 }
@@ -47,7 +47,7 @@ impl Progress {
         }
     }
 
-    /// Waits for the next moment to refresh, and does.
+    /// Waits for the next time to refresh, and refreshes the display.
     pub(crate) async fn tick(&mut self) {
         self.interval.tick().await;
         self.refresh();

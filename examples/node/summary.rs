@@ -1,4 +1,4 @@
-//! What is told when all is done.
+//! The summary at the end.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,7 +14,7 @@ pub(crate) struct Summary {
     pub(crate) addr: Multiaddr,
     pub(crate) agent: Option<String>,
     pub(crate) ping: Option<Duration>,
-    /// Before it was closed.
+    /// The statistics before the connection was closed.
     pub(crate) connection: Option<ConnectionStats>,
     pub(crate) echo: Outcome,
     pub(crate) upload: Outcome,
@@ -71,7 +71,7 @@ impl Summary {
     }
 }
 
-/// The connection-ID registries, side by side, when connections are closed.
+/// The connection-ID registries side by side, after connections are closed.
 pub(crate) fn registries(nodes: &[(&str, Stats)]) -> String {
     type Figure = (&'static str, fn(&RegistryStats) -> u64);
     const FIGURES: [Figure; 9] = [

@@ -1,9 +1,9 @@
 //! `/libp2p-quinn/transfer/1.0.0`: moves bytes between two peers and checks them.
 //!
-//! One stream for each [`Request`]. The opener sends a byte for the kind and a `u64` in network order for
-//! the size, then:
+//! Each [`Request`] has its own stream. The opener sends a byte for the kind and a `u64` in network
+//! byte order for the size, then:
 //!
-//! | kind | what | opener | responder |
+//! | kind | request | opener | responder |
 //! |---|---|---|---|
 //! | 1 | upload | sends the content and ends its half | answers with a byte: 0 as expected, 1 not |
 //! | 2 | download | ends its half | sends the content and ends its half |

@@ -1,4 +1,5 @@
-//! Peers and strangers that do what nobody should, each beside a transfer, pings and dials that deserve better.
+//! Attacks by peers and strangers, each with a transfer, pings and dials of honest clients at the
+//! same time.
 
 mod attacker;
 mod catalogue;
@@ -24,20 +25,20 @@ use crate::figures::Figures;
 
 #[derive(Args)]
 pub struct Options {
-    /// How long each attack is looked at. With less than five there are fewer attacks, connections and bytes, and
-    /// nothing is waited for longer than it may take.
+    /// Seconds that each attack lasts. With fewer than five there are fewer attacks, connections
+    /// and bytes, and no wait lasts longer than its step may take.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Megabytes that the transfer moves in each second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     megabytes: u64,
-    /// Runs these attacks only; their names are those in front of the figures.
+    /// Runs only these attacks, by the names at the beginning of the figures.
     #[arg(long)]
     only: Vec<String>,
     /// Where to write `attack.toml`.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Figures to stand beside these in the page, as `--out` has written them.
+    /// Earlier figures to show next to these in the page, as written with `--out`.
     #[arg(long, requires = "page")]
     before: Option<PathBuf>,
     /// Where to write the figures in Markdown.
@@ -45,7 +46,7 @@ pub struct Options {
     page: Option<PathBuf>,
 }
 
-/// The processes of an attack, which starts them. The two others are given the victim's process.
+/// The processes of an attack, which starts them. The other two are given the victim's process ID.
 #[derive(Subcommand)]
 pub enum Role {
     Victim,
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> Result<bool> {
     machine::tell(&mut figures)?;
     let mut alone = Alone::default();
     for attack in options.attacks()? {
-        // It takes a while.
+        // Progress, because an attack takes a while.
         eprintln!("{}", attack.name);
         let outcome = Site::prepare().and_then(|site| site.attack(attack.kind, &plan));
         let mut judge = Judge::new(&mut figures, attack, &plan, &alone);
@@ -104,7 +105,7 @@ impl Options {
         plan
     }
 
-    /// Those that are to run, and first of all what they are compared with.
+    /// The attacks to run. The first is the one with which the others are compared.
     fn attacks(&self) -> Result<Vec<&'static Attack>> {
         for name in &self.only {
             if ATTACKS.iter().all(|attack| attack.name != name) {
@@ -132,23 +133,23 @@ impl Options {
     }
 }
 
-/// What a row of the table may name.
+/// The names that a row of the table may use.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ATTACKS.iter().map(|attack| attack.name)
 }
 
-/// With so many there is time for all that an attack can do.
+/// With this many seconds there is time for everything that an attack does.
 const LONG_SECONDS: u64 = 5;
 
 /// A little more than anything may take.
 const SHORT_PATIENCE: Duration = Duration::from_millis(3500);
 
-/// More than three times the longest delay of acknowledgements.
+/// More than three times the largest `max_ack_delay`.
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What may be left of connections that are over: caches, and what lists have grown to.
+/// Bytes that may be left of ended connections: caches, and the capacity of lists.
 const FORGOTTEN_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What streams begin with that are echoed, and those of the transfer.
+/// First bytes of streams to be echoed, and of the transfer.
 const ECHO: u8 = 0xec;
 const TRANSFER: u8 = 0x5a;

@@ -1,4 +1,4 @@
-//! Connections and streams opened and closed in slices, and what is left of them after each.
+//! Opens and closes connections and streams in slices, and checks what is left after each slice.
 
 mod dialer;
 mod listener;
@@ -91,11 +91,11 @@ async fn churn(options: &Options) -> Result<Figures> {
     report(options, &tally, samples, began.elapsed())
 }
 
-/// What is still to be done in a slice.
+/// The rest of a slice.
 struct Slice {
     connections: AtomicU64,
     streams: AtomicU64,
-    /// Most streams of one connection.
+    /// The most streams of one connection.
     share: u64,
 }
 
@@ -104,7 +104,7 @@ impl Slice {
         Arc::new(Self {
             connections: AtomicU64::new(connections),
             streams: AtomicU64::new(streams),
-            // About as many attempts fail as that is more than an equal share.
+            // The extra share makes up for attempts that fail.
             share: (streams * 3).div_ceil(connections.max(1) * 2).max(1),
         })
     }
@@ -117,7 +117,7 @@ impl Slice {
         listener: &Listener,
         tally: &Arc<Tally>,
     ) -> Result<()> {
-        // A new one each time: its peer, task and sockets come and go as well.
+        // A new dialer for each slice, so that its peer ID, task and sockets begin and end as well.
         let dialer = Arc::new(Dialer::new(listener.address(), Arc::clone(tally))?);
         let mut workers = JoinSet::new();
         for worker in 0..options.parallel {
@@ -133,7 +133,7 @@ impl Slice {
                         .connect(manner, &slice.streams, slice.share, &mut rng)
                         .await;
                 }
-                // Connections that had to fail have left streams to others.
+                // Connections that had to fail have left their streams to others.
                 while slice.streams.load(Ordering::Relaxed) > 0 {
                     let manner = Manner::Ordinary;
                     dialer
@@ -154,7 +154,7 @@ impl Slice {
     }
 }
 
-/// Takes so many, or what is left.
+/// Takes this many, or the rest.
 fn take(left: &AtomicU64, wanted: u64) -> u64 {
     let before = left
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -164,14 +164,15 @@ fn take(left: &AtomicU64, wanted: u64) -> u64 {
     before.min(wanted)
 }
 
-/// What is left when everything that was going to end has ended.
+/// What is left after everything that was going to end has ended.
 async fn settle(listener: &Listener, tally: &Tally, start: &Sample) -> Result<Sample> {
     let take = || Sample::take(tally.connections(), tally.streams(), listener.books());
     until(|| take().is_ok_and(|sample| sample.is_as_empty_as(start))).await;
     take()
 }
 
-/// The second half: before, caches fill, and the runtime's and the allocator's lists reach their size.
+/// The second half. In the first half, caches fill, and lists of the runtime and the allocator
+/// reach their size.
 pub fn settled<T>(slices: &[T]) -> &[T] {
     &slices[slices.len() / 2..]
 }
@@ -263,8 +264,8 @@ fn report(
     Ok(figures)
 }
 
-/// Nothing that leaks is smaller than that.
+/// Every leak is at least this large, in bytes.
 const SMALLEST_ALLOCATION: f64 = 16.0;
 
-/// So many connections meet with everything that may happen to one.
+/// With this many connections, every kind of end occurs.
 const ALL_OCCUR: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! What a command has found: printed, and kept for the table.
+//! The results of a command: printed, and stored for the table.
 
 use std::{fs, io, path::Path};
 
@@ -13,7 +13,7 @@ use crate::sample::Sample;
 pub struct Figures {
     /// When it ended.
     pub date: String,
-    /// How to do it again.
+    /// The command line that repeats it.
     pub command: String,
     pub figure: Vec<Figure>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -24,16 +24,16 @@ pub struct Figures {
 pub struct Figure {
     pub name: String,
     pub value: String,
-    /// What it is to be, if there is a limit.
+    /// The required value, if there is a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
-    /// Whether it is, if there is a limit.
+    /// Whether the requirement is met, if there is a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
 }
 
 impl Figures {
-    /// As of now.
+    /// Begins with the current date.
     pub fn new(command: String) -> Result<Self> {
         Ok(Self {
             date: OffsetDateTime::now_utc()
@@ -45,7 +45,7 @@ impl Figures {
         })
     }
 
-    /// Something that is told.
+    /// Adds a figure without a limit.
     pub fn tell(&mut self, name: &str, value: impl ToString) {
         self.figure.push(Figure {
             name: name.to_owned(),
@@ -55,7 +55,7 @@ impl Figures {
         });
     }
 
-    /// Something that has to be so.
+    /// Adds a figure with a limit.
     pub fn demand(&mut self, name: &str, value: impl ToString, wanted: &str, met: bool) {
         self.figure.push(Figure {
             name: name.to_owned(),
@@ -69,7 +69,7 @@ impl Figures {
         self.figure.iter().all(|figure| figure.met != Some(false))
     }
 
-    /// `None` if the command was not run yet.
+    /// Reads a file; `None` if the command was not run yet.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,4 +1,4 @@
-//! First packets of connections by the thousand, beside dials and a transfer that deserve better.
+//! Floods of first packets, with dials and a transfer of honest clients at the same time.
 
 mod attacker;
 mod client;
@@ -45,7 +45,8 @@ pub struct Options {
     /// Legitimate dials in each second.
     #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     dials: u64,
-    /// Megabytes that the established transfer moves in each second; 0 for as many as go, which vary a great deal.
+    /// Megabytes that the established transfer moves in each second. 0 sets no limit: the figures
+    /// then vary a great deal.
     #[arg(long, default_value_t = 100)]
     megabytes: u64,
     /// When the server asks for a proof of address.
@@ -111,14 +112,14 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(figures.all_met())
 }
 
-/// The processes, each in its network namespace, with an upload that goes on.
+/// The processes, each in its own network namespace, with an upload in progress.
 struct Site {
     server: Process,
     client: Process,
     attacker: Process,
 }
 
-/// An attack that goes on.
+/// An attack in progress.
 struct Attack<'a> {
     site: &'a mut Site,
 }
@@ -127,11 +128,11 @@ struct Attack<'a> {
 #[derive(Default)]
 struct Sent {
     datagrams: u64,
-    /// Of these, with a token.
+    /// Those with a token.
     proven: u64,
-    /// UDP payload that answers may be worth, by its source.
+    /// UDP payload that counts for the amplification limit, by source address.
     addresses: HashMap<SocketAddrV4, u64>,
-    /// The same, where sources are proven by some connections: of the others.
+    /// The same for the other connections, if some connections prove their source addresses.
     unproven: HashMap<Id, u64>,
     time: Duration,
 }
@@ -203,7 +204,7 @@ impl Site {
 }
 
 impl Attack<'_> {
-    /// Waits until the last packet is sent, and then until the server has given up what it has begun with.
+    /// Waits until the last packet is sent, and then until the server has given up the handshakes.
     fn end(self) -> Result<(Attacked, Served)> {
         ready(&self.site.attacker)?;
         let Line::Attacked(attacked) = self.site.attacker.hear()? else {
@@ -275,7 +276,7 @@ fn judge_flood(
     figures.tell(&format!("{name}: CPU time"), both);
 }
 
-/// That it was an attack at all.
+/// Checks that the attack took place at all.
 fn judge_proven(figures: &mut Figures, name: &str, attacked: &Attacked, served: &Served) {
     let addresses = attacked.answered_addresses;
     figures.demand(
@@ -295,7 +296,8 @@ fn judge_proven(figures: &mut Figures, name: &str, attacked: &Attacked, served: 
     );
 }
 
-/// Row 5: below the threshold for Retry packets, where a whole flight goes to whoever seems to ask.
+/// Row 5: below the threshold for Retry packets, where a whole flight goes to the claimed source
+/// address.
 fn judge_few(figures: &mut Figures, attacked: &Attacked, served: &Served) {
     judge_amplification(figures, "few", attacked);
     figures.demand(
@@ -324,8 +326,8 @@ fn judge_few(figures: &mut Figures, attacked: &Attacked, served: &Served) {
 /// Row 6.
 fn judge_strange(figures: &mut Figures, attacked: &Attacked, served: &Served) {
     let answered = attacked.answers + attacked.uncalled;
-    // Those of the subnet's broadcast address look like any other to whoever does not know the subnet; the kernel
-    // refuses to answer them.
+    // To a host that does not know the subnet, its broadcast address looks like any other; the
+    // kernel refuses to send answers there.
     let value = format!(
         "{answered}; {} sent, {} dropped by the server, {} taken, the others dropped by the kernel",
         attacked.sent, served.martian, served.incoming
@@ -351,7 +353,7 @@ fn judge_fragments(figures: &mut Figures, attacked: &Attacked, _: &Served) {
 }
 
 fn judge_amplification(figures: &mut Figures, name: &str, attacked: &Attacked) {
-    // What the packet socket has missed may have been anything.
+    // The packet socket may have missed packets of any kind.
     let complete = attacked.seen as f64 >= attacked.counted as f64 * COMPLETE;
     figures.demand(
         &format!("{name}: bytes sent for each byte received"),
@@ -394,7 +396,7 @@ fn percent(part: f64, whole: f64) -> f64 {
     100.0 * part / whole
 }
 
-/// CPU time that this process has taken.
+/// CPU time of this process.
 pub fn usage() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
@@ -407,7 +409,7 @@ pub fn runtime() -> Result<Runtime> {
         .build()?)
 }
 
-/// What a row of the table may name: what the names of the figures begin with.
+/// The names that a row of the table may use: the beginnings of the figures' names.
 pub const PARTS: [&str; 6] = [
     "few",
     "fragments",
@@ -417,23 +419,23 @@ pub const PARTS: [&str; 6] = [
     "strange sources",
 ];
 
-/// Where the server listens.
+/// The server's port.
 pub const PORT: u16 = 4001;
 
 pub const SERVER: SocketAddrV4 = SocketAddrV4::new(network::ATTACKER.server, PORT);
 
-/// Packets of what is no flood, and how many of them in a second; below the server's threshold for Retry packets.
+/// Packets without a flood, and their rate, below the server's threshold for Retry packets.
 const FEW: usize = 120;
 const FEW_PER_SECOND: u64 = 200;
 
-/// The rest of them may meet with a full buffer.
+/// The rest may be lost in a full buffer.
 const ANSWERED: u64 = 110;
 
-/// How little a flood may do.
+/// The least that must be left under a flood.
 const DIALS_PERCENT: f64 = 99.9;
 const KEPT_PERCENT: f64 = 80.0;
 
-/// Three quarters of the places that a server has.
+/// Three quarters of a server's places.
 const UNFINISHED: u64 = 768;
 
 /// RFC 9000 §8.1.
@@ -442,8 +444,8 @@ const MOST_BYTES: f64 = 3.0;
 /// The rest is ARP and IPv6, which the interface counts as well.
 const COMPLETE: f64 = 0.9;
 
-/// Packets of 1.2 KB, which the attacker has made before.
+/// Packets of 1.2 KB, which the attacker prepares.
 const MOST: u64 = 2_000_000;
 
-// The time for a flood includes that for its packets.
+// The time of a flood includes preparing its packets.
 const _: () = assert!(LONGEST.as_secs() >= 600);

@@ -46,7 +46,7 @@ enum Command {
     AttackRole(attack::Role),
 }
 
-/// Counts what is in use, which glibc's does not, in C as well.
+/// jemalloc counts bytes in use, including those of C libraries; glibc does not.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether everything was as it must be.
+/// Returns whether all requirements are met.
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Attack(options) => attack::run(&options),
@@ -75,7 +75,7 @@ fn run(command: Command) -> Result<bool> {
     }
 }
 
-/// Of the repository.
+/// The root of the repository.
 fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)

@@ -1,4 +1,4 @@
-//! Pictures of what was left after each slice.
+//! Plots of what was left after each slice.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use plotters::{coord::Shift, prelude::*};
 
 use crate::{churn::settled, sample::Sample, trend::Trend};
 
-/// Draws a panel for each figure: a dot for each slice, and the line through those of the second half.
+/// Draws a panel for each figure: a dot for each slice, and the trend of the second half.
 pub fn churn(samples: &[Sample], path: &Path) -> Result<()> {
     draw(samples, path).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// What a panel shows.
+/// The figure of a panel.
 type Of = fn(&Sample) -> f64;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -57,7 +57,7 @@ fn draw_panel(
         .margin(10)
         .x_label_area_size(36)
         .y_label_area_size(48)
-        // From zero: a line that looks flat is flat.
+        // The axis begins at zero, so that a line that looks flat is flat.
         .build_cartesian_2d(0.0..last * 1.02, 0.0..highest * 1.15)?;
     chart
         .configure_mesh()

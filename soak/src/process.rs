@@ -1,4 +1,5 @@
-//! The processes of a flood or an attack, which outlive neither their time nor their owner. They speak JSON lines.
+//! The processes of a flood or an attack, which end with their owner or their time limit. They
+//! exchange JSON lines.
 
 use std::{
     env,
@@ -45,7 +46,7 @@ impl Process {
         })
     }
 
-    /// The next thing that it says.
+    /// Waits for its next message.
     pub fn hear<T: DeserializeOwned>(&self) -> Result<T> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let line = self
@@ -62,13 +63,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may already have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What its owner says to this process next.
+/// Waits for the next order to this process.
 pub fn listen<T: DeserializeOwned>() -> Result<T> {
     let mut line = String::new();
     if io::stdin().lock().read_line(&mut line)? == 0 {
@@ -77,12 +78,12 @@ pub fn listen<T: DeserializeOwned>() -> Result<T> {
     serde_json::from_str(&line).context(line)
 }
 
-/// Says something to the owner of this process.
+/// Sends a message to the owner of this process.
 pub fn answer(line: &impl Serialize) -> Result<()> {
     write_line(&mut io::stdout().lock(), line)
 }
 
-/// Ends this process when it has taken longer than any flood or attack takes.
+/// Ends this process when it exceeds the time of any flood or attack.
 pub fn limit_time() {
     thread::spawn(|| {
         thread::sleep(LONGEST + Duration::from_secs(5));
@@ -99,8 +100,8 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// The longest flood or attack, with all that comes before and after it.
+/// The longest flood or attack, including preparation and evaluation.
 pub const LONGEST: Duration = Duration::from_secs(900);
 
-/// Lines that wait to be heard.
+/// The number of lines that may wait to be read.
 const LINES: usize = 64;

@@ -1,4 +1,4 @@
-//! What this process holds at one moment.
+//! The resources of this process at one moment.
 
 use std::{fmt, fs};
 
@@ -8,14 +8,14 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 use tikv_jemalloc_ctl::{epoch, stats};
 
-/// After so many connections.
+/// A sample after this many connections.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
-    /// Attempts to connect so far, those that had to fail among them.
+    /// Attempts to connect so far, including those that had to fail.
     pub connections: u64,
     /// Streams so far.
     pub streams: u64,
-    /// All that the registries count as *now*, which is to be nothing.
+    /// The sum of all figures that the registries mark as *now*, which should be zero.
     pub books: u64,
     /// Tasks of the runtime that have not ended.
     pub tasks: u64,
@@ -28,7 +28,7 @@ pub struct Sample {
 
 impl Sample {
     pub fn take(connections: u64, streams: u64, books: u64) -> Result<Self> {
-        // Its figures stay as they are until they are asked for anew.
+        // jemalloc updates its figures only on request.
         epoch::advance().context("jemalloc's epoch")?;
         Ok(Self {
             connections,
@@ -43,13 +43,13 @@ impl Sample {
         })
     }
 
-    /// Whether nothing is left of what has come since.
+    /// Whether nothing is left of the connections since `start`.
     pub fn is_as_empty_as(&self, start: &Self) -> bool {
         self.books == 0 && self.tasks <= start.tasks && self.descriptors <= start.descriptors
     }
 }
 
-/// The sum of all that is to be zero when every connection is gone.
+/// The sum of all figures that must be zero when every connection is gone.
 pub fn books(stats: &RegistryStats) -> u64 {
     let counts = [
         stats.connections,
@@ -63,7 +63,7 @@ pub fn books(stats: &RegistryStats) -> u64 {
 }
 
 fn descriptors() -> Result<u64> {
-    // The one that reads the directory is in it.
+    // Without the descriptor of the directory itself.
     Ok(fs::read_dir("/proc/self/fd")?.count() as u64 - 1)
 }
 

@@ -1,4 +1,4 @@
-//! Runs the simulation with many seeds, and keeps what it says.
+//! Runs the simulation with many seeds, and stores its output.
 
 use std::{
     path::PathBuf,
@@ -25,7 +25,7 @@ pub struct Options {
 const NODES: u64 = 1000;
 const CONNECTIONS: u64 = 10_000;
 
-/// What has a large network, instead of many seeds.
+/// The test with a large network, instead of many seeds.
 const CROWD: &str = "proto::tests::crowd";
 
 pub fn run(options: &Options) -> Result<bool> {
@@ -46,7 +46,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     figures.demand("tests", tests.verdict(), "all passed", tests.passed);
 
-    // By itself, because it looks at the memory of the whole process.
+    // Separately, because it measures the memory of the whole process.
     let size = format!("{NODES}x{CONNECTIONS}");
     let crowd = Tests::run(&[CROWD], "SIM_CROWD", &size)?;
     for (name, value) in crowd.counts() {
@@ -63,14 +63,14 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(figures.all_met())
 }
 
-/// What some tests have said.
+/// The output of tests.
 pub struct Tests {
     pub passed: bool,
     output: String,
 }
 
 impl Tests {
-    /// Runs what `filter` chooses, with one variable in its environment.
+    /// Runs the tests that `filter` selects, with one environment variable.
     pub fn run(filter: &[&str], variable: &str, value: &str) -> Result<Self> {
         let output = Command::new("cargo")
             .args(["test", "--release", "--lib", "--", "--nocapture"])
@@ -99,7 +99,7 @@ impl Tests {
         verdict.trim_start_matches("test result: ")
     }
 
-    /// The fewest seeds that a scenario says it has played: `N seeds: …`.
+    /// The smallest number of seeds that a scenario reports: `N seeds: …`.
     fn seeds(&self) -> Option<u64> {
         self.output
             .lines()
@@ -110,7 +110,7 @@ impl Tests {
             .min()
     }
 
-    /// What they have counted, one on each line: `    name: 123,`.
+    /// Their counts, one on each line: `    name: 123,`.
     fn counts(&self) -> Vec<(String, String)> {
         self.output
             .lines()

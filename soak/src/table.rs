@@ -1,4 +1,5 @@
-//! Which test shows what, and what the long tests have found: the page `docs/testing.md`.
+//! The traceability page `docs/testing.md`: which test shows what, and the results of the long
+//! tests.
 
 mod matrix;
 mod page;
@@ -14,7 +15,8 @@ use crate::root;
 
 #[derive(Args)]
 pub struct Options {
-    /// Writes nothing, and fails if the page is not up to date, a row has no test, or a test does not exist.
+    /// Writes nothing, and fails if the page is not up to date, a row has no test, or a test does
+    /// not exist.
     #[arg(long)]
     check: bool,
 }

@@ -1,4 +1,4 @@
-//! Whether something grows.
+//! Detects growth.
 
 /// A straight line through points, by least squares.
 #[derive(Clone, Copy, Debug)]
@@ -6,12 +6,12 @@ pub struct Trend {
     pub slope: f64,
     /// Standard error of the slope.
     pub error: f64,
-    /// Where the line begins, at 0.
+    /// The value of the line at 0.
     pub base: f64,
 }
 
 impl Trend {
-    /// `None` for less than three points, and for points above each other: any line would do.
+    /// `None` for fewer than three points, or if all have the same position.
     pub fn of(points: &[(f64, f64)]) -> Option<Self> {
         let count = points.len() as f64;
         if points.len() < 3 {
@@ -44,20 +44,20 @@ impl Trend {
         self.base + self.slope * x
     }
 
-    /// Whether it rises faster than that beyond the doubt that the points leave.
+    /// Whether it rises faster than `slope`, beyond the uncertainty of the points.
     pub fn exceeds(&self, slope: f64) -> bool {
         self.slope - CERTAINTY * self.error > slope
     }
 }
 
-/// Standard errors. What only scatters exceeds that once in forty times.
+/// Standard errors. Random scatter exceeds that once in forty times.
 const CERTAINTY: f64 = 2.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Something that scatters by 1000 and grows by so much in each step.
+    /// Data that scatters by 1000 and grows by `growth` in each step.
     fn scattered(growth: f64) -> Trend {
         let points: Vec<_> = (0..20)
             .map(|x| {

@@ -1,4 +1,4 @@
-//! Certificates that were verified before.
+//! A cache of verified certificates.
 
 use std::{
     fmt,
@@ -16,17 +16,17 @@ use super::{
     signature::CertificateKey,
 };
 
-/// The certificates of the peers that were seen last.
+/// The certificates verified last.
 ///
-/// A peer that comes again with the same certificate to the byte is spared the two signatures in
-/// it, which were right and still are. Whether the certificate is valid now is looked at each time,
-/// and the peer has to sign each handshake in any case.
+/// If a peer presents exactly the same certificate again, its two signatures are not verified
+/// again. Its validity period is checked each time, and the peer has to sign each handshake in any
+/// case.
 pub(super) struct VerifiedCertificates(Mutex<LruCache<Digest, Examined>>);
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
 impl VerifiedCertificates {
-    /// As [`Examined::new`] and [`Examined::check`] together.
+    /// Does what [`Examined::new`] and [`Examined::check`] do together.
     pub(super) fn examine(
         &self,
         der: &[u8],
@@ -63,5 +63,5 @@ impl fmt::Debug for VerifiedCertificates {
     }
 }
 
-/// More peers than most nodes are connected to; half a kilobyte each.
+/// More peers than most nodes are connected to; each entry takes half a kilobyte.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");

@@ -9,19 +9,20 @@ use super::{
     signed_key::{self, SignedKey},
 };
 
-/// A self-signed certificate that proves a host key, and the key that it is about.
+/// A self-signed certificate that proves a host key, and the private key of the certificate.
 #[derive(Debug)]
 pub(super) struct Certificate {
     pub(super) der: CertificateDer<'static>,
     pub(super) key: PrivateKeyDer<'static>,
 }
 
-/// A key for one certificate: ECDSA P-256, which every peer verifies and TLS handles fastest.
+/// Generates the key of a certificate: ECDSA P-256, which every peer supports and TLS handles
+/// fastest.
 pub(super) fn generate_key() -> Result<KeyPair, GenerateError> {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(GenerateError::Certificate)
 }
 
-/// Have the host key vouch for `key` in a certificate.
+/// Creates a certificate in which the host key signs `key`.
 pub(super) fn generate(host: &Keypair, key: &KeyPair) -> Result<Certificate, GenerateError> {
     let message = signed_key::message(&key.subject_public_key_info());
     let value = SignedKey {
@@ -32,8 +33,8 @@ pub(super) fn generate(host: &Keypair, key: &KeyPair) -> Result<Certificate, Gen
     .expect("two byte strings in memory can be encoded");
 
     let mut parameters = CertificateParams::default();
-    // Who we are is said in the extension. It is not critical, as libp2p leaves open: software
-    // that only inspects certificates need not stumble over it.
+    // The extension identifies us. The libp2p specification lets it be critical or not; it is not,
+    // so that software that only inspects certificates does not fail on it.
     parameters.distinguished_name = DistinguishedName::new();
     parameters
         .custom_extensions
@@ -41,8 +42,9 @@ pub(super) fn generate(host: &Keypair, key: &KeyPair) -> Result<Certificate, Gen
             &signed_key::OBJECT_IDENTIFIER,
             value,
         ));
-    // Fixed dates instead of ours: the key dies with the process, so they protect nothing; a
-    // period around our clock would fail with peers whose clock is off, and would show ours.
+    // Fixed dates: the key is discarded with the process, so an expiry would protect nothing. A
+    // period around our clock would fail with peers whose clock is wrong, and would reveal our
+    // clock.
     let (year, month, day) = NOT_BEFORE;
     parameters.not_before = rcgen::date_time_ymd(year, month, day);
     let (year, month, day) = NOT_AFTER;
@@ -57,8 +59,8 @@ pub(super) fn generate(host: &Keypair, key: &KeyPair) -> Result<Certificate, Gen
     })
 }
 
-/// The dates of the example certificates in the libp2p TLS specification, which every
-/// implementation is tested with.
+/// The dates of the example certificates in the libp2p TLS specification, with which every
+/// implementation is tested.
 const NOT_BEFORE: (i32, u8, u8) = (1975, 1, 1);
 const NOT_AFTER: (i32, u8, u8) = (4096, 1, 1);
 
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_certificate_of_ours_is_one_that_we_accept() {
-        // Many, because the serial number and the signature vary in length.
+        // 300 certificates, because serial number and signature vary in length.
         let host = Keypair::generate_ed25519();
         for _ in 0..300 {
             let certificate = generate(&host, &generate_key().unwrap()).unwrap();

@@ -1,9 +1,9 @@
-//! How much CRYPTO a peer may send.
+//! Limits on the CRYPTO frames of a peer.
 //!
-//! quinn-proto keeps CRYPTO data that came too early, in pieces, and puts the pieces in order. What
-//! that costs grows with their number, and with the size of the packets that they came in; a
-//! handshake needs few of either. So they are counted as soon as a packet is decrypted, and what is
-//! over a limit fails to decrypt.
+//! quinn-proto keeps CRYPTO data that arrives out of order, in pieces, and sorts the pieces. The
+//! cost grows with the number of pieces and with the size of the packets that contain them; a
+//! handshake needs few of either. So frames and bytes are counted as soon as a packet is decrypted,
+//! and a packet over a limit fails to decrypt.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use quinn_proto::crypto::{CryptoError, PacketKey};
 
 use super::payload::{self, Survey};
 
-/// The CRYPTO that a peer has sent over one connection. The session and the keys share it.
+/// How much CRYPTO data a peer has sent over one connection. The session and its keys share it.
 #[derive(Debug)]
 pub(crate) struct CryptoBudget {
     handshake: Spent,
@@ -34,8 +34,8 @@ impl CryptoBudget {
         })
     }
 
-    /// Whether the peer has sent more than a connection takes. None of its packets is decrypted any
-    /// more.
+    /// Whether the peer has exceeded the limits of the connection. If so, all further packets fail
+    /// to decrypt.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl CryptoBudget {
     }
 }
 
-/// How far a connection is that a packet belongs to.
+/// The phase of the connection to which a packet belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Initial and Handshake packets. They have one budget: honest peers send little in both, and
@@ -67,7 +67,8 @@ pub(super) enum Phase {
     Established,
 }
 
-/// What was admitted. Only the driver of a connection decrypts, so that a sum of two halves is right.
+/// The sums that were admitted. Only the connection's driver decrypts, so load and store need not
+/// be one atomic operation.
 #[derive(Debug, Default)]
 struct Spent {
     frames: AtomicU32,
@@ -90,7 +91,7 @@ impl Spent {
     }
 }
 
-/// Packets that all connections of a transport have dropped for their CRYPTO.
+/// The number of packets that all connections of a transport dropped because of CRYPTO frames.
 #[derive(Debug, Default)]
 pub(super) struct DroppedPackets(AtomicU64);
 
@@ -108,7 +109,7 @@ impl DroppedPackets {
     }
 }
 
-/// Decrypts the packets of a peer, but for those with too much CRYPTO.
+/// Decrypts a peer's packets, except those with too much CRYPTO data.
 pub(super) struct LimitedKey<K> {
     key: K,
     phase: Phase,
@@ -147,12 +148,14 @@ impl<K: PacketKey> PacketKey for LimitedKey<K> {
             self.budget.dropped.add();
             return Err(CryptoError);
         }
-        // quinn-proto may keep a part of it, and takes the size of the payload for what that holds.
-        // Until now it was a part of its datagram, if not of a whole batch.
+        // quinn-proto may keep a part of the payload, and assumes that this part holds as much
+        // memory as the payload has bytes. Until here the payload is a part of its datagram, or
+        // even of a whole batch, so it is copied.
         if crypto > 0 || padding > MUCH_PADDING {
             *payload = payload::without_padding(payload, padding);
             if payload.is_empty() {
-                // It was nothing but PADDING, which is something (RFC 9000 §12.4).
+                // The payload had only PADDING. A packet without any frame would be an error (RFC
+                // 9000 §12.4).
                 payload.put_u8(0);
             }
         }
@@ -172,8 +175,8 @@ impl<K: PacketKey> PacketKey for LimitedKey<K> {
     }
 }
 
-/// Frames count, and for each of them all bytes of its packet's payload, but for PADDING: until
-/// quinn-proto has copied a piece, it holds the payload that it is a part of.
+/// Limits on frames, and on bytes. For each frame, all bytes of its packet's payload count, without
+/// PADDING: until quinn-proto copies a piece, the piece holds the whole payload.
 struct Limits {
     frames_in_packet: usize,
     bytes_in_packet: usize,
@@ -181,22 +184,22 @@ struct Limits {
     bytes: u32,
 }
 
-/// Most peers cut their ClientHello, which takes a datagram or two, into one to four frames, and
-/// browsers into ten or twenty for each datagram. If such a one sends all of it four times more, and
-/// the network delivers everything twice, these are 400 frames, and 560 KiB.
+/// Most peers split their ClientHello, which takes one or two datagrams, into one to four frames,
+/// and browsers into ten or twenty for each datagram. If such a client sends all of it four more
+/// times and the network delivers everything twice, that makes 400 frames and 560 KiB.
 ///
-/// The worst packet that is admitted has cost 90 µs, and the worst handshake 1 ms.
+/// The worst packet within these limits took 90 µs, and the worst handshake 1 ms.
 const HANDSHAKE: Limits = Limits {
     frames_in_packet: 32,
-    // As many as that in a datagram for Ethernet.
+    // 32 frames in a datagram of Ethernet's size.
     bytes_in_packet: 48 * 1024,
     frames: 640,
     bytes: 1024 * 1024,
 };
 
-/// After the handshake there are session tickets, one to four of them. Sent and delivered as often
-/// as above, each in two frames, these are 80. Packets may be as large as datagrams by then, so
-/// their bytes limit nothing beyond that.
+/// After the handshake there are one to four session tickets. Retransmitted and delivered as often
+/// as above, each in two frames, they make 80 frames. Packets may then be as large as datagrams, so
+/// the limits on bytes add nothing to those on frames.
 const ESTABLISHED: Limits = Limits {
     frames_in_packet: 16,
     bytes_in_packet: 16 * LARGEST_DATAGRAM,
@@ -206,9 +209,9 @@ const ESTABLISHED: Limits = Limits {
 
 const LARGEST_DATAGRAM: usize = 65_535;
 
-/// Enough to tell that it is too many.
+/// Frames beyond this need not be counted: the packet is over the limit anyway.
 const MOST_COUNTED: usize = HANDSHAKE.frames_in_packet + 1;
 
-/// Bytes of PADDING that take quinn-proto, which reads them one by one, longer than a copy of the
-/// payload without them takes us.
+/// From this many bytes of PADDING on, copying the payload without them is faster than quinn-proto,
+/// which reads PADDING byte by byte.
 const MUCH_PADDING: usize = 128;

@@ -1,9 +1,9 @@
 //! Strict DER: one bounded pass over a certificate before anything interprets it.
 //!
-//! X.509 libraries read more than DER allows: bytes after the end, lengths and numbers padded
-//! with zeros, defaults spelled out. Two readers may then see two things in the same bytes. Here
-//! every element at every level must have the one encoding that DER gives it, the fields must be
-//! those of [RFC 5280 §4.1], and neither depth nor number of elements is up to the peer.
+//! X.509 libraries accept more than DER allows: bytes after the end, lengths and numbers padded
+//! with zeros, explicit defaults. Two parsers may then read the same bytes differently. Here every
+//! element at every level must have its only DER encoding, the fields must be those of [RFC 5280
+//! §4.1], and depth and number of elements are bounded.
 //!
 //! [RFC 5280 §4.1]: https://www.rfc-editor.org/rfc/rfc5280#section-4.1
 
@@ -12,7 +12,7 @@ use super::error::CertificateError;
 /// The parts of a certificate whose exact bytes matter.
 #[derive(Debug)]
 pub(super) struct Layout<'a> {
-    /// What the certificate's signature covers.
+    /// The bytes that the certificate's signature covers.
     pub(super) signed: &'a [u8],
     /// The version number, absent for version 1.
     pub(super) version: Option<&'a [u8]>,
@@ -31,9 +31,10 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// Check the whole certificate and find its parts.
+    /// Checks the whole certificate and finds its parts.
     ///
     /// # Errors
+    ///
     /// [`CertificateError::BadEncoding`] and [`CertificateError::TooLarge`].
     pub(super) fn parse(der: &'a [u8]) -> Result<Self, CertificateError> {
         if der.len() > MAX_CERTIFICATE_BYTES {
@@ -105,7 +106,7 @@ impl From<Malformed> for CertificateError {
     }
 }
 
-/// One element: its contents, and the whole of it with tag and length.
+/// One element: its contents, and its whole encoding with tag and length.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Element<'a> {
     tag: u8,
@@ -124,18 +125,18 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// Read the next element, which must have this tag.
+    /// Reads the next element, which must have this tag.
     pub(super) fn read(&mut self, tag: u8) -> Result<Element<'a>, Malformed> {
         self.read_if(tag)?
             .ok_or(Malformed("a field is missing or of another type"))
     }
 
-    /// Read the next element, which must have this tag, and go on inside it.
+    /// Reads the next element, which must have this tag, and returns a reader of its contents.
     pub(super) fn enter(&mut self, tag: u8) -> Result<Self, Malformed> {
         Ok(Self::new(self.read(tag)?.contents))
     }
 
-    /// Read the next element if it has this tag.
+    /// Reads the next element if it has this tag.
     fn read_if(&mut self, tag: u8) -> Result<Option<Element<'a>>, Malformed> {
         match self.rest.first() {
             Some(next) if *next == tag => self.next().map(Some),
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// There must be nothing left.
+    /// Fails if bytes are left.
     pub(super) fn finish(self) -> Result<(), Malformed> {
         if self.rest.is_empty() {
             Ok(())
@@ -152,7 +153,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Read the next element, whatever it is, with a definite length in its shortest form.
+    /// Reads the next element of any type, with a definite length in its shortest form.
     fn next(&mut self) -> Result<Element<'a>, Malformed> {
         const CUT: Malformed = Malformed("an element is cut off");
 
@@ -163,7 +164,8 @@ impl<'a> Reader<'a> {
         let (&first, mut rest) = rest.split_first().ok_or(CUT)?;
         let length = match first {
             0..=0x7f => usize::from(first),
-            // 0x80 would be the indefinite form of BER. Three bytes are beyond every limit here.
+            // 0x80 would be the indefinite form of BER. Lengths of three and more bytes exceed
+            // every limit here.
             0x81 | 0x82 => {
                 let (bytes, after) = rest
                     .split_at_checked(usize::from(first & 0x7f))
@@ -226,10 +228,10 @@ fn positive(contents: &[u8]) -> Result<&[u8], Malformed> {
     }
 }
 
-/// Check every element at every level, without recursion.
+/// Checks every element at every level, without recursion.
 ///
-/// The contents of octet strings stay opaque, so that extensions of others, which libp2p obliges
-/// us to ignore, may hold what they like.
+/// The contents of octet strings stay opaque: libp2p requires us to ignore unknown extensions,
+/// which may contain anything.
 fn check_elements(der: &[u8]) -> Result<(), CertificateError> {
     struct Level<'a> {
         reader: Reader<'a>,
@@ -290,7 +292,7 @@ fn check_primitive(element: Element<'_>) -> Result<(), Malformed> {
         OBJECT_IDENTIFIER => object_identifier(contents),
         UTC_TIME => time(contents, "YYMMDDHHMMSSZ".len()),
         GENERALIZED_TIME => time(contents, "YYYYMMDDHHMMSSZ".len()),
-        // Characters are not checked: nobody reads the names of a libp2p certificate.
+        // Characters are not checked, because nobody reads the names of a libp2p certificate.
         OCTET_STRING
         | UTF8_STRING
         | NUMERIC_STRING..=IA5_STRING
@@ -313,8 +315,8 @@ fn integer(contents: &[u8]) -> Result<(), Malformed> {
 }
 
 fn object_identifier(contents: &[u8]) -> Result<(), Malformed> {
-    // Components are base 128 and all but their last byte have the top bit. A component that
-    // begins with 80 begins with a zero.
+    // Components are in base 128; all bytes of a component except the last have the top bit set. A
+    // component that begins with 0x80 has a leading zero.
     let mut begins = true;
     for byte in contents {
         if begins && *byte == 0x80 {
@@ -330,7 +332,7 @@ fn object_identifier(contents: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Both times run to the second and end with Z ([RFC 5280 §4.1.2.5.1]).
+/// Checks a time: both types have seconds and end with Z ([RFC 5280 §4.1.2.5.1]).
 ///
 /// [RFC 5280 §4.1.2.5.1]: https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.5.1
 fn time(contents: &[u8], length: usize) -> Result<(), Malformed> {
@@ -344,7 +346,8 @@ fn time(contents: &[u8], length: usize) -> Result<(), Malformed> {
     }
 }
 
-/// AlgorithmIdentifier ::= SEQUENCE { OBJECT IDENTIFIER, parameters ANY OPTIONAL }; its contents.
+/// Returns the contents of AlgorithmIdentifier ::= SEQUENCE { OBJECT IDENTIFIER, parameters ANY
+/// OPTIONAL }
 fn algorithm<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     let sequence = fields.read(SEQUENCE)?;
     let mut inside = Reader::new(sequence.contents);
@@ -406,7 +409,7 @@ fn extensions(mut extensions: Reader<'_>) -> Result<(), CertificateError> {
     Ok(())
 }
 
-/// A BIT STRING of whole bytes, as keys and signatures are.
+/// A BIT STRING of whole bytes, such as a key or a signature.
 fn octets<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     match fields.read(BIT_STRING)?.contents {
         [0, octets @ ..] => Ok(octets),
@@ -418,12 +421,12 @@ const fn context(number: u8, form: u8) -> u8 {
     0x80 | form | number
 }
 
-/// A libp2p certificate with a P-256 key is about 450 bytes long, one with RSA keys of 4096 bits
-/// on both levels less than 3 KiB.
+/// A libp2p certificate with a P-256 key takes about 450 bytes. One with RSA keys of 4096 bits,
+/// both as host key and as certificate key, takes less than 3 KiB.
 pub(super) const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
-/// libp2p needs one. Anything else is ignored and only costs us time.
+/// libp2p needs one extension. Others are ignored and only cost time.
 pub(super) const MAX_EXTENSIONS: usize = 32;
-/// A name in a certificate is seven levels deep, the parameters of RSA-PSS are eight.
+/// A name in a certificate is seven levels deep, and the parameters of RSA-PSS eight.
 const MAX_DEPTH: usize = 16;
 
 const CLASS: u8 = 0xc0;

@@ -1,4 +1,4 @@
-//! Handshakes that can be replayed: whatever is random in them is a function of a seed.
+//! Handshakes that can be replayed: a seed determines everything random in them.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +23,10 @@ use rustls::{
 use super::plain;
 use super::{Authenticator, crypto_provider};
 
-/// An authenticator whose handshakes are a function of `host`, `seed`, the time that `clock` tells, and what was said on
-/// this thread.
+/// An authenticator whose handshakes are a function of `host`, `seed`, the time of `clock`, and the
+/// handshakes made before on this thread.
 ///
-/// Everyone knows the secrets of its connections.
+/// The secrets of its connections are public.
 pub(crate) fn deterministic(
     host: &Keypair,
     seed: u64,
@@ -55,24 +55,24 @@ pub(crate) fn deterministic(
     .unwrap()
 }
 
-/// What packets are protected with.
+/// The protection of packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Protection {
     #[default]
     Usual,
-    /// Nothing, which is cheap. Both sides have to agree.
+    /// None, which costs less time. Both sides have to agree.
     #[cfg(test)]
     None,
 }
 
 thread_local! {
-    /// rustls wants its randomness to live for ever, so it cannot belong to one authenticator.
+    /// rustls requires `'static` randomness, so it cannot belong to one authenticator.
     static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
 }
 
 /// An Ed25519 key, because its signatures are deterministic.
 pub(super) fn certificate_key(seed: u64) -> rcgen::KeyPair {
-    /// All of a PKCS#8 v1 document but the 32 bytes of the key (RFC 8410 §7).
+    /// A PKCS#8 v1 document without the 32 bytes of the key (RFC 8410 §7).
     const HEAD: [u8; 16] = [
         0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
     ];
@@ -86,13 +86,13 @@ pub(super) fn certificate_key(seed: u64) -> rcgen::KeyPair {
     .unwrap()
 }
 
-/// The 32 bytes that make the key.
+/// The 32 bytes of the private key.
 pub(super) fn certificate_seed(seed: u64) -> [u8; 32] {
     [seed.to_be_bytes(); 4].concat().try_into().unwrap()
 }
 
-/// A key exchange whose secret everyone knows, with keys of X25519MLKEM768's size: the ClientHello takes
-/// two datagrams, as it does by default.
+/// A key exchange with a public secret and keys of X25519MLKEM768's size, so that the ClientHello
+/// takes two datagrams as it does by default.
 #[derive(Debug)]
 struct LargePublicSecret;
 
@@ -120,7 +120,7 @@ impl ActiveKeyExchange for LargePublicSecret {
     }
 }
 
-/// What the seed of this thread's youngest authenticator gives.
+/// Random bytes from the seed of this thread's newest authenticator.
 #[derive(Debug)]
 struct ThreadRandom;
 

@@ -1,11 +1,11 @@
-//! Why a certificate is refused, and why ours could not be made.
+//! Errors of verifying a peer's certificate and of generating ours.
 
 use libp2p_identity::{PeerId, SigningError};
 
-/// Why a peer's certificate, or its proof of owning one, is refused.
+/// The reason why a peer's certificate, or its proof of owning one, is refused.
 ///
-/// Every rule comes from the [libp2p TLS specification], or from the standards it builds on:
-/// X.509 ([RFC 5280]), its encoding rules DER (ITU-T X.690) and TLS 1.3 ([RFC 8446]).
+/// Every rule comes from the [libp2p TLS specification], or from the standards it builds on: X.509
+/// ([RFC 5280]), its encoding rules DER (ITU-T X.690) and TLS 1.3 ([RFC 8446]).
 ///
 /// [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
 /// [RFC 5280]: https://www.rfc-editor.org/rfc/rfc5280
@@ -13,14 +13,14 @@ use libp2p_identity::{PeerId, SigningError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// The signed part names another signature algorithm than the certificate around it
-    /// ([RFC 5280 §4.1.1.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.1.1.2)).
+    /// The signature algorithm in the signed part differs from the one outside it ([RFC 5280
+    /// §4.1.1.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.1.1.2)).
     #[error("signature algorithm inside the certificate differs from the one outside")]
     AlgorithmMismatch,
 
-    /// The certificate's key or signature algorithm is not one that we verify.
+    /// The certificate's key or signature algorithm is not supported.
     ///
-    /// Verified are ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384, Ed25519, and RSA of 2048
+    /// Supported are ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384, Ed25519, and RSA of 2048
     /// to 4096 bits with the exponent 65537, PKCS#1 v1.5 or PSS, with SHA-256, SHA-384 or SHA-512.
     #[error("key or signature algorithm of the certificate is not supported")]
     AlgorithmUnsupported,
@@ -43,7 +43,7 @@ pub enum CertificateError {
     #[error("certificate has expired")]
     Expired,
 
-    /// A critical extension is not the libp2p one, the only one that we understand.
+    /// A critical extension other than libp2p's; we understand only that one.
     #[error("certificate has an unknown critical extension")]
     ExtensionCritical,
 
@@ -63,14 +63,14 @@ pub enum CertificateError {
     #[error("certificate has no libp2p extension")]
     ExtensionMissing,
 
-    /// The handshake was not signed by the key of the certificate: it was copied from its owner.
+    /// The certificate's key did not sign the handshake: the certificate was copied from its owner.
     #[error("handshake is not signed by the certificate's key")]
     HandshakeSignature,
 
     /// The host key in the libp2p extension is malformed, weak or of an unknown type.
     #[error("host key is refused: {reason}")]
     HostKey {
-        /// What is wrong with the key.
+        /// The reason.
         reason: String,
     },
 
@@ -82,13 +82,13 @@ pub enum CertificateError {
     #[error("certificate is not yet valid")]
     NotYetValid,
 
-    /// The certificate is good, and proves another peer than the expected one. In a handshake that
-    /// peer has shown that it holds the certificate's key.
+    /// The certificate is valid but proves another peer than the expected one. In a handshake, that
+    /// peer has also proven that it holds the certificate's key.
     #[error("expected peer {expected}, but the certificate proves {actual}")]
     PeerMismatch {
-        /// The peer that was asked for.
+        /// The expected peer.
         expected: Box<PeerId>,
-        /// The peer that answered.
+        /// The peer that the certificate proves.
         actual: Box<PeerId>,
     },
 
@@ -96,12 +96,12 @@ pub enum CertificateError {
     #[error("certificate is not signed by its own key")]
     SelfSignature,
 
-    /// The certificate exceeds a limit of ours.
+    /// The certificate exceeds one of our limits.
     #[error("certificate exceeds the limit of {limit} {unit}")]
     TooLarge {
         /// The limit.
         limit: usize,
-        /// What the limit counts.
+        /// The unit of the limit.
         unit: &'static str,
     },
 
@@ -113,12 +113,12 @@ pub enum CertificateError {
     #[error("validity period of the certificate ends before it begins")]
     ValidityReversed,
 
-    /// The certificate is not of X.509 version 3, the only one that has extensions.
+    /// The certificate is not of X.509 version 3, the only version with extensions.
     #[error("certificate is not of version 3")]
     Version,
 }
 
-/// Why our own certificate, or TLS around it, could not be set up.
+/// The reason why our own certificate, or TLS with it, could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {
@@ -130,12 +130,12 @@ pub enum GenerateError {
     #[error("host key failed to sign the certificate's key")]
     HostSignature(#[source] SigningError),
 
-    /// The cryptography provider lacks AES-128-GCM, with which every QUIC connection begins
-    /// ([RFC 9001 §5.2](https://www.rfc-editor.org/rfc/rfc9001#section-5.2)).
+    /// The cryptography provider lacks AES-128-GCM, which protects the first packets of every QUIC
+    /// connection ([RFC 9001 §5.2](https://www.rfc-editor.org/rfc/rfc9001#section-5.2)).
     #[error("cryptography provider lacks the initial cipher suite of QUIC")]
     InitialSuite,
 
-    /// The cryptography provider cannot serve TLS 1.3 over QUIC with our key.
+    /// The cryptography provider does not support TLS 1.3 over QUIC with our key.
     #[error("failed to configure TLS")]
     Tls(#[source] rustls::Error),
 }

@@ -1,4 +1,4 @@
-//! Certificates and signed keys from anywhere.
+//! Fuzz targets: arbitrary certificates and signed keys.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,8 @@ use super::{
     signed_key::{self, SignedKey},
 };
 
-/// A certificate. With an odd first byte it is only the part of one that is signed, and gets a signature that is right.
+/// Verifies a certificate. If the first byte is odd, the input is only the signed part of one, and
+/// gets a correct signature.
 pub fn certificate(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
         return;
@@ -26,7 +27,7 @@ pub fn certificate(data: &[u8]) {
     check(&certificate);
 }
 
-/// A `SignedKey`: whatever is taken has one encoding only.
+/// Decodes a `SignedKey`. An accepted one has only one encoding.
 pub fn signed_key(data: &[u8]) {
     let Ok(signed_key) = SignedKey::decode(data) else {
         return;
@@ -35,7 +36,7 @@ pub fn signed_key(data: &[u8]) {
     assert_eq!(encoded.ok().as_deref(), Some(data));
     if let Ok(key) = host_key::decode(signed_key.public_key) {
         assert_eq!(key.encode_protobuf(), signed_key.public_key);
-        // Whatever this says, it must say it.
+        // The result is arbitrary, but there must be no panic.
         let _ = key.verify(&signed_key::message(&[7; 91]), signed_key.signature);
     }
 }
@@ -57,7 +58,8 @@ fn check(certificate: &[u8]) {
         verify(certificate, Some(&stranger)),
         Err(CertificateError::PeerMismatch { .. })
     ));
-    // There is one way to write the key that makes the peer, and nothing before or behind the certificate.
+    // An accepted certificate contains the only encoding of the host key, and no byte may be
+    // missing or follow.
     let key = peer.public_key().encode_protobuf();
     assert!(certificate.windows(key.len()).any(|window| window == key));
     let (_, shorter) = certificate.split_last().expect("it was accepted");
@@ -69,7 +71,7 @@ fn check(certificate: &[u8]) {
     );
 }
 
-/// A certificate of `part`, signed by the key that [`certificates`] are about.
+/// A certificate of `part`, signed by the key of [`certificates`].
 pub fn signed(part: &[u8]) -> Vec<u8> {
     const ED25519: [u8; 7] = [0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
 
@@ -99,7 +101,7 @@ fn sequence(contents: &[u8]) -> Vec<u8> {
     sequence
 }
 
-/// Good certificates of each type of host key, whole and as the part that is signed.
+/// Valid certificates for each type of host key, whole and as their signed part.
 pub(crate) fn certificates() -> Vec<Vec<u8>> {
     hosts()
         .iter()
@@ -112,7 +114,7 @@ pub(crate) fn certificates() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The values of their extensions, and the same with something behind them.
+/// The values of libp2p extensions, and the same values with bytes appended.
 pub(crate) fn signed_keys() -> Vec<Vec<u8>> {
     hosts()
         .iter()
@@ -144,10 +146,10 @@ fn host(number: u8) -> Keypair {
     Keypair::ed25519_from_bytes([number; 32]).expect("32 bytes are a key")
 }
 
-/// In January 2027.
+/// A date in January 2027.
 fn today() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-/// Of the certificate's key.
+/// The seed of the certificate's key.
 const SEED: u64 = 1;

@@ -9,12 +9,12 @@ use libp2p_identity::{KeyType, PublicKey};
 
 use super::{error::CertificateError, rsa};
 
-/// Decode the protobuf of a host key.
+/// Decodes the protobuf of a host key.
 pub(super) fn decode(protobuf: &[u8]) -> Result<PublicKey, CertificateError> {
     let key =
         PublicKey::try_decode_protobuf(protobuf).map_err(|error| refuse(error.to_string()))?;
     // Protobuf tolerates unknown, repeated and reordered fields and padded numbers, and libp2p's
-    // key types tolerate other forms of points. None of them survives a round trip.
+    // key types tolerate other forms of points. A round trip reveals all of them.
     if key.encode_protobuf() != protobuf {
         return Err(refuse("encoding is not canonical"));
     }
@@ -26,7 +26,7 @@ pub(super) fn decode(protobuf: &[u8]) -> Result<PublicKey, CertificateError> {
     Ok(key)
 }
 
-/// Refuse points of small order, for which anyone can make signatures, and second encodings of a
+/// Refuses points of small order, for which anyone can make signatures, and second encodings of a
 /// point ([RFC 8032 §5.1.3](https://www.rfc-editor.org/rfc/rfc8032#section-5.1.3)).
 fn ed25519(key: &PublicKey) -> Result<(), CertificateError> {
     let key = key
@@ -44,7 +44,7 @@ fn ed25519(key: &PublicKey) -> Result<(), CertificateError> {
     Ok(())
 }
 
-/// Refuse lax DER inside the key, which a round trip does not show, and sizes and exponents that
+/// Refuses lax DER inside the key, which a round trip does not reveal, and sizes and exponents that
 /// peers do not use.
 fn check_rsa(key: &PublicKey) -> Result<(), CertificateError> {
     let key = key
@@ -60,7 +60,7 @@ fn refuse(reason: impl Into<String>) -> CertificateError {
     }
 }
 
-/// 2^255 − 19, in little-endian order as all numbers here.
+/// 2^255 − 19, in little-endian order like all numbers here.
 const FIELD_PRIME: [u8; 32] = {
     let mut prime = [0xff; 32];
     prime[0] = 0xed;

@@ -1,4 +1,4 @@
-//! What quinn-proto does not tell of 1-RTT packets, and what it should not see of them.
+//! Inspects 1-RTT packets: for what quinn-proto does not report, and for what it must not process.
 
 use std::{
     fmt,
@@ -14,15 +14,15 @@ use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 use super::payload::{PathToken, Survey, has_stream_data, path_tokens, without_padding};
 use crate::sync::lock_alone;
 
-/// Looks into the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
-/// §8.2), and for stream data that there is no memory for. The session and the keys share it.
+/// Inspects the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
+/// §8.2), and for stream data for which there is no memory. The session and its keys share it.
 #[derive(Debug, Default)]
 pub(crate) struct PacketWatch {
-    /// Almost always nobody looks for path validation, and no payload is searched for it.
+    /// Whether payloads are searched for path validation frames. It is rarely needed.
     is_watched: AtomicBool,
     refuses_data: AtomicBool,
     refused: AtomicU64,
-    /// One more than the largest number of a packet that the peer has made.
+    /// One more than the largest packet number received from the peer.
     received: AtomicU64,
     jumps: AtomicU64,
     seen: Mutex<Seen>,
@@ -35,34 +35,34 @@ struct Seen {
     response: Option<u64>,
 }
 
-/// A packet with PATH_CHALLENGE that was made.
+/// A packet with PATH_CHALLENGE that was sent.
 #[derive(Debug)]
 pub(crate) struct Challenge {
     pub(crate) token: u64,
-    /// The same packet without PADDING, to be sent *in place of* the one that was made: both have the
-    /// same number, so that never both may be sent (RFC 9001 §5.3).
+    /// The same packet without PADDING, to be sent *instead of* the original: both have the same
+    /// packet number, so only one of them may be sent (RFC 9001 §5.3).
     pub(crate) unpadded: Vec<u8>,
 }
 
 impl PacketWatch {
-    /// Packets with stream data are dropped from now on, or no more; the peer will send them again.
+    /// Sets whether packets with stream data are dropped; the peer retransmits them.
     pub(crate) fn refuse_data(&self, refuses: bool) {
         self.refuses_data.store(refuses, Ordering::Relaxed);
     }
 
-    /// How many were dropped since the last call.
+    /// The number of packets dropped since the last call.
     pub(crate) fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    /// Grows with each packet that is newer than all before. Whoever looks on can send others
-    /// again, and make up any that do not pass for the peer's.
+    /// Increases with each packet that is newer than all before. An attacker on the path can replay
+    /// the peer's packets, and can forge packets that fail authentication; neither increases it.
     pub(crate) fn newest(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// How often a packet number did not follow the largest one before it, by loss, because packets
-    /// have overtaken others, or because one was refused.
+    /// How often a packet number was larger than the next expected one: because of loss,
+    /// reordering, or a packet that was dropped.
     pub(crate) fn jumps(&self) -> u64 {
         self.jumps.load(Ordering::Relaxed)
     }
@@ -88,7 +88,7 @@ impl PacketWatch {
         refuses
     }
 
-    /// Looks for path validation from now on, or no more.
+    /// Starts or stops looking for path validation frames.
     pub(crate) fn watch(&self, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::Relaxed);
         if !is_watched {
@@ -100,19 +100,19 @@ impl PacketWatch {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// The last PATH_CHALLENGE that was made since the last call.
+    /// The last PATH_CHALLENGE sent since the last call.
     pub(crate) fn take_challenge(&self) -> Option<Challenge> {
         lock_alone(&self.seen).challenge.take()
     }
 
-    /// The key for headers of 1-RTT packets, of which there is one for as long as the connection lasts.
+    /// Shares the key for headers of 1-RTT packets. It stays the same for the whole connection.
     pub(super) fn share_header_key(&self, key: Box<dyn HeaderKey>) -> SharedHeaderKey {
         let key = SharedHeaderKey(Arc::from(key));
         self.header_key.get_or_init(|| key.clone());
         key
     }
 
-    /// The data of the last PATH_RESPONSE that was received since the last call.
+    /// The data of the last PATH_RESPONSE received since the last call.
     pub(crate) fn take_response(&self) -> Option<u64> {
         lock_alone(&self.seen).response.take()
     }
@@ -125,7 +125,7 @@ impl PacketWatch {
         }
     }
 
-    /// A packet that will be encrypted.
+    /// Notes a packet that is about to be encrypted.
     fn note_sent(&self, number: u64, header: &[u8], payload: &[u8], key: &impl PacketKey) {
         let challenge = path_tokens(payload).find_map(|token| match token {
             PathToken::Challenge(token) => Some(token),
@@ -144,7 +144,7 @@ impl PacketWatch {
     }
 }
 
-/// A key for headers that is in use in two places.
+/// A header protection key that is used in two places.
 #[derive(Clone)]
 pub(super) struct SharedHeaderKey(Arc<dyn HeaderKey>);
 
@@ -168,7 +168,7 @@ impl fmt::Debug for SharedHeaderKey {
     }
 }
 
-/// The key of 1-RTT packets, which sees what is in them.
+/// A key of 1-RTT packets that inspects their payloads.
 pub(super) struct WatchedKey<K> {
     key: K,
     watch: Arc<PacketWatch>,
@@ -224,5 +224,6 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
     }
 }
 
-/// Bits of the first byte with the length of the packet number less one (RFC 9000 §17.3.1).
+/// The bits of the first byte that hold the length of the packet number, less one (RFC 9000
+/// §17.3.1).
 const NUMBER_LEN: u8 = 0x03;

@@ -1,8 +1,8 @@
-//! What the payload of a packet is made of, as far as that matters before quinn-proto reads it.
+//! Parses the frames of a packet's payload before quinn-proto does, as far as we need them.
 
 use bytes::{BufMut, BytesMut};
 
-/// What there is in a payload.
+/// Counts of what a payload contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
     /// CRYPTO frames.
@@ -12,12 +12,12 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Looks at a payload until it has seen `most` CRYPTO frames.
+    /// Reads a payload until it has found `most` CRYPTO frames.
     ///
-    /// Frames are passed over by the fields of their types (RFC 9000 §19), those of extensions that
-    /// quinn-proto knows among them. The walk ends where a frame is cut off or unknown: quinn-proto
-    /// acts on no frame behind such a one, and closes the connection. So whatever the payload is,
-    /// quinn-proto acts on no more CRYPTO frames than are counted here.
+    /// It skips each frame according to the fields of its type (RFC 9000 §19), including the types
+    /// of those extensions that quinn-proto supports. It stops at a frame that is truncated or
+    /// unknown: quinn-proto processes no frame after such a one, and closes the connection. Hence
+    /// quinn-proto never processes more CRYPTO frames than are counted here.
     pub(crate) fn of(payload: &[u8], most: usize) -> Self {
         let mut rest = Rest(payload);
         let mut survey = Self::default();
@@ -34,20 +34,20 @@ impl Survey {
     }
 }
 
-/// Whether there is a STREAM frame.
+/// Whether the payload has a STREAM frame.
 pub(super) fn has_stream_data(payload: &[u8]) -> bool {
     let mut rest = Rest(payload);
     std::iter::from_fn(|| rest.pass()).any(|passed| passed == Passed::Stream)
 }
 
-/// The data of a path validation frame.
+/// The data of a PATH_CHALLENGE or PATH_RESPONSE frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PathToken {
     Challenge(u64),
     Response(u64),
 }
 
-/// The data of all path validation frames of a payload, in their order.
+/// The data of all path validation frames of a payload, in order.
 pub(super) fn path_tokens(payload: &[u8]) -> impl Iterator<Item = PathToken> {
     let mut rest = Rest(payload);
     std::iter::from_fn(move || {
@@ -59,8 +59,8 @@ pub(super) fn path_tokens(payload: &[u8]) -> impl Iterator<Item = PathToken> {
     })
 }
 
-/// A copy of a payload with so much PADDING, without that: it means nothing. The copy has memory of
-/// its own, and no more than it needs.
+/// Copies a payload, which has `padding` bytes of PADDING, without that PADDING. The copy has
+/// memory of exactly the size that it needs.
 pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
     let mut copy = BytesMut::with_capacity(payload.len() - padding);
     let mut rest = Rest(payload);
@@ -71,7 +71,7 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
             Some(Passed::Crypto | Passed::Path(_) | Passed::Stream | Passed::Other) => {
                 copy.put_slice(&frame[..frame.len() - rest.0.len()]);
             }
-            // Whatever is wrong with it is for quinn-proto to find.
+            // quinn-proto finds the error in the rest.
             None => {
                 copy.put_slice(frame);
                 return copy;
@@ -89,14 +89,15 @@ enum Passed {
     Other,
 }
 
-/// What follows the frames that were passed.
+/// The rest of the payload after the frames that were skipped.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
-    /// Passes one frame, or several of PADDING. `None` if there is none that is whole and known.
+    /// Skips one frame, or several of PADDING. Returns `None` at the end, or if the next frame is
+    /// truncated or unknown.
     fn pass(&mut self) -> Option<Passed> {
-        // A type is a number, which quinn-proto takes in every length, not only in the shortest
-        // (RFC 9000 §12.4).
+        // A type is a variable-length integer. quinn-proto accepts every encoding, not only the
+        // shortest (RFC 9000 §12.4).
         let ty = self.number()?;
         match ty {
             PADDING => {
@@ -131,14 +132,15 @@ impl Rest<'_> {
                 self.numbers(1)?;
                 self.data()?;
             }
-            // To the end of the packet.
+            // A DATAGRAM frame without length extends to the end of the packet.
             DATAGRAM => self.0 = &[],
             _ => return None,
         }
         Some(Passed::Other)
     }
 
-    /// All that follows a PADDING frame; probes of path MTU discovery are full of it.
+    /// Skips the rest of consecutive PADDING frames; probes of path MTU discovery consist mostly of
+    /// them.
     fn padding(&mut self) {
         while let Some((stride, rest)) = self.0.split_first_chunk()
             && *stride == [0; STRIDE]
@@ -151,12 +153,13 @@ impl Rest<'_> {
     }
 
     fn ack(&mut self, ty: u64) -> Option<()> {
-        // Largest, delay.
+        // Largest Acknowledged, ACK Delay.
         self.numbers(2)?;
-        // As quinn-proto has it, on machines of 32 bits too.
+        // quinn-proto truncates to `usize` in the same way on 32-bit machines.
         let ranges = self.number()? as usize;
         self.numbers(1)?;
-        // Gap and length, each of which is a byte at least. So the packet ends before it takes long.
+        // Gap and ACK Range Length, each of at least one byte. So the end of the packet bounds the
+        // loop.
         for _ in 0..ranges {
             self.numbers(2)?;
         }
@@ -190,14 +193,14 @@ impl Rest<'_> {
         self.bytes(usize::from(len) + RESET_TOKEN_LEN)
     }
 
-    /// The data of path validation.
+    /// Reads the data of a path validation frame.
     fn token(&mut self) -> Option<u64> {
         let (token, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*token))
     }
 
-    /// A length, and as many bytes.
+    /// Skips a length and that many bytes.
     fn data(&mut self) -> Option<()> {
         let len = usize::try_from(self.number()?).ok()?;
         self.bytes(len)
@@ -216,7 +219,7 @@ impl Rest<'_> {
         Some(())
     }
 
-    /// A number of variable length (RFC 9000 §16).
+    /// Reads a variable-length integer (RFC 9000 §16).
     fn number(&mut self) -> Option<u64> {
         let first = *self.0.first()?;
         if first <= VALUE_MASK {
@@ -234,12 +237,12 @@ impl Rest<'_> {
     }
 }
 
-/// The two highest bits of the first byte say how long a number is.
+/// The length of a variable-length integer, which the two highest bits of its first byte encode.
 fn number_len(first: u8) -> usize {
     1 << (first >> 6)
 }
 
-/// The other bits.
+/// The bits of the first byte that belong to the value.
 const VALUE_MASK: u8 = 0x3f;
 
 /// Bytes of PADDING that are compared at once.
@@ -248,7 +251,7 @@ const STRIDE: usize = 32;
 /// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
 const MAX_ID_LEN: u8 = 20;
 
-/// Of a stateless reset (RFC 9000 §10.3), in bytes.
+/// Length of a stateless reset token (RFC 9000 §10.3), in bytes.
 const RESET_TOKEN_LEN: usize = 16;
 
 //= https://www.rfc-editor.org/rfc/rfc9000#section-19
@@ -280,7 +283,7 @@ const CONNECTION_CLOSE: u64 = 0x1c;
 const APPLICATION_CLOSE: u64 = 0x1d;
 const HANDSHAKE_DONE: u64 = 0x1e;
 
-// Of extensions: acknowledgement frequency, and DATAGRAM (RFC 9221 §4).
+// Extensions: acknowledgement frequency, and DATAGRAM (RFC 9221 §4).
 const IMMEDIATE_ACK: u64 = 0x1f;
 const DATAGRAM: u64 = 0x30;
 const DATAGRAM_LEN: u64 = 0x31;
@@ -304,7 +307,7 @@ mod tests {
             for end in 0..both.len() {
                 assert_eq!(count(&both[..end], MANY), 0, "{end} of {both:02x?}");
             }
-            // Its type takes eight bytes as well as one.
+            // The type encoded in eight bytes instead of one.
             let (ty, fields) = match frame {
                 [0x40, ty, fields @ ..] => (ty, fields),
                 [ty, fields @ ..] => (ty, fields),
@@ -343,7 +346,7 @@ mod tests {
             &[0x32],
             &[0x40, 0xae],
             &[0xff; 8],
-            // NEW_CONNECTION_ID that retires itself, or has an ID of no length that there is.
+            // NEW_CONNECTION_ID that retires itself, or has an ID of an invalid length.
             &[0x18, 1, 2, 1, 7],
             &[0x18, 1, 0, 0],
             &[0x18, 1, 0, 21],
@@ -371,7 +374,7 @@ mod tests {
             assert_eq!(copy, [CRYPTO_FRAME, &[0x01]].concat());
             assert_eq!(copy.capacity(), copy.len());
         }
-        // However its type is written.
+        // PADDING types in longer encodings.
         let long = [&[0x40, 0, 0x80, 0, 0, 0, 0][..], CRYPTO_FRAME].concat();
         assert_eq!(Survey::of(&long, MANY).padding, 7);
         assert_eq!(without_padding(&long, 7), CRYPTO_FRAME);
@@ -386,7 +389,7 @@ mod tests {
             let survey = Survey::of(&payload, most);
             prop_assert!(survey.crypto <= most);
             prop_assert!(survey.padding <= payload.len());
-            // What has no PADDING stays as it is, mistakes and all.
+            // A payload without PADDING is copied unchanged, errors included.
             let survey = Survey::of(&payload, usize::MAX);
             let copy = without_padding(&payload, survey.padding);
             prop_assert_eq!(payload.len() - survey.padding, copy.len());
@@ -412,7 +415,7 @@ mod tests {
 
     const CRYPTO_FRAME: &[u8] = &[0x06, 7, 3, 1, 2, 3];
 
-    /// One of each other type, whose contents look like CRYPTO where they can.
+    /// One frame of each other type, with contents that look like CRYPTO if possible.
     const FRAMES: &[&[u8]] = &[
         &[0x00],
         &[0x01],

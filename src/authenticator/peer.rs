@@ -21,10 +21,10 @@ use super::{
     signed_key::{self, SignedKey},
 };
 
-/// Verifies certificates as the [libp2p TLS specification] demands, without a connection.
+/// Verifies certificates according to the [libp2p TLS specification], without a connection.
 ///
-/// Connections do the same inside their handshake. Use this where a certificate comes by another
-/// way, or in a tool.
+/// Connections do the same inside their handshake. Use this if you have a certificate from
+/// elsewhere, or in a tool.
 ///
 /// [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
 #[derive(Clone, Copy, Debug)]
@@ -32,18 +32,20 @@ use super::{
 pub struct PeerAuthenticator;
 
 impl PeerAuthenticator {
-    /// Verify one certificate in DER, and that it proves `expected` if that is given.
+    /// Verifies one certificate in DER, and that it proves `expected` if that is given.
     ///
-    /// `now` is the wall clock, `SystemTime::now()` unless a test says otherwise: the validity of
-    /// a certificate is a matter of dates.
+    /// `now` is the wall-clock time, normally `SystemTime::now()`; the validity period is compared
+    /// with it.
     ///
-    /// The certificate is only half of a proof. Anyone can copy it, so whoever presents it must
-    /// also show that it holds the certificate's key, as TLS has it do in its handshake.
+    /// A certificate alone does not prove who presents it, because anyone can copy it. The
+    /// presenter must also prove that it holds the certificate's key, as the TLS handshake
+    /// requires.
     ///
     /// # Errors
-    /// A [`CertificateError`] for the first rule that is broken. The order is: size and encoding,
-    /// version and algorithms, extensions, validity, the two signatures, and last the peer, so
-    /// that [`CertificateError::PeerMismatch`] names a peer that was proven.
+    ///
+    /// A [`CertificateError`] for the first rule that is violated. The order is: size and encoding,
+    /// version and algorithms, extensions, validity, the two signatures, and last the expected
+    /// peer. Hence [`CertificateError::PeerMismatch`] names a peer that the certificate proves.
     pub fn verify(
         der: &[u8],
         expected: Option<&PeerId>,
@@ -59,7 +61,7 @@ impl PeerAuthenticator {
     }
 }
 
-/// A peer that a certificate has proven.
+/// The peer that a certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedPeer {
     peer_id: PeerId,
@@ -77,7 +79,7 @@ impl VerifiedPeer {
         &self.public_key
     }
 
-    /// Refuse it if it is not the `expected` one.
+    /// Returns an error unless this is the `expected` peer.
     pub(super) fn expect(&self, expected: Option<&PeerId>) -> Result<(), CertificateError> {
         match expected {
             Some(expected) if *expected != self.peer_id => Err(CertificateError::PeerMismatch {
@@ -89,7 +91,7 @@ impl VerifiedPeer {
     }
 }
 
-/// A certificate in which everything is as it should be, whenever and whoever that is about.
+/// A certificate that passed every check that depends neither on the time nor on the expected peer.
 #[derive(Clone, Debug)]
 pub(super) struct Examined {
     peer: VerifiedPeer,
@@ -98,7 +100,7 @@ pub(super) struct Examined {
 }
 
 impl Examined {
-    /// Verify a certificate at `now`, in seconds since 1970.
+    /// Verifies a certificate at `now`, in seconds since 1970.
     pub(super) fn new(
         der: &[u8],
         now: i64,
@@ -153,8 +155,8 @@ impl Examined {
 
 /// The value of the one libp2p extension.
 ///
-/// Others are ignored unless they are critical, which means that who does not understand them
-/// must not go on.
+/// Unknown extensions are ignored unless they are critical: a verifier that does not understand a
+/// critical extension must refuse the certificate.
 fn libp2p_extension<'a>(certificate: &'a TbsCertificate<'_>) -> Result<&'a [u8], CertificateError> {
     static LIBP2P: LazyLock<Oid<'static>> = LazyLock::new(|| {
         Oid::from(&signed_key::OBJECT_IDENTIFIER).expect("the constant is an object identifier")
@@ -163,7 +165,7 @@ fn libp2p_extension<'a>(certificate: &'a TbsCertificate<'_>) -> Result<&'a [u8],
     let extensions = certificate.extensions();
     let mut libp2p = None;
     for (index, extension) in extensions.iter().enumerate() {
-        // Quadratic in at most 32.
+        // Quadratic, but there are at most 32 extensions.
         if extensions[..index]
             .iter()
             .any(|earlier| earlier.oid == extension.oid)
@@ -179,9 +181,11 @@ fn libp2p_extension<'a>(certificate: &'a TbsCertificate<'_>) -> Result<&'a [u8],
     libp2p.ok_or(CertificateError::ExtensionMissing)
 }
 
-/// When a certificate is valid, in seconds since 1970, both ends included ([RFC 5280 §4.1.2.5]).
+/// The validity period of a certificate in seconds since 1970, both ends included ([RFC 5280
+/// §4.1.2.5]).
 ///
-/// Dates are compared, never computed with: the year 9999, which means "no end", is the last that X.509 has.
+/// The dates are only compared, so the year 9999, which means "no end" and is the last in X.509,
+/// needs no special case.
 ///
 /// [RFC 5280 §4.1.2.5]: https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.5
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +218,7 @@ impl Period {
     }
 }
 
-/// Whole seconds since 1970, rounded down as clocks are read, negative before.
+/// Whole seconds since 1970, rounded down; negative before 1970.
 fn unix_seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
@@ -226,7 +230,7 @@ fn unix_seconds(time: SystemTime) -> i64 {
     }
 }
 
-/// Versions count from 0.
+/// Version numbers count from 0.
 const VERSION_3: [u8; 1] = [2];
 
 #[cfg(test)]

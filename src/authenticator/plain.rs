@@ -1,4 +1,4 @@
-//! Packets that are not protected, for simulations of so many that encryption would take most of the
+//! Unprotected packets, for simulations with so many packets that encryption would take most of the
 //! time.
 
 use std::sync::LazyLock;
@@ -14,7 +14,8 @@ use rustls::{
 
 use super::crypto_provider;
 
-/// TLS_AES_128_GCM_SHA256, whose packets are as long as they are otherwise. TLS itself is the same.
+/// TLS_AES_128_GCM_SHA256 with packets of the usual length but without protection. TLS itself is
+/// unchanged.
 pub(super) fn cipher_suites() -> Vec<SupportedCipherSuite> {
     SUITE
         .iter()
@@ -22,7 +23,7 @@ pub(super) fn cipher_suites() -> Vec<SupportedCipherSuite> {
         .collect()
 }
 
-/// rustls wants its suites to live for ever.
+/// rustls requires `'static` suites.
 static SUITE: LazyLock<Option<&'static Tls13CipherSuite>> = LazyLock::new(|| {
     let suites = crypto_provider().cipher_suites;
     let usual = suites
@@ -45,7 +46,7 @@ static SUITE: LazyLock<Option<&'static Tls13CipherSuite>> = LazyLock::new(|| {
 /// Protects nothing.
 struct Plain;
 
-/// Of all ciphers of QUIC (RFC 9001 §5.3).
+/// The length of the tag in all ciphers of QUIC (RFC 9001 §5.3).
 const TAG: [u8; 16] = [0; 16];
 
 impl Algorithm for Plain {

@@ -1,13 +1,13 @@
-//! TLS messages that come after the handshake.
+//! TLS messages after the handshake.
 
 use quinn_proto::Side;
 use rustls::AlertDescription;
 
-/// Reads what a peer may still say, and needs no more of TLS than that.
+/// Reads the TLS messages that a peer may send after the handshake; it needs no other part of TLS.
 ///
-/// A server may offer tickets for resumption, as many do; we resume nothing and pass them over
-/// ([RFC 8446 §4.6.1]). Everything else is forbidden in QUIC, as are tickets from a client
-/// ([RFC 9001 §4.4, §6]).
+/// A server may send tickets for resumption, and many do. We resume no sessions, so the tickets are
+/// ignored ([RFC 8446 §4.6.1]). QUIC forbids everything else, including tickets from a client ([RFC
+/// 9001 §4.4, §6]).
 ///
 /// [RFC 8446 §4.6.1]: https://www.rfc-editor.org/rfc/rfc8446#section-4.6.1
 /// [RFC 9001 §4.4, §6]: https://www.rfc-editor.org/rfc/rfc9001#section-4.4
@@ -16,7 +16,7 @@ pub(super) struct PostHandshake {
     side: Side,
     header: [u8; HEADER_LEN],
     header_filled: usize,
-    /// Bytes of a ticket that are still to come.
+    /// Bytes of the current ticket that have not arrived yet.
     body_left: usize,
 }
 
@@ -34,7 +34,7 @@ impl PostHandshake {
         self.side
     }
 
-    /// Takes the next bytes, which may end in the middle of a message.
+    /// Reads the next bytes, which may end in the middle of a message.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), AlertDescription> {
         while let Some((&next, rest)) = bytes.split_first() {
             if self.body_left > 0 {
@@ -60,7 +60,7 @@ impl PostHandshake {
     }
 }
 
-/// Type, and length in three bytes (RFC 8446 §4).
+/// The type, and a length of three bytes (RFC 8446 §4).
 const HEADER_LEN: usize = 4;
 
 const NEW_SESSION_TICKET: u8 = 4;
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(PostHandshake::new(Side::Client).read(&[24]), refused);
         let second = [4, 0, 0, 1, 0, 13];
         assert_eq!(PostHandshake::new(Side::Client).read(&second), refused);
-        // A client has no tickets to give.
+        // A client sends no tickets.
         assert_eq!(PostHandshake::new(Side::Server).read(&[4]), refused);
         assert_eq!(PostHandshake::new(Side::Server).read(&[]), Ok(()));
     }

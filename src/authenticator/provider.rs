@@ -1,15 +1,15 @@
-//! The cryptography that TLS uses.
+//! The cryptography provider of TLS.
 
 use rustls::crypto::{
     CryptoProvider,
     aws_lc_rs::{self, cipher_suite, kx_group},
 };
 
-/// aws-lc-rs with the cipher suites and key exchange groups that suit this machine.
+/// Returns aws-lc-rs with the cipher suites and key exchange groups that suit this machine.
 ///
-/// AES-128-GCM comes first where the CPU computes AES itself, ChaCha20-Poly1305 elsewhere. The
-/// key exchange prefers the hybrid of X25519 and ML-KEM-768, which stays secret even from who
-/// records it now and has a quantum computer later.
+/// AES-128-GCM comes first if the CPU has AES instructions, ChaCha20-Poly1305 otherwise. The
+/// preferred key exchange is the hybrid of X25519 and ML-KEM-768: a recorded connection stays
+/// secret even from an attacker who has a quantum computer later.
 pub(crate) fn crypto_provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: if has_aes() {

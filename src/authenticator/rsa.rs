@@ -1,10 +1,10 @@
-//! RSA keys: those that peers have, and no others.
+//! Which RSA keys are accepted.
 
 use std::{fmt, ops::RangeInclusive};
 
 use super::der::{Malformed, RsaPublicKey};
 
-/// Why an RSA key is refused.
+/// The reason why an RSA key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Malformed(&'static str),
@@ -12,7 +12,7 @@ pub(super) enum Refusal {
     Exponent,
 }
 
-/// Refuses a key, in the encoding of PKCS#1, that is malformed, weak or slow to verify with.
+/// Refuses a key, encoded as in PKCS#1, that is malformed, weak or slow to verify with.
 pub(super) fn check(key: &[u8]) -> Result<(), Refusal> {
     let key = RsaPublicKey::parse(key).map_err(|Malformed(reason)| Refusal::Malformed(reason))?;
     if !BITS.contains(&key.modulus_bits) {
@@ -34,13 +34,13 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Sizes of moduli. libp2p's implementations generate 2048 bits unless they are told otherwise, and
-/// refuse fewer; some operators have chosen 3072 or 4096. The time that a signature takes to verify
-/// grows with the square of the size.
+/// Accepted sizes of the modulus. libp2p implementations generate 2048 bits by default and refuse
+/// fewer; some operators have chosen 3072 or 4096. The time to verify a signature grows with the
+/// square of the size.
 const BITS: RangeInclusive<usize> = 2048..=4096;
 
-/// 65537, with which all implementations of libp2p generate keys. The time that a signature takes to
-/// verify grows with the exponent's length: with one of 33 bits it is doubled.
+/// 65537, with which all implementations of libp2p generate keys. The time to verify a signature
+/// grows with the exponent's length: an exponent of 33 bits doubles it.
 const EXPONENT: &[u8] = &[1, 0, 1];
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    /// A key whose modulus has so many bits.
+    /// A key with a modulus of this many bits.
     fn key(bits: usize, exponent: &[u8]) -> Vec<u8> {
         let mut modulus = vec![0xc5; bits.div_ceil(8)];
         let unused = modulus.len() * 8 - bits;

@@ -1,7 +1,7 @@
-//! TLS sessions as quinn-proto drives them.
+//! TLS sessions with the interface that quinn-proto requires.
 //!
-//! quinn-proto has an implementation of its own. This one also tells what was negotiated and,
-//! instead of certificates, the verdict on the peer.
+//! quinn-proto has its own implementation. This one also reports what was negotiated and, instead
+//! of certificates, the verdict on the peer.
 
 use std::{any::Any, fmt, io::Cursor, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -33,30 +33,32 @@ use super::{
     verifier::{Record, Verdict},
 };
 
-/// What [`Session::handshake_data`] returns.
+/// The value of [`Session::handshake_data`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     pub(crate) cipher_suite: CipherSuite,
-    /// Whether the peer takes no packets from another address than the one of the handshake (RFC 9000 §18.2).
+    /// Whether the peer forbids packets from another address than that of the handshake (RFC 9000
+    /// §18.2).
     pub(crate) disables_active_migration: bool,
-    /// How long the peer lets the connection be idle (RFC 9000 §18.2); `None` is for ever.
+    /// The peer's idle timeout (RFC 9000 §18.2); `None` means that it has none.
     pub(crate) max_idle_timeout: Option<Duration>,
     pub(crate) key_exchange_group: NamedGroup,
-    /// The name that a client asked for. libp2p has clients send none and servers ignore it.
+    /// The server name in the ClientHello. libp2p clients send none, and servers ignore it.
     pub(crate) server_name: Option<String>,
 }
 
-/// What [`Session::peer_identity`] returns, from the beginning on: there is no other way to it.
+/// The value of [`Session::peer_identity`]. It is available from the start, because quinn-proto
+/// gives no other access to the session.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// A good one only counts when the handshake is complete, and is not there before: until then
-    /// the peer's flight may still turn out to be forged.
+    /// A positive verdict is reported only after the handshake is complete: until then the peer's
+    /// flight may still prove to be forged.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) crypto: Arc<CryptoBudget>,
     pub(crate) watch: Arc<PacketWatch>,
 }
 
-/// What sessions are made from, in both roles.
+/// What is needed to start sessions in both roles.
 pub(super) struct Sessions {
     tls: Tls,
     initial: Initial,
@@ -68,7 +70,7 @@ impl Sessions {
             initial: tls.initial()?,
             tls,
         };
-        // Fail now rather than in the middle of accepting a connection.
+        // Errors should occur here rather than while a connection is accepted.
         let record = Arc::new(Record::default());
         sessions
             .connect(None, Vec::new(), &record)
@@ -89,7 +91,8 @@ impl Sessions {
         ClientConnection::new(
             Arc::new(self.tls.client(verifier)?),
             Version::V1,
-            // rustls wants a name. An address is never sent as one, and nobody looks at it.
+            // rustls requires a name. It does not send IP addresses, and nothing else uses this
+            // one.
             ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
             parameters,
         )
@@ -100,7 +103,7 @@ impl Sessions {
         parameters: Vec<u8>,
         record: &Arc<Record>,
     ) -> Result<ServerConnection, rustls::Error> {
-        // A listener cannot know whom to expect.
+        // A listener expects no particular peer.
         let verifier = self.tls.verifier(None, record);
         ServerConnection::new(
             Arc::new(self.tls.server(verifier)?),
@@ -109,7 +112,7 @@ impl Sessions {
         )
     }
 
-    /// Keys of Initial packets, which follow from an ID that the client has chosen.
+    /// Keys of Initial packets, derived from the client's initial destination connection ID.
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side, budget: &Arc<CryptoBudget>) -> Keys {
         let keys = self.initial.suite.keys(dst_cid, side.into(), Version::V1);
         handshake_keys(keys.local, keys.remote, budget)
@@ -144,7 +147,8 @@ impl crypto::ClientConfig for ClientConfig {
         let connection = self
             .sessions
             .connect(self.expected, encode(params), &record)
-            // It worked with the same parts before, so the system's randomness has failed.
+            // The same configuration worked in `Sessions::new`, so the system's randomness has
+            // failed.
             .map_err(|_| ConnectError::EndpointStopping)?;
         Ok(Box::new(TlsSession::new(
             Connection::Client(connection),
@@ -168,8 +172,8 @@ impl crypto::ServerConfig for ServerConfig {
         dst_cid: &ConnectionId,
     ) -> Result<Keys, UnsupportedVersion> {
         supported(version)?;
-        // For the first packet alone, before there is a session. Of a budget that is spent once,
-        // only the limits of one packet matter.
+        // These keys decrypt only the first packet, before there is a session. This budget is used
+        // once, so only its limits for one packet matter.
         let budget = CryptoBudget::new(&self.dropped);
         Ok(self.sessions.initial_keys(dst_cid, Side::Server, &budget))
     }
@@ -207,14 +211,14 @@ struct TlsSession {
     sessions: Arc<Sessions>,
     crypto: Arc<CryptoBudget>,
     watch: Arc<PacketWatch>,
-    /// Whether quinn-proto was told that [`Negotiated`] is there.
+    /// Whether quinn-proto was told that [`Negotiated`] is available.
     is_reported: bool,
     next_secrets: Option<Secrets>,
 }
 
 enum State {
     Handshake(Box<Connection>),
-    /// rustls is done, and several kilobytes of it are gone.
+    /// The rustls connection, which takes several kilobytes, is dropped.
     Complete {
         negotiated: Negotiated,
         transport_parameters: Box<[u8]>,
@@ -260,7 +264,7 @@ impl TlsSession {
         }
     }
 
-    /// What was negotiated, once all of it is.
+    /// What was negotiated; `None` until all of it is known.
     fn negotiated(&self) -> Option<Negotiated> {
         match &self.state {
             State::Handshake(connection) => negotiated(connection),
@@ -268,7 +272,7 @@ impl TlsSession {
         }
     }
 
-    /// Lets go of rustls once it has said all it has to say.
+    /// Drops the rustls connection once it has nothing left to send.
     fn complete(&mut self) {
         if let State::Handshake(connection) = &self.state
             && !connection.is_handshaking()
@@ -291,10 +295,11 @@ impl TlsSession {
             self.record
                 .conclude(Err(CertificateError::Chain { length: 0 }));
             //= https://www.rfc-editor.org/rfc/rfc8446#section-4.4.2.4
-            // rustls alerts a client that sent none, but not a server.
+            // rustls sends an alert to a client without a certificate, but not to a server without
+            // one.
             alert = alert.or(Some(AlertDescription::DecodeError));
         }
-        // Our reason says more than the one of rustls that carried it.
+        // Our own reason is more precise than the rustls error that carried it.
         let reason = match self.record.verdict() {
             Some(Err(refusal)) => refusal.to_string(),
             _ => error.to_string(),
@@ -369,8 +374,8 @@ impl Session for TlsSession {
         if let Err(error) = read {
             return Err(self.failure(connection, &error));
         }
-        // rustls makes sure of the protocol too. libp2p peers would speak past each other
-        // without it, so it is not left to a dependency.
+        // rustls checks the protocol as well. It is checked here too, because without it libp2p
+        // peers would not understand each other.
         match connection.alpn_protocol() {
             Some(ALPN) => {}
             None if connection.is_handshaking() => {}
@@ -442,7 +447,7 @@ impl Session for TlsSession {
             .initial
             .server
             .retry_tag(VERSION_1, orig_dst_cid, &packet);
-        // The key of the tag is public, so there is nothing that timing could give away.
+        // The key of the tag is public, so a timing attack would reveal nothing.
         *tag == expected
     }
 
@@ -457,7 +462,7 @@ impl Session for TlsSession {
                 .export_keying_material(output, label, Some(context))
                 .map(drop)
                 .map_err(|_| ExportKeyingMaterialError),
-            // Nobody asks for any, and the secret is not kept just in case.
+            // quinn-proto needs no exported keys, so the secret is not kept.
             State::Complete { .. } => Err(ExportKeyingMaterialError),
         }
     }
@@ -492,9 +497,9 @@ fn negotiated(connection: &Connection) -> Option<Negotiated> {
     })
 }
 
-/// One of the peer's parameters, which quinn-proto knows and does not tell.
+/// Finds one of the peer's transport parameters that quinn-proto parses but does not expose.
 fn parameter(mut parameters: &[u8], wanted: u64) -> Option<&[u8]> {
-    // quinn-proto refuses parameters that cannot be read to their end, so this need not.
+    // quinn-proto refuses malformed parameters, so errors need not be reported here.
     loop {
         let id = VarInt::decode(&mut parameters).ok()?;
         let len = VarInt::decode(&mut parameters).ok()?;
@@ -507,7 +512,7 @@ fn parameter(mut parameters: &[u8], wanted: u64) -> Option<&[u8]> {
 }
 
 fn supported(version: u32) -> Result<(), UnsupportedVersion> {
-    // libp2p's `/quic-v1` is version 1 and nothing else.
+    // libp2p's `/quic-v1` is version 1 only.
     if version == VERSION_1 {
         Ok(())
     } else {
@@ -519,7 +524,7 @@ fn alert_code(alert: AlertDescription) -> TransportErrorCode {
     TransportErrorCode::crypto(alert.into())
 }
 
-/// Those of the peer count the CRYPTO that it sends.
+/// The keys of the peer's packets count its CRYPTO frames.
 fn handshake_keys(
     local: DirectionalKeys,
     remote: DirectionalKeys,
@@ -547,6 +552,6 @@ fn encode(parameters: &TransportParameters) -> Vec<u8> {
 const MAX_IDLE_TIMEOUT: u64 = 0x01;
 const DISABLE_ACTIVE_MIGRATION: u64 = 0x0c;
 
-/// QUIC version 1 on the wire.
+/// The version field of QUIC version 1.
 //= https://www.rfc-editor.org/rfc/rfc9000#section-15
 const VERSION_1: u32 = 1;

@@ -1,4 +1,4 @@
-//! The key of a certificate, and the signatures it must have made.
+//! The key of a certificate, and the signatures that it must make.
 
 use rustls::{
     SignatureScheme,
@@ -12,7 +12,7 @@ use super::{
     rsa,
 };
 
-/// The key that a certificate is about.
+/// The public key of a certificate.
 #[derive(Clone, Debug)]
 pub(super) struct CertificateKey {
     algorithm: AlgorithmIdentifier,
@@ -21,17 +21,18 @@ pub(super) struct CertificateKey {
 }
 
 impl CertificateKey {
-    /// Take the key out of a certificate and prepare to verify that it signed it.
+    /// Extracts the key of a certificate, and prepares to verify the certificate's self-signature.
     ///
     /// # Errors
-    /// [`CertificateError::AlgorithmUnsupported`], and [`CertificateError::BadEncoding`] for an
-    /// RSA key that is not DER.
+    ///
+    /// [`CertificateError::AlgorithmUnsupported`], and [`CertificateError::BadEncoding`] for an RSA
+    /// key that is not DER.
     pub(super) fn new<'a>(
         layout: &Layout<'a>,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(Self, SelfSignature<'a>), CertificateError> {
-        // Identifiers are compared as bytes, so that parameters cannot hide anything: neither an
-        // explicit curve nor the SHA-1 that RSA-PSS defaults to.
+        // Identifiers are compared byte by byte, including their parameters. So an explicit curve,
+        // or the SHA-1 that RSA-PSS defaults to, matches none.
         let (algorithm, implementation) = SIGNATURES
             .iter()
             .find(|signature| {
@@ -43,7 +44,8 @@ impl CertificateKey {
                 Some((signature.key, implementation))
             })
             .ok_or(CertificateError::AlgorithmUnsupported)?;
-        // Here, to tell them from bad signatures, and before any time is spent on one.
+        // Checked here, so that the error differs from that of a bad signature, and before spending
+        // time on one.
         if algorithm == alg_id::RSA_ENCRYPTION {
             rsa::check(layout.key).map_err(|refusal| match refusal {
                 rsa::Refusal::Malformed(reason) => Malformed(reason).into(),
@@ -66,10 +68,10 @@ impl CertificateKey {
         Ok((key, signature))
     }
 
-    /// Verify a CertificateVerify message of TLS 1.3 ([RFC 8446 §4.4.3]).
+    /// Verifies a CertificateVerify message of TLS 1.3 ([RFC 8446 §4.4.3]).
     ///
-    /// The scheme must be one for this type of key, and need not be the one of the certificate's
-    /// own signature: an RSA key signs certificates with PKCS#1 v1.5 and handshakes with PSS.
+    /// The scheme must fit the type of the key, but may differ from that of the certificate's own
+    /// signature: an RSA key signs certificates with PKCS#1 v1.5 and handshakes with PSS.
     ///
     /// [RFC 8446 §4.4.3]: https://www.rfc-editor.org/rfc/rfc8446#section-4.4.3
     pub(super) fn verify_handshake(
@@ -95,7 +97,7 @@ impl CertificateKey {
     }
 }
 
-/// The signature of a certificate by its own key, not verified yet.
+/// The self-signature of a certificate, not verified yet.
 #[derive(Debug)]
 pub(super) struct SelfSignature<'a> {
     implementation: &'static dyn SignatureVerificationAlgorithm,
@@ -112,7 +114,7 @@ impl SelfSignature<'_> {
     }
 }
 
-/// What we tell the peer we can verify, in certificates and in the handshake.
+/// The signature schemes that we announce, for certificates and for the handshake.
 pub(super) fn schemes() -> Vec<SignatureScheme> {
     SIGNATURES
         .iter()
@@ -130,12 +132,12 @@ fn implementation(
     })
 }
 
-/// A kind of signature, as X.509 and TLS identify it.
+/// A signature algorithm, as X.509 and TLS identify it.
 struct Signature {
     key: AlgorithmIdentifier,
     algorithm: AlgorithmIdentifier,
     scheme: SignatureScheme,
-    /// TLS 1.3 has PKCS#1 v1.5 in certificates only ([RFC 8446 §4.2.3]).
+    /// TLS 1.3 permits PKCS#1 v1.5 in certificates only ([RFC 8446 §4.2.3]).
     ///
     /// [RFC 8446 §4.2.3]: https://www.rfc-editor.org/rfc/rfc8446#section-4.2.3
     in_handshake: bool,
@@ -161,8 +163,8 @@ impl Signature {
     }
 }
 
-/// The preferred first. TLS 1.3 ties each curve to one hash, and libp2p asks for hashes of at
-/// least 256 bits; P-521 and Ed448 are left out because many peers cannot verify them.
+/// In order of preference. TLS 1.3 ties each curve to one hash, and libp2p requires hashes of at
+/// least 256 bits. P-521 and Ed448 are left out because many peers do not support them.
 const SIGNATURES: [Signature; 9] = [
     Signature::new(
         alg_id::ECDSA_P256,

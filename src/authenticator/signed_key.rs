@@ -21,7 +21,7 @@ pub(super) struct SignedKey<'a> {
 }
 
 impl<'a> SignedKey<'a> {
-    /// Read the value of the extension, which must be DER to the last byte.
+    /// Reads the value of the extension, which must be DER to the last byte.
     pub(super) fn decode(value: &'a [u8]) -> Result<Self, CertificateError> {
         Self::read(value)
             .map_err(|Malformed(reason)| CertificateError::ExtensionEncoding { reason })
@@ -47,7 +47,7 @@ impl<'a> SignedKey<'a> {
     }
 }
 
-/// What the host key signs: a fixed prefix and the certificate's SubjectPublicKeyInfo.
+/// The message that the host key signs: a fixed prefix and the certificate's SubjectPublicKeyInfo.
 pub(super) fn message(spki: &[u8]) -> Vec<u8> {
     [PREFIX, spki].concat()
 }

@@ -1,4 +1,4 @@
-//! Whole handshakes in memory, with good and bad peers.
+//! Whole handshakes in memory, with honest and hostile peers.
 
 use std::sync::{
     Arc,
@@ -257,7 +257,7 @@ fn every_case_ends_as_it_must_with_the_peer_as_client() {
     let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
     for case in cases() {
         if case.number == 56 {
-            continue; // A server expects nobody in particular.
+            continue; // A server expects no particular peer.
         }
         let mut client = RawPeer::new(&case).client(&[ALPN], "localhost");
         let mut server = start_server(&ours);
@@ -303,7 +303,8 @@ fn known_certificate_proves_nothing_for_who_lacks_its_key() {
         private_key: Signer::p256().pkcs8,
         ..case
     };
-    // Nor has its owner been there, if somebody else is expected.
+    // With another expected peer, the error is the same, because the owner of the certificate has
+    // not proven to be there.
     for expected in [None, Some(PeerId::random())] {
         let mut client = start_client(&ours, expected);
         let mut server = RawPeer::new(&thief).server(&[ALPN]);
@@ -341,8 +342,8 @@ fn peer_is_not_named_before_the_handshake_is_complete() {
     let [flight] = &flights[..] else {
         panic!("the client answers at one level");
     };
-    // The last message is Finished: a header and a hash. By then the server has read the
-    // client's certificate, and the proof that it holds the key.
+    // The last message is Finished: a header and a hash. Before it, the server has read the
+    // client's certificate and the proof that the client holds the key.
     let hash = match negotiated(&*client).unwrap().cipher_suite {
         CipherSuite::TLS13_AES_256_GCM_SHA384 => 48,
         _ => 32,
@@ -360,7 +361,7 @@ fn replayed_or_changed_flights_never_name_a_peer() {
     tell(&client.speak(), &mut server).unwrap();
     let mut flights = server.speak();
 
-    // The flight answers another hello.
+    // The flight answers another ClientHello.
     let (mut other, _) = pair();
     other.speak();
     tell(&flights, &mut other).unwrap_err();
@@ -486,7 +487,7 @@ fn start_server(ours: &Authenticator) -> Box<dyn Session> {
     ours.server().start_session(1, &transport_parameters())
 }
 
-/// An empty set, so all are defaults.
+/// An empty set, so all parameters have their defaults.
 fn transport_parameters() -> TransportParameters {
     TransportParameters::read(Side::Client, &mut &[][..]).unwrap()
 }

@@ -22,7 +22,7 @@ use super::{
     verifier::{Record, Verifier},
 };
 
-/// All that handshakes share. What differs from one to the next is the verifier.
+/// What all handshakes share. Only the verifier differs from handshake to handshake.
 #[derive(Debug)]
 pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
@@ -69,7 +69,7 @@ impl Tls {
                 .with_client_cert_resolver(self.certified_key.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_sni = false;
-        // A resumed session would bring back a peer without asking the verifier.
+        // A resumed session would authenticate the peer without calling the verifier.
         config.resumption = Resumption::disabled();
         if let Some(key_log) = &self.key_log {
             config.key_log = key_log.clone();
@@ -84,7 +84,8 @@ impl Tls {
                 .with_client_cert_verifier(Arc::new(verifier))
                 .with_cert_resolver(self.certified_key.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Our order knows whether our CPU computes AES, and it is our CPU that is the busier one.
+        // Our order depends on whether our CPU has AES instructions, and a server's CPU is the
+        // busier one.
         config.ignore_client_order = true;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -94,7 +95,7 @@ impl Tls {
         Ok(config)
     }
 
-    /// The keys of Initial and Retry packets, which depend on nothing but the packets.
+    /// The keys of Initial and Retry packets, which anyone can derive from the packets.
     pub(super) fn initial(&self) -> Result<Initial, GenerateError> {
         let suite = self
             .provider

@@ -19,14 +19,14 @@ use super::{
     signature::{self, CertificateKey},
 };
 
-/// What a handshake has found out about the peer.
+/// The result of authenticating the peer.
 pub(crate) type Verdict = Result<VerifiedPeer, CertificateError>;
 
 /// The verifier of one handshake, in either role.
 ///
-/// The certificate is parsed and verified once, and not at all if it was before. Its key is kept for the signature over the
-/// handshake, and the peer for whoever asks later, so nothing depends on parsing it again at
-/// another time.
+/// It parses and verifies the certificate at most once, and not at all if it is in the cache. It
+/// keeps the certificate's key to verify the signature of the handshake, and the peer for later
+/// queries, so nothing depends on parsing the certificate a second time.
 #[derive(Debug)]
 pub(super) struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
@@ -66,7 +66,7 @@ impl Verifier {
         };
         match examined {
             Ok(examined) => {
-                // TLS 1.3 authenticates once, so there is no earlier one to be kept.
+                // TLS 1.3 authenticates once, so no earlier value is lost.
                 let _ = self.record.examined.set(examined);
                 Ok(())
             }
@@ -82,7 +82,8 @@ impl Verifier {
         let Some((peer, key)) = self.record.examined.get() else {
             return Err(self.refuse(CertificateError::Chain { length: 0 }));
         };
-        // Whose the certificate is comes last: anyone can copy it, and who is named was there.
+        // The expected peer is compared last: anyone can copy a certificate, so the signature must
+        // first prove that the named peer was there.
         key.verify_handshake(signed.scheme, message, signed.signature())
             .and_then(|()| peer.expect(self.expected.as_ref()))
             .map_err(|error| self.refuse(error))?;
@@ -97,7 +98,7 @@ impl Verifier {
     }
 }
 
-/// What the verifier of one handshake hands to its session.
+/// The results that the verifier of one handshake passes to its session.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     examined: OnceLock<(VerifiedPeer, CertificateKey)>,
@@ -105,12 +106,13 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The verdict, once the peer has failed or has shown that it holds the certificate's key.
+    /// The verdict; `None` until the peer has failed or has proven that it holds the certificate's
+    /// key.
     pub(super) fn verdict(&self) -> Option<&Verdict> {
         self.verdict.get()
     }
 
-    /// The first verdict stands.
+    /// Sets the verdict. Later calls have no effect.
     pub(super) fn conclude(&self, verdict: Verdict) {
         let _ = self.verdict.set(verdict);
     }
@@ -194,7 +196,7 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// The rustls error whose alert describes ours to the peer ([RFC 8446 §6.2]).
+/// The rustls error whose alert describes our error to the peer ([RFC 8446 §6.2]).
 ///
 /// [RFC 8446 §6.2]: https://www.rfc-editor.org/rfc/rfc8446#section-6.2
 fn alert(error: &CertificateError) -> TlsCertificateError {
@@ -207,7 +209,7 @@ fn alert(error: &CertificateError) -> TlsCertificateError {
         | CertificateError::ValidityReversed => TlsCertificateError::Expired,
         // decrypt_error
         CertificateError::HandshakeSignature => TlsCertificateError::BadSignature,
-        // access_denied: a valid certificate, but not the one we want
+        // access_denied: a valid certificate, but not that of the expected peer
         CertificateError::PeerMismatch { .. } => {
             TlsCertificateError::ApplicationVerificationFailure
         }

@@ -1,4 +1,4 @@
-//! What can be set, and what is refused.
+//! The setters of the configuration, and the limits that they check.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -11,27 +11,28 @@ use super::{
 };
 use crate::{error::ConfigError, net::BufferSizes, proto::Shards};
 
-/// No handshake takes an hour.
+/// Far longer than any handshake takes.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(3600);
 
-/// Whoever waits for longer does not notice the end of it.
+/// A longer wait would hardly be noticed when it ends.
 const LONGEST_LINGER: Duration = Duration::from_secs(3600);
 
-/// With less a connection does little else; with more nothing is kept alive.
+/// Shorter intervals fill the connection with keep-alives; longer ones keep neither a connection
+/// nor a NAT binding alive.
 const KEEP_ALIVE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 
-/// quinn-proto has two map entries for each stream that a peer may open; with so many an idle connection
-/// takes 5 MB.
+/// quinn-proto keeps two map entries for each stream that a peer may open: with this limit, an idle
+/// connection takes 5 MB.
 const MOST_PEER_STREAMS: u32 = 65_536;
 
-/// From one batch of datagrams to what no kernel grants.
+/// From the size of one batch of datagrams to more than any kernel grants.
 const SOCKET_BUFFERS: RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
 
-/// Smallest UDP payload that every QUIC path carries (RFC 9000 §14).
+/// Smallest UDP payload that every path for QUIC carries (RFC 9000 §14).
 pub(crate) const MIN_MTU_BYTES: u16 = 1200;
 
-/// Sets what differs from the defaults; made by [`Config::builder`](super::Config::builder).
+/// Changes settings from their defaults; [`Config::builder`](super::Config::builder) creates it.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct ConfigBuilder {
@@ -47,10 +48,10 @@ impl ConfigBuilder {
         }
     }
 
-    /// Bytes that a peer may send on all its streams together without our reading any of them.
+    /// Bytes that a peer may send on all streams together before we have read any of them.
     ///
-    /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000, half
-    /// again as much as one stream, so that one stalled stream does not stall the others.
+    /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000,
+    /// half again as much as one stream, so that one stalled stream does not stall the others.
     ///
     /// # Errors
     ///
@@ -62,20 +63,20 @@ impl ConfigBuilder {
 
     /// Whether to mark packets for explicit congestion notification (ECN, RFC 9000 §13.4).
     ///
-    /// Routers can tell of a queue then before they drop anything. Some drop marked packets
-    /// instead; where nothing is acknowledged for three round trips, a connection goes on without
-    /// marks for a while. Default: on.
+    /// With ECN, routers can signal congestion before they drop packets. Some routers drop marked
+    /// packets instead; if the peer acknowledges nothing for three round trips, a connection stops
+    /// marking packets for a while. Default: on.
     pub fn ecn(mut self, enabled: bool) -> Self {
         self.knobs.offload.ecn = enabled;
         self
     }
 
-    /// Longest time for a handshake, from the first poll of a dial or the first packet of a peer to
-    /// an authenticated peer.
+    /// Longest time for a handshake: from the first poll of a dial, or the peer's first packet,
+    /// until the peer is authenticated.
     ///
-    /// The time that an incoming connection waits for the application's answer is part of it, and
-    /// so is the time that a dial waits behind others. Default: 5 s, room for two retransmissions
-    /// of the first packet.
+    /// It includes the time that an incoming connection waits for the application's answer, and the
+    /// time that a dial waits for other dials. Default: 5 s, which leaves room for two
+    /// retransmissions of the first packet.
     ///
     /// # Errors
     ///
@@ -91,14 +92,14 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Longest silence after which a connection is given up ([RFC 9000 §10.1]).
+    /// Longest silence before a connection is given up ([RFC 9000 §10.1]).
     ///
-    /// The smaller one of ours and the peer's counts. `None` leaves it to the peer; if it says the same,
-    /// a dead path hangs every stream on it. Default: 10 s.
+    /// The smaller of our timeout and the peer's applies. With `None`, only the peer's applies; if
+    /// the peer has none either, streams on a dead path wait for ever. Default: 10 s.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] for zero and for 2^62 ms and above.
+    /// [`ConfigError::OutOfRange`] below 1 ms and for 2^62 ms and above.
     ///
     /// [RFC 9000 §10.1]: https://www.rfc-editor.org/rfc/rfc9000#section-10.1
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Result<Self, ConfigError> {
@@ -114,13 +115,15 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// How long a connection may be silent before we send something just to keep it alive.
+    /// How long a connection may be silent before we send a packet to keep it alive.
     ///
-    /// `None` sends nothing; the peer may. Default: 5 s, half of the idle timeout.
+    /// With `None` we send no such packets, but the peer may. Default: 5 s, half of the idle
+    /// timeout.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] below 1 ms and above a day. [`build`](Self::build) compares it with the idle timeout.
+    /// [`ConfigError::OutOfRange`] below 1 ms and above a day. [`build`](Self::build) returns
+    /// [`ConfigError::KeepAliveTooLong`] if the interval exceeds half of the idle timeout.
     pub fn keep_alive_interval(mut self, interval: Option<Duration>) -> Result<Self, ConfigError> {
         if interval.is_some_and(|interval| !KEEP_ALIVE_INTERVALS.contains(&interval)) {
             return Err(ConfigError::OutOfRange {
@@ -132,12 +135,13 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// How long a connection that we close goes on to deliver streams that were closed before it.
+    /// How long a connection that we close goes on to deliver data of streams that were closed
+    /// before it.
     ///
-    /// A stream whose `poll_close` was ready has its bytes delivered although the connection is
-    /// closed or dropped behind it: the peer hears of the end when it has acknowledged them. A peer
-    /// that acknowledges nothing for 3 s, or for nine round trips if these take longer, is waited
-    /// for no longer. Zero closes at once. Default: 60 s.
+    /// Once `poll_close` of a stream was ready, its data is delivered even if the connection is
+    /// then closed or dropped: the peer receives the CONNECTION_CLOSE only after it has
+    /// acknowledged that data. We stop waiting for a peer that acknowledges nothing for 3 s, or for
+    /// nine round trips if these take longer. Zero closes at once. Default: 60 s.
     ///
     /// # Errors
     ///
@@ -153,24 +157,26 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// How many incoming connections from the same source may be unfinished: wait for the application's answer, or be
-    /// in the middle of their handshake. Connections that are established do not count.
+    /// How many incoming connections from one source may be unfinished: wait for the application's
+    /// answer, or be in their handshake. Established connections do not count.
     ///
-    /// A source is an IPv4 address or an IPv6 /56, what a customer usually has; an IPv6 /48 may have four times as
-    /// many. Shards share the number equally.
+    /// A source is an IPv4 address or an IPv6 /56, the usual prefix of one customer. An IPv6 /48
+    /// may have four times as many. Shards divide the number equally.
     ///
-    /// Anyone can forge an address, and must not be able to shut its owner out. So with this many unfinished from a
-    /// source, whoever has not proven to be there is asked to do so (Retry, [RFC 9000 §8.1.2]); first packets are
-    /// dropped only when this many of those that have proven it are unfinished, too. They are not refused: whoever is
-    /// honest comes again by itself a second later. With [`RetryPolicy::Never`] no address is ever proven, and this has
-    /// no effect.
+    /// Anyone can forge an address, and must not be able to lock out its owner. Therefore, once a
+    /// source has this many unfinished connections, a sender that has not proven its address is
+    /// asked to do so (Retry, [RFC 9000 §8.1.2]). First packets are dropped only once the source
+    /// also has this many unfinished connections with a proven address. They are dropped and not
+    /// refused: an honest client retransmits its first packet a second later. With
+    /// [`RetryPolicy::Never`] no address is ever proven, and this setting has no effect.
     ///
-    /// The number is for an idle listener. When half of the places of
-    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) are taken, by whomever, each source that has proven its
-    /// address may have a quarter of it, and so on, but one at least: a few hundred addresses in one hand leave places to
-    /// all others. If it is as large as that limit, one source may have all places.
+    /// The number applies to an idle listener. When half of the places of
+    /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) are taken, by any sources, a
+    /// source with a proven address may have a quarter of the number, and so on, but always at
+    /// least one. So an attacker with a few hundred addresses leaves places for everyone else. If
+    /// the number is at least as large as that limit, one source may take all places.
     ///
-    /// Default: 128. Hundreds of peers behind the NAT of one carrier can come at the same moment.
+    /// Default: 128. Hundreds of peers behind one carrier's NAT may connect at the same moment.
     ///
     /// # Errors
     ///
@@ -183,12 +189,13 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// How many incoming connections may be unfinished: wait for the application's answer, or be in the middle of their
-    /// handshake. First packets of more are dropped; whoever is honest comes again by itself a second later.
+    /// How many incoming connections may be unfinished: wait for the application's answer, or be in
+    /// their handshake. First packets beyond that are dropped; an honest client retransmits its
+    /// first packet a second later.
     ///
-    /// When a quarter of the places is taken, the rest is for senders that have proven their address, unless
-    /// [`RetryPolicy::Never`] forbids to ask. Shards share the number equally. Default: 1024, some 50 MB if all of them
-    /// stall.
+    /// Once a quarter of the places is taken, the others are only for senders that have proven
+    /// their address, unless [`RetryPolicy::Never`] is set. Shards divide the number equally.
+    /// Default: 1024, some 50 MB if all of them stall.
     ///
     /// # Errors
     ///
@@ -198,17 +205,17 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Largest UDP payload that is tried on a path, in bytes (RFC 8899).
+    /// Largest UDP payload to send on any path, in bytes (RFC 8899).
     ///
-    /// Never more than the interface takes (where the system does not tell: 1452, what IPv6 and UDP
-    /// leave of Ethernet's 1500 bytes), and than the peer does. We let peers send as much, but at
-    /// most a 32nd of the socket's receive buffer.
+    /// The interface and the peer may lower it. If the operating system does not tell the
+    /// interface's MTU, we send at most 1452 bytes: Ethernet's 1500 bytes less the headers of IPv6
+    /// and UDP. We announce the same size to peers, but at most a 32nd of the socket's receive
+    /// buffer and at least 1472 bytes.
     ///
-    /// Loopback has one probe of this size, and otherwise 1452: a search in steps costs a short
-    /// connection more than the handshake.
+    /// On loopback one probe tries this size; without an acknowledgement the size stays 1452.
     ///
-    /// Default: 16,370, of which four fit into the largest batch that segmentation offload cuts;
-    /// loopback and jumbo frames make use of it.
+    /// Default: 16,370. Four datagrams of this size fill the largest batch that the kernel cuts
+    /// into datagrams. Loopback and jumbo frames make use of it.
     ///
     /// # Errors
     ///
@@ -226,15 +233,16 @@ impl ConfigBuilder {
 
     /// How many streams a peer may have open to us at once.
     ///
-    /// Streams that the application does not take go on counting, so this is also what holds back a
-    /// peer that opens more than is wanted. Room is given back an eighth of the limit at a time.
-    /// The limit begins with 100 and grows when the peer has used half of it, which it may notice as a round
-    /// trip before it gets to more. Default: 256, as everywhere in libp2p.
+    /// Streams that the application has not taken count as well, so the limit also holds back a
+    /// peer that opens more streams than the application wants. The credit for closed streams is
+    /// returned in steps of an eighth of the limit. The limit begins with 100 and grows once the
+    /// peer has used half of it; a peer that needs more streams may have to wait one round trip.
+    /// Default: 256, as in other libp2p implementations.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated, and for more than
-    /// 65,536: each stream that is allowed takes 84 bytes, used or not.
+    /// [`ConfigError::OutOfRange`] for 0, with which no protocol could be negotiated, and for more
+    /// than 65,536, because each stream that is allowed takes 84 bytes, used or not.
     pub fn max_peer_streams(mut self, streams: u32) -> Result<Self, ConfigError> {
         if !(1..=MOST_PEER_STREAMS).contains(&streams) {
             return Err(ConfigError::OutOfRange {
@@ -248,7 +256,7 @@ impl ConfigBuilder {
 
     /// How many incoming connections may wait for the application's answer; more are dropped.
     ///
-    /// No TLS work has been done for them, and each holds at most 16 KiB. Shards share the number equally.
+    /// They cost no TLS work, and each holds at most 16 KiB. Shards divide the number equally.
     /// Default: 1024.
     ///
     /// # Errors
@@ -259,15 +267,16 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Bytes of data that all connections together may hold: received and not read yet, or written and
-    /// not acknowledged yet. `None` is an eighth of the memory that the process may use, or 1 GiB where
-    /// the system does not say how much that is.
+    /// Bytes of data that all connections together may hold: received and not read yet, or written
+    /// and not acknowledged yet. `None` means an eighth of the memory that the process may use, or
+    /// 1 GiB if the operating system does not tell how much that is.
     ///
-    /// As it is used up, windows shrink: each connection may hold a quarter of what is left in each
-    /// direction, and 64 KiB in any case. When nothing is left, packets with stream data for connections
-    /// that hold more than that are dropped and counted until the application has read something; the
-    /// peer sends them again, but may find the connection idle for too long if that takes longer than
-    /// the idle timeout. So connections hold this and 128 KiB for each of them at most.
+    /// As the memory is used up, flow-control windows shrink: each connection may hold a quarter of
+    /// the rest in each direction, and 64 KiB in any case. When nothing is left, packets with
+    /// stream data for connections that hold more than that are dropped and counted until the
+    /// application has read something. The peer retransmits them, but its connection may time out
+    /// if that takes longer than the idle timeout. Hence all connections together hold at most this
+    /// many bytes, plus 128 KiB for each connection.
     ///
     /// Default: `None`.
     ///
@@ -285,11 +294,14 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Bytes of datagrams that incoming connections may hold while they wait for the application's answer.
+    /// Bytes of datagrams that incoming connections may hold while they wait for the application's
+    /// answer.
     ///
-    /// Those that have not proven their address get no more than half of it, and those of one source that have proven it
-    /// an eighth (sources are those of [`max_handshakes_per_source`](Self::max_handshakes_per_source)). What is more is
-    /// dropped. Shards share the number equally, but each has 32 KiB, and each source 16 KiB. Default: 4 MiB, enough for an Initial or two of each that may wait.
+    /// Senders that have not proven their address may use at most half of it, and a source that has
+    /// proven its address an eighth ([`max_handshakes_per_source`](Self::max_handshakes_per_source)
+    /// defines a source). More datagrams are dropped. Shards divide the number equally, but each
+    /// has at least 32 KiB, and each source at least 16 KiB. Default: 4 MiB, enough for one or two
+    /// Initial packets of each connection that may wait.
     ///
     /// # Errors
     ///
@@ -305,18 +317,18 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Whether to time the routing of each datagram, for
+    /// Whether to measure how long the routing of each datagram takes, for
     /// [`RegistryStats::routing_time`](crate::RegistryStats::routing_time).
     ///
-    /// Costs two readings of the clock for each. Default: off.
+    /// It costs two readings of the clock for each datagram. Default: off.
     pub fn measure_routing(mut self, enabled: bool) -> Self {
         self.knobs.measure_routing = enabled;
         self
     }
 
-    /// Whether a peer that dialled us may go on from another address (RFC 9000 §9).
+    /// Whether a peer that dialled us may change its address (RFC 9000 §9).
     ///
-    /// That is what a NAT makes it do now and then; the change is reported as
+    /// NATs cause such changes now and then. The muxer reports the change as
     /// [`StreamMuxerEvent::AddressChange`](libp2p_core::muxing::StreamMuxerEvent::AddressChange).
     /// Default: on.
     pub fn migration(mut self, enabled: bool) -> Self {
@@ -324,7 +336,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether to find out how large datagrams may be (RFC 8899); without it they have 1200 bytes.
+    /// Whether to discover the path MTU (RFC 8899); without that, datagrams have at most 1200
+    /// bytes.
     ///
     /// Default: on.
     pub fn mtu_discovery(mut self, enabled: bool) -> Self {
@@ -332,13 +345,14 @@ impl ConfigBuilder {
         self
     }
 
-    /// When an incoming connection has to prove its address before it costs anything (Retry,
+    /// When an incoming connection has to prove its address before we spend resources on it (Retry,
     /// [RFC 9000 §8.1.2]).
     ///
-    /// Other limits than that of the policy ask for it as well:
+    /// Some limits ask for the proof as well:
     /// [`max_handshakes_per_source`](Self::max_handshakes_per_source),
     /// [`max_incoming_handshakes`](Self::max_incoming_handshakes) and
-    /// [`max_pending_incoming_bytes`](Self::max_pending_incoming_bytes); [`RetryPolicy::Never`] never does.
+    /// [`max_pending_incoming_bytes`](Self::max_pending_incoming_bytes). With
+    /// [`RetryPolicy::Never`] none of them does.
     ///
     /// Default: [`RetryPolicy::UnderLoad`], with 256 handshakes.
     ///
@@ -348,22 +362,23 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether to have the operating system cut batches of datagrams (segmentation offload), where
-    /// it can.
+    /// Whether to let the operating system cut batches into datagrams (segmentation offload), if it
+    /// can.
     ///
-    /// Each byte costs a fraction of the CPU time then. Some drivers and tunnels lose such batches
-    /// without a word; where nothing is acknowledged for three round trips, a connection sends
-    /// single datagrams for a while. Default: on.
+    /// Each byte then costs a fraction of the CPU time. Some drivers and tunnels drop such batches
+    /// silently; if the peer acknowledges nothing for three round trips, a connection sends single
+    /// datagrams for a while. Default: on.
     pub fn segmentation_offload(mut self, enabled: bool) -> Self {
         self.knobs.offload.segmentation = enabled;
         self
     }
 
-    /// Bytes that may be under way to a peer without its acknowledgement.
+    /// Bytes that may be in flight to a peer without its acknowledgement.
     ///
-    /// Bounds what a connection holds for retransmission. Another eighth of it, a megabyte at most, and one write
-    /// may wait to be sent. Should be twice the bandwidth-delay product of the path. On the way back to the same host
-    /// it is 512 KiB at most: there it is the peer's receive buffer that all of it waits in. Default: 10,000,000.
+    /// Bounds the memory for retransmissions. In addition, an eighth of it (at most a megabyte) and
+    /// one write may wait to be sent. It should be twice the bandwidth-delay product of the path.
+    /// On loopback it is at most 512 KiB, because there all of it waits in the peer's receive
+    /// buffer. Default: 10,000,000.
     ///
     /// # Errors
     ///
@@ -379,12 +394,13 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// How many tasks share the work, each with an endpoint of its own.
+    /// How many shards a transport has. Each is a task with its own quinn-proto endpoint.
     ///
-    /// A connection stays with one of them. On Linux each has a socket of its own at each address, and the kernel
-    /// brings datagrams to the right one; where that is refused, and elsewhere, one task reads for all and hands
-    /// them on. Default: 1, which keeps a core busy with a gigabyte per second; more are for machines with many
-    /// cores and as much to do.
+    /// A connection stays with one shard. On Linux each shard has its own socket at each address,
+    /// and the kernel delivers datagrams to the right one. If the kernel refuses that, and on other
+    /// systems, one task reads the socket and passes datagrams on. Default: 1, which can use a
+    /// whole core at a gigabyte per second. More are for machines with many cores and as much
+    /// traffic.
     ///
     /// # Errors
     ///
@@ -397,11 +413,12 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Size of the receive and the send buffer to ask the kernel for, for each socket, in bytes.
+    /// Sizes of the receive and the send buffer to request from the kernel for each socket, in
+    /// bytes.
     ///
-    /// It may grant less (on Linux at most `net.core.rmem_max` and `wmem_max`); what it granted is in
-    /// [`ListenerStats`](crate::ListenerStats). Default: 8 MiB each; with the kernel's own default a burst
-    /// of handshakes is lost.
+    /// The kernel may grant less (on Linux at most `net.core.rmem_max` and `wmem_max`);
+    /// [`ListenerStats`](crate::ListenerStats) shows what it granted. Default: 8 MiB each, because
+    /// with the kernel's own default a burst of handshakes is lost.
     ///
     /// # Errors
     ///
@@ -420,9 +437,9 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Bytes that a peer may send on one stream without our reading any of them (RFC 9000 §4.1).
+    /// Bytes that a peer may send on one stream before we have read any of them (RFC 9000 §4.1).
     ///
-    /// Default: 10,000,000, enough for 800 Mbit/s at 100 ms.
+    /// Default: 10,000,000, enough for 800 Mbit/s at a round-trip time of 100 ms.
     ///
     /// # Errors
     ///

@@ -1,33 +1,37 @@
-//! When a stranger has to prove its address.
+//! When a client has to prove its address.
 
 use crate::proto::Shards;
 
-/// When an incoming connection has to prove its address before it costs anything.
+/// When an incoming connection has to prove its address before we spend resources on it.
 ///
-/// Anyone can send a first packet with somebody else's address on it. A Retry packet ([RFC 9000 §8.1.2])
-/// makes the sender show that it receives what is sent there, which costs it one round trip and us nothing
-/// that would have to be remembered. Dialers on every libp2p implementation answer it by themselves.
+/// Anyone can send a first packet with a forged source address. A Retry packet ([RFC 9000 §8.1.2])
+/// makes the sender prove that it receives packets at that address. It costs the sender one round
+/// trip, and we keep no state for it. Clients of every libp2p implementation answer it
+/// automatically.
 ///
 /// [RFC 9000 §8.1.2]: https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetryPolicy {
-    /// Always. Each connection takes one round trip longer.
+    /// Always. Each handshake takes one round trip longer.
     Always,
-    /// Never. A flood of forged addresses then takes all of
-    /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes), and keeps everyone else out.
+    /// Never. A flood of packets with forged addresses then takes all places of
+    /// [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes) and keeps out
+    /// every other client.
     Never,
-    /// While so many incoming connections wait for an answer or are in the middle of their handshake.
+    /// While at least `handshakes` incoming connections wait for the application's answer or are in
+    /// their handshake.
     UnderLoad {
-        /// How many, over the whole transport; its shards share the number equally. 0 means always. More than a
-        /// quarter of [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes) is the same as that
-        /// quarter.
+        /// The number for the whole transport; shards divide it equally. 0 means always. More than
+        /// a quarter of [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes)
+        /// has the same effect as that quarter.
         handshakes: usize,
     },
 }
 
 impl RetryPolicy {
-    /// How many unfinished handshakes one shard may have before it asks for a Retry; `None` never does.
+    /// The number of unfinished handshakes from which on a shard asks for a Retry; `None` never
+    /// asks.
     pub(super) fn threshold(self, shards: Shards) -> Option<usize> {
         match self {
             Self::Always => Some(0),
@@ -37,8 +41,8 @@ impl RetryPolicy {
     }
 }
 
-/// [`UnderLoad`](RetryPolicy::UnderLoad) with 256 handshakes: more than honest dialers begin at once, and 40 ms
-/// of TLS work.
+/// [`UnderLoad`](RetryPolicy::UnderLoad) with 256 handshakes: more than honest clients begin at
+/// once, and 40 ms of TLS work.
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self::UnderLoad { handshakes: 256 }

@@ -1,7 +1,8 @@
-//! Keys that nobody else ever sees: for stateless resets and for Retry tokens.
+//! Our keys for stateless resets and for Retry tokens.
 //!
-//! quinn-proto implements its key traits for the types of one crypto library, chosen by features that
-//! other crates in the same build may change; so they are implemented here, on ours.
+//! quinn-proto implements its key traits for the types of one crypto library, which it selects by
+//! features that other crates in the same build may change. So this module implements the traits
+//! for the library that we use.
 
 use std::{fmt, net::SocketAddr};
 
@@ -9,7 +10,8 @@ use aws_lc_rs::{aead, constant_time, hkdf, hmac};
 use libp2p_identity::Keypair;
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
 
-/// What the keys for stateless resets of one identity are derived from; the same after a restart.
+/// The secret from which the keys for stateless resets of one identity are derived; the same after
+/// a restart.
 #[derive(Clone)]
 pub(super) struct ResetSecret(Option<[u8; 32]>);
 
@@ -18,11 +20,12 @@ impl ResetSecret {
         Self(keypair.derive_secret(b"libp2p-quinn stateless reset"))
     }
 
-    /// The source of one endpoint's key, or nothing if the identity is of a kind that has no
-    /// secret.
+    /// The secret of one endpoint, or `None` if the identity's key type has no secret to derive
+    /// from.
     ///
-    /// `first_addr` is where the transport has bound its first socket. Another transport of this
-    /// identity has another one, and so no key that would sign the IDs of this one.
+    /// `first_addr` is the address to which the transport has bound its first socket. Another
+    /// transport with the same identity has another first address. So its key differs, and it
+    /// computes no valid reset tokens for the IDs of this transport.
     pub(super) fn of_endpoint(&self, first_addr: SocketAddr, shard: usize) -> Option<[u8; 32]> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0?);
         let info = format!("{first_addr} {shard}");
@@ -36,7 +39,8 @@ impl fmt::Debug for ResetSecret {
     }
 }
 
-/// Signs connection IDs; the signature is the ID's stateless-reset token (RFC 9000 §10.3.2).
+/// Computes stateless reset tokens: the signature of a connection ID is its token (RFC 9000
+/// §10.3.2).
 pub(super) struct ResetKey(hmac::Key);
 
 impl ResetKey {
@@ -61,7 +65,7 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// Seals Retry tokens, each with a key of its own (RFC 9000 §8.1.4).
+/// Encrypts Retry tokens, each with its own key (RFC 9000 §8.1.4).
 pub(super) struct TokenKey(hkdf::Prk);
 
 impl TokenKey {
@@ -86,7 +90,7 @@ impl HandshakeTokenKey for TokenKey {
 struct SealingKey(aead::LessSafeKey);
 
 impl SealingKey {
-    /// Each key seals one token, so its nonce need not differ from others.
+    /// Each key encrypts one token, so a constant nonce is safe.
     fn nonce() -> aead::Nonce {
         aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
     }

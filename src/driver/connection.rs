@@ -1,4 +1,5 @@
-//! A connection as the application holds it: locked for a moment, driven by its shard.
+//! A connection with the interface for the application: each call locks it briefly, and its shard
+//! drives it.
 
 use std::{
     sync::Arc,
@@ -15,7 +16,7 @@ use crate::{
     proto::{Connection, SharedConnection, lock},
 };
 
-/// A connection and the way to its driver.
+/// A connection, with the doorbell of its driver.
 #[derive(Clone)]
 pub(crate) struct DrivenConnection {
     connection: SharedConnection,
@@ -36,7 +37,8 @@ impl DrivenConnection {
         }
     }
 
-    /// Does something to the connection, and tells the driver if there is something to send for it.
+    /// Calls `act` on the connection, and wakes the driver if the connection then has something to
+    /// send.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
         let mut due = Vec::new();
         let mut connection = lock(&self.connection);
@@ -45,7 +47,8 @@ impl DrivenConnection {
         connection.take_due(&mut due);
         let displaced = connection.take_displaced();
         drop(connection);
-        // A waker may be all that keeps a task, and the task a stream of this connection.
+        // Dropping a waker may drop a task and with it a stream of this connection, so it happens
+        // after unlocking.
         drop(displaced);
         if wants_turn {
             self.doorbell.ring_for(self.handle);
@@ -69,10 +72,10 @@ impl Handshake {
         }
     }
 
-    /// Resolves to the authenticated peer and its connection. Not to be polled again after that.
+    /// Resolves to the authenticated peer and its connection. Must not be polled again after that.
     ///
-    /// Where it is another peer than the expected one, the connection is over. So a Swarm learns
-    /// who was met, although nothing but its identity was taken from it.
+    /// If a peer other than the expected one was reached, it resolves to that peer and to a
+    /// connection that has ended. So a Swarm learns which peer it reached.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,7 +100,7 @@ impl Handshake {
         })
     }
 
-    /// Whether anything had come from the peer's address when this was polled last.
+    /// Whether any packet had come from the peer's address at the last poll.
     pub(crate) fn heard(&self) -> Heard {
         self.heard
     }

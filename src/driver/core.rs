@@ -1,4 +1,4 @@
-//! What a transport, its handles and its drivers share.
+//! The state that a transport, its handles and its drivers share.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -44,7 +44,7 @@ use crate::{
     sync::{self, Mutex},
 };
 
-/// The sockets, mailboxes and books of one transport.
+/// The sockets, mailboxes and statistics of one transport.
 pub(crate) struct Core {
     config: Config,
     budget: Budget,
@@ -58,33 +58,33 @@ pub(crate) struct Core {
     #[cfg(feature = "nat")]
     stun: Arc<StunDoor>,
     sockets: Arc<Sockets>,
-    /// Whether drivers were started, and no others are to take their place.
+    /// Whether drivers were started and have not been given up for new ones.
     has_drivers: Mutex<bool>,
     next_shard: AtomicUsize,
     silent_hosts: SilentHosts,
 }
 
 struct Listening {
-    /// Without the addresses, which come and go one by one.
+    /// Without the addresses, which `addresses` has.
     stats: ListenerStats,
     addresses: BTreeSet<Multiaddr>,
     socket: Weak<Socket>,
 }
 
-/// Which socket a dial leaves from.
+/// The socket from which a dial leaves.
 #[derive(Clone, Debug)]
 pub(crate) enum DialFrom {
-    /// One of its own.
+    /// A new socket for this dial.
     New,
-    /// That of one of these listeners, each of which could reach the target. If none is left by then, the one
-    /// that all dials share that have no listener to leave from.
+    /// The socket of one of these listeners, each of which could reach the target. If all of them
+    /// are closed by then, the socket that dials without a listener share.
     Reused(Vec<Weak<Socket>>),
-    /// The one that dials share, because nothing has come back to a listener's. The time for the handshake
-    /// runs already, and is over then.
+    /// The socket that dials without a listener share, because the host has not answered packets
+    /// from a listener's port. The handshake timeout is already running and ends at `deadline`.
     Other { deadline: Instant },
 }
 
-/// A socket that could not be opened.
+/// The reason why a socket could not be opened.
 #[derive(Debug)]
 pub(crate) enum OpenError {
     Bind(io::Error),
@@ -92,7 +92,8 @@ pub(crate) enum OpenError {
     DriverStopped,
 }
 
-/// Keeps the drivers running even when they have nothing to drive.
+/// Keeps the drivers running even if they have no connections. Dropping it tells them to stop once
+/// they have none.
 pub(crate) struct InUse(Arc<Core>);
 
 impl InUse {
@@ -143,8 +144,8 @@ impl Core {
         }
     }
 
-    /// Opens a socket to listen on. If connections still use one at this address that has listened
-    /// before, it listens again.
+    /// Opens a socket to listen on. If a socket at this address has listened before and connections
+    /// still use it, that one listens again.
     pub(crate) fn listen(
         &self,
         runtime: &Runtime,
@@ -157,7 +158,7 @@ impl Core {
         }
     }
 
-    /// Opens a socket and has a driver read it; the first one starts the drivers.
+    /// Opens a socket and makes a driver read it. The first socket starts the drivers.
     fn open_socket(
         &self,
         runtime: &Runtime,
@@ -172,8 +173,8 @@ impl Core {
             .map_err(|_| OpenError::DriverStopped)
     }
 
-    /// Begins to dial. To be called when the dial is first polled, not before: its time runs from
-    /// now on.
+    /// Begins a dial. Call it when the dial is first polled, because its timeout runs from this
+    /// call.
     pub(crate) fn dial(
         &self,
         runtime: &Runtime,
@@ -225,7 +226,7 @@ impl Core {
         Ok((receiver, departure))
     }
 
-    /// A dial is over that has heard this.
+    /// Records for a host whether a dial that has ended heard anything from it.
     pub(crate) fn learn(&self, departure: &Departure, heard: Heard) {
         let comes_through = |local_port| {
             let mut registries = self.registries.iter();
@@ -234,8 +235,9 @@ impl Core {
         (self.silent_hosts).learn(clock::now(), departure, heard, comes_through);
     }
 
-    /// Sends to `remote_addr`, from the socket of one of these listeners, each of which could reach it, until what comes
-    /// back is dropped. It resolves when the time for a handshake is over, or the driver is gone.
+    /// Punches a hole: sends datagrams to `remote_addr` from the socket of one of these listeners,
+    /// each of which could reach it, until the returned receiver is dropped. The receiver resolves
+    /// when the time for a handshake is over, and is cancelled if the driver stops.
     pub(crate) fn punch(
         &self,
         remote_addr: SocketAddr,
@@ -246,7 +248,7 @@ impl Core {
             .ok_or(DialError::NoListener)?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let (over, receiver) = Reply::new();
-        // One driver has all of them, and so knows what all of them send to one host.
+        // One driver sends for all hole punches, so that it can limit how much is sent to one host.
         self.mailbox(0)?
             .request(Request::Packet(PacketRequest::Punch {
                 remote_addr,
@@ -257,17 +259,17 @@ impl Core {
         Ok(receiver)
     }
 
-    /// Whether it is not a socket of drivers before those that there are now.
+    /// Whether the current drivers may read this socket; earlier drivers may have opened it.
     pub(crate) fn may_be_read(&self, socket: &Socket) -> bool {
         self.sockets.is_current(socket)
     }
 
-    /// Whether there were drivers, and all of them are gone.
+    /// Whether drivers were started and all of them have stopped.
     pub(crate) fn have_stopped(&self) -> bool {
         self.sockets.have_stopped()
     }
 
-    /// Closes all connections, and lets no other one begin.
+    /// Closes all connections, and lets no new one begin.
     pub(crate) fn shut_down(&self, code: VarInt, reason: Bytes) {
         self.is_shut_down.store(true, Ordering::Relaxed);
         let listening: Vec<_> = sync::lock(&self.listeners)
@@ -278,11 +280,11 @@ impl Core {
             self.stop_listening(&socket);
         }
         self.close_connections(code, reason, false);
-        // The transport reports that its listeners are closed.
+        // Woken, the transport reports that its listeners are closed.
         self.incoming.wake();
     }
 
-    /// Closes all connections that are left after [`shut_down`](Self::shut_down).
+    /// Closes the connections that are left after [`shut_down`](Self::shut_down) at once.
     pub(crate) fn close_at_once(&self) {
         self.close_connections(VarInt::from_u32(0), Bytes::new(), true);
     }
@@ -293,7 +295,7 @@ impl Core {
 
     /// Ready when there is no connection.
     pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
-        // Before looking, so that nothing comes in between.
+        // Registered before checking, so that no change is missed in between.
         self.idle.register(cx);
         let mut registries = self.registries.iter();
         if registries.any(|registry| sync::lock(registry).has_connections()) {
@@ -313,9 +315,10 @@ impl Core {
         }
     }
 
-    /// How many of the drivers are gone, and how many there were. The transport is woken when that changes.
+    /// The number of drivers that have stopped, and the number of all. The transport is woken when
+    /// that changes.
     pub(crate) fn stopped(&self, cx: &Context<'_>) -> (usize, usize) {
-        // Before looking, so that nothing comes in between.
+        // Registered before checking, so that no change is missed in between.
         self.incoming.register(cx.waker());
         let stopped = self
             .mailboxes
@@ -328,19 +331,21 @@ impl Core {
         self.incoming.poll(cx)
     }
 
-    /// No connection is accepted at this socket any more; those that were not answered are refused.
+    /// Stops accepting connections at this socket, and refuses those that the application has not
+    /// answered.
     pub(crate) fn stop_listening(&self, socket: &Arc<Socket>) {
         socket.stop_listening();
         self.sockets.note_former_listener(socket);
         self.incoming.refuse_from(socket);
     }
 
-    /// Moves what was dialled to other sockets, where it does not come from that of a listener.
+    /// Moves the connections that were dialled from sockets without a listener to new sockets.
     pub(crate) fn rebind(&self) -> Result<(), RebindError> {
         self.sockets.rebind()
     }
 
-    /// Sockets of listeners that have failed since the last time. The transport is woken when there are any.
+    /// Sockets of listeners that have failed since the last call. The transport is woken when there
+    /// are any.
     pub(crate) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
         self.sockets.take_failed()
     }
@@ -360,12 +365,12 @@ impl Core {
         });
     }
 
-    /// A listener announces an address.
+    /// Adds an address that a listener announces.
     pub(crate) fn note_address(&self, listener_id: ListenerId, addr: Multiaddr) {
         self.change_addresses(listener_id, |addresses| addresses.insert(addr));
     }
 
-    /// A listener announces an address no more.
+    /// Removes an address that a listener no longer announces.
     pub(crate) fn forget_address(&self, listener_id: ListenerId, addr: &Multiaddr) {
         self.change_addresses(listener_id, |addresses| addresses.remove(addr));
     }
@@ -387,7 +392,7 @@ impl Core {
         sync::lock(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
     }
 
-    /// The socket of a listener, if it is one of this transport.
+    /// The socket of a listener, if it belongs to this transport.
     #[cfg(feature = "nat")]
     pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<Socket>> {
         sync::lock(&self.listeners)
@@ -397,7 +402,8 @@ impl Core {
             .upgrade()
     }
 
-    /// Sends a datagram that is not QUIC; it is lost if the driver is gone, or has far too much to do.
+    /// Sends a datagram that is not QUIC. It is lost if the driver has stopped or its queue is
+    /// full.
     #[cfg(feature = "nat")]
     pub(crate) fn send(&self, socket: Arc<Socket>, remote_addr: SocketAddr, contents: Vec<u8>) {
         let Ok(mailbox) = self.mailbox(0) else {
@@ -431,7 +437,7 @@ impl Core {
         let mut peers = HashSet::new();
         let mut remote_addrs = HashSet::new();
         for (shard, registry) in self.registries.iter().enumerate() {
-            // One lock at a time: a driver notes things in the registry while it holds a connection.
+            // Never both locks at once: a driver locks the registry while it holds a connection.
             let connections = {
                 let registry = sync::lock(registry);
                 registry.add_to(&mut stats.registry, &mut stats.transport);
@@ -466,8 +472,8 @@ impl Core {
         self.stun.reset_stats();
     }
 
-    /// Where to ask for something that any shard can do: at the one with this number, modulo how many there are, or at
-    /// the next one that is driven.
+    /// The mailbox of shard `shard` modulo the number of shards, or of the next shard that has a
+    /// running driver.
     fn mailbox(&self, shard: usize) -> Result<&Mailbox, DialError> {
         (0..self.mailboxes.len())
             .map(|step| &*self.mailboxes[(shard + step) % self.mailboxes.len()])
@@ -512,9 +518,10 @@ impl Core {
         Ok((socket, port))
     }
 
-    /// The socket that an operator would expect a dial to leave from: the one at the address that
-    /// the kernel would send from anyway, or a wildcard one, which lets the kernel choose. Any
-    /// other is in another network, to which the answer need not find its way.
+    /// The socket from which an operator would expect the dial to leave: the one bound to the
+    /// source address that the kernel would choose, or a wildcard socket, for which the kernel
+    /// chooses that address. Any other socket belongs to another network, and answers might not
+    /// reach it.
     fn expected_socket(
         &self,
         listeners: &[Weak<Socket>],
@@ -526,7 +533,8 @@ impl Core {
             .filter(|socket| self.sockets.is_current(socket))
             .collect();
         if address::needs_zone(remote_addr.ip()) && address::zone(remote_addr).is_none() {
-            // A wildcard socket leaves it open, too, at which link the target is.
+            // The target's link is unknown, and a wildcard socket does not tell it either, so a
+            // socket with a zone comes first.
             let has_zone = |socket: &&Arc<Socket>| address::zone(socket.local_addr()).is_some();
             let zoned = sockets.iter().find(has_zone);
             return zoned.or_else(|| sockets.first()).map(Arc::clone);
@@ -545,7 +553,7 @@ impl Core {
             .map(Arc::clone)
     }
 
-    /// If nothing is left of the drivers, makes way for others.
+    /// If all drivers are gone, prepares for new ones.
     fn begin_again(&self) {
         let are_gone = |has_drivers: bool| {
             has_drivers && self.mailboxes.iter().all(|mailbox| mailbox.is_gone())
@@ -555,7 +563,7 @@ impl Core {
         }
         self.sockets.forget_all_if(|| {
             let mut has_drivers = sync::lock(&self.has_drivers);
-            // Unless somebody else was first.
+            // Checked again under the lock: another thread may have been first.
             let make_way = are_gone(*has_drivers);
             if make_way {
                 self.incoming.clear();
@@ -566,7 +574,7 @@ impl Core {
         });
     }
 
-    /// Starts the drivers, if there are none; `io` is the first socket.
+    /// Starts the drivers if there are none. `io` is the first socket.
     fn start(&self, runtime: &Runtime, io: &UdpSocket) -> Result<(), Arc<GenerateError>> {
         let mut has_drivers = sync::lock(&self.has_drivers);
         if *has_drivers {
@@ -590,7 +598,8 @@ impl Core {
             )
         });
         let settings = settings.collect::<Result<Vec<_>, _>>()?;
-        // Not before there are drivers for them: what they take, somebody waits for.
+        // Only now, because a mailbox accepts requests once it is revived, and a driver must be
+        // there to answer them.
         for mailbox in self.mailboxes.iter().filter(|mailbox| mailbox.is_gone()) {
             mailbox.revive();
         }
@@ -619,16 +628,16 @@ impl Core {
     }
 }
 
-/// `remote_addr`, in the zone of the socket, or of the only link that there is, where it needs one and
-/// has none. Left without, the kernel would choose a link, and what comes back would be from
-/// another address.
+/// Adds a zone to `remote_addr` if it needs one and has none: that of the socket, or of the only
+/// link. Without a zone the kernel would choose a link, and answers would come from an address that
+/// differs in its zone.
 fn in_zone_of(socket: &Socket, remote_addr: SocketAddr) -> SocketAddr {
     address::in_zone(remote_addr, || {
         address::zone(socket.local_addr()).or_else(host_addresses::only_link)
     })
 }
 
-/// Why a dial has not begun.
+/// The reason why a dial has not begun.
 fn not_dialled(undeliverable: Undeliverable) -> DialError {
     match undeliverable {
         Undeliverable::Overloaded => DialError::Overloaded,

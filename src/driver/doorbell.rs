@@ -1,4 +1,4 @@
-//! Waking a driver, and saying which connections want a turn.
+//! Wakes a driver, and lists the connections that need a turn.
 
 use std::{mem, task::Waker};
 
@@ -10,7 +10,8 @@ use crate::sync::{AtomicWaker, Mutex, lock};
 #[derive(Default)]
 pub(crate) struct Doorbell {
     driver: AtomicWaker,
-    /// Connections that want a turn. One may be in here more than once, if it had a turn for another reason.
+    /// Connections that need a turn. A connection may be listed more than once if it had a turn for
+    /// another reason in between.
     turns: Mutex<Vec<ConnectionHandle>>,
 }
 
@@ -19,18 +20,18 @@ impl Doorbell {
         self.driver.register(driver);
     }
 
-    /// Makes the driver look around.
+    /// Wakes the driver.
     pub(super) fn ring(&self) {
         self.driver.wake();
     }
 
-    /// Rings for a connection that wants a turn.
+    /// Wakes the driver for a connection that needs a turn.
     pub(super) fn ring_for(&self, handle: ConnectionHandle) {
         lock(&self.turns).push(handle);
         self.ring();
     }
 
-    /// Swaps the connections that rang for an empty list, so that neither allocates for long.
+    /// Swaps the list of connections for an empty one, so that both vectors keep their memory.
     pub(super) fn take(&self, turns: &mut Vec<ConnectionHandle>) {
         mem::swap(&mut *lock(&self.turns), turns);
     }

@@ -9,17 +9,16 @@ use std::{
 use super::wakers;
 use crate::sync::{Mutex, lock};
 
-/// Those who wait until all connections are closed.
+/// The tasks that wait until all connections are closed.
 #[derive(Default)]
 pub(super) struct Idle {
     waiting: Mutex<Vec<Waker>>,
-    /// Whether anybody waits: a look at this is cheaper.
+    /// Whether any task waits; cheaper to check than the mutex.
     is_awaited: AtomicBool,
 }
 
 impl Idle {
-    /// Has the task woken when a driver has no connection left. It looks whether others have any
-    /// then.
+    /// Wakes the task when a driver has no connection left. The task then checks all drivers.
     pub(super) fn register(&self, cx: &Context<'_>) {
         let mut waiting = lock(&self.waiting);
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -28,7 +27,7 @@ impl Idle {
         self.is_awaited.store(true, Ordering::Release);
     }
 
-    /// A driver has no connection.
+    /// Wakes the waiting tasks because a driver has no connection left.
     pub(super) fn wake(&self) {
         if self.is_awaited.load(Ordering::Acquire) {
             let mut waiting = lock(&self.waiting);

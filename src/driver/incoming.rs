@@ -30,7 +30,8 @@ pub(crate) struct IncomingConnection {
     remote_addr: SocketAddr,
     local_ip: Option<IpAddr>,
     mailbox: Arc<Mailbox>,
-    /// Of the driver that knows the key. To the next one it may be that of another connection.
+    /// The driver that issued the key. For a later driver, the same key may name another
+    /// connection.
     tenure: Tenure,
     answered: bool,
 }
@@ -72,7 +73,7 @@ impl IncomingConnection {
         addr
     }
 
-    /// Has the driver begin the handshake. Where that has too much to do, the connection is
+    /// Asks the driver to begin the handshake. If the driver has too much to do, the connection is
     /// refused.
     pub(crate) fn accept(
         mut self,
@@ -102,8 +103,7 @@ impl Drop for IncomingConnection {
     fn drop(&mut self) {
         if !self.answered {
             let refusal = PacketRequest::Refuse { key: self.key };
-            // Where it is not delivered, the connection is forgotten when it has waited for too
-            // long.
+            // If the request is not delivered, the connection is dropped after its timeout.
             let refusal = Request::Packet(refusal);
             let _ = self.mailbox.request_in(self.tenure, refusal);
         }
@@ -126,7 +126,7 @@ impl IncomingQueue {
         }
     }
 
-    /// Appends one, or drops it if there are too many.
+    /// Appends a connection, or drops and so refuses it if the queue is full.
     pub(super) fn push(&self, incoming: IncomingConnection) {
         let mut queue = lock(&self.queue);
         if queue.len() >= self.limit {
@@ -139,18 +139,18 @@ impl IncomingQueue {
         self.wake();
     }
 
-    /// Makes the transport look around.
+    /// Wakes the transport.
     pub(super) fn wake(&self) {
         wakers::wake(self.transport.take());
     }
 
-    /// Who is to look around when there is something new.
+    /// Sets the waker of the transport.
     pub(super) fn register(&self, transport: &Waker) {
         self.transport.register(transport);
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
-        // Registered before looking, so that nothing comes in between.
+        // Registered before checking, so that no change is missed in between.
         self.register(cx.waker());
         match lock(&self.queue).pop_front() {
             Some(incoming) => Poll::Ready(incoming),
@@ -158,7 +158,7 @@ impl IncomingQueue {
         }
     }
 
-    /// Drops, and so refuses, what came in at this socket.
+    /// Drops, and so refuses, the connections that came in at this socket.
     pub(super) fn refuse_from(&self, socket: &Arc<Socket>) {
         let mut queue = lock(&self.queue);
         let (refused, kept): (VecDeque<_>, VecDeque<_>) = queue

@@ -1,4 +1,4 @@
-//! What the application and other shards want from a driver.
+//! The requests of the application and of other shards to a driver.
 
 use std::{
     collections::VecDeque,
@@ -21,15 +21,17 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// Most bytes of datagrams that other shards have left here.
+/// The most bytes of datagrams from other shards that wait here.
 ///
-/// About what a socket's receive buffer would hold; past it datagrams are dropped, and QUIC repairs it.
+/// About as many as a socket's receive buffer holds. Datagrams beyond it are dropped, and QUIC
+/// repairs the loss.
 pub(super) const MAX_FORWARDED_BYTES: usize = 1024 * 1024;
 
-/// Most reports of unreachable addresses that wait. They only save time; the rest is dropped.
+/// The most reports of unreachable addresses that wait. They only save time; further ones are
+/// dropped.
 const MAX_UNREACHABLE: usize = 64;
 
-/// The inbox of one driver.
+/// The mailbox of one driver.
 #[derive(Default)]
 pub(crate) struct Mailbox {
     inside: Mutex<Inside>,
@@ -38,53 +40,53 @@ pub(crate) struct Mailbox {
 
 #[derive(Default)]
 struct Inside {
-    /// They wait here until the driver has time for one.
+    /// Requests that wait until the driver has time for them.
     requests: Requests,
-    /// They wait here until the driver has room for them.
+    /// Datagrams that wait until the driver has room for them.
     forwarded: VecDeque<Datagram<Arc<Socket>>>,
     forwarded_bytes: usize,
     mail: Mail,
-    /// The driver is gone, or is on its way.
+    /// The driver has stopped, or is stopping.
     stopped: bool,
-    /// Nothing is left of it.
+    /// The driver has stopped without a panic, so a new one may replace it.
     gone: bool,
-    /// The transport is shut down: no connection begins any more.
+    /// The transport is shut down: no new connection begins.
     is_shut_down: bool,
-    /// Drivers that were here before.
+    /// The number of earlier drivers of this mailbox.
     former: u64,
 }
 
-/// What has arrived since the driver looked last, and what it has to know of what waits.
+/// What has arrived since the driver's last look, and whether requests or datagrams wait.
 #[derive(Default)]
 pub(super) struct Mail {
     pub(super) has_requests: bool,
     pub(super) has_forwarded: bool,
-    /// Requests that were dropped.
+    /// The number of requests dropped.
     pub(super) dropped: Dropped,
-    /// Datagrams of other shards that found no room.
+    /// The number of datagrams from other shards that were dropped.
     pub(super) overflowed: u64,
-    /// Addresses that were not reached, with the initial ID of the dial in question.
+    /// Addresses that were not reached, each with the initial ID of the dial concerned.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>, Obstacle)>,
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
-    /// Some sockets were given up for others.
+    /// Some sockets have got a successor.
     pub(super) given_up: bool,
-    /// The transport is gone: leave when there is nothing left to drive.
+    /// The transport was dropped: stop once nothing is left to drive.
     pub(super) closing: bool,
     /// Close all connections.
     pub(super) farewell: Option<Farewell>,
 }
 
-/// How all connections are closed.
+/// How to close all connections.
 #[derive(Clone, Debug)]
 pub(super) struct Farewell {
     pub(super) code: VarInt,
     pub(super) reason: Bytes,
-    /// Without waiting for streams that were closed and are not delivered.
+    /// Close without waiting for the delivery of streams that were closed.
     pub(super) at_once: bool,
 }
 
-/// Has one of a socket's read by the driver with this number, or by another one if that is gone: what comes in is for
-/// all of them.
+/// Asks driver `reader` to read this UDP socket, or another driver if that one has stopped. Any
+/// driver will do, because it forwards datagrams of other shards.
 pub(super) fn read_socket(
     mailboxes: &[Arc<Mailbox>],
     reader: usize,
@@ -98,18 +100,18 @@ pub(super) fn read_socket(
         .ok_or(Undeliverable::Stopped)
 }
 
-/// What was not delivered to a driver, and why.
+/// The reason why a request was not delivered to a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Undeliverable {
-    /// So many requests of the kind wait already that there is no place for another one.
+    /// Too many requests of this kind wait already.
     Overloaded,
-    /// The driver is gone.
+    /// The driver has stopped.
     Stopped,
     /// The transport is shut down.
     ShutDown,
 }
 
-/// Which of a mailbox's drivers, one after the other, is meant.
+/// Identifies one of a mailbox's successive drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tenure(u64);
 
@@ -122,7 +124,7 @@ impl Mailbox {
         self.push(request, None)
     }
 
-    /// The same for what only this driver knows.
+    /// Like [`request`](Self::request), but only for this driver and not for a later one.
     pub(super) fn request_in(&self, tenure: Tenure, request: Request) -> Result<(), Undeliverable> {
         self.push(request, Some(tenure))
     }
@@ -144,7 +146,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Leaves datagrams that belong to this driver's shard.
+    /// Leaves datagrams for this driver's shard.
     pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
         self.post(|inside| {
             for datagram in datagrams.drain(..) {
@@ -157,7 +159,8 @@ impl Mailbox {
                 }
             }
         });
-        // Left only if the driver has stopped: they belong to nobody, and must not keep their socket.
+        // Datagrams are left only if the driver has stopped. They are dropped, because each would
+        // keep its socket open.
         datagrams.clear();
     }
 
@@ -175,22 +178,22 @@ impl Mailbox {
         });
     }
 
-    /// Tells that some sockets were given up for others.
+    /// Notes that some sockets have got a successor.
     pub(super) fn note_given_up(&self) {
         self.post(|inside| inside.mail.given_up = true);
     }
 
-    /// The driver that there is now.
+    /// The current driver.
     pub(super) fn tenure(&self) -> Tenure {
         Tenure(lock(&self.inside).former)
     }
 
-    /// Whether the driver is gone.
+    /// Whether the driver has stopped.
     pub(super) fn has_stopped(&self) -> bool {
         lock(&self.inside).stopped
     }
 
-    /// Has the driver read one of a socket's for as long as anyone uses it.
+    /// Asks the driver to read this UDP socket until the group has no user.
     fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
         if inside.stopped {
@@ -207,8 +210,8 @@ impl Mailbox {
         self.post(|inside| inside.mail.closing = true);
     }
 
-    /// Has the driver close all connections, and begin none from now on, also none that was asked
-    /// for before. What the peers are told was decided by the first one who has asked for this.
+    /// Makes the driver close all connections, and begin none from now on, including those already
+    /// requested. Peers receive the code and reason of the first call.
     pub(super) fn close_connections(&self, farewell: Farewell) {
         let mut dropped = Requests::default();
         lock(&self.inside).is_shut_down = true;
@@ -219,7 +222,7 @@ impl Mailbox {
                 none => *none = Some(farewell),
             }
         });
-        // Whoever waits is woken when nothing is locked.
+        // Dropping requests wakes their dials, so it happens after unlocking.
         drop(dropped);
     }
 
@@ -245,8 +248,8 @@ impl Mailbox {
         !lock(&self.inside).requests.is_empty()
     }
 
-    /// Takes datagrams of other shards, those that came first, until they count for so many bytes;
-    /// tells whether there are more.
+    /// Takes datagrams from other shards, oldest first, until their charges reach `bytes`. Returns
+    /// whether more are left.
     pub(super) fn take_forwarded(
         &self,
         bytes: usize,
@@ -256,7 +259,7 @@ impl Mailbox {
         let mut taken = 0;
         while taken < bytes {
             let Some(datagram) = inside.forwarded.pop_front() else {
-                // A burst is over; its memory goes with it.
+                // The queue is empty, so the memory of a burst is freed.
                 inside.forwarded = VecDeque::new();
                 return false;
             };
@@ -268,7 +271,7 @@ impl Mailbox {
         !inside.forwarded.is_empty()
     }
 
-    /// Nothing is left of the driver, so that another one may take its place.
+    /// Notes that the driver has stopped without a panic, so that another one may replace it.
     pub(super) fn mark_gone(&self) {
         lock(&self.inside).gone = true;
     }
@@ -277,7 +280,7 @@ impl Mailbox {
         lock(&self.inside).gone
     }
 
-    /// Takes things for another driver from now on.
+    /// Accepts requests for a new driver from now on.
     pub(super) fn revive(&self) {
         let mut inside = lock(&self.inside);
         let next = Inside {
@@ -290,7 +293,7 @@ impl Mailbox {
         drop(left);
     }
 
-    /// Nothing is taken any more; what is left is dropped, which its senders notice.
+    /// Accepts nothing from now on. Drops the remaining requests, whose callers then get an error.
     pub(super) fn stop(&self) {
         let mut inside = lock(&self.inside);
         let stopped = Inside {

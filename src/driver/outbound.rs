@@ -1,4 +1,4 @@
-//! Sending, and waiting for sockets and interfaces that take no more.
+//! Sends, and waits for sockets and interfaces that are not ready.
 
 use std::{
     collections::VecDeque,
@@ -22,41 +22,43 @@ use crate::{
     stats::TransportStats,
 };
 
-/// Where the datagrams of one shard leave.
+/// The outgoing side of one shard.
 pub(super) struct Outbound {
     sender: Sender,
     waiting: Vec<Waiting>,
 }
 
-/// Batches that have to wait, and those behind them.
+/// Batches that wait for a socket or an interface, and those queued behind them.
 struct Waiting {
     socket: Arc<Socket>,
-    /// The one that they are for, if the interface on the way there is busy; others of the same socket need not
-    /// wait. Everybody, if the socket takes nothing.
+    /// `Some(host)`: the interface towards this host is busy, and other hosts need not wait.
+    /// `None`: the socket itself is not writable, so all hosts wait.
     host: Option<IpAddr>,
-    /// Resolves when the socket takes datagrams again, unless only time can tell.
+    /// Resolves when the socket is writable again; `None` if only `retry_at` counts.
     writable: Option<(Arc<UdpSocket>, BoxFuture<'static, ()>)>,
-    /// Not before this time: the interface is busy, or the alarm was a false one.
+    /// The earliest time for another attempt: the interface is busy, or the socket was reported
+    /// writable and was not.
     retry_at: Option<Instant>,
-    /// How often the interface was busy in a row.
+    /// How often in a row the interface was busy.
     backoffs: u32,
-    /// A batch of a connection, and perhaps answers to strangers behind it.
+    /// A batch of a connection, perhaps with answers to strangers behind it.
     owed: VecDeque<(Transmit, Vec<u8>)>,
 }
 
-/// How long a socket is left alone that has called itself writable and was not.
+/// Pause before another attempt on a socket that was reported writable and was not.
 const FALSE_ALARM: Duration = Duration::from_millis(1);
 
-/// How long a busy interface is left alone at first; each time in a row twice as long.
+/// Pause after the interface was busy for the first time; it doubles each time in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(1);
 
-/// How often in a row; some 60 ms in all. Then what waits is lost, and congestion control hears of it.
+/// The most pauses in a row, some 60 ms in all. Then the batch is lost, and congestion control
+/// reacts to the loss.
 const MAX_BACKOFFS: u32 = 6;
 
-/// Most batches kept for a socket that would block, or for a host behind a busy interface.
+/// The most batches kept for a socket that would block, or for a host behind a busy interface.
 const MAX_OWED: usize = 4;
 
-/// Most hosts behind busy interfaces that batches are kept for, of all sockets of a shard.
+/// The most hosts behind busy interfaces for which batches are kept, over all sockets of a shard.
 const MAX_BUSY_HOSTS: usize = 64;
 
 impl Outbound {
@@ -67,7 +69,7 @@ impl Outbound {
         }
     }
 
-    /// Sends what is owed; ready when somebody who had to wait may send again.
+    /// Sends the batches that waited. Ready when a connection that had to wait may send again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_empty() {
             return Poll::Pending;
@@ -88,14 +90,15 @@ impl Outbound {
         }
     }
 
-    /// Sends what is owed; returns `false` if some of it has to wait again.
+    /// Sends the batches that waited. Returns `false` if some have to wait again.
     fn pay(&mut self, now: Instant, waiting: &mut Waiting) -> bool {
         while let Some((transmit, contents)) = waiting.owed.front_mut() {
             match self.sender.send(&waiting.socket, transmit, contents) {
                 Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => waiting.backoffs = 0,
                 Outcome::Blocked { from } => {
                     keep(transmit, contents, from);
-                    // After some errors a socket calls itself writable for ever; it is not believed at once.
+                    // After some errors a socket reports itself writable for ever, so it is tried
+                    // again only a little later.
                     waiting.retry_at = Some(now + FALSE_ALARM);
                     waiting.wait_for(self.sender.io(&waiting.socket));
                     return false;
@@ -111,7 +114,8 @@ impl Outbound {
                     }
                     self.sender.note_lost();
                 }
-                // The interface on the way to one of them need not be that of the others.
+                // Another host behind the same socket may have another interface, so only this
+                // batch waits.
                 Outcome::Busy { from } => {
                     let contents = contents.split_off(from);
                     let transmit = Transmit {
@@ -144,7 +148,7 @@ impl Outbound {
         self.waiting.push(waiting);
     }
 
-    /// When something that waits should be tried again.
+    /// When the next waiting batch should be tried again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.waiting
             .iter()
@@ -152,12 +156,12 @@ impl Outbound {
             .min()
     }
 
-    /// What was counted since the last call.
+    /// Takes the counts since the last call.
     pub(super) fn take_counts(&mut self) -> TransportStats {
         self.sender.take_counts()
     }
 
-    /// Sockets that were found dead since the last call.
+    /// Takes the sockets that have failed since the last call.
     pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
         self.sender.take_broken()
     }
@@ -248,17 +252,18 @@ impl Waiting {
         if self.retry_at.is_some_and(|retry_at| now < retry_at) {
             return Poll::Pending;
         }
-        // Past: what is waited for now is the socket alone, and no timer is to run for it.
+        // The retry time is over; from here only the socket's writability matters.
         self.retry_at = None;
         match &mut self.writable {
-            // It would wait for ever; another one may have taken its place.
+            // The future of a closed socket never resolves; a new socket may have replaced it.
             Some((io, _)) if io.is_retired() => Poll::Ready(()),
             Some((_, writable)) => writable.poll_unpin(cx),
             None => Poll::Ready(()),
         }
     }
 
-    /// Has it wait until the socket takes datagrams again. `None` does not: what is sent without one is lost.
+    /// Waits until the socket is writable again. With `None` it does not wait: without a socket the
+    /// batch is lost.
     fn wait_for(&mut self, io: Option<Arc<UdpSocket>>) {
         self.writable = io.map(|io| (Arc::clone(&io), io.writable()));
     }
@@ -270,7 +275,7 @@ impl Waiting {
     }
 }
 
-/// Keeps what is still to be sent of a batch.
+/// Removes the bytes of a batch that were sent.
 fn keep(transmit: &mut Transmit, contents: &mut Vec<u8>, from: usize) {
     contents.drain(..from);
     transmit.size = contents.len();
@@ -301,7 +306,7 @@ mod tests {
         assert!(outbound.is_ready(&other, (BUSY, 1).into()));
         assert_eq!(outbound.next_retry(), Some(now + FIRST_BACKOFF));
 
-        // What follows it waits behind it, up to a limit.
+        // Further batches wait behind the first one, up to a limit.
         for _ in 0..MAX_OWED {
             let (transmit, contents) = datagram(BUSY);
             assert_eq!(outbound.send(&socket, transmit, &contents), Sent::Blocked);
@@ -309,7 +314,7 @@ mod tests {
         assert_eq!(outbound.waiting[0].owed.len(), MAX_OWED);
         assert_eq!(outbound.take_counts().send_errors, 1);
 
-        // In time all of it is sent.
+        // Then all of them are sent.
         let mut cx = Context::from_waker(Waker::noop());
         outbound.waiting[0].retry_at = Some(now);
         socket.io_of(0).unwrap().writable().await;
@@ -333,7 +338,7 @@ mod tests {
         assert!(socket.begin_repair());
         assert!(outbound.poll_writable(&mut cx).is_ready());
         assert!(outbound.is_ready(&socket, (BUSY, 1).into()));
-        // There is none to send it from.
+        // There is no socket to send it from.
         assert_eq!(outbound.take_counts().send_errors, 1);
     }
 

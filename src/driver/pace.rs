@@ -1,33 +1,35 @@
-//! In what order a driver and the tasks that it wakes take their turns.
+//! The order in which a driver and the tasks that it wakes run.
 
 use std::mem;
 
 use crate::proto::Load;
 
-/// Looks at how the last rounds of a driver have come about.
+/// Decides from the last rounds of a driver whether the next round waits for other tasks.
 ///
-/// tokio runs a task that was woken by another one right after it. So the first of many tasks that has something
-/// to send would have the driver send it, alone in its datagram, before the second one gets to write. Once
-/// round the queue of the runtime, and what all of them have written goes out together.
+/// tokio runs a task that another one has woken directly after it. So if many tasks have something
+/// to send, the first of them would make the driver send its data in a datagram of its own, before
+/// the second task can write. If the driver instead goes to the end of the runtime's queue once, it
+/// sends the data of all tasks together.
 ///
-/// But a task that goes round the queue has tokio wake an idle thread as well, which takes longer than a ping.
-/// So the driver only waits where it has seen a crowd.
+/// But a task that goes to the end of the queue makes tokio wake an idle thread as well, which
+/// takes longer than a ping. So the driver waits only if recent rounds have woken several tasks.
 ///
-/// Beside a transfer there is always something to do: reading the sockets alone takes longer than a ping. So the driver
-/// makes way for a single task that was woken by a [light](Load::Light) turn, and sends its answer before anything else.
+/// During a bulk transfer there is always something to do, and reading the sockets alone takes
+/// longer than a ping. So if a [light](Load::Light) turn has woken a single task, the driver lets
+/// it run, and sends its answer before anything else.
 #[derive(Default)]
 pub(super) struct Pace {
-    /// Tasks that the last round has woken.
+    /// The number of tasks that the last round has woken.
     woken: usize,
-    /// Those of them that light turns have woken.
+    /// The number of tasks that light turns of the last round have woken.
     woken_by_light: usize,
-    /// Whether the last round was for output only.
+    /// Whether the last round received nothing.
     only_sent: bool,
-    /// Whether this round was put off already.
+    /// Whether this round has already been put off.
     has_waited: bool,
-    /// Whether this round ends for a task that it has woken.
+    /// Whether this round ends early for a task that it has woken.
     makes_way: bool,
-    /// Whether the one before has done so.
+    /// Whether the round before ended early for a task.
     made_way: bool,
 }
 
@@ -37,14 +39,14 @@ impl Pace {
         self.woken_by_light <= 1
     }
 
-    /// Whether this round should wait until others have run; never twice in a row.
+    /// Whether to put this round off until other tasks have run; never twice in a row.
     pub(super) fn waits(&mut self, has_received: bool) -> bool {
         let crowd = self.woken > 1 || (self.only_sent && !has_received);
         self.has_waited = crowd && !self.has_waited;
         self.has_waited
     }
 
-    /// A round begins.
+    /// Begins a round.
     pub(super) fn begin(&mut self, has_received: bool) {
         self.woken = 0;
         self.woken_by_light = 0;
@@ -52,7 +54,7 @@ impl Pace {
         self.made_way = mem::take(&mut self.makes_way);
     }
 
-    /// A turn has woken so many tasks.
+    /// Notes how many tasks a turn has woken.
     pub(super) fn note(&mut self, load: Load, woken: usize) {
         self.woken += woken;
         if load == Load::Light {
@@ -60,13 +62,14 @@ impl Pace {
         }
     }
 
-    /// Whether to leave heavy turns to the next round, now that there are no others; never twice in a row.
+    /// Whether to leave heavy turns to the next round, to be called when no light ones are left;
+    /// never twice in a row.
     pub(super) fn makes_way(&mut self) -> bool {
         self.makes_way |= self.woken_by_light > 0 && !self.made_way;
         self.makes_way
     }
 
-    /// Whether this round has made way for a task.
+    /// Whether this round ended early for a task.
     pub(super) fn has_made_way(&self) -> bool {
         self.makes_way
     }
@@ -76,7 +79,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A round in which these turns have woken so many tasks.
+    /// A round with these turns, each with the number of tasks that it has woken.
     fn round(pace: &mut Pace, has_received: bool, turns: &[(Load, usize)]) {
         pace.begin(has_received);
         for &(load, woken) in turns {

@@ -1,4 +1,4 @@
-//! Reading one socket, whatever errors it reports.
+//! Reads one socket despite the errors that it reports.
 
 use std::{
     io,
@@ -16,28 +16,28 @@ use crate::net::{Backlog, Fault, ReceiveBuffers, UdpSocket, Unreachable, clock};
 pub(super) struct Reader {
     io: Arc<UdpSocket>,
     socket: Weak<Socket>,
-    /// Resolves when ICMP has reported something.
+    /// Resolves when the socket has an ICMP error.
     reported: BoxFuture<'static, ()>,
-    /// Not before this time, after too many of them.
+    /// The earliest time for the next read, after too many errors.
     retry_at: Option<Instant>,
 }
 
-/// What came of reading.
+/// The result of a read.
 pub(super) enum Read {
     /// Nothing; the task is woken when that changes.
     Nothing,
     /// A batch, which is in the buffers.
     Batch(Backlog),
-    /// The socket is in trouble, and is left alone for a while.
+    /// The socket keeps failing, and is not read for a while.
     InTrouble(io::Error),
-    /// The socket is dead. It is left alone for a while, if nobody does better.
+    /// The socket has failed. It is not read for a while, unless it is replaced.
     Broken(io::Error),
 }
 
-/// Failed reads in a row after which a socket is taken to be in trouble.
+/// The number of failed reads in a row after which a socket is not read for a while.
 const MAX_FAILURES: usize = 16;
 
-/// How long a socket that cannot be read is left alone, so that it does not take all the time there is.
+/// How long a failing socket is not read, so that it does not take up all CPU time.
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
 impl Reader {
@@ -54,25 +54,26 @@ impl Reader {
         &self.io
     }
 
-    /// The socket, while anyone uses it.
+    /// The group of the socket, while anyone uses it.
     pub(super) fn socket(&self) -> Option<Arc<Socket>> {
         self.socket.upgrade()
     }
 
-    /// Whether anyone uses the socket, and it has not failed; otherwise a reader is all that keeps it open.
+    /// Whether anyone uses the group and the UDP socket has not failed. Otherwise only the reader
+    /// keeps it open.
     pub(super) fn is_used(&self) -> bool {
         self.socket.strong_count() > 0 && !self.io.is_retired()
     }
 
-    /// When a socket that was in trouble should be read again.
+    /// When a failing socket should be read again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// The next report of ICMP: a datagram that nobody was there to receive, or nothing of interest.
+    /// The next ICMP error: a datagram that was not delivered, or `None` for one that is ignored.
     pub(super) fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Unreachable>> {
         while self.reported.poll_unpin(cx).is_ready() {
-            // Waited for anew before looking, so that nothing comes in between.
+            // The next wait is registered before checking, so that no error is missed in between.
             self.reported = Arc::clone(&self.io).reported();
             if let Ok(report) = self.io.next_report() {
                 return Poll::Ready(report);
@@ -95,9 +96,10 @@ impl Reader {
                 Poll::Ready(Ok(backlog)) => return Read::Batch(backlog),
                 Poll::Ready(Err(error)) => error,
             };
-            // Unless the socket is broken, it is most likely about a datagram that was sent earlier, of which ICMP has something to say.
-            // Each is reported once, and instead of what has come in; so that is asked for again at once, or a flood
-            // of forged reports would keep it away.
+            // Unless the socket is broken, the error most likely comes from ICMP and concerns a
+            // datagram that was sent earlier. The socket reports each such error once, instead of
+            // returning a datagram. So reading is repeated at once; otherwise a flood of forged
+            // ICMP messages would keep datagrams away.
             let is_broken = Fault::of(&error) == Fault::Broken;
             if is_broken || failures == MAX_FAILURES {
                 self.retry_at = Some(clock::now() + RECEIVE_RETRY);

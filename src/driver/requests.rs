@@ -1,4 +1,4 @@
-//! What waits for a driver's time, and what is next.
+//! Requests that wait for a driver, and their order.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,39 +17,39 @@ use crate::{
     stats::TransportStats,
 };
 
-/// Most dials that wait for their driver.
+/// The most dials that wait for one driver.
 ///
-/// It begins 5,000 in a second or more; so this is more than can begin within the usual handshake
-/// timeout. Each takes half a kilobyte.
+/// A driver begins at least 5,000 dials a second, so this is more than it can begin within the
+/// usual handshake timeout. Each takes half a kilobyte.
 pub(super) const MAX_DIALS: usize = 65_536;
 
-/// Most accepted connections that wait for their driver: as much as it does in three seconds. By
-/// default no more than 1024 wait for an answer at all.
+/// The most accepted connections that wait for one driver: as many as it handles in three seconds.
+/// By default at most 1024 wait for the application's answer.
 pub(super) const MAX_ACCEPTS: usize = 16_384;
 
-/// Most refusals, hole punches and datagrams that are not QUIC. A driver sends them at once; it
-/// comes to so many only if something keeps it for seconds.
+/// The most refusals, hole punches and datagrams other than QUIC that wait. A driver sends them at
+/// once; the limit is reached only if the driver is held up for seconds.
 pub(super) const MAX_PACKETS: usize = 4096;
 
-/// Something that the application wants from a driver, between the turns of connections.
+/// A request of the application to a driver.
 pub(super) enum Request {
     Accept(Accept),
     Dial(Dial),
     Packet(PacketRequest),
 }
 
-/// Something that costs TLS work: 100–200 µs.
+/// A request that costs TLS work: 100–200 µs.
 pub(super) enum HandshakeRequest {
     Accept(Accept),
     Dial(Dial),
 }
 
-/// Something that costs a packet.
+/// A request that costs a packet.
 pub(super) enum PacketRequest {
     Refuse {
         key: IncomingKey,
     },
-    /// Send to an address until nobody waits any more, or the time for a handshake is over.
+    /// Send to an address until no caller waits any more, or the time for a handshake is over.
     Punch {
         remote_addr: SocketAddr,
         socket: Arc<Socket>,
@@ -67,7 +67,7 @@ pub(super) enum PacketRequest {
 /// An incoming connection whose handshake is to begin.
 pub(super) struct Accept {
     pub(super) key: IncomingKey,
-    /// What the interface takes, in bytes of UDP payload, if it tells.
+    /// The largest UDP payload of the interface in bytes, if known.
     pub(super) max_payload: Option<u16>,
     pub(super) reply: Reply<Result<Handshake, HandshakeError>>,
 }
@@ -77,25 +77,26 @@ pub(super) struct Dial {
     pub(super) config: Box<ClientConfig>,
     pub(super) remote_addr: SocketAddr,
     pub(super) socket: Arc<Socket>,
-    /// When the time for its handshake is over, whether that has begun or not.
+    /// When the handshake timeout is over, whether the handshake has begun or not.
     pub(super) deadline: Instant,
-    /// How long it may hear nothing before it is given up, to be begun from another port.
+    /// How long to wait for a first answer before the dial is given up, and begun again from
+    /// another port.
     pub(super) silent_for: Option<Duration>,
     pub(super) reply: Reply<Result<Handshake, Error>>,
 }
 
-/// Requests to one driver that it has not come to, each kind in a queue of its own.
+/// Requests that wait for one driver, with a queue for each kind.
 #[derive(Default)]
 pub(super) struct Requests {
     packets: VecDeque<PacketRequest>,
     accepts: VecDeque<Accept>,
     dials: Dials,
-    /// Whether the last handshake was that of a dial.
+    /// Whether the last handshake taken was a dial.
     dialled: bool,
     dropped: Dropped,
 }
 
-/// Requests that found their queue full.
+/// Numbers of requests that were dropped because their queue was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
     accepts: u64,
@@ -104,7 +105,7 @@ pub(super) struct Dropped {
 }
 
 impl Request {
-    /// Whether there is a connection after it, or may be one, that there was not before.
+    /// Whether the request begins a connection, or may lead to one.
     pub(super) fn begins_connection(&self) -> bool {
         match self {
             Self::Accept(_) | Self::Dial(_) => true,
@@ -114,7 +115,7 @@ impl Request {
 }
 
 impl Requests {
-    /// Whether there is room for a request of this kind; if there is none, it counts as dropped.
+    /// Whether there is room for a request of this kind. If there is none, counts it as dropped.
     pub(super) fn has_room_for(&mut self, request: &Request) -> bool {
         let (waiting, limit, dropped) = match request {
             Request::Accept(_) => (self.accepts.len(), MAX_ACCEPTS, &mut self.dropped.accepts),
@@ -140,12 +141,12 @@ impl Requests {
         self.packets.is_empty() && self.accepts.is_empty() && self.dials.len() == 0
     }
 
-    /// The next one that costs a packet, in the order in which they came.
+    /// Takes the next request that costs a packet, in order of arrival.
     pub(super) fn next_packet(&mut self) -> Option<PacketRequest> {
         pop_front(&mut self.packets)
     }
 
-    /// The next one that costs TLS work: a dial and an accepted connection in turn.
+    /// Takes the next request that costs TLS work: dials and accepted connections alternate.
     pub(super) fn next_handshake(&mut self) -> Option<HandshakeRequest> {
         if self.dialled
             && let Some(accept) = pop_front(&mut self.accepts)
@@ -160,12 +161,12 @@ impl Requests {
         pop_front(&mut self.accepts).map(HandshakeRequest::Accept)
     }
 
-    /// A dial that has waited for so long that its time is over.
+    /// Takes a dial whose time is over.
     pub(super) fn next_expired(&mut self, now: Instant) -> Option<Dial> {
         self.dials.pop_expired(now)
     }
 
-    /// For how many there is memory.
+    /// The number of requests for which memory is allocated.
     #[cfg(all(test, not(loom)))]
     pub(super) fn capacity(&self) -> usize {
         let Dials {
@@ -178,7 +179,7 @@ impl Requests {
         self.packets.capacity() + self.accepts.capacity() + dials
     }
 
-    /// What found its queue full since the last time.
+    /// Takes the numbers of requests dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> Dropped {
         mem::take(&mut self.dropped)
     }
@@ -192,22 +193,22 @@ impl Dropped {
     }
 }
 
-/// Dials that wait, in an order in which those that may well succeed do not wait behind thousands
-/// that will not.
+/// Dials that wait, in an order in which thousands of dials that will fail do not hold up dials
+/// that may succeed.
 ///
-/// Nothing tells a dial to a dead address from others before it has failed. So the newest one and
-/// the oldest one have their turns alternately: who comes after a crowd does not wait for it, nor
-/// does who came before it. And dials to a host that others wait for already have a queue of their
-/// own, which has half of the turns.
+/// Before it fails, a dial to a dead address looks like any other. So the newest and the oldest
+/// dial take turns: neither a dial that comes after a crowd nor one that came before it waits for
+/// the whole crowd. Dials to a host for which another dial already waits have a queue of their own,
+/// which gets half of the turns.
 #[derive(Default)]
 struct Dials {
-    /// Each of them was the only one to its host when it came. The oldest is in front, in both
-    /// queues.
+    /// Dials that were the only one to their host when they arrived. In both queues, the oldest is
+    /// in front.
     first: VecDeque<Dial>,
     further: VecDeque<Dial>,
-    /// How many wait for each host.
+    /// The number of waiting dials to each host.
     hosts: HashMap<IpAddr, usize>,
-    /// Whose turn it is.
+    /// The position from which the next dial is taken.
     turn: DialTurn,
 }
 
@@ -236,7 +237,7 @@ impl Dials {
     }
 
     fn pop(&mut self) -> Option<Dial> {
-        // Each has a turn, if need be.
+        // If a position is empty, the next one has its turn.
         for _ in 0..DialTurn::COUNT {
             let dial = match self.turn {
                 DialTurn::NewestFirst => self.first.pop_back(),
@@ -271,7 +272,7 @@ impl Dials {
             }
         }
         if self.hosts.is_empty() {
-            // A crowd is over; its memory goes with it.
+            // No dial is left, so the memory of a crowd is freed.
             *self = Self {
                 turn: self.turn,
                 ..Self::default()
@@ -293,7 +294,7 @@ impl DialTurn {
     }
 }
 
-/// The next one; with the last one goes the memory that a crowd has needed.
+/// Takes the next request. With the last one it frees the memory that a crowd has needed.
 fn pop_front<T>(queue: &mut VecDeque<T>) -> Option<T> {
     let next = queue.pop_front();
     if queue.is_empty() {

@@ -1,4 +1,4 @@
-//! Sending a batch over one socket, and what to do about errors.
+//! Sends batches over one socket, and handles the errors.
 
 use std::{
     io, mem,
@@ -17,34 +17,36 @@ use crate::{
     stats::TransportStats,
 };
 
-/// Sends for one shard, and remembers what the errors say.
+/// Sends for one shard, and remembers what the errors mean.
 pub(super) struct Sender {
     shard: usize,
-    /// Hosts on whose way batches are not cut into segments, each until when that is believed. Batches to others are
-    /// tried each time.
+    /// Hosts to which segmentation offload has failed, with the time until which it is not tried
+    /// again. For other hosts it is tried each time.
     uncut: KnownHosts<Instant>,
-    /// Sockets that are dead, each with the error that says so.
+    /// Sockets that have failed, each with its error.
     broken: Vec<(Arc<Socket>, io::Error)>,
-    /// Since somebody has taken them.
+    /// Counts since the last [`take_counts`](Self::take_counts).
     counts: TransportStats,
 }
 
-/// What became of a batch; it may be a single datagram.
+/// The result of sending a batch, which may be a single datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Sent, or lost, as any datagram may be on its way.
+    /// Sent, or lost as any datagram may be on its path.
     Gone,
-    /// The socket takes no more. Bytes from here on are still to be sent.
+    /// The socket is not writable. Bytes from this offset on are still to be sent.
     Blocked { from: usize },
-    /// The interface takes no more for now; others of the same socket may. Bytes from here on are still to be sent.
+    /// The interface's queue is full; other interfaces may still send. Bytes from this offset on
+    /// are still to be sent.
     Busy { from: usize },
-    /// The operating system does not let it out.
+    /// The operating system forbids sending it.
     Forbidden,
     /// No interface has the source address any more.
     SourceGone,
 }
 
-/// How long it is believed that batches to a host cannot be cut. Then one is tried: ways change.
+/// How long segmentation offload stays off for a host after it failed. Routes change, so it is then
+/// tried again.
 const UNCUT_FOR: Duration = Duration::from_secs(10);
 
 impl Sender {
@@ -57,12 +59,12 @@ impl Sender {
         }
     }
 
-    /// The one of a socket's that this shard sends from; `None` between the failure of one and the next.
+    /// This shard's UDP socket in the group; `None` while a failed one is being replaced.
     pub(super) fn io(&self, socket: &Socket) -> Option<Arc<UdpSocket>> {
         socket.io_of(self.shard)
     }
 
-    /// How many datagrams can be sent to a host at once.
+    /// The most datagrams that one call can send to a host.
     pub(super) fn max_segments(&self, socket: &Socket, host: IpAddr) -> usize {
         let uncut = self.uncut.get(Host::of(host));
         if uncut.is_some_and(|until| !until.is_over(clock::now())) {
@@ -91,8 +93,8 @@ impl Sender {
             return Outcome::SourceGone;
         }
         match transmit.segment_size {
-            // What is wrong with the batch need not be wrong with its datagrams: the interface does not cut it, or
-            // the shorter one at its end fits.
+            // An error of a batch need not concern its datagrams: the interface may not support
+            // segmentation, or the last datagram may be short enough to fit.
             Some(size)
                 if contents.len() > size
                     && matches!(Fault::of(&error), Fault::Refused | Fault::TooLarge) =>
@@ -119,7 +121,7 @@ impl Sender {
                 ..*batch
             };
             match send_persistently(io, &transmit, contents) {
-                // One of full size: it is the cutting that does not work.
+                // A datagram of full size was sent, so the segmentation had failed.
                 Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
                 Ok(()) => {}
                 Err(error) => match self.fail(socket, &transmit, error) {
@@ -150,7 +152,7 @@ impl Sender {
                 self.counts.send_backoffs += 1;
                 return Outcome::Busy { from: 0 };
             }
-            // An MTU probe that is too large ends here as well.
+            // This includes probes of path MTU discovery that are too large.
             Fault::TooLarge => self.counts.sends_too_large += 1,
             Fault::Refused | Fault::Unreachable => self.counts.sends_unreachable += 1,
             Fault::Forbidden => {
@@ -172,29 +174,30 @@ impl Sender {
         Outcome::Gone
     }
 
-    /// A batch is lost for which there was no room.
+    /// Counts a batch that was dropped because too many waited.
     pub(super) fn note_lost(&mut self) {
         self.counts.send_errors += 1;
     }
 
-    /// What was counted since the last call.
+    /// Takes the counts since the last call.
     pub(super) fn take_counts(&mut self) -> TransportStats {
         mem::take(&mut self.counts)
     }
 
-    /// Sockets that were found dead since the last call.
+    /// Takes the sockets that have failed since the last call.
     pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
         mem::take(&mut self.broken)
     }
 }
 
-/// A socket reports an ICMP error about an earlier datagram once, instead of sending; it is not about this
-/// datagram, nor this peer. What fails again and again fails.
+/// Sends, and repeats a send that failed with an error that ICMP may have caused. A socket reports
+/// an ICMP error about an earlier datagram once, instead of sending; the error concerns neither
+/// this datagram nor this peer. An error that persists is returned.
 fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
     for _ in 1..MAX_TRIES {
         match io.try_send(transmit, contents) {
             Ok(()) => return Ok(()),
-            // None of these is ICMP's.
+            // ICMP causes none of these errors.
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock
                     || matches!(
@@ -210,7 +213,7 @@ fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io
     io.try_send(transmit, contents)
 }
 
-/// Whether a datagram is kept by its source address, which no interface has any more.
+/// Whether a datagram could not be sent because no interface has its source address any more.
 fn lacks_source(transmit: &Transmit, error: &io::Error) -> bool {
     let may_lack =
         error.kind() == io::ErrorKind::AddrNotAvailable || Fault::of(error) == Fault::Refused;
@@ -218,5 +221,6 @@ fn lacks_source(transmit: &Transmit, error: &io::Error) -> bool {
     source.is_some_and(|ip| !interfaces::is_ours(ip, transmit.destination))
 }
 
-/// How often a batch is tried, where ICMP may be what keeps it: twice, and twice more for reports that come meanwhile.
+/// Attempts per batch. Each pending ICMP error makes one attempt fail: two attempts, and two more
+/// for errors that arrive in between.
 const MAX_TRIES: usize = 4;

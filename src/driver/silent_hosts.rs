@@ -1,4 +1,4 @@
-//! Hosts from which nothing comes back to a listener's port.
+//! Hosts that do not answer packets from a listener's port.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,14 +11,15 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// Hosts that dials from a listener's port do not reach, where those from another port may.
+/// Hosts that dials from a listener's port have not reached, although dials from another port may.
 ///
-/// A router may have kept a mapping of the port that leads nowhere any more, for instance since it has got another
-/// address. What we send from the port keeps the mapping alive. Mostly, though, such hosts are dead.
+/// A router may have kept a mapping of the port that no longer works, for instance because the
+/// router has got another address. Our packets from the port keep that mapping alive. In most
+/// cases, though, such hosts are dead.
 #[derive(Default)]
 pub(super) struct SilentHosts {
     hosts: Mutex<KnownHosts<Silent>>,
-    /// Dials that have left from another port.
+    /// The number of dials that left from another port.
     dials: AtomicU64,
 }
 
@@ -27,36 +28,37 @@ pub(super) struct SilentHosts {
 struct Silent {
     stage: Stage,
     until: Instant,
-    /// When the listener's port is to be tried again, although another one is answered.
+    /// When the listener's port is to be tried again although another port gets answers.
     retry_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// One dial has heard nothing.
+    /// One dial from a listener's port got no answer.
     Once,
-    /// Another one has not either.
+    /// Another dial got no answer either.
     Twice,
-    /// A dial from another port has heard something since.
+    /// A dial from another port has got an answer since.
     AnswersElsewhere,
 }
 
-/// Which port a dial to a host is to leave from.
+/// The port from which a dial to a host should leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
     /// The listener's.
     Listener,
-    /// The listener's at first. A peer that punches a hole at the same time knows no other.
+    /// The listener's port first, because a peer that punches a hole at the same time knows no
+    /// other; then another port.
     ListenerFirst,
     Other,
 }
 
-/// Where a dial has left from.
+/// The port from which a dial has left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Departure {
     pub(super) host: Host,
     pub(super) port: Port,
-    /// When the time for its handshake is over.
+    /// When the handshake timeout is over.
     pub(super) deadline: Instant,
 }
 
@@ -64,16 +66,16 @@ pub(crate) struct Departure {
 pub(super) enum Port {
     Listener {
         number: u16,
-        /// Whether it is given up early, to leave from another one.
+        /// Whether the dial is given up early, to leave from another port.
         is_first: bool,
     },
-    /// The one that is shared by dials, in place of a listener's.
+    /// The port of the shared socket, instead of a listener's.
     Other,
-    /// The one that was asked for.
+    /// The port that was asked for.
     Own,
 }
 
-/// What has come back to a dial.
+/// Whether an answer has come to a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     Nothing,
@@ -94,8 +96,8 @@ impl SilentHosts {
         }
     }
 
-    /// Learns from a dial that is over. `comes_through` tells whether something else from the host comes to
-    /// the listener's port.
+    /// Records the outcome of a dial. `comes_through` returns whether there is a connection with
+    /// the host over the listener's port.
     pub(super) fn learn(
         &self,
         now: Instant,
@@ -126,11 +128,12 @@ impl SilentHosts {
                 Some(silent) => silent.stage,
             },
             (Port::Other, Heard::Something) => {
-                // It may not have been the port: the host was gone for a while, for instance.
+                // The port need not have been the cause: the host may have been down for a while,
+                // for instance.
                 retry_at = known().map_or(retry_at, |silent| silent.retry_at);
                 Stage::AnswersElsewhere
             }
-            // Most likely nobody is there.
+            // The host is most likely dead.
             (Port::Other, Heard::Nothing) => Stage::Twice,
         };
         let until = now + REMEMBERED;
@@ -146,7 +149,7 @@ impl SilentHosts {
         self.dials.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many dials have left from another port.
+    /// The number of dials that left from another port.
     pub(super) fn dials(&self) -> u64 {
         self.dials.load(Ordering::Relaxed)
     }
@@ -157,14 +160,14 @@ impl SilentHosts {
 }
 
 impl Port {
-    /// Whether the dial is to go on from another one if it hears nothing.
+    /// Whether the dial goes on from another port if it gets no answer.
     pub(super) fn is_first(self) -> bool {
         matches!(self, Self::Listener { is_first: true, .. })
     }
 }
 
 impl Departure {
-    /// The end of the handshake's time, if the dial should go on from another port.
+    /// The end of the handshake timeout, if the dial should go on from another port.
     pub(crate) fn goes_on(&self, heard: Heard) -> Option<Instant> {
         (self.port.is_first() && heard == Heard::Nothing).then_some(self.deadline)
     }
@@ -176,11 +179,12 @@ impl Passing for Silent {
     }
 }
 
-/// How long a listener's port is tried, at first. The first packet is sent again after a second, which is when a peer
-/// that punches a hole has opened its router; half a second is for the answer.
+/// How long the listener's port is tried first. The first packet is sent again after a second, by
+/// which time a peer that punches a hole has opened its router; half a second more is for the
+/// answer.
 pub(super) const FIRST_TRY: Duration = Duration::from_millis(1500);
 
-/// Twice as long as routers should keep a mapping that nobody uses (RFC 4787 §4.3).
+/// Twice the time for which routers should keep an unused mapping (RFC 4787 §4.3).
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Memory for datagrams on their way to the application, used again as soon as nobody holds it.
+//! Memory for received datagrams, reused as soon as no datagram holds it.
 
 use std::{
     collections::VecDeque,
@@ -7,51 +7,52 @@ use std::{
 
 use bytes::BytesMut;
 
-/// Most slabs of one driver: two receive batches, 4 MiB.
+/// The most slabs of one driver: two receive batches, 4 MiB.
 ///
-/// A datagram keeps the whole slab that it lies in, and a peer decides how long that takes: what
-/// the application does not read, or cannot read for what is missing before it, is kept. So all
-/// that peers can keep beyond the length of their datagrams is this much. What comes in while no
-/// slab is free gets memory of its own.
+/// A datagram keeps its whole slab, and the peer decides for how long: data that the application
+/// does not read, or that waits for missing data before it, is kept. So beyond the length of their
+/// datagrams, peers can keep at most this much memory. A batch that arrives while no slab is free
+/// is copied into separate allocations.
 pub(super) const MAX_SLABS: usize = 64;
 
-/// Size of a slab, in bytes: that of the largest batch.
+/// Size of a slab in bytes: that of the largest batch.
 pub(super) const SLAB_BYTES: usize = 64 * 1024;
 
-/// Fewer bytes are not worth a slab.
+/// The smallest batch that is copied into a slab, in bytes.
 const LEAST_BYTES: usize = 8 * 1024;
 
 /// Slabs that a driver keeps for its next batches, 512 KiB.
 const KEPT: usize = 8;
 
-/// How often half of the other slabs that nobody holds are freed. A crowd's memory is gone a few
-/// seconds after it; and what a steady load needs again is allocated a few times a second, which
-/// costs nothing beside thousands of batches. What nobody reads is looked at less and less often.
+/// Interval at which half of the unused slabs beyond [`KEPT`] are freed. So the memory of a burst
+/// is freed a few seconds after it. A steady load allocates freed slabs again a few times a second,
+/// which costs nothing compared to thousands of batches. While no slab can be freed, the interval
+/// grows.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 
-/// Attempts in a row that double the pause, to about a minute.
+/// The number of failed attempts in a row that double the interval, to about a minute.
 const MOST_FAILURES: u32 = 6;
 
-/// Slabs that are asked for each batch whether anybody holds them. To ask all of them would take as
-/// long as to copy the batch.
+/// The number of slabs checked for each batch. Checking all of them would take as long as copying
+/// the batch.
 const MAX_TRIES: usize = 8;
 
-/// The slabs of a driver, all there are; the one that was used longest ago in front.
+/// The slabs of a driver, including those in use; the least recently used one is in front.
 ///
-/// A batch of datagrams of the same sender takes up to 64 KiB. To allocate and free that much each time has
-/// the allocator give the memory back to the system and ask for it again.
+/// A batch of datagrams of one sender takes up to 64 KiB. Allocating and freeing that much for each
+/// batch makes the allocator return the memory to the operating system and request it again.
 #[derive(Default)]
 pub(super) struct Slabs {
     slabs: VecDeque<BytesMut>,
-    /// When some are freed next, if there are more than [`KEPT`].
+    /// When slabs are freed next, if there are more than [`KEPT`].
     next_free: Option<Instant>,
-    /// How often nothing could be freed in a row: each time it is tried half as often.
+    /// The number of attempts in a row that freed nothing; each doubles the interval.
     failures: u32,
 }
 
 impl Slabs {
-    /// Copies what was received at once, and cuts it into datagrams of so many bytes; the last one
-    /// may be shorter.
+    /// Copies a received batch, and cuts it into datagrams of `stride` bytes; the last one may be
+    /// shorter.
     pub(super) fn cut<'a>(&mut self, contents: &'a [u8], stride: usize) -> Cut<'a> {
         let stride = stride.clamp(1, contents.len().max(1));
         let slab = (contents.len() >= LEAST_BYTES)
@@ -76,15 +77,15 @@ impl Slabs {
         }
     }
 
-    /// A slab that nobody holds. As few as are held at a time go round: they stay in the CPU's
-    /// caches.
+    /// Returns an unused slab. As few slabs as possible are used in turn, so that they stay in the
+    /// CPU's caches.
     fn unused(&mut self) -> Option<BytesMut> {
         for _ in 0..self.slabs.len().min(MAX_TRIES) {
             let mut slab = self.slabs.pop_front()?;
             if slab.try_reclaim(SLAB_BYTES) {
                 return Some(slab);
             }
-            // Somebody has not read what it holds.
+            // A datagram in this slab is still held.
             self.slabs.push_back(slab);
         }
         (self.slabs.len() < MAX_SLABS).then(|| BytesMut::with_capacity(SLAB_BYTES))
@@ -95,7 +96,7 @@ impl Slabs {
         self.next_free
     }
 
-    /// Frees half of the slabs that nobody holds, each [`FREE_EVERY`], until [`KEPT`] are left.
+    /// Frees half of the unused slabs, each [`FREE_EVERY`], until [`KEPT`] are left.
     pub(super) fn free_spare(&mut self, now: Instant) {
         let surplus = self.slabs.len().saturating_sub(KEPT);
         if surplus == 0 {
@@ -110,7 +111,7 @@ impl Slabs {
         self.next_free = (freed < surplus).then(|| now + pause_after(self.failures));
     }
 
-    /// Frees every other slab that nobody holds, but no more than so many; tells how many.
+    /// Frees every other unused slab, but at most `most`. Returns how many it freed.
     fn free_half(&mut self, most: usize) -> usize {
         let (mut freed, mut is_freed) = (0, false);
         self.slabs.retain_mut(|slab| {
@@ -125,7 +126,7 @@ impl Slabs {
     }
 }
 
-/// How long to wait after so many attempts in a row that have freed nothing.
+/// The interval after this many attempts in a row that freed nothing.
 fn pause_after(failures: u32) -> Duration {
     FREE_EVERY * 2_u32.pow(failures.min(MOST_FAILURES))
 }
@@ -133,12 +134,12 @@ fn pause_after(failures: u32) -> Duration {
 /// One datagram of a batch.
 pub(super) struct Piece {
     pub(super) contents: BytesMut,
-    /// Bytes of memory that it keeps: its own, or its share of a slab, which no other batch uses
-    /// meanwhile.
+    /// Bytes of memory that the datagram keeps: its own, or its share of a slab. No other batch
+    /// uses that slab until the datagram is dropped.
     pub(super) held: usize,
 }
 
-/// The datagrams of a batch; a batch without bytes is an empty one.
+/// Iterates over the datagrams of a batch; a batch without bytes is one empty datagram.
 pub(super) struct Cut<'a> {
     memory: Memory<'a>,
     stride: usize,
@@ -150,7 +151,7 @@ enum Memory<'a> {
         copy: BytesMut,
         share: usize,
     },
-    /// Each is copied into an allocation of its own size.
+    /// Each datagram is copied into an allocation of its own size.
     Own(&'a [u8]),
 }
 
@@ -190,10 +191,10 @@ mod tests {
     use super::*;
     use crate::net::clock;
 
-    /// Of a datagram on Ethernet.
+    /// The size of a datagram on Ethernet.
     const STRIDE: usize = 1452;
 
-    /// A batch of so many datagrams, the last one short, in which every byte is this one.
+    /// A batch of this many datagrams, the last one short, in which every byte is `byte`.
     fn batch(count: usize, byte: u8) -> Vec<u8> {
         vec![byte; count * STRIDE - 100]
     }
@@ -260,7 +261,7 @@ mod tests {
         }
     }
 
-    /// A peer has us keep the last datagram of each batch.
+    /// A peer makes us keep the last datagram of each batch.
     #[test]
     fn what_is_kept_is_max_slabs_and_the_length_of_datagrams() {
         let mut slabs = Slabs::default();

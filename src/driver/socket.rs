@@ -1,4 +1,4 @@
-//! A socket and those who use it.
+//! A group of UDP sockets at one address, and its users.
 
 use std::{
     mem,
@@ -16,23 +16,25 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// A UDP socket in use: by a listener, a dial or a connection. Or one for each shard, at the same address.
+/// The UDP socket at one address, or one UDP socket for each shard, in use by a listener, dials or
+/// connections.
 ///
-/// Drivers read them, and hold them weakly: with the last user they are closed. So a listener can
-/// go without its connections, and nothing stays open for nobody.
+/// Drivers hold the group weakly, so its last user closes it. Hence connections keep the socket of
+/// a removed listener open, and no unused socket stays open.
 pub(crate) struct Socket {
     local_addr: SocketAddr,
-    /// Which drivers, one after the other, may read it.
+    /// The generation of drivers that may read it.
     epoch: u64,
-    /// What the kernel granted.
+    /// The buffer sizes that the kernel granted.
     buffers: BufferSizes,
-    /// One for each shard, or one for all. None after they have failed, until the address is bound again.
+    /// One for each shard, or one for all. Empty between a failure and the time when the address is
+    /// bound again.
     ios: Mutex<Vec<Arc<UdpSocket>>>,
-    /// Whether somebody sees to it that the address is bound again.
+    /// Whether a task is already binding the address again.
     in_repair: AtomicBool,
     /// Whether a listener accepts connections here.
     listening: AtomicBool,
-    /// Whether there is a successor: a look at this is cheaper.
+    /// Whether there is a successor; cheaper to check than the mutex.
     given_up: AtomicBool,
     successor: Mutex<Option<Arc<Self>>>,
     drivers: Vec<Arc<Doorbell>>,
@@ -40,9 +42,10 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// All of `ios` are bound to the same address, and there is one at least.
+    /// All of `ios` are bound to the same address, and there is at least one.
     ///
-    /// `drivers` are those that may read the sockets, and have to be told when nobody uses them any more.
+    /// `drivers` belong to the drivers that may read the sockets. They are rung when the last user
+    /// is gone.
     pub(super) fn new(
         ios: Vec<Arc<UdpSocket>>,
         listening: bool,
@@ -77,31 +80,32 @@ impl Socket {
         self.buffers
     }
 
-    /// The one that a shard sends from; `None` while there is none.
+    /// The UDP socket from which a shard sends; `None` between a failure and the time when the
+    /// address is bound again.
     pub(super) fn io_of(&self, shard: usize) -> Option<Arc<UdpSocket>> {
         let ios = lock(&self.ios);
         ios.get(shard % ios.len().max(1)).map(Arc::clone)
     }
 
-    /// Connections are accepted here again.
+    /// Accepts connections again.
     pub(super) fn listen_again(&self) {
         self.listening.store(true, Ordering::Relaxed);
     }
 
-    /// Connections are not accepted here any more; those there are stay.
+    /// Stops accepting connections. Existing connections stay.
     pub(crate) fn stop_listening(&self) {
         self.listening.store(false, Ordering::Relaxed);
     }
 
-    /// Another socket takes the place of this one, which stays open for those who cannot follow.
+    /// Sets a successor. This socket stays open for connections that cannot move yet.
     pub(super) fn give_up_for(&self, successor: &Arc<Self>) {
         let before = lock(&self.successor).replace(Arc::clone(successor));
         self.given_up.store(true, Ordering::Release);
-        // It rings for the drivers when nobody else uses it.
+        // Dropping the last reference to it rings the drivers, so it happens after unlocking.
         drop(before);
     }
 
-    /// Closes what has failed. `false` if somebody sees to it already.
+    /// Closes the failed UDP sockets. Returns `false` if a repair is already in progress.
     pub(super) fn begin_repair(&self) -> bool {
         if self.in_repair.swap(true, Ordering::Relaxed) {
             return false;
@@ -115,13 +119,13 @@ impl Socket {
         true
     }
 
-    /// The address is bound again.
+    /// Stores the new UDP sockets of the address.
     pub(super) fn reopen(&self, ios: Vec<Arc<UdpSocket>>) {
         self.open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         *lock(&self.ios) = ios;
     }
 
-    /// From now on another failure is a new one.
+    /// Ends the repair: a later failure starts another one.
     pub(super) fn end_repair(&self) {
         self.in_repair.store(false, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Opening sockets, and having others take the place of those that were given up or have failed.
+//! Opens sockets, and replaces those that were given up or have failed.
 
 use std::{
     collections::VecDeque,
@@ -23,78 +23,83 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// How long a socket is read that was given up: about what a datagram to it may still be under way.
+/// How long a socket that was given up is still read: about as long as a datagram to it may be
+/// under way.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Most sockets that are kept open only for that. Each is a descriptor, and [`Sockets::rebind`] may be called often.
+/// The most sockets that are kept open only for that. Each is a descriptor, and [`Sockets::rebind`]
+/// may be called often.
 const MAX_LINGERING: usize = 16;
 
-/// How long the socket that dials share stays open when nobody uses it any more.
+/// How long the shared socket for dials stays open after its last use.
 ///
-/// A node that connects to one peer after the other dials from the same port then, and does not
-/// open a socket for each dial. It is as long as the usual pause between keep-alives: the next one
-/// of a peer that has missed the end of its connection comes to us, and not to another program at
-/// the same port.
+/// So a node that connects to one peer after another dials from the same port, and opens no socket
+/// for each dial. It is as long as the usual keep-alive interval: if a peer has missed the end of
+/// its connection, its next keep-alive reaches us, and not another program at the same port.
 const UNUSED_LINGER: Duration = Duration::from_secs(5);
 
-/// How long it takes, most likely, until all drivers have let go of a socket that has failed.
+/// Delay before a failed socket is bound again: by then all drivers have most likely dropped it.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
 
-/// How often it is tried to bind an address again, and how often a socket may fail.
+/// Interval between attempts to bind an address again, and the shortest time between two reported
+/// failures of a socket.
 const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Most failed sockets of listeners that wait to be reported; there is one report a second for each at most.
+/// The most failed sockets of listeners that wait to be reported. There is at most one report a
+/// second for each.
 const MAX_FAILED: usize = 64;
 
-/// The sockets of one transport: where they come from, and which are used for dialling.
+/// The sockets of one transport: opens them, and records which are used for dialling.
 pub(crate) struct Sockets {
     buffers: BufferSizes,
     mailboxes: Arc<[Arc<Mailbox>]>,
     incoming: Arc<IncomingQueue>,
-    /// Where the drivers run, for as long as any of them does: to know it keeps its descriptors open.
+    /// The drivers' runtime; dropped with the last driver, because a runtime handle keeps
+    /// descriptors open.
     runtime: Mutex<Option<Runtime>>,
-    /// How often drivers have made way for others. Nobody reads a socket of an earlier epoch.
+    /// The generation of the drivers. Nobody reads a socket of an earlier generation.
     epoch: AtomicU64,
     open: Arc<AtomicUsize>,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
     dialling: Mutex<Dialling>,
-    /// The current sockets that dials share: one for each family at most.
+    /// The current shared sockets for dials: at most one for each address family.
     kept: Mutex<Vec<Kept>>,
-    /// Whether there are any: a look at this is cheaper.
+    /// Whether `kept` has any; cheaper to check than the mutex.
     has_kept: AtomicBool,
-    /// Sockets that were given up a moment ago.
+    /// Sockets that were given up within the last [`LINGER`].
     lingering: Mutex<VecDeque<Arc<Socket>>>,
-    /// Sockets that have listened, and that connections may still use.
+    /// Sockets of removed listeners, which connections may still use.
     former_listeners: Mutex<Vec<Weak<Socket>>>,
     /// Sockets of listeners that have failed, for the transport to report.
     failed: Mutex<VecDeque<(Weak<Socket>, io::Error)>>,
 }
 
-/// Sockets that dial and do not listen, for as long as they are used.
+/// Sockets that dial and do not listen, while they are used.
 #[derive(Default)]
 struct Dialling {
-    /// The one that all dials share, for each family.
+    /// The socket that all dials of a family share.
     v4: Place,
     v6: Place,
-    /// Those of a single dial.
+    /// Sockets of a single dial each.
     own: Vec<Place>,
 }
 
-/// A socket that stays open for a while when nobody uses it.
+/// A socket that stays open for a while after its last use.
 struct Kept {
     socket: Arc<Socket>,
     /// When it is closed; `None` while it is used.
     closes_at: Option<Instant>,
 }
 
-/// A socket, and those that it has taken the place of.
+/// A socket, and those that it has replaced.
 #[derive(Default)]
 struct Place {
     current: Weak<Socket>,
-    /// For as long as there are connections that cannot leave them. They keep the current one.
+    /// The replaced sockets, as long as connections that cannot move yet use them. Each keeps the
+    /// current one open as its successor.
     former: Vec<Weak<Socket>>,
-    /// When the current one has taken the place of one that had failed.
+    /// When the current socket replaced a failed one.
     replaced_at: Option<Instant>,
 }
 
@@ -122,14 +127,14 @@ impl Sockets {
         }
     }
 
-    /// The drivers have started.
+    /// Notes that the drivers have started.
     pub(super) fn run_on(&self, runtime: &Runtime) {
         *lock(&self.runtime) = Some(runtime.clone());
-        // They may have stopped already.
+        // The drivers may already have stopped.
         self.driver_stopped();
     }
 
-    /// A driver has stopped.
+    /// Notes that a driver has stopped.
     pub(super) fn driver_stopped(&self) {
         if self.have_stopped() {
             let runtime = lock(&self.runtime).take();
@@ -138,7 +143,7 @@ impl Sockets {
         }
     }
 
-    /// Whether all drivers are gone.
+    /// Whether all drivers have stopped.
     pub(super) fn have_stopped(&self) -> bool {
         self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
     }
@@ -147,10 +152,11 @@ impl Sockets {
         lock(&self.runtime).clone()
     }
 
-    /// If drivers make way for others: nothing is of use any more that those before have read.
+    /// Forgets all sockets of the earlier drivers if `make_way` returns true, that is, if new
+    /// drivers replace them.
     ///
-    /// `make_way` tells whether they do. It is asked when nobody opens a socket to dial from, which
-    /// starts drivers.
+    /// `make_way` is called while no other thread opens a socket to dial from, because that would
+    /// start drivers.
     pub(super) fn forget_all_if(&self, make_way: impl FnOnce() -> bool) {
         let mut dialling = lock(&self.dialling);
         if !make_way() {
@@ -163,17 +169,17 @@ impl Sockets {
         drop((forgotten, lingering, former));
     }
 
-    /// What is opened from now on, other drivers read.
+    /// Begins a new generation: other drivers read the sockets opened from now on.
     pub(super) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the drivers that there are now may read it.
+    /// Whether the current drivers may read it.
     pub(super) fn is_current(&self, socket: &Socket) -> bool {
         socket.epoch() == self.epoch.load(Ordering::Relaxed)
     }
 
-    /// A socket listens no more.
+    /// Notes that a socket has stopped listening.
     pub(super) fn note_former_listener(&self, socket: &Arc<Socket>) {
         if !self.is_current(socket) {
             return;
@@ -183,8 +189,8 @@ impl Sockets {
         former.push(Arc::downgrade(socket));
     }
 
-    /// The socket at this address that has listened before, if there still is one; it listens
-    /// again.
+    /// Returns the socket at this address that has listened before, if it is still open, and lets
+    /// it listen again.
     pub(super) fn listen_again(&self, addr: SocketAddr) -> Option<Arc<Socket>> {
         let mut former = lock(&self.former_listeners);
         let sockets: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
@@ -197,7 +203,7 @@ impl Sockets {
         Some(socket)
     }
 
-    /// Opens a socket for each shard, or one for all.
+    /// Binds one UDP socket for each shard, or one for all.
     pub(super) fn bind(
         &self,
         runtime: &Runtime,
@@ -207,7 +213,7 @@ impl Sockets {
         Ok(ios.into_iter().map(Arc::new).collect())
     }
 
-    /// Has drivers read what was bound.
+    /// Makes drivers read the UDP sockets.
     pub(super) fn put_to_use(
         &self,
         ios: Vec<Arc<UdpSocket>>,
@@ -225,7 +231,8 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// The socket that dials of this family share, or one of its own; opened by `open` if there is none.
+    /// Returns the socket that dials of this family share, or a new one for a single dial if `own`
+    /// is set. `open` opens it if necessary.
     pub(super) fn to_dial_from<E>(
         &self,
         remote: IpAddr,
@@ -256,10 +263,10 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Closes sockets that were kept for long enough although nobody uses them. Returns when the
-    /// next one is to be closed.
+    /// Closes shared sockets that have been unused for [`UNUSED_LINGER`]. Returns when the next one
+    /// is to be closed.
     ///
-    /// Drivers look at the end of each round: it is in their rounds that sockets lose their users.
+    /// Drivers call it at the end of each round, because sockets lose their users during rounds.
     pub(super) fn close_unused(&self) -> Option<Instant> {
         if !self.has_kept.load(Ordering::Relaxed) {
             return None;
@@ -283,7 +290,7 @@ impl Sockets {
         next
     }
 
-    /// Keeps no socket any longer that nobody uses.
+    /// Closes all unused shared sockets.
     pub(super) fn close_kept(&self) {
         if self.has_kept.load(Ordering::Relaxed) {
             let mut kept = lock(&self.kept);
@@ -294,8 +301,8 @@ impl Sockets {
         }
     }
 
-    /// Gives up each socket that dials and does not listen for another one; or none, if it fails. One that nobody has
-    /// moved to yet is as good as another one.
+    /// Replaces each socket that dials and does not listen, or none of them if an error occurs. A
+    /// replacement that is not used yet is kept.
     pub(super) fn rebind(self: &Arc<Self>) -> Result<(), RebindError> {
         if self.have_stopped() {
             return Err(RebindError::DriverStopped);
@@ -304,7 +311,7 @@ impl Sockets {
             return Ok(());
         };
         let mut dialling = lock(&self.dialling);
-        // The next dial opens another one.
+        // Unused sockets need no replacement: the next dial opens a new one.
         self.close_idle();
         let mut moves = Vec::new();
         for place in dialling.places() {
@@ -323,8 +330,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// A socket has failed, whatever it is used for. If it is one that only dials, another one takes its place. And its
-    /// own address is bound again, for all who cannot leave it.
+    /// Handles a failed socket. If it only dials, another socket replaces it. In any case its own
+    /// address is bound again, for the connections that cannot move.
     pub(super) fn replace_failed(self: &Arc<Self>, socket: &Arc<Socket>, error: io::Error) {
         let Some(runtime) = self.runtime() else {
             return;
@@ -344,17 +351,18 @@ impl Sockets {
         ));
     }
 
-    /// Sockets of listeners that have failed since the last time. The transport is woken when there are any.
+    /// Sockets of listeners that have failed since the last call. The transport is woken when there
+    /// are any.
     pub(super) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
         std::mem::take(&mut *lock(&self.failed))
     }
 
-    /// How many are open.
+    /// The number of open UDP sockets.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How many have taken the place of another one, or were bound again.
+    /// The number of sockets that replaced another one, or were bound again.
     pub(super) fn rebound(&self) -> u64 {
         self.rebound.load(Ordering::Relaxed)
     }
@@ -387,7 +395,7 @@ impl Sockets {
             .map_err(|_| RebindError::DriverStopped)
     }
 
-    /// Gives up a socket that has failed, if it is one that only dials.
+    /// Replaces a failed socket if it only dials.
     fn replace(
         self: &Arc<Self>,
         runtime: &Runtime,
@@ -399,7 +407,7 @@ impl Sockets {
             .find(|place| Weak::as_ptr(&place.current) == Arc::as_ptr(socket));
         let now = clock::now();
         let Some(place) = place.filter(|place| {
-            // If it fails again so soon, another one is not better.
+            // If the replacement fails again so soon, another one is unlikely to do better.
             (place.replaced_at).is_none_or(|replaced_at| now >= replaced_at + NEXT_ATTEMPT)
         }) else {
             return Ok(());
@@ -412,8 +420,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// Has another socket take the place of this one. It lives, until somebody uses it, by the one that it replaces, which
-    /// is kept open for a while.
+    /// Replaces this socket. The old one stays open for a while and owns the new one until someone
+    /// uses it.
     fn give_up(
         self: &Arc<Self>,
         runtime: &Runtime,
@@ -427,7 +435,7 @@ impl Sockets {
         self.let_linger(runtime, socket);
     }
 
-    /// A dial leaves from this socket: it is kept for a while when it is not used any more.
+    /// Keeps this socket open for a while after its last use, because a dial leaves from it.
     fn keep(&self, socket: &Arc<Socket>) {
         let mut kept = lock(&self.kept);
         match kept.iter_mut().find(|kept| kept.is(socket)) {
@@ -440,12 +448,12 @@ impl Sockets {
         self.note_kept(&kept);
         drop(kept);
         if self.have_stopped() {
-            // Nobody is left who would close it.
+            // No driver is left to close it later.
             self.close_kept();
         }
     }
 
-    /// If this socket is kept, another one is from now on.
+    /// If this socket is kept, keeps its successor instead.
     fn keep_instead(&self, socket: &Arc<Socket>, successor: &Arc<Socket>) {
         let mut kept = lock(&self.kept);
         let Some(kept) = kept.iter_mut().find(|kept| kept.is(socket)) else {
@@ -455,7 +463,7 @@ impl Sockets {
         kept.socket = Arc::clone(successor);
     }
 
-    /// Closes what is only kept.
+    /// Closes the kept sockets without a user.
     fn close_idle(&self) {
         let mut kept = lock(&self.kept);
         let closed: Vec<_> = kept.extract_if(.., |kept| !kept.is_used()).collect();
@@ -474,7 +482,7 @@ impl Sockets {
         self.has_kept.store(!kept.is_empty(), Ordering::Relaxed);
     }
 
-    /// Keeps a socket open for what is on its way to it.
+    /// Keeps a socket open for datagrams that are under way to it.
     fn let_linger(self: &Arc<Self>, runtime: &Runtime, socket: Arc<Socket>) {
         let lingers = Lingers {
             sockets: Arc::downgrade(self),
@@ -501,7 +509,7 @@ impl Sockets {
         }
     }
 
-    /// Has the transport hear of a failed socket, if it listens.
+    /// Makes the transport report a failed socket, if a listener uses it.
     fn report(&self, socket: &Arc<Socket>, error: io::Error) {
         if !crate::proto::Socket::is_listening(socket) {
             return;
@@ -519,7 +527,7 @@ impl Sockets {
         let ios = self.bind(runtime, socket.local_addr())?;
         socket.reopen(ios.clone());
         self.rebound.fetch_add(1, Ordering::Relaxed);
-        // If all drivers are gone, so is everybody who could miss what comes in.
+        // This fails only if all drivers have stopped, and then no connection needs what arrives.
         let _ = self.read(socket, &ios);
         Ok(())
     }
@@ -533,7 +541,7 @@ impl Dialling {
     }
 
     fn add_own(&mut self, socket: &Arc<Socket>) {
-        // Those that are gone make room before more is asked for.
+        // Closed sockets are removed before the vector grows.
         if self.own.len() == self.own.capacity() {
             self.own.retain(|place| place.current.strong_count() > 0);
         }
@@ -560,8 +568,8 @@ impl Place {
         }
     }
 
-    /// Whether anyone uses the current socket besides those that it has taken the place of. If it
-    /// is [kept](Sockets::kept), that is no use.
+    /// Whether anyone uses the current socket, apart from the sockets that it has replaced and from
+    /// [`Sockets::kept`].
     fn is_used(&self, is_kept: bool) -> bool {
         let former = self.former.iter();
         let keep = former.filter(|former| former.strong_count() > 0).count();
@@ -578,7 +586,8 @@ impl Place {
     }
 }
 
-/// Has a socket closed that was kept open for a while, also where the runtime does not live that long.
+/// Closes a socket that was kept open for a while. It does so on drop, so also if the runtime shuts
+/// down earlier.
 struct Lingers {
     sockets: Weak<Sockets>,
     socket: Weak<Socket>,
@@ -593,7 +602,8 @@ impl Drop for Lingers {
     }
 }
 
-/// Binds the address of a failed socket again as soon as it can be had, unless nobody uses the socket any more.
+/// Binds the address of a failed socket again as soon as possible, unless nobody uses the socket
+/// any more.
 async fn bind_again(sockets: Weak<Sockets>, socket: Weak<Socket>, runtime: Runtime) {
     sleep(FIRST_ATTEMPT).await;
     loop {
@@ -610,7 +620,7 @@ async fn bind_again(sockets: Weak<Sockets>, socket: Weak<Socket>, runtime: Runti
         }
         sleep(NEXT_ATTEMPT).await;
     }
-    // What is heard until then is about the one that has failed, or will be heard again.
+    // Errors until then are ignored: they concern the old socket, or they will occur again.
     sleep(NEXT_ATTEMPT).await;
     if let Some(socket) = socket.upgrade() {
         socket.end_repair();

@@ -1,4 +1,4 @@
-//! Where the answers of STUN servers leave the drivers.
+//! Passes answers of STUN servers from the drivers to the client.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,10 @@ use crate::{
     sync::{Mutex, MutexGuard, lock},
 };
 
-/// Leads datagrams that may be answers to whoever has asked.
+/// Passes datagrams that may be STUN answers to the client that sent the requests.
 ///
-/// Each is judged at once, by the driver that has received it. Nothing is queued; so forgeries, however many, cannot
-/// crowd out an answer.
+/// The driver that received a datagram has it checked at once. Nothing is queued, so forged answers
+/// cannot crowd out a real one.
 #[derive(Default)]
 pub(crate) struct StunDoor(Mutex<Inside>);
 
@@ -28,7 +28,7 @@ struct Inside {
     totals: StunStats,
 }
 
-/// Whoever asks: a client, and the task to wake when it has been answered.
+/// A STUN client, and the task to wake when it has got an answer.
 pub(crate) struct StunGuest(Mutex<Asking>);
 
 pub(crate) struct Asking {
@@ -37,7 +37,7 @@ pub(crate) struct Asking {
 }
 
 impl StunDoor {
-    /// Lets a client in, for as long as the result lives. The one before it, if any, hears nothing more.
+    /// Registers a client until the result is dropped. An earlier client receives nothing more.
     pub(crate) fn admit(&self, client: StunClient) -> Arc<StunGuest> {
         let guest = Arc::new(StunGuest(Mutex::new(Asking {
             client,
@@ -58,13 +58,13 @@ impl StunDoor {
         self.tell(|client| client.handle(now, local_addr, remote_addr, datagram));
     }
 
-    /// ICMP says that a datagram was received by nobody; this is its beginning.
+    /// Handles an ICMP error about a datagram that was not delivered and begins with `quoted`.
     pub(super) fn unreachable(&self, socket: &Arc<Socket>, remote_addr: SocketAddr, quoted: &[u8]) {
         let local_addr = socket.local_addr();
         self.tell(|client| client.unreachable(clock::now(), local_addr, remote_addr, quoted));
     }
 
-    /// Adds what a client has counted.
+    /// Adds the counts of a client.
     pub(crate) fn post(&self, stats: StunStats) {
         self.lock().totals += stats;
     }
@@ -77,7 +77,7 @@ impl StunDoor {
         self.lock().totals = StunStats::default();
     }
 
-    /// Wakes the guest if this has changed anything.
+    /// Passes an event to the client, and wakes its task if that has changed anything.
     fn tell(&self, event: impl FnOnce(&mut StunClient) -> bool) {
         let guest = self.lock().guest.upgrade();
         let Some(guest) = guest else {

@@ -36,37 +36,39 @@ use crate::{
     },
 };
 
-/// Most turns of connections in one round; then the sockets are read again.
+/// The most turns in one round; then the sockets are read again.
 const TURNS_PER_ROUND: usize = 32;
 
-/// How long a round gives turns to connections; then other tasks of the runtime have theirs.
+/// How long a round gives turns to connections; then other tasks of the runtime run.
 ///
-/// A ping beside a bulk transfer waits for the end of a round at each end of each way.
+/// A ping during a bulk transfer waits for the end of a round at both hosts, in both directions.
 const ROUND_TIME: Duration = Duration::from_micros(100);
 
-/// Most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which everybody else
-/// waits.
+/// The most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which all
+/// other connections wait.
 const HANDSHAKES_PER_ROUND: usize = 2;
 
-/// How long a round works on requests, where TLS takes longer than that; one handshake is begun in
-/// any case.
+/// How long a round works on requests if TLS takes longer than that. One handshake is begun in any
+/// case.
 const REQUEST_TIME: Duration = Duration::from_micros(400);
 
-/// Most requests of each kind taken in one round: those that cost a packet, those that nobody waits
+/// The most requests of each kind in one round: those that cost a packet, those that nobody waits
 /// for any more, and those that have waited for too long.
 const REQUESTS_PER_ROUND: usize = 64;
 
-/// Most reports of ICMP heard in one round for each socket: anyone may send them who knows its port.
+/// The most ICMP errors read from each socket in one round. Anyone who knows the port can cause
+/// them.
 const REPORTS_PER_ROUND: usize = 64;
 
-/// Sockets are not read while so many bytes wait for their connection's turn; the kernel's buffer is the
-/// queue then.
+/// Sockets are not read while more bytes than this wait for their connections' turns; then
+/// datagrams wait in the kernel's buffer.
 pub(super) const MAX_INBOX_BYTES: usize = 1024 * 1024;
 
-/// Connections that ring between two polls. What more of them have needed in memory is given back.
+/// Connections that ring between two polls in normal operation. The memory for more of them is
+/// freed.
 const FEW_TURNS: usize = 1024;
 
-/// The clocks that turns are measured with.
+/// The clocks that measure turns.
 struct Clocks;
 
 impl Meter for Clocks {
@@ -79,20 +81,20 @@ impl Meter for Clocks {
     }
 }
 
-/// What a driver has to know of the configuration in order to read.
+/// The settings for receiving.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReceiveSettings {
-    /// Larger datagrams are dropped: peers were told that we take none (`max_udp_payload_size`, RFC
+    /// Larger datagrams are dropped: we announce this limit to peers (`max_udp_payload_size`, RFC
     /// 9000 §18.2).
     pub(super) max_datagram_bytes: usize,
     pub(super) measure_routing: bool,
 }
 
-/// What all drivers of a transport share.
+/// The state that all drivers of a transport share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) shards: Shards,
-    /// Of all shards.
+    /// The mailboxes of all shards.
     pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
     pub(super) incoming: Arc<IncomingQueue>,
     #[cfg(feature = "nat")]
@@ -106,23 +108,23 @@ pub(super) struct Driver {
     shard: Shard<Arc<Socket>>,
     shared: Shared,
     readers: Vec<Reader>,
-    /// Where to go on reading, so that no socket starves another.
+    /// The reader that comes first in the next round, so that no socket starves another.
     next_reader: usize,
     /// Whether requests wait in the mailbox.
     has_requests: bool,
-    /// Holes that are being punched, each with whom to tell when it is over.
+    /// Hole punches in progress, each with the reply to send at its end.
     punches: Vec<(PunchKey, Reply<()>)>,
     outbound: Outbound,
     timer: Timer,
     buffers: ReceiveBuffers,
     slabs: Slabs,
-    /// Datagrams of other shards, by shard.
+    /// Datagrams for other shards, by shard.
     forward: Vec<Vec<Datagram<Arc<Socket>>>>,
-    /// Connections that have rung, between two polls an empty list.
+    /// Connections that have rung; empty between two polls.
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     pace: Pace,
-    /// When a socket that nobody uses is to be closed.
+    /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
     closing: bool,
@@ -160,7 +162,7 @@ impl Driver {
         &self.shared.mailboxes[self.shard.id().index()]
     }
 
-    /// Takes what has arrived; tells whether there may be more.
+    /// Takes what has arrived in the mailbox. Returns whether there may be more.
     fn take_mail(&mut self) -> Backlog {
         let mail = self.mailbox().take();
         let mut turns = std::mem::take(&mut self.turns);
@@ -210,13 +212,13 @@ impl Driver {
             at_once,
         } = farewell;
         self.shard.close_connections(*code, reason, *at_once);
-        // Nobody may take them any more.
+        // Incoming connections can no longer be accepted.
         self.shared.incoming.clear();
         self.shard.refuse_all(&mut self.outbound);
     }
 
-    /// Takes what other shards have read for this one, unless enough waits already: the mailbox is
-    /// the queue then, and it is bounded.
+    /// Takes datagrams that other shards have read for this one, unless enough wait already. The
+    /// rest stays in the mailbox, which is bounded.
     fn take_forwarded(&mut self) -> Backlog {
         let room = MAX_INBOX_BYTES.saturating_sub(self.shard.inbox_bytes());
         let mut datagrams = Vec::new();
@@ -232,13 +234,14 @@ impl Driver {
         }
     }
 
-    /// Reads each socket once, beginning with another one each time; tells whether there may be more.
+    /// Reads each socket once, beginning with a different one each time. Returns whether there may
+    /// be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> Backlog {
         self.readers.retain(Reader::is_used);
         let mut backlog = Backlog::None;
         for step in 0..self.readers.len() {
             if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
-                // Not read until some of it is served, which asks for another round.
+                // Serving the connections asks for another round, which reads the sockets.
                 return Backlog::More;
             }
             let index = (self.next_reader + step) % self.readers.len();
@@ -252,7 +255,7 @@ impl Driver {
         backlog
     }
 
-    /// Hears what nobody was there to receive, as ICMP says.
+    /// Reads ICMP errors about datagrams that were not delivered.
     fn hear_unreachable(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
         #[cfg(feature = "nat")]
@@ -270,7 +273,8 @@ impl Driver {
             self.shared
                 .stun
                 .unreachable(&socket, report.remote_addr, &report.quoted);
-            // Only our own first packets have an ID that nobody off the path can know.
+            // The connection ID of our first packets is random, so only a host on the path can
+            // quote it.
             let Some(initial_id) = long_header_id(&report.quoted) else {
                 continue;
             };
@@ -305,9 +309,10 @@ impl Driver {
         }
     }
 
-    /// Routes what is in the receive buffers.
+    /// Routes the datagrams in the receive buffers.
     fn handle_received(&mut self, socket: &Arc<Socket>) {
-        // After the system call: a packet must not be older than the answer to it.
+        // The time after the system call: a packet must not have an earlier time than the packets
+        // sent before it that it acknowledges.
         let now = clock::now();
         let own = self.shard.id();
         let ReceiveSettings {
@@ -380,7 +385,7 @@ impl Driver {
         }
     }
 
-    /// Gives turns again to connections whose socket takes datagrams again.
+    /// Lets connections whose socket is writable again have turns.
     fn unblock(&mut self, cx: &mut Context<'_>) {
         if self.outbound.poll_writable(cx).is_ready() {
             self.shard.unblock();
@@ -394,7 +399,7 @@ impl Driver {
         (self.shard).handle_timeouts(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for _ in 0..TURNS_PER_ROUND {
-            // Anew for each: round-trip times are measured from it.
+            // The time of each turn, because round-trip times are measured from it.
             let now = clock::now();
             if now - began > ROUND_TIME || !self.shard.has_ready() {
                 break;
@@ -416,7 +421,7 @@ impl Driver {
         }
     }
 
-    /// Gives a turn to one connection, and wakes those who waited for it.
+    /// Gives one connection a turn, and wakes the tasks that waited for it.
     fn serve_one(&mut self, now: Instant) {
         let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
         if let Some(load) = served {
@@ -425,10 +430,10 @@ impl Driver {
         wakers::wake(self.wakers.drain(..));
     }
 
-    /// Does what was asked for, after the established connections were served; tells whether there
-    /// was anything.
+    /// Handles requests, after the established connections have had turns. Returns whether there
+    /// were any.
     ///
-    /// First what costs a packet, then what is too late, and handshakes in the end.
+    /// First those that cost a packet, then dials that are too late, then handshakes.
     fn take_requests(&mut self) -> bool {
         if !self.has_requests {
             return false;
@@ -440,7 +445,7 @@ impl Driver {
         requests > 0
     }
 
-    /// Does what costs a packet; returns how many there were.
+    /// Handles requests that cost a packet. Returns how many there were.
     fn send_requested(&mut self, began: Instant) -> usize {
         let mut now = began;
         for handled in 0..REQUESTS_PER_ROUND {
@@ -472,7 +477,7 @@ impl Driver {
         REQUESTS_PER_ROUND
     }
 
-    /// Has dials fail that have waited for all the time that they had; returns how many there were.
+    /// Makes dials fail whose time is over. Returns how many there were.
     fn fail_late_dials(&mut self, now: Instant) -> usize {
         let mailbox = Arc::clone(self.mailbox());
         let late = || mailbox.take_request(|requests| requests.next_expired(now));
@@ -485,7 +490,7 @@ impl Driver {
         dial.reply.send(Err(HandshakeError::TimedOut.into()));
     }
 
-    /// Begins handshakes; returns how many requests were taken for that.
+    /// Begins handshakes. Returns how many requests were taken for that.
     fn begin_handshakes(&mut self, began: Instant) -> usize {
         let mut now = clock::now();
         let mut begun = 0;
@@ -502,7 +507,7 @@ impl Driver {
             }
             begun += 1;
             let last = std::mem::replace(&mut now, clock::now());
-            // Another one is likely to take as long as this one.
+            // The next one is likely to take as long as this one.
             if begun == HANDSHAKES_PER_ROUND || now - began + (now - last) > REQUEST_TIME {
                 return taken + 1;
             }
@@ -510,7 +515,7 @@ impl Driver {
         REQUESTS_PER_ROUND
     }
 
-    /// Begins a handshake if anybody waits for it.
+    /// Begins the handshake of an incoming connection, if its caller still waits for it.
     fn accept(&mut self, now: Instant, accept: Accept) -> bool {
         let Accept {
             key,
@@ -522,12 +527,12 @@ impl Driver {
             return false;
         }
         let accepted = self.shard.accept(now, key, max_payload, &mut self.outbound);
-        // If nobody waits any more, the handshake is abandoned as it is dropped.
+        // If the caller no longer waits, dropping the handshake abandons it.
         reply.send(accepted.map(|accepted| self.handshake(accepted)));
         true
     }
 
-    /// Begins to dial if anybody waits for it.
+    /// Begins a dial, if its caller still waits for it.
     fn dial(&mut self, now: Instant, dial: Dial) -> bool {
         if dial.reply.is_canceled() {
             return false;
@@ -557,7 +562,8 @@ impl Driver {
         true
     }
 
-    /// Sends a datagram that is not QUIC. Blocked or not: whoever waits for the answer asks again.
+    /// Sends a datagram that is not QUIC. If the socket is blocked it may be lost; the client
+    /// retransmits.
     #[cfg(feature = "nat")]
     fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<Socket>, contents: &[u8]) {
         let transmit = Transmit {
@@ -578,7 +584,7 @@ impl Driver {
         Handshake::new(DrivenConnection::new(connection, handle, doorbell))
     }
 
-    /// Ends the punching of holes that nobody waits for, and tells those who wait for what is over.
+    /// Ends hole punches whose callers are gone, and reports those whose time is over.
     fn end_punches(&mut self) {
         let ended = self.punches.extract_if(.., |(key, over)| {
             if over.is_canceled() {
@@ -594,11 +600,11 @@ impl Driver {
     fn report_incoming(&mut self) {
         while let Some(incoming) = self.shard.poll_incoming() {
             let incoming = IncomingConnection::new(incoming, Arc::clone(self.mailbox()));
-            // One that finds no room asks, as it is dropped, to be refused.
+            // If the queue is full, the connection is dropped, which requests a refusal.
             self.shared.incoming.push(incoming);
         }
         if self.closing {
-            // Nobody will ever take them.
+            // The transport is gone, so no application will take them.
             self.shared.incoming.clear();
         }
     }
@@ -643,10 +649,10 @@ impl Future for Driver {
         this.pace.begin(has_received);
         this.serve();
         if !this.pace.has_made_way() && this.take_requests() {
-            // So that their first packets leave now.
+            // Their first packets leave in this round.
             this.serve();
         }
-        // Once more, to be woken for those that have blocked since.
+        // Once more, to register for sockets that have become blocked since.
         this.unblock(cx);
         for (socket, error) in this.outbound.take_broken() {
             this.shared.sockets.replace_failed(&socket, error);
@@ -657,7 +663,7 @@ impl Future for Driver {
             this.shared.idle.wake();
         }
         if this.closing && this.shard.is_empty() {
-            // Nobody will dial any more.
+            // There will be no more dials.
             this.shared.sockets.close_kept();
         }
         this.next_unused = this.shared.sockets.close_unused();
@@ -666,10 +672,10 @@ impl Future for Driver {
             || this.has_requests
             || this.timer.poll(cx, this.next_deadline()).is_ready()
         {
-            // One round at a time: those who were woken by it should run before more comes in. Readers that
-            // come late find their data in thousands of pieces, which quinn-proto then has to copy together.
-            // But only where there is more: a task that wakes itself has tokio wake an idle thread as well,
-            // which costs more than a ping.
+            // Only one round for each poll, so that tasks woken by it run before more data arrives.
+            // If readers run late, they find their data in thousands of pieces, which quinn-proto
+            // then has to copy together. Only if there is more to do: a task that wakes itself
+            // makes tokio wake an idle thread as well, which costs more than a ping.
             if this.pace.has_made_way() {
                 make_way(cx);
             } else {
@@ -684,14 +690,15 @@ impl Future for Driver {
     }
 }
 
-/// Whether it has finished, panicked or lost its runtime: nobody is left waiting for it.
+/// Runs whether the driver has finished, panicked or lost its runtime, so that no caller waits for
+/// it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.mailbox().stop();
         self.shared.sockets.driver_stopped();
         self.punches.clear();
         if !std::thread::panicking() {
-            // A runtime that is shut down drops its tasks; sockets still send.
+            // A runtime that shuts down drops its tasks, but sockets can still send.
             self.shard.close_all();
             while self.shard.has_ready() {
                 self.serve_one(clock::now());
@@ -701,11 +708,11 @@ impl Drop for Driver {
         wakers::wake(self.wakers.drain(..));
         for reader in self.readers.drain(..) {
             if let Some(socket) = reader.socket() {
-                // If nobody is left to read it, nobody is left to be heard.
+                // This fails only if all drivers have stopped.
                 let _ = read_socket(&self.shared.mailboxes, 0, &socket, reader.io());
             }
         }
-        // Another one does not take the place of one that has panicked: it would panic again.
+        // After a panic no new driver replaces this one, because it would panic again.
         if !std::thread::panicking() {
             self.mailbox().mark_gone();
         }

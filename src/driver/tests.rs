@@ -1,4 +1,5 @@
-//! A driver under control: every interleaving with its users, what waits for it, and its timers.
+//! A driver under the control of tests: all interleavings with its users, its requests, and its
+//! timers.
 
 #[cfg(loom)]
 mod models;

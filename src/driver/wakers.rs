@@ -1,4 +1,4 @@
-//! Waking those who wait. Wakers are the application's code, and what goes wrong in one stays with its task.
+//! Wakes tasks. Wakers are application code, so a panic in one must not affect other tasks.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -7,14 +7,15 @@ use std::{
 
 use futures::channel::oneshot;
 
-/// Wakes one after the other. A waker that panics has told its thread's panic hook; the next one is woken all the same.
+/// Wakes one task after another. A panic in a waker reaches its thread's panic hook, and the next
+/// task is woken all the same.
 pub(super) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         contain(|| waker.wake());
     }
 }
 
-/// An answer that somebody waits for. Dropping it says that there will be none.
+/// The sender of an answer. Dropping it tells the receiver that there will be none.
 pub(super) struct Reply<T>(Option<oneshot::Sender<T>>);
 
 impl<T> Reply<T> {
@@ -23,14 +24,14 @@ impl<T> Reply<T> {
         (Self(Some(sender)), receiver)
     }
 
-    /// Answers; if nobody waits any more, the answer is dropped.
+    /// Sends the answer; it is dropped if no caller waits for it any more.
     pub(super) fn send(mut self, answer: T) {
         if let Some(sender) = self.0.take() {
             contain(|| drop(sender.send(answer)));
         }
     }
 
-    /// Whether nobody waits any more.
+    /// Whether no caller waits for the answer any more.
     pub(super) fn is_canceled(&self) -> bool {
         self.0.as_ref().is_none_or(oneshot::Sender::is_canceled)
     }
@@ -44,6 +45,6 @@ impl<T> Drop for Reply<T> {
 }
 
 fn contain(act: impl FnOnce()) {
-    // Nothing of ours is touched in there that could be left half done.
+    // The code inside changes none of our own state, so a panic leaves nothing half done.
     let _ = catch_unwind(AssertUnwindSafe(act));
 }

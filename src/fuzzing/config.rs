@@ -1,4 +1,4 @@
-//! Configurations of any numbers.
+//! Fuzz target: configurations with arbitrary values.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -14,7 +14,8 @@ use crate::{
     },
 };
 
-/// Settings in any order: each is taken or refused, and what is taken works.
+/// Applies settings in any order. Each setter accepts or refuses its value, and a configuration of
+/// accepted values works.
 pub fn config(data: &[u8]) {
     let mut input = Unstructured::new(data);
     if let Ok(plan) = Plan::arbitrary(&mut input) {
@@ -52,7 +53,7 @@ enum Setting {
     StreamReceiveWindow(u64),
 }
 
-/// Longest time, in milliseconds, that is of interest.
+/// Times above this one, in milliseconds, behave alike.
 const LONGEST_TIME: u64 = 1 << 40;
 
 impl Plan {
@@ -63,7 +64,7 @@ impl Plan {
         let mut slow = false;
         let mut shards = 1;
         for setting in self.settings {
-            // A setter that refuses takes the builder with it.
+            // A setter that returns an error has consumed the builder.
             let before = builder.clone();
             match setting.apply(builder) {
                 Ok(after) => {
@@ -98,7 +99,7 @@ impl Plan {
     }
 }
 
-/// Two nodes with this configuration find each other, and part.
+/// Two nodes with this configuration connect, exchange data and close.
 fn connect(config: Config, shards: u8) {
     let setup = Setup {
         config: Some(config),
@@ -151,7 +152,7 @@ impl Setting {
         }
     }
 
-    /// Whether a connection with this setting fails in time, or takes too much of it, by right.
+    /// Whether a connection with this setting may rightly time out, or would run for too long.
     fn is_slow(self) -> bool {
         const ROUND_TRIPS: u64 = 1_000;
         match self {

@@ -1,4 +1,4 @@
-//! Addresses from anywhere.
+//! Fuzz target: arbitrary addresses.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,8 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::address::{QuicAddress, can_reach, to_multiaddr, wildcard};
 
-/// An address in binary form, or as text: whatever is taken is written back as it was, but for names of
-/// zones, and IPv4 addresses that are written as IPv6.
+/// Parses an address in binary form or as text. An accepted address is formatted as it was parsed,
+/// except for zone names and IPv4-mapped IPv6 addresses.
 pub fn multiaddr(data: &[u8]) {
     let binary = Multiaddr::try_from(data.to_vec()).ok();
     let text = std::str::from_utf8(data)
@@ -19,7 +19,7 @@ pub fn multiaddr(data: &[u8]) {
 }
 
 fn check(addr: &Multiaddr) {
-    // A name means a number here, that of its length, and a name without letters is none.
+    // Maps each zone name to its length. The empty name has no index.
     let zone_index = |name: &str| u32::try_from(name.len()).ok().filter(|&index| index > 0);
     let Some(parsed) = QuicAddress::parse(addr, zone_index) else {
         return;
@@ -46,13 +46,13 @@ fn check(addr: &Multiaddr) {
 
     let (ip, port) = (parsed.socket_addr.ip(), parsed.socket_addr.port());
     assert!(!parsed.is_dialable() || (port != 0 && !ip.is_multicast() && !ip.is_unspecified()));
-    // The wildcard of a family reaches all of it, and a host reaches itself.
+    // A wildcard address reaches every address of its family, and a host reaches itself.
     let wildcard = SocketAddr::new(wildcard(ip), port);
     assert!(can_reach(wildcard, parsed.socket_addr));
     assert!(can_reach(parsed.socket_addr, parsed.socket_addr));
 }
 
-/// Addresses of each kind that there is, and some that are refused.
+/// Addresses of every accepted form, and some that are refused.
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     [
         "/ip4/192.0.2.7/udp/4001/quic-v1",

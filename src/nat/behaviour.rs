@@ -1,4 +1,4 @@
-//! The behaviour that asks, and tells the Swarm.
+//! The behaviour that sends STUN requests and reports the answers to the Swarm.
 
 use std::{
     collections::VecDeque,
@@ -29,16 +29,16 @@ use crate::{
     proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
 };
 
-/// Finds out which addresses others see the listeners of a transport at.
+/// Finds out the addresses at which others see the listeners of a transport.
 ///
-/// It asks when a listener begins, when an interface gets or loses an address, and then now and again. The address that
-/// a listener is seen at becomes a candidate for an external address of the Swarm
-/// ([`NewExternalAddrCandidate`](ToSwarm::NewExternalAddrCandidate)), unless the NAT is known to show another one to
-/// everybody else. When it changes, or the listener closes, it expires
-/// ([`ExternalAddrExpired`](ToSwarm::ExternalAddrExpired)).
+/// It sends requests when a listener begins, when an interface gains or loses an address, and then
+/// periodically. The address at which a listener is seen becomes a candidate for an external
+/// address of the Swarm ([`NewExternalAddrCandidate`](ToSwarm::NewExternalAddrCandidate)), unless
+/// the NAT is known to show a different one to each remote host. When the address changes or the
+/// listener closes, it expires ([`ExternalAddrExpired`](ToSwarm::ExternalAddrExpired)).
 ///
-/// A transport answers to one of these; if there is another one, it takes the place of the first. What was sent and
-/// what was dropped is in [`StunStats`](crate::StunStats).
+/// A transport serves one `Behaviour`; a second one replaces the first.
+/// [`StunStats`](crate::StunStats) counts what was sent and what was dropped.
 pub struct Behaviour {
     core: Arc<Core>,
     guest: Arc<StunGuest>,
@@ -47,21 +47,22 @@ pub struct Behaviour {
     timer: Timer,
 }
 
-/// What was found out.
+/// A result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A listener is seen at an address that was not known, or the NAT behaves otherwise than was known.
+    /// A listener is seen at a new address, or the NAT's behaviour differs from what was known.
     Mapped {
         /// The listener.
         listener_id: ListenerId,
-        /// What the server sees that comes first in the configuration among those that have answered.
+        /// The address that a server reported: that of the first server in the configuration that
+        /// has answered.
         address: Multiaddr,
-        /// How the NAT behaves; `None` if too few servers have answered to tell. If that is because one of them is
-        /// late, it may follow.
+        /// The NAT's behaviour; `None` if too few servers have answered to tell. A late answer may
+        /// cause another event.
         behaviour: Option<MappingBehaviour>,
     },
-    /// No server has answered; they are asked again later. What was known before is not taken back.
+    /// No server has answered; they are asked again later. Earlier results remain valid.
     Unanswered {
         /// The listener.
         listener_id: ListenerId,
@@ -72,12 +73,13 @@ struct Listener {
     id: ListenerId,
     local_addr: SocketAddr,
     socket: Weak<Socket>,
-    /// The address that the Swarm knows.
+    /// The address that was reported to the Swarm.
     offered: Option<Multiaddr>,
 }
 
 impl Behaviour {
-    /// Asks about the listeners of the transport that this handle looks into, as `config` says.
+    /// Creates the behaviour for the transport of this handle, with the servers and the interval of
+    /// `config`.
     pub fn new(handle: &Handle, config: Config) -> Self {
         let core = Arc::clone(handle.core());
         let client = StunClient::new(config.servers, config.interval, rand::random());
@@ -90,13 +92,13 @@ impl Behaviour {
         }
     }
 
-    /// The listener is new, or an interface has got or lost one of its addresses.
+    /// Sends requests for a listener that is new, or has gained or lost an address.
     fn ask_about(&mut self, id: ListenerId) {
         let local_addr = if let Some(listener) = self.listener(id) {
             listener.local_addr
         } else {
             let Some(socket) = self.core.listening_socket(id) else {
-                // Of another transport.
+                // The listener belongs to another transport.
                 return;
             };
             let local_addr = socket.local_addr();

@@ -1,10 +1,11 @@
-//! Which servers to ask, and how often.
+//! Which STUN servers to ask, and how often.
 
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use crate::{address, error::ConfigError};
 
-/// Which STUN servers a [`Behaviour`](super::Behaviour) asks, and how often. No other server is ever asked.
+/// The STUN servers that a [`Behaviour`](super::Behaviour) asks, and the interval. No other server
+/// is ever asked.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) servers: Vec<SocketAddr>,
@@ -12,18 +13,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Asks these servers; none at all if there are none.
+    /// Creates a configuration with these servers; with none, nothing is asked.
     ///
-    /// Two are asked at a time, in this order, because it takes two to tell how the NAT behaves, at two different IP
-    /// addresses. The others are for when those fail, or are late; a server that is at several addresses may be listed
-    /// with each. A listener asks the servers that it can reach: over IPv6 if that is what it listens at, and a
-    /// loopback listener only those on loopback.
+    /// Two servers are asked at a time, in this order: the NAT's behaviour can be determined only
+    /// with two servers at different IP addresses. The others replace servers that fail or are
+    /// late. A server with several addresses may be listed with each of them. A listener asks only
+    /// servers that it can reach: an IPv6 listener those with IPv6 addresses, and a loopback
+    /// listener only those on loopback.
     ///
     /// Names are not resolved here. The usual port is 3478.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] if there are more than 16, or if one of them is no address to send to.
+    /// [`ConfigError::OutOfRange`] for more than 16 servers, or if an address is not unicast or has
+    /// port 0.
     pub fn new(servers: impl IntoIterator<Item = SocketAddr>) -> Result<Self, ConfigError> {
         let servers: Vec<_> = servers.into_iter().take(MAX_SERVERS + 1).collect();
         if servers.len() > MAX_SERVERS || !servers.iter().copied().all(address::is_unicast) {
@@ -38,11 +41,12 @@ impl Config {
         })
     }
 
-    /// How long to wait at most before the servers are asked again; at least it is 80 % of that.
+    /// Longest time until the servers are asked again; the shortest is 80 % of it.
     ///
-    /// A NAT that hears nothing from the listener's socket forgets its address, so the question also keeps it alive.
-    /// They are asked before, too, when an interface gets or loses an address. Default: 29 s, as SIP has it
-    /// (RFC 5626 §4.4.2), because many NATs forget after 30 s, against RFC 4787 §4.3.
+    /// A NAT forgets the mapping of the listener's address if no packet passes, so the requests
+    /// also keep the mapping alive. They are sent earlier when an interface gains or loses an
+    /// address. Default: 29 s, as in SIP (RFC 5626 §4.4.2), because many NATs forget after 30 s,
+    /// contrary to RFC 4787 §4.3.
     ///
     /// # Errors
     ///
@@ -62,8 +66,9 @@ impl Config {
 /// The upper bound of RFC 5626 §4.4.2.
 const INTERVAL: Duration = Duration::from_secs(29);
 
-/// Servers are not to be asked more often than their answers take to come back; and after a day the question is new.
+/// Servers must not be asked more often than their answers take to arrive. With more than a day
+/// between them, requests keep nothing up to date.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
-/// More than are ever needed; while all of them fail, each costs seven datagrams a round.
+/// More servers than are ever needed. While all of them fail, each costs seven datagrams a round.
 const MAX_SERVERS: usize = 16;

@@ -1,8 +1,8 @@
-//! The clocks.
+//! Clocks.
 
 use std::time::{Duration, Instant};
 
-/// The monotonic time, now: that of tokio's timers, which a test can stop.
+/// The current monotonic time. It is the time of tokio's timers, which tests can pause.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place that reads the clock"
@@ -11,7 +11,8 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// CPU time that this thread has used; where the system does not say, the time since some moment.
+/// CPU time used by this thread. If the operating system does not report it, the time since an
+/// arbitrary moment.
 pub(crate) fn thread_cpu_time() -> Duration {
     #[cfg(unix)]
     if let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID) {

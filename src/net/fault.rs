@@ -1,28 +1,30 @@
-//! What an error of a socket says: about one datagram, its way, the interface, or the socket itself.
+//! Classifies socket errors: does an error concern one datagram, its destination, the interface, or
+//! the socket itself?
 
 use std::io;
 
-/// What has gone wrong with sending or receiving, by what to do about it.
+/// The cause of a send or receive error, as far as the reaction depends on it.
 ///
-/// `WouldBlock` is none of them. An error that ICMP has reported about an earlier datagram looks the same as one about
-/// this one, but a socket reports it only once.
+/// `WouldBlock` is none of these. An ICMP error about an earlier datagram has the same error codes
+/// as an error about this datagram, but the socket reports it only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The socket is dead: whatever it is used for fails.
+    /// The socket has failed: every use of it fails.
     Broken,
-    /// The interface's queue is full, or the kernel's memory: the same datagram may pass a little later.
+    /// The interface's queue or the kernel's memory is full: the same datagram may succeed a little
+    /// later.
     Busy,
-    /// Nothing that is known.
+    /// An unknown error.
     Other,
-    /// What was asked for cannot be had: a batch to be cut into segments, a source address that went, a way that a
-    /// "blackhole" route has closed.
+    /// The operating system cannot do what was asked: cut a batch into segments, use a source
+    /// address that no interface has any more, or use a "blackhole" route.
     Refused,
-    /// The operating system forbids to send there. ICMP never looks like that.
+    /// The operating system forbids sending there. ICMP errors never have this code.
     Forbidden,
-    /// The datagram does not fit into the interface's MTU, or into the path's as ICMP says.
+    /// The datagram exceeds the MTU of the interface, or the path MTU reported by ICMP.
     TooLarge,
-    /// There is no way to that address now, a router forbids it, or its host has said that nobody
-    /// listens.
+    /// The address is unreachable now: there is no route, a router prohibits it, or its host
+    /// reported that the port is closed.
     Unreachable,
 }
 
@@ -31,7 +33,7 @@ impl Fault {
         of_code(error).unwrap_or_else(|| Self::of_kind(error.kind()))
     }
 
-    /// As far as the standard library tells.
+    /// Classifies an error by the standard library's kind.
     fn of_kind(kind: io::ErrorKind) -> Self {
         use io::ErrorKind as Kind;
         match kind {
@@ -69,7 +71,7 @@ fn of_code(error: &io::Error) -> Option<Fault> {
         | Errno::EHOSTUNREACH
         | Errno::ENETDOWN
         | Errno::ENETUNREACH
-        // Of an IPv6 zone whose interface is gone; the socket itself is bound to no device.
+        // The interface of an IPv6 zone is gone; the socket itself is bound to no device.
         | Errno::ENODEV
         // ICMP: the host does not speak UDP, or a router rejects the datagram's header.
         | Errno::ENOPROTOOPT
@@ -78,7 +80,7 @@ fn of_code(error: &io::Error) -> Option<Fault> {
     })
 }
 
-/// Winsock's codes for what the standard library has no name for.
+/// Winsock codes for which the standard library has no kind.
 #[cfg(windows)]
 fn of_code(error: &io::Error) -> Option<Fault> {
     const WSAEACCES: i32 = 10013;

@@ -1,4 +1,4 @@
-//! The addresses of this host: read from the system at every change, and now and then.
+//! The addresses of this host: read from the operating system at every change, and periodically.
 
 mod bell;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -29,38 +29,40 @@ pub(crate) use self::truth::only_link;
 use super::task::{self, Runtime};
 use crate::sync::{AtomicWaker, Mutex, lock};
 
-/// Shortest time between two readings: a network that does nothing but change costs four a second. One
-/// takes half a millisecond where there are a thousand addresses, and ten where there are ten thousand.
+/// Minimum time between two readings, so that a network that changes constantly costs at most four
+/// readings a second. One takes half a millisecond with a thousand addresses, and ten with ten
+/// thousand.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Time between two readings when the system tells of no change. It should have told; whatever was
-/// lost on the way is wrong for no longer than this.
+/// Time between two readings when the system reports no change. A reading corrects what a lost
+/// notification left wrong.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The same where the system tells of no change, or of no address. Peers that dial an address that is gone, or do not
-/// know a new one, wait for no longer than a handshake takes before it is given up.
+/// Time between two readings when the system reports no changes, or the addresses cannot be read. A
+/// peer that dials an address that is gone, or does not know a new one, then waits no longer than
+/// for a handshake timeout.
 const SHORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is known of the addresses of this host.
+/// What is known of this host's addresses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HostAddresses {
-    /// Those that others may dial, as they were read last.
+    /// The addresses that other hosts may dial, from the last successful reading.
     pub(crate) ips: Arc<BTreeSet<IpAddr>>,
-    /// Why the system does not tell of changes, if it does not.
+    /// The reason why the system does not report changes; `None` if it does.
     pub(crate) polled: Option<Arc<io::Error>>,
-    /// Why they could not be read, if they could not.
+    /// The reason why the addresses could not be read; `None` if they could.
     pub(crate) unread: Option<Arc<io::Error>>,
 }
 
 /// Follows the addresses of this host until it is dropped.
 ///
-/// A task of the runtime waits for changes, and reads on a thread where it may block: the kernel
-/// answers when whoever changes its interfaces makes way, which may take seconds.
+/// A task waits for changes, and reads the addresses on a thread that may block: the kernel holds a
+/// lock while another process changes its interfaces, which may take seconds.
 pub(crate) struct AddressWatch {
     board: Arc<Board>,
-    /// The version of what was seen last.
+    /// The version that was seen last.
     seen: u64,
-    /// Dropped with this, it ends the task.
+    /// Ends the task when it is dropped.
     _task: oneshot::Sender<()>,
 }
 
@@ -71,7 +73,7 @@ impl AddressWatch {
         let followed = Followed(Arc::clone(&board));
         runtime.spawn(async move {
             let followed = followed;
-            // The second one has nothing to say but that the watch is gone.
+            // The receiver resolves only when the watch is dropped.
             select(pin!(follow(&followed.0)), receiver).await;
         });
         Self {
@@ -81,9 +83,9 @@ impl AddressWatch {
         }
     }
 
-    /// Ready when something has changed since the last time.
+    /// Ready when something has changed since the last call.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<HostAddresses> {
-        // Registered before looking, so that nothing comes in between.
+        // Registered before checking, so that no change is missed in between.
         self.board.watcher.register(cx.waker());
         let notes = lock(&self.board.notes);
         if notes.version == self.seen {
@@ -93,18 +95,18 @@ impl AddressWatch {
         Poll::Ready(notes.addresses.clone())
     }
 
-    /// What is known so far.
+    /// The addresses as far as known.
     pub(crate) fn latest(&self) -> HostAddresses {
         lock(&self.board.notes).addresses.clone()
     }
 
-    /// Whether the runtime is gone that it was started on.
+    /// Whether the runtime on which it was started is gone.
     pub(crate) fn has_ended(&self) -> bool {
         self.board.has_ended.load(Ordering::Relaxed)
     }
 }
 
-/// Where the task writes down what it has read.
+/// What the task and the watch share.
 #[derive(Default)]
 struct Board {
     notes: Mutex<Notes>,
@@ -119,18 +121,19 @@ struct Notes {
 }
 
 impl Board {
-    /// Wakes whoever watches if anything is new in this.
+    /// Stores a reading, and wakes the watch if it changes anything.
     fn write(&self, read: io::Result<BTreeSet<IpAddr>>, polled: Option<io::Error>) {
         let is_new = lock(&self.notes).write(read, polled);
         if is_new && let Some(watcher) = self.watcher.take() {
-            // The application's code: what goes wrong there stays with its task.
+            // Wakers are application code; a panic must not end the task.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher.wake()));
         }
     }
 }
 
 impl Notes {
-    /// What could not be read stays as it was. Another error in place of one is nothing new.
+    /// Keeps the old addresses if they could not be read. A different error of the same kind counts
+    /// as no change.
     fn write(&mut self, read: io::Result<BTreeSet<IpAddr>>, polled: Option<io::Error>) -> bool {
         let HostAddresses {
             ips,
@@ -154,7 +157,7 @@ impl Notes {
     }
 }
 
-/// Tells that nobody follows the addresses any more.
+/// Marks the watch as ended when the task is dropped.
 struct Followed(Arc<Board>);
 
 impl Drop for Followed {
@@ -168,7 +171,7 @@ async fn follow(board: &Board) {
     loop {
         let mut polled = None;
         if bell.is_none() {
-            // Before reading, so that nothing comes in between.
+            // Before reading, so that no change is missed in between.
             match Bell::hang() {
                 Ok(hung) => bell = Some(hung),
                 Err(error) => polled = Some(error),
@@ -185,7 +188,7 @@ async fn follow(board: &Board) {
         match &mut bell {
             Some(hung) => {
                 if wait(hung, interval).await.is_err() {
-                    // Another one is hung before the next reading, or it is said why there is none.
+                    // The next iteration opens another one, or reports why there is none.
                     bell = None;
                 }
             }
@@ -194,7 +197,7 @@ async fn follow(board: &Board) {
     }
 }
 
-/// Returns when the bell has rung, or the interval is over.
+/// Returns when an address has changed, or the interval is over.
 async fn wait(bell: &mut Bell, interval: Duration) -> io::Result<()> {
     match select(pin!(bell.rung()), pin!(super::sleep(interval))).await {
         Either::Left((rung, _)) => rung,

@@ -1,4 +1,4 @@
-//! The ways of this host to others, and the interfaces at which they begin.
+//! Routes of this host, and the interfaces at which they begin.
 
 use std::{
     io,
@@ -8,15 +8,15 @@ use std::{
 use super::fault::Fault;
 use crate::address;
 
-/// The address that the kernel would send from to `remote`.
+/// The source address that the kernel would choose to send to `remote`.
 pub(crate) fn source_ip(remote: SocketAddr) -> Option<IpAddr> {
     let wildcard = SocketAddr::new(address::wildcard(remote.ip()), 0);
     let socket = towards(wildcard, remote).ok()??;
     socket.local_addr().ok().map(|addr| addr.ip())
 }
 
-/// Whether an interface has this address, which datagrams to `remote` leave from. A deprecated one counts, until it
-/// is removed (RFC 4862 §5.5.4).
+/// Whether an interface has this source address of datagrams to `remote`. A deprecated address
+/// counts until it is removed (RFC 4862 §5.5.4).
 pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
     let mut local = SocketAddr::new(ip, 0);
     if let (SocketAddr::V6(local), SocketAddr::V6(remote)) = (&mut local, remote)
@@ -24,18 +24,19 @@ pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
     {
         local.set_scope_id(remote.scope_id());
     }
-    // Another error says nothing about the address.
+    // Any other error is not about the address.
     !UdpSocket::bind(local).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
-/// The largest UDP payload that the kernel would send from `local`, which may be a wildcard, to
-/// `remote` in one piece, as far as it tells.
+/// The largest UDP payload that the kernel would send unfragmented from `local`, which may be a
+/// wildcard, to `remote`; `None` if it does not tell.
 ///
-/// That is a matter of the interface; what lies behind it is found out by sending.
+/// This is the limit of the interface. The limit of the path is found by path MTU discovery.
 ///
 /// # Errors
 ///
-/// Why there is no way. The kernel alone says so: nobody on the network can forge it.
+/// If the kernel has no route to the address. Only the kernel reports that, so no host on the
+/// network can forge it.
 pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u16>> {
     let socket = towards(local, remote)?;
     #[cfg(target_os = "linux")]
@@ -58,10 +59,11 @@ pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<O
     }
 }
 
-/// A socket for which the kernel has chosen the way to `remote`, if it tells. No packet is sent.
+/// A socket for which the kernel has chosen the route to `remote`, or `None` if it does not tell.
+/// No packet is sent.
 fn towards(mut local: SocketAddr, remote: SocketAddr) -> io::Result<Option<UdpSocket>> {
     local.set_port(0);
-    // Where no socket can be had, that says nothing about the way.
+    // If no socket can be opened, the route is unknown.
     let Ok(socket) = UdpSocket::bind(local) else {
         return Ok(None);
     };
@@ -74,8 +76,8 @@ fn towards(mut local: SocketAddr, remote: SocketAddr) -> io::Result<Option<UdpSo
     }
 }
 
-/// The index of the interface with this name, for `/ip6zone`; where there is no such call, zones are
-/// known by their number only.
+/// The index of the interface with this name, for `/ip6zone`. On systems without such a call, zones
+/// have only numbers.
 pub(crate) fn index_of(name: &str) -> Option<u32> {
     #[cfg(unix)]
     {

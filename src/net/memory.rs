@@ -1,7 +1,7 @@
-//! How much memory there is.
+//! How much memory the process may use.
 
-/// Bytes of memory that this process may use: those of the machine, or of its control group if that has
-/// less. `None` where the system does not say.
+/// Bytes of memory that this process may use: the memory of the machine, or the limit of its
+/// control group if that is smaller. `None` if the operating system does not tell.
 pub(crate) fn available() -> Option<u64> {
     let machine = machine();
     let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")

@@ -1,4 +1,4 @@
-//! Sockets that share an address, among which the kernel chooses as we would.
+//! Sockets that share an address. The kernel chooses among them by the same rule as our router.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -10,19 +10,21 @@ use super::{
     udp_socket::{BufferSizes, UdpSocket},
 };
 
-/// Binds one socket for each shard to `addr`, where the kernel can steer datagrams to them; else one for all.
+/// Binds one socket for each shard to `addr` if the kernel can steer datagrams to them; otherwise
+/// one socket for all shards.
 ///
-/// `count` is the number of shards. Socket *i* gets the datagrams whose destination connection ID begins with a
-/// byte that is *i* modulo `count`, as the shard with that number issues them. Where the kernel does not get it
-/// right (it looks at the first of several datagrams that it has merged), the shard that receives a datagram hands
-/// it on.
+/// `count` is the number of shards. Socket *i* receives the datagrams whose destination connection
+/// ID begins with a byte that is *i* modulo `count`, as in the IDs that shard *i* issues. The
+/// kernel may choose the wrong socket, because it inspects only the first of several datagrams that
+/// it has merged. The shard that receives such a datagram passes it on.
 pub(crate) fn bind_steered(
     runtime: &Runtime,
     addr: SocketAddr,
     buffers: BufferSizes,
     count: usize,
 ) -> io::Result<Vec<UdpSocket>> {
-    // Alone at first, so that it fails where somebody else has the port.
+    // The first socket is bound without `SO_REUSEPORT`, so that it fails if another program has the
+    // port.
     let first = UdpSocket::bind(runtime, addr, buffers)?;
     #[cfg(target_os = "linux")]
     if count > 1 {

@@ -1,4 +1,4 @@
-//! Tasks of the runtime.
+//! Tasks of the tokio runtime.
 
 use std::{
     io,
@@ -11,21 +11,22 @@ use tokio::{
     task::{coop, spawn_blocking, yield_now},
 };
 
-/// No tokio runtime is running where one was needed.
+/// No tokio runtime is running although one is required.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoRuntime;
 
-/// A tokio runtime with its I/O driver, to spawn on and to open sockets in.
+/// A tokio runtime with its I/O driver, to spawn tasks and to open sockets. Functions that open
+/// sockets take a reference to it to show that the caller runs in a runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime(Handle);
 
 impl Runtime {
-    /// The runtime that the caller runs on.
+    /// The runtime in which the caller runs.
     pub(crate) fn current() -> Result<Self, NoRuntime> {
         Handle::try_current().map(Self).map_err(|_| NoRuntime)
     }
 
-    /// For as long as the result lives, the calling thread can open sockets.
+    /// Lets the calling thread open sockets until the result is dropped.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.0.enter()
     }
@@ -35,30 +36,32 @@ impl Runtime {
     }
 }
 
-/// Does what may block on a thread that the runtime has for that.
+/// Runs blocking work on the runtime's thread pool for it.
 pub(crate) async fn unblocked<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     spawn_blocking(work).await.map_err(io::Error::other)
 }
 
-/// Has the calling task polled again after those that its thread has to run now.
+/// Polls the calling task again after the tasks that its thread has to run now.
 ///
-/// Where it wakes itself instead, tokio asks an idle thread to help with them, which takes longer than most of them.
+/// If a task wakes itself instead, tokio wakes an idle thread to help, which takes longer than most
+/// of those tasks.
 pub(crate) fn make_way(cx: &mut Context<'_>) {
-    // Its first poll is all that it needs to be remembered.
+    // The first poll is enough to defer the task.
     let _ = pin!(yield_now()).poll(cx);
 }
 
-/// Bytes that count as one of the 128 operations after which tokio has a task make room for others.
+/// Bytes that count as one of the 128 operations after which tokio makes a task yield.
 ///
-/// A task that moves data as fast as it can then goes on for 256 KiB, some 100 µs, and not for 128 times
-/// whatever it moves at once.
+/// So a task that moves data as fast as it can yields after 256 KiB, some 100 µs, and not after 128
+/// operations of any size.
 const BYTES_PER_OPERATION: usize = 2 * 1024;
 
-/// Moves some bytes, unless the calling task has had its share; it is polled again then.
+/// Runs an operation that moves bytes, unless the calling task has used up its budget; then the
+/// task yields and is polled again.
 ///
-/// What was moved counts against the share. An operation that has to wait costs nothing.
+/// The bytes moved count against the budget. An operation that is pending costs nothing.
 pub(crate) fn poll_moving<E>(
     cx: &mut Context<'_>,
     operation: impl FnOnce(&mut Context<'_>) -> Poll<Result<usize, E>>,

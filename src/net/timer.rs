@@ -13,10 +13,10 @@ pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// A timer that follows the earliest of its owner's deadlines.
+/// A timer for the earliest of its owner's deadlines.
 ///
-/// When the deadline moves back, the armed one stays: it fires early, and the owner finds that nothing is
-/// due. That is cheaper than moving a timer for every packet.
+/// When the deadline moves to a later time, the armed one stays: it fires early, and the owner
+/// finds that nothing is due. That is cheaper than moving a timer for every packet.
 #[derive(Default)]
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -24,10 +24,10 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Ready when `deadline` has come; until then the task is woken at it, or before.
+    /// Ready at `deadline`. Before, it wakes the task at that time or earlier.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else {
-            // What is still armed may wake the task once for nothing.
+            // A timer that is still armed may wake the task once for nothing.
             return Poll::Pending;
         };
         loop {

@@ -22,29 +22,31 @@ use super::{
     unreachable::{Unreachable, next_report},
 };
 
-/// Largest UDP payload with everything that GRO may put behind it, in bytes.
+/// Room for the largest UDP payload, or for the datagrams that GRO merges into one read, in bytes.
 const MAX_RECEIVE: usize = 64 * 1024;
 
-/// Buffer sizes to ask the kernel for, in bytes.
+/// Buffer sizes to request from the kernel, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BufferSizes {
     pub(crate) receive: usize,
     pub(crate) send: usize,
 }
 
-/// A UDP socket that QUIC can use: never fragmenting, and telling where datagrams were sent to.
+/// A UDP socket for QUIC: it does not fragment datagrams, and reports to which local address they
+/// were sent.
 pub(crate) struct UdpSocket {
     io: tokio::net::UdpSocket,
-    /// What quinn-udp knows of the socket; made anew where it has drawn the wrong conclusion.
+    /// quinn-udp's state of the socket. It is replaced after quinn-udp has drawn a wrong conclusion
+    /// from an error.
     state: RwLock<UdpSocketState>,
-    /// How many datagrams it takes at once.
+    /// The most datagrams that one call can send.
     max_segments: usize,
-    /// Whether it may fragment them.
+    /// Whether the operating system may fragment datagrams.
     may_fragment: bool,
     local_addr: SocketAddr,
-    /// What the kernel granted.
+    /// The buffer sizes that the kernel granted.
     buffers: BufferSizes,
-    /// Whether it has failed, and waits to be closed by all who hold it.
+    /// Whether it has failed and must be dropped by all its owners.
     retired: AtomicBool,
 }
 
@@ -75,10 +77,11 @@ impl UdpSocket {
         #[cfg(not(target_os = "linux"))]
         let _ = is_shared;
         if addr.is_ipv6() {
-            // One family for each socket, so that an address means what it says.
+            // One address family for each socket: a wildcard IPv6 socket must not receive IPv4
+            // packets.
             socket.set_only_v6(true)?;
         }
-        // A smaller buffer than asked for is no reason to fail; what was granted is reported.
+        // A smaller buffer is no reason to fail; the granted size is reported.
         let _ = socket.set_recv_buffer_size(buffers.receive);
         let _ = socket.set_send_buffer_size(buffers.send);
         socket.bind(&addr.into())?;
@@ -88,8 +91,9 @@ impl UdpSocket {
         };
         let state = prepare(&socket)?;
         let socket = std::net::UdpSocket::from(socket);
-        // Only where the errors are read, or they would fill the receive buffer. Not fatal: without them a
-        // dial to a closed port ends with its timeout.
+        // Transport errors are enabled only on Linux, the only system on which we read them; unread
+        // errors would fill the receive buffer. A failure is not fatal: without them, a dial to a
+        // closed port ends with its timeout.
         #[cfg(target_os = "linux")]
         let _ = state.enable_transport_errors((&socket).into());
         let io = tokio::net::UdpSocket::from_std(socket)?;
@@ -113,17 +117,17 @@ impl UdpSocket {
         self.local_addr
     }
 
-    /// What the kernel granted, as it reports it.
+    /// The buffer sizes that the kernel granted, as it reports them.
     pub(crate) fn buffer_sizes(&self) -> BufferSizes {
         self.buffers
     }
 
-    /// Whether datagrams may be fragmented on their way, so that a large one proves nothing.
+    /// Whether datagrams may be fragmented on the path, so that path MTU discovery proves nothing.
     pub(crate) fn may_fragment(&self) -> bool {
         self.may_fragment
     }
 
-    /// It has failed: whoever holds it should let go of it.
+    /// Marks the socket as failed: all its owners should drop it.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
@@ -132,13 +136,13 @@ impl UdpSocket {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// How many datagrams can be sent at once, as far as the kernel tells; whether an interface can is found out by
-    /// sending.
+    /// The most datagrams that one call can send, according to the kernel. Only a send shows
+    /// whether the interface supports that.
     pub(crate) fn max_segments(&self) -> usize {
         self.max_segments
     }
 
-    /// Receives one batch; `buffers` tells what came.
+    /// Receives one batch into `buffers`.
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
@@ -151,7 +155,8 @@ impl UdpSocket {
                 if buffers.is_full() {
                     Ok(())
                 } else {
-                    // There was no more, and tokio need not ask the kernel again to know it.
+                    // The batch is not full, so the socket is empty. `WouldBlock` tells tokio that
+                    // without another system call.
                     Err(io::ErrorKind::WouldBlock.into())
                 }
             });
@@ -175,13 +180,13 @@ impl UdpSocket {
         }
     }
 
-    /// Whether somebody has shut it down. Then it calls itself readable for ever, and gives nothing.
+    /// Whether the socket was shut down. Such a socket is always readable but returns nothing.
     fn is_shut_down(&self) -> bool {
         let ready = self.io.ready(Interest::READABLE).now_or_never();
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
-    /// Sends a datagram, or as many as `transmit` says are in `contents`.
+    /// Sends `contents` as one datagram, or as a batch with the segment size in `transmit`.
     pub(crate) fn try_send(&self, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,
@@ -205,45 +210,48 @@ impl UdpSocket {
         sent
     }
 
-    /// After an `EINVAL` or `EIO` quinn-udp neither asks for segmentation nor marks datagrams with ECN any more, for
-    /// as long as the socket lives. But such an error may be about a single datagram: its source address is gone, or
-    /// a route leads into a black hole. Nobody else is to suffer from that.
+    /// Restores segmentation offload and ECN after an error. After an `EINVAL` or `EIO`, quinn-udp
+    /// disables both for the rest of the socket's life. But such an error may concern a single
+    /// datagram, whose source address is gone or whose route is a black hole, and other connections
+    /// must not suffer from that.
     fn believe_again(&self) {
-        // The kernel has agreed to all of it before.
+        // The same options succeeded when the socket was bound.
         if let Ok(state) = prepare(&SockRef::from(&self.io)) {
             *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         }
     }
 
-    /// Resolves when the socket takes datagrams again.
+    /// Resolves when the socket is writable again.
     pub(crate) fn writable(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // An error is found, and handled, by the next send.
+            // The next send finds and handles the error.
             let _ = self.io.writable().await;
         })
     }
 
-    /// Resolves when ICMP has reported something about a datagram that was sent.
+    /// Resolves when the error queue has an ICMP error about a datagram that was sent.
     pub(crate) fn reported(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             if self.io.ready(Interest::ERROR).await.is_err() {
-                // The runtime is going away; so is the driver that waits here.
+                // The runtime is shutting down, and with it the driver that waits here.
                 std::future::pending::<()>().await;
             }
         })
     }
 
-    /// The next report of ICMP: a datagram that nobody was there to receive, or nothing of interest.
+    /// Takes the next ICMP error: a datagram that was not delivered, or `None` for one that is
+    /// ignored.
     pub(crate) fn next_report(&self) -> io::Result<Option<Unreachable>> {
         self.io.try_io(Interest::ERROR, || next_report(&self.io))
     }
 }
 
-/// Sets the options that quinn-udp needs, and takes back one that nobody needs.
+/// Sets the options that quinn-udp needs, and resets one that nobody needs.
 fn prepare(socket: &Socket) -> io::Result<UdpSocketState> {
     let state = UdpSocketState::new(socket.into())?;
-    // quinn-udp asks for the time of arrival of each datagram, and has too little room for it: of datagrams that the
-    // kernel has merged, the ECN mark, which comes last, is cut off. Not fatal: connections go on without ECN.
+    // quinn-udp enables arrival timestamps but has too little room for them in its control buffer.
+    // For datagrams that the kernel has merged, this truncates the ECN mark, which comes last. A
+    // failure is not fatal: connections go on without ECN.
     #[cfg(any(target_os = "android", target_os = "linux"))]
     let _ = nix::sys::socket::setsockopt(
         socket,
@@ -257,41 +265,41 @@ fn read(state: &RwLock<UdpSocketState>) -> RwLockReadGuard<'_, UdpSocketState> {
     state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a batch has left in the socket.
+/// What may be left in the socket after a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backlog {
-    /// Nothing; the task is woken when something comes.
+    /// Nothing; the task is woken when a datagram arrives.
     None,
-    /// Perhaps something.
+    /// Possibly more datagrams.
     More,
 }
 
-/// Memory for one receive batch, shared by all sockets of a driver.
+/// Memory for one receive batch, used for all sockets of a driver.
 pub(crate) struct ReceiveBuffers {
     memory: Vec<u8>,
     meta: [RecvMeta; BATCH_SIZE],
     received: usize,
 }
 
-/// One read of a receive batch: datagrams of the same sender, end to end.
+/// One element of a receive batch: consecutive datagrams of one sender.
 pub(crate) struct Received<'a> {
     pub(crate) contents: &'a [u8],
-    /// Size of each datagram; the last one may be shorter.
+    /// The size of each datagram in bytes; the last one may be shorter.
     pub(crate) stride: usize,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) local_ip: Option<std::net::IpAddr>,
     pub(crate) ecn: Option<EcnCodepoint>,
 }
 
-/// What of a read is not too large.
+/// The datagrams of a [`Received`] that are not too large.
 pub(crate) struct Fitting<'a> {
     pub(crate) contents: &'a [u8],
-    /// Datagrams that are.
+    /// The number of datagrams that are too large.
     pub(crate) too_large: u64,
 }
 
 impl<'a> Received<'a> {
-    /// The datagrams of no more than so many bytes: all, none, or the last one.
+    /// The datagrams of at most this many bytes: all, none, or the last one.
     pub(crate) fn up_to(&self, bytes: usize) -> Fitting<'a> {
         let contents = self.contents;
         let stride = self.stride.clamp(1, contents.len().max(1));
@@ -320,7 +328,7 @@ impl<'a> Received<'a> {
 impl ReceiveBuffers {
     pub(crate) fn new() -> Self {
         Self {
-            // Zeroed by the kernel page by page, as far as it is ever touched.
+            // The kernel zeroes the pages when they are first touched.
             memory: vec![0; MAX_RECEIVE * BATCH_SIZE],
             meta: [RecvMeta::default(); BATCH_SIZE],
             received: 0,
@@ -336,7 +344,8 @@ impl ReceiveBuffers {
         Ok(())
     }
 
-    /// Whether there was memory for no more. Where the system gives one message at a time it always is.
+    /// Whether the batch filled all buffers. It always does on systems that return one message for
+    /// each call.
     fn is_full(&self) -> bool {
         self.received == BATCH_SIZE
     }
@@ -368,8 +377,8 @@ mod receiving_tests {
 
     #[test]
     fn what_is_too_large_is_left_out() {
-        // Length of a batch, of its datagrams, and what they may have; what is left of it, and how
-        // many are not.
+        // Length of a batch, size of its datagrams, and the limit; then the bytes that fit, and the
+        // number of datagrams that do not.
         for (len, stride, bytes, left, too_large) in [
             (0, 0, 1200, 0, 0),
             (0, 1200, 1200, 0, 0),
@@ -419,7 +428,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_with_one_datagram_takes_neither_segmentation_nor_ecn_from_others() {
-        // To no port, and from an address of documentation, which no interface has.
+        // To port 0, and from a documentation address, which no interface has.
         let gone = Some("2001:db8::1".parse().unwrap());
         for (ip, wrong, src_ip) in [("127.0.0.1", "127.0.0.1:0", None), ("::1", "[::1]:4", gone)] {
             let (sender, receiver) = (bind(ip), bind(ip));
@@ -427,7 +436,7 @@ mod tests {
                 .await
                 .unwrap_err();
             assert_eq!(Fault::of(&error), Fault::Refused, "{error}");
-            // quinn-udp would have sent no batch any more, and neither a mark.
+            // Without the restored state, quinn-udp would send neither batches nor ECN marks.
             assert_eq!(read(&sender.state).max_gso_segments(), sender.max_segments);
             send(&sender, receiver.local_addr(), None).await.unwrap();
             assert_arrives(&receiver, ip).await;

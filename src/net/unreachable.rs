@@ -1,11 +1,11 @@
-//! ICMP's word that a datagram was received by nobody.
+//! ICMP errors about datagrams that were not delivered.
 
 #[cfg(target_os = "linux")]
 mod linux;
 
 use std::{io, net::SocketAddr};
 
-/// A datagram that was received by nobody.
+/// A datagram that was not delivered.
 pub(crate) struct Unreachable {
     pub(crate) remote_addr: SocketAddr,
     pub(crate) obstacle: Obstacle,
@@ -13,22 +13,23 @@ pub(crate) struct Unreachable {
     pub(crate) quoted: Vec<u8>,
 }
 
-/// Why nobody has received a datagram.
+/// The reason why a datagram was not delivered.
 #[cfg_attr(
     not(target_os = "linux"),
     allow(dead_code, reason = "no other system is asked")
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// This host itself could not deliver it: nobody on the link has the address, as ARP or Neighbor
-    /// Discovery has found out.
+    /// This host could not deliver it: no host on the link has the address, according to ARP or
+    /// Neighbor Discovery.
     NoNeighbour,
-    /// Nobody listens at the port.
+    /// No socket is bound to the port.
     PortClosed,
 }
 
-/// What the next ICMP message says: which datagram nobody was there to receive, or something else, which is not
-/// believed. `WouldBlock` if there is none, or where the operating system does not tell.
+/// Takes the next ICMP error from the socket. Returns the datagram that was not delivered, or
+/// `None` for an error that is ignored. Fails with `WouldBlock` if there is none, or if the
+/// operating system does not report them.
 pub(super) fn next_report(socket: &tokio::net::UdpSocket) -> io::Result<Option<Unreachable>> {
     #[cfg(target_os = "linux")]
     {

@@ -1,4 +1,5 @@
-//! How much a connection may send to addresses that are not validated.
+//! The anti-amplification limit: how much a connection may send to addresses that are not
+//! validated.
 
 use std::{
     net::SocketAddr,
@@ -6,18 +7,19 @@ use std::{
 };
 
 /// Keeps a connection from sending more than three times the bytes that came from an address, until
-/// it is certain that the peer is there (RFC 9000 §8).
+/// the address is validated (RFC 9000 §8).
 ///
-/// quinn-proto has a limit of its own for the address that it takes the peer to be at. It lets a
-/// whole datagram pass while there is any credit, and does not count all of them. Whatever it makes
-/// passes by here, for each address.
+/// quinn-proto has its own limit, for the peer's current address. But it sends a whole datagram if
+/// any credit is left, and does not count all datagrams. This limit applies to every datagram that
+/// quinn-proto produces, for each address separately.
 #[derive(Debug)]
 pub(super) struct AddressLimits {
-    /// Where the peer is for certain.
+    /// The peer's validated address.
     validated: Option<SocketAddr>,
-    /// The one that was heard of last at the end. Almost always there is none.
+    /// Addresses that are not validated; the one with the most recent datagram is last. Almost
+    /// always empty.
     others: Vec<Unvalidated>,
-    /// When it was asked last whether the peer is at another port.
+    /// When a PATH_CHALLENGE was last sent beyond the limit ([`may_ask`](Self::may_ask)).
     asked_at: Option<Instant>,
 }
 
@@ -26,12 +28,12 @@ struct Unvalidated {
     addr: SocketAddr,
     received: usize,
     sent: usize,
-    /// The data of the last PATH_CHALLENGE that was sent there.
+    /// The data of the last PATH_CHALLENGE sent to this address.
     challenge: Option<u64>,
 }
 
 impl AddressLimits {
-    /// `validated` is where the peer is for certain, for instance because we have dialled it there.
+    /// `validated` is the peer's validated address, for instance because we have dialled it.
     pub(super) fn new(validated: Option<SocketAddr>) -> Self {
         Self {
             validated,
@@ -44,7 +46,7 @@ impl AddressLimits {
         self.validated == Some(addr)
     }
 
-    /// So many bytes have come from there.
+    /// Notes bytes that came from this address.
     pub(super) fn note_received(&mut self, addr: SocketAddr, bytes: usize) {
         if self.is_validated(addr) {
             return;
@@ -54,7 +56,7 @@ impl AddressLimits {
             return;
         }
         if self.others.len() >= MAX_OTHERS {
-            // If it is heard of again, it begins again, with what it sends then.
+            // If another datagram comes from it, it starts again with the credit of that datagram.
             self.others.remove(0);
         }
         self.others.push(Unvalidated {
@@ -65,14 +67,14 @@ impl AddressLimits {
         });
     }
 
-    /// Whether so many bytes may be sent there; if so, they count as sent.
+    /// Whether this many bytes may be sent to the address. If so, counts them as sent.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-8
     pub(super) fn may_send(&mut self, addr: SocketAddr, bytes: usize) -> bool {
         if self.is_validated(addr) {
             return true;
         }
         let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) else {
-            // Nothing has come from there, or too long ago.
+            // No datagram came from there, or its entry was evicted.
             return false;
         };
         let may_send = other.sent + bytes <= LIMIT * other.received;
@@ -82,11 +84,12 @@ impl AddressLimits {
         may_send
     }
 
-    /// Whether a datagram with PATH_CHALLENGE may be sent there although it is more than three times
-    /// what came: to another port of the host where the peer was, and once a second.
+    /// Whether a datagram with PATH_CHALLENGE may be sent to the address beyond the limit: to
+    /// another port of the host with the validated address, and once a second.
     ///
-    /// Such a change is most likely one of a NAT, and the peer may not have anything to send. Whoever
-    /// provokes it has 1.5 KB in a second sent to an address of its own host.
+    /// Such a change is most likely a NAT rebinding, and the peer may have nothing to send that
+    /// would raise the limit. An attacker who provokes it makes us send 1.5 KB a second to its own
+    /// host.
     pub(super) fn may_ask(&mut self, now: Instant, addr: SocketAddr) -> bool {
         let is_same_host = self.validated.is_some_and(|own| own.ip() == addr.ip());
         let is_due = self.asked_at.is_none_or(|at| at + ASK_INTERVAL <= now);
@@ -97,15 +100,15 @@ impl AddressLimits {
         may_ask
     }
 
-    /// A PATH_CHALLENGE with this data is sent there.
+    /// Notes that a PATH_CHALLENGE with this data was sent to the address.
     pub(super) fn note_challenge(&mut self, addr: SocketAddr, token: u64) {
         if let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) {
             other.challenge = Some(token);
         }
     }
 
-    /// A PATH_RESPONSE with this data has come, wherever from. Returns the address that it validates
-    /// (RFC 9000 §8.2.3).
+    /// Notes a PATH_RESPONSE with this data, from any address. Returns the address that it
+    /// validates (RFC 9000 §8.2.3).
     pub(super) fn answered(&mut self, token: u64) -> Option<SocketAddr> {
         let mut others = self.others.iter();
         let addr = others.find(|other| other.challenge == Some(token))?.addr;
@@ -113,7 +116,7 @@ impl AddressLimits {
         Some(addr)
     }
 
-    /// It is certain now that the peer is there.
+    /// Makes this the validated address.
     pub(super) fn validate(&mut self, addr: SocketAddr) {
         self.validated = Some(addr);
         self.others.retain(|other| other.addr != addr);
@@ -124,11 +127,11 @@ impl AddressLimits {
 /// Bytes that may be sent for each one received.
 const LIMIT: usize = 3;
 
-/// How long it takes until the peer is asked again whether it is at another port.
+/// Shortest time between two challenges beyond the limit.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most addresses of one connection for which bytes are counted. Its peer has one, and another one
-/// while it moves; the rest is forged.
+/// The most addresses of one connection for which bytes are counted. A peer has one, and a second
+/// one while it migrates; others are forged.
 const MAX_OTHERS: usize = 4;
 
 #[cfg(test)]

@@ -1,42 +1,44 @@
-//! Whom to let in: limits on incoming connections whose handshake is not complete.
+//! Limits on incoming connections whose handshake is not complete.
 
 use super::sources::{Source, Sources};
 
-/// Limits of one shard on unfinished handshakes of incoming connections, those that wait for the application's answer
-/// among them.
+/// Limits of one shard on unfinished handshakes of incoming connections, including connections that
+/// wait for the application's answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdmissionLimits {
     pub(crate) handshakes: usize,
     pub(crate) per_source: usize,
-    /// Of datagrams that wait.
+    /// The most bytes of waiting datagrams of one source.
     pub(crate) bytes_per_source: usize,
-    /// How many of them, from anywhere, make it ask for a Retry; `None` never asks.
+    /// The number of unfinished handshakes, of all sources, from which on a Retry is required;
+    /// `None` never requires one.
     pub(crate) retry_from: Option<usize>,
 }
 
-/// Counts unfinished handshakes, and decides about more.
+/// Counts unfinished handshakes, and admits new ones.
 ///
-/// A packet says where it comes from, and anyone can write anything there. So an address is held against its owner only
-/// once it is proven; until then it is a reason to ask for the proof, which costs the owner a round trip, and nobody
-/// else can give it.
+/// Anyone can forge the source address of a packet. So a packet counts against its address only
+/// once the address is proven. Until then, many packets from an address are only a reason to
+/// require a proof. The proof costs the owner of the address one round trip, and nobody else can
+/// give it.
 pub(super) struct Admissions {
     limits: AdmissionLimits,
     unfinished: usize,
     sources: Sources,
 }
 
-/// Why a first packet is not let in.
+/// The reason why a first packet is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rejection {
-    /// The sender may have forged its address, and has to prove it first.
+    /// The sender may have forged its address and has to prove it first.
     Unproven,
-    /// There is no room for what it would hold.
+    /// There is no memory for its datagrams.
     Full,
-    /// Its source has as many unfinished handshakes as it may.
+    /// Its source has as many unfinished handshakes as it may have.
     SourceFull,
 }
 
-/// One unfinished handshake, to be given back when it is over.
+/// One unfinished handshake. It must be passed to [`Admissions::release`] at its end.
 #[derive(Debug)]
 #[must_use = "a handshake that is not given back counts for ever"]
 pub(super) struct Admission(Source);
@@ -50,18 +52,18 @@ impl Admissions {
         }
     }
 
-    /// Networks with unfinished handshakes.
+    /// The number of networks with unfinished handshakes.
     pub(super) fn sources(&self) -> usize {
         self.sources.len()
     }
 
-    /// Whether there are as many as there may be, so that nobody is let in.
+    /// Whether the limit is reached, so that no connection is admitted.
     pub(super) fn is_full(&self) -> bool {
         self.unfinished >= self.limits.handshakes
     }
 
-    /// Lets one in, unless there is a reason not to; so many bytes of it have arrived. `has_room` is whether there is
-    /// memory for them at all.
+    /// Admits a handshake that has received `bytes` bytes, unless there is a reason not to.
+    /// `has_room` is whether there is memory for them.
     pub(super) fn admit(
         &mut self,
         source: Source,
@@ -84,11 +86,12 @@ impl Admissions {
         Ok(Admission(source))
     }
 
-    /// How many a source that has proven its address may have now. It is less the fewer places are left, as their square:
-    /// with half of them, a quarter of its limit.
+    /// How many handshakes a source with a proven address may have now. The number shrinks with the
+    /// square of the share of free places: with half of the places free, it is a quarter of the
+    /// limit.
     ///
-    /// So whoever has some gets no more while there are places for others, however many addresses are in one hand: up to
-    /// about as many as there are places.
+    /// So a party with many addresses cannot take all places, as long as it has fewer addresses
+    /// than there are places.
     fn share(&self) -> usize {
         let AdmissionLimits {
             handshakes,
@@ -96,38 +99,38 @@ impl Admissions {
             ..
         } = self.limits;
         if per_source >= handshakes {
-            // All of them may be of one source.
+            // One source may have all places.
             return per_source;
         }
         let left = handshakes.saturating_sub(self.unfinished);
         let part = |of: u128| (of * left as u128).div_ceil(handshakes as u128);
-        // Not more than `per_source`.
+        // The result does not exceed `per_source`.
         usize::try_from(part(part(per_source as u128))).unwrap_or(per_source)
     }
 
-    /// Whether a source may hold so many bytes more.
+    /// Whether a source may hold this many more bytes.
     pub(super) fn may_hold(&self, source: Source, bytes: usize) -> bool {
         let limit = self.limits.bytes_per_source;
         !source.is_proven || self.sources.has_room(source.ip, bytes, limit)
     }
 
-    /// One that was admitted holds so many bytes more.
+    /// Notes that an admitted handshake holds this many more bytes.
     pub(super) fn hold(&mut self, source: Source, bytes: usize) {
         self.sources.hold(source, bytes);
     }
 
-    /// One that was admitted waits no more, and holds so many bytes less.
+    /// Notes that an admitted handshake no longer waits, and holds this many fewer bytes.
     pub(super) fn let_go(&mut self, source: Source, bytes: usize) {
         self.sources.let_go(source, bytes);
     }
 
-    /// A handshake is over, however it went.
+    /// Gives an admission back, however the handshake ended.
     pub(super) fn release(&mut self, Admission(source): Admission) {
         self.unfinished -= 1;
         self.sources.remove(source);
     }
 
-    /// Whether whoever it is has to prove the address before it costs anything.
+    /// Whether the sender has to prove its address before we spend resources on it.
     fn needs_proof(&self, source: Source, has_room: bool) -> bool {
         let Some(retry_from) = self.limits.retry_from else {
             return false;
@@ -160,14 +163,14 @@ mod tests {
         }
     }
 
-    /// How many each of so many sources gets, who take turns until nobody gets another one.
+    /// The number of places that each source gets if they take turns until none gets another one.
     fn filled(admissions: &mut Admissions, sources: u16) -> Vec<usize> {
         let mut places = vec![0; sources.into()];
         loop {
             let mut news = 0;
             for (number, places) in (0..sources).zip(&mut places) {
                 if let Ok(admission) = admissions.admit(proven(number), 0, true) {
-                    // It is never over.
+                    // The handshake never ends.
                     let Admission(_) = admission;
                     *places += 1;
                     news += 1;
@@ -186,7 +189,7 @@ mod tests {
             let places = filled(&mut admissions, sources);
             let (least, most) = (places.iter().min(), places.iter().max());
             assert!(*least.unwrap() >= 1 && *most.unwrap() <= least.unwrap() + 1);
-            // While three hundred of them have what they can get, a hundred others are let in.
+            // With up to 300 sources that have all they can get, a hundred others are admitted.
             let others = if sources > 300 { 1 } else { 100 };
             for number in sources..sources + others {
                 let newcomer = admissions.admit(proven(number), 0, true);

@@ -1,31 +1,33 @@
-//! Whether what a connection sends still arrives.
+//! Detects that a connection's packets no longer arrive.
 
 use std::time::{Duration, Instant};
 
-/// Whether anything is acknowledged of what was sent.
+/// Whether the peer acknowledges anything.
 ///
-/// What is heard of the peer says nothing about that: it may come another way.
+/// Received packets do not answer that, because they may take another path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Arrivals {
-    /// Acknowledgements so far.
+    /// The number of acknowledgements so far.
     acknowledgements: u64,
-    /// When something was first sent since the last one that has to be acknowledged.
+    /// When the first ack-eliciting packet since the last acknowledgement was sent.
     unanswered_since: Option<Instant>,
-    /// When the peer was asked for an acknowledgement, or last found not to have sent one.
+    /// When the peer was last asked for an acknowledgement, or when [`Verdict::Nothing`] was last
+    /// returned.
     asked_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Fine,
-    /// The peer is to be asked: what was sent may have been lost alone, as a probe for the MTU.
+    /// Send a PING: the unacknowledged packet may have been lost alone, such as a probe for the
+    /// MTU.
     Ask,
     /// Nothing arrives any more.
     Nothing,
 }
 
 impl Arrivals {
-    /// Whether to say when something was sent that has to be acknowledged.
+    /// Whether the caller should report the next ack-eliciting packet.
     pub(super) fn wants_to_know(&self) -> bool {
         self.unanswered_since.is_none()
     }
@@ -34,7 +36,7 @@ impl Arrivals {
         self.unanswered_since.get_or_insert(now);
     }
 
-    /// There were so many acknowledgements by now.
+    /// Notes the total number of acknowledgements.
     pub(super) fn note_acknowledged(&mut self, acknowledgements: u64) {
         if acknowledgements != self.acknowledgements {
             *self = Self {
@@ -60,11 +62,11 @@ impl Arrivals {
     }
 }
 
-/// How long nothing is acknowledged before the peer is asked.
+/// The time without an acknowledgement after which the peer is sent a PING.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the answer may take; and how often the verdict is repeated then. A path that is back by then was only
-/// interrupted, and it is well before the usual idle timeout of 10 s.
+/// How long the answer may take, and then the interval at which the verdict is repeated. It
+/// tolerates a short interruption of the path, and is well below the usual idle timeout of 10 s.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -97,7 +99,7 @@ mod tests {
         let now = clock::now();
         let mut arrivals = Arrivals::default();
         arrivals.note_sent(now);
-        // Nothing has happened meanwhile.
+        // Nothing happened in between.
         let asked = now + 9 * PATIENCE;
         assert_eq!(arrivals.judge(asked), Verdict::Ask);
         arrivals.note_acknowledged(1);

@@ -1,4 +1,4 @@
-//! Memory for data that all connections of a transport share.
+//! The memory for data that all connections of a transport share.
 
 use std::{
     cmp,
@@ -8,8 +8,8 @@ use std::{
     },
 };
 
-/// How much all connections of a transport may hold: received and not read, or written and not
-/// acknowledged. Shards share it.
+/// The limit on data that all connections of a transport hold: received and not read, or written
+/// and not acknowledged. Shards share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<Bytes>);
 
@@ -19,11 +19,11 @@ struct Bytes {
     used: AtomicU64,
 }
 
-/// What one connection has of it.
+/// The share of one connection.
 #[derive(Debug)]
 pub(super) struct BudgetShare {
     bytes: u64,
-    /// What it was told last that it may hold.
+    /// The allowance that the connection was last told.
     allowance: u64,
 }
 
@@ -48,24 +48,23 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// How much any one connection may hold now in each direction: a quarter of what is left, as its
-    /// windows allow.
+    /// How much any connection may now hold in each direction: a quarter of the rest.
     ///
-    /// So windows shrink as the budget is used up, those of the connections that hold most first, and
-    /// whoever comes later still finds something.
+    /// So windows shrink as the budget is used up, first those of the connections that hold most,
+    /// and later connections still find some memory.
     pub(super) fn allowance(&self) -> u64 {
         cmp::max(self.0.limit.saturating_sub(self.used()) / PART, LEAST)
     }
 
-    /// Whether nothing is left. Peers may still have credit, from the time before their windows
-    /// shrank.
+    /// Whether the budget is used up. It may even be exceeded, because peers still have credit from
+    /// before their windows shrank.
     pub(super) fn is_used_up(&self) -> bool {
         self.used() >= self.0.limit
     }
 }
 
 impl BudgetShare {
-    /// The connection holds so many bytes now.
+    /// Sets the number of bytes that the connection holds.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
         match bytes.cmp(&self.bytes) {
             cmp::Ordering::Less => {
@@ -81,8 +80,8 @@ impl BudgetShare {
         self.bytes = bytes;
     }
 
-    /// Whether the connection has to be told what it may hold now. Where there is more than any window
-    /// takes it is not, nor of small differences.
+    /// Whether the connection has to be told its new allowance. Small changes, and changes above
+    /// the largest window, do not matter.
     pub(super) fn is_news(&mut self, allowance: u64) -> bool {
         let allowance = allowance.min(PLENTY);
         let is_news = self.allowance.min(PLENTY).abs_diff(allowance) > allowance / 8;
@@ -92,21 +91,21 @@ impl BudgetShare {
         is_news
     }
 
-    /// Whether what the peer sends is dropped until something of it is read: others hold no more than
-    /// that, and nothing is left.
+    /// Whether to drop further data of the peer until the application has read some: the budget is
+    /// used up, and the connection holds more than its minimum.
     pub(super) fn is_over(&self, budget: &Budget) -> bool {
         self.bytes > LEAST && budget.is_used_up()
     }
 }
 
-/// One of so many parts of what is left is what one connection may hold.
+/// The part of the rest that one connection may hold: one in four.
 const PART: u64 = 4;
 
-/// No window is larger, unless somebody has set it so.
+/// Larger than any window, unless a user has configured it so.
 const PLENTY: u64 = 1 << 40;
 
-/// What each connection may hold in each direction whatever the others do: enough for requests and
-/// answers, and for a transfer to go on.
+/// What each connection may hold in each direction in any case: enough for requests and answers,
+/// and for a transfer to make progress.
 const LEAST: u64 = 64 * 1024;
 
 #[cfg(test)]

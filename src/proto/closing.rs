@@ -1,4 +1,4 @@
-//! Connections that are over, while packets for them may still arrive.
+//! Connections that have ended, while packets for them may still arrive.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,21 +10,21 @@ use quinn_proto::{ConnectionHandle, Transmit};
 
 use super::spare;
 
-/// Connections in the closing and draining states (RFC 9000 §10.2), of which only as much is left as
-/// these need: the packet that says so, and for how long.
+/// Connections in the closing and draining states (RFC 9000 §10.2). Only what these states need is
+/// kept: the packet with CONNECTION_CLOSE, and the end of the state.
 pub(super) struct ClosingConnections<S> {
     closing: HashMap<ConnectionHandle, Closing<S>>,
-    /// The one that is forgotten first in front.
+    /// In order of their ends.
     deadlines: BTreeSet<(Instant, usize)>,
 }
 
 struct Closing<S> {
     farewell: Option<Farewell<S>>,
-    /// Datagrams that have arrived since.
+    /// The number of datagrams that arrived in this state.
     received: u64,
 }
 
-/// The datagram that closes a connection.
+/// The datagram with the CONNECTION_CLOSE.
 pub(super) struct Farewell<S> {
     pub(super) socket: S,
     pub(super) destination: SocketAddr,
@@ -48,10 +48,10 @@ impl<S: Clone> ClosingConnections<S> {
         self.closing.is_empty()
     }
 
-    /// Adds a connection. `farewell` is what was sent to close it; without one it drains, and packets
-    /// for it are dropped.
+    /// Adds a connection. `farewell` is the packet with our CONNECTION_CLOSE. Without one, the
+    /// connection is draining, and packets for it are dropped.
     ///
-    /// Returns one that is to be forgotten in its place, if there are too many.
+    /// If there are too many, returns one whose state is to be discarded.
     pub(super) fn insert(
         &mut self,
         handle: ConnectionHandle,
@@ -70,12 +70,12 @@ impl<S: Clone> ClosingConnections<S> {
         evicted
     }
 
-    /// When one of them is to be forgotten.
+    /// When the first of them is to be discarded.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(until, _)| until)
     }
 
-    /// Takes out one that is to be forgotten.
+    /// Removes a connection whose time is over.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<ConnectionHandle> {
         if self.next_timeout()? > now {
             return None;
@@ -83,7 +83,7 @@ impl<S: Clone> ClosingConnections<S> {
         self.pop_first()
     }
 
-    /// Takes out the one that would be forgotten first.
+    /// Removes the connection that would be discarded first.
     pub(super) fn pop_first(&mut self) -> Option<ConnectionHandle> {
         let (_, index) = self.deadlines.pop_first()?;
         let handle = ConnectionHandle(index);
@@ -94,10 +94,11 @@ impl<S: Clone> ClosingConnections<S> {
         Some(handle)
     }
 
-    /// A datagram of `len` bytes has arrived for a connection. Returns what to send in answer, with its
-    /// contents, if it is to be answered.
+    /// Notes a datagram of `len` bytes for a connection. Returns the CONNECTION_CLOSE to send
+    /// again, if one is due.
     ///
-    /// The first one is, the second, the fourth, the eighth, …: their sender missed the close.
+    /// It is due for the first datagram, the second, the fourth, the eighth, …, because their
+    /// sender has missed the close.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-10.2.1
     pub(super) fn answer(
         &mut self,
@@ -109,7 +110,8 @@ impl<S: Clone> ClosingConnections<S> {
         closing.received += 1;
         let farewell = closing.farewell.as_ref()?;
         let is_due = closing.received.is_power_of_two();
-        // Whoever it really comes from: it is not amplified, and goes nowhere else.
+        // The source address may be forged. The answer goes only to the peer's address, and is at
+        // most three times as large.
         let may_answer = from == farewell.destination && farewell.contents.len() <= 3 * len;
         if !is_due || !may_answer {
             return None;
@@ -124,26 +126,25 @@ impl<S: Clone> ClosingConnections<S> {
         Some((farewell.socket.clone(), transmit, &farewell.contents))
     }
 
-    /// When a connection with this round-trip time is to be forgotten that ends now: after three times
-    /// the probe timeout (RFC 9000 §10.2), of which the part that the peer chooses is left out, and
-    /// within bounds.
+    /// When a connection that ends now is to be discarded: after three times the probe timeout (RFC
+    /// 9000 §10.2), without the part that the peer chooses, and within bounds.
     pub(super) fn deadline(now: Instant, rtt: Duration) -> Instant {
-        // As if round trips varied by half of what they take, as RFC 9002 §5.3 has it at first.
+        // With an RTT variation of half the RTT, its initial value in RFC 9002 §5.3.
         now + (3 * (3 * rtt + MAX_ACK_DELAY)).clamp(SHORTEST, LONGEST)
     }
 }
 
-/// Most connections that are over in one shard. Each takes up to 3 KB; past it, the one that would be
-/// forgotten first is forgotten at once, and its peer may get a stateless reset.
+/// The most ended connections of one shard. Each takes up to 3 KB. Beyond it, the one that would be
+/// discarded first is discarded at once, and its peer may get a stateless reset.
 const MAX_CLOSING: usize = 4096;
 
-/// Where round trips are short, what makes a peer late is a machine that has other things to do.
+/// With short round trips, a peer is late because its machine is busy with other work.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-/// Packets of the peer that are late by more than that find a stateless reset.
+/// Packets that arrive later are answered with a stateless reset.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What peers usually have (RFC 9000 §18.2).
+/// The default of `max_ack_delay` (RFC 9000 §18.2).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
             let answer = closing.answer(handle, from.into(), len);
             assert_eq!(answer.is_some(), answers, "{from:?} {len}");
         }
-        // The peer has closed it.
+        // A connection that the peer has closed.
         closing.insert(ConnectionHandle(9), now, None);
         let answer = closing.answer(ConnectionHandle(9), PEER.into(), 1200);
         assert!(answer.is_none());

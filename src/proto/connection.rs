@@ -1,4 +1,4 @@
-//! One connection: quinn-proto's state machine, and how it begins and ends.
+//! One connection: quinn-proto's state machine, and its beginning and end.
 
 use std::{
     mem,
@@ -28,7 +28,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Who opened a connection.
+/// The side that opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Inbound,
@@ -38,7 +38,7 @@ pub(crate) enum Direction {
 /// A connection, shared by its shard and the application.
 pub(crate) type SharedConnection = Arc<Mutex<Connection>>;
 
-/// What the handshake has shown.
+/// The result of the handshake.
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) peer_id: PeerId,
@@ -47,37 +47,41 @@ pub(crate) struct Authenticated {
 
 /// A connection and its streams.
 ///
-/// Methods called for the application (reads, writes, [`close`](Self::close), …) never produce a
-/// datagram. They change state and ask for a *turn*, in which the shard has the connection produce what
-/// it has to send. Wakers that are due pile up in the connection until [`take_due`](Self::take_due).
+/// Methods for the application (reads, writes, [`close`](Self::close), …) never produce a datagram.
+/// They change state and request a *turn*, in which the shard makes the connection produce what it
+/// has to send. Wakers that are due are collected in the connection until
+/// [`take_due`](Self::take_due).
 pub(crate) struct Connection {
     quic: quinn_proto::Connection,
     direction: Direction,
-    /// How much CRYPTO the peer has sent.
+    /// How much CRYPTO data the peer has sent.
     crypto: Option<Arc<CryptoBudget>>,
     path_control: PathControl,
-    /// Bytes that were acknowledged on this path, as of the last time.
+    /// Bytes acknowledged on this path, as of the last
+    /// [`note_acknowledged`](Self::note_acknowledged).
     acknowledged: u64,
     watch: Option<Arc<PacketWatch>>,
-    /// The peer's newest packet, as the watch has it.
+    /// The newest packet of the peer, as of the last [`has_heard`](Self::has_heard).
     newest: u64,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
     closing: Option<Closing>,
-    /// The longest that a close waits for streams that were closed before it.
+    /// The longest time that a close waits for streams that were closed before it.
     linger_timeout: Duration,
     linger: Lingering,
-    /// The peer has ended it, or has forgotten it.
+    /// Whether the peer has closed the connection, or has no state for it.
     ended_by_peer: bool,
     heard_noise: bool,
-    /// What completes the handshake is sent. A close takes the place of what is not.
+    /// Whether everything that completes the handshake was sent. A close before that would replace
+    /// it.
     has_sent_handshake: bool,
-    /// Nobody drives it any more: what it had to send is sent.
+    /// Whether the shard no longer drives it; everything it had to send was sent.
     is_released: bool,
-    /// How many connection IDs the peer had issued when it was seen last that none of them was left to move with.
+    /// The number of connection IDs that the peer had issued when we last found none unused. We
+    /// need an unused one to migrate.
     used_up: Option<u64>,
     remote_addr: SocketAddr,
-    /// Where the peer was when the application last heard of it, or is about to.
+    /// The peer's address that the application knows, or is about to be told.
     known_addr: SocketAddr,
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
@@ -86,17 +90,17 @@ pub(crate) struct Connection {
     waiting: Waiting,
 }
 
-/// Why a connection is over.
+/// The reason why a connection ended.
 struct Loss {
     connection: ConnectionError,
     handshake: HandshakeError,
 }
 
-/// A close that the application asked for.
+/// A close that the application requested.
 struct Closing {
     code: VarInt,
     reason: Bytes,
-    /// Nobody will ever ask again: forget the connection as soon as the peer was told.
+    /// Whether the connection has no user left: it is discarded as soon as the close is sent.
     abandoned: bool,
 }
 
@@ -104,25 +108,25 @@ struct Closing {
 #[derive(Debug)]
 enum Lingering {
     No,
-    /// From the next turn on.
+    /// Begins in the next turn.
     Wanted,
     Begun(Linger),
-    /// All is delivered.
+    /// Everything was delivered.
     Done,
-    /// The peer has not acknowledged it in time, or has ended the connection itself.
+    /// The peer did not acknowledge everything in time, or has ended the connection itself.
     GivenUp,
 }
 
-/// What came of a datagram.
+/// The effects of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noted {
-    /// The peer was authenticated just now.
+    /// The peer was authenticated by this datagram.
     pub(super) authenticated: bool,
-    /// The connection was ended, because its peer has cut its data into too many pieces.
+    /// The connection was ended because its peer has cut its data into too many pieces.
     pub(super) too_fragmented: bool,
 }
 
-/// Who waits for the connection itself.
+/// Wakers of tasks that wait for the connection itself.
 #[derive(Default)]
 struct Waiting {
     address_change: Option<Waker>,
@@ -130,7 +134,7 @@ struct Waiting {
     established: Option<Waker>,
 }
 
-/// The connection as the application sees it.
+/// The interface for the application.
 impl Connection {
     pub(crate) fn new(
         quic: quinn_proto::Connection,
@@ -170,7 +174,7 @@ impl Connection {
         &mut self,
         waker: &Waker,
     ) -> Poll<Result<PeerId, HandshakeError>> {
-        // Even if it is over already: there may be streams to take.
+        // Even if the connection has ended, because there may be streams to take.
         if let Some(authenticated) = &self.authenticated {
             return Poll::Ready(Ok(authenticated.peer_id));
         }
@@ -181,7 +185,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// The next stream that the peer has opened.
+    /// Takes the next stream that the peer has opened.
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         let accepted = self.streams().poll_accept(waker);
         if self.loss.is_some() && !self.streams.has_waiting() {
@@ -190,7 +194,7 @@ impl Connection {
         accepted
     }
 
-    /// Its streams.
+    /// The connection's streams.
     pub(crate) fn streams(&mut self) -> Streams<'_> {
         Streams {
             quic: &mut self.quic,
@@ -200,11 +204,11 @@ impl Connection {
         }
     }
 
-    /// The peer's new address, once after each change, or the end of the connection, once all
-    /// streams are taken that came in before it.
+    /// Resolves to the peer's new address, once after each change. After the end of the connection,
+    /// resolves to its error, once all streams that came in before are taken.
     ///
-    /// Nothing is heard of an address that was only written on copies of the peer's packets: it is reported when it is
-    /// validated.
+    /// An attacker on the path can forward copies of the peer's packets from another address, so an
+    /// address is reported only once it is validated.
     pub(crate) fn poll_address_change(
         &mut self,
         waker: &Waker,
@@ -221,8 +225,8 @@ impl Connection {
         }
     }
 
-    /// Closes, and waits until the packet that tells the peer is sent, or is left to the driver
-    /// because streams are to be delivered first.
+    /// Closes the connection. Ready when the CONNECTION_CLOSE was sent, or when that is left to the
+    /// driver because streams have to be delivered first.
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close_in_order(VarInt::from_u32(0), Bytes::new());
         if !self.is_released && matches!(self.linger, Lingering::No) {
@@ -236,7 +240,7 @@ impl Connection {
     }
 
     /// Ends the connection for the application. The peer is told when it has acknowledged the
-    /// streams that were closed before, or does not do so in time.
+    /// streams that were closed before, or fails to do so in time.
     pub(crate) fn close_in_order(&mut self, code: VarInt, reason: Bytes) {
         let lingers = self.loss.is_none()
             && self.authenticated.is_some()
@@ -248,14 +252,14 @@ impl Connection {
         self.begin_closing(code, reason);
     }
 
-    /// Ends the connection; what was not acknowledged by now is lost, also what a close before this
-    /// one goes on to deliver.
+    /// Ends the connection. Data that was not acknowledged yet is lost, even if an earlier close
+    /// was still delivering it.
     pub(crate) fn close(&mut self, code: VarInt, reason: Bytes) {
         self.give_up_lingering();
         self.begin_closing(code, reason);
     }
 
-    /// Waits no longer for streams to be delivered.
+    /// Stops waiting for streams to be delivered.
     pub(super) fn give_up_lingering(&mut self) {
         if self.lingers() {
             self.linger = Lingering::GivenUp;
@@ -268,12 +272,12 @@ impl Connection {
         matches!(self.linger, Lingering::Wanted | Lingering::Begun(_))
     }
 
-    /// Whether it was closed before streams were delivered that were closed before it.
+    /// Whether it was closed before all streams that were closed before it were delivered.
     pub(super) fn gave_up_lingering(&self) -> bool {
         matches!(self.linger, Lingering::GivenUp)
     }
 
-    /// When it waits no longer for streams to be delivered.
+    /// When it stops waiting for streams to be delivered.
     pub(super) fn linger_deadline(&self) -> Option<Instant> {
         match &self.linger {
             Lingering::Begun(linger) => Some(linger.deadline()),
@@ -281,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// Closes a connection whose handshake nobody waits for any more, and forgets it at once.
+    /// Closes a connection whose handshake no caller waits for any more, and discards it at once.
     pub(crate) fn abandon(&mut self, why: HandshakeError) {
         if self.loss.is_none() && self.authenticated.is_none() {
             self.lose(ConnectionError::LocallyClosed, why);
@@ -296,17 +300,18 @@ impl Connection {
         }
     }
 
-    /// Whether the shard has to be told that this connection wants a turn; `true` once for each turn.
+    /// Whether the shard has to be told that this connection needs a turn; `true` once for each
+    /// turn.
     pub(crate) fn announce_turn(&mut self) -> bool {
         self.turns.announce()
     }
 
-    /// Moves the wakers that are due to `wakers`; wake them when the connection is unlocked.
+    /// Moves the wakers that are due to `wakers`. Wake them after unlocking the connection.
     pub(crate) fn take_due(&mut self, wakers: &mut Vec<Waker>) {
         self.turns.take_due(wakers);
     }
 
-    /// Wakers that are not needed any more; drop them when the connection is unlocked.
+    /// Takes wakers that are no longer needed. Drop them after unlocking the connection.
     pub(crate) fn take_displaced(&mut self) -> Vec<Waker> {
         self.turns.take_displaced()
     }
@@ -327,13 +332,13 @@ impl Connection {
         self.loss.as_ref().map(|loss| &loss.connection)
     }
 
-    /// Memory that received data takes which the application has not read, at most, in bytes.
+    /// Upper bound on the memory of received data that the application has not read, in bytes.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.streams.held_bytes()
     }
 
-    /// Has the peer send no more than so many bytes ahead of what the application reads, whatever
-    /// the configuration lets it. What it may send already, it may.
+    /// Limits how many bytes the peer may send ahead of what the application has read, regardless
+    /// of the configuration. Credit that the peer already has stays valid.
     #[cfg_attr(
         not(test),
         expect(
@@ -380,7 +385,7 @@ impl Connection {
         );
     }
 
-    /// Whether the peer has sent more CRYPTO than a connection takes, so that none of its packets is
+    /// Whether the peer has sent more CRYPTO data than permitted, so that none of its packets is
     /// decrypted any more.
     pub(super) fn exceeded_crypto(&self) -> bool {
         self.crypto
@@ -388,10 +393,10 @@ impl Connection {
             .is_some_and(|crypto| crypto.is_exceeded())
     }
 
-    /// Ends the connection for what its peer does.
+    /// Ends the connection because of the peer's behaviour.
     fn give_up(&mut self, code: TransportErrorCode, reason: &'static str) {
         if self.loss.is_some() {
-            // Nothing that such a peer has not got yet is worth it.
+            // Such a peer gets no more data.
             self.give_up_lingering();
             return;
         }
@@ -408,7 +413,7 @@ impl Connection {
         self.turns.want();
     }
 
-    /// Ends the connection because nothing is heard of its peer.
+    /// Ends the connection because its peer is silent.
     pub(super) fn give_up_silent(&mut self) {
         if self.loss.is_some() {
             return;
@@ -422,12 +427,13 @@ impl Connection {
         self.turns.want();
     }
 
-    /// Whether somebody has closed it since its last turn, or nobody drives it any more.
+    /// Whether it was closed since its last turn, or is no longer driven.
     pub(super) fn has_no_future(&self) -> bool {
         (self.closing.is_some() && !self.lingers()) || self.is_released
     }
 
-    /// Closes the connection because its driver stops. What the application has asked for before stays.
+    /// Closes the connection because its driver stops. An earlier close by the application keeps
+    /// its code and reason.
     pub(super) fn close_with_driver(&mut self) {
         self.give_up_lingering();
         if self.loss.is_some() {
@@ -443,7 +449,7 @@ impl Connection {
         self.turns.want();
     }
 
-    /// Nothing will drive this connection any more: everyone who waits is told so.
+    /// Ends the connection because nothing will drive it any more, and wakes everyone who waits.
     pub(crate) fn orphan(&mut self) {
         self.lose(
             ConnectionError::DriverStopped,
@@ -495,24 +501,24 @@ impl Connection {
         self.turns.wake(&mut self.waiting.established);
     }
 
-    /// Whether streams of the peer's wait for the application.
+    /// Whether streams of the peer wait for the application.
     pub(super) fn has_untaken(&self) -> bool {
         self.streams.has_waiting()
     }
 
-    /// The application has not taken them for too long.
+    /// Drops streams that the application has not taken in time.
     pub(super) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
         self.streams.wake_inbound(&mut self.turns);
         self.turns.wake(&mut self.waiting.address_change);
     }
 
-    /// Whether nobody drives it any more.
+    /// Whether it is no longer driven.
     pub(super) fn is_released(&self) -> bool {
         self.is_released
     }
 
-    /// Nobody drives it from now on.
+    /// Notes that it is no longer driven.
     pub(super) fn release(&mut self) {
         self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
         self.is_released = true;
@@ -520,16 +526,16 @@ impl Connection {
     }
 }
 
-/// The connection as its shard drives it, in quinn-proto's order: events in, transmits, timeouts,
-/// endpoint events, application events.
+/// The interface for its shard, in quinn-proto's order: events in, transmits, timeouts, endpoint
+/// events, application events.
 impl Connection {
-    /// Begins a turn: what the application did since the last one takes effect.
+    /// Begins a turn: applies what the application did since the last one.
     ///
-    /// Returns `true` if the connection is to be forgotten once this turn's datagrams are out.
+    /// Returns `true` if the connection is to be discarded once this turn's datagrams are sent.
     pub(super) fn begin_turn(&mut self, now: Instant) -> bool {
         self.turns.begin();
-        // The handshake of an incoming connection ends with its time. Until then its place is taken,
-        // and who sends so much gets no other place instead.
+        // A handshake of an incoming connection ends with its timeout. Until then its place stays
+        // taken, so a client that sends too much does not get another place instead.
         let is_incoming = self.direction == Direction::Inbound && self.authenticated.is_none();
         if self.exceeded_crypto() && !is_incoming {
             self.give_up(
@@ -550,12 +556,12 @@ impl Connection {
             return closing.abandoned;
         }
         self.streams().flush_gathered();
-        // Flushing asks for a turn too, and this is the one.
+        // Flushing requests a turn too, and this is the turn.
         self.turns.fulfil();
         false
     }
 
-    /// Sees whether streams are still to be delivered before the connection is closed.
+    /// Checks whether streams are still to be delivered before the connection is closed.
     fn linger(&mut self, now: Instant) {
         if !self.lingers() {
             return;
@@ -580,26 +586,26 @@ impl Connection {
         }
     }
 
-    /// What there is of received data, and how many pieces of it were moved from quinn-proto's
-    /// memory to ours so far.
+    /// The received data, and how many pieces of it were moved from quinn-proto's memory to ours so
+    /// far.
     #[cfg(test)]
     pub(super) fn received(&self) -> (super::streams::Holding, u64) {
         self.streams.received()
     }
 
-    /// For tests that cannot send as much as it takes to wear a key out.
+    /// For tests that cannot send as much as it takes to reach a key's usage limit.
     #[cfg(test)]
     pub(super) fn update_keys(&mut self) {
         self.quic.force_key_update();
     }
 
-    /// Streams that quinn-proto has something to send on, or may have.
+    /// Streams on which quinn-proto has something to send, or may have.
     #[cfg(test)]
     pub(super) fn unfinished_streams(&mut self) -> usize {
         self.quic.streams().send_streams()
     }
 
-    /// CRYPTO frames that quinn-proto has acted on.
+    /// CRYPTO frames that quinn-proto has processed.
     #[cfg(test)]
     pub(super) fn crypto_frames_received(&self) -> u64 {
         self.quic.stats().frame_rx.crypto
@@ -609,13 +615,14 @@ impl Connection {
         self.quic.handle_event(event);
     }
 
-    /// Something has come from the peer's address that belongs to no connection, and may be the beginning of it.
+    /// Notes a datagram from the peer's address that belongs to no connection, and sends a packet:
+    /// the peer may be about to answer.
     pub(super) fn note_noise(&mut self) {
         self.heard_noise = true;
         self.probe();
     }
 
-    /// Whether nothing at all has come from the peer's address.
+    /// Whether nothing has come from the peer's address.
     pub(crate) fn heard_nothing(&self) -> bool {
         self.quic.stats().udp_rx.datagrams == 0 && !self.heard_noise
     }
@@ -625,12 +632,13 @@ impl Connection {
         self.quic.is_closed()
     }
 
-    /// Lets the packet pass that tells the peer, if it is not told.
+    /// Lets the CONNECTION_CLOSE pass a full congestion window, if it was not sent yet.
     pub(super) fn lift_congestion_control(&self) {
         PathControl::of(&self.quic).lift(true);
     }
 
-    /// Whether the peer has ended it: then there is nothing to say to it (RFC 9000 §10.2.2).
+    /// Whether the peer has ended the connection, so that nothing may be sent to it (RFC 9000
+    /// §10.2.2).
     pub(super) fn was_ended_by_peer(&self) -> bool {
         self.ended_by_peer
     }
@@ -656,8 +664,8 @@ impl Connection {
         transmit
     }
 
-    /// One datagram, whatever is under way already. Where nothing is acknowledged any more,
-    /// congestion control would hold it back for ever.
+    /// Produces one datagram regardless of the congestion window. If nothing is acknowledged any
+    /// more, congestion control would hold it back for ever.
     pub(super) fn poll_probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
         self.path_control.lift(true);
         let transmit = self.quic.poll_transmit(now, 1, buf);
@@ -672,30 +680,30 @@ impl Connection {
         }
     }
 
-    /// What the congestion control of the path knows.
+    /// The congestion control of the path.
     pub(super) fn path_control(&self) -> &PathControl {
         &self.path_control
     }
 
-    /// How many chunks of streams quinn-proto was given, and of how many bytes.
+    /// How many chunks of stream data quinn-proto was given, and of how many bytes.
     #[cfg(test)]
     pub(super) fn handed_over(&self) -> (u64, u64) {
         self.streams.handed_over()
     }
 
-    /// As quinn-proto has them.
+    /// quinn-proto's own statistics.
     #[cfg(test)]
     pub(super) fn quic_stats(&self) -> quinn_proto::ConnectionStats {
         self.quic.stats()
     }
 
-    /// Bytes that were unacknowledged after the last acknowledgement.
+    /// Bytes in flight after the last acknowledgement.
     #[cfg(test)]
     pub(super) fn bytes_in_flight(&self) -> u64 {
         self.path_control.in_flight()
     }
 
-    /// How many frames were sent that have to be acknowledged, among those that matter.
+    /// The number of ack-eliciting frames sent, of the types that matter here.
     pub(super) fn elicited(&self) -> u64 {
         let sent = self.quic.stats().frame_tx;
         sent.crypto + sent.stream + sent.ping + sent.reset_stream
@@ -709,19 +717,19 @@ impl Connection {
         self.quic.poll_endpoint_events()
     }
 
-    /// Sends something that has to be acknowledged. The acknowledgement also tells what was lost before, which would
-    /// otherwise be sent again only when it times out.
+    /// Sends a PING. Its acknowledgement also reveals earlier losses, which would otherwise be
+    /// retransmitted only after a timeout.
     pub(super) fn probe(&mut self) {
         self.quic.ping();
     }
 
-    /// Has the connection migrate to another local address, which is for its shard to send from, and address the peer by
-    /// a connection ID that was not seen on the old path (RFC 9000 §9.5).
+    /// Migrates to another local address, from which the shard is to send, with a connection ID
+    /// that was not used on the old path (RFC 9000 §9.5).
     ///
-    /// `None` if it may not, or not yet. Otherwise the event is for the endpoint.
+    /// Returns `None` if that is not permitted now; otherwise an event for the endpoint.
     ///
-    /// Only clients migrate, but where the old address is gone a server has nothing to lose: it may be behind a
-    /// router by whose address alone its peer knows it.
+    /// Only clients migrate. But if its old address is gone, a server has nothing to lose: it may
+    /// be behind a router whose address is all that its peer knows.
     //= https://www.rfc-editor.org/rfc/rfc9000#section-9
     pub(super) fn change_local_address(&mut self, is_gone: bool) -> Option<EndpointEvent> {
         if !self.may_migrate(is_gone) {
@@ -729,7 +737,8 @@ impl Connection {
         }
         let issued = Some(self.quic.stats().frame_rx.new_connection_id);
         self.quic.local_address_changed();
-        // All others were polled before; this one is about the reset token of the new ID, if there is a new ID.
+        // All earlier events were polled before. This one announces the reset token of the new ID,
+        // if there is a new ID.
         let event = self.quic.poll_endpoint_events();
         self.used_up = if event.is_none() { issued } else { None };
         event
@@ -752,13 +761,13 @@ impl Connection {
                 || self.quic.stats().frame_rx.handshake_done > 0)
     }
 
-    /// Bytes of data that it holds, received or sent, at most.
+    /// Upper bound on the bytes of received and sent data that it holds.
     pub(super) fn buffered_bytes(&mut self) -> u64 {
         self.note_acknowledged();
         self.streams.held_bytes() + self.streams.unacknowledged_bytes()
     }
 
-    /// It may hold so many bytes in each direction.
+    /// Sets how many bytes it may hold in each direction.
     pub(super) fn set_allowance(&mut self, bytes: u64) {
         self.streams().set_receive_limit(bytes);
         self.streams().set_send_limit(bytes);
@@ -780,8 +789,8 @@ impl Connection {
         self.quic.current_mtu()
     }
 
-    /// Whether the peer's address has just changed: by a packet that it authenticated, wherever that
-    /// came from, or because it has not answered there.
+    /// Whether the peer's address has changed since the last call: because of an authenticated
+    /// packet from another address, or because a new address was not validated.
     pub(super) fn note_migration(&mut self) -> bool {
         let addr = self.quic.remote_address();
         if addr == self.remote_addr {
@@ -797,8 +806,8 @@ impl Connection {
         true
     }
 
-    /// The peer is at this address for certain. If it is where it has moved to, the application hears of
-    /// it.
+    /// Notes that the peer's address is validated. If it is the current one, the application is
+    /// told.
     pub(super) fn note_validated(&mut self, addr: SocketAddr) {
         if addr == self.remote_addr && addr != self.known_addr {
             self.known_addr = addr;
@@ -807,8 +816,8 @@ impl Connection {
         }
     }
 
-    /// Packets with stream data are dropped from now on, or no more. Returns how many were since the last
-    /// call.
+    /// Sets whether packets with stream data are dropped. Returns how many were dropped since the
+    /// last call.
     pub(super) fn refuse_data(&self, refuses: bool) -> u64 {
         self.watch.as_ref().map_or(0, |watch| {
             watch.refuse_data(refuses);
@@ -816,27 +825,27 @@ impl Connection {
         })
     }
 
-    /// Looks for what validates paths from now on, or no more.
+    /// Starts or stops looking for path validation frames.
     pub(super) fn watch_paths(&self, is_watched: bool) {
         if let Some(watch) = &self.watch {
             watch.watch(is_watched);
         }
     }
 
-    /// A PATH_CHALLENGE that was made while somebody looked for it.
+    /// Takes a PATH_CHALLENGE that was sent while they were looked for.
     pub(super) fn take_path_challenge(&self) -> Option<Challenge> {
         let watch = self.watch.as_ref().filter(|watch| watch.is_watched())?;
         watch.take_challenge()
     }
 
-    /// The data of a PATH_RESPONSE that was received while somebody looked for it.
+    /// Takes the data of a PATH_RESPONSE that was received while they were looked for.
     pub(super) fn take_path_response(&self) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|watch| watch.is_watched())?;
         watch.take_response()
     }
 
-    /// Whether the peer has sent something new since the last call, as far as that is certain. A
-    /// handshake is taken at its word.
+    /// Whether the peer has sent a new packet since the last call, and not only a replayed one.
+    /// During the handshake, every packet counts.
     pub(super) fn has_heard(&mut self) -> bool {
         let Some(watch) = &self.watch else {
             return true;
@@ -845,8 +854,8 @@ impl Connection {
         self.newest > before || self.authenticated.is_none()
     }
 
-    /// Looks after what a datagram has brought that was just handled. `held` bytes of memory are
-    /// kept for as long as quinn-proto keeps anything of it.
+    /// Handles the effects of a datagram. quinn-proto keeps `held` bytes of memory as long as it
+    /// keeps any part of it.
     pub(super) fn note_arrival(&mut self, held: usize) -> Noted {
         let jumps = self.watch.as_ref().map_or(0, |watch| watch.jumps());
         self.streams().begin_arrival(held, jumps);
@@ -866,9 +875,9 @@ impl Connection {
         }
     }
 
-    /// Turns quinn-proto's events into state and due wakers.
+    /// Translates quinn-proto's events into state and due wakers.
     ///
-    /// Returns `true` when the peer was authenticated just now.
+    /// Returns `true` if the peer was authenticated by these events.
     pub(super) fn handle_application_events(&mut self) -> bool {
         let mut established = false;
         while let Some(event) = self.quic.poll() {
@@ -924,7 +933,8 @@ impl Connection {
                 true
             }
             (verdict, _) => {
-                // A handshake never completes without a verdict; if it did, nobody would be there.
+                // rustls never completes a handshake without a verdict; if it did, the peer would
+                // be unknown.
                 let error = match verdict {
                     Some(Err(error)) => error,
                     _ => CertificateError::Chain { length: 0 },
@@ -950,14 +960,14 @@ impl Connection {
             {
                 HandshakeError::Refused
             }
-            // The idle timeout, where it is shorter than the one for handshakes.
+            // The idle timeout, if it is shorter than the handshake timeout.
             (_, QuicError::TimedOut) => HandshakeError::TimedOut,
             (_, reason) => ConnectionError::from(reason.clone()).into(),
         }
     }
 }
 
-/// What our TLS session knows of the peer.
+/// The state of our TLS session about the peer.
 fn peer(quic: &quinn_proto::Connection) -> Option<Peer> {
     let peer = quic.crypto_session().peer_identity()?;
     peer.downcast().ok().map(|peer| *peer)
@@ -993,8 +1003,8 @@ impl From<QuicError> for ConnectionError {
 
 /// Locks a connection.
 ///
-/// After a panic under this lock, in its driver or in the application's task, the connection is as likely to be
-/// usable as not. It is over then, and everyone who waits is told so.
+/// A panic under this lock, in its driver or in the application's task, may leave the connection in
+/// an inconsistent state. It is then closed, and everyone who waits is woken.
 pub(crate) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     connection.lock().unwrap_or_else(|poisoned| {
         let mut connection = poisoned.into_inner();

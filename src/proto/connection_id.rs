@@ -1,4 +1,4 @@
-//! Connection IDs that carry their shard.
+//! Connection IDs that contain their shard.
 
 use std::sync::{
     Arc,
@@ -10,43 +10,47 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// Length of the connection IDs that we issue, in bytes.
 ///
-/// Unguessable and in effect never reused: 58 bits at least are free (the first byte is constrained), so that
-/// among 2^24 IDs of a shard the chance that two are the same is about 2^-11. Reuse matters because the
-/// stateless-reset token of an ID is a function of the ID (RFC 9000 §10.3.2).
+/// They cannot be guessed and are in effect never reused: at least 58 bits are random (the first
+/// byte is constrained), so the probability that two of 2^24 IDs of a shard are equal is about
+/// 2^-11. Reuse matters because the stateless reset token of an ID is a function of the ID (RFC
+/// 9000 §10.3.2).
 pub(crate) const CONNECTION_ID_LEN: usize = 8;
 
-/// Most shards that one transport can have; the shard's number lives in one byte of the ID, and some
-/// entropy must be left in it.
+/// The most shards of one transport. The first byte of an ID encodes the shard, and must still have
+/// some entropy.
 pub(crate) const MAX_SHARDS: u8 = 64;
 
-/// Most connection IDs of one shard that peers may address it by at once.
+/// The most connection IDs of one shard in use at once.
 ///
-/// quinn-proto draws IDs until it finds a free one. With so many taken one draw in 2^34 is in vain; with nearly all
-/// of them taken it would draw for ever.
+/// quinn-proto draws random IDs until it finds an unused one. With this many in use, one draw in
+/// 2^34 fails; with nearly all in use, it would draw for ever.
 const MAX_ACTIVE_IDS: usize = 1 << 24;
 
-/// Most IDs of one connection at once, whatever its peer asks for: quinn-proto issues no more.
+/// The most IDs of one connection at once: quinn-proto issues no more, even if the peer permits
+/// more.
 const ACTIVE_IDS_PER_CONNECTION: usize = 8;
 
-/// IDs that a connection may be issued in any case. A peer retires one when it changes its address, or when it wants
-/// to be harder to follow.
+/// IDs that a connection may be issued in any case. A peer retires an ID when it changes its
+/// address, or to be harder to track.
 const FREE_IDS: u64 = 1024;
 
-/// Datagrams that a peer has to send for each ID beyond [`FREE_IDS`]. quic-go changes the ID every 10,000 packets.
+/// Datagrams that a peer has to send for each ID beyond [`FREE_IDS`]. quic-go changes its ID every
+/// 10,000 packets.
 const DATAGRAMS_PER_ID: u64 = 100;
 
-/// How many connection IDs may be issued.
+/// Limits on issuing connection IDs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IdQuota {
-    /// Connections of one shard at once, waiting ones among them; each has so many IDs at most that there is a limit
-    /// to these, too.
+    /// The most connections of one shard at once, including those that wait for the application's
+    /// answer. Each has a bounded number of IDs, so this also bounds the IDs in use.
     pub(crate) connections: usize,
-    /// IDs for each connection in any case.
+    /// The number of IDs that each connection may be issued in any case.
     pub(crate) free: u64,
 }
 
 impl IdQuota {
-    /// Whether a connection, whose peer has sent so many datagrams, was issued more IDs than it may.
+    /// Whether a connection was issued more IDs than it may be, after this many datagrams of its
+    /// peer.
     pub(super) fn is_exceeded(self, issued: u64, datagrams_received: u64) -> bool {
         issued > self.free + datagrams_received / DATAGRAMS_PER_ID
     }
@@ -61,7 +65,7 @@ impl Default for IdQuota {
     }
 }
 
-/// How many shards a transport has.
+/// The number of shards of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shards(u8);
 
@@ -85,7 +89,7 @@ impl Shards {
         (0..self.0).map(ShardId)
     }
 
-    /// The shard that a connection ID beginning with this byte belongs to, whoever chose the ID.
+    /// The shard of a connection ID with this first byte, whether we or the client chose the ID.
     pub(crate) fn of(self, first_byte: u8) -> ShardId {
         ShardId(first_byte % self.0)
     }
@@ -105,7 +109,7 @@ pub(crate) struct ShardConnectionIdGenerator {
     issued: IssuedIds,
 }
 
-/// Counts the IDs that a generator has issued; the generator itself disappears into quinn-proto.
+/// Counts the IDs that a generator has issued; quinn-proto owns the generator itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IssuedIds(Arc<AtomicU64>);
 
@@ -135,7 +139,7 @@ impl ConnectionIdGenerator for ShardConnectionIdGenerator {
         ConnectionId::new(&bytes)
     }
 
-    /// Refuses the IDs of other shards, so that no stateless reset is ever sent for one of them.
+    /// Refuses the IDs of other shards, so that we never send a stateless reset for one of them.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
         match id.first() {
             Some(&first)
@@ -152,15 +156,15 @@ impl ConnectionIdGenerator for ShardConnectionIdGenerator {
     }
 
     fn cid_lifetime(&self) -> Option<std::time::Duration> {
-        // The peer retires IDs when it wants to; we see no reason to make it do so.
+        // IDs do not expire; the peer decides when to retire them.
         None
     }
 }
 
-/// The byte nearest below `byte` (or the first one above) that belongs to `shard`.
+/// The byte of `shard` in the same run of `shards` numbers as `byte`.
 fn congruent(byte: u8, shard: ShardId, shards: Shards) -> u8 {
     let base = byte - byte % shards.0;
-    // The last, incomplete run of numbers would overflow; the first run takes its place.
+    // The last run is incomplete: if it lacks the shard's number, the first run is used.
     base.checked_add(shard.0).unwrap_or(shard.0)
 }
 

@@ -1,4 +1,4 @@
-//! Datagrams that come in and go out, as values.
+//! Incoming and outgoing datagrams, as values.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,26 +7,27 @@ use quinn_proto::{EcnCodepoint, Transmit};
 
 use super::{connection_id::ShardId, pending::IncomingKey, router::HeaderForm};
 
-/// What a datagram counts for at least in limits on bytes: about what it takes to keep it, however short it is.
+/// The least that a datagram counts in limits on bytes: about the memory for keeping it, however
+/// short it is.
 const LEAST_CHARGE: usize = 512;
 
-/// What a datagram of so many bytes counts for while it waits.
+/// What a datagram of this many bytes counts in limits while it waits.
 pub(super) fn charge_of(len: usize) -> usize {
     len.max(LEAST_CHARGE)
 }
 
-/// What a socket has to tell the core.
+/// The interface of a socket for the sans-IO core.
 pub(crate) trait Socket: Clone {
     fn local_addr(&self) -> SocketAddr;
 
-    /// Whether connections are accepted here. A socket that only dials answers no strangers.
+    /// Whether it accepts connections. A socket that only dials sends no answers to strangers.
     fn is_listening(&self) -> bool;
 
-    /// The socket that connections should send from in place of this one, as soon as they may.
+    /// The socket to which connections should move from this one, as soon as the protocol permits.
     fn successor(&self) -> Option<Self>;
 }
 
-/// Where the datagrams of a connection leave that has this source address.
+/// The address from which a connection with this source address sends.
 pub(super) fn local_addr<S: Socket>(socket: &S, source: Option<IpAddr>) -> SocketAddr {
     let mut addr = socket.local_addr();
     if let Some(ip) = source
@@ -37,59 +38,58 @@ pub(super) fn local_addr<S: Socket>(socket: &S, source: Option<IpAddr>) -> Socke
     addr
 }
 
-/// Where datagrams leave.
+/// The interface for sending.
 pub(crate) trait Outbound<S> {
-    /// Whether the socket would take a batch for that address now.
+    /// Whether the socket can now send a batch to that address.
     fn is_ready(&self, socket: &S, remote_addr: SocketAddr) -> bool;
 
-    /// How many datagrams for that address the socket takes at once.
+    /// The most datagrams in a batch to that address.
     fn max_segments(&self, socket: &S, remote_addr: SocketAddr) -> usize;
 
-    /// The address that a datagram from this socket to that address leaves from if it is given none; `None` if
-    /// there is no way at present.
+    /// The source address that the kernel would choose for a datagram from this socket to that
+    /// address; `None` if there is no route at present.
     fn source_ip(&self, socket: &S, remote_addr: SocketAddr) -> Option<IpAddr>;
 
-    /// Sends `contents`, or keeps a copy of them until the socket takes them.
+    /// Sends `contents`, or keeps a copy until the socket is ready.
     fn send(&mut self, socket: &S, transmit: Transmit, contents: &[u8]) -> Sent;
 }
 
-/// Whether a socket takes more for the same address.
+/// Whether more can be sent to the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Ready,
-    /// The operating system does not let it out.
+    /// The operating system forbids sending it.
     Forbidden,
     /// Not before [`Shard::unblock`](super::shard::Shard::unblock).
     Blocked,
-    /// No interface has the address any more that it should leave from.
+    /// No interface has the source address any more.
     SourceGone,
 }
 
-/// A datagram that was routed to this shard.
+/// A datagram that was routed to a shard.
 pub(crate) struct Datagram<S> {
     pub(crate) socket: S,
-    /// As routed.
+    /// The shard to which it was routed.
     pub(crate) shard: ShardId,
     pub(crate) header: HeaderForm,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) ecn: Option<EcnCodepoint>,
     pub(crate) contents: BytesMut,
-    /// Bytes of memory that it keeps for as long as anybody keeps a part of `contents`: their
-    /// length, or its share of an allocation in which others lie as well.
+    /// Bytes of memory that are kept as long as any part of `contents` is: their length, or their
+    /// share of an allocation with other datagrams.
     pub(crate) held: usize,
 }
 
 impl<S> Datagram<S> {
-    /// What it counts for in limits on bytes while it waits.
+    /// What it counts in limits on bytes while it waits.
     pub(crate) fn charge(&self) -> usize {
         charge_of(self.held)
     }
 }
 
-/// An incoming connection that waits for the application's answer.
-///
-/// No TLS work has been done for it yet.
+/// An incoming connection that waits for the application to accept or refuse it. It has cost no TLS
+/// work yet.
 pub(crate) struct Incoming<S> {
     pub(crate) key: IncomingKey,
     pub(crate) socket: S,

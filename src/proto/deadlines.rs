@@ -7,17 +7,18 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-/// Deadlines at least so far away may be late: keep-alives, idle timeouts, and what has failed for long.
+/// Deadlines at least this far away may fire late: keep-alives, idle timeouts, and long probe
+/// timeouts.
 const FAR: Duration = Duration::from_secs(1);
 
-/// By how much, at most. The keep-alives of a thousand connections are sent in 20 rounds a second then, and not
-/// in a round for each.
+/// The most by which far deadlines fire late. So the keep-alives of a thousand connections are sent
+/// in 20 rounds a second, and not in a round for each.
 pub(super) const SLACK: Duration = Duration::from_millis(50);
 
-/// One deadline at most for each connection, in one ordered set.
+/// At most one deadline for each connection, in one ordered set.
 ///
-/// Deadlines are kept lazily: when one moves back, the earlier one stays until it has come. That costs a
-/// turn for nothing now and then, and saves a change of the set for every packet.
+/// If a deadline moves to a later time, the earlier entry stays until it fires. That costs an
+/// unnecessary turn now and then, but avoids a change of the set for every packet.
 #[derive(Default)]
 pub(super) struct Deadlines {
     set: BTreeSet<(Instant, usize)>,
@@ -25,7 +26,7 @@ pub(super) struct Deadlines {
     epoch: Option<Instant>,
 }
 
-/// What is in the set for one connection.
+/// The entry of one connection in the set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Armed(Option<Instant>);
 
@@ -34,7 +35,7 @@ impl Deadlines {
         self.set.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Takes out a connection whose deadline has come; it is not armed any more.
+    /// Removes a connection whose deadline is due, which disarms it.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<ConnectionHandle> {
         if self.first()? > now {
             return None;
@@ -73,7 +74,7 @@ impl Deadlines {
         }
     }
 
-    /// The next moment at which many may be due, for a deadline that is far away.
+    /// Rounds a far deadline up to the next multiple of [`SLACK`].
     fn shared(&mut self, now: Instant, deadline: Instant) -> Instant {
         if deadline < now + FAR {
             return deadline;
@@ -81,7 +82,7 @@ impl Deadlines {
         let epoch = *self.epoch.get_or_insert(now);
         let since = deadline.saturating_duration_since(epoch);
         let past = since.as_nanos() % SLACK.as_nanos();
-        // Fits: less than the 50 ms.
+        // The value is less than 50 ms, so the cast below is lossless.
         let wait = (SLACK.as_nanos() - past) % SLACK.as_nanos();
         deadline + Duration::from_nanos(wait as u64)
     }

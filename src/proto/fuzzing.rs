@@ -1,4 +1,4 @@
-//! The core of the crate under whatever a peer, a stranger or an application may do.
+//! Fuzz targets: the sans-IO core with arbitrary peers, strangers and applications.
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -9,7 +9,7 @@ mod registry;
 
 pub use self::{datagram::datagram, endpoints::endpoints, muxer::muxer, registry::registry};
 
-/// As many things as the input has bytes for.
+/// Generates values until the input is used up.
 pub(crate) fn all<'a, T: Arbitrary<'a>>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<T>> {
     let mut all = Vec::new();
     while !input.is_empty() {

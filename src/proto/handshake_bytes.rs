@@ -1,16 +1,16 @@
-//! Bytes that handshakes hold until they are over.
+//! Limits on the bytes that handshakes hold until they are complete.
 
-/// Bytes of datagrams with long headers that one handshake has taken, each in memory of its own: TLS
-/// holds what is not complete, and quinn-proto what is not in order.
+/// Bytes of datagrams with long headers that one handshake has received, each in its own
+/// allocation: TLS holds incomplete messages, and quinn-proto data out of order.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeBytes(usize);
 
-/// Those of all handshakes of a shard.
+/// The bytes of all handshakes of a shard.
 #[derive(Debug, Default)]
 pub(super) struct AllHandshakeBytes(usize);
 
 impl HandshakeBytes {
-    /// Takes so many bytes more, unless they are too many.
+    /// Adds bytes unless that exceeds the limits.
     pub(super) fn take(&mut self, bytes: usize, all: &mut AllHandshakeBytes) -> bool {
         let sum = self.0 + bytes;
         let fits = sum <= MAX_BYTES && (sum <= ALWAYS_BYTES || all.0 + bytes <= MAX_ALL_BYTES);
@@ -20,28 +20,28 @@ impl HandshakeBytes {
         fits
     }
 
-    /// Adds bytes that it holds already.
+    /// Adds bytes that the handshake already holds.
     pub(super) fn add(&mut self, bytes: usize, all: &mut AllHandshakeBytes) {
         self.0 += bytes;
         all.0 += bytes;
     }
 
-    /// The handshake is over.
+    /// The handshake has ended.
     pub(super) fn clear(&mut self, all: &mut AllHandshakeBytes) {
         all.0 -= self.0;
         self.0 = 0;
     }
 }
 
-/// Most bytes of one handshake. The largest certificate that TLS takes has 64 KiB; it is refused for
-/// its size, and its sender shall hear that.
+/// The most bytes of one handshake. The largest certificate that TLS permits has 64 KiB; it is
+/// refused for its size, and its sender should learn that.
 const MAX_BYTES: usize = 96 * 1024;
 
-/// Bytes that each handshake may take, however many the others have: an honest one has 5 to 10 KB.
+/// Bytes that each handshake may hold in any case: an honest one has 5 to 10 KB.
 const ALWAYS_BYTES: usize = 12 * 1024;
 
-/// Most bytes of all handshakes of a shard, but for those that each may always take: with 1024 of
-/// them it comes to 36 MiB at most.
+/// The most bytes of all handshakes of a shard, apart from those that each may always hold. With
+/// 1024 handshakes that makes at most 36 MiB.
 const MAX_ALL_BYTES: usize = 24 * 1024 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! When to send what, so that the NATs on the way let a peer's first packet in.
+//! When and what to send so that the NATs on the path let a peer's first packet in.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -11,26 +11,26 @@ use rand::{Rng, RngExt, rngs::StdRng};
 
 use crate::address::Host;
 
-/// Names a hole punch within its shard.
+/// Identifies a hole punch within its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PunchKey(u64);
 
 /// The hole punches of a shard.
 ///
-/// While a peer behind a NAT dials us, we send to its address from the socket that it dials. What we
-/// send opens our NAT for its packets; nobody is meant to read it ([DCUtR]).
+/// While a peer behind a NAT dials us, we send to its address from the socket that it dials. These
+/// datagrams open our NAT for the peer's packets; nobody is meant to read them ([DCUtR]).
 ///
-/// All punches that aim at one host take turns on its schedule, so that it is sent what one of them
-/// would send it, whoever names it and however often. A few at a time may begin at once all the
-/// same: peers behind one NAT have one host.
+/// All punches to one host share one schedule. So the host receives as many datagrams as for one
+/// punch, regardless of how many punches name it. But the first datagrams of a few punches may be
+/// sent at once, because peers behind one NAT have one host.
 ///
 /// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
 pub(super) struct HolePunches<S> {
     punches: HashMap<PunchKey, HolePunch<S>>,
-    /// When each is over.
+    /// When each punch ends.
     ends: BTreeSet<(Instant, PunchKey)>,
     hosts: HashMap<Host, Schedule>,
-    /// When each host with punches is sent its next datagram.
+    /// When the next datagram to each host with punches is due.
     due: BTreeSet<(Instant, Host)>,
     /// When each host without punches may be forgotten.
     idle: BTreeSet<(Instant, Host)>,
@@ -44,20 +44,21 @@ struct HolePunch<S> {
     until: Instant,
 }
 
-/// What a host is sent, and when.
+/// The punches towards one host, and when they are sent.
 struct Schedule {
-    /// Those that nothing was sent for, the first one first.
+    /// Punches without a datagram so far, oldest first.
     new: VecDeque<PunchKey>,
-    /// The others, in turn.
+    /// The other punches, in turn.
     begun: VecDeque<PunchKey>,
     next: Instant,
-    /// When the last of the times began in which a few datagrams need not wait for `next`.
+    /// The start of the last [`BURST_TIME`] in which up to [`BURST`] datagrams do not wait for
+    /// `next`.
     burst_began: Instant,
     burst_sent: usize,
 }
 
 impl<S: Clone> HolePunches<S> {
-    /// Begins to send to `remote_addr`, now and again until `until`.
+    /// Begins to send to `remote_addr` from time to time until `until`.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -88,7 +89,7 @@ impl<S: Clone> HolePunches<S> {
             return;
         };
         self.ends.remove(&(punch.until, key));
-        // It is there, so that the time does not matter.
+        // The schedule exists, so the time is not used.
         self.change(punch.host, punch.until, |schedule| schedule.remove(key));
     }
 
@@ -106,8 +107,8 @@ impl<S: Clone> HolePunches<S> {
         due.into_iter().chain(end).min()
     }
 
-    /// The next datagram that is due, its contents in `buf`; those that have gone on for long enough
-    /// are forgotten.
+    /// Returns the next datagram that is due, with its contents in `buf`. Ends punches whose time
+    /// is over.
     pub(super) fn poll_transmit(
         &mut self,
         now: Instant,
@@ -140,7 +141,7 @@ impl<S: Clone> HolePunches<S> {
         Some((punch.socket.clone(), transmit))
     }
 
-    /// Does something to the schedule of a host, and keeps account of when it is due.
+    /// Changes the schedule of a host, and updates when it is due.
     fn change<T>(
         &mut self,
         host: Host,
@@ -160,8 +161,8 @@ impl<S: Clone> HolePunches<S> {
         result
     }
 
-    /// Forgets hosts that nothing is sent to any more, as soon as they may be sent to at once again. If
-    /// there are too many of them, that is earlier for some.
+    /// Forgets hosts without punches once their schedule has no effect any more, or earlier if
+    /// there are too many of them.
     fn forget_hosts(&mut self, now: Instant) {
         while let Some(&(forgotten, host)) = self.idle.first()
             && (forgotten <= now || self.idle.len() > MAX_IDLE_HOSTS)
@@ -196,10 +197,11 @@ impl Schedule {
         }
     }
 
-    /// When something is to be sent, if there is anybody to send it for.
+    /// When the next datagram is due, if there is a punch.
     fn due(&self) -> Option<Instant> {
         if !self.new.is_empty() {
-            // The peer's first packet leaves at this moment: the sooner, the better.
+            // The first datagram of a punch is sent early, because the peer sends its first packet
+            // at this moment.
             let burst = if self.burst_sent < BURST {
                 self.burst_began
             } else {
@@ -213,12 +215,12 @@ impl Schedule {
         }
     }
 
-    /// When it is as if nothing had been sent.
+    /// When the schedule no longer restricts a new punch.
     fn forgotten(&self) -> Instant {
         self.next.max(self.burst_began + BURST_TIME)
     }
 
-    /// Whom to send for now. The next one is after `pause`.
+    /// Takes the punch to send for now. The next datagram is due after `pause`.
     fn send(&mut self, now: Instant, pause: Duration) -> Option<PunchKey> {
         let key = self.new.pop_front().or_else(|| self.begun.pop_front())?;
         self.begun.push_back(key);
@@ -239,24 +241,25 @@ impl Schedule {
     }
 }
 
-/// Pauses between two datagrams to a host, as the specification has them for a peer. On average it
-/// gets 9.5 datagrams a second, of 14 bytes.
+/// Pauses between two datagrams to a host, as in the DCUtR specification for a peer. On average a
+/// host gets 9.5 datagrams a second, of 14 bytes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most datagrams that do not wait for the end of a pause, because they are the first of their punch:
-/// so many peers behind one NAT may dial at the same moment.
+/// The most first datagrams of punches that do not wait for the end of a pause: this many peers
+/// behind one NAT may dial at the same moment.
 const BURST: usize = 8;
 
-/// The time in which there are no more of these than that; a hole punch takes as long, unless
+/// The time in which at most [`BURST`] of them are sent. A hole punch takes as long, unless
 /// [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout) is changed.
 const BURST_TIME: Duration = Duration::from_secs(5);
 
-/// Hosts that are remembered when nothing is sent to them any more, so that who has a punch ended and
-/// begins another one gains nothing by it. Four times as many as there are punches at once.
+/// The most hosts remembered without punches. They are remembered so that ending a punch and
+/// beginning another one gains nothing. Four times as many as there are punches at once.
 const MAX_IDLE_HOSTS: usize = 1024;
 
-/// Sizes in bytes. Too small for a QUIC endpoint to answer with a stateless reset (RFC 9000 §10.3).
+/// Sizes of the datagrams in bytes: too small for a QUIC endpoint to answer with a stateless reset
+/// (RFC 9000 §10.3).
 const SMALLEST: usize = 8;
 const LARGEST: usize = 20;
 
@@ -331,7 +334,7 @@ mod tests {
                     Act::End { .. } => {}
                     Act::Pass { time } => now += Duration::from_millis(time),
                 }
-                // One datagram for each host, and those out of turn.
+                // One datagram for each host, and the burst.
                 prop_assert!(punches.send_all(now, &mut rng) <= 4 * (1 + BURST));
                 punches.assert_books_are_right();
             }

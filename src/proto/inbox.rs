@@ -2,20 +2,20 @@
 
 use std::collections::VecDeque;
 
-/// What waits for the next turn of one connection.
+/// Datagrams that wait for the next turn of one connection.
 pub(super) struct Inbox<T> {
     waiting: VecDeque<(T, usize)>,
     bytes: usize,
-    /// Whether the connection has to wait until a debt is paid.
+    /// Whether the connection has to wait until it has paid a debt.
     in_debt: bool,
 }
 
-/// What waits in all inboxes of a shard.
+/// Bytes that wait in all inboxes of a shard.
 #[derive(Debug, Default)]
 pub(super) struct InboxBytes {
-    /// For connections that get their turns as soon as it is theirs.
+    /// Of connections that are not in debt.
     ready: usize,
-    /// For those that are in debt. Sockets are read while these wait.
+    /// Of connections in debt. Sockets are read even while these wait.
     in_debt: usize,
 }
 
@@ -51,7 +51,7 @@ impl<T> Inbox<T> {
         has_room
     }
 
-    /// Takes out the oldest datagram, with what it counts for.
+    /// Removes the oldest datagram, and returns it with its charge.
     pub(super) fn pop(&mut self, all: &mut InboxBytes) -> Option<(T, usize)> {
         let (datagram, charge) = self.waiting.pop_front()?;
         self.bytes -= charge;
@@ -59,8 +59,8 @@ impl<T> Inbox<T> {
         Some((datagram, charge))
     }
 
-    /// The connection has to wait from now on, or no more. Returns how many datagrams are dropped
-    /// because too many would wait.
+    /// Sets whether the connection is in debt. Returns how many datagrams were dropped because of
+    /// the lower limit.
     pub(super) fn set_in_debt(&mut self, in_debt: bool, all: &mut InboxBytes) -> u64 {
         *self.share_of(all) -= self.bytes;
         self.in_debt = in_debt;
@@ -76,17 +76,17 @@ impl<T> Inbox<T> {
         dropped
     }
 
-    /// Gives back the memory of places that a burst has needed, if none is left of it.
+    /// Frees the memory of the queue if it is empty.
     ///
-    /// A few places are given back at once, because most connections are idle most of the time;
-    /// many only if `all` are to be.
+    /// Small queues are freed at once, because most connections are idle most of the time; larger
+    /// ones only if `all` is set.
     pub(super) fn shrink(&mut self, all: bool) {
         if self.waiting.is_empty() && (all || self.waiting.capacity() <= FEW_PLACES) {
             self.waiting = VecDeque::new();
         }
     }
 
-    /// Drops all that waits.
+    /// Drops all datagrams.
     pub(super) fn clear(&mut self, all: &mut InboxBytes) {
         *self.share_of(all) -= self.bytes;
         self.bytes = 0;
@@ -109,17 +109,17 @@ impl InboxBytes {
     }
 }
 
-/// Most bytes that wait for the next turn of one connection: as many as a batch of a socket holds,
-/// which may all be its own.
+/// The most bytes that wait for the next turn of one connection: the size of one receive batch,
+/// which may all belong to it.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// The same while it is in debt, and will have to wait for each of them.
+/// The most bytes of one connection in debt, which has to wait for each of them.
 const MAX_DEBTOR_BYTES: usize = 128 * 1024;
 
-/// For all connections in debt.
+/// The most bytes of all connections in debt.
 const MAX_DEBTORS_BYTES: usize = 1024 * 1024;
 
-/// A place takes some 200 bytes.
+/// A queue with at most this many places is small. A place takes some 200 bytes.
 const FEW_PLACES: usize = 8;
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
             assert!(!inbox.push((), CHARGE, &mut all));
         }
         assert_eq!((all.ready(), all.in_debt), (0, MAX_DEBTORS_BYTES));
-        // One of them is out of debt again.
+        // One of them has paid its debt.
         assert_eq!(inboxes[0].set_in_debt(false, &mut all), 0);
         assert_eq!(all.ready(), MAX_DEBTOR_BYTES);
         assert!(inboxes[0].push((), CHARGE, &mut all));

@@ -1,4 +1,4 @@
-//! How long a connection that was closed goes on to deliver what was closed before it.
+//! How long a closed connection goes on to deliver streams that were closed before it.
 
 use std::{
     collections::BTreeSet,
@@ -7,18 +7,18 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-/// The time that a connection has left which its application has closed, while its peer has not
-/// acknowledged all of the streams that were closed properly before.
+/// The time left for a connection that its application has closed, while its peer has not
+/// acknowledged all data of the streams that were closed before.
 #[derive(Debug)]
 pub(super) struct Linger {
     until: Instant,
-    /// Bytes that were acknowledged by the time of the last progress.
+    /// Bytes acknowledged at the last progress.
     acknowledged: u64,
     progress_by: Instant,
 }
 
 impl Linger {
-    /// `timeout` is the longest that it takes, and `acknowledged` what was acknowledged so far.
+    /// `timeout` is the longest time, and `acknowledged` the number of bytes acknowledged so far.
     pub(super) fn begin(now: Instant, timeout: Duration, acknowledged: u64, rtt: Duration) -> Self {
         Self {
             until: now + timeout,
@@ -27,27 +27,27 @@ impl Linger {
         }
     }
 
-    /// So many bytes are acknowledged by now.
+    /// Notes the number of bytes acknowledged so far.
     pub(super) fn note_acknowledged(&mut self, now: Instant, bytes: u64, rtt: Duration) {
-        // Another path counts anew.
+        // The number is smaller after a migration, because each path counts from zero.
         if bytes != self.acknowledged {
             self.acknowledged = bytes;
             self.progress_by = now + patience(rtt);
         }
     }
 
-    /// When it is over, whether all is delivered or not.
+    /// When it ends, even if not everything is delivered.
     pub(super) fn deadline(&self) -> Instant {
         self.until.min(self.progress_by)
     }
 }
 
-/// The connections of a shard that linger, in the order in which they began to.
+/// The lingering connections of a shard, in the order in which they began.
 #[derive(Debug, Default)]
 pub(super) struct LingeringConnections(BTreeSet<(Instant, usize)>);
 
 impl LingeringConnections {
-    /// This connection lingers from now on. Returns one that has to end that, if too many do.
+    /// Adds a connection. If there are too many, returns the one that has to stop lingering.
     pub(super) fn insert(
         &mut self,
         now: Instant,
@@ -64,7 +64,7 @@ impl LingeringConnections {
         self.0.first().map(|&(_, index)| ConnectionHandle(index))
     }
 
-    /// This connection lingers no more.
+    /// Removes a connection.
     pub(super) fn remove(&mut self, handle: ConnectionHandle, since: &mut Option<Instant>) {
         if let Some(began) = since.take() {
             self.0.remove(&(began, handle.0));
@@ -72,20 +72,20 @@ impl LingeringConnections {
     }
 }
 
-/// Most connections of a shard that linger. Applications do not count them as connections any more,
-/// and so limit them no more; past it, the one that has lingered for longest is closed.
+/// The most lingering connections of a shard. Applications no longer count them as connections, and
+/// so do not limit them. Beyond it, the one that has lingered longest is closed.
 const MAX_LINGERING: usize = 1024;
 
-/// How long a peer may acknowledge nothing.
+/// The longest time in which a peer may acknowledge nothing.
 fn patience(rtt: Duration) -> Duration {
     (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
 }
 
-/// Two retransmissions and their answers, where round trips vary by half of what they take.
+/// Two retransmissions and their answers, if the RTT variation is half of the RTT.
 const PATIENCE_RTTS: u32 = 9;
 
-/// Radio links are gone for a second now and then. After that, the next retransmission may take as
-/// long again.
+/// Radio links are interrupted for a second now and then. After that, the next retransmission may
+/// take as long again.
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

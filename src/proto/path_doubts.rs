@@ -1,15 +1,16 @@
-//! What the path to a host may swallow without a word: marked packets, and batches that the
-//! interface was to cut.
+//! What the path to a host may drop silently: packets with ECN marks, and batches that the
+//! interface should cut into datagrams.
 
 use std::time::{Duration, Instant};
 
 use crate::known_hosts::{KnownHosts, Passing};
 
-/// Whether packets on a path are marked for ECN (RFC 9000 §13.4), and leave in batches that are cut
-/// into segments behind our back.
+/// Whether packets on a path are marked for ECN (RFC 9000 §13.4), and sent in batches that the
+/// operating system or the interface cuts into datagrams.
 ///
-/// Some routers drop the one, some drivers and tunnels the other, and nobody says so. Where nothing
-/// is acknowledged any more, a connection goes on without both, and tries them again later.
+/// Some routers drop marked packets, and some drivers and tunnels drop batches, without any report.
+/// If nothing is acknowledged any more, a connection goes on without both, and tries them again
+/// later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PathDoubts {
     marks: Doubt,
@@ -20,7 +21,7 @@ pub(super) struct PathDoubts {
 struct Doubt {
     /// Not used before this time.
     until: Option<Instant>,
-    /// How long it is not used when it is in doubt the next time.
+    /// The time without use after the next doubt.
     pause: Duration,
 }
 
@@ -38,7 +39,7 @@ impl PathDoubts {
         self.batches.is_over(now)
     }
 
-    /// Whatever is used is in doubt, because nothing was acknowledged for a while.
+    /// Begins a doubt in everything that is in use, because nothing was acknowledged for a while.
     pub(super) fn begin(&mut self, now: Instant) {
         self.marks.begin(now);
         self.batches.begin(now);
@@ -62,19 +63,19 @@ impl Doubt {
     }
 }
 
-/// One connection's doubts, and whether there is a reason for more.
+/// The doubts of one connection, and whether there is a reason for a new one.
 #[derive(Debug)]
 pub(super) struct Doubter {
     doubts: PathDoubts,
-    /// As they were before the last one, which may turn out to be unfounded.
+    /// The doubts before the last one, which may prove to be unfounded.
     before: Option<PathDoubts>,
-    /// Since when something is unacknowledged.
+    /// Since when something has been unacknowledged.
     unacknowledged_since: Option<Instant>,
     acknowledged: u64,
 }
 
 impl Doubter {
-    /// `doubts` is what is known of the host.
+    /// `doubts` are those about the host so far.
     pub(super) fn new(doubts: PathDoubts) -> Self {
         Self {
             doubts,
@@ -88,7 +89,7 @@ impl Doubter {
         self.doubts
     }
 
-    /// Whether to say when something was sent that has to be acknowledged.
+    /// Whether the caller should report the next ack-eliciting packet.
     pub(super) fn wants_to_know(&self) -> bool {
         self.unacknowledged_since.is_none()
     }
@@ -97,9 +98,9 @@ impl Doubter {
         self.unacknowledged_since.get_or_insert(now);
     }
 
-    /// So many bytes are acknowledged by now, and perhaps not all that was sent.
+    /// Notes what was acknowledged so far.
     ///
-    /// Returns what is known of the host now, if that is news.
+    /// Returns the doubts about the host if they have changed.
     pub(super) fn note_acknowledged(
         &mut self,
         now: Instant,
@@ -135,20 +136,20 @@ impl Doubter {
 /// What a peer has acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Acknowledged {
-    /// Since the path is used.
+    /// Bytes since the connection uses this path.
     pub(super) bytes: u64,
     pub(super) is_all: bool,
-    /// Packets are among them that were sent before the last doubt: they were late, and not
-    /// swallowed.
+    /// Whether they include packets sent before the last doubt, which were therefore late and not
+    /// dropped.
     pub(super) is_late: bool,
 }
 
-/// How long nothing may be acknowledged.
+/// The time without an acknowledgement after which a doubt begins.
 fn patience(rtt: Duration) -> Duration {
     (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
 }
 
-/// What the paths to hosts have swallowed, for the connections that are still to come.
+/// Doubts about hosts, for later connections.
 pub(super) type DoubtfulHosts = KnownHosts<PathDoubts>;
 
 impl Passing for PathDoubts {
@@ -157,21 +158,21 @@ impl Passing for PathDoubts {
     }
 }
 
-/// Before a round trip was measured it counts as 333 ms (RFC 9002 §6.2.2), and this is what the
-/// first retransmission waits for.
+/// Before the first measurement the RTT counts as 333 ms (RFC 9002 §6.2.2); the first
+/// retransmission is sent after this many.
 const PATIENCE_RTTS: u32 = 3;
 
-/// Where round trips are short, what makes a peer late is a machine that has other things to do.
+/// With short round trips, a peer is late because its machine is busy with other work.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Little is lost without marks.
+/// Doing without marks costs little.
 const FIRST_PAUSE_OF_MARKS: Duration = Duration::from_secs(10);
 
-/// Without batches each byte costs several times as much CPU time; a train that is lost costs three
+/// Without batches each byte costs several times as much CPU time; a batch that is lost costs three
 /// round trips.
 const FIRST_PAUSE_OF_BATCHES: Duration = Duration::from_secs(1);
 
-/// Paths change.
+/// An upper bound, because paths change.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
@@ -204,7 +205,7 @@ mod tests {
         assert!(!doubts.may_mark(begun + FIRST_PAUSE_OF_MARKS - RTT));
         assert!(!doubts.may_batch(begun + FIRST_PAUSE_OF_BATCHES - RTT));
         assert!(doubts.may_batch(begun + FIRST_PAUSE_OF_BATCHES));
-        // Batches only: marks are not used at the time.
+        // Only batches are doubted now, because marks are not in use.
         let begun = begun + FIRST_PAUSE_OF_BATCHES;
         doubter.note_sent(begun - 3 * RTT);
         assert!(doubter.begins(begun, RTT));

@@ -9,7 +9,7 @@ use quinn_proto::{ConnectionId, Incoming};
 
 use super::{admission::Admission, sources::Source};
 
-/// Names an incoming connection within its shard.
+/// Identifies an incoming connection within its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct IncomingKey(u64);
 
@@ -17,34 +17,35 @@ pub(crate) struct IncomingKey(u64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingLimits {
     pub(crate) connections: usize,
-    /// Of all together.
+    /// The most bytes of all of them.
     pub(crate) bytes: usize,
-    /// Of each.
+    /// The most bytes of each.
     pub(crate) bytes_each: usize,
     pub(crate) patience: Duration,
 }
 
 /// Incoming connections, bounded in number, memory and time. No TLS work has been done for them.
 pub(super) struct PendingIncoming<S> {
-    /// Oldest first; all may wait equally long.
+    /// Oldest first. All have the same deadline after their arrival.
     waiting: BTreeMap<IncomingKey, Pending<S>>,
-    /// By the ID of their first packet. Clients choose it, hence the standard hasher.
+    /// By the destination connection ID of their first packet. Clients choose it, hence the
+    /// standard hasher.
     by_initial_id: HashMap<ConnectionId, IncomingKey>,
     next_key: u64,
-    /// Those that the application has not heard of.
+    /// Those that were not reported to the application yet.
     unreported: VecDeque<IncomingKey>,
     bytes: usize,
     limits: PendingLimits,
 }
 
-/// An incoming connection as it begins.
+/// The first packet of an incoming connection.
 pub(super) struct FirstPacket<S> {
     pub(super) incoming: Incoming,
-    /// The destination of the packet.
+    /// The destination connection ID of the packet.
     pub(super) initial_id: ConnectionId,
-    /// Bytes of the datagram that it came in.
+    /// Length of its datagram in bytes.
     pub(super) len: usize,
-    /// The datagram was marked for ECN.
+    /// Whether the datagram was marked for ECN.
     pub(super) is_marked: bool,
     pub(super) socket: S,
 }
@@ -52,13 +53,13 @@ pub(super) struct FirstPacket<S> {
 pub(super) struct Pending<S> {
     pub(super) incoming: Incoming,
     pub(super) socket: S,
-    /// Its first datagram was marked for ECN.
+    /// Whether its first datagram was marked for ECN.
     pub(super) is_marked: bool,
     pub(super) admission: Admission,
-    /// When its handshake has to be complete; until then it may wait.
+    /// When its handshake must be complete; it may wait until then.
     pub(super) deadline: Instant,
     pub(super) source: Source,
-    /// Of the datagrams that it holds.
+    /// Bytes of the datagrams that it holds.
     pub(super) bytes: usize,
     initial_id: ConnectionId,
 }
@@ -79,7 +80,7 @@ impl<S> PendingIncoming<S> {
         self.waiting.len()
     }
 
-    /// Bytes of datagrams that all of them hold.
+    /// Bytes of the datagrams that all of them hold.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -88,9 +89,10 @@ impl<S> PendingIncoming<S> {
         self.waiting.len() >= self.limits.connections
     }
 
-    /// Whether there is memory for a first datagram of so many bytes.
+    /// Whether there is memory for a first datagram of this many bytes.
     ///
-    /// Senders with forged addresses, which cost them nothing, get no more than half of it.
+    /// Senders that have not proven their address get at most half of the memory, because forged
+    /// addresses cost nothing.
     pub(super) fn has_room(&self, bytes: usize, is_proven: bool) -> bool {
         !self.is_full() && bytes <= self.limits.bytes_each && self.fits(bytes, is_proven)
     }
@@ -129,12 +131,12 @@ impl<S> PendingIncoming<S> {
         self.unreported.push_back(key);
     }
 
-    /// The one that packets to this ID belong to.
+    /// The connection to which packets with this ID belong.
     pub(super) fn find(&self, initial_id: &ConnectionId) -> Option<IncomingKey> {
         self.by_initial_id.get(initial_id).copied()
     }
 
-    /// Whether one of them may hold so many bytes more.
+    /// Whether a connection may hold this many more bytes.
     pub(super) fn may_grow(&self, key: IncomingKey, bytes: usize) -> bool {
         self.waiting.get(&key).is_some_and(|pending| {
             let is_proven = pending.source.is_proven;
@@ -142,7 +144,7 @@ impl<S> PendingIncoming<S> {
         })
     }
 
-    /// Returns the source of the one that holds so many bytes more from now on.
+    /// Notes that a connection holds this many more bytes. Returns its source.
     pub(super) fn grow(&mut self, key: IncomingKey, bytes: usize) -> Option<Source> {
         let pending = self.waiting.get_mut(&key)?;
         pending.bytes += bytes;
@@ -162,7 +164,7 @@ impl<S> PendingIncoming<S> {
         Some(pending)
     }
 
-    /// The next one that the application should hear of.
+    /// Takes the next connection to report to the application.
     pub(super) fn next_unreported(&mut self) -> Option<(IncomingKey, &Pending<S>)> {
         loop {
             let key = self.unreported.pop_front()?;
@@ -177,7 +179,7 @@ impl<S> PendingIncoming<S> {
         Some(oldest.deadline)
     }
 
-    /// Takes out one that has waited for too long.
+    /// Removes a connection whose time is over.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Pending<S>> {
         if self.first_deadline()? > now {
             return None;
@@ -185,7 +187,7 @@ impl<S> PendingIncoming<S> {
         self.pop()
     }
 
-    /// Takes out the oldest.
+    /// Removes the oldest connection.
     pub(super) fn pop(&mut self) -> Option<Pending<S>> {
         let (&oldest, _) = self.waiting.first_key_value()?;
         self.remove(oldest)

@@ -1,13 +1,15 @@
-//! What connections through the same interface share.
+//! Values shared by connections through the same interface.
 
 use std::sync::{Arc, OnceLock};
 
-/// Interfaces are told apart by what they take; a host has loopback's, and Ethernet's or that of a tunnel.
+/// Interfaces are distinguished by their largest UDP payload. A host has loopback, and Ethernet or
+/// a tunnel.
 const MAX_KINDS: usize = 4;
 
-/// Makes something once for all connections through an interface, where one for each would take memory and time.
+/// Creates a value once for all connections through an interface, because one for each would cost
+/// memory and time.
 ///
-/// If there are more kinds of interfaces than it keeps, some connections have their own.
+/// If there are more kinds of interfaces than places, some connections get values of their own.
 #[derive(Debug)]
 pub(crate) struct PerInterface<T>([OnceLock<(Option<u16>, Arc<T>)>; MAX_KINDS]);
 
@@ -18,7 +20,7 @@ impl<T> Default for PerInterface<T> {
 }
 
 impl<T> PerInterface<T> {
-    /// What there is for interfaces that take so many bytes of UDP payload; made if there is none.
+    /// Returns the value for interfaces with this largest UDP payload, and creates it if necessary.
     pub(crate) fn get(&self, max_payload: Option<u16>, make: impl Fn() -> T) -> Arc<T> {
         for place in &self.0 {
             let (kind, made) = place.get_or_init(|| (max_payload, Arc::new(make())));

@@ -1,4 +1,4 @@
-//! First packets that were answered with a Retry a moment ago.
+//! First packets that were recently answered with a Retry.
 
 use std::{
     hash::BuildHasher,
@@ -8,28 +8,31 @@ use std::{
 use quinn_proto::ConnectionId;
 use rustc_hash::FxBuildHasher;
 
-/// How long one Retry has to do for all packets to an ID. Clients repeat a lost first flight after 200 ms or more.
+/// How long one Retry is enough for all packets to an ID. Clients retransmit a lost first flight
+/// after 200 ms or more.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// IDs that are remembered, 40 bytes each: as many as a flood of 10,000 a second brings in that time.
+/// IDs that are remembered, 40 bytes each: as many as a flood of 10,000 a second has in that time.
 const PLACES: usize = 1024;
 
-/// Which first packets to answer with a Retry.
+/// Decides which first packets are answered with a Retry.
 ///
-/// One answers all datagrams of a first flight. And a client that has given up answers each packet with its close,
-/// which looks like a first packet: the two would go on for seconds, as fast as the path lets them.
+/// One Retry answers all datagrams of a first flight. Without this limit, a client that has given
+/// up would answer each Retry with a CONNECTION_CLOSE, which looks like a first packet, and the two
+/// endpoints would go on for seconds as fast as the path permits.
 #[derive(Default)]
 pub(super) struct RecentRetries {
-    /// Each ID has one place, where the last one of those that share it stays. Who chooses IDs that push others out
-    /// gets them a second Retry, and nothing else.
+    /// Each ID has one place, determined by its hash; the last ID with that hash replaces others.
+    /// An attacker who chooses IDs that evict others only makes us send a second Retry for those.
     places: Vec<Option<(ConnectionId, Instant)>>,
 }
 
 impl RecentRetries {
-    /// Whether a first packet to `id` is to be answered; then the next ones are not.
+    /// Whether to answer a first packet to `id`. If so, the next ones are not answered for
+    /// [`PAUSE`].
     pub(super) fn is_due(&mut self, now: Instant, id: ConnectionId) -> bool {
         if self.places.is_empty() {
-            // Most shards never need them.
+            // Allocated only when needed, because most shards never need it.
             self.places = vec![None; PLACES];
         }
         let place = FxBuildHasher.hash_one(id) as usize % PLACES;
@@ -56,7 +59,7 @@ mod tests {
         assert!(!retries.is_due(now, one));
         assert!(retries.is_due(now, other));
         assert!(!retries.is_due(now + PAUSE / 2, one));
-        // What is not answered does not put the next answer off.
+        // A packet without an answer does not postpone the next answer.
         assert!(retries.is_due(now + PAUSE, one));
         assert!(!retries.is_due(now + PAUSE, one));
     }

@@ -1,4 +1,5 @@
-//! What becomes of first packets: let in to wait for the application, sent for a proof, or dropped.
+//! Decides about first packets: admitted to wait for the application, asked for a proof of the
+//! address, or dropped.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,29 +13,30 @@ use super::{
     sources::Source,
 };
 
-/// Datagrams of clients must not be shorter until their handshake is confirmed (RFC 9000 §14.1), in bytes.
+/// Datagrams with Initial packets of clients must not be shorter (RFC 9000 §14.1), in bytes.
 const MIN_INITIAL: usize = 1200;
 
-/// Most datagrams in one round that cost work for strangers: keys for a first packet, and perhaps an answer. A few
-/// milliseconds of it at most; a batch from a socket may hold eight times as many, while connections wait for their
-/// turns.
+/// The most datagrams in one round that cost work for strangers: keys for a first packet, and
+/// perhaps an answer. That is a few milliseconds of work at most. A receive batch may have eight
+/// times as many, while connections wait for their turns.
 const STRANGERS_PER_ROUND: usize = 256;
 
-/// Incoming connections before their handshake, and the count of those in the middle of it.
+/// Incoming connections before their handshake, and the count of those in it.
 pub(super) struct Reception<S> {
     pending: PendingIncoming<S>,
     admissions: Admissions,
     retries: RecentRetries,
     server: Arc<ServerConfig>,
-    /// The same, with which quinn-proto drops first packets before it does any work for them.
+    /// A copy with no room for incoming connections: with it, quinn-proto drops first packets
+    /// without any work.
     closed_server: Arc<ServerConfig>,
-    /// Which of the two quinn-proto has.
+    /// Whether quinn-proto currently has `closed_server`.
     is_closed: bool,
-    /// Datagrams that have cost work for strangers in this round.
+    /// Datagrams in this round that have cost work for strangers.
     strangers: usize,
 }
 
-/// Why a datagram does not wait with the incoming connection that it belongs to.
+/// The reason why a datagram may not wait with its incoming connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unwelcome {
     Overload,
@@ -69,12 +71,12 @@ impl<S> Reception<S> {
         self.strangers = 0;
     }
 
-    /// A datagram has cost work for a stranger.
+    /// Notes that a datagram has cost work for a stranger.
     pub(super) fn note_stranger(&mut self) {
         self.strangers += 1;
     }
 
-    /// Whether strangers have had all the work of this round that is theirs.
+    /// Whether this round has done as much work for strangers as it may.
     pub(super) fn is_busy(&self) -> bool {
         self.strangers >= STRANGERS_PER_ROUND
     }
@@ -84,7 +86,7 @@ impl<S> Reception<S> {
         self.is_closed
     }
 
-    /// Has `endpoint` drop first packets while there is no place for what they begin, or no time.
+    /// Makes `endpoint` drop first packets while there is no place for new connections, or no time.
     pub(super) fn open_or_close(&mut self, endpoint: &mut Endpoint, has_ids: bool) {
         let is_closed =
             !has_ids || self.is_busy() || self.admissions.is_full() || self.pending.is_full();
@@ -102,7 +104,7 @@ impl<S> Reception<S> {
     /// Whether another datagram of an incoming connection may wait with it.
     pub(super) fn expect_more(&self, key: IncomingKey, len: usize) -> Result<(), Unwelcome> {
         if len < MIN_INITIAL {
-            // Many of them would take far more memory than they have bytes.
+            // Many short datagrams would take far more memory than they have bytes.
             return Err(Unwelcome::TooShort);
         }
         if !self.pending.may_grow(key, len) {
@@ -114,19 +116,20 @@ impl<S> Reception<S> {
         }
     }
 
-    /// The incoming connection that waits for packets to this ID, if there is one.
+    /// The incoming connection that waits for packets with this ID.
     pub(super) fn find(&self, initial_id: &ConnectionId) -> Option<IncomingKey> {
         self.pending.find(initial_id)
     }
 
-    /// Another datagram waits with it from now on.
+    /// Notes another datagram that waits with the connection.
     pub(super) fn grow(&mut self, key: IncomingKey, len: usize) {
         if let Some(source) = self.pending.grow(key, len) {
             self.admissions.hold(source, len);
         }
     }
 
-    /// Lets an incoming connection wait for the application's answer, or gives it back to be dealt with.
+    /// Admits an incoming connection to wait for the application's answer, or returns it with the
+    /// reason for rejecting it.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -147,17 +150,18 @@ impl<S> Reception<S> {
         }
     }
 
-    /// Whether a first packet to this ID, whose sender has to prove its address, is to be answered.
+    /// Whether a first packet with this ID, whose sender has to prove its address, should be
+    /// answered with a Retry.
     pub(super) fn owes_retry(&mut self, now: Instant, initial_id: ConnectionId) -> bool {
         self.retries.is_due(now, initial_id)
     }
 
-    /// How many wait.
+    /// The number of connections that wait.
     pub(super) fn waiting(&self) -> usize {
         self.pending.len()
     }
 
-    /// The next one that the application should hear of.
+    /// Takes the next connection to report to the application.
     pub(super) fn next_unreported(&mut self) -> Option<(IncomingKey, &Pending<S>)> {
         self.pending.next_unreported()
     }
@@ -166,25 +170,26 @@ impl<S> Reception<S> {
         self.pending.first_deadline()
     }
 
-    /// Takes out one that was answered; its admission is to be released when its handshake is over.
+    /// Removes a connection that was answered. Its admission must be released when its handshake
+    /// ends.
     pub(super) fn take(&mut self, key: IncomingKey) -> Option<Pending<S>> {
         let pending = self.pending.remove(key);
         self.taken(pending)
     }
 
-    /// Takes out one that has waited for too long.
+    /// Removes a connection whose time is over.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Pending<S>> {
         let pending = self.pending.pop_expired(now);
         self.taken(pending)
     }
 
-    /// Takes out any.
+    /// Removes any connection.
     pub(super) fn take_any(&mut self) -> Option<Pending<S>> {
         let pending = self.pending.pop();
         self.taken(pending)
     }
 
-    /// A handshake is over, however it went.
+    /// Releases the admission of a handshake, however it ended.
     pub(super) fn release(&mut self, admission: Admission) {
         self.admissions.release(admission);
     }

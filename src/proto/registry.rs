@@ -1,8 +1,8 @@
-//! The books of one shard: which connections there are, which IDs they have, what was routed.
+//! The statistics of one shard: which connections there are, which IDs they have, what was routed.
 //!
-//! Routing itself needs none of it (see [`route`](super::route)), and quinn-proto maps IDs to
-//! connections; so nothing here can go stale in a way that loses a packet. The books answer questions,
-//! and they show leaks: everything that is counted as *now* is zero once all connections are drained.
+//! Routing does not use any of it (see [`route`](super::route)), and quinn-proto maps IDs to
+//! connections, so a stale entry cannot lose a packet. The registry answers queries, and it shows
+//! leaks: every figure marked *now* is zero once all connections are drained.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::{
     stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats},
 };
 
-/// The books of one shard.
+/// The statistics of one shard.
 #[derive(Default)]
 pub(crate) struct Registry {
     connections: HashMap<ConnectionHandle, Entry>,
@@ -31,13 +31,14 @@ pub(crate) struct Registry {
 pub(super) struct Unfinished {
     /// Those that wait for the application's answer.
     pub(super) pending: usize,
-    /// Bytes of datagrams that these hold.
+    /// Bytes of datagrams held by pending connections.
     pub(super) pending_bytes: usize,
-    /// Networks that any of them come from.
+    /// The number of networks from which they come.
     pub(super) sources: usize,
 }
 
-/// Totals. A shard adds up its own and posts the sum once a turn; the fields that say *now* stay zero.
+/// Totals. A shard adds up its own and posts the sum once a round; the fields marked *now* stay
+/// zero.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) registry: RegistryStats,
@@ -45,7 +46,7 @@ pub(crate) struct Totals {
 }
 
 struct Entry {
-    /// `None` once it is over, and only its IDs are left.
+    /// `None` once the connection has ended and only its IDs are left.
     connection: Option<SharedConnection>,
     local_addr: SocketAddr,
     remote_addr: SocketAddr,
@@ -54,10 +55,10 @@ struct Entry {
     ids: Ids,
 }
 
-/// The connection IDs that one connection was issued.
+/// The connection IDs that were issued to one connection.
 ///
-/// quinn-proto issues sequence number 0 with the handshake, then one batch when the handshake is
-/// complete, and from then on one new ID for each that the peer retires.
+/// quinn-proto issues sequence number 0 with the handshake, then a batch when the handshake is
+/// complete, and then one new ID for each that the peer retires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ids {
     next_sequence: u64,
@@ -66,7 +67,7 @@ struct Ids {
 }
 
 impl Registry {
-    /// Notes a new connection; it has one ID already, that of the handshake.
+    /// Adds a connection. It already has one ID, that of the handshake.
     pub(super) fn insert(
         &mut self,
         handle: ConnectionHandle,
@@ -141,7 +142,8 @@ impl Registry {
         entry.local_addr = local_addr;
     }
 
-    /// A connection is over. Its IDs stay for a while, so that late packets are known.
+    /// Notes the end of a connection. Its IDs stay for a while, so that late packets can be
+    /// attributed.
     pub(super) fn end(&mut self, handle: ConnectionHandle) {
         let Some(entry) = self.connections.get_mut(&handle) else {
             return;
@@ -156,12 +158,12 @@ impl Registry {
         }
     }
 
-    /// Whether there are connections that are not over.
+    /// Whether there are connections that have not ended.
     pub(crate) fn has_connections(&self) -> bool {
         !self.remotes.is_empty()
     }
 
-    /// Nothing is left of a connection.
+    /// Removes a connection.
     pub(super) fn remove(&mut self, handle: ConnectionHandle) {
         self.end(handle);
         if let Some(entry) = self.connections.remove(&handle) {
@@ -174,7 +176,7 @@ impl Registry {
         }
     }
 
-    /// For how many it has memory.
+    /// The number of entries for which memory is allocated.
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.connections.capacity() + self.remotes.capacity() + self.peers.capacity()
@@ -189,7 +191,7 @@ impl Registry {
         self.totals.transport += totals.transport;
     }
 
-    /// Every connection that is not over, with the address that it sends from.
+    /// All connections that have not ended, with the addresses from which they send.
     pub(crate) fn connections(&self) -> Vec<(SharedConnection, SocketAddr)> {
         self.connections
             .values()
@@ -197,7 +199,7 @@ impl Registry {
             .collect()
     }
 
-    /// Whether there is an authenticated connection with this host on the socket at this port.
+    /// Whether there is an authenticated connection with this host over the socket at this port.
     pub(crate) fn has_peer_at(&self, host: Host, local_port: u16) -> bool {
         self.connections.values().any(|entry| {
             entry.connection.is_some()
@@ -215,8 +217,8 @@ impl Registry {
         self.remotes.keys()
     }
 
-    /// Adds this shard's figures to those of the others, but for peers and addresses: those may be the
-    /// same on several shards.
+    /// Adds this shard's figures to those of other shards, except peers and addresses, because
+    /// several shards may have the same ones.
     pub(crate) fn add_to(&self, registry: &mut RegistryStats, transport: &mut TransportStats) {
         *registry += &self.totals.registry;
         *transport += self.totals.transport;
@@ -239,7 +241,7 @@ impl Registry {
         registry.pending_incoming_bytes += pending_bytes;
     }
 
-    /// Starts the totals again; what is counted as *now* stays.
+    /// Resets the totals; figures marked *now* stay.
     pub(crate) fn reset(&mut self) {
         self.totals = Totals::default();
     }
@@ -251,7 +253,7 @@ impl Ids {
     }
 }
 
-/// One use less of what `key` stands for; the last one takes the key away.
+/// Removes one use of `key`, and the key with its last use.
 fn release<K: Eq + std::hash::Hash>(uses: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = uses.get_mut(key) {
         *count -= 1;

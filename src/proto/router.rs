@@ -1,4 +1,4 @@
-//! Which shard a datagram belongs to, from the bytes that every version of QUIC leaves in place.
+//! Finds the shard of a datagram from its version-independent bytes (RFC 8999).
 
 use quinn_proto::{VarInt, coding::Codec};
 
@@ -7,44 +7,44 @@ use super::connection_id::{CONNECTION_ID_LEN, ShardId, Shards};
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Not QUIC: the two first bits are clear, as STUN has them (RFC 9443 §3).
+    /// Not QUIC: the first two bits are zero, as in STUN (RFC 9443 §3).
     NonQuic,
     /// To this shard.
     Quic {
-        /// The owner of the destination connection ID.
+        /// The shard to which the destination connection ID belongs.
         shard: ShardId,
-        /// Which of the two headers the first packet has (RFC 8999 §5).
+        /// The header form of the first packet (RFC 8999 §5).
         header: HeaderForm,
     },
-    /// Nowhere.
+    /// The datagram is malformed.
     Drop(Malformed),
 }
 
 /// Header form (RFC 8999 §5.1, §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderForm {
-    /// Handshake packets, and those of other versions.
+    /// Handshake packets, and packets of other versions.
     Long,
     /// 1-RTT packets and stateless resets.
     Short,
 }
 
-/// Why a datagram goes nowhere.
+/// The reason why a datagram is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// No payload at all.
+    /// The datagram is empty.
     Empty,
-    /// It names no connection: we never issue an empty ID, and a client must choose 8 bytes or more
-    /// (RFC 9000 §7.2).
+    /// It has no connection ID: we never issue an empty ID, and a client must choose at least 8
+    /// bytes (RFC 9000 §7.2).
     NoConnectionId,
-    /// It ends before its destination connection ID does.
+    /// It ends before the end of its destination connection ID.
     Truncated,
 }
 
-/// Routes a datagram by `dcid[0] mod N`, whatever socket it came in on.
+/// Routes a datagram by `dcid[0] mod N`, independent of the socket on which it arrived.
 ///
-/// Pure arithmetic over RFC 8999's invariant bytes: nothing to look up, nothing to lock, nothing that a
-/// spoofed datagram could change.
+/// This is arithmetic over the invariant bytes of RFC 8999: there is no table to look up or to
+/// lock, and nothing that a forged datagram could change.
 pub(crate) fn route(datagram: &[u8], shards: Shards) -> Route {
     let Some(&first) = datagram.first() else {
         return Route::Drop(Malformed::Empty);
@@ -81,22 +81,22 @@ pub(crate) fn long_header_id(datagram: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(id_len))
 }
 
-/// Where the packet with a short header begins in a datagram that begins with long ones
-/// (RFC 9000 §12.2), if there is one.
+/// The offset of the packet with a short header in a datagram that begins with long headers (RFC
+/// 9000 §12.2), if there is one.
 pub(super) fn short_packet_offset(datagram: &[u8]) -> Option<usize> {
     let mut offset = 0;
     loop {
         let packet = datagram.get(offset..)?;
         let first = packet.first()?;
         if first & LONG_HEADER == 0 {
-            // Some fill a datagram up with zeros, which are no packet.
+            // Some implementations fill a datagram with zeros, which are no packet.
             return (first & FIXED_BIT != 0).then_some(offset);
         }
         offset += long_packet_len(packet)?;
     }
 }
 
-/// Length of a packet with a long header of version 1 that says how long it is (RFC 9000 §17.2).
+/// Length of a packet with a long header of version 1 that has a length field (RFC 9000 §17.2).
 fn long_packet_len(packet: &[u8]) -> Option<usize> {
     let mut rest = packet.get(LONG_ID_LEN_OFFSET..)?;
     if packet.get(1..LONG_ID_LEN_OFFSET)? != VERSION_1 {
@@ -126,7 +126,8 @@ fn take_len(bytes: &mut &[u8]) -> Option<usize> {
 /// QUIC version 1.
 const VERSION_1: [u8; 4] = [0, 0, 0, 1];
 
-/// Bits of the first byte with the type of a long packet (RFC 9000 §17.2), and two of the types.
+/// The bits of the first byte that encode the type of a long packet (RFC 9000 §17.2), and two of
+/// the types.
 const LONG_TYPE: u8 = 0x30;
 const INITIAL: u8 = 0x00;
 const RETRY: u8 = 0x30;
@@ -134,10 +135,10 @@ const RETRY: u8 = 0x30;
 /// Header form bit (RFC 8999 §5).
 const LONG_HEADER: u8 = 0x80;
 
-/// Fixed bit (RFC 9000 §17.2); our packets never clear it, RFC 9287 is off.
+/// Fixed bit (RFC 9000 §17.2). Our packets always set it, because we do not use RFC 9287.
 const FIXED_BIT: u8 = 0x40;
 
-/// Offset of the length of the destination connection ID: behind the first byte and the version.
+/// Offset of the length of the destination connection ID: after the first byte and the version.
 const LONG_ID_LEN_OFFSET: usize = 5;
 
 #[cfg(test)]
@@ -158,7 +159,7 @@ mod tests {
         datagram
     }
 
-    /// What follows the destination connection ID: a source ID, and a payload of so many bytes.
+    /// The bytes after the destination connection ID: a source ID, and a payload of `len` bytes.
     fn payload(token: Option<&[u8]>, len: usize) -> Vec<u8> {
         let mut rest = vec![4, 1, 2, 3, 4];
         if let Some(token) = token {
@@ -186,11 +187,11 @@ mod tests {
             let datagram = [&long[..], &short].concat();
             assert_eq!(short_packet_offset(&datagram), Some(long.len()));
         }
-        // They do not say where they end.
+        // These packets have no length field.
         for long in [retry, other] {
             assert_eq!(short_packet_offset(&[&long[..], &short].concat()), None);
         }
-        // aioquic fills first datagrams up like this.
+        // aioquic pads first datagrams like this.
         assert_eq!(
             short_packet_offset(&[&initial[..], &[0; 900]].concat()),
             None
@@ -233,7 +234,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 2_000 }))]
 
-        /// Where quinn-proto reads a destination connection ID, the route is that ID's shard.
+        /// If quinn-proto finds a destination connection ID, the datagram is routed to that ID's
+        /// shard.
         #[test]
         fn agrees_with_the_parser_of_quinn_proto(
             first in any::<u8>(),
@@ -263,7 +265,7 @@ mod tests {
                 (Ok((packet, _)), other) => {
                     prop_assert!(packet.dst_cid().is_empty(), "{:?}", other);
                 }
-                // What quinn-proto does not parse may go to any shard, or nowhere.
+                // A datagram that quinn-proto does not parse may go to any shard, or to none.
                 (Err(_), _) => {}
             }
         }
@@ -276,7 +278,7 @@ mod tests {
             prop_assert!(offset.is_none_or(|offset| datagram[offset] & 0x80 == 0));
         }
 
-        /// No input makes it panic, and only the shards there are come out.
+        /// No input causes a panic, and the route is always an existing shard.
         #[test]
         fn takes_any_bytes(
             datagram in proptest::collection::vec(any::<u8>(), 0..80),

@@ -1,4 +1,4 @@
-//! One shard: a quinn-proto endpoint, its connections, and whose turn it is.
+//! One shard: a quinn-proto endpoint, its connections, and the order of their turns.
 
 mod dialling;
 mod incoming;
@@ -50,22 +50,23 @@ use super::{
 };
 use crate::{address::Host, error::HandshakeError, sync::Mutex};
 
-/// Connections that want a turn beside which none gets one only because a timer of it is due: about
-/// as many as have one in a round.
+/// While at least this many connections need a turn, due timers give no further turns: about as
+/// many as have a turn in a round.
 ///
-/// Thousands of dials may have begun, and be given up, at the same time. Who has something to
-/// receive or to send meanwhile does not wait behind all of them.
+/// Thousands of dials may have begun, and may be given up, at the same time. Connections with
+/// something to receive or to send must not wait for all of them.
 const READY_BESIDE_TIMERS: usize = 32;
 
-/// Timers that count in each round all the same.
+/// Timers handled in each round in any case.
 const LEAST_TIMERS: usize = 4;
 
-/// What a shard needs to know.
+/// The settings of a shard.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) server: Arc<ServerConfig>,
-    /// What depends on the interface: the argument is the largest UDP payload that it takes, if it tells.
+    /// Makes what depends on the interface. The argument is its largest UDP payload in bytes, if
+    /// known.
     pub(crate) transport: MakeTransportConfig,
     pub(crate) admission: AdmissionLimits,
     pub(crate) handshake_timeout: Duration,
@@ -76,12 +77,12 @@ pub(crate) struct Settings {
     pub(crate) mtu_discovery: bool,
     pub(crate) offload: Offload,
     pub(crate) pending: PendingLimits,
-    /// As the server's and the clients' configurations have them.
+    /// The same as in the server's and the clients' configurations.
     pub(crate) stream_limits: StreamLimits,
 }
 
 impl Settings {
-    /// Largest datagram that peers are told to send, in bytes of UDP payload.
+    /// Largest datagram that we permit peers to send, in bytes of UDP payload.
     pub(crate) fn max_datagram_bytes(&self) -> usize {
         let bytes = self.endpoint.get_max_udp_payload_size();
         usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -94,9 +95,9 @@ pub(crate) type MakeTransportConfig =
 
 /// One quinn-proto endpoint with its connections.
 ///
-/// Its user feeds it datagrams ([`handle`](Self::handle)), time
-/// ([`handle_timeouts`](Self::handle_timeouts)) and the wishes of the application, and then gives turns
-/// to connections ([`serve`](Self::serve)) until none wants any.
+/// Its user passes it datagrams ([`handle`](Self::handle)), time
+/// ([`handle_timeouts`](Self::handle_timeouts)) and requests of the application, and then gives
+/// turns to connections ([`serve`](Self::serve)) until none needs one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
@@ -109,10 +110,10 @@ pub(crate) struct Shard<S> {
     linger_timeout: Duration,
     offload: Offload,
     stream_limits: StreamLimits,
-    /// Indexed by quinn-proto's handles, which are dense.
+    /// Indexed by quinn-proto's connection handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
     live: usize,
-    /// Connections that are over.
+    /// Connections that have ended.
     closing: ClosingConnections<S>,
     lingering: LingeringConnections,
     untaken: UntakenStreams,
@@ -120,9 +121,9 @@ pub(crate) struct Shard<S> {
     reception: Reception<S>,
     unanswered: UnansweredDials,
     ready: TurnQueue,
-    /// Connections that want a turn as soon as their socket takes more.
+    /// Connections that need a turn as soon as their socket is writable.
     blocked: Vec<ConnectionHandle>,
-    /// Connections that wait for their next turn, because they are in debt.
+    /// Connections that wait for their next turn because they are in debt.
     debtors: Debtors,
     deadlines: Deadlines,
     punches: HolePunches<S>,
@@ -137,7 +138,7 @@ pub(crate) struct Shard<S> {
 }
 
 impl<S: Socket> Shard<S> {
-    /// `seed` is the only source of randomness, but for the one in TLS.
+    /// `seed` is the only source of randomness, except in TLS.
     pub(crate) fn new(
         id: ShardId,
         shards: Shards,
@@ -206,18 +207,18 @@ impl<S: Socket> Shard<S> {
         self.id
     }
 
-    /// Totals to be posted at the end of the turn.
+    /// Totals, which are posted at the end of the round.
     pub(crate) fn totals(&mut self) -> &mut Totals {
         &mut self.totals
     }
 
-    /// Bytes of datagrams that wait for their connection's turn, but for those that wait until a debt is
-    /// paid.
+    /// Bytes of datagrams that wait for their connections' turns, without those of connections in
+    /// debt.
     pub(crate) fn inbox_bytes(&self) -> usize {
         self.inbox_bytes.ready()
     }
 
-    /// Whether a connection that is expected to have little to do wants a turn.
+    /// Whether a connection needs a turn that is expected to have little to do.
     pub(crate) fn has_light(&self) -> bool {
         self.ready.has_light()
     }
@@ -227,7 +228,7 @@ impl<S: Socket> Shard<S> {
         self.live > 0
     }
 
-    /// Whether nothing is left to be driven.
+    /// Whether nothing is left to drive.
     pub(crate) fn is_empty(&self) -> bool {
         self.live == 0
             && self.closing.is_empty()
@@ -240,18 +241,18 @@ impl<S: Socket> Shard<S> {
         !self.ready.is_empty()
     }
 
-    /// Whether the quota of connection IDs has none left for another connection.
+    /// Whether there are no connection IDs left for another connection.
     fn has_no_ids(&self) -> bool {
         self.live + self.closing.len() + self.reception.waiting() >= self.id_quota.connections
     }
 
-    /// The application did something to this connection.
+    /// Queues the connection for a turn.
     pub(crate) fn want_turn(&mut self, handle: ConnectionHandle) {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
         if slot.waits_until.is_some() && lock(&slot.connection).has_no_future() {
-            // What it owes is forgotten with it.
+            // A closed connection need not pay its debt.
             slot.waits_until = None;
             slot.inbox.clear(&mut self.inbox_bytes);
             slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
@@ -265,7 +266,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Sockets take datagrams again.
+    /// Gives turns again to connections whose sockets were not writable.
     pub(crate) fn unblock(&mut self) {
         for handle in mem::take(&mut self.blocked) {
             if let Some(slot) = slot(&mut self.slots, handle) {
@@ -275,8 +276,8 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Sockets have got a [successor](Socket::successor): the connections on them get a turn, in which those that may
-    /// move do so.
+    /// Gives turns to connections whose sockets have got a [successor](Socket::successor). In its
+    /// turn a connection moves if it may.
     pub(crate) fn follow_sockets(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -299,9 +300,9 @@ impl<S: Socket> Shard<S> {
         timeouts.into_iter().flatten().min()
     }
 
-    /// Gives a turn to each connection with a timer that is due, forgets incoming connections that have
-    /// waited for too long, and sends what punches holes. A new round begins for strangers.
-    /// The wakers that are due are added to `wakers`.
+    /// Queues connections whose timers are due, discards incoming connections that have waited for
+    /// too long, and sends hole punches. Begins a new round for strangers. Adds the wakers that are
+    /// due to `wakers`.
     pub(crate) fn handle_timeouts(
         &mut self,
         now: Instant,
@@ -314,7 +315,7 @@ impl<S: Socket> Shard<S> {
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
         {
             self.count_sent(&transmit);
-            // Blocked or not: the next one will do.
+            // If it is blocked, it is dropped: the next one is enough.
             let _ = out.send(&socket, transmit, &self.buf);
         }
         for count in 0.. {
@@ -344,8 +345,8 @@ impl<S: Socket> Shard<S> {
 
     /// Gives one connection its turn.
     ///
-    /// Returns how much it had to do, or `None` if no connection wants a turn. The wakers that are due are added to
-    /// `wakers`; the connection is unlocked by then.
+    /// Returns how much work it had, or `None` if no connection needs a turn. Adds the wakers that
+    /// are due to `wakers`; the connection is unlocked when this returns.
     pub(crate) fn serve(
         &mut self,
         now: Instant,
@@ -363,7 +364,7 @@ impl<S: Socket> Shard<S> {
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock(&shared);
         if connection.is_released() {
-            // Somebody has panicked in the middle of using it. Whatever the peer sends from now on is
+            // A thread has panicked while it used the connection. Further packets of the peer are
             // answered with a stateless reset.
             connection.take_due(wakers);
             drop(connection);
@@ -391,13 +392,13 @@ impl<S: Socket> Shard<S> {
             moved: 0,
         };
 
-        // In the order in which they have happened: datagrams have arrived before now.
+        // In the order of their occurrence: datagrams have arrived before `now`.
         let debt = turn.receive(meter);
         let mut forget = turn.begin();
         let mut drained = turn.exchange();
         turn.handle_application_events();
         turn.follow_socket(&*out);
-        // Nobody holds it, and the peer has closed it: there is nothing to drain for.
+        // The application does not hold it, and the peer has closed it, so it need not drain.
         forget |= turn.connection.was_turned_away();
         let sending = turn.send(out, &mut self.buf);
         drained |= turn.exchange();
@@ -416,8 +417,8 @@ impl<S: Socket> Shard<S> {
             || (turn.slot.expired && !turn.slot.untried_path)
             || turn.connection.announce_turn();
         let deadline = turn.next_deadline();
-        // Where the limit for its address has held back what tells the peer, it waits for more
-        // credit.
+        // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
+        // for more credit.
         let is_told = turn.slot.farewell.is_some() || turn.connection.was_ended_by_peer();
         if forget && is_told && !drained {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());
@@ -446,7 +447,7 @@ impl<S: Socket> Shard<S> {
             self.unanswered.remove(&initial_id);
         }
         if is_established {
-            // TLS and quinn-proto have let go of them.
+            // TLS and quinn-proto have released them.
             slot.handshake_bytes.clear(&mut self.handshake_bytes);
         }
         let admission = if is_established {
@@ -486,7 +487,7 @@ impl<S: Socket> Shard<S> {
         Some(load)
     }
 
-    /// Has a connection be closed that goes on to deliver streams.
+    /// Makes a connection stop delivering streams, and close.
     fn give_up_lingering(&mut self, handle: ConnectionHandle) {
         if let Some(slot) = slot(&mut self.slots, handle) {
             lock(&slot.connection).give_up_lingering();
@@ -494,7 +495,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Has a connection that is in debt wait for its next turn.
+    /// Makes a connection in debt wait for its next turn.
     fn have_wait(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
@@ -505,13 +506,13 @@ impl<S: Socket> Shard<S> {
             slot.inbox.set_in_debt(true, &mut self.inbox_bytes);
     }
 
-    /// Gives turns again to connections whose debts are paid.
+    /// Lets connections have turns whose debts are paid.
     fn release_debtors(&mut self, now: Instant) {
         while let Some((until, handle)) = self.debtors.pop_due(now) {
             let Some(slot) = slot(&mut self.slots, handle) else {
                 continue;
             };
-            // Another connection may have got the handle meanwhile.
+            // Another connection may have got the same handle.
             if slot.waits_until != Some(until) {
                 continue;
             }
@@ -523,14 +524,14 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Adds what was counted since the last time to the registry.
+    /// Adds the counts since the last call to the registry.
     pub(crate) fn post_totals(&mut self) {
         let totals = mem::take(&mut self.totals);
         registry::lock(&self.registry).post(&totals);
     }
 
-    /// Closes every connection, because nobody will drive it any more. Their turns send what tells the
-    /// peers.
+    /// Closes every connection because its driver stops. Their next turns send the
+    /// CONNECTION_CLOSE.
     pub(crate) fn close_all(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -541,7 +542,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Closes every connection because the application wants it. Handshakes are abandoned.
+    /// Closes every connection at the application's request. Handshakes are abandoned.
     pub(crate) fn close_connections(&mut self, code: VarInt, reason: &Bytes, at_once: bool) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -561,7 +562,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Tells every connection that nobody drives it any more.
+    /// Ends every connection because its driver has stopped.
     pub(crate) fn orphan_all(&mut self, wakers: &mut Vec<Waker>) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -577,12 +578,12 @@ impl<S: Socket> Shard<S> {
             self.forget(handle);
         }
         self.untaken.clear(wakers);
-        // Not answered: the runtime is going away, and so is the socket.
+        // Without an answer, because the runtime is shutting down and its sockets close.
         while let Some(pending) = self.reception.take_any() {
             self.endpoint.ignore(pending.incoming);
             self.release(pending.admission);
         }
-        // Also what a panic has cut short in the middle of being accepted.
+        // This includes a connection whose acceptance was interrupted by a panic.
         registry::lock(&self.registry).set_unfinished(Unfinished::default());
         self.post_totals();
     }
@@ -658,7 +659,8 @@ impl<S: Socket> Shard<S> {
         shared
     }
 
-    /// A connection is over: what it holds is given back at once. Packets for it may still arrive.
+    /// Removes the state of a connection that has ended, except what its closing or draining state
+    /// needs.
     fn close(&mut self, now: Instant, handle: ConnectionHandle, rtt: Duration) {
         let farewell = self.vacate(handle);
         registry::lock(&self.registry).end(handle);
@@ -668,19 +670,19 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Forgets a connection that is over.
+    /// Discards a connection after its closing or draining state.
     fn forget(&mut self, handle: ConnectionHandle) {
         self.endpoint.handle_event(handle, EndpointEvent::drained());
         registry::lock(&self.registry).remove(handle);
     }
 
-    /// Removes a connection of which the endpoint knows nothing any more.
+    /// Removes a connection that the endpoint has already discarded.
     fn remove(&mut self, handle: ConnectionHandle) {
         self.vacate(handle);
         registry::lock(&self.registry).remove(handle);
     }
 
-    /// Empties the place of a connection. Returns the packet that has closed it, if one has.
+    /// Removes a connection's slot. Returns the packet that has closed it, if there is one.
     fn vacate(&mut self, handle: ConnectionHandle) -> Option<Farewell<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.live -= 1;
@@ -702,13 +704,13 @@ impl<S: Socket> Shard<S> {
         slot.farewell
     }
 
-    /// For how many connections it has memory, in the places that it keeps for each.
+    /// The number of connections for which memory is allocated.
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.slots.capacity() + self.unanswered.room() + registry::lock(&self.registry).room()
     }
 
-    /// An unfinished handshake is over.
+    /// Releases the admission of a handshake that has ended.
     fn release(&mut self, admission: Admission) {
         self.reception.release(admission);
         self.note_unfinished();
@@ -724,25 +726,25 @@ impl<S: Socket> Shard<S> {
     }
 }
 
-/// A handshake as it begins.
+/// The initial state of a connection.
 struct Begun {
-    /// Of an incoming connection: where its first datagram has arrived.
+    /// Of an incoming connection: the local address of its first datagram.
     source: Option<IpAddr>,
     addresses: AddressLimits,
     deadline: Instant,
-    /// When it is given up if nothing at all was heard.
+    /// When a dial is given up that has received nothing.
     silent_until: Option<Instant>,
-    /// Of an incoming connection.
+    /// Only for incoming connections.
     admission: Option<Admission>,
-    /// Bytes of its datagrams that have arrived.
+    /// Bytes of its datagrams received so far.
     received_bytes: usize,
-    /// Of a dial.
+    /// The initial ID; only for dials.
     unanswered_dial: Option<ConnectionId>,
-    /// Whether the last datagram was marked for ECN, if any has arrived.
+    /// Whether the last datagram was marked for ECN; `None` if none has arrived.
     heard_marked: Option<bool>,
 }
 
-/// The seeds of everything random in a shard.
+/// The seeds of all randomness in a shard.
 #[derive(Clone, Copy)]
 pub(crate) struct ShardSeed {
     pub(crate) connection_ids: [u8; 32],

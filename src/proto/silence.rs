@@ -1,33 +1,32 @@
-//! What a connection sends because nothing is heard of its peer.
+//! What a connection sends because its peer is silent.
 
 use std::time::{Duration, Instant};
 
-/// Since when a peer owes an answer, and when it is asked for another one.
+/// When to probe a silent peer, and when to send keep-alives.
 ///
-/// quinn-proto asks as well, but waits twice as long each time (RFC 9002 §6.2.1), so that an outage
-/// is noticed to be over only after as long again. And its keep-alive knows nothing of the idle
-/// timeout of the peer.
+/// quinn-proto sends probes as well, but doubles the interval each time (RFC 9002 §6.2.1), so that
+/// it notices the end of an outage only after as long again. And its keep-alive ignores the peer's
+/// idle timeout.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Silence {
-    /// When to send a probe, because something was sent that has to be acknowledged, and nothing
-    /// was heard since.
+    /// When to send a probe, because no packet came since the first ack-eliciting packet was sent.
     probe_at: Option<Instant>,
-    /// When something was last sent to keep the connection alive.
+    /// When a keep-alive was last sent.
     kept_alive_at: Option<Instant>,
 }
 
 impl Silence {
-    /// Something has arrived.
+    /// Notes a packet from the peer.
     pub(super) fn note_received(&mut self) {
         self.probe_at = None;
     }
 
-    /// Whether nothing was sent yet, since the peer was heard, that has to be acknowledged.
+    /// Whether no ack-eliciting packet was sent since the peer's last packet.
     pub(super) fn owes_nothing(&self) -> bool {
         self.probe_at.is_none()
     }
 
-    /// Something was sent that has to be acknowledged.
+    /// Notes an ack-eliciting packet.
     pub(super) fn note_sent(&mut self, now: Instant) {
         self.probe_at.get_or_insert(now + PROBE_INTERVAL);
     }
@@ -41,8 +40,8 @@ impl Silence {
         self.probe_at = Some(now + PROBE_INTERVAL);
     }
 
-    /// When to send something to keep the connection alive. `idle_since` is when it was last
-    /// otherwise.
+    /// When to send a keep-alive. `idle_since` is the start of the idle period, without
+    /// keep-alives.
     pub(super) fn keep_alive_at(&self, idle_since: Instant, interval: Duration) -> Instant {
         self.kept_alive_at.unwrap_or(idle_since).max(idle_since) + interval
     }
@@ -52,16 +51,16 @@ impl Silence {
     }
 }
 
-/// How often to keep a connection alive whose peer has this idle timeout, unless it is done often
-/// enough. Two of them may be lost, where the timeout is not too short for that.
+/// The interval of keep-alives for a peer with this idle timeout, unless `ours` is shorter anyway.
+/// Two of them may be lost, unless the timeout is too short for that.
 pub(super) fn keep_alive_interval(ours: Duration, idle_timeout: Duration) -> Option<Duration> {
     let interval = (idle_timeout / 3).max(SHORTEST_INTERVAL);
     (interval < ours).then_some(interval)
 }
 
-/// The peer chooses its idle timeout, and does not choose how much there is to do for it.
+/// The peer chooses its idle timeout, but must not choose how much work it causes.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Bytes flow again after an outage when the next probe is answered, so within this and a round
+/// After an outage, data flows again when the next probe is answered: within this time and a round
 /// trip.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

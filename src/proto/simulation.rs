@@ -1,6 +1,6 @@
-//! Nodes in simulated networks: virtual time, values for datagrams, and one seed for everything random.
+//! Nodes in simulated networks: virtual time, datagrams as values, and one seed for all randomness.
 //!
-//! Tests and fuzz targets are made of them; the same seed replays the same run bit for bit.
+//! Tests and fuzz targets use them. The same seed replays the same run bit for bit.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! A connection's place in its shard, and its turns.
+//! A connection's state in its shard, and its turns.
 
 use std::{
     mem,
@@ -28,45 +28,46 @@ use super::{
 };
 use crate::{address::Host, authenticator::Challenge, error::HandshakeError, sync::Mutex};
 
-/// Most datagrams that one connection handles in one turn, about 30 µs of work if they are honest;
-/// [`TURN_TIME`] ends the turn if they are not.
+/// The most datagrams that one connection handles in one turn: about 30 µs of work if they are
+/// honest. If they are not, [`TURN_TIME`] ends the turn.
 ///
-/// Small turns are what keeps one connection's ping alive beside another one's bulk transfer.
+/// Short turns keep the latency of one connection's ping low during another connection's bulk
+/// transfer.
 const DATAGRAMS_PER_TURN: usize = 64;
 
-/// Most bytes of them; datagrams may be large.
+/// The most bytes of these datagrams, because datagrams may be large.
 const BYTES_PER_TURN: usize = 128 * 1024;
 
-/// Most bytes that go in and out in a [light](Load::Light) turn: a few messages of a request and a reply, and much less
-/// than a transfer moves in a turn.
+/// The most bytes received and sent in a [light](Load::Light) turn: a few requests and replies, and
+/// much less than a transfer moves in a turn.
 pub(super) const LIGHT_BYTES: usize = 8 * 1024;
 
-/// Most turns in a row in which a connection only receives, because more has arrived than one turn takes.
+/// The most turns in a row in which a connection only receives, because more has arrived than one
+/// turn handles.
 ///
-/// What it sends then is mostly acknowledgements, and one will do for all of it.
+/// It would send mostly acknowledgements, and one acknowledges all of it.
 const TURNS_WITHOUT_SENDING: u8 = 3;
 
-/// Most batches of datagrams that one connection sends in one turn.
+/// The most batches of datagrams that one connection sends in one turn.
 const BATCHES_PER_TURN: usize = 2;
 
-/// Three probe timeouts of a path whose round trips vary by as much as half of what they take.
+/// Three probe timeouts in round trips, if the RTT variation is half of the RTT.
 const PATIENCE_RTTS: u32 = 9;
 
-/// For acknowledgements that are late, and for timers.
+/// Tolerance for late acknowledgements and timers.
 const IDLE_SLACK: Duration = Duration::from_secs(1);
 
-/// How long a connection that is over waits for a socket that takes nothing.
+/// How long a connection that has ended waits for a socket that is not writable.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most datagrams of a batch that says that a connection is closed: one for each packet number
-/// space.
+/// The most datagrams of a batch with CONNECTION_CLOSE: one for each packet number space.
 ///
-/// quinn-proto closes in all of them that have keys, and begins again with the first one if they do
-/// not fit into what it may send at once; a long Retry token may leave room for no other packet
-/// beside it.
+/// quinn-proto closes in all spaces that have keys. If the packets do not fit into what it may send
+/// at once, it begins again with the first space. A long Retry token may leave no room for another
+/// packet beside it.
 const CLOSE_DATAGRAMS: usize = 3;
 
-/// Most datagrams in a batch for segmentation offload (of the 64 that Linux takes).
+/// The most datagrams in a batch for segmentation offload (Linux permits 64).
 const MAX_SEGMENTS: usize = 44;
 
 /// Largest UDP payload that IPv4 carries, in bytes; a batch must not be larger.
@@ -74,111 +75,114 @@ const MAX_BATCH: usize = 65_507;
 
 pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
-    /// Where its datagrams leave; it follows the peer's authenticated packets.
+    /// The socket from which it sends; it follows the peer's authenticated packets.
     pub(super) socket: S,
-    /// The address that they leave from, where the socket has several: the one where the peer's first datagram has
-    /// arrived. Until then, the kernel chooses.
+    /// The source address, if the socket has several: the local address of the peer's first
+    /// datagram. `None` until then; the kernel chooses.
     pub(super) source: Option<IpAddr>,
-    /// Where it was sent from to the peer's address before, until the new one is validated or given up.
+    /// The previous path to the peer, until the new one is validated or given up.
     pub(super) left: Option<LeftPath<S>>,
-    /// Whether what is sent from there arrives.
+    /// Whether packets from the current source arrive.
     pub(super) arrivals: Arrivals,
     pub(super) addresses: AddressLimits,
-    /// What it holds of the memory that all connections share.
+    /// Its share of the memory for all connections.
     pub(super) budget: BudgetShare,
-    /// There is no memory for more stream data.
+    /// Whether packets with stream data are dropped because there is no memory for them.
     pub(super) refuses_data: bool,
-    /// Of an incoming connection, until its handshake is over.
+    /// Of an incoming connection, until its handshake has ended.
     pub(super) admission: Option<Admission>,
     pub(super) inbox: Inbox<Received<S>>,
-    /// What its datagrams have cost.
+    /// The CPU time that its datagrams have cost.
     pub(super) account: Account,
-    /// Its turns have to wait until then, because it is in debt.
+    /// When its debt is paid, if it is in debt; it gets no turn before.
     pub(super) waits_until: Option<Instant>,
     pub(super) armed: Armed,
     pub(super) expired: bool,
-    /// Nothing was sent yet on the path that has just become the one to the peer. Timers wait for that: quinn-proto 0.11.19
-    /// leaves the one for lost packets running for those of the path before, and asserts, where debug assertions are on,
-    /// that there are any on this one.
+    /// Whether nothing was sent yet on the path that has just become the current one. Timers wait
+    /// for that: quinn-proto 0.11.19 keeps the loss detection timer of the previous path, and with
+    /// debug assertions it asserts that there are packets in flight on the new one.
     pub(super) untried_path: bool,
-    /// Turns in a row in which nothing was sent because the inbox was not empty.
+    /// The number of turns in a row in which nothing was sent because the inbox was not empty.
     pub(super) silent_turns: u8,
-    /// How much there was to do in the last turn.
+    /// How much work the last turn had.
     pub(super) load: Load,
     pub(super) handshake_deadline: Option<Instant>,
-    /// When a dial is given up that has heard nothing.
+    /// When a dial is given up that has received nothing.
     pub(super) silent_until: Option<Instant>,
-    /// The peer has confirmed the handshake (RFC 9001 §4.1.2): it has no use for long headers any more.
+    /// Whether the handshake is confirmed (RFC 9001 §4.1.2), so that long headers are no longer
+    /// needed.
     pub(super) is_confirmed: bool,
-    /// What the handshake has taken.
+    /// The bytes that the handshake has received.
     pub(super) handshake_bytes: HandshakeBytes,
-    /// When something was received last, or first sent after that (RFC 9000 §10.1).
+    /// The start of the idle period: when a packet was last received, or the first one sent after
+    /// that (RFC 9000 §10.1).
     pub(super) idle_since: Instant,
     /// Whether nothing was sent since the last datagram was received.
     pub(super) was_silent_since: bool,
     pub(super) silence: Silence,
-    /// What its path may swallow.
+    /// Doubts about what its path may drop silently.
     pub(super) doubter: Doubter,
-    /// Whether the next datagram goes out whatever is under way.
+    /// Whether the next datagram ignores the congestion window.
     pub(super) probes: bool,
     /// Since when it [lingers](Connection::lingers).
     pub(super) lingers_since: Option<Instant>,
-    /// When a connection that is over is forgotten, told or not.
+    /// When a connection that has ended is discarded, even if the peer was not told.
     pub(super) close_deadline: Option<Instant>,
-    /// The packet that closes it, once it is sent.
+    /// The packet with CONNECTION_CLOSE, once it was sent.
     pub(super) farewell: Option<Farewell<S>>,
-    /// The ID of our first packet, until anything has arrived in answer to it.
+    /// The destination connection ID of our first packet, until any answer has arrived.
     pub(super) unanswered_dial: Option<ConnectionId>,
-    /// Whether the last datagram from the peer was marked for ECN, if any has arrived.
+    /// Whether the last datagram of the peer was marked for ECN; `None` if none has arrived.
     pub(super) heard_marked: Option<bool>,
-    /// The operating system has not let its first packet out.
+    /// Whether the operating system has refused to send the first packet.
     pub(super) was_forbidden: bool,
-    /// After the one for the handshake.
+    /// The number of IDs issued after that of the handshake.
     pub(super) ids_issued: u64,
     pub(super) datagrams_received: u64,
     pub(super) queued: bool,
     pub(super) blocked: bool,
 }
 
-/// A path that the peer has left, if it has: somebody else may have sent its packet on.
+/// The path that the peer has left, unless an attacker has only forwarded its packets from another
+/// address.
 pub(super) struct LeftPath<S> {
     remote_addr: SocketAddr,
     socket: S,
     source: Option<IpAddr>,
 }
 
-/// What the kernel and routers are asked to do for us.
+/// Features of the operating system and of routers to use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offload {
-    /// Packets are marked, so that routers mark them again before they have to drop some.
+    /// Mark packets for ECN, so that routers mark them again before they have to drop any.
     pub(crate) ecn: bool,
-    /// Batches are cut into datagrams by the kernel or the interface.
+    /// Let the kernel or the interface cut batches into datagrams.
     pub(crate) segmentation: bool,
 }
 
 pub(super) struct Received<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
-    /// Where it has arrived.
+    /// The local address at which it arrived.
     pub(super) local_ip: Option<IpAddr>,
     pub(super) len: usize,
-    /// Bytes of memory that are kept for as long as anything of it is.
+    /// Bytes of memory that are kept as long as any part of it is.
     pub(super) held: usize,
     pub(super) socket: S,
 }
 
-/// How sending went in a turn.
+/// The result of sending in a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
-    /// The socket takes no more.
+    /// The socket is not writable.
     Blocked,
-    /// All was sent that congestion control lets out.
+    /// Everything was sent that congestion control permits.
     Done,
-    /// There is more, for the next turn.
+    /// There is more to send in the next turn.
     Unfinished,
 }
 
-/// One turn of one connection, which is locked for as long as it lasts.
+/// One turn of one connection, which stays locked during the turn.
 pub(super) struct Turn<'a, S> {
     pub(super) now: Instant,
     pub(super) handle: ConnectionHandle,
@@ -186,7 +190,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
-    /// How many connections the shard has.
+    /// The number of connections of the shard.
     pub(super) connections: usize,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
@@ -197,13 +201,13 @@ pub(super) struct Turn<'a, S> {
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
     pub(super) budget: &'a Budget,
-    /// Bytes that went in and out.
+    /// Bytes received and sent.
     pub(super) moved: usize,
 }
 
 impl<S: Socket> Turn<'_, S> {
-    /// Hands on what has arrived. Returns what it has cost beyond what the connection has earned, if
-    /// it has.
+    /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
+    /// connection has earned, if any.
     pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
         if self.slot.inbox.is_empty() {
             return None;
@@ -216,7 +220,7 @@ impl<S: Socket> Turn<'_, S> {
         }
         let mut bytes = 0;
         for handled in 0..DATAGRAMS_PER_TURN {
-            // The first one is handled however long the connection had to wait for its lock.
+            // The first one is handled even if waiting for the connection's lock took long.
             if bytes >= BYTES_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
                 break;
             }
@@ -235,8 +239,8 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.was_silent_since = true;
                 self.slot.silence.note_received();
             }
-            // Before the next datagram: a stateless reset behind a close would pass for the reason,
-            // and what piles up is taken out of quinn-proto.
+            // Before the next datagram: otherwise a stateless reset after a CONNECTION_CLOSE would
+            // pass for the reason of the end, and data would pile up in quinn-proto.
             let noted = self.connection.note_arrival(received.held);
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.after_events(noted.authenticated);
@@ -274,14 +278,14 @@ impl<S: Socket> Turn<'_, S> {
         if !is_handshake {
             return debt;
         }
-        // It has a limit for all of it, and no debts.
+        // A handshake has a limit on all of its cost instead of debts.
         if self.slot.account.used() > HANDSHAKE_TIME {
             self.give_up_handshake();
         }
         None
     }
 
-    /// Ends a handshake that has cost too much, if it is not over.
+    /// Ends a handshake that has cost too much, unless it has already ended.
     fn give_up_handshake(&mut self) {
         if self.connection.loss().is_none() && self.connection.authenticated().is_none() {
             self.totals.transport.handshakes_too_costly += 1;
@@ -289,9 +293,9 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// What the application did, and what time did, since the last turn takes effect.
+    /// Applies what the application did since the last turn, and handles timers.
     ///
-    /// Returns `true` if the connection is to be forgotten after this turn.
+    /// Returns `true` if the connection is to be discarded after this turn.
     pub(super) fn begin(&mut self) -> bool {
         let now = self.now;
         if self
@@ -315,10 +319,10 @@ impl<S: Socket> Turn<'_, S> {
         self.keep_up();
         let forget = self.connection.begin_turn(now);
         if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
-            // What a burst has needed is not kept for long.
+            // Frees memory that a burst has needed.
             self.slot.inbox.shrink(true);
             self.connection.handle_timeout(now);
-            // A new path that could not be validated is given up for the one before it.
+            // If the new path was not validated, quinn-proto returns to the previous one.
             if self.connection.note_migration() {
                 let remote_addr = self.connection.remote_addr();
                 if let Some(left) =
@@ -333,7 +337,7 @@ impl<S: Socket> Turn<'_, S> {
         forget
     }
 
-    /// Sends something if the peer has been silent for too long.
+    /// Sends a packet if the peer has been silent for too long.
     fn keep_up(&mut self) {
         let now = self.now;
         if self.probe_at().is_some_and(|at| at <= now) {
@@ -347,8 +351,8 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// When to send something because the peer would give up an idle connection before quinn-proto
-    /// sends anything.
+    /// When to send a keep-alive because the peer's idle timeout would end the connection before
+    /// quinn-proto sends anything.
     fn keep_alive_at(&self) -> Option<Instant> {
         let theirs = self.connection.authenticated()?.negotiated.max_idle_timeout;
         let interval = silence::keep_alive_interval(self.keep_alive_interval?, theirs?)?;
@@ -358,15 +362,15 @@ impl<S: Socket> Turn<'_, S> {
         Some((self.slot.silence).keep_alive_at(self.slot.idle_since, interval))
     }
 
-    /// When to ask a peer of which nothing is heard.
+    /// When to probe a silent peer.
     fn probe_at(&self) -> Option<Instant> {
         let may_probe = self.connection.authenticated().is_some() && !self.connection.is_over();
         self.slot.silence.probe_at().filter(|_| may_probe)
     }
 
-    /// Leaves a socket that another one has taken the place of.
+    /// Moves to the successor of the socket, if there is one.
     ///
-    /// Not before the peer lets it; until then the connection stays where it is.
+    /// The connection stays on the old socket until the protocol permits the move.
     pub(super) fn follow_socket(&mut self, out: &impl Outbound<S>) {
         let Some(successor) = self.slot.socket.successor() else {
             return;
@@ -378,10 +382,12 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// Leaves the source address for the one that the kernel would send from, if that is another one: because it
-    /// is gone, or because nothing arrives any more, and what leads to the peer may have changed.
+    /// Moves to the source address that the kernel would choose, if that is a different one:
+    /// because the old address is gone, or because packets no longer arrive and the route may have
+    /// changed.
     ///
-    /// Not before the peer lets it. Until then the connection keeps what it has: it may be back.
+    /// The connection keeps the old address until the protocol permits the move, and the address
+    /// may come back.
     fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
         if !self.connection.may_migrate(is_gone) {
             return;
@@ -397,7 +403,7 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// Sees whether what is sent arrives; if nothing does, another source may do better.
+    /// Checks whether packets arrive. If none do, another source address may work better.
     fn watch_arrivals(&mut self, out: &impl Outbound<S>) {
         if self.connection.authenticated().is_none() || self.connection.is_over() {
             return;
@@ -412,7 +418,8 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// Begins to use another connection ID, for another local address. Returns `false` if that may not be.
+    /// Begins to use another connection ID, for a new local address. Returns `false` if that is not
+    /// permitted now.
     fn migrate(&mut self, is_gone: bool) -> bool {
         let Some(event) = self.connection.change_local_address(is_gone) else {
             return false;
@@ -423,18 +430,18 @@ impl<S: Socket> Turn<'_, S> {
         true
     }
 
-    /// The peer has moved, or has not.
+    /// Updates the state after a change of the peer's address, or its reversal.
     fn follow_peer(&mut self) {
         self.watch_path();
         let remote_addr = self.connection.remote_addr();
         if self.slot.addresses.is_validated(remote_addr) {
-            // Perhaps it was while the peer seemed to be elsewhere.
+            // The address may have been validated while the peer seemed to be elsewhere.
             self.connection.note_validated(remote_addr);
         }
         self.register_path();
     }
 
-    /// Looks for what validates the path, if that is not done.
+    /// Looks for path validation frames unless the path is validated.
     fn watch_path(&self) {
         let remote_addr = self.connection.remote_addr();
         let is_validated = self.slot.addresses.is_validated(remote_addr);
@@ -449,7 +456,7 @@ impl<S: Socket> Turn<'_, S> {
         );
     }
 
-    /// Lets the connection and the endpoint tell each other what they have to.
+    /// Exchanges events between the connection and the endpoint.
     ///
     /// Returns `true` if the connection is drained.
     pub(super) fn exchange(&mut self) -> bool {
@@ -487,7 +494,7 @@ impl<S: Socket> Turn<'_, S> {
             registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
         }
         if authenticated {
-            // The handshake came from there, and nowhere else.
+            // The handshake came from this address only.
             self.slot.addresses.validate(self.connection.remote_addr());
         }
         if authenticated || self.connection.loss().is_some() {
@@ -497,8 +504,8 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     pub(super) fn send(&mut self, out: &mut impl Outbound<S>, buf: &mut Vec<u8>) -> Sending {
-        // A peer that has to hear of the end hears of it before the application, which may end as
-        // well.
+        // The end is told to the peer before the application, because the application may stop
+        // running.
         let may_wait = self.connection.loss().is_none();
         if may_wait && !self.slot.inbox.is_empty() && self.slot.silent_turns < TURNS_WITHOUT_SENDING
         {
@@ -517,10 +524,11 @@ impl<S: Socket> Turn<'_, S> {
         self.watch_arrivals(&*out);
         for _ in 0..BATCHES_PER_TURN {
             let mtu = usize::from(self.connection.current_mtu());
-            // So that what is too much is one datagram.
+            // Without validation one datagram at a time, so that at most one exceeds the
+            // anti-amplification limit.
             let is_validated = self.slot.addresses.is_validated(remote_addr);
             let probes = mem::take(&mut self.slot.probes);
-            // Nor in the handshake: where a batch is lost as a whole, nobody would get any further.
+            // Nor in the handshake, which would not progress on a path that drops batches.
             let is_established = self.connection.authenticated().is_some();
             let doubts = self.slot.doubter.doubts();
             let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
@@ -550,13 +558,14 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.untried_path = false;
                 return Sending::Done;
             };
-            // quinn-proto has none for what we have dialled, and keeps the first one for ever. What asks
-            // whether the peer is still where it was leaves from where that knows us.
+            // quinn-proto sets no source address for connections that we dialled, and keeps the
+            // first one of others. A challenge to the peer's previous address leaves from the
+            // source that the peer knows.
             let left = self.slot.left.as_ref();
             let left = left.filter(|left| left.remote_addr == transmit.destination);
             let left_socket = left.map(|left| left.socket.clone());
             transmit.src_ip = left.map_or(self.slot.source, |left| left.source);
-            // A peer that marks nothing may have found out that marked packets do not arrive.
+            // A peer that sends no marks may have found that marked packets do not arrive.
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
                 transmit.ecn = None;
@@ -566,7 +575,8 @@ impl<S: Socket> Turn<'_, S> {
                 self.slot.doubter.note_sent(self.now);
                 self.slot.arrivals.note_sent(self.now);
             }
-            // It may also be to the peer's address before, which is asked whether it is still the one.
+            // The packet may also go to the peer's previous address, to check whether it still
+            // answers there.
             if transmit.destination == self.connection.remote_addr() {
                 self.slot.untried_path = false;
             }
@@ -594,26 +604,27 @@ impl<S: Socket> Turn<'_, S> {
             match out.send(socket, transmit, buf) {
                 Sent::Ready => {}
                 Sent::SourceGone if self.connection.is_over() => {
-                    // Nothing is sent again, and who is told late need not be told under another ID.
+                    // A closed connection retransmits nothing, and needs no new connection ID, so
+                    // any source address will do.
                     let _ = out.send(socket, from_anywhere, buf);
                 }
                 Sent::Forbidden => self.note_forbidden(),
-                // What is lost with it is sent again.
+                // QUIC retransmits what was lost.
                 Sent::SourceGone => self.leave_source(&*out, true),
                 Sent::Blocked => return Sending::Blocked,
             }
         }
         if self.connection.is_over() {
-            // What closes it is among them. Nothing else would bound how often quinn-proto says it
-            // again if it cannot say all of it at once.
+            // The CONNECTION_CLOSE is among them. Nothing else would limit how often quinn-proto
+            // repeats it if it does not fit into one batch.
             Sending::Done
         } else {
             Sending::Unfinished
         }
     }
 
-    /// A dial that is never let out need not wait until its time is over. Firewalls may let out the
-    /// second packet of two, where they limit how many there are.
+    /// Ends a dial whose packets the operating system refuses twice, so that it need not wait for
+    /// its timeout. A rate-limiting firewall may let the second packet pass.
     fn note_forbidden(&mut self) {
         if self.slot.unanswered_dial.is_none() {
             return;
@@ -623,7 +634,7 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// Books what the connection holds, and lets it hold as much as there is memory for.
+    /// Updates the budget with what the connection holds, and tells the connection its allowance.
     pub(super) fn share_memory(&mut self) {
         let bytes = self.connection.buffered_bytes();
         self.slot.budget.set(bytes, self.budget);
@@ -638,10 +649,10 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// When an established connection is given up whose peer is silent.
+    /// When an established connection with a silent peer is given up.
     ///
-    /// quinn-proto has a deadline of its own, which is over before that unless the peer has made it
-    /// long: it is three probe timeouts at least, and the peer chooses a part of these.
+    /// quinn-proto has its own deadline, which is earlier unless the peer has prolonged it: it is
+    /// at least three probe timeouts, and the peer's `max_ack_delay` is part of them.
     fn idle_deadline(&self) -> Option<Instant> {
         let peer = self.connection.authenticated()?;
         let theirs = peer.negotiated.max_idle_timeout;
@@ -649,12 +660,12 @@ impl<S: Socket> Turn<'_, S> {
         if self.connection.loss().is_some() {
             return None;
         }
-        // The peer can have round trips look longer than they are.
+        // The peer can make round trips seem longer than they are.
         let round_trips = (PATIENCE_RTTS * self.connection.rtt()).min(timeout * 3 / 2);
         Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
     }
 
-    /// Sees whether the path swallows what it should carry.
+    /// Checks whether the path drops marked packets or batches.
     fn doubt_path(&mut self) {
         let control = self.connection.path_control();
         let acknowledged = Acknowledged {
@@ -673,9 +684,11 @@ impl<S: Socket> Turn<'_, S> {
         }
     }
 
-    /// What may be sent of a batch, whose contents are in `buf`, to an address that may not be validated.
+    /// Returns the part of a batch, whose contents are in `buf`, that may be sent to an address
+    /// that may not be validated.
     fn credited(&mut self, transmit: Transmit, buf: &mut Vec<u8>) -> Option<Transmit> {
-        // Also what asks a validated address: it must not be taken for what is in the next packet.
+        // Taken even if the address is validated: the challenge must not be attributed to the next
+        // packet.
         let challenge = self.connection.take_path_challenge();
         let addresses = &mut self.slot.addresses;
         let destination = transmit.destination;
@@ -693,8 +706,8 @@ impl<S: Socket> Turn<'_, S> {
         {
             let size = unpadded.len();
             if addresses.may_send(destination, size) {
-                // RFC 9000 §8.2.1: what validates the path is shorter if it has to be. The other packet
-                // with that number is gone.
+                // RFC 9000 §8.2.1: a datagram with PATH_CHALLENGE is not padded if the limit
+                // forbids it. The padded packet with the same number is dropped.
                 *buf = unpadded;
                 return Some(Transmit { size, ..transmit });
             }
@@ -702,12 +715,12 @@ impl<S: Socket> Turn<'_, S> {
                 return Some(transmit);
             }
         }
-        // Lost, for all that quinn-proto knows.
+        // quinn-proto will regard it as lost.
         self.totals.transport.sends_not_credited += datagrams(&transmit);
         None
     }
 
-    /// Keeps the packet that closes the connection, which is the last one of the batch.
+    /// Keeps the packet with CONNECTION_CLOSE, the last one of the batch.
     fn keep_farewell(&mut self, transmit: &Transmit, contents: &[u8]) {
         let size = transmit.segment_size.unwrap_or(transmit.size);
         self.slot.farewell = contents.chunks(size).last().map(|contents| Farewell {
@@ -718,8 +731,8 @@ impl<S: Socket> Turn<'_, S> {
         });
     }
 
-    /// Whether the connection is over and all is done that there is to do about it: the peer is told,
-    /// or has told us.
+    /// Whether the connection has ended and nothing is left to do: the peer was told, or has told
+    /// us.
     pub(super) fn is_finished(&mut self, sending: Sending) -> bool {
         if !self.connection.is_over() {
             return false;
@@ -751,7 +764,7 @@ impl<S: Socket> Turn<'_, S> {
     }
 }
 
-/// How many datagrams a transmit is cut into.
+/// The number of datagrams in a transmit.
 pub(super) fn datagrams(transmit: &Transmit) -> u64 {
     match transmit.segment_size {
         Some(size) => transmit.size.div_ceil(size) as u64,

@@ -1,28 +1,30 @@
-//! Where unfinished handshakes come from.
+//! The sources of unfinished handshakes.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// How many times as many handshakes an IPv6 /48 may have as each /56 in it.
+/// An IPv6 /48 may have this many times as many handshakes as each /56 in it.
 ///
-/// Customers get a /56, sites a /48, and some mobile networks spread all their subscribers over a few /48s.
+/// Customers get a /56, sites a /48, and some mobile networks spread all their subscribers over a
+/// few /48s.
 const SITE_SHARE: usize = 4;
 
-/// Unfinished handshakes by source: an IPv4 address, and of an IPv6 address the /56 and the /48.
+/// Unfinished handshakes by source: an IPv4 address, or both the /56 and the /48 of an IPv6
+/// address.
 ///
-/// A source is remembered while it has any, so there are at most two entries for each handshake. Addresses are chosen
-/// by attackers, hence the standard hasher.
+/// A source has an entry only while it has unfinished handshakes, so there are at most two entries
+/// for each handshake. Attackers choose the addresses, hence the standard hasher.
 #[derive(Default)]
 pub(super) struct Sources(HashMap<Network, Handshakes>);
 
-/// Who sends a first packet.
+/// The sender of a first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) ip: IpAddr,
-    /// Whether it has shown that it receives what is sent there (RFC 9000 §8.1); else anyone may have put the address
-    /// on the packet.
+    /// Whether it has proven that it receives packets at this address (RFC 9000 §8.1). Otherwise
+    /// the address may be forged.
     pub(super) is_proven: bool,
 }
 
@@ -36,9 +38,9 @@ enum Network {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Handshakes {
     unfinished: usize,
-    /// Those of them whose address is proven.
+    /// Those with a proven address.
     proven: usize,
-    /// What these hold while they wait.
+    /// Bytes that handshakes with a proven address hold while they wait.
     bytes: usize,
 }
 
@@ -48,17 +50,18 @@ impl Sources {
         self.0.len()
     }
 
-    /// Whether so many handshakes from there are unfinished, whoever has really begun them.
+    /// Whether at least `limit` handshakes with this source address are unfinished, including those
+    /// with a forged one.
     pub(super) fn is_busy(&self, ip: IpAddr, limit: usize) -> bool {
         self.reaches(ip, limit, |handshakes| handshakes.unfinished)
     }
 
-    /// Whether so many handshakes from there are unfinished that were certainly begun there.
+    /// Whether at least `limit` handshakes with this source address, proven, are unfinished.
     pub(super) fn is_full(&self, ip: IpAddr, limit: usize) -> bool {
         self.reaches(ip, limit, |handshakes| handshakes.proven)
     }
 
-    /// Whether so many bytes more from there may be held by handshakes that were certainly begun there.
+    /// Whether handshakes with this proven source address may hold this many more bytes.
     pub(super) fn has_room(&self, ip: IpAddr, bytes: usize, limit: usize) -> bool {
         networks(ip).all(|(network, share)| {
             let held = self
@@ -77,7 +80,7 @@ impl Sources {
         }
     }
 
-    /// Takes back what was [`add`](Self::add)ed.
+    /// Undoes [`add`](Self::add).
     pub(super) fn remove(&mut self, source: Source) {
         for (network, _) in networks(source.ip) {
             let Some(handshakes) = self.0.get_mut(&network) else {
@@ -91,7 +94,7 @@ impl Sources {
         }
     }
 
-    /// A handshake that was added holds so many bytes more.
+    /// Notes that a handshake holds this many more bytes.
     pub(super) fn hold(&mut self, source: Source, bytes: usize) {
         self.change_bytes(source, |held| held + bytes);
     }
@@ -120,7 +123,7 @@ impl Sources {
     }
 }
 
-/// The networks that an address is counted in, with the share of the limit that each has.
+/// The networks in which an address is counted, each with its share of the limit.
 fn networks(ip: IpAddr) -> impl Iterator<Item = (Network, usize)> {
     let (first, second) = match ip.to_canonical() {
         IpAddr::V4(ip) => ((Network::V4(ip), 1), None),
@@ -138,8 +141,8 @@ fn networks(ip: IpAddr) -> impl Iterator<Item = (Network, usize)> {
     [first].into_iter().chain(second)
 }
 
-/// The IPv4 address behind an IPv6 one that a translator has made of it (RFC 6052 §2.1). Where one is in front of us,
-/// all of IPv4 has the same /48.
+/// The IPv4 address in an IPv6 address that a translator has made of it (RFC 6052 §2.1). Behind
+/// such a translator, all IPv4 addresses have the same /48.
 fn translated(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     match ip.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
@@ -180,7 +183,7 @@ mod tests {
         assert!(is_full(&sources, "192.0.2.1", 3));
         assert!(!is_full(&sources, "192.0.2.1", 4));
         assert!(!is_full(&sources, "192.0.2.2", 1));
-        // As a translator writes it.
+        // The same address as a translator writes it.
         assert!(is_full(&sources, "64:ff9b::c000:201", 3));
         assert!(!is_full(&sources, "64:ff9b::c000:202", 1));
     }
@@ -218,12 +221,12 @@ mod tests {
     }
 
     proptest! {
-        /// However they come and go: the counts are those of a list, there are never more than two entries for each,
-        /// and none is left in the end.
+        /// For any sequence of additions and removals, the counts are those of a list, there are
+        /// never more than two entries for each handshake, and none is left at the end.
         #[test]
         fn the_table_agrees_with_a_list_and_is_bounded_by_it(
             acts in proptest::collection::vec(
-                // Few enough to meet again; of both families, of several sites, translated, mapped.
+                // Few enough to collide: of both families, of several sites, translated, mapped.
                 (any::<bool>(), 0..6_usize, 0..3_u16, any::<bool>(), any::<usize>()),
                 0..200,
             ),
@@ -260,7 +263,7 @@ mod tests {
                 for (proven, found) in [
                     (false, sources.is_busy(ip, limit)),
                     (true, sources.is_full(ip, limit)),
-                    // One byte more than what so many hold.
+                    // One byte more than `limit` handshakes hold.
                     (true, !sources.has_room(ip, 1, limit * BYTES)),
                 ] {
                     let expected = counted(proven, 1, |bits| bits >> 72)
@@ -276,10 +279,11 @@ mod tests {
         }
     }
 
-    /// What each holds.
+    /// The bytes that each handshake holds.
     const BYTES: usize = 1200;
 
-    /// The address as a number whose upper 56 and 48 bits tell sources apart; IPv4 addresses lie where nobody else is.
+    /// The address as a number whose upper 56 and 48 bits identify its sources. IPv4 addresses get
+    /// a range of their own.
     fn bits(ip: IpAddr) -> u128 {
         match ip.to_canonical() {
             IpAddr::V4(ip) => u128::from(u32::from(ip)) << 80 | 0xff << 120,

@@ -1,12 +1,12 @@
-//! Memory that a crowd has needed, and nobody needs any more.
+//! Frees memory of containers that have shrunk.
 
 /// Places that a container keeps in any case.
 const KEPT: usize = 256;
 
-/// For how many a container should have room from now on, if it has much more than it needs.
+/// The capacity to which a container should shrink, if it has much more than it needs.
 ///
-/// Few enough that it does not grow again at once, and that its contents are not moved more often
-/// than they come and go.
+/// It is enough not to grow again at once. So elements are not moved more often than they are added
+/// and removed.
 pub(super) fn room_for(len: usize, capacity: usize) -> Option<usize> {
     (capacity > KEPT && len <= capacity / 8).then_some(2 * len)
 }

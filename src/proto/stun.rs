@@ -1,4 +1,4 @@
-//! The addresses that others see our listening sockets at, as STUN servers tell them (RFC 8489).
+//! Finds the addresses at which others see our listening sockets, with STUN (RFC 8489).
 
 mod message;
 mod round;
@@ -19,11 +19,12 @@ use self::{
 };
 use crate::{address, stats::StunStats};
 
-/// Asks servers about sockets, each of which is known by its local address.
+/// Sends STUN requests about sockets, which are identified by their local addresses.
 ///
-/// Requests leave from the very socket that is asked about, because a NAT maps each socket apart. An answer counts
-/// if it comes from the server that was asked, to the socket that has asked, with the random ID of a transaction in
-/// flight. Nothing else changes anything, however much of it there is.
+/// A request leaves from the socket in question, because a NAT maps each socket separately. An
+/// answer counts if it comes from the server that was asked, arrives at the socket that sent the
+/// request, and has the random ID of a transaction in progress. Any number of other messages has no
+/// effect.
 pub(crate) struct StunClient {
     servers: Vec<SocketAddr>,
     interval: Duration,
@@ -32,25 +33,26 @@ pub(crate) struct StunClient {
     stats: StunStats,
 }
 
-/// A request, and the socket that it is to leave from.
+/// A request, and the socket from which to send it.
 pub(crate) struct StunTransmit {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
     pub(crate) contents: Vec<u8>,
 }
 
-/// One socket.
+/// The state of one socket.
 struct Probe {
     local_addr: SocketAddr,
     round: Option<Round>,
-    /// `None` while servers are waited for, or if there is none that could be asked from here.
+    /// `None` while a round is in progress, or if no server can be reached from this socket.
     next_round: Option<Instant>,
     finding: Option<Finding>,
     is_reported: bool,
 }
 
 impl StunClient {
-    /// `interval` is the longest pause between two rounds of questions; `seed` the only source of randomness.
+    /// `interval` is the longest pause between two rounds, and `seed` the only source of
+    /// randomness.
     pub(crate) fn new(servers: Vec<SocketAddr>, interval: Duration, seed: [u8; 32]) -> Self {
         Self {
             servers,
@@ -61,7 +63,8 @@ impl StunClient {
         }
     }
 
-    /// Asks about this socket, soon and from then on: it is new, or an interface has got or lost an address.
+    /// Begins to ask about this socket, or asks again soon, because an interface has gained or lost
+    /// an address.
     pub(crate) fn ask_about(&mut self, now: Instant, local_addr: SocketAddr) {
         let soon = now + SETTLING_TIME;
         if let Some(probe) = probe(&mut self.probes, local_addr) {
@@ -77,12 +80,12 @@ impl StunClient {
         }
     }
 
-    /// The socket is no listener's any more.
+    /// Stops asking about this socket.
     pub(crate) fn forget(&mut self, local_addr: SocketAddr) {
         self.probes.retain(|probe| probe.local_addr != local_addr);
     }
 
-    /// Takes a datagram that is not QUIC; tells whether it has changed anything.
+    /// Handles a datagram that is not QUIC. Returns whether it has changed anything.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
@@ -106,8 +109,9 @@ impl StunClient {
         }
     }
 
-    /// Nobody listens at `remote_addr`, says its host, and quotes what was sent there; tells whether that was a
-    /// request of ours. Who knows the ID of the transaction has seen it.
+    /// Handles an ICMP error from the host of `remote_addr` that quotes a datagram to a closed
+    /// port. Returns whether that datagram was a request of ours. Only a host that has seen the
+    /// request knows its transaction ID.
     pub(crate) fn unreachable(
         &mut self,
         now: Instant,
@@ -132,7 +136,8 @@ impl StunClient {
         true
     }
 
-    /// When [`poll_transmit`](Self::poll_transmit) has something to do again, if nothing comes in before.
+    /// When [`poll_transmit`](Self::poll_transmit) has something to do, unless a datagram arrives
+    /// earlier.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.probes
             .iter()
@@ -143,7 +148,7 @@ impl StunClient {
             .min()
     }
 
-    /// The next request that is due. To be called until there is none.
+    /// Returns the next request that is due. Call it until it returns `None`.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<StunTransmit> {
         for probe in &mut self.probes {
             if probe.next_round.is_some_and(|next| next <= now) {
@@ -166,7 +171,7 @@ impl StunClient {
         None
     }
 
-    /// The next socket of which something new is known.
+    /// Returns the next socket with a new finding.
     pub(crate) fn poll_finding(&mut self) -> Option<(SocketAddr, Finding)> {
         self.probes.iter_mut().find_map(|probe| {
             let finding = probe.finding?;
@@ -175,7 +180,7 @@ impl StunClient {
         })
     }
 
-    /// What was counted since the last time.
+    /// Takes the counts since the last call.
     pub(crate) fn take_stats(&mut self) -> StunStats {
         mem::take(&mut self.stats)
     }
@@ -208,7 +213,7 @@ impl StunClient {
 }
 
 impl Probe {
-    /// Begins a new round; answers to the last one come too late.
+    /// Begins a new round; answers to the last one are then ignored.
     fn begin(&mut self, servers: &[SocketAddr]) {
         self.next_round = None;
         let servers: Vec<_> = servers
@@ -219,7 +224,7 @@ impl Probe {
         self.round = (!servers.is_empty()).then(|| Round::new(servers));
     }
 
-    /// Notes what the round has brought so far. When that is enough, the next one can be planned.
+    /// Stores the findings of the round so far. When they are sufficient, schedules the next round.
     fn conclude(&mut self, now: Instant, interval: Duration, rng: &mut StdRng) {
         let Some(round) = &self.round else {
             return;
@@ -247,13 +252,15 @@ fn probe(probes: &mut [Probe], local_addr: SocketAddr) -> Option<&mut Probe> {
         .find(|probe| probe.local_addr == local_addr)
 }
 
-/// How long to wait after a change: an interface gets several addresses, and its routes, one after the other. Also the
-/// shortest time between two rounds, as long as that between two transactions should be (RFC 8489 §6.2).
+/// How long to wait after a change, because an interface gets its addresses and routes one after
+/// another. Also the shortest time between two rounds, as RFC 8489 §6.2 demands between two
+/// transactions.
 const SETTLING_TIME: Duration = INITIAL_RTO;
 
-/// Most sockets asked about, because no more transactions with one server should be outstanding (RFC 8489 §6.2).
+/// The most sockets, because at most this many transactions with one server should be outstanding
+/// (RFC 8489 §6.2).
 const MAX_SOCKETS: usize = 10;
 
-/// Part of the interval that a pause takes at least, so that not all nodes of a network ask at once (as in RFC 5626
-/// §4.4.1).
+/// The shortest pause as a part of the interval. The random pause keeps the nodes of a network from
+/// asking at the same time (as in RFC 5626 §4.4.1).
 const SHORTEST_PAUSE: f64 = 0.8;

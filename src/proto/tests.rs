@@ -1,8 +1,8 @@
-//! What simulated nodes do in simulated networks.
+//! Tests with simulated nodes in simulated networks.
 //!
-//! A test that fails prints its seed, and the same seed replays the same run bit for bit. The environment
-//! variable `SIM_SEEDS` says which seeds the loops try instead of those that a quick run can afford: so many from 0 on,
-//! or from one up to another, so that a seed can be looked at alone:
+//! A test that fails prints its seed, and the same seed replays the same run bit for bit. The
+//! environment variable `SIM_SEEDS` replaces the few seeds of a quick run: either a number of seeds
+//! from 0 on, or a range, so that one seed can be run alone:
 //!
 //! ```text
 //! SIM_SEEDS=10000 cargo test --release --lib proto::tests::scenario -- --nocapture
@@ -49,15 +49,15 @@ mod wan;
 
 use super::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 
-/// Seeds that a loop tries unless the environment says otherwise.
+/// The number of seeds of a quick run.
 const QUICK_SEEDS: u64 = 50;
 
-/// What a loop over seeds goes through.
+/// The seeds of a loop.
 fn seeds() -> Range<u64> {
     seed_range(QUICK_SEEDS)
 }
 
-/// As many seeds as given, unless the environment says otherwise.
+/// The seeds from 0 to `quick`, unless the environment sets others.
 fn seed_range(quick: u64) -> Range<u64> {
     let Ok(wanted) = std::env::var("SIM_SEEDS") else {
         return 0..quick;

@@ -1,33 +1,33 @@
-//! Who has the next turn.
+//! Decides which connection has the next turn.
 
 use std::collections::VecDeque;
 
 use quinn_proto::ConnectionHandle;
 
-/// Most light turns in a row while there is a heavy one to be had.
+/// The most light turns in a row while a heavy one waits.
 const MAX_OVERTAKING: usize = 8;
 
-/// How much there was to do in a turn.
+/// How much work a turn had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// A message or two. Somebody may wait for the answer.
+    /// A message or two. A task may be waiting for the answer.
     Light,
     /// A transfer, a handshake, or a message to many tasks.
     #[default]
     Heavy,
 }
 
-/// Connections that want a turn, each at most once.
+/// Connections that need a turn, each at most once.
 ///
-/// What a connection had to do in its last turn is what it is expected to have to do in the next one. Those that
-/// had little go before the others, because their turns take next to no time: a ping would have to wait for a piece of
-/// a transfer otherwise, at both ends and both ways. A few of them at a time, so that no crowd of them holds up the
-/// others for long.
+/// A connection is expected to have as much work as in its last turn. Connections with light turns
+/// go first, because their turns take almost no time; otherwise a ping would wait for a part of a
+/// transfer at both ends, in both directions. Only a few go first at a time, so that many of them
+/// do not hold up the others for long.
 #[derive(Debug, Default)]
 pub(super) struct TurnQueue {
     light: VecDeque<ConnectionHandle>,
     heavy: VecDeque<ConnectionHandle>,
-    /// Light turns in a row.
+    /// The number of light turns in a row.
     overtaking: usize,
 }
 
@@ -58,7 +58,7 @@ impl TurnQueue {
         self.light.is_empty() && self.heavy.is_empty()
     }
 
-    /// Whether somebody expects a light turn.
+    /// Whether a connection waits that is expected to have a light turn.
     pub(super) fn has_light(&self) -> bool {
         !self.light.is_empty()
     }

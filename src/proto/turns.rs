@@ -1,15 +1,15 @@
-//! When a connection wants a turn, and who has to be woken after one.
+//! A connection's requests for turns, and its wakers that are due.
 
 use std::{mem, task::Waker};
 
-/// What a connection wants of its shard, and of its user.
+/// What a connection requests from its shard and from its users.
 #[derive(Default)]
 pub(super) struct Turns {
     count: u64,
     wanted: Wanted,
-    /// Due wakers, in the order in which they became so.
+    /// Wakers that are due, in order.
     due: Vec<Waker>,
-    /// Wakers that are not needed any more, to be dropped as soon as the connection is unlocked.
+    /// Wakers that are no longer needed, to be dropped when the connection is unlocked.
     displaced: Vec<Waker>,
 }
 
@@ -17,14 +17,14 @@ pub(super) struct Turns {
 enum Wanted {
     #[default]
     No,
-    /// The shard does not know yet.
+    /// The shard has not been told yet.
     Unannounced,
-    /// The shard knows.
+    /// The shard has been told.
     Announced,
 }
 
 impl Turns {
-    /// Asks for a turn: there may be something to send.
+    /// Requests a turn, because there may be something to send.
     pub(super) fn want(&mut self) {
         if self.wanted == Wanted::No {
             self.wanted = Wanted::Unannounced;
@@ -40,22 +40,22 @@ impl Turns {
         unannounced
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub(super) fn begin(&mut self) {
         self.count += 1;
     }
 
-    /// The turn does all that was wanted so far.
+    /// Notes that the turn does everything requested so far.
     pub(super) fn fulfil(&mut self) {
         self.wanted = Wanted::No;
     }
 
-    /// Which turn this is.
+    /// The number of this turn.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Has the waker woken, if there is one, as soon as the connection is unlocked.
+    /// Makes a waker due, if there is one, so that it is woken when the connection is unlocked.
     pub(super) fn wake(&mut self, waker: &mut Option<Waker>) {
         self.due.extend(waker.take());
     }
@@ -64,7 +64,7 @@ impl Turns {
         wakers.append(&mut self.due);
     }
 
-    /// Remembers who waits, without cloning the waker of the one who waits already.
+    /// Stores a waker. It is not cloned if the same task is already waiting.
     pub(super) fn wait(&mut self, slot: &mut Option<Waker>, waker: &Waker) {
         if !slot
             .as_ref()
@@ -74,7 +74,7 @@ impl Turns {
         }
     }
 
-    /// Nobody waits any more.
+    /// Removes a waker that is no longer needed.
     pub(super) fn forget(&mut self, slot: &mut Option<Waker>) {
         self.displaced.extend(slot.take());
     }

@@ -1,4 +1,4 @@
-//! Dials that have not heard anything.
+//! Dials that have not received anything.
 
 use std::{
     collections::HashMap,
@@ -11,27 +11,28 @@ use rustc_hash::FxHashMap;
 
 use super::spare;
 
-/// The dials of a shard that have not heard anything.
+/// The dials of a shard that have not received anything.
 ///
-/// A dial that may be one half of a hole punch gets special treatment: the other half may be a little late, and then
-/// the first packet was for nothing.
+/// A dial may be one side of a hole punch. Then the other side may begin a little later, so the
+/// first packet may be lost. Such dials get special treatment.
 #[derive(Default)]
 pub(super) struct UnansweredDials {
-    /// By the ID of their first packet, which we have chosen.
+    /// By the destination connection ID of their first packet, which we chose.
     by_id: FxHashMap<ConnectionId, Dial>,
-    /// Those that may punch a hole, until something has come from there.
+    /// Dials that may be one side of a hole punch, until something comes from their address.
     by_addr: HashMap<SocketAddr, ConnectionId>,
 }
 
 struct Dial {
     handle: ConnectionHandle,
     remote_addr: SocketAddr,
-    /// From when on it counts that nobody is said to listen at the address.
+    /// "Port unreachable" is ignored before this time.
     believed_from: Instant,
 }
 
 impl UnansweredDials {
-    /// Notes a dial that begins. It may punch a hole if its peer may know the socket that it leaves from.
+    /// Adds a dial. It may be one side of a hole punch if its peer may know the socket from which
+    /// it leaves.
     pub(super) fn insert(
         &mut self,
         now: Instant,
@@ -41,7 +42,7 @@ impl UnansweredDials {
         may_punch: bool,
     ) {
         let mut believed_from = now;
-        // Between us and ourselves there is no NAT.
+        // There is no NAT on loopback.
         if may_punch && !remote_addr.ip().is_loopback() {
             believed_from += REFUSAL_PATIENCE;
             self.by_addr.insert(remote_addr, initial_id);
@@ -54,7 +55,7 @@ impl UnansweredDials {
         self.by_id.insert(initial_id, dial);
     }
 
-    /// It has heard something, or is over.
+    /// Removes a dial that has received something, or has ended.
     pub(super) fn remove(&mut self, initial_id: &ConnectionId) {
         let Some(dial) = self.by_id.remove(initial_id) else {
             return;
@@ -68,17 +69,17 @@ impl UnansweredDials {
         }
     }
 
-    /// For how many it has memory.
+    /// The number of dials for which memory is allocated.
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.by_id.capacity() + self.by_addr.capacity()
     }
 
-    /// The dial that is over because nobody listens at `remote_addr`, as somebody says who has seen the dial's first
-    /// packet: he knows its ID.
+    /// The dial that an ICMP error ends. The sender of the error has seen our first packet: the
+    /// error quotes its connection ID.
     ///
-    /// In a hole punch it is the peer's router that says so, as long as the peer has sent nothing to us; so such a dial
-    /// believes it only of what is sent again.
+    /// In a hole punch, the peer's router sends such errors until the peer has sent a packet to us.
+    /// So a dial that may be one side of a hole punch accepts an error only for its retransmission.
     pub(super) fn refused(
         &self,
         now: Instant,
@@ -86,21 +87,21 @@ impl UnansweredDials {
         initial_id: &ConnectionId,
     ) -> Option<ConnectionHandle> {
         let dial = self.by_id.get(initial_id)?;
-        // Without the zone of a link-local address, which ICMP does not tell.
+        // Without the zone of a link-local address, which ICMP does not report.
         let is_there = (dial.remote_addr.ip(), dial.remote_addr.port())
             == (remote_addr.ip(), remote_addr.port());
         (is_there && now >= dial.believed_from).then_some(dial.handle)
     }
 
-    /// The dial to `remote_addr`, the first time that something has come from there that belongs to no connection: most
-    /// likely what the peer sends to open its NAT for us, and that is open now.
+    /// The dial to `remote_addr`, for the first datagram from there that belongs to no connection.
+    /// Most likely the peer sent it to open its NAT for us, so the NAT is open now.
     pub(super) fn noise_from(&mut self, remote_addr: SocketAddr) -> Option<ConnectionHandle> {
         let initial_id = self.by_addr.remove(&remote_addr)?;
         self.by_id.get(&initial_id).map(|dial| dial.handle)
     }
 }
 
-/// How long a dial that may be half of a hole punch does not believe that nobody listens. Longer than the two sides of
-/// one are apart, and shorter than the time after which a first packet is sent again: a second, three times the RTT that
-/// is assumed at first (RFC 9002 §6.2.2).
+/// How long a dial that may be one side of a hole punch ignores "port unreachable": longer than the
+/// start times of the two sides differ, and shorter than the time to the first retransmission. That
+/// time is one second, three times the initial RTT (RFC 9002 §6.2.2).
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Connections that are over while streams of the peer's wait for the application.
+//! Connections that have ended while streams of the peer wait for the application.
 
 use std::{
     collections::VecDeque,
@@ -10,12 +10,12 @@ use std::{
 use super::connection::{Connection, SharedConnection, lock};
 use crate::sync::Mutex;
 
-/// Those whose streams can still be taken, the one that ended first in front.
+/// Ended connections whose streams can still be taken, oldest first.
 #[derive(Default)]
 pub(super) struct UntakenStreams(VecDeque<(Instant, Weak<Mutex<Connection>>)>);
 
 impl UntakenStreams {
-    /// A connection is over, and streams wait.
+    /// Adds a connection that has ended while streams wait.
     pub(super) fn push(&mut self, now: Instant, connection: &SharedConnection) {
         self.0
             .push_back((now + PATIENCE, Arc::downgrade(connection)));
@@ -25,18 +25,19 @@ impl UntakenStreams {
         self.0.is_empty()
     }
 
-    /// When streams are to be dropped.
+    /// When the next streams are to be dropped.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.0.front().map(|&(until, _)| until)
     }
 
-    /// Drops streams that were not taken in time. Who waits for the end of their connection is due.
+    /// Drops streams that were not taken in time. Adds the wakers of tasks that wait for the end of
+    /// the connection.
     pub(super) fn expire(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
         while self.next_timeout().is_some_and(|until| until <= now) {
             self.drop_first(wakers);
         }
         if self.0.is_empty() {
-            // A burst is over; its memory goes with it.
+            // The queue is empty, so the memory of a burst is freed.
             self.0 = VecDeque::new();
         }
     }
@@ -59,6 +60,6 @@ impl UntakenStreams {
     }
 }
 
-/// How long an application has to take them. A Swarm takes a stream as soon as it is polled; what
-/// nobody takes must not be kept for as long as somebody waits for the end.
+/// How long an application has to take the streams. A Swarm takes a stream as soon as it is polled.
+/// Streams that nobody takes must not delay the report of the connection's end for long.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! What the datagrams of a connection may cost, and how long one that costs more has to wait.
+//! Limits on the work that the datagrams of a connection cause, and how long a connection waits
+//! that exceeds them.
 
 use std::{
     cmp,
@@ -9,34 +10,34 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-/// The clocks that a driver lends to a turn.
+/// The clocks that measure a turn.
 pub(crate) trait Meter {
-    /// The time, now.
+    /// The current time.
     fn now(&self) -> Instant;
 
-    /// CPU time that the thread has used since some moment. Reading it costs a system call.
+    /// CPU time of the thread since an arbitrary moment. Reading it costs a system call.
     fn cpu_time(&self) -> Duration;
 }
 
-/// The work that one connection has caused by what it received, as CPU time.
+/// The CPU time that one connection's incoming datagrams have cost.
 ///
-/// Each datagram earns the connection time to handle it, many times what an honest one needs. A
+/// Each datagram earns the connection time for handling it, many times what an honest one needs. A
 /// connection that uses more than it has earned is in debt, and its next turn has to wait (see
 /// [`Debtors`]).
 ///
-/// The wall clock is read after each datagram, because that costs next to nothing. But it also
-/// runs while the kernel gives the CPU to somebody else. So a debt by the wall clock only makes a
-/// connection suspect: while it is, its turns are measured in CPU time as well.
+/// The wall clock is read after each datagram, because that costs almost nothing. But it also runs
+/// while the kernel gives the CPU to another thread. So a debt by the wall clock only makes a
+/// connection suspect, and the turns of a suspect connection are measured in CPU time as well.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
-    /// Earned and not used.
+    /// Time that was earned and not used.
     credit: Duration,
-    /// When it has last earned something by waiting.
+    /// When it last earned time by waiting.
     earned_at: Option<Instant>,
     suspect_until: Option<Instant>,
-    /// All the time that was used while the connection was suspect.
+    /// All CPU time used in turns that were measured in CPU time.
     used: Duration,
-    /// A debt that is too small to wait for. What is earned pays it first.
+    /// A debt that is too small to wait for. Earned time pays it first.
     owed: Duration,
 }
 
@@ -58,7 +59,7 @@ impl Account {
         }
     }
 
-    /// Begins to measure a turn. A handshake is always measured in CPU time.
+    /// Begins to measure a turn. Turns of a handshake are always measured in CPU time.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -75,7 +76,7 @@ impl Account {
         }
     }
 
-    /// Time earned by datagrams that came in or went out.
+    /// Adds time for datagrams that were received or sent.
     pub(super) fn earn(&mut self, datagrams: u64, bytes: usize) {
         self.save(
             EARNED_PER_DATAGRAM * u32::try_from(datagrams).unwrap_or(u32::MAX)
@@ -83,9 +84,8 @@ impl Account {
         );
     }
 
-    /// Time earned by waiting, of which so many connections have a share. Small packets that come
-    /// one by one may cost more than they earn, because nothing of it is in the CPU's caches any
-    /// more.
+    /// Adds time for waiting, which `connections` share. Small packets that arrive one by one may
+    /// cost more than they earn, because their data is no longer in the CPU's caches.
     pub(super) fn earn_by_waiting(&mut self, now: Instant, connections: usize) {
         let since = self.earned_at.replace(now).unwrap_or(now);
         let waited = now.saturating_duration_since(since);
@@ -99,12 +99,13 @@ impl Account {
         self.credit = cmp::min(self.credit + (earned - paid), MAX_CREDIT);
     }
 
-    /// Bills a turn. Returns what it has cost beyond all that was earned, if it has.
+    /// Bills a turn. Returns its cost beyond all time that was earned, if any.
     pub(super) fn bill(&mut self, stopwatch: Stopwatch, meter: &impl Meter) -> Option<Duration> {
         let now = meter.now();
         let wall = now.saturating_duration_since(stopwatch.began);
         let cost = match stopwatch.cpu_began {
-            // CPU time is never more than the wall clock's; the two are not read at once.
+            // CPU time never exceeds wall-clock time, but the two clocks are not read at the same
+            // moment.
             Some(began) => cmp::min(wall, meter.cpu_time().saturating_sub(began)),
             None => wall,
         };
@@ -120,16 +121,17 @@ impl Account {
         (self.owed >= LEAST_DEBT).then(|| mem::take(&mut self.owed))
     }
 
-    /// CPU time that was used in turns that were measured so: of a handshake, all of it.
+    /// CPU time used in turns that were measured in CPU time. For a handshake, that is all of it.
     pub(super) fn used(&self) -> Duration {
         self.used
     }
 }
 
-/// Connections that have to wait because they are in debt.
+/// Connections that wait because they are in debt.
 ///
-/// All debts are paid one after another, and each takes ten times as long as what it is for. So what
-/// costs more than it earns has a tenth of the time at most, however many connections do it.
+/// All debts are paid one after another, and each takes ten times as long as the debt. So
+/// connections that cost more than they earn have at most a tenth of the time, however many there
+/// are.
 #[derive(Debug, Default)]
 pub(super) struct Debtors {
     /// When the last debt is paid.
@@ -139,7 +141,7 @@ pub(super) struct Debtors {
 }
 
 impl Debtors {
-    /// Returns until when this connection waits.
+    /// Adds a debt. Returns when it is paid.
     pub(super) fn add(
         &mut self,
         now: Instant,
@@ -157,7 +159,7 @@ impl Debtors {
         self.waiting.front().map(|&(until, _)| until)
     }
 
-    /// Takes out a connection that has waited for long enough, with the time it had to wait for.
+    /// Removes a connection whose debt is paid, and returns it with the time of payment.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, ConnectionHandle)> {
         if self.first()? > now {
             return None;
@@ -169,7 +171,7 @@ impl Debtors {
 /// How much faster optimised code is than code without optimisation.
 const SPEED: u32 = if cfg!(debug_assertions) { 1 } else { 16 };
 
-/// Most time that a turn takes for what has arrived. Others wait meanwhile.
+/// The most time that a turn handles incoming datagrams, while other connections wait.
 pub(super) const TURN_TIME: Duration = Duration::from_micros(1600 / SPEED as u64);
 
 /// A datagram of any size takes 1 to 3 µs on a fast machine.
@@ -179,24 +181,24 @@ const EARNED_PER_DATAGRAM: Duration = Duration::from_nanos(64_000 / SPEED as u64
 /// 45 Mbit/s of full datagrams earn is less than a tenth of a CPU.
 const EARNED_PER_BYTE: Duration = Duration::from_nanos(160 / SPEED as u64);
 
-/// Smaller debts are not worth waiting for, behind those of everybody else.
+/// The smallest debt for which a connection waits.
 const LEAST_DEBT: Duration = Duration::from_micros(8_000 / SPEED as u64);
 
-/// Most time that a connection saves up: for an acknowledgement of all that was in flight on a
-/// long path, which takes about as long.
+/// The most time that a connection can save. An acknowledgement of everything in flight on a long
+/// path takes about as long.
 const MAX_CREDIT: Duration = Duration::from_micros(32_000 / SPEED as u64);
 
 /// CPU time that a handshake may take before its peer is authenticated. An honest one takes up to
 /// 1 ms on a fast machine.
 pub(super) const HANDSHAKE_TIME: Duration = Duration::from_millis(160 / SPEED as u64);
 
-/// How long a connection is measured in CPU time, after it has last cost too much.
+/// How long a connection is measured in CPU time after it last cost too much.
 const SUSPICION: Duration = Duration::from_secs(10);
 
-/// The part of all time that connections earn by waiting, together: one in so many.
+/// All connections together earn one part in this many of the time by waiting.
 const TIME_PER_WAITING: u32 = 20;
 
-/// How many times as long as a debt it takes to pay it.
+/// The time to pay a debt, as a multiple of the debt.
 const TIME_PER_DEBT: u32 = 10;
 
 #[cfg(test)]
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(account.credit, MAX_CREDIT);
     }
 
-    /// Clocks that somebody sets.
+    /// Clocks that the test sets.
     struct Clocks {
         now: Cell<Instant>,
         cpu: Cell<Duration>,
@@ -245,7 +247,7 @@ mod tests {
             self.cpu.set(self.cpu.get() + cpu);
         }
 
-        /// A turn with one full datagram that takes so long.
+        /// A turn with one full datagram that takes this long.
         fn turn(&self, account: &mut Account, wall: Duration, cpu: Duration) -> Option<Duration> {
             let stopwatch = account.begin(self.now.get(), false, self);
             account.earn(1, 1_452);
@@ -283,13 +285,13 @@ mod tests {
         let clocks = Clocks::new();
         let mut account = Account::new();
         let cost = MAX_CREDIT + Duration::from_millis(5);
-        // The first time it may have been somebody else who had the CPU.
+        // The first time, another thread may have had the CPU.
         assert_eq!(clocks.turn(&mut account, cost, cost), None);
         assert_eq!(
             clocks.turn(&mut account, cost, cost),
             Some(cost.checked_sub(EARNED).unwrap())
         );
-        // Long after, it is trusted again, and has saved nothing.
+        // After a long time it is no longer suspect, but has no savings.
         clocks.pass(SUSPICION * 2, Duration::ZERO);
         let over = EARNED + LEAST_DEBT / 4;
         assert_eq!(clocks.turn(&mut account, over, over), None);
@@ -343,7 +345,7 @@ mod tests {
             Some((paid[1], ConnectionHandle(1)))
         );
         assert_eq!(debtors.pop_due(paid[1]), None);
-        // Who comes later does not wait for what is paid.
+        // A later debtor does not wait for debts that are paid.
         let later = paid[2] + debt;
         assert_eq!(
             debtors.add(later, ConnectionHandle(4), debt),

@@ -6,7 +6,7 @@
 //!           b0 10.2.0.1 ───── 10.2.0.2 b0
 //! ```
 //!
-//! Each is a network namespace. The test is at the near one; at the far one a node echoes.
+//! Each host is a network namespace. The test runs at the near one; a node at the far one echoes.
 
 use std::{sync::mpsc, thread::JoinHandle};
 
@@ -23,32 +23,32 @@ use super::{
 /// The far host's addresses, by cable.
 const FAR: [&str; 2] = ["10.1.0.2", "10.2.0.2"];
 
-/// On the first cable.
+/// The far host's IPv6 address on the first cable.
 const FAR_V6: &str = "fd00:1::2";
 
-/// The two hosts. The near one can be changed while it is in use.
+/// The two hosts. The near one can be changed during a test.
 pub(crate) struct Cables {
     near: Namespace,
     far: Namespace,
 }
 
-/// What a test at the near host has.
+/// The environment of a test at the near host.
 pub(crate) struct Near {
     cables: Cables,
-    /// Where the far node listens: at one socket for each cable.
+    /// The addresses of the far node: one socket for each cable.
     pub(crate) far: [Multiaddr; 2],
     pub(crate) far_v6: Multiaddr,
     pub(crate) far_handle: Handle,
 }
 
-/// Runs a test at the near host, or says why there is none.
+/// Runs a test at the near host, or returns why that is not possible.
 pub(crate) fn at_near<F: Future<Output = ()>>(
     test: impl FnOnce(Near) -> F + Send + 'static,
 ) -> Result<(), String> {
     let cables = Cables::build()?;
     let enter = cables.near.enter();
     let (report, reported) = mpsc::sync_channel(1);
-    // Its end is that of the far node.
+    // Dropping it ends the far node.
     let (_over, is_over) = oneshot::channel::<()>();
     let far = visit(&cables.far.enter(), move || {
         block_on(async move {
@@ -137,7 +137,7 @@ impl Near {
         self.cables.far.run(&["nft", "-f", "-"], ruleset).unwrap();
     }
 
-    /// Has somebody else do this at the far host, on a thread of its own.
+    /// Runs this at the far host, on another thread.
     pub(crate) fn spawn_at_far<F: Future<Output = ()>>(
         &self,
         work: impl FnOnce() -> F + Send + 'static,

@@ -1,4 +1,4 @@
-//! What passes the interfaces of a host.
+//! Captures packets on the interfaces of a host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,14 +12,14 @@ use rustix::net::{
 
 use super::relay::ConnectionId;
 
-/// Captures packets at the host where it begins.
+/// Captures packets on the host of the thread that starts it.
 pub(crate) struct Capture(OwnedFd);
 
-/// The IDs in front of packets with short headers, by where they came from.
+/// The destination IDs of packets with short headers, by source address.
 pub(crate) type IdsBySource = BTreeMap<IpAddr, BTreeSet<ConnectionId>>;
 
 impl Capture {
-    /// Takes root.
+    /// Requires root.
     pub(crate) fn begin() -> Self {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let family = AddressFamily::PACKET;
@@ -28,7 +28,7 @@ impl Capture {
         Self(socket)
     }
 
-    /// What has passed since the last time on its way to `destination`.
+    /// The IDs of packets to `destination` since the last call.
     pub(crate) fn ids_to(&self, destination: IpAddr) -> IdsBySource {
         let mut ids = IdsBySource::new();
         let mut packet = vec![0; 65_536];
@@ -43,7 +43,7 @@ impl Capture {
     }
 }
 
-/// Looks whether no ID was used with two addresses (RFC 9000 §9.5); returns the addresses.
+/// Asserts that no ID was used with two addresses (RFC 9000 §9.5), and returns the addresses.
 pub(crate) fn apart(ids: &IdsBySource) -> BTreeSet<IpAddr> {
     let all: Vec<_> = ids.values().flatten().collect();
     let different: BTreeSet<_> = all.iter().collect();

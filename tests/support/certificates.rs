@@ -1,8 +1,9 @@
-//! A forger of certificates: the good, and every bad one that an attacker may present.
+//! A forger of certificates: valid ones, and every invalid one that an attacker may present.
 //!
-//! [`cases`] makes them, numbered as in the list of threats that the authenticator was built
-//! against. Whatever a case is not about is right, and signed after the forgery: a verifier that
-//! misses the forgery accepts the certificate, unless the case admits that it is not [signed].
+//! [`cases`] makes them, numbered as in the list of threats against which the authenticator was
+//! built. Everything that a case is not about is correct, and signed after the forgery. So a
+//! verifier that misses the forgery accepts the certificate, unless the case states that it is not
+//! [signed].
 //!
 //! [signed]: Case::signed
 
@@ -22,7 +23,7 @@ pub(crate) use self::{
 };
 use super::CertificateError;
 
-// The paths are given because unit tests include this file by its path.
+// Explicit paths, because unit tests include this file by its path.
 #[path = "certificates/der.rs"]
 mod der;
 #[path = "certificates/libp2p.rs"]
@@ -40,21 +41,21 @@ pub(crate) struct Case {
     /// The number of the threat. Some have several cases.
     pub(crate) number: u8,
     pub(crate) name: &'static str,
-    /// What the peer presents, each in DER: one certificate, except where that is the point.
+    /// The certificates that the peer presents, in DER: one, unless the case is about their number.
     pub(crate) chain: Vec<Vec<u8>>,
     /// The key that signs the peer's handshake, in PKCS#8.
     pub(crate) private_key: Vec<u8>,
-    /// Whether a verifier that misses the forgery finds the signatures good. Some of them no
-    /// library makes.
+    /// Whether the signatures are valid, so that a verifier that misses the forgery accepts them.
+    /// Some signatures no library can make.
     pub(crate) signed: bool,
-    /// Whom the certificate claims to be from.
+    /// The peer that the certificate claims.
     pub(crate) host: PeerId,
-    /// Whom the other side expects, if anyone.
+    /// The peer that the other side expects, if any.
     pub(crate) expected_peer: Option<PeerId>,
     pub(crate) expected: Expected,
 }
 
-/// What has to become of a case.
+/// The required result of a case.
 pub(crate) enum Expected {
     Accept,
     /// The variant of the error, and a test for it.
@@ -62,7 +63,7 @@ pub(crate) enum Expected {
 }
 
 impl Case {
-    /// The same, admitting that its signatures are wrong as well.
+    /// The same case with wrong signatures.
     fn unsigned(self) -> Self {
         Self {
             signed: false,
@@ -70,7 +71,7 @@ impl Case {
         }
     }
 
-    /// The same, with the handshake signed by another key.
+    /// The same case with the handshake signed by another key.
     fn with_key(self, signer: &Signer) -> Self {
         Self {
             private_key: signer.pkcs8.clone(),
@@ -78,12 +79,12 @@ impl Case {
         }
     }
 
-    /// The same, with a certificate that claims to be from `host`.
+    /// The same case with a certificate that claims to be from `host`.
     fn claiming(self, host: PeerId) -> Self {
         Self { host, ..self }
     }
 
-    /// The certificate, if it decides the case without a handshake around it.
+    /// The certificate, if it decides the case without a handshake.
     pub(crate) fn certificate(&self) -> Option<&[u8]> {
         match &self.chain[..] {
             [certificate] if self.number != 57 => Some(certificate),
@@ -132,7 +133,7 @@ pub(crate) fn hosts() -> [Keypair; 4] {
     ]
 }
 
-/// Every case, good and bad.
+/// Every case, valid and invalid.
 pub(crate) fn cases() -> Vec<Case> {
     let forger = Forger::new();
     [
@@ -199,7 +200,7 @@ impl Forger {
         }
     }
 
-    /// The good certificate with a change, signed after it.
+    /// The valid certificate with a change, signed after it.
     fn changed(
         &self,
         number: u8,
@@ -211,14 +212,14 @@ impl Forger {
         self.case(number, name, certificate, expected)
     }
 
-    /// A good certificate with another kind of key.
+    /// A valid certificate with another kind of key.
     fn signed_by(&self, number: u8, name: &'static str, signer: Signer) -> Case {
         let certificate = Template::new(&self.host, &signer).sign(&signer);
         self.case(number, name, certificate, Expected::Accept)
             .with_key(&signer)
     }
 
-    /// The good certificate with another SubjectPublicKeyInfo, vouched for and signed.
+    /// The valid certificate with another SubjectPublicKeyInfo, which the host key signs.
     fn vouched_spki(
         &self,
         number: u8,
@@ -295,7 +296,7 @@ impl Forger {
         cases
     }
 
-    /// What only shows in a handshake.
+    /// Cases that need a handshake.
     fn handshakes(&self) -> Vec<Case> {
         let good = self.good.sign(&self.signer);
         let case = |number, name, chain: &[&[u8]], signer: &Signer, expected| Case {
@@ -339,7 +340,7 @@ fn rsa_host() -> Keypair {
 const UNKNOWN: &[u8] = &[0x2b, 6, 1, 4, 1, 0x83, 0xa2, 0x5a, 9];
 const KEY_USAGE: &[u8] = &[0x55, 29, 15];
 
-/// A day in January 2027, on which certificates are verified that have no reason to be out of date.
+/// A day in January 2027, on which certificates are verified unless the case is about dates.
 pub(crate) fn today() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }

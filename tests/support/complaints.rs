@@ -1,4 +1,5 @@
-//! What quinn-proto says when it is used wrongly: an incoming connection forgotten, a connection drained twice.
+//! quinn-proto's log messages about wrong use: an incoming connection that was dropped, a
+//! connection drained twice.
 
 use std::{
     fmt,
@@ -12,13 +13,13 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-/// Keeps from now on what is said, on any thread.
+/// Collects the messages of all threads from now on.
 pub(crate) fn listen() {
-    // Done already, perhaps.
+    // It may already be set.
     let _ = tracing::subscriber::set_global_default(Listener);
 }
 
-/// What was said since the last time.
+/// Takes the messages since the last call.
 pub(crate) fn take() -> Vec<String> {
     std::mem::take(&mut *HEARD.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -1,4 +1,4 @@
-//! A host of the test's own, which it changes while it is there.
+//! A host that the test changes while it uses it.
 
 use std::thread::JoinHandle;
 
@@ -11,7 +11,8 @@ use super::{
 /// A network namespace.
 pub(crate) struct Home(Namespace);
 
-/// Runs a test at a host that this batch for `ip` has made, or says why there is none.
+/// Runs a test at a host that this batch for `ip` has configured, or returns why that is not
+/// possible.
 pub(crate) fn at_home<F: Future<Output = ()>>(
     batch: &str,
     test: impl FnOnce(Home) -> F + Send + 'static,
@@ -29,11 +30,7 @@ impl Home {
         Ok(Self(home))
     }
 
-    /// Has `ip` do this, line by line. The calling thread waits.
-    ///
-    /// # Panics
-    ///
-    /// If it fails.
+    /// Runs this batch with `ip`, and panics if that fails. It blocks the calling thread.
     pub(crate) fn ip(&self, batch: &str) {
         self.0.run(&["ip", "-batch", "-"], batch).unwrap();
     }
@@ -51,7 +48,7 @@ impl Home {
         outcome(visit(&enter, move || block_on(bounded(test(self))))?)
     }
 
-    /// Has this run on another thread at this host.
+    /// Runs this on another thread at this host.
     pub(crate) fn visit<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! TLS of a peer that presents what it is told to, and believes everything.
+//! TLS of a peer that presents the certificate of its case, and accepts every certificate.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rustls::{
 
 use super::certificates::Case;
 
-/// A client that presents `case` to whoever asks for a certificate.
+/// A client that presents `case` to any server that asks for a certificate.
 pub(crate) fn client(case: &Case) -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(default_provider().into())
         .with_protocol_versions(&[&TLS13])
@@ -28,7 +28,7 @@ pub(crate) fn client(case: &Case) -> ClientConfig {
     config
 }
 
-/// A server that presents `case`, and wants a certificate of the client too.
+/// A server that presents `case`, and requires a certificate of the client.
 pub(crate) fn server(case: &Case) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(default_provider().into())
         .with_protocol_versions(&[&TLS13])
@@ -53,7 +53,7 @@ fn schemes() -> Vec<SignatureScheme> {
         .supported_schemes()
 }
 
-/// A key that signs the handshake even if the other side has offered no scheme of its.
+/// A key that signs the handshake even if the other side supports none of its schemes.
 #[derive(Debug)]
 struct Brazen(Arc<dyn SigningKey>);
 
@@ -69,7 +69,7 @@ impl SigningKey for Brazen {
     }
 }
 
-/// Believes every certificate, whoever presents it.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct Credulous;
 

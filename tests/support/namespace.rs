@@ -1,8 +1,8 @@
-//! Network namespaces: hosts of their own on one machine.
+//! Network namespaces: separate hosts on one machine.
 //!
-//! One lives as long as a process that holds it; the holder ends when we do. Nothing has a name, nothing is left
-//! behind, and nothing of it can reach the outside. It takes root, or a system that lets anybody make user namespaces,
-//! and `ip`.
+//! A namespace lives as long as a process in it, which ends with this program. Namespaces have no
+//! names, leave nothing behind, and cannot reach the outside. They require root, or a system on
+//! which every user may create user namespaces, and `ip`.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -17,14 +17,14 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// So many of them, or why there are none.
+    /// Creates this many namespaces, or returns why that is not possible.
     pub(crate) fn hold(count: usize) -> Result<Vec<Self>, String> {
         let as_root = || -> Result<Vec<Self>, String> {
             (0..count)
                 .map(|_| Self::start(&["unshare", "--net"], false))
                 .collect()
         };
-        // The first one brings a user namespace with it, and the others are made there.
+        // The first one is created with a user namespace, in which the others are created.
         let as_anybody = || -> Result<Vec<Self>, String> {
             let first = Self::start(&["unshare", "--user", "--map-root-user", "--net"], true)?;
             let user = format!("--user=/proc/{}/ns/user", first.id());
@@ -56,7 +56,7 @@ impl Namespace {
             .map_err(|error| format!("{}: {error}", words[0]))?;
         let mut line = String::new();
         if let Some(output) = process.stdout.take() {
-            // If it cannot be read, it is not "ready".
+            // An error counts as not "ready".
             let _ = BufReader::new(output).read_line(&mut line);
         }
         if line == "ready\n" {
@@ -72,7 +72,7 @@ impl Namespace {
         self.process.id()
     }
 
-    /// What to put in front of a command for it to run here.
+    /// The words before a command that make it run here.
     pub(crate) fn enter(&self) -> Vec<String> {
         let id = self.id();
         let mut words = vec!["nsenter".to_owned(), format!("--net=/proc/{id}/ns/net")];
@@ -84,7 +84,7 @@ impl Namespace {
         words
     }
 
-    /// Runs a command here; says what it has said, or why it has failed.
+    /// Runs a command here; returns its output, or why it has failed.
     pub(crate) fn run(&self, words: &[&str], input: &str) -> Result<String, String> {
         let entered = self.enter();
         let describe = |error: &dyn std::fmt::Display| format!("{}: {error}", words.join(" "));
@@ -97,7 +97,7 @@ impl Namespace {
             .spawn()
             .map_err(|error| describe(&error))?;
         if let Some(mut pipe) = process.stdin.take() {
-            // If it has ended already, it has said why.
+            // If it has already ended, its exit status tells why.
             let _ = pipe.write_all(input.as_bytes());
         }
         let output = process
@@ -113,7 +113,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Its input ends with it; nobody else keeps it.
+        // This ends its input; no other process holds it.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }

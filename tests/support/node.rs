@@ -34,10 +34,10 @@ pub(crate) const NEW_PORT: DialOpts = DialOpts {
     port_use: PortUse::New,
 };
 
-/// No test takes nearly as long; one that does hangs.
+/// Far longer than any test takes unless it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How often to look at what cannot be awaited.
+/// Interval of checks of conditions that cannot be awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Runs a test that must not hang.
@@ -51,7 +51,7 @@ pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
         .expect("the test hangs")
 }
 
-/// Waits for figures that nothing reports.
+/// Waits for a condition on statistics, which have no notifications.
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -81,7 +81,7 @@ pub(crate) trait Quic:
         + Send
         + 'static;
 
-    /// With the defaults.
+    /// A transport with the default configuration.
     fn of(keypair: &Keypair) -> Self;
 }
 
@@ -101,7 +101,7 @@ impl Quic for libp2p_quic::tokio::Transport {
     }
 }
 
-/// A transport and who it is.
+/// A transport and its peer ID.
 pub(crate) struct Peer<T> {
     pub(crate) transport: T,
     pub(crate) peer_id: PeerId,
@@ -113,7 +113,7 @@ pub(crate) type Node = Peer<Transport>;
 /// The official transport.
 pub(crate) type OfficialNode = Peer<libp2p_quic::tokio::Transport>;
 
-/// What is known of an incoming connection before its handshake.
+/// An incoming connection before its handshake.
 pub(crate) struct Knock<T: Quic> {
     pub(crate) listener_id: ListenerId,
     pub(crate) upgrade: T::ListenerUpgrade,
@@ -146,7 +146,7 @@ impl<T: Quic> Peer<T> {
         }
     }
 
-    /// Listens at an address that is no wildcard.
+    /// Listens at an address that is not a wildcard.
     pub(crate) async fn listen_at(&mut self, addr: &str) -> (ListenerId, Multiaddr) {
         let id = ListenerId::next();
         self.transport.listen_on(id, addr.parse().unwrap()).unwrap();
@@ -198,7 +198,7 @@ impl<T: Quic> Peer<T> {
         }
     }
 
-    /// The next incoming connection, authenticated.
+    /// Accepts the next connection, and authenticates it.
     pub(crate) async fn accept(&mut self) -> (PeerId, T::Muxer) {
         match self.knock().await.upgrade.await {
             Ok(accepted) => accepted,
@@ -206,7 +206,7 @@ impl<T: Quic> Peer<T> {
         }
     }
 
-    /// Takes every connection, and echoes what comes on every stream, for as long as the test runs.
+    /// Accepts every connection, and echoes every stream, until the test ends.
     pub(crate) fn spawn_echo(mut self) -> Echo {
         Echo(tokio::spawn(async move {
             loop {
@@ -223,7 +223,7 @@ impl<T: Quic> Peer<T> {
 }
 
 impl Node {
-    /// With other settings than the defaults.
+    /// A node with these settings.
     pub(crate) fn with(
         set: impl FnOnce(ConfigBuilder) -> Result<ConfigBuilder, ConfigError>,
     ) -> Self {
@@ -240,7 +240,7 @@ impl Node {
     }
 }
 
-/// Two threads, and all that a driver needs.
+/// A runtime with two threads, time and I/O.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -249,7 +249,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Whether every figure that says *now* is zero.
+/// Whether every figure that counts *now* is zero.
 pub(crate) fn is_over(handle: &Handle) -> bool {
     let stats = handle.stats();
     let registry = &stats.registry;
@@ -265,7 +265,7 @@ pub(crate) fn is_over(handle: &Handle) -> bool {
         && registry.remote_addresses == 0
 }
 
-/// Open descriptors of this process, where they can be listed.
+/// The number of open descriptors of this process, if they can be listed.
 pub(crate) fn descriptors() -> Option<usize> {
     std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
 }
@@ -343,7 +343,7 @@ pub(crate) fn socket_addr(addr: &Multiaddr) -> std::net::SocketAddr {
     (ip.expect("an address with an IP"), port(addr)).into()
 }
 
-/// A UDP socket that says nothing by itself.
+/// A UDP socket that sends nothing.
 pub(crate) fn silent(ip: &str) -> (UdpSocket, Multiaddr) {
     let socket = UdpSocket::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -351,7 +351,7 @@ pub(crate) fn silent(ip: &str) -> (UdpSocket, Multiaddr) {
     (socket, addr)
 }
 
-/// Why the handshake failed that had to.
+/// The error of a handshake that must have failed.
 pub(crate) fn handshake_error<T: std::fmt::Debug>(result: Result<T, Error>) -> HandshakeError {
     match result {
         Err(Error::Handshake(error)) => error,

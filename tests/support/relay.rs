@@ -1,4 +1,4 @@
-//! A router between one client and its servers, which the test may make behave badly.
+//! A router between one client and its servers, which tests can make misbehave.
 
 use std::{
     collections::BTreeSet,
@@ -11,14 +11,14 @@ use std::{
 
 use tokio::{net::UdpSocket, sync::Notify, task::JoinHandle};
 
-/// Carries the datagrams of one client to its servers in turn, and their answers back.
+/// Forwards the datagrams of one client to its servers in turn, and their answers back.
 pub(crate) struct Relay {
     addr: SocketAddr,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
 
-/// What a connection is addressed by, as everybody on the path can see.
+/// A connection ID, as everyone on the path can see it.
 pub(crate) type ConnectionId = [u8; 8];
 
 struct State {
@@ -52,51 +52,51 @@ impl Relay {
         Self { addr, state, task }
     }
 
-    /// Where the client has to send to.
+    /// The address to which the client sends.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What servers see as the client's address.
+    /// The client's address as servers see it.
     pub(crate) fn outside_addr(&self) -> SocketAddr {
         self.state.outside().local_addr().unwrap()
     }
 
-    /// Goes on from another port, as a NAT does that has forgotten the binding.
+    /// Continues from another port, like a NAT that has forgotten the mapping.
     pub(crate) async fn rebind(&self) {
         let outside = Arc::new(bind().await);
         *self.state.outside.lock().unwrap() = outside;
         self.state.rebound.notify_one();
     }
 
-    /// Loses every datagram from now on.
+    /// Drops every datagram from now on.
     pub(crate) fn cut(&self) {
         self.state.cut.store(true, Ordering::Relaxed);
     }
 
-    /// What is in front of the client's packets with short headers.
+    /// Destination IDs of the client's packets with short headers.
     pub(crate) fn ids_of_servers(&self) -> BTreeSet<ConnectionId> {
         self.state.to_servers.lock().unwrap().clone()
     }
 
-    /// What is in front of those to the client.
+    /// Destination IDs of such packets to the client.
     pub(crate) fn ids_of_client(&self) -> BTreeSet<ConnectionId> {
         self.state.to_client.lock().unwrap().clone()
     }
 
-    /// Sends something to the client that seems to come from its server.
+    /// Sends a forged datagram to the client, from the server's address.
     pub(crate) async fn forge_to_client(&self, datagram: &[u8]) {
         let client = self.state.client.lock().unwrap().expect("a client");
         self.state.inside.send_to(datagram, client).await.unwrap();
     }
 
-    /// Sends something to a server that seems to come from its client.
+    /// Sends a forged datagram to a server, from the client's address.
     pub(crate) async fn forge_to(&self, server: SocketAddr, datagram: &[u8]) {
         let outside = self.state.outside();
         outside.send_to(datagram, server).await.unwrap();
     }
 
-    /// How many datagrams of the client have come by.
+    /// The number of the client's datagrams so far.
     pub(crate) fn carried(&self) -> u64 {
         self.state.carried.load(Ordering::Relaxed)
     }
@@ -124,7 +124,7 @@ fn short_header_id(datagram: &[u8]) -> Option<ConnectionId> {
     (first & 0x80 == 0).then(|| rest.first_chunk().copied())?
 }
 
-/// What cannot be sent or received is lost, as on any network.
+/// Datagrams that cannot be sent or received are lost, as on any network.
 async fn carry(servers: Vec<SocketAddr>, state: Arc<State>) {
     let inside = &state.inside;
     let mut servers = servers.iter().cycle();

@@ -1,8 +1,9 @@
-//! What a machine may lack: tests that need it are skipped, unless they are required.
+//! Features that a machine may lack. Tests that need one are skipped, unless it is required.
 
 use std::env;
 
-/// `None`, and says why, if something is missing here; fails if `INTEROP_REQUIRE` has the name of what it is needed for.
+/// Returns `None` and prints the reason if something is missing; fails if `INTEROP_REQUIRE`
+/// contains `name`.
 pub(crate) fn or_skip<T>(name: &str, result: Result<T, String>) -> Option<T> {
     result
         .map_err(|reason| {

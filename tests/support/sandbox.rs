@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
-/// What fails.
+/// System calls that fail.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Forbidden {
     /// Opening files.
@@ -17,11 +17,11 @@ pub(crate) enum Forbidden {
     Netlink,
 }
 
-/// Puts the calling thread, and those that it makes, into a sandbox, for good.
+/// Puts the calling thread, and threads that it starts, into a sandbox permanently.
 ///
 /// # Panics
 ///
-/// If the kernel has none.
+/// If the kernel does not support it.
 pub(crate) fn enter(forbidden: &[Forbidden]) {
     for forbidden in forbidden {
         let (call, rules, errno) = match forbidden {

@@ -1,4 +1,5 @@
-//! A piece of the Internet on one machine: two hosts, each behind a router of its own, and a public segment.
+//! A simulated part of the Internet on one machine: two hosts, each behind its own router, and a
+//! public segment.
 //!
 //! ```text
 //!                      public  11.0.0.1 …  relay, servers
@@ -12,13 +13,14 @@
 //!        dialer                     listener
 //! ```
 //!
-//! Each of the five is a network namespace. It takes `ip` and `nft`.
+//! Each of the five is a network namespace. The tests require `ip` and `nft`.
 //!
-//! The public addresses are not those of documentation: neither libp2p nor UPnP believes that these are public.
+//! The public addresses are not documentation addresses, because neither libp2p nor UPnP treats
+//! those as public.
 
 use super::namespace::Namespace;
 
-/// Where relays and servers are: addresses of one namespace.
+/// Addresses of relays and servers, all in one namespace.
 pub(crate) const PUBLIC: [&str; 3] = ["11.0.0.1", "11.0.0.2", "11.0.0.3"];
 
 /// A namespace of the scene.
@@ -31,37 +33,39 @@ pub(crate) enum Place {
     Listener,
 }
 
-/// How a router translates.
+/// The address translation of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Nat {
     pub(crate) ports: Ports,
     pub(crate) strangers: Strangers,
 }
 
-/// Which port a flow gets outside.
+/// The external port of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// The same as inside while nobody else has it, whatever the target: endpoint-independent (RFC 4787 §4.1).
+    /// The internal port if it is free, for any destination: endpoint-independent mapping (RFC
+    /// 4787 §4.1).
     Kept,
-    /// A random one for each target.
+    /// A random port for each destination.
     Random,
 }
 
-/// What a router does with a packet from outside that nobody inside has asked for. All let in answers only, from
-/// the address and port that was asked (RFC 4787 §5).
+/// The reaction of a router to unsolicited packets from outside. All routers let in only answers
+/// from the address and port to which a packet was sent (RFC 4787 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strangers {
-    /// Nothing, as most routers of providers.
+    /// The packet is dropped, as by most providers' routers.
     Dropped,
-    /// Its firewall says "port unreachable", as OpenWrt's.
+    /// The firewall answers "port unreachable", like OpenWrt's.
     Rejected,
-    /// It takes it for itself, as a router without a firewall; nobody listens, so its own stack says "port
-    /// unreachable". Its connection tracking has seen a flow then.
+    /// The router accepts the packet itself, like a router without a firewall. The port is closed,
+    /// so its own stack answers "port unreachable", and its connection tracking has recorded a
+    /// flow.
     Taken,
 }
 
 impl Nat {
-    /// The usual one.
+    /// The usual NAT.
     pub(crate) const KEPT: Self = Self {
         ports: Ports::Kept,
         strangers: Strangers::Dropped,
@@ -75,7 +79,8 @@ impl Nat {
         Self { ports, ..self }
     }
 
-    /// For nft. The chains of miniupnpd are there for a daemon that forwards ports; they are empty without one.
+    /// The nft ruleset. The chains of miniupnpd are for a daemon that forwards ports, and are empty
+    /// without one.
     fn ruleset(self) -> String {
         let flags = match self.ports {
             Ports::Kept => "",
@@ -118,16 +123,16 @@ impl Nat {
     }
 }
 
-/// A scene. Dropping it ends it; programs in it should end by themselves, or be ended before.
+/// A scene. Dropping it deletes it; programs in it must end by themselves, or be ended before.
 pub(crate) struct Scene {
     namespaces: Vec<Namespace>,
 }
 
 impl Scene {
-    /// Builds a scene, or says why it cannot be built here.
+    /// Builds a scene, or returns why that is not possible here.
     pub(crate) fn build(dialer: Nat, listener: Nat) -> Result<Self, String> {
         let mut scene = Self {
-            // As many as there are places.
+            // One for each place.
             namespaces: Namespace::hold(Place::Listener as usize + 1)?,
         };
         scene.build_public()?;
@@ -136,7 +141,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// What to put in front of a command for it to run at a place.
+    /// The words before a command that make it run at a place.
     pub(crate) fn enter(&self, place: Place) -> Vec<String> {
         self.namespace(place).enter()
     }

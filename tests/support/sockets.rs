@@ -1,4 +1,4 @@
-//! Sockets of this process, behind the back of those who use them.
+//! Accesses sockets of this process without their owners.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,22 @@ use rustix::{
     process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 
-/// Shuts down the sockets that are bound to a port, as a system does that suspends a program: nothing comes in any more,
-/// sending fails, and the port stays taken until the socket is closed. At most so many of them.
+/// Shuts down at most `most` of the sockets bound to a port, like a system that suspends a program:
+/// nothing is received any more, sending fails, and the port stays in use until the socket is
+/// closed.
 ///
-/// Returns how many they were.
+/// Returns how many were shut down.
 pub(crate) fn shut_down(port: u16, most: usize) -> usize {
     let mut sockets = bound_to(port);
     sockets.truncate(most);
     for socket in &sockets {
-        // It says that there is no connection, and does it.
+        // The call reports that there is no connection, but takes effect.
         let _ = shutdown(socket, Shutdown::Both);
     }
     sockets.len()
 }
 
-/// Other descriptors of the sockets that are bound to a port, one for each.
+/// Duplicate descriptors of the sockets bound to a port, one for each socket.
 pub(crate) fn bound_to(port: u16) -> Vec<File> {
     let myself = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
     let mut sockets = BTreeMap::new();
@@ -39,7 +40,7 @@ pub(crate) fn bound_to(port: u16) -> Vec<File> {
         let name = getsockname(&socket).ok();
         let addr = name.and_then(|name| SocketAddr::try_from(name).ok());
         if addr.is_some_and(|addr| addr.port() == port) {
-            // Descriptors that are made here, and by tests beside this one, may be seen as well.
+            // Descriptors opened here, or by parallel tests, may appear as well.
             let socket = File::from(socket);
             sockets.insert(socket.metadata().unwrap().ino(), socket);
         }

@@ -1,4 +1,4 @@
-//! What tests do with streams: open, echo, transfer and compare.
+//! Stream operations of tests: open, echo, transfer and compare.
 
 use std::{future::poll_fn, io};
 
@@ -23,8 +23,8 @@ pub(crate) async fn accept<M: StreamMuxer + Unpin>(muxer: &mut M) -> M::Substrea
     }
 }
 
-/// A stream as both sides have it. Its opener has written one byte, which its acceptor has read: a peer
-/// hears of a stream with its first byte.
+/// Opens a stream, and returns both ends. The opener writes one byte, which the acceptor reads,
+/// because a peer learns of a stream by its first byte.
 pub(crate) async fn open_between<A, B>(
     opener: &mut A,
     acceptor: &mut B,
@@ -42,7 +42,7 @@ where
     (opened, accepted)
 }
 
-/// Sends back what it receives, until the peer has no more; errors end it.
+/// Echoes received data until the peer finishes, or an error occurs.
 pub(crate) async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut buf = vec![0; BLOCK];
     loop {
@@ -71,7 +71,8 @@ where
     assert_eq!(answer, b"is anybody there?");
 }
 
-/// Writes as much as is taken, until nothing was for a whole round trip of `ping`; says how much.
+/// Writes as much as is accepted, until nothing was accepted for a whole round trip of `ping`.
+/// Returns how much.
 pub(crate) async fn fill(stream: &mut Stream, ping: &mut Connection) -> usize {
     let block = [9; 10_000];
     let mut written = 0;
@@ -87,14 +88,14 @@ pub(crate) async fn fill(stream: &mut Stream, ping: &mut Connection) -> usize {
     }
 }
 
-/// What was transferred.
+/// The length and digest of transferred data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Digested {
     pub(crate) length: u64,
     sha256: Vec<u8>,
 }
 
-/// Sends this many bytes, of which no two blocks are alike, and FIN.
+/// Sends this many bytes, in which no two blocks are equal, and FIN.
 pub(crate) async fn send(stream: &mut (impl AsyncWrite + Unpin), length: u64) -> Digested {
     let mut block: Vec<u8> = (0..BLOCK).map(|index| ((index * 31) >> 3) as u8).collect();
     let mut hash = Sha256::new();
@@ -135,7 +136,7 @@ pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Digested {
     }
 }
 
-/// Sends through an echo server, and checks what comes back.
+/// Transfers data through an echo server, and compares the result.
 pub(crate) async fn transfer_through_echo<M>(muxer: &mut M, length: u64)
 where
     M: StreamMuxer<Substream: AsyncRead + AsyncWrite + Unpin> + Unpin,
@@ -145,7 +146,7 @@ where
     assert_eq!(sent, received);
 }
 
-/// What ended the stream, as far as our transport says.
+/// The error of our transport that ended the stream.
 pub(crate) fn stream_error(error: &io::Error) -> &StreamError {
     error
         .get_ref()

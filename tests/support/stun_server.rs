@@ -1,4 +1,4 @@
-//! A STUN server: coturn, as Debian has it.
+//! A STUN server: coturn, as packaged in Debian.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -12,7 +12,7 @@ use super::{
     visit::run_at,
 };
 
-/// coturn with an IP address or more. It ends with this.
+/// coturn with one or more IP addresses. Dropping it ends the server.
 pub(crate) struct StunServer {
     process: Child,
     ips: Vec<String>,
@@ -20,7 +20,7 @@ pub(crate) struct StunServer {
 }
 
 impl StunServer {
-    /// Starts it on this host, or says why it cannot be started.
+    /// Starts it on this host, or returns why that is not possible.
     pub(crate) fn start(ips: &[&str]) -> Result<Self, String> {
         let port = free_port(ips[0]);
         let process = spawn(&[], ips, port)?;
@@ -74,7 +74,7 @@ impl Drop for StunServer {
     }
 }
 
-/// Without anything that is not STUN over UDP: no configuration file, no relaying, no console.
+/// Only with STUN over UDP: no configuration file, no relaying, no console.
 fn spawn(enter: &[String], ips: &[&str], port: u16) -> Result<Child, String> {
     let mut words = enter.to_vec();
     words.extend(
@@ -117,14 +117,14 @@ fn answers(addr: SocketAddr) -> bool {
         socket.send(&request)?;
         socket.recv(&mut [0; 512])
     };
-    // Refused until it listens; that is said at once.
+    // The port is closed until it listens, which ICMP reports at once.
     asked().is_ok_and(|len| len > request.len()) || {
         thread::sleep(LOOK_EVERY);
         false
     }
 }
 
-/// A port that nobody has at this moment. coturn takes no socket that is open already.
+/// A port that is free now. coturn cannot use a socket that is already open.
 fn free_port(ip: &str) -> u16 {
     let socket = UdpSocket::bind((ip, 0)).unwrap();
     socket.local_addr().unwrap().port()
@@ -132,7 +132,7 @@ fn free_port(ip: &str) -> u16 {
 
 const USUAL_PORT: u16 = 3478;
 
-/// Ten seconds, on a machine that has better things to do.
+/// Ten seconds, for a busy machine.
 const ATTEMPTS: u32 = 200;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use multiaddr::Multiaddr;
 
 use super::node::LOOPBACK_V4;
 
-/// Whether the other one is there, and who it is.
+/// Ping and identify.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     identify: identify::Behaviour,
@@ -55,7 +55,7 @@ pub(crate) fn official() -> Swarm<Behaviour> {
         .build()
 }
 
-/// Listens on loopback, and says where.
+/// Listens on loopback, and returns the address.
 pub(crate) async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
     swarm.listen_on(LOOPBACK_V4.parse().unwrap()).unwrap();
     loop {
@@ -65,7 +65,7 @@ pub(crate) async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiad
     }
 }
 
-/// Has one dial the other, and waits until each has pinged and identified the other one.
+/// Makes one node dial the other, and waits until each has pinged and identified the other.
 pub(crate) async fn meet(dialer: &mut Swarm<Behaviour>, listener: &mut Swarm<Behaviour>) {
     let (dialer_id, listener_id) = (*dialer.local_peer_id(), *listener.local_peer_id());
     let addr = listen(listener).await;
@@ -81,11 +81,11 @@ pub(crate) async fn meet(dialer: &mut Swarm<Behaviour>, listener: &mut Swarm<Beh
     assert!(there.observed.is_some_and(|observed| observed == addr));
 }
 
-/// What one has learnt of the other.
+/// What a node has learned of the other.
 #[derive(Default)]
 struct Met {
     pinged: bool,
-    /// Our address, as the other one sees it.
+    /// Our address as the other node observed it.
     observed: Option<Multiaddr>,
 }
 

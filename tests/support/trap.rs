@@ -1,7 +1,7 @@
-//! A panic in the middle of a driver's work.
+//! A panic during a driver's work.
 //!
-//! quinn-proto reports what it does through `tracing`, and what listens to that is the application's. So a subscriber
-//! can panic in there, with the connection locked and half done with something.
+//! quinn-proto logs its work through `tracing`, whose subscriber belongs to the application. So a
+//! subscriber can panic while the connection is locked and in the middle of an operation.
 
 use std::cell::Cell;
 
@@ -11,12 +11,12 @@ use tracing::{
     subscriber::Interest,
 };
 
-/// Has a driver on this thread panic as soon as they have reported so many things.
+/// Makes a driver on this thread panic after `reports` log events of drivers.
 ///
-/// What the thread itself does, outside of any task, is left alone; so is what tasks of the application make quinn-proto
-/// report, which is about streams.
+/// Events outside of any task do not count, nor do events about streams that application tasks
+/// cause.
 pub(crate) fn set(reports: usize) {
-    // Somebody has set it already, perhaps.
+    // It may already be set.
     let _ = tracing::subscriber::set_global_default(Trap);
     FUSE.set(Some(reports));
 }
@@ -29,7 +29,7 @@ pub(crate) fn is_sprung() -> bool {
 struct Trap;
 
 thread_local! {
-    /// What is left to be reported before the trap is sprung.
+    /// The number of events before the trap is sprung.
     static FUSE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 

@@ -1,4 +1,4 @@
-//! Threads in network namespaces: a socket is where the thread is that opens it.
+//! Threads in network namespaces: a socket belongs to the namespace of the thread that opens it.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::scene::{Place, Scene};
 
-/// Runs this on a thread that is at a place, or says why no thread can get there.
+/// Runs this on a thread at a place, or returns why that is not possible.
 pub(crate) fn run_at<T: Send + 'static>(
     scene: &Scene,
     place: Place,
@@ -20,12 +20,13 @@ pub(crate) fn run_at<T: Send + 'static>(
     outcome(visit(&scene.enter(place), work)?)
 }
 
-/// Has this run on a thread in the namespace that these words enter; it ends with why it cannot get there.
+/// Runs this on a thread in the namespace that these words enter. The thread returns an error if it
+/// cannot enter.
 pub(crate) fn visit<T: Send + 'static>(
     enter: &[String],
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<Result<T, String>>, String> {
-    // As `nsenter` is told.
+    // Uses the path in the arguments for `nsenter`.
     let path = enter.iter().find_map(|word| word.strip_prefix("--net="));
     let namespace = File::open(path.unwrap()).map_err(|error| error.to_string())?;
     Ok(thread::spawn(move || {
@@ -35,12 +36,12 @@ pub(crate) fn visit<T: Send + 'static>(
     }))
 }
 
-/// How the thread has ended.
+/// The result of the thread.
 pub(crate) fn outcome<T>(thread: JoinHandle<Result<T, String>>) -> Result<T, String> {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Runs this on a runtime of this thread alone.
+/// Runs this on a runtime of the current thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -23,9 +23,9 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    /// Begins a request to a connected peer; an [`Event`] tells its end.
+    /// Begins a request to a connected peer. An [`Event`] reports its end.
     ///
-    /// If the connection is lost there is no event but the Swarm's own.
+    /// If the connection is lost, only the Swarm's own event reports it.
     pub(crate) fn request(&mut self, peer_id: PeerId, job: Job) {
         self.actions.push_back(ToSwarm::NotifyHandler {
             peer_id,
@@ -73,7 +73,8 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        // No waker: whoever adds something polls the Swarm, and thereby us, afterwards.
+        // No waker is needed: a caller that adds an action polls the Swarm, and thereby us,
+        // afterwards.
         match self.actions.pop_front() {
             Some(action) => Poll::Ready(action),
             None => Poll::Pending,

@@ -1,24 +1,25 @@
-//! What is sent, and the check of what is received.
+//! The data that is sent, and the check of received data.
 
 /// Bytes of one block.
 const BLOCK: usize = 64 * 1024;
 
-/// A stream of bytes that both sides know: a pseudo-random block again and again, each time with its
-/// number in front, so that nothing can be lost, doubled or exchanged unnoticed.
+/// A stream of bytes that both sides can compute: a pseudo-random block, repeated with a block
+/// number in front, so that lost, duplicated or exchanged data is noticed.
 ///
-/// Comparing with it costs a small fraction of what a hash does, so it does not decide the speed.
+/// Comparing costs a small fraction of a hash, so it does not limit the speed.
 pub(crate) struct Content {
     block: Vec<u8>,
     position: u64,
 }
 
-/// The received bytes are not those that were sent.
+/// The received bytes differ from those that were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch;
 
 impl Content {
     pub(crate) fn new() -> Self {
-        // xorshift64 (Marsaglia 2003): no pattern that offloads or compression could play on.
+        // xorshift64 (Marsaglia 2003): it has no pattern from which offloads or compression could
+        // benefit.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let words = std::iter::repeat_with(|| {
             state ^= state << 13;

@@ -22,7 +22,7 @@ use super::wire::{self, Moved, Outcome, Request};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/libp2p-quinn/transfer/1.0.0");
 
-/// Most requests of one peer that are served at once; further streams are dropped.
+/// The most requests of one peer that are served at once; further streams are dropped.
 const MAX_SERVED: usize = 16;
 
 /// A request to make.
@@ -39,7 +39,7 @@ pub(crate) struct Event {
     pub(crate) result: io::Result<Outcome>,
 }
 
-/// Who opened the stream.
+/// The side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Opener,
@@ -50,7 +50,7 @@ pub(crate) enum Side {
 pub(crate) struct Handler {
     /// Requests that have no stream yet.
     jobs: VecDeque<Job>,
-    /// Requests that never got one.
+    /// Requests that failed without a stream.
     failed: VecDeque<Event>,
     running: FuturesUnordered<BoxFuture<'static, Event>>,
     served: usize,
@@ -131,7 +131,7 @@ impl ConnectionHandler for Handler {
         if let Some(event) = self.failed.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
         }
-        // When none are running, a new one comes with an event, after which we are polled again.
+        // If none are running, a new one comes with an event, after which we are polled again.
         if let Poll::Ready(Some(event)) = self.running.poll_next_unpin(cx) {
             if event.side == Side::Responder {
                 self.served -= 1;

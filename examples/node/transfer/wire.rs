@@ -1,4 +1,4 @@
-//! Both ends of one stream.
+//! The protocol on one stream, at both ends.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,10 +18,10 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::content::{Content, Mismatch};
 
-/// Largest transfer that a responder takes part in.
+/// The largest transfer that a responder accepts.
 pub(crate) const MAX_BYTES: u64 = 1 << 40;
 
-/// Most round trips of one echo.
+/// The most round trips of one echo.
 const MAX_ROUND_TRIPS: u64 = 10_000;
 
 /// As in libp2p's own ping.
@@ -29,23 +29,23 @@ const ECHO_BYTES: usize = 32;
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// What the opener of a stream wants.
+/// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// So many round trips.
+    /// This many round trips.
     Echo(u64),
-    /// So many bytes from the responder.
+    /// This many bytes from the responder.
     Download(u64),
-    /// So many bytes to the responder.
+    /// This many bytes to the responder.
     Upload(u64),
 }
 
-/// How a request went.
+/// The result of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) request: Request,
     pub(crate) elapsed: Duration,
-    /// Of an echo, seen from the opener.
+    /// Only for an echo, at the opener.
     pub(crate) round_trips: Vec<Duration>,
 }
 
@@ -162,7 +162,7 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: u64, moved: &Moved)
         content.advance(written);
         moved.add(written);
         left -= written as u64;
-        // A stream that is always ready would keep others of this connection waiting.
+        // A stream that is always ready would starve others of this connection.
         tokio::task::coop::consume_budget().await;
     }
     Ok(())
@@ -195,7 +195,7 @@ async fn receive(
     Ok(())
 }
 
-/// Waits for the end of the peer's half, and takes nothing before it.
+/// Waits for the end of the peer's half, which must have no data before it.
 async fn end(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     match stream.read(&mut [0]).await? {
         0 => Ok(()),

@@ -1,10 +1,10 @@
-//! The environment variables in which the suites say what to do.
+//! The environment variables with which the suites configure a program.
 
 use std::{collections::HashMap, env, str::FromStr};
 
 use crate::error::Error;
 
-/// Environment variables. One that is empty or `null`, as the suites write it, is not set.
+/// Environment variables. A variable that is empty or `null`, as the suites write it, is not set.
 pub struct Environment(HashMap<String, String>);
 
 impl Environment {
@@ -19,7 +19,7 @@ impl Environment {
         (!value.is_empty() && value != "null").then_some(value)
     }
 
-    /// A variable that has to be set.
+    /// A required variable.
     pub fn required<T: FromStr>(
         &self,
         name: &'static str,
@@ -29,7 +29,7 @@ impl Environment {
         parse(name, expected, value)
     }
 
-    /// A variable that need not be set.
+    /// An optional variable.
     pub fn optional<T: FromStr>(
         &self,
         name: &'static str,
@@ -40,7 +40,7 @@ impl Environment {
             .map_or(Ok(default), |value| parse(name, expected, value))
     }
 
-    /// A variable of which we know one value only.
+    /// A variable for which only one value is supported.
     pub fn only(&self, name: &'static str, expected: &'static str) -> Result<(), Error> {
         match self.get(name) {
             Some(value) if value == expected => Ok(()),

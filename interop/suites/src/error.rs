@@ -1,4 +1,4 @@
-//! Why a test program fails.
+//! The reason why a test program fails.
 
 use std::{io, time::Duration};
 

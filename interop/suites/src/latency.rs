@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-/// How long it took until the peer had answered.
+/// The time until the peer had answered.
 pub struct Latency {
     /// From the dial to the first pong.
     pub handshake_plus_one_rtt: Duration,
@@ -13,7 +13,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// As unified-testing reads it.
+    /// The format of unified-testing.
     pub fn yaml(&self) -> String {
         format!(
             "latency:\n  handshake_plus_one_rtt: {:.3}\n  ping_rtt: {:.3}\n  unit: ms",
@@ -22,7 +22,8 @@ impl Latency {
         )
     }
 
-    /// As the transport test of test-plans reads it, which spells one of its names with three l's.
+    /// The format of the transport test of test-plans, which spells one of its names with three
+    /// l's.
     pub fn json(&self) -> String {
         json!({
             "handshakePlusOneRTTMillis": millis(self.handshake_plus_one_rtt),
@@ -33,7 +34,7 @@ impl Latency {
 }
 
 pub fn millis(duration: Duration) -> f64 {
-    // To the microsecond: that is what anybody can make of it.
+    // In microseconds; more digits would be meaningless.
     duration.as_micros() as f64 / 1000.0
 }
 

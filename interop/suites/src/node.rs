@@ -1,4 +1,4 @@
-//! A Swarm on our transport, and what every test program does with it.
+//! A Swarm with our transport, and its use in every test program.
 
 use std::{fmt::Debug, net::IpAddr, time::Duration};
 
@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::Error;
 
-/// How long a connection without streams is kept: longer than any test takes.
+/// How long a connection without streams is kept: longer than any test.
 pub const IDLE: Duration = Duration::from_secs(600);
 
-/// A Swarm with the behaviour that `behaviour` makes.
+/// A Swarm with the behaviour that `behaviour` creates.
 pub fn swarm<B: NetworkBehaviour>(
     keypair: Keypair,
     behaviour: impl FnOnce(&Keypair) -> B,
@@ -33,7 +33,8 @@ pub fn swarm<B: NetworkBehaviour>(
 
 /// Listens at `ip` and returns the address to publish, with the peer ID.
 ///
-/// If `ip` is the unspecified address, that is one which others can reach, or loopback if there is none.
+/// If `ip` is the unspecified address, returns an address that others can reach, or loopback if
+/// there is none.
 pub async fn listen<B: NetworkBehaviour<ToSwarm: Debug>>(
     swarm: &mut Swarm<B>,
     ip: IpAddr,
@@ -43,7 +44,7 @@ pub async fn listen<B: NetworkBehaviour<ToSwarm: Debug>>(
     let peer_id = *swarm.local_peer_id();
     let mut loopback = None;
     loop {
-        // The addresses of all interfaces come one right after the other.
+        // The addresses of all interfaces are announced one after another.
         let limit = if loopback.is_some() { SETTLE } else { BIND };
         let Ok(event) = timeout(limit, swarm.select_next_some()).await else {
             return loopback.ok_or(Error::TimedOut(BIND));
@@ -71,7 +72,7 @@ pub async fn listen<B: NetworkBehaviour<ToSwarm: Debug>>(
     }
 }
 
-/// Dials and returns the connection when it is there.
+/// Dials, and returns the connection once it is established.
 pub async fn dial<B: NetworkBehaviour<ToSwarm: Debug>>(
     swarm: &mut Swarm<B>,
     addr: Multiaddr,
@@ -96,7 +97,7 @@ pub async fn dial<B: NetworkBehaviour<ToSwarm: Debug>>(
     }
 }
 
-/// Lets the Swarm work, without end.
+/// Runs the Swarm for ever.
 pub async fn serve<B: NetworkBehaviour<ToSwarm: Debug>>(swarm: &mut Swarm<B>) -> Result<(), Error> {
     loop {
         let event = swarm.select_next_some().await;
@@ -110,9 +111,9 @@ pub async fn serve<B: NetworkBehaviour<ToSwarm: Debug>>(swarm: &mut Swarm<B>) ->
     }
 }
 
-/// Closes the connections to `peer_id`, so that it need not find out by itself.
+/// Closes the connections to `peer_id`, so that it need not wait for a timeout.
 pub async fn close<B: NetworkBehaviour<ToSwarm: Debug>>(swarm: &mut Swarm<B>, peer_id: PeerId) {
-    // An error says that there is none.
+    // An error means that there is none.
     if swarm.disconnect_peer_id(peer_id).is_err() {
         return;
     }
@@ -132,10 +133,10 @@ pub fn quic_addr(ip: IpAddr, port: u16) -> Multiaddr {
         .with(Protocol::QuicV1)
 }
 
-/// Who can reach an address.
+/// The hosts that can reach an address.
 enum Scope {
     Loopback,
-    /// Neighbours who know the interface.
+    /// Hosts on the same link that have the interface for the zone.
     Link,
     Reachable,
 }
@@ -151,7 +152,7 @@ fn scope(addr: &Multiaddr) -> Scope {
     }
 }
 
-/// How long it may take until there is an address at all.
+/// How long the first address may take.
 const BIND: Duration = Duration::from_secs(10);
 
 /// How long to wait for another address when there is only loopback.

@@ -1,4 +1,5 @@
-//! What every test program does first and last: logs to standard error, results to standard output, exit code.
+//! The beginning and the end of every test program: logs on standard error, results on standard
+//! output, exit code.
 
 use std::{
     error::Error as _,
@@ -11,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{environment::Environment, error::Error};
 
-/// Runs a test program; its exit code says whether the test has passed.
+/// Runs a test program. Its exit code tells whether the test has passed.
 pub async fn run<F>(test: impl FnOnce(Environment) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), Error>>,
@@ -44,7 +45,7 @@ pub fn print(result: &str) -> Result<(), Error> {
         .map_err(Error::Print)
 }
 
-/// Lets `test` take no longer than `limit`.
+/// Limits the time of `test`.
 pub async fn within<T>(
     limit: Duration,
     test: impl Future<Output = Result<T, Error>>,

@@ -1,4 +1,4 @@
-//! The Redis server through which the programs of one test find each other.
+//! The Redis server with which the programs of one test find each other.
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::error::Error;
 pub struct Rendezvous(MultiplexedConnection);
 
 impl Rendezvous {
-    /// Connects to the server at `addr`, a host and a port; it may be about to start.
+    /// Connects to the server at `addr`, a host and a port. The server may still be starting.
     pub async fn connect(addr: &str) -> Result<Self, Error> {
         let client = Client::open(format!("redis://{addr}/"))?;
-        // A BLPOP is answered when there is something, not within the usual half second.
+        // A BLPOP is answered when there is a value, not within the usual half second.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(POLL))
             .set_response_timeout(None);
@@ -41,7 +41,7 @@ impl Rendezvous {
         Ok(())
     }
 
-    /// Takes the first of the list at `key`, when there is one.
+    /// Waits for a value in the list at `key`, and takes the first one.
     pub async fn pop<T: FromStr>(
         &mut self,
         key: &str,
@@ -63,7 +63,7 @@ impl Rendezvous {
         Ok(())
     }
 
-    /// Reads the value at `key`, when there is one.
+    /// Waits for a value at `key`, and reads it.
     pub async fn get<T: FromStr>(
         &mut self,
         key: &str,
@@ -99,5 +99,5 @@ fn parse<T: FromStr>(key: &str, expected: &'static str, value: String) -> Result
 /// How long the server may take to start.
 const START: Duration = Duration::from_secs(10);
 
-/// How often the server is asked again.
+/// Interval of queries to the server.
 const POLL: Duration = Duration::from_millis(200);

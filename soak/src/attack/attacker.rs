@@ -1,4 +1,4 @@
-//! The process that attacks. There is one victim that it can reach, at the other end of its cable.
+//! The attacking process. It can reach only the victim, over a virtual cable.
 
 mod certificate;
 mod ending;
@@ -38,22 +38,22 @@ use crate::{
     process::{answer, limit_time, listen},
 };
 
-/// How an attack went, as the attacker saw it.
+/// The result of an attack, as the attacker saw it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Attacked {
     pub datagrams: u64,
-    /// Of UDP payload.
+    /// UDP payload sent.
     pub bytes: u64,
     pub seconds: f64,
-    /// Connections, or handshakes, that were begun.
+    /// Connections or handshakes that were begun.
     pub begun: u64,
-    /// Of these, ended by the victim.
+    /// Those that the victim ended.
     pub ended: u64,
-    /// What addresses got that were not proven, if that was looked at.
+    /// Amplification towards unproven addresses, if it was measured.
     pub amplified: Option<Amplified>,
-    /// How long a dial from the attacker's address took; the longest that it may, if it failed.
+    /// The time of a dial from the attacker's address; the timeout if it failed.
     pub dial_ms: Option<f64>,
-    /// Streams that were opened, if that is what it is about.
+    /// Streams that were opened, if the attack is about streams.
     pub streams: Option<u64>,
 }
 
@@ -63,12 +63,13 @@ pub struct Amplified {
     pub worst: f64,
     pub mean: f64,
     pub addresses: u64,
-    /// IP packets that were looked at, and that the interface has counted meanwhile.
+    /// IP packets that were captured, and that the interface counted in the same time.
     pub seen: u64,
     pub counted: u64,
 }
 
-/// What is left to do when everything is ready. It returns peers that are to live on until the attack is over.
+/// The part of an attack that runs once everything is ready. It returns peers that must stay alive
+/// until the attack ends.
 type Prepared = Box<dyn FnOnce(&mut Run<'_>) -> Result<Vec<Peer>>>;
 
 /// The process of the attacker.
@@ -157,13 +158,13 @@ fn prepare(kind: Kind, seconds: u64, address: String) -> Result<Prepared> {
     })
 }
 
-/// What an attack on memory sends.
+/// The bytes that an attack on memory sends.
 fn bytes_in(seconds: u64) -> usize {
     let seconds = seconds.clamp(1, LONGEST_FILLING) as usize;
     seconds * FILLING_MEGABITS as usize * 1_000_000 / 8
 }
 
-/// Fewer connections where there is little time.
+/// Fewer connections if there is little time.
 fn few(connections: usize, seconds: u64) -> usize {
     if seconds < super::LONG_SECONDS {
         (connections / 5).max(8)
@@ -172,17 +173,18 @@ fn few(connections: usize, seconds: u64) -> usize {
     }
 }
 
-/// What everybody has who is not on a very fast link, and much less than a flood.
+/// A rate that most attackers have, and far less than a flood.
 pub const MEGABITS: u64 = 45;
 
-/// What is held does not depend on how long it took to send it; this is so that it takes seconds and not minutes.
+/// The rate for filling memory. How much is held does not depend on it; it only makes the attack
+/// take seconds and not minutes.
 pub const FILLING_MEGABITS: u64 = 800;
 
-/// Until the last answers are there, and a retransmission or two.
+/// Time for the last answers, and a retransmission or two.
 const BRIEFLY: Duration = Duration::from_millis(200);
 const LINGER: Duration = Duration::from_secs(2);
 
-/// In seconds.
+/// Longest filling in seconds.
 const LONGEST_FILLING: u64 = 4;
 
 const OWN: Ipv4Addr = network::ATTACKER.other;

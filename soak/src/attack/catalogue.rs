@@ -1,14 +1,14 @@
-//! The attacks: what each is called, and what it does.
+//! The list of attacks: names and kinds.
 
 use serde::{Deserialize, Serialize};
 
 use super::victim::Manner;
 
-/// An attack by its name: what its figures begin with, and what the rows of the table call it.
+/// An attack with its name, which begins its figures and which rows of the table use.
 pub struct Attack {
     pub name: &'static str,
     pub kind: Kind,
-    /// It differs from another one in a number, and runs only if there is time.
+    /// Whether it differs from another one only in a number, and runs only if there is time.
     pub is_variant: bool,
 }
 
@@ -93,10 +93,10 @@ pub const ATTACKS: &[Attack] = &[
     attack("unacknowledged answers", Kind::Answers { connections: 64 }),
 ];
 
-/// In milliseconds; the smaller one of both sides' is that of a connection.
+/// In milliseconds; the smaller timeout of both sides applies.
 pub const IDLE_TIMEOUT: u64 = 1000;
 
-/// As many as make a handshake expensive, and hardly more.
+/// Just enough to make a handshake expensive.
 const DATAGRAMS_EACH: u32 = 12;
 
 const fn attack(name: &'static str, kind: Kind) -> Attack {
@@ -149,60 +149,60 @@ const fn beside(beside: Beside) -> Kind {
     }
 }
 
-/// What the attacker does.
+/// The kinds of attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Nothing: what the others are compared with.
+    /// Nothing, for comparison with the others.
     Nothing,
-    /// Repeats pieces of CRYPTO data in Initial packets of so many handshakes.
+    /// Repeats pieces of CRYPTO data in Initial packets of this many handshakes.
     InitialPieces {
         handshakes: usize,
         size: Size,
-        /// Then a new one takes its place.
+        /// After this many datagrams, a new handshake replaces it.
         datagrams_each: Option<u32>,
     },
-    /// Repeats pieces of a stream, or of CRYPTO data, on so many connections.
+    /// Repeats pieces of a stream, or of CRYPTO data, on this many connections.
     Pieces {
         of: Of,
         connections: usize,
         size: Size,
         beside: Beside,
     },
-    /// Has little data kept in much memory, in so many handshakes.
+    /// Makes the victim keep little data in much memory, in this many handshakes.
     InitialHolding {
         handshakes: usize,
         size: Size,
-        /// Whether it shows that its addresses are its own.
+        /// Whether it proves that its addresses are its own.
         proves: bool,
     },
     /// The same on one connection.
     Holding(Holding),
-    /// Ends connections with data on streams that nobody has taken.
+    /// Ends connections with data on streams that the application has not taken.
     Ending { connections: usize, bytes: u64 },
-    /// Makes addresses get more than came from them.
+    /// Makes the victim send more to addresses than came from them.
     Amplifying(Amplifying),
     /// Begins handshakes that fail.
     Failing(Failing),
-    /// Falls silent, with so many milliseconds as its idle timeout.
+    /// Falls silent, with this idle timeout in milliseconds.
     Silent { idle_timeout: Option<u64> },
     /// Sends a whole window on each of many connections.
     Windows { connections: usize },
     /// Asks for data on each of many connections, and acknowledges none.
     Answers { connections: usize },
-    /// Sends what nobody can decrypt to one connection.
+    /// Sends datagrams to one connection that cannot be decrypted.
     Garbage,
     /// Opens streams and resets them at once.
     Resets,
-    /// Sends what looks like packets of connections that do not exist.
+    /// Sends datagrams that look like packets of unknown connections.
     UnknownIds,
 }
 
-/// Of a datagram.
+/// The size of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Size {
-    /// As Ethernet carries it.
+    /// As large as on Ethernet.
     Small,
-    /// As large as UDP has them: in fragments.
+    /// As large as UDP permits, in fragments.
     Large,
 }
 
@@ -212,13 +212,13 @@ pub enum Of {
     Crypto,
 }
 
-/// What is sent between the datagrams that matter.
+/// The datagrams between the costly ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Beside {
     Nothing,
-    /// As many that cost little.
+    /// As many cheap ones.
     Clean,
-    /// Many that nobody can decrypt.
+    /// Many that cannot be decrypted.
     Garbage,
 }
 
@@ -229,7 +229,7 @@ pub enum Holding {
     Coalesced,
     /// A byte in the last datagram of a batch.
     Batches,
-    /// As much data in each packet, beside PADDING, as is never copied together.
+    /// The most data in each packet, besides PADDING, that is never copied together.
     Padded,
     /// One byte in each packet.
     Single,
@@ -237,37 +237,37 @@ pub enum Holding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Amplifying {
-    /// PATH_CHALLENGE, from ever new addresses.
+    /// PATH_CHALLENGE, each from a new address.
     Challenges,
-    /// PING, from ever new addresses.
+    /// PING, each from a new address.
     Pings,
-    /// PING, from two addresses in turns.
+    /// PING, alternately from two addresses.
     Turns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failing {
-    /// A certificate that is none of libp2p.
+    /// A certificate without the libp2p extension.
     Certificate,
-    /// A protocol that is not libp2p's.
+    /// A protocol other than libp2p's.
     Protocol,
-    /// RSA keys as large as there are.
+    /// The largest possible RSA keys.
     LargeKeys,
 }
 
 impl Kind {
-    /// What the victim's application does with the attacker's streams.
+    /// How the victim's application treats the attacker's streams.
     pub fn manner(self) -> Manner {
         match self {
             Self::Answers { .. } => Manner::Feed,
-            // Somebody dials honestly besides.
+            // An honest dial takes place as well.
             Self::Resets | Self::Failing(_) => Manner::Serve,
             Self::Ending { .. } => Manner::Leave,
             _ => Manner::Hold,
         }
     }
 
-    /// Whether it is over when it has done what it wanted; others go on until they are told to stop.
+    /// Whether it ends by itself; others go on until they are told to stop.
     pub fn is_finite(self) -> bool {
         matches!(
             self,

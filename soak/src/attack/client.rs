@@ -1,4 +1,4 @@
-//! The process of those who have nothing bad in mind: a transfer, pings on another connection, and dials now and then.
+//! The honest clients: a transfer, pings on another connection, and dials from time to time.
 
 use std::{
     sync::{
@@ -27,11 +27,11 @@ use crate::{
     process::{answer, limit_time, listen},
 };
 
-/// How it went.
+/// The measurements.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
     pub pings: u64,
-    /// Of these, answered by the end; the others count with the time until then.
+    /// Pings answered by the end; the others count with the time until then.
     pub answered: u64,
     pub median_ms: f64,
     pub p95_ms: f64,
@@ -49,7 +49,7 @@ pub fn run(victim: u32) -> Result<()> {
     network::CLIENT.lay(victim)?;
     let runtime = runtime()?;
     let _guard = runtime.enter();
-    // Three of them: they share neither sockets nor tasks.
+    // Three dialers, which share neither sockets nor tasks.
     let [uploader, pinger, dialer] = [(); 3].map(|()| Dialer::default());
     let peers = [&uploader, &pinger, &dialer].map(|dialer| dialer.peer_id().to_string());
     answer(&Line::Peers(peers.to_vec()))?;
@@ -75,7 +75,7 @@ pub fn run(victim: u32) -> Result<()> {
     }
 }
 
-/// Megabytes that are to be uploaded in each second; 0 for as many as go.
+/// Megabytes to upload in each second; 0 for as many as possible.
 struct Rate(AtomicU64);
 
 impl Default for Rate {
@@ -89,25 +89,25 @@ impl Rate {
         self.0.store(megabytes.unwrap_or(0), Relaxed);
     }
 
-    /// How long so many bytes take.
+    /// The time for this many bytes.
     fn time(&self, bytes: usize) -> Duration {
-        // A byte in each microsecond is a megabyte in each second.
+        // One byte a microsecond is one megabyte a second.
         let micros = (bytes as u64).checked_div(self.0.load(Relaxed));
         Duration::from_micros(micros.unwrap_or(0))
     }
 }
 
-/// Connects, and uploads until the process ends. Who receives it says how much it was.
+/// Connects, and uploads until the process ends. The receiver counts the bytes.
 async fn transfer(dialer: Dialer, address: &Multiaddr, rate: Arc<Rate>) -> Result<()> {
     let mut muxer = dialer.connect(address, PortUse::Reuse).await?;
     let mut stream = open(&mut muxer).await?;
     tokio::spawn(async move {
-        // They are to live as long as this does.
+        // Both must live as long as this task.
         let _kept = (dialer, muxer);
         let block = vec![TRANSFER; BLOCK];
         let mut due = Instant::now();
         while stream.write_all(&block).await.is_ok() {
-            // What was missed for lack of credit is not made good: that would be another rate.
+            // Delays due to missing credit are not made up for, because that would change the rate.
             due = due.max(Instant::now() - CATCH_UP) + rate.time(BLOCK);
             let early = due.saturating_duration_since(Instant::now());
             if early > TICK {
@@ -118,7 +118,7 @@ async fn transfer(dialer: Dialer, address: &Multiaddr, rate: Arc<Rate>) -> Resul
     Ok(())
 }
 
-/// When each ping was sent, and when it was answered.
+/// The time of each ping, and of its answer.
 #[derive(Default)]
 struct Pings(Mutex<Vec<(Instant, Option<Instant>)>>);
 
@@ -127,7 +127,7 @@ impl Pings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of those that were due in that time, how long each took.
+    /// The times of the pings that were due in this interval.
     fn times(&self, from: Instant, to: Instant) -> (Vec<Duration>, usize) {
         let pings = self.lock();
         let due = pings.iter().filter(|ping| (from..to).contains(&ping.0));
@@ -141,7 +141,7 @@ impl Pings {
     }
 }
 
-/// Pings until the process ends, whether the ones before were answered or not.
+/// Pings until the process ends, without waiting for earlier answers.
 async fn ping(dialer: Dialer, address: &Multiaddr, pings: Arc<Pings>) -> Result<()> {
     let mut muxer = dialer.connect(address, PortUse::Reuse).await?;
     let stream = open(&mut muxer).await?;
@@ -222,25 +222,25 @@ fn milliseconds(time: &Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// An established connection is pinged so often.
+/// Interval of pings on an established connection.
 const PING_EVERY: Duration = Duration::from_millis(5);
 
 const PING: [u8; 8] = [ECHO; 8];
 
 const DIAL_EVERY: Duration = Duration::from_millis(50);
 
-/// Room for one retransmission of a first packet, after a second.
+/// Enough for one retransmission of the first packet, after a second.
 const DIAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Until the first measurement.
+/// The rate before the first measurement.
 const IDLE_MEGABYTES: u64 = 100;
 
 const BLOCK: usize = 64 * 1024;
 
-/// How late a block may be without the next ones being late as well.
+/// How late a block may be before later blocks are delayed as well.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
-/// The runtime sleeps for whole milliseconds.
+/// The resolution of the runtime's timers.
 const TICK: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What must hold of each attack.
+//! The requirements for each attack.
 
 use anyhow::Error;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::figures::Figures;
 
-/// What the others are compared with.
+/// The figures without an attack, for comparison.
 #[derive(Default)]
 pub struct Alone {
     paced: f64,
@@ -20,7 +20,7 @@ pub struct Alone {
     cpu_ms_per_second: f64,
 }
 
-/// Of one attack.
+/// The judge of one attack.
 pub struct Judge<'a> {
     figures: &'a mut Figures,
     attack: &'a Attack,
@@ -43,7 +43,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Without any attack the same has to hold, or the machine has too much to do.
+    /// Without an attack, the same must hold; otherwise the machine is too busy.
     pub fn alone(&mut self, outcome: &Outcome) -> Alone {
         let paced = outcome.paced.as_ref().map(|(window, _)| window);
         let alone = Alone {
@@ -81,7 +81,7 @@ impl<'a> Judge<'a> {
         self.tell_attack(outcome);
         if let Some((window, measured)) = &outcome.paced {
             if kind.is_finite() {
-                // What fills memory does so as fast as it can.
+                // Attacks on memory are as fast as possible.
                 self.tell("transfer meanwhile", transfer(window));
             } else {
                 self.judge_transfer(window, outcome.unpaced.as_ref());
@@ -173,7 +173,7 @@ impl<'a> Judge<'a> {
             succeeded,
             slowest_dial_ms,
         } = *measured;
-        // In a second one stall of the machine is more than one ping of a hundred.
+        // In one second, a single stall of the machine affects more than one of a hundred pings.
         let (part, time) = if self.plan.is_long() {
             (99, p99_ms)
         } else {
@@ -214,7 +214,7 @@ impl<'a> Judge<'a> {
         let Some(amplified) = &outcome.attacked.amplified else {
             return;
         };
-        // What the packet socket has missed may have been anything.
+        // The packet socket may have missed packets of any kind.
         let complete = (amplified.seen + OTHERS) as f64 >= amplified.counted as f64 * COMPLETE;
         self.demand(
             "bytes sent for each byte received",
@@ -231,7 +231,7 @@ impl<'a> Judge<'a> {
         );
     }
 
-    /// What is not the transfer's.
+    /// Figures other than those of the transfer.
     fn tell_handshakes(&mut self, outcome: &Outcome) {
         let Some((window, _)) = &outcome.paced else {
             return;
@@ -322,7 +322,7 @@ fn memory(outcome: &Outcome) -> String {
     )
 }
 
-/// The most that was held beyond what was held before the attack.
+/// The largest growth of memory since before the attack.
 fn growth(outcome: &Outcome) -> u64 {
     outcome.after.peak.saturating_sub(outcome.before.bytes)
 }
@@ -340,7 +340,7 @@ fn transfer(window: &Window) -> String {
     format!("{:.0} MB/s{}", rate(window), lost(window))
 }
 
-/// Datagrams that found no room, if there were any.
+/// Datagrams that were lost because of full buffers, if any.
 fn lost(window: &Window) -> String {
     match window.overrun {
         0 => String::new(),
@@ -361,40 +361,40 @@ fn percent(part: f64, whole: f64) -> f64 {
     100.0 * part / whole
 }
 
-/// How little an attack may do.
+/// The least that must be left under an attack.
 const KEPT_PERCENT: f64 = 80.0;
 const PING_MS: f64 = 50.0;
 const DIALS_PERCENT: f64 = 95.0;
 
-/// Of the rate that the transfer is to have without an attack.
+/// Tolerance of the transfer's rate without an attack, in percent.
 const SLACK_PERCENT: f64 = 10.0;
 
-/// Of the 200 that are due in each second.
+/// Of the 200 pings in each second.
 const FEWEST_PINGS: u64 = 100;
 
 /// The receive window of a connection, and 16 MiB.
 const ONE_CONNECTION: u64 = 15_000_000 + 16 * 1024 * 1024;
 
-/// Of 1,024 of them, the most that there are.
+/// Of 1,024 handshakes, the most at a time.
 const ALL_HANDSHAKES: u64 = 64_000_000;
 
-/// Of all connections together. There is no setting for it yet, so it is told and not demanded.
+/// Of all connections together. There is no setting for it yet, so it is reported and not required.
 const ALL_CONNECTIONS: u64 = 256 * 1024 * 1024;
 
 /// RFC 9000 §8.1.
 const MOST_BYTES: f64 = 3.0;
 
-/// ARP and IPv6, which the interface counts as well.
+/// Packets of ARP and IPv6, which the interface counts as well.
 const OTHERS: u64 = 16;
 
-/// Of the others.
+/// The part of the other packets that must have been captured.
 const COMPLETE: f64 = 0.99;
 
 const DIAL_MS: f64 = 1000.0;
 
-/// Dials of a moment ago.
+/// Recent dials.
 const FORGOTTEN_CONNECTIONS: u64 = 4;
 
-/// In seconds.
+/// Limits in seconds.
 const CLOSE_SECONDS: f64 = 1.5;
 const IDLE_SLACK: f64 = 2.0;

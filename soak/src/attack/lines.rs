@@ -1,4 +1,4 @@
-//! What the processes of an attack tell each other.
+//! The messages between the processes of an attack.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,49 +9,49 @@ use super::{
     victim::{Closed, Held, Manner, Window},
 };
 
-/// What a process is told to do.
+/// An order to a process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// The victim: the cables are laid, and these peers are no strangers.
+    /// The victim: the cables are ready, and these peers are honest.
     Listen(Vec<String>),
-    /// The client: connects to this address, and begins with its transfer and its pings.
+    /// The client: connects to this address, and starts the transfer and the pings.
     Connect(String),
-    /// The client: measures for so long, with so many megabytes in each second, or as many as go.
+    /// The client: measures for this time, at this rate, or as fast as possible.
     Measure { millis: u64, megabytes: Option<u64> },
-    /// The victim: what it serves from now on, for so long.
+    /// The victim: reports what it serves in the next `millis`.
     Window { millis: u64 },
-    /// The victim: what becomes of strangers that come from now on.
+    /// The victim: how to treat strangers from now on.
     Treat(Manner),
-    /// The victim: what it holds now, and has held at most since the last time.
+    /// The victim: reports how much it holds, and its peak since the last time.
     Weigh,
-    /// The victim: closes the connections of strangers, and waits so long for it.
+    /// The victim: closes the connections of strangers, and waits at most this long for that.
     Close { millis: u64 },
-    /// The victim: waits until all strangers are gone, but no longer.
+    /// The victim: waits until all strangers are gone, at most this long.
     Await { millis: u64 },
-    /// The attacker: gets ready. The address is the victim's, with its peer ID.
+    /// The attacker: prepares. The address is the victim's, with its peer ID.
     Prepare {
         kind: Kind,
         seconds: u64,
         address: String,
     },
-    /// The attacker: begins with what it has prepared.
+    /// The attacker: begins the prepared attack.
     Begin,
-    /// The attacker: it is enough.
+    /// The attacker: stops.
     Stop,
 }
 
-/// What a process answers.
+/// An answer of a process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Line {
-    /// Done, or begun, as it was told.
+    /// Done, or begun.
     Ready,
-    /// The victim's process.
+    /// The victim's process ID.
     Namespace(u32),
     /// The victim's address.
     Listening(String),
-    /// The client's peers.
+    /// The client's peer IDs.
     Peers(Vec<String>),
-    /// The victim has ended itself: it held so many bytes.
+    /// The victim has ended itself: it held this many bytes.
     Exhausted(u64),
     Measured(Measured),
     Window(Window),

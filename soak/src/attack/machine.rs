@@ -1,4 +1,4 @@
-//! Where and when figures were measured.
+//! The machine, the date and the commit of a measurement.
 
 use std::{fs, process::Command, thread};
 
@@ -29,7 +29,7 @@ pub fn tell_load(figures: &mut Figures, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// With a word if something else was built.
+/// The commit, with a remark if the source was changed.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
@@ -45,7 +45,7 @@ fn commit() -> String {
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
         return "unknown".to_owned();
     };
-    // What this program itself is made of does not matter.
+    // Changes of this program itself do not matter.
     let changed = git(&["status", "--porcelain", "src", "Cargo.toml"]);
     let is_changed = changed.is_some_and(|changed| !changed.is_empty());
     format!("{commit}{}", if is_changed { ", changed" } else { "" })

@@ -1,4 +1,4 @@
-//! The figures in Markdown, with others beside them.
+//! The figures in Markdown, next to earlier ones.
 
 use std::{collections::HashMap, fmt::Write, fs, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::figures::{Figure, Figures};
 
-/// Writes the page. Figures of before stand in a column of their own.
+/// Writes the page. Earlier figures have a separate column.
 pub fn write(path: &Path, before: Option<&Figures>, figures: &Figures) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -47,7 +47,7 @@ fn page(before: Option<&Figures>, figures: &Figures) -> Result<String> {
     Ok(page)
 }
 
-/// Which figures of each attack are not what they have to be.
+/// The figures of each attack that violate their limits.
 fn overview(
     page: &mut String,
     names: &[&str],
@@ -87,7 +87,7 @@ fn two_columns(page: &mut String, name: &str, before: &Figures, after: &Figures)
         .collect();
     let mut new: Vec<_> = of(after, Some(name)).collect();
     let known: Vec<_> = new.iter().map(|figure| what(figure)).collect();
-    // Those that there was one of before only.
+    // Figures that exist only in the earlier run.
     new.extend(of(before, Some(name)).filter(|figure| !known.contains(&what(figure))));
     for figure in new {
         let what = what(figure);
@@ -106,7 +106,7 @@ fn two_columns(page: &mut String, name: &str, before: &Figures, after: &Figures)
     Ok(())
 }
 
-/// The figures of an attack, or those of none.
+/// The figures of an attack, or those without one.
 fn of<'a>(figures: &'a Figures, attack: Option<&'a str>) -> impl Iterator<Item = &'a Figure> {
     figures
         .figure

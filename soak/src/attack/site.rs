@@ -1,4 +1,4 @@
-//! The processes of one attack, each in its network namespace, and what they found.
+//! The processes of one attack, each in its own network namespace, and their results.
 
 use std::{
     thread,
@@ -23,33 +23,33 @@ pub struct Site {
     victim: Process,
     client: Process,
     attacker: Process,
-    /// Where the attacker reaches the victim.
+    /// The victim's address for the attacker.
     address: String,
 }
 
-/// What was seen of an attack.
+/// The observations of an attack.
 #[derive(Default)]
 pub struct Outcome {
     pub attacked: Attacked,
-    /// With a transfer at a rate, and with one as fast as it goes.
+    /// With a transfer at a fixed rate, and with one as fast as possible.
     pub paced: Option<(Window, Measured)>,
     pub unpaced: Option<Window>,
     pub before: Held,
-    /// At the end of the attack, with its peak.
+    /// At the end of the attack, with the peak.
     pub after: Held,
-    /// How the connections of a silent peer ended.
+    /// The ends of the silent peer's connections.
     pub closed: Option<Closed>,
-    /// A while after the end of connections, and when nothing was left of them.
+    /// Some time after the end of connections, and when nothing was left of them.
     pub left: Option<Held>,
     pub back_after: Option<Duration>,
 }
 
-/// How long everything takes.
+/// The durations.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub seconds: u64,
     pub megabytes: u64,
-    /// How long to wait for what has to come soon.
+    /// How long to wait for events that must occur soon.
     pub patience: Duration,
 }
 
@@ -91,7 +91,7 @@ impl Site {
         let mut outcome = Outcome::default();
         self.victim.say(&Order::Treat(kind.manner()))?;
         ready(&self.victim)?;
-        // Until the transfer has found its rate.
+        // Until the transfer has reached its rate.
         thread::sleep(WARM_UP);
         outcome.before = self.weigh()?;
         self.attacker.say(&Order::Prepare {
@@ -160,7 +160,7 @@ impl Site {
         Ok(held)
     }
 
-    /// When what is held is almost what was held before.
+    /// Waits until memory use is almost as before. Returns how long that took.
     fn wait_for_memory(
         &mut self,
         outcome: &Outcome,
@@ -203,7 +203,7 @@ fn ready(process: &Process) -> Result<()> {
 
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// What is over is to be gone by then.
+/// When ended connections must be gone.
 pub const FORGET: Duration = Duration::from_secs(2);
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! The process that is attacked: a node with default settings, which serves those whom it knows.
+//! The attacked process: a node with default settings, which serves honest peers.
 
 use std::{
     collections::HashSet,
@@ -39,54 +39,54 @@ use crate::{
     process::{answer, limit_time, listen},
 };
 
-/// What becomes of a stranger's streams.
+/// The treatment of a stranger's streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manner {
-    /// They are taken, and not read.
+    /// They are accepted, and not read.
     #[default]
     Hold,
-    /// They are not taken, as by an application that has enough of them.
+    /// They are not accepted, as by an application with too many streams.
     Leave,
-    /// They are read to their end, as anybody's.
+    /// They are read to their end, like those of other peers.
     Serve,
-    /// They are taken, not read, and written to for as long as they take it.
+    /// They are accepted, not read, and written to as much as possible.
     Feed,
 }
 
-/// What the victim did in a while.
+/// The victim's work in an interval.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Window {
     pub seconds: f64,
     pub cpu: Duration,
-    /// Bytes of the transfer that the application has got.
+    /// Bytes of the transfer that the application has read.
     pub transferred: u64,
-    /// Datagrams that found a full socket buffer.
+    /// Datagrams dropped because a socket's buffer was full.
     pub overrun: u64,
-    /// Handshakes of anybody.
+    /// Handshakes of all peers.
     pub completed: u64,
     pub failed: u64,
 }
 
-/// What the victim holds.
+/// The victim's memory and connections.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Held {
-    /// Bytes that are allocated and not freed.
+    /// Bytes allocated and not freed.
     pub bytes: u64,
-    /// At most, since the last time.
+    /// The peak since the last time.
     pub peak: u64,
-    /// Connections in the books, those that are over and not forgotten among them.
+    /// Connections in the statistics, including those that have ended and are not discarded.
     pub connections: u64,
     pub handshaking: u64,
-    /// Connections of strangers that the application has.
+    /// Strangers' connections that the application has.
     pub strangers: u64,
 }
 
-/// How the connections of strangers ended.
+/// The ends of strangers' connections.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Closed {
     pub before: u64,
     pub left: u64,
-    /// Until none was left, or there was no more time.
+    /// Time until none was left, or the limit.
     pub seconds: f64,
 }
 
@@ -128,11 +128,11 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// Who is there.
+/// The victim's peers.
 struct Town {
     friends: HashSet<PeerId>,
     manner: Mutex<Manner>,
-    /// Connections of strangers that are not over, as the application sees it.
+    /// Strangers' connections that have not ended, for the application.
     strangers: AtomicUsize,
     transferred: AtomicU64,
     close: watch::Sender<bool>,
@@ -184,7 +184,7 @@ impl Town {
         let mut before = 0_u64;
         loop {
             let left = self.strangers.load(Relaxed) as u64;
-            // The last of them may only have got through by now.
+            // The last of them may have been established only now.
             before = before.max(left);
             if left == 0 || start.elapsed() >= limit {
                 return Closed {
@@ -213,7 +213,8 @@ impl Town {
         }
     }
 
-    /// Echoes what begins with [`ECHO`], counts what begins with [`TRANSFER`](super::TRANSFER), and answers questions.
+    /// Echoes streams that begin with [`ECHO`], counts those that begin with
+    /// [`TRANSFER`](super::TRANSFER), and answers questions.
     async fn befriend(self: Arc<Self>, mut stream: Stream) {
         let mut buffer = vec![0; BLOCK];
         let Ok(length) = stream.read(&mut buffer[..1]).await else {
@@ -241,7 +242,7 @@ impl Town {
 
     async fn meet_stranger(self: &Arc<Self>, mut muxer: Connection) {
         let mut close = self.close.subscribe();
-        // Not to be read.
+        // Kept, but not read.
         let mut held = Vec::new();
         let manner = *lock(&self.manner);
         if manner == Manner::Leave {
@@ -269,13 +270,13 @@ impl Town {
     }
 }
 
-/// Writes as much as it takes.
+/// Writes as much as possible.
 async fn feed(mut stream: Stream) {
     let block = vec![0x5a; BLOCK];
     while stream.write_all(&block).await.is_ok() {}
 }
 
-/// Begins to serve, and returns the address for everybody.
+/// Starts serving, and returns the address.
 async fn serve(town: Arc<Town>) -> Result<(String, Handle)> {
     let identity = Keypair::generate_ed25519();
     let mut transport = Transport::new(Config::new(&identity));
@@ -306,7 +307,7 @@ async fn accept(mut transport: Transport, town: Arc<Town>) {
     }
 }
 
-/// Notes how much this process has held at most, and ends it before it takes the machine along.
+/// Notes the peak memory of this process, and ends it before it exhausts the machine.
 fn watch_memory() -> Arc<AtomicU64> {
     let peak = Arc::new(AtomicU64::new(0));
     let noted = Arc::clone(&peak);
@@ -323,9 +324,9 @@ fn watch_memory() -> Arc<AtomicU64> {
     peak
 }
 
-/// Bytes in use, those of C libraries included.
+/// Bytes in use, including those of C libraries.
 fn allocated() -> Result<u64> {
-    // Its figures stay as they are until they are asked for anew.
+    // jemalloc updates its figures only on request.
     epoch::advance().context("jemalloc's epoch")?;
     Ok(stats::allocated::read().context("jemalloc's count")? as u64)
 }
@@ -334,7 +335,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A victim that holds more ends itself: the machine has others on it.
+/// A victim that holds more ends itself, because other programs run on the machine.
 const MOST_HELD: u64 = 3_000_000_000;
 
 const WEIGH_EVERY: Duration = Duration::from_millis(5);

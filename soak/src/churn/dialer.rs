@@ -1,4 +1,4 @@
-//! Dials, and does to its connections whatever an application may do.
+//! Dials, and treats its connections in every way that an application may.
 
 use std::{
     future::poll_fn,
@@ -35,20 +35,20 @@ pub struct Dialer {
     tally: Arc<Tally>,
 }
 
-/// What is done with a connection.
+/// How to treat a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     /// Used, and closed.
     Ordinary,
-    /// The same, from a socket of its own.
+    /// The same, from a new socket.
     OwnSocket,
     /// Used, and dropped with open streams.
     Dropped,
-    /// Dropped before it is there.
+    /// Dropped during its handshake.
     Abandoned,
-    /// Somebody else is expected.
+    /// Another peer is expected.
     WrongPeer,
-    /// Dialled where nobody listens.
+    /// Dialled at a closed port.
     Nobody,
 }
 
@@ -70,13 +70,14 @@ impl Dialer {
         Ok(Self {
             transport: Mutex::new(Transport::new(Config::new(&Keypair::generate_ed25519()))),
             listener: listener.clone(),
-            // The discard service (RFC 863), which nobody offers any more; no socket gets that port by chance.
+            // The port of the discard service (RFC 863), which no host offers any more; no socket
+            // gets that port by chance.
             nobody: "/ip4/127.0.0.1/udp/9/quic-v1".parse()?,
             tally,
         })
     }
 
-    /// Connects once, and uses the connection for up to `share` of the streams that are to be opened.
+    /// Connects once, and uses the connection for up to `share` of the remaining streams.
     pub async fn connect(&self, manner: Manner, left: &AtomicU64, share: u64, rng: &mut StdRng) {
         let attempt = self.attempt(manner, left, share, rng);
         let ended = patience::bounded(attempt).await;
@@ -84,7 +85,7 @@ impl Dialer {
         self.tally.count_connection(ended);
     }
 
-    /// What looks into it when it is gone.
+    /// The handle of the transport, which is dropped.
     pub fn end(self) -> Handle {
         let transport = self.transport.into_inner();
         transport.unwrap_or_else(PoisonError::into_inner).handle()
@@ -100,13 +101,13 @@ impl Dialer {
         let dial = self.dial(manner)?;
         if manner == Manner::Abandoned {
             let pause = Duration::from_millis(rng.random_range(0..PAUSE_MS));
-            // One that is faster is dropped all the same.
+            // A faster one is dropped all the same.
             drop(tokio::time::timeout(pause, dial).await);
             return Ok(Outcome::DialAbandoned);
         }
         let mut muxer = match dial.await {
             Ok((_, mut muxer)) if manner == Manner::WrongPeer => {
-                // It names the peer that was met, and nothing can be done with the connection.
+                // It resolves to the peer that it reached, and the connection cannot be used.
                 return match poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await {
                     Err(_) => Ok(Outcome::WrongPeer),
                     Ok(_) => Err("a stream to a wrong peer".to_owned()),
@@ -133,7 +134,7 @@ impl Dialer {
         match ended {
             Ok(outcome) => Ok(outcome),
             Err(ConnectionError::ClosedByPeer { .. }) => Ok(Outcome::MuxerDroppedByListener),
-            // What quinn-proto makes of it before the handshake is confirmed (RFC 9000 §10.2.3).
+            // The code that quinn-proto uses before the handshake is confirmed (RFC 9000 §10.2.3).
             Err(ConnectionError::AbortedByPeer {
                 code: APPLICATION_ERROR,
                 ..
@@ -169,7 +170,8 @@ impl Dialer {
             .map_err(|error| format!("not dialled: {error:?}"))
     }
 
-    /// Says in `begun` how many streams it has opened, also where the connection has ended meanwhile.
+    /// Counts the streams that it has opened in `begun`, even if the connection has ended
+    /// meanwhile.
     async fn use_streams(
         &self,
         muxer: &mut Connection,
@@ -201,12 +203,12 @@ impl Dialer {
     }
 }
 
-/// Drops a muxer before its streams, which nobody has closed.
+/// Drops a muxer before its open streams.
 async fn drop_busy(mut muxer: Connection) -> Result<Outcome, ConnectionError> {
     let mut open = Vec::new();
     for _ in 0..BUSY_STREAMS {
         let mut stream = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await?;
-        // Whoever has gone meanwhile is noticed when the next one is opened.
+        // An error shows when the next stream is opened.
         let _ = stream.write_all(b"more to come").await;
         open.push(stream);
     }
@@ -215,7 +217,7 @@ async fn drop_busy(mut muxer: Connection) -> Result<Outcome, ConnectionError> {
     Ok(Outcome::MuxerDropped)
 }
 
-/// What a failed handshake means.
+/// The meaning of a failed handshake.
 fn failed(manner: Manner, error: &HandshakeError) -> Result<Outcome, String> {
     match (manner, error) {
         (_, HandshakeError::Refused) => Ok(Outcome::DialRefused),
@@ -234,11 +236,12 @@ fn failed(manner: Manner, error: &HandshakeError) -> Result<Outcome, String> {
 /// RFC 9000 §20.1.
 const APPLICATION_ERROR: u64 = 0x0c;
 
-/// Streams of one connection at a time.
+/// Streams of one connection in parallel.
 const PARALLEL_STREAMS: usize = 16;
 
 /// Streams that are open when their muxer is dropped.
 const BUSY_STREAMS: usize = 3;
 
-/// Longest time until a dial is abandoned; a handshake takes one or two on an idle machine.
+/// Longest time in milliseconds until a dial is abandoned; a handshake takes one or two on an idle
+/// machine.
 const PAUSE_MS: u64 = 6;

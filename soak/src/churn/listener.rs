@@ -1,4 +1,4 @@
-//! Takes connections for as long as it lives, and does to them whatever an application may do.
+//! Accepts connections, and treats them in every way that an application may.
 
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
@@ -23,11 +23,11 @@ pub struct Listener {
     task: JoinHandle<()>,
 }
 
-/// What becomes of an incoming connection.
+/// How to treat an incoming connection.
 enum Fate {
     Served,
     Refused,
-    /// Dropped in the middle of its handshake.
+    /// Dropped during its handshake.
     Abandoned,
     /// Dropped some time after its handshake.
     Dropped,
@@ -53,7 +53,7 @@ impl Listener {
         })
     }
 
-    /// With its peer id.
+    /// The address with the peer ID.
     pub fn address(&self) -> &Multiaddr {
         &self.address
     }
@@ -104,7 +104,7 @@ async fn accept(mut transport: Transport, mut rng: StdRng) {
     }
 }
 
-/// Takes streams until the connection ends.
+/// Accepts streams until the connection ends.
 async fn serve(mut muxer: Connection, mut rng: StdRng) {
     while let Ok(stream) = poll_fn(|cx| muxer.poll_inbound_unpin(cx)).await {
         let service = streams::Service::any(&mut rng);
@@ -123,5 +123,6 @@ impl Fate {
     }
 }
 
-/// Longest time until something is dropped; a handshake takes one or two on an idle machine.
+/// Longest time in milliseconds until something is dropped; a handshake takes one or two on an idle
+/// machine.
 const PAUSE_MS: u64 = 6;

@@ -1,9 +1,9 @@
-//! Waiting, counted in turns of the runtime rather than by the clock: a process that was stopped for a while must not
-//! find that everything took too long.
+//! Waiting, counted in turns of the runtime and not by the clock: after a suspension, a process
+//! must not conclude that everything took too long.
 
 use std::time::Duration;
 
-/// Waits until it is so, for a minute at most.
+/// Waits until the condition holds, at most a minute.
 pub async fn until(mut is_so: impl FnMut() -> bool) {
     for _ in 0..TURNS {
         if is_so() {

@@ -1,4 +1,4 @@
-//! What both sides do on a stream.
+//! The use of a stream at both ends.
 
 use std::io;
 
@@ -11,10 +11,10 @@ use super::tally::Outcome;
 /// How its opener uses a stream.
 #[derive(Clone, Copy, Debug)]
 pub enum Use {
-    /// Writes so many bytes, and reads them all again.
+    /// Writes this many bytes, and reads them all back.
     Echo(usize),
     Reset,
-    /// Drops it in the middle of what it writes.
+    /// Drops it while writing.
     Leave,
 }
 
@@ -61,7 +61,7 @@ pub async fn exchange(mut stream: Stream, usage: Use) -> Result<Outcome, String>
         Use::Echo(_) => {}
         Use::Leave => return Ok(Outcome::StreamLeft),
         Use::Reset => {
-            // Fails only where the connection or the listener was faster.
+            // Fails only if the connection or the listener was faster.
             let _ = stream.reset(CODE);
             let _ = stream.stop(CODE);
             return Ok(Outcome::StreamReset);
@@ -83,7 +83,7 @@ pub async fn serve(mut stream: Stream, service: Service) {
     match service {
         Service::Echo => {
             let mut message = Vec::new();
-            // An error is its end, too.
+            // An error ends it, too.
             if stream.read_to_end(&mut message).await.is_ok()
                 && stream.write_all(&message).await.is_ok()
             {
@@ -104,7 +104,7 @@ fn ended(error: &io::Error) -> Result<Outcome, String> {
             Ok(Outcome::StreamResetByListener)
         }
         Some(StreamError::Stopped(0)) => Ok(Outcome::StreamLeftByListener),
-        // Or reset, where the connection goes on for others that were closed.
+        // Reset if the connection goes on for other streams that were closed.
         Some(StreamError::Connection(_) | StreamError::Reset(0)) => Ok(Outcome::StreamCutOff),
         _ => Err(format!("a stream ended with {error:?}")),
     }
@@ -112,7 +112,7 @@ fn ended(error: &io::Error) -> Result<Outcome, String> {
 
 const CODE: u64 = 7;
 
-/// Bytes, of most streams at most.
+/// Most bytes of most streams.
 const SMALL: usize = 128;
 
 /// Bytes of some streams.

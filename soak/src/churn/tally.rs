@@ -1,4 +1,4 @@
-//! What has become of connections and streams, as their dialer saw it.
+//! The ends of connections and streams, as their dialer saw them.
 
 use std::{
     collections::BTreeMap,
@@ -67,7 +67,7 @@ impl Outcome {
         }
     }
 
-    /// Time-outs come of a machine that has other things to do.
+    /// Timeouts occur only on a busy machine.
     pub fn must_occur(self) -> bool {
         self != Self::TimedOut
     }
@@ -94,7 +94,7 @@ impl Tally {
         lock(&self.outcomes).clone()
     }
 
-    /// What should not have happened.
+    /// Unexpected results.
     pub fn failures(&self) -> Vec<String> {
         lock(&self.failures).clone()
     }

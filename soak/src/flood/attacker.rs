@@ -1,5 +1,6 @@
-//! A process that begins connections from addresses that are not its own, or from one that is, and never goes on with
-//! them. Its packets are made beforehand: what they cost must not be missing elsewhere while they are sent.
+//! The attacker: begins connections from forged addresses, or from its own, and never continues
+//! them. Its packets are prepared in advance, so that creating them takes no CPU time from other
+//! processes during the attack.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
@@ -26,50 +27,50 @@ use crate::process::{answer, limit_time, listen};
 
 #[derive(Args)]
 pub struct Options {
-    /// The process of the server.
+    /// The server's process ID.
     server: u32,
     /// Connections to begin.
     prepared: usize,
 }
 
-/// What is sent.
+/// The kinds of attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Each Initial from another address, none of which is the attacker's.
+    /// Each Initial packet from another address that is not the attacker's.
     Spoofed,
-    /// All of them from the attacker's own.
+    /// All of them from the attacker's own address.
     Unspoofed,
-    /// From a few hundred addresses that are the attacker's, and shown to be.
+    /// From a few hundred addresses of the attacker, which it proves.
     Proven,
-    /// From addresses that no host can have, or that are many hosts'.
+    /// From addresses that no host can have, or that are group addresses.
     Strange,
-    /// In two IP packets, of which every other time the second one never comes.
+    /// In two IP packets, of which the second one is missing every other time.
     Fragments,
 }
 
-/// How an attack went, as the attacker saw it.
+/// The result of an attack, as the attacker saw it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Attacked {
-    /// Datagrams, whole or not.
+    /// Datagrams, complete or not.
     pub sent: u64,
-    /// Of these, with a token.
+    /// Those with a token.
     pub proven: u64,
     pub sent_per_second: f64,
-    /// Addresses that were answered, of those that had to send a whole datagram for it.
+    /// Addresses that got an answer, of those that had to send a whole datagram for it.
     pub answered_addresses: u64,
     pub answers: u64,
-    /// The most UDP payload that an address got for each byte that had come from it. Of those that are proven by some
-    /// connections: the most for a connection that has not proven it.
+    /// The largest amplification: UDP payload sent to an address for each byte that came from it.
+    /// If some connections prove the address: the largest for a connection that has not proven it.
     pub worst_ratio: f64,
-    /// The same, of all addresses together.
+    /// The same over all addresses.
     pub mean_ratio: f64,
-    /// Answers to addresses from which nothing had come that may be answered.
+    /// Answers to addresses from which nothing that may be answered had come.
     pub uncalled: u64,
-    /// IP packets that may be cut into pieces.
+    /// IP packets that may be fragmented.
     pub fragmentable: u64,
     /// Initial packets in datagrams that are too small.
     pub short: u64,
-    /// IP packets that were looked at, and that the interface has counted meanwhile.
+    /// IP packets that were captured, and that the interface counted in the same time.
     pub seen: u64,
     pub counted: u64,
 }
@@ -102,9 +103,9 @@ pub fn run(options: &Options) -> Result<()> {
             _ => attacker.fire(&shots, per_second)?,
         };
         answer(&Line::Ready)?;
-        // The server goes on with what was begun until it gives up.
+        // The server keeps its handshakes until their timeout.
         thread::sleep(match kind {
-            // To these there is no answer at once, and so no handshake either.
+            // These get no answer at once, and so no handshake.
             Kind::Strange => BRIEFLY,
             _ => LINGER,
         });
@@ -114,11 +115,11 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// A datagram that is ready to be sent.
+/// A prepared datagram.
 struct Shot {
     packets: Vec<Vec<u8>>,
     from: SocketAddrV4,
-    /// UDP payload that an answer may be worth.
+    /// UDP payload that counts for the amplification limit.
     bytes: u64,
 }
 
@@ -126,14 +127,14 @@ struct Attacker {
     initials: Vec<Vec<u8>>,
     rng: StdRng,
     raw: Socket,
-    /// Never read. It keeps the kernel from telling the server that nobody is there.
+    /// Never read. It keeps the kernel from sending ICMP errors to the server.
     own: UdpSocket,
     wire: Wire,
 }
 
 impl Attacker {
     fn prepare(count: usize) -> Result<Self> {
-        // The protocol of packets that bring their own IP header.
+        // The protocol number for packets with their own IP header.
         let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))
             .context("no raw socket")?;
         raw.set_header_included_v4(true)?;
@@ -179,7 +180,7 @@ impl Attacker {
         Ok(shots)
     }
 
-    /// Sends them at that rate.
+    /// Sends the datagrams at this rate.
     fn fire(&self, shots: &[Shot], per_second: u64) -> Result<Sent> {
         let to = SERVER.into();
         let mut sent = Sent::default();
@@ -203,7 +204,7 @@ impl Attacker {
     }
 }
 
-/// Not an address to answer (RFC 1122 §3.2.1.3), in turn.
+/// An address that must not be answered (RFC 1122 §3.2.1.3), in turn.
 fn strange(any: SocketAddrV4, index: usize) -> SocketAddrV4 {
     let sources = [
         SocketAddrV4::new(*any.ip(), 0),
@@ -226,7 +227,7 @@ fn judge(sent: &Sent, seen: &Seen) -> Attacked {
         seen: seen.packets,
         ..Attacked::default()
     };
-    // Bytes that have come and gone.
+    // Bytes received and sent.
     let mut exchanged = Vec::new();
     for (address, received) in &seen.received {
         match sent.addresses.get(address) {
@@ -253,7 +254,7 @@ fn judge(sent: &Sent, seen: &Seen) -> Attacked {
     attacked
 }
 
-/// Longer than the server waits for a handshake.
+/// Longer than the server's handshake timeout.
 const LINGER: Duration = Duration::from_secs(6);
 
 const BRIEFLY: Duration = Duration::from_secs(1);
@@ -263,7 +264,7 @@ const CUT: u16 = 600;
 
 const IPPROTO_RAW: i32 = 255;
 
-/// Of the addresses.
+/// The seed of the addresses.
 const SEED: u64 = 1;
 
 #[cfg(test)]

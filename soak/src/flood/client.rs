@@ -1,4 +1,4 @@
-//! The process of those who have nothing bad in mind: a transfer that has begun before the flood, and dials during it.
+//! The honest clients: a transfer that has begun before the flood, and dials during it.
 
 use std::{
     sync::{
@@ -25,26 +25,26 @@ use crate::process::{answer, limit_time, listen};
 
 #[derive(Args)]
 pub struct Options {
-    /// The process of the server.
+    /// The server's process ID.
     server: u32,
     /// Megabytes that are uploaded in each second; 0 for as many as go.
     megabytes: u64,
 }
 
-/// How it went.
+/// The measurements.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
     pub cpu: Duration,
     pub seconds: f64,
-    /// Bytes that the upload has got rid of.
+    /// Bytes that the upload has written.
     pub uploaded: u64,
     pub dials: u64,
     pub succeeded: u64,
-    /// Of those that succeeded, from the dial to the answer on a stream.
+    /// Of successful dials: the time from the dial to the answer on a stream.
     pub median_ms: f64,
     pub p99_ms: f64,
     pub slowest_ms: f64,
-    /// Why others did not.
+    /// The errors of the others.
     pub failures: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -
     let mut muxer = dialer.connect(address, PortUse::Reuse).await?;
     let mut stream = open(&mut muxer).await?;
     tokio::spawn(async move {
-        // They are to live as long as this does.
+        // Both must live as long as this task.
         let _kept = (dialer, muxer);
         let block = vec![0x5a; BLOCK];
         let start = Instant::now();
@@ -92,7 +92,7 @@ async fn upload(address: &Multiaddr, uploaded: Arc<AtomicU64>, megabytes: u64) -
         while stream.write_all(&block).await.is_ok() {
             sent += block.len() as u64;
             uploaded.store(sent, Ordering::Relaxed);
-            // A byte in each microsecond is a megabyte in each second.
+            // One byte a microsecond is one megabyte a second.
             if let Some(micros) = sent.checked_div(megabytes) {
                 let early = Duration::from_micros(micros).checked_sub(start.elapsed());
                 if let Some(early) = early {
@@ -153,5 +153,5 @@ async fn measure(
 
 const BLOCK: usize = 64 * 1024;
 
-/// Until the upload has found its rate.
+/// Until the upload has reached its rate.
 const WARM_UP: Duration = Duration::from_secs(1);

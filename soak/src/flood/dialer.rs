@@ -1,4 +1,4 @@
-//! Those who dial with nothing bad in mind.
+//! Honest dialers.
 
 use std::{
     future::poll_fn,
@@ -50,7 +50,8 @@ impl Dialer {
         Ok(dial.await?.1)
     }
 
-    /// Dials from a new socket, asks something, checks the answer, and closes. Returns how long the answer took.
+    /// Dials from a new socket, asks a question, checks the answer, and closes. Returns the time
+    /// until the answer.
     pub async fn ask(&self, address: &Multiaddr) -> Result<Duration> {
         let start = Instant::now();
         let dial = self.connect(address, PortUse::New);

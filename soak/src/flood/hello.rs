@@ -1,4 +1,5 @@
-//! First packets that are made while they are sent, because what they hold depends on what was answered.
+//! First packets that are created while they are sent, because their contents depend on earlier
+//! answers.
 
 use std::sync::Arc;
 
@@ -10,13 +11,14 @@ use rustls::{
     version::TLS13,
 };
 
-/// Of a connection, as whoever begins it has chosen them.
+/// A connection ID chosen by the client.
 pub type Id = [u8; 8];
 
-/// A ClientHello. A server sees it once for each connection, and cannot know that others have the same.
+/// A ClientHello that all connections share. Each connection uses it once, so a server cannot
+/// notice that it is shared.
 pub struct Hello {
     message: Vec<u8>,
-    /// Where the client's own ID is in it (initial_source_connection_id, RFC 9000 §18.2).
+    /// The offset of the client's own ID (initial_source_connection_id, RFC 9000 §18.2).
     source: usize,
     suite: Suite,
 }
@@ -39,7 +41,8 @@ impl Hello {
         })
     }
 
-    /// The UDP payload that begins a connection: an Initial packet (RFC 9000 §17.2.2) with this ClientHello.
+    /// The UDP payload that begins a connection: an Initial packet (RFC 9000 §17.2.2) with this
+    /// ClientHello.
     pub fn initial(&self, destination: Id, source: Id, token: &[u8]) -> Result<Vec<u8>> {
         let keys = self
             .suite
@@ -60,7 +63,7 @@ impl Hello {
         let number_at = packet.len();
         packet.extend(NUMBER);
         let payload_at = packet.len();
-        // CRYPTO, from the beginning (RFC 9000 §19.6), and PADDING behind it.
+        // CRYPTO from offset 0 (RFC 9000 §19.6), and PADDING.
         packet.extend([0x06, 0x00]);
         packet.extend(varint(self.message.len())?);
         let message_at = packet.len();
@@ -81,16 +84,16 @@ impl Hello {
     }
 }
 
-/// Who speaks TLS for the attacker.
+/// The attacker's TLS client.
 pub fn client() -> Result<rustls::ClientConfig> {
     let provider = CryptoProvider {
-        // Such a ClientHello fits into one datagram.
+        // With this group, the ClientHello fits into one datagram.
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
     };
     let mut tls = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_protocol_versions(&[&TLS13])?
-        // It never gets to see a certificate.
+        // It never receives a certificate.
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"libp2p".to_vec()];
@@ -109,7 +112,7 @@ pub fn retry(payload: &[u8]) -> Option<(Id, Vec<u8>)> {
     Some((destination.try_into().ok()?, token.to_vec()))
 }
 
-/// The ID of the client in a packet to it, if it is as long as ours are.
+/// The destination ID in a packet to the client, if it has the length of our IDs.
 pub fn destination(payload: &[u8]) -> Option<Id> {
     let (&first, rest) = payload.split_first()?;
     let id = if first & 0x80 == 0 {
@@ -120,13 +123,13 @@ pub fn destination(payload: &[u8]) -> Option<Id> {
     id.try_into().ok()
 }
 
-/// So much behind a byte that says how much.
+/// A vector with a length of one byte, and the rest.
 fn short_vector(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&length, rest) = bytes.split_first()?;
     rest.split_at_checked(length.into())
 }
 
-/// In two bytes (RFC 9000 §16).
+/// Encodes a number in two bytes (RFC 9000 §16).
 fn varint(value: usize) -> Result<[u8; 2]> {
     let value = u16::try_from(value)?;
     anyhow::ensure!(value < 1 << 14, "no number of two bytes");
@@ -136,16 +139,16 @@ fn varint(value: usize) -> Result<[u8; 2]> {
 /// RFC 9000 §14.1.
 const DATAGRAM: usize = 1200;
 
-/// Of the packet: the first one.
+/// The packet number: the first one.
 const NUMBER: [u8; 2] = [0, 0];
 
 /// initial_source_connection_id (RFC 9000 §18.2).
 const SOURCE_ID_PARAMETER: u8 = 0x0f;
 
-/// What is there before the ID is.
+/// The placeholder of the ID.
 const PLACE: Id = *b"an ID is";
 
-/// Behind the token of a Retry packet (RFC 9001 §5.8).
+/// The integrity tag after the token of a Retry packet (RFC 9001 §5.8).
 const INTEGRITY_TAG: usize = 16;
 
 #[cfg(test)]
@@ -185,13 +188,13 @@ mod tests {
         };
         let (source, token) = begin([1; 8], [2; 8], &[]).unwrap();
         assert_eq!(source, [2; 8]);
-        // A token is good for as many connections as its owner likes.
+        // A token is valid for any number of connections.
         for number in 3..6 {
             assert!(begin([number; 8], [number; 8], &token).is_none());
         }
     }
 
-    /// Has no certificate; it does not come to that.
+    /// It needs no certificate, because handshakes do not get that far.
     fn server() -> Endpoint {
         let tls = rustls::ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&TLS13])

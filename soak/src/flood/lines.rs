@@ -1,4 +1,4 @@
-//! What the processes of a flood say to each other.
+//! The messages between the processes of a flood.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,16 @@ use super::{
     server::Served,
 };
 
-/// What a process is told to do.
+/// An order to a process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// The server: the cables are laid.
+    /// The server: the cables are ready.
     Listen,
-    /// The server: says what it has done so far.
+    /// The server: reports what it has done so far.
     Tell,
-    /// The client: connects to this address, and begins to upload.
+    /// The client: connects to this address, and starts the upload.
     Upload(String),
-    /// The client: dials and measures for so long.
+    /// The client: dials and measures for this time.
     Measure { seconds: u64, per_second: u64 },
     /// The attacker.
     Attack {
@@ -27,12 +27,12 @@ pub enum Order {
     },
 }
 
-/// What a process says.
+/// A message of a process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Line {
-    /// Done, or begun, as it was told.
+    /// Done, or begun.
     Ready,
-    /// The server's process.
+    /// The server's process ID.
     Namespace(u32),
     /// The server's address.
     Listening(String),

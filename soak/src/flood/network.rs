@@ -1,14 +1,14 @@
-//! A network namespace for each process, and cables between them.
+//! A network namespace for each process, and virtual cables between them.
 //!
-//! A namespace lives as long as the process in it, so nothing is left behind, whatever happens. It takes the privileges
-//! of root, and the program `ip`.
+//! A namespace lives as long as the process in it, so nothing is left behind. It requires root, and
+//! the program `ip`.
 
 use std::{fs, net::Ipv4Addr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 
-/// Moves this process to a network namespace of its own; before there are threads.
+/// Moves this process to a new network namespace. Call it before threads are started.
 pub fn leave() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("no network namespace of its own")?;
     ip(&["link", "set", "lo", "up"])
@@ -18,23 +18,23 @@ pub fn leave() -> Result<()> {
 #[derive(Clone, Copy)]
 pub struct Cable {
     interface: &'static str,
-    /// At the server's end.
+    /// The address at the server's end.
     pub server: Ipv4Addr,
-    /// At the other end.
+    /// The address at the other end.
     pub other: Ipv4Addr,
 }
 
-/// The cable of those who have nothing bad in mind.
+/// The cable of the honest clients.
 pub const CLIENT: Cable = Cable {
     interface: "client",
     server: Ipv4Addr::new(192, 0, 2, 1),
     other: Ipv4Addr::new(192, 0, 2, 2),
 };
 
-/// Hosts at the end of the client's cable that dial, each with an address of its own.
+/// Dialling hosts at the client's end, each with its own address.
 pub const HOSTS: u8 = 20;
 
-/// Which address of the server a host dials: that is what it leaves from its own for.
+/// The address of the server that a host dials; the route to it selects the host's source address.
 pub fn dialled_by(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 128 + host)
 }
@@ -43,7 +43,7 @@ fn host(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 32 + host)
 }
 
-/// The attacker's, where everything goes that is for nobody else.
+/// The attacker's cable, to which all other destinations are routed.
 pub const ATTACKER: Cable = Cable {
     interface: "attacker",
     server: Ipv4Addr::new(198, 51, 100, 1),
@@ -54,7 +54,7 @@ pub const ATTACKER: Cable = Cable {
 pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 255);
 
 impl Cable {
-    /// Lays it from this process to the server's.
+    /// Creates the cable from this process to the server's namespace.
     pub fn lay(self, server: u32) -> Result<()> {
         let [name, server] = [self.interface.to_owned(), server.to_string()];
         ip(&[
@@ -75,7 +75,8 @@ impl Cable {
         ip(&["link", "set", name, "up"])
     }
 
-    /// Has hosts dial from the end of this cable; [`be_dialled`](Self::be_dialled) is the other one.
+    /// Adds the hosts at the end of this cable; [`be_dialled`](Self::be_dialled) is for the
+    /// server's end.
     pub fn add_hosts(self) -> Result<()> {
         let name = self.interface;
         for number in 0..HOSTS {
@@ -95,7 +96,7 @@ impl Cable {
         Ok(())
     }
 
-    /// Packets that have come in by now.
+    /// Packets received so far.
     pub fn packets_received(self) -> Result<u64> {
         let interfaces = fs::read_to_string("/proc/self/net/dev")?;
         interfaces
@@ -107,10 +108,11 @@ impl Cable {
     }
 }
 
-/// Has the server send to the attacker what is for nobody else.
+/// Makes the server send packets for all other destinations to the attacker.
 pub fn answer_everybody() -> Result<()> {
     let name = ATTACKER.interface;
-    // What is counted at the other end are datagrams as they would be on a real cable, not batches of them.
+    // Without segmentation offload, so that the other end counts datagrams as on a real cable, and
+    // not batches.
     ip(&["link", "set", name, "gso_max_segs", "1"])?;
     ip(&[
         "route",
@@ -121,7 +123,7 @@ pub fn answer_everybody() -> Result<()> {
     ])
 }
 
-/// Has whoever is at the attacker's end receive what is for any address of this network.
+/// Makes the host at the attacker's end receive packets for every address of this network.
 pub fn own_all_of(network: &str) -> Result<()> {
     ip(&["route", "add", "local", network, "dev", "lo"])
 }

@@ -1,4 +1,4 @@
-//! So many a second.
+//! Limits a rate.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// At least one.
+    /// The rate must be at least one.
     pub fn begin(per_second: u64) -> Self {
         Self {
             start: Instant::now(),
@@ -21,11 +21,11 @@ impl Pace {
         }
     }
 
-    /// Another one is done; waits until it is time for the next.
+    /// Notes that one is done; waits until the next one is due.
     pub fn wait(&mut self) {
         self.done += 1;
         let due = Duration::from_nanos(self.done * 1_000_000_000 / self.per_second);
-        // A few at a time: the scheduler has its own idea of how long it sleeps.
+        // Several at a time, because sleeping is imprecise.
         if let Some(early) = due.checked_sub(self.elapsed())
             && early > TICK
         {

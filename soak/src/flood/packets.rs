@@ -1,4 +1,5 @@
-//! The attacker's packets: first packets of QUIC connections, in IP packets from wherever it likes.
+//! The attacker's packets: first packets of QUIC connections, in IP packets with any source
+//! address.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -14,7 +15,8 @@ use rand::{Rng, RngExt};
 
 use super::hello;
 
-/// UDP payloads that begin a connection each: an Initial packet with a complete ClientHello (RFC 9000 §17.2.2).
+/// UDP payloads that each begin a connection: an Initial packet with a complete ClientHello (RFC
+/// 9000 §17.2.2).
 pub fn initials(server: SocketAddrV4, count: usize) -> Result<Vec<Vec<u8>>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -37,7 +39,8 @@ fn begin(server: SocketAddrV4, count: usize) -> Result<Vec<Vec<u8>>> {
     let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(hello::client()?)?));
     let mut initials = Vec::with_capacity(count);
     while initials.len() < count {
-        // A new one from time to time: connections that are begun and left stay in it.
+        // A new endpoint from time to time, because an endpoint keeps the connections that it has
+        // begun.
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         for _ in 0..(count - initials.len()).min(ENDPOINT) {
             let now = Instant::now();
@@ -62,7 +65,8 @@ pub fn packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Result<Ve
     assemble(header, &datagram)
 }
 
-/// The same in two IP packets, of which the second one begins after that many bytes, a multiple of 8.
+/// The same in two IP packets, of which the second one begins after this many bytes, a multiple of
+/// 8.
 pub fn fragments(
     from: SocketAddrV4,
     to: SocketAddrV4,
@@ -82,7 +86,7 @@ pub fn fragments(
     Ok([fragment(first, 0, true)?, fragment(second, cut, false)?])
 }
 
-/// A UDP datagram in as many IP packets as Ethernet makes of it.
+/// A UDP datagram in as many fragments as Ethernet requires.
 pub fn pieces(
     from: SocketAddrV4,
     to: SocketAddrV4,
@@ -103,7 +107,7 @@ pub fn pieces(
     pieces.collect()
 }
 
-/// An address for benchmarks (RFC 2544), which is nobody's.
+/// A benchmark address (RFC 2544) of no host.
 pub fn any_source(rng: &mut impl Rng) -> SocketAddrV4 {
     let host: u32 = rng.random_range(1..(1 << 17) - 1);
     let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + host);
@@ -133,7 +137,7 @@ fn assemble(mut header: Ipv4Header, contents: &[u8]) -> Result<Vec<u8>> {
 
 const TTL: u8 = 64;
 
-/// What an IP packet carries of a datagram that Ethernet does not carry whole; a multiple of 8.
+/// The payload of an IP fragment on Ethernet; a multiple of 8.
 const FRAGMENT: usize = 1480;
 
 /// Connections begun in one endpoint.

@@ -1,5 +1,5 @@
-//! An attack from addresses that are the attacker's: it receives what is sent to them, answers each Retry packet with
-//! its token, and goes on with no handshake.
+//! An attack from the attacker's own addresses: it answers each Retry packet with its token, and
+//! continues no handshake.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use super::{
     wire::{WATCHED, Wire},
 };
 
-/// Begins so many connections in each second, as many as it can with proof.
+/// Begins this many connections in each second, with a token whenever possible.
 pub fn prove(
     raw: &Socket,
     wire: &Wire,
@@ -33,7 +33,7 @@ pub fn prove(
     let to = SERVER.into();
     for number in 0..count {
         if number % LOOK_EVERY == 0 {
-            // The newer, the longer it is good.
+            // Newer tokens are valid for longer.
             tokens.extend(wire.take_tokens());
         }
         let from = address(number % ADDRESSES);
@@ -61,16 +61,18 @@ pub fn prove(
     Ok(sent)
 }
 
-/// Addresses for benchmarks (RFC 2544), one after the other.
+/// Benchmark addresses (RFC 2544), one after another.
 fn address(number: usize) -> SocketAddrV4 {
     let first = u32::from(Ipv4Addr::new(198, 19, 0, 1));
     SocketAddrV4::new(Ipv4Addr::from(first + number as u32), PORT)
 }
 
-/// As a small botnet has them. Eight of them would take all places of a listener that gave each as many as one may have.
+/// As many as a small botnet has. Eight would take all places of a listener that gave each address
+/// the maximum.
 pub const ADDRESSES: usize = 300;
 
-/// Every so many rounds a connection begins without a token, so that there is a new one. The server's are good for 15 s.
+/// After this many rounds, a connection begins without a token, to get a new one. The server's
+/// tokens are valid for 15 s.
 const RENEW_EVERY: usize = 8;
 
 const LOOK_EVERY: usize = 16;

@@ -1,4 +1,4 @@
-//! The process that is flooded: it takes connections, and counts what comes in on their streams.
+//! The flooded process: it accepts connections, and counts the data on their streams.
 
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
@@ -35,7 +35,7 @@ pub enum Policy {
     Never,
 }
 
-/// What the server has done since the last time.
+/// The server's work since the last time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Served {
     pub cpu: Duration,
@@ -49,7 +49,7 @@ pub struct Served {
     pub martian: u64,
     pub receive_errors: u64,
     pub send_errors: u64,
-    /// Of the kernel's buffers, in datagrams.
+    /// Datagrams dropped by the kernel because of full buffers.
     pub overrun: u64,
 }
 
@@ -123,7 +123,7 @@ impl Served {
     }
 }
 
-/// Begins to serve, and returns the address for the client.
+/// Starts serving, and returns the address for the client.
 async fn serve(policy: Policy) -> Result<(String, Handle)> {
     let identity = Keypair::generate_ed25519();
     let config = Config::builder(&identity)
@@ -168,7 +168,7 @@ async fn serve_connection(mut muxer: Connection) {
     }
 }
 
-/// Reads to the end and answers with the number of bytes, those included that were read before.
+/// Reads to the end, and answers with the number of bytes, including `received`.
 pub async fn serve_stream(mut stream: Stream, mut received: u64) {
     let mut buffer = vec![0; BLOCK];
     loop {
@@ -183,7 +183,7 @@ pub async fn serve_stream(mut stream: Stream, mut received: u64) {
     }
 }
 
-/// Datagrams that found a socket's buffer full, in this namespace.
+/// Datagrams dropped because of full socket buffers, in this namespace.
 pub fn overruns() -> Result<u64> {
     let counts = std::fs::read_to_string("/proc/self/net/snmp")?;
     let mut lines = counts.lines().filter(|line| line.starts_with("Udp:"));

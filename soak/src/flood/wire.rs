@@ -1,4 +1,4 @@
-//! What comes out of the attacker's end of its cable, whoever it is addressed to.
+//! Captures all packets at the attacker's end of its cable.
 
 use std::{
     collections::HashMap,
@@ -35,23 +35,23 @@ pub struct Wire {
 pub struct Seen {
     /// IP packets.
     pub packets: u64,
-    /// By their destination.
+    /// Received packets by destination.
     pub received: HashMap<SocketAddrV4, Received>,
-    /// IP packets that a router may cut into pieces, or that are pieces.
+    /// IP packets that a router may fragment, or that are fragments.
     pub fragmentable: u64,
-    /// Addresses whose first answer was an Initial packet in a datagram that is too small for a path to be worth
-    /// anything (RFC 9000 §14.1).
+    /// Addresses whose first answer was an Initial packet in a datagram that is too small to show
+    /// that the path supports QUIC (RFC 9000 §14.1).
     pub short: u64,
-    /// By the client's ID, of those that begin with [`WATCHED`].
+    /// By the client's ID, for IDs that begin with [`WATCHED`].
     pub watched: HashMap<Id, Received>,
-    /// Tokens of Retry packets, by their destination: the last one each.
+    /// The last token of a Retry packet for each destination.
     pub tokens: HashMap<SocketAddrV4, Vec<u8>>,
 }
 
-/// What IDs begin with whose connections are looked at one by one.
+/// The prefix of IDs whose connections are counted separately.
 pub const WATCHED: [u8; 4] = *b"look";
 
-/// In UDP payload, which is what RFC 9000 §8.1 limits.
+/// Bytes of UDP payload, which RFC 9000 §8.1 limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Received {
     pub bytes: u64,
@@ -59,14 +59,14 @@ pub struct Received {
 }
 
 impl Wire {
-    /// Begins to read.
+    /// Starts capturing.
     pub fn tap(cable: Cable) -> Result<Self> {
-        // One that is for a protocol gets what comes in only.
+        // A packet socket for one protocol captures only incoming packets.
         let protocol = Protocol::from(i32::from(ETHERTYPE_IPV4.to_be()));
         let mut socket =
             Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).context("no packet socket")?;
         socket.set_read_timeout(Some(LOOK_EVERY))?;
-        // The kernel grants what it will.
+        // The kernel may grant less.
         let _ = socket.set_recv_buffer_size(BUFFER);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let over = Arc::new(AtomicBool::new(false));
@@ -98,17 +98,17 @@ impl Wire {
         lock(&self.seen).clone()
     }
 
-    /// The tokens of Retry packets that have come since the last time.
+    /// Takes the tokens of Retry packets received since the last call.
     pub fn take_tokens(&self) -> HashMap<SocketAddrV4, Vec<u8>> {
         mem::take(&mut lock(&self.seen).tokens)
     }
 
-    /// Starts again with nothing.
+    /// Resets everything.
     pub fn forget(&self) {
         *lock(&self.seen) = Seen::default();
     }
 
-    /// What the interface itself counts.
+    /// The packets that the interface has counted.
     pub fn packets_received(&self) -> Result<u64> {
         self.cable.packets_received()
     }

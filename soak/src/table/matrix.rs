@@ -1,4 +1,4 @@
-//! The rows: what may happen, and what must come of it.
+//! The rows: what may happen, and the required result.
 
 use std::{fs, path::Path};
 
@@ -19,12 +19,12 @@ pub struct Matrix {
 #[serde(deny_unknown_fields)]
 pub struct Section {
     pub title: String,
-    /// What this is about.
+    /// The subject of the section.
     pub about: String,
-    /// Tests that show every row that does not say otherwise.
+    /// Tests for every row without tests of its own.
     #[serde(default)]
     pub tests: Vec<String>,
-    /// The test that says how many cases each row has.
+    /// The test that prints how many cases each row has.
     pub cases: Option<String>,
     pub row: Vec<Row>,
 }
@@ -35,9 +35,9 @@ pub struct Row {
     pub number: u8,
     pub what: String,
     pub must: String,
-    /// Instead of those of the section.
+    /// Tests instead of those of the section.
     pub tests: Option<Vec<String>>,
-    /// Besides those of the section.
+    /// Tests in addition to those of the section.
     #[serde(default)]
     pub also: Vec<String>,
 }

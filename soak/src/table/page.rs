@@ -74,7 +74,7 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
         let (what, must) = (cell(&row.what), cell(&row.must));
         write!(page, "| {} | {what} | {must} |", row.number)?;
         if let Some(cases) = &cases {
-            // None where it is not what a peer presents.
+            // Empty if the row is not about what a peer presents.
             let cases = cases.get(&row.number).map(usize::to_string);
             write!(page, " {} |", cases.unwrap_or_default())?;
         }
@@ -83,7 +83,7 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
     Ok(())
 }
 
-/// A test's name, and that there is no such test if there is none.
+/// A test's name, marked if there is no such test.
 fn test(name: &str, tests: &Tests) -> String {
     let missing = if tests.has(name) { "" } else { "**missing:** " };
     format!("{missing}`{name}`")
@@ -104,7 +104,7 @@ fn write_figures(page: &mut String, figures: &Figures) -> Result<()> {
     Ok(())
 }
 
-/// What `fuzz/run` writes.
+/// The output of `fuzz/run`.
 #[derive(Deserialize)]
 struct Fuzzing {
     #[serde(default)]
@@ -141,7 +141,7 @@ fn write_fuzzing(page: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// As it may stand in a table.
+/// Escaped for a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }

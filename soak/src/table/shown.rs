@@ -1,4 +1,4 @@
-//! What tests there are.
+//! The list of tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use cargo_metadata::{Message, TargetKind};
 
 use crate::{attack, flood, root};
 
-/// The tests, each with the program that has it in front of its name.
+/// The tests, each with its program in front of its name.
 pub struct Tests {
     names: BTreeSet<String>,
-    /// Where each program is.
+    /// The path of each program.
     programs: BTreeMap<String, String>,
 }
 
@@ -47,7 +47,7 @@ impl Tests {
         self.names.contains(name)
     }
 
-    /// Runs a test that says how many cases each row has, `row 1: 2 cases`.
+    /// Runs a test that prints how many cases each row has, `row 1: 2 cases`.
     pub fn cases(&self, name: &str) -> Result<BTreeMap<u8, usize>> {
         let (program, test) = name.split_once(' ').context("a program and a test")?;
         let executable = self.programs.get(program);
@@ -62,7 +62,7 @@ impl Tests {
     }
 }
 
-/// What a test has said of rows and cases; its name may be in front.
+/// The cases of each row in a test's output; a line may begin with the test's name.
 fn counted(output: &str) -> BTreeMap<u8, usize> {
     output
         .lines()
@@ -74,7 +74,7 @@ fn counted(output: &str) -> BTreeMap<u8, usize> {
         .collect()
 }
 
-/// Test programs of the transport: `lib` or `tests/NAME`, and where it is.
+/// Test programs of the transport: `lib` or `tests/NAME`, and their paths.
 fn programs() -> Result<BTreeMap<String, String>> {
     let mut cargo = Command::new("cargo")
         .args(["test", "--no-run", "--all-features", "--lib", "--test", "*"])
@@ -117,7 +117,7 @@ fn fuzz_targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// Rows of the table that the interoperability matrix has written.
+/// Rows of the table of the interoperability matrix.
 fn interop_rows() -> Result<Vec<String>> {
     let results = fs::read_to_string(root().join("interop/RESULTS.md"))?;
     Ok(results

@@ -1,4 +1,4 @@
-//! Keys that count CRYPTO.
+//! Keys that count CRYPTO frames.
 
 use bytes::BytesMut;
 use libp2p_identity::Keypair;
@@ -21,7 +21,7 @@ fn packet_is_decrypted_with_as_many_frames_as_it_may_have() {
     ] {
         assert!(phase.carries(&crypto(most)));
         assert!(!phase.carries(&crypto(most + 1)));
-        // Others do not count.
+        // Other frames do not count.
         assert!(phase.carries(&[PING.repeat(100), crypto(most)].concat()));
     }
     assert_eq!(pairs.ours.dropped_crypto(), 4);
@@ -34,7 +34,7 @@ fn large_packets_of_a_handshake_carry_fewer_frames() {
     let large = |frames| [crypto(frames), PING.repeat(12_000)].concat();
     assert!(pairs.initial.carries(&large(4)));
     assert!(!pairs.initial.carries(&large(5)));
-    // Later there is no other limit than that of the frames.
+    // 1-RTT packets have no limit other than that on frames.
     assert!(
         pairs
             .one_rtt
@@ -73,7 +73,7 @@ fn bytes_of_the_packets_are_in_the_budget_too() {
 #[test]
 fn established_connection_has_a_budget_for_all_its_keys() {
     let pairs = Pairs::new();
-    // What the handshake took is not taken from it.
+    // The budget of the handshake is separate.
     for _ in 0..20 {
         assert!(pairs.handshake.carries(&crypto(32)));
     }
@@ -147,16 +147,16 @@ fn padding_is_left_out_and_nothing_else() {
     assert_eq!(decrypted(&padded), [PING, &stream].concat());
     let padded = [&padding, &crypto(2)[..], &padding].concat();
     assert_eq!(decrypted(&padded), crypto(2));
-    // A packet has to have a frame, and this one has.
+    // Of a packet with only PADDING, one byte is kept: a packet needs a frame.
     assert_eq!(decrypted(&padding), [0]);
-    // This one has not.
+    // An empty packet stays empty.
     assert_eq!(decrypted(&[]), []);
     // An unknown frame.
     let wrong = [&padding, &[0x21][..], &padding].concat();
     assert_eq!(decrypted(&wrong), wrong[1000..]);
 }
 
-/// So many CRYPTO frames.
+/// This many CRYPTO frames.
 fn crypto(frames: usize) -> Vec<u8> {
     (0..frames as u8)
         .flat_map(|at| [0x06, at, 0x01, 7])
@@ -215,7 +215,7 @@ impl Pairs {
     }
 }
 
-/// All that a session has to say, and the keys that come with it.
+/// Writes all flights of a session, and collects the keys that come with them.
 fn speak(session: &mut dyn Session, keys: &mut Vec<Keys>) -> Vec<Vec<u8>> {
     let mut flights = Vec::new();
     loop {
@@ -229,7 +229,7 @@ fn speak(session: &mut dyn Session, keys: &mut Vec<Keys>) -> Vec<Vec<u8>> {
     }
 }
 
-/// The key that encrypts, and the one that decrypts.
+/// The keys that encrypt and decrypt.
 struct Pair {
     local: Box<dyn PacketKey>,
     remote: Box<dyn PacketKey>,
@@ -250,7 +250,7 @@ impl Pair {
         packet
     }
 
-    /// Whether a packet gets through.
+    /// Whether a packet with this payload is decrypted.
     fn carries(&self, payload: &[u8]) -> bool {
         let mut packet = BytesMut::from(&self.encrypt(payload)[..]);
         let opened = self.remote.decrypt(0, &[], &mut packet);

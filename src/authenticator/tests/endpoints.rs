@@ -1,4 +1,4 @@
-//! Connections between two endpoints of quinn-proto.
+//! Connections between two quinn-proto endpoints.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -28,7 +28,7 @@ fn endpoints_of_quinn_proto_connect_with_it() {
     let mismatch = client.verdict.unwrap().unwrap_err();
     assert!(client.events.contains(&mismatch.to_string()));
     assert!(!client.events.contains("Connected"));
-    // The server hears why, in the alert and in words.
+    // The server learns the reason from the alert and from the reason phrase.
     assert!(server.events.contains(&mismatch.to_string()));
     assert!(server.events.contains("error 49"));
     assert_eq!(server.verdict, None);
@@ -40,7 +40,7 @@ struct Outcome {
     verdict: Option<Verdict>,
 }
 
-/// Connect two endpoints in memory to each other.
+/// Connects two endpoints in memory.
 fn connect(host: &Keypair, expected: PeerId) -> (Outcome, Outcome) {
     let addresses: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
     #[allow(
@@ -123,7 +123,7 @@ fn connect(host: &Keypair, expected: PeerId) -> (Outcome, Outcome) {
     (outcomes.next().unwrap(), outcomes.next().unwrap())
 }
 
-/// In place of the keys of tokens and stateless resets, which these tests do without.
+/// Replaces the keys of tokens and stateless resets, which these tests do not use.
 struct NoKey;
 
 impl HandshakeTokenKey for NoKey {

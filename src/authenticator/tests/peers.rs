@@ -1,4 +1,4 @@
-//! Both sides of a handshake: ours, and peers that are up to no good.
+//! Both sides of a handshake: ours, and hostile peers.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -23,7 +23,7 @@ pub(super) struct Failure {
     pub(super) error: TransportError,
 }
 
-/// Carry messages back and forth until neither side has more to say.
+/// Carries messages back and forth until both sides have nothing left to send.
 pub(super) fn shake_hands(client: &mut dyn Peer, server: &mut dyn Peer) -> Result<(), Failure> {
     loop {
         let mut progress = false;
@@ -50,7 +50,7 @@ pub(super) fn tell(flights: &[Vec<u8>], to: &mut dyn Peer) -> Result<(), Transpo
 
 /// One side of a handshake, ours or not.
 pub(super) trait Peer {
-    /// All there is to say, apart for each level of encryption as TLS requires.
+    /// The flights that it has to send, one for each encryption level as TLS requires.
     fn speak(&mut self) -> Vec<Vec<u8>>;
     fn listen(&mut self, flight: &[u8]) -> Result<(), TransportError>;
 }
@@ -79,7 +79,7 @@ impl Peer for quic::Connection {
     }
 }
 
-/// Write until no more keys come.
+/// Collects flights until no more keys come.
 fn flights(mut write: impl FnMut(&mut Vec<u8>) -> bool) -> Vec<Vec<u8>> {
     let mut flights = Vec::new();
     loop {
@@ -94,7 +94,7 @@ fn flights(mut write: impl FnMut(&mut Vec<u8>) -> bool) -> Vec<Vec<u8>> {
     }
 }
 
-/// A session, and all that it has said.
+/// A session, and all flights that it has sent.
 pub(super) struct Recorder(pub(super) Box<dyn Session>, pub(super) Vec<Vec<u8>>);
 
 impl Peer for Recorder {
@@ -109,7 +109,7 @@ impl Peer for Recorder {
     }
 }
 
-/// A peer that presents what it is told to, and believes everything.
+/// A peer that presents the certificate of its case, and accepts every certificate.
 pub(super) struct RawPeer {
     client: ClientConfig,
     server: ServerConfig,
@@ -142,7 +142,7 @@ impl RawPeer {
     }
 }
 
-/// Seconds since 1970, set by hand.
+/// A clock in seconds since 1970, set by the test.
 #[derive(Debug)]
 pub(super) struct Clock(pub(super) AtomicU64);
 
@@ -166,8 +166,8 @@ impl SecureRandom for Counter {
     }
 }
 
-/// A key exchange whose secret everyone knows. The real ones draw randomness that the provider
-/// cannot replace.
+/// A key exchange with a public secret. The real ones use randomness that the provider cannot
+/// replace.
 #[derive(Debug)]
 pub(super) struct PublicSecret;
 

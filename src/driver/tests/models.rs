@@ -1,9 +1,9 @@
-//! Every interleaving of a driver with the threads that use it, tried by loom: no wake-up is lost, nobody waits for
-//! ever.
+//! Loom models of a driver and the threads that use it: in every interleaving, no wake-up is lost
+//! and nobody waits for ever.
 //!
-//! Run by `tests/loom`. The driver, its mailbox, doorbell and queue, the shard and the connections are those that are
-//! shipped; only time stands still, and the runtime's I/O never reports anything. A driver that misses a wake-up
-//! sleeps for ever then, and loom says "deadlock".
+//! `tests/loom` runs them. The driver, its mailbox, doorbell and queue, the shard and the
+//! connections are the production code. Only time stands still, and the runtime's I/O never becomes
+//! ready. A driver that misses a wake-up then sleeps for ever, and loom reports "deadlock".
 
 use std::{
     future::poll_fn,
@@ -81,7 +81,7 @@ fn requests_are_answered_and_dropped_handshakes_forgotten() {
         let driver = spawn(|| block_on(driver));
         let dialler = spawn(move || {
             drop(dial(&mailbox, &socket).unwrap().unwrap());
-            // Not before, as `Connecting` sees to.
+            // Only after the dial, because `Connecting` keeps the drivers until then.
             mailbox.close();
         });
         drop(connection);
@@ -101,7 +101,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             ..
         } = World::new(&RUNTIME, Dialling::JustBegun);
         let driver = spawn(move || {
-            // In the middle of its work, as a panic or the end of the runtime has it.
+            // Dropped during its work, as by a panic or the end of the runtime.
             assert!(block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx)))).is_pending());
             drop(driver);
         });
@@ -138,7 +138,7 @@ fn the_transport_hears_of_connections_and_its_answer_is_heard() {
         });
         drop(connection);
         let incoming = block_on(poll_fn(|cx| incoming.poll(cx)));
-        // Which refuses it: nothing of it is left that would keep the driver.
+        // Dropping it refuses it, so nothing is left that would keep the driver running.
         drop(incoming);
         mailbox.close();
         other_shard.join().unwrap();
@@ -168,7 +168,7 @@ fn the_last_user_of_a_socket_ends_its_reading() {
     });
 }
 
-/// Why the handshake has failed, once it has.
+/// The error of a handshake that has failed.
 fn established(connection: &DrivenConnection) -> HandshakeError {
     block_on(poll_fn(|cx| {
         connection.with(|connection| connection.poll_established(cx.waker()))
@@ -176,7 +176,7 @@ fn established(connection: &DrivenConnection) -> HandshakeError {
     .unwrap_err()
 }
 
-/// Dials, and waits for the driver to begin; `None` if it is gone.
+/// Dials, and waits for the driver to begin; `None` if the driver has stopped.
 fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, Error>> {
     let (reply, receiver) = Reply::new();
     mailbox
@@ -192,13 +192,13 @@ fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, Err
     block_on(receiver).ok()
 }
 
-/// It never runs, so no I/O and no timer becomes ready in the middle of a model.
+/// A runtime that never runs, so that no I/O and no timer becomes ready during a model.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
 
-/// Runs `scene` in every interleaving that has few enough preemptions.
+/// Runs `scene` in every interleaving with at most [`PREEMPTIONS`] preemptions.
 fn model(scene: impl Fn() + Send + Sync + 'static) {
     let _runtime = RUNTIME.enter();
-    // Made before, because loom wants each run to be like the others.
+    // Initialized before, because loom requires every run to be the same.
     LazyLock::force(&FIRST_PACKET);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(PREEMPTIONS);
@@ -208,7 +208,7 @@ fn model(scene: impl Fn() + Send + Sync + 'static) {
     builder.check(move || {
         count.fetch_add(1, Ordering::Relaxed);
         let scene = Arc::clone(&scene);
-        // A thread of its own, for the sake of its stack.
+        // A separate thread, because of its stack size.
         spawn(move || scene()).join().unwrap();
     });
     println!("{} interleavings", runs.load(Ordering::Relaxed));
@@ -218,8 +218,10 @@ fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> thread:
     thread::Builder::new().stack_size(STACK).spawn(run).unwrap()
 }
 
-/// Most times that a thread is interrupted where it need not wait. loom's authors find nearly all errors with two.
+/// The most times that a thread is preempted. According to loom's authors, two find nearly all
+/// errors.
 const PREEMPTIONS: usize = 2;
 
-/// Of a thread, in the words of loom's coroutines: a TLS handshake needs more than their usual 32 KB.
+/// The stack size of a thread in words of loom's coroutines: a TLS handshake needs more than the
+/// usual 32 KB.
 const STACK: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! What waits for a driver: in what order it gets its time, and how much of it may wait.
+//! Requests that wait for a driver: their order, and their limits.
 
 use std::{
     collections::BTreeSet,
@@ -38,13 +38,13 @@ use crate::{
 
 type Answer = oneshot::Receiver<Result<Handshake, Error>>;
 
-/// Dials of a crowd; enough to see who waits for it.
+/// The number of dials in a crowd, enough to see who waits for it.
 const CROWD: usize = 1000;
 
-/// As the driver has it.
+/// The driver's constant.
 const HANDSHAKES_PER_ROUND: u64 = 2;
 
-/// Whatever comes before it, and whatever after.
+/// Whatever arrives before and after them.
 #[test]
 fn newest_dial_and_oldest_one_do_not_wait_for_a_crowd_between_them() {
     let scene = Scene::paused();
@@ -57,13 +57,13 @@ fn newest_dial_and_oldest_one_do_not_wait_for_a_crowd_between_them() {
         [next(&mut requests), next(&mut requests)],
     );
     assert!(ends.iter().all(|end| turns.contains(end)), "{turns:?}");
-    // One that comes later does not even wait for those of them that are left.
+    // A later dial does not even wait for the rest of the crowd.
     requests.push(Request::Dial(scene.dial_to(host(CROWD)).0));
     let turns = [next(&mut requests), next(&mut requests)];
     assert!(turns.contains(&host(CROWD)), "{turns:?}");
 }
 
-/// Also where it comes in the middle of them.
+/// Also if it arrives in the middle of the crowd.
 #[test]
 fn dial_does_not_wait_for_a_crowd_to_one_other_host() {
     let scene = Scene::paused();
@@ -76,7 +76,7 @@ fn dial_does_not_wait_for_a_crowd_to_one_other_host() {
     }
     let turns: Vec<_> = (0..4).map(|_| next(&mut requests)).collect();
     assert!(turns.contains(&host(1)), "{turns:?}");
-    // And the crowd goes on, whoever else dials one host after the other.
+    // The crowd goes on even if dials to other hosts keep arriving.
     let mut to_crowd = 0;
     for number in 0..100 {
         requests.push(Request::Dial(scene.dial_to(host(2 + number)).0));
@@ -91,7 +91,7 @@ fn memory_of_a_crowd_goes_with_it() {
     let key = scene.incoming().key();
     let mut requests = Requests::default();
     for number in 0..CROWD {
-        // Two of them to the same host.
+        // Two dials for each host.
         requests.push(Request::Dial(scene.dial_to(host(number / 2)).0));
         requests.push(Request::Accept(accept(key).0));
         requests.push(Request::Packet(scene.punch().0));
@@ -102,7 +102,7 @@ fn memory_of_a_crowd_goes_with_it() {
     assert!(requests.is_empty());
     assert_eq!(requests.capacity(), 0);
 
-    // Also where nothing becomes of them.
+    // Also if the dials expire.
     let mut latest = None;
     for number in 0..CROWD {
         let (dial, _) = scene.dial_to(host(number / 2));
@@ -131,11 +131,11 @@ fn dials_and_accepted_connections_take_turns() {
     let _answers = scene.crowd();
     let mut answer = incoming.accept().unwrap();
     scene.round(|_| (&mut answer).now_or_never().is_some());
-    // And the dials went on meanwhile.
+    // The dials went on as well.
     assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND - 1);
 }
 
-/// Whoever else comes meanwhile.
+/// Whatever else arrives meanwhile.
 #[test]
 fn dial_that_has_waited_for_too_long_fails_without_work() {
     const LATE_PER_ROUND: usize = 64;
@@ -145,7 +145,7 @@ fn dial_that_has_waited_for_too_long_fails_without_work() {
     scene.round(|scene| scene.totals().dials > 0);
     scene.advance(CONFIG.handshake_timeout());
     let _others = scene.crowd();
-    // Every other time a round is put off.
+    // Every second round is put off.
     for _ in 0..2 * CROWD.div_ceil(LATE_PER_ROUND) {
         scene.poll();
     }
@@ -157,7 +157,7 @@ fn dial_that_has_waited_for_too_long_fails_without_work() {
     assert_eq!(late.count() as u64, CROWD as u64 - begun);
 }
 
-/// Time runs from the first poll of a dial, not from when its handshake begins.
+/// The timeout runs from the first poll of a dial, not from the start of its handshake.
 #[test]
 fn time_that_a_dial_has_waited_is_part_of_its_timeout() {
     let mut scene = Scene::paused();
@@ -204,7 +204,7 @@ fn max_dials_wait() {
     assert_eq!(totals.dials_dropped_overload, 1);
     assert_eq!(totals.accepts_dropped_overload, 0);
     assert_eq!(totals.requests_dropped_overload, 0);
-    // There is room again.
+    // Now there is room again.
     assert!(scene.request_dial(host(MAX_DIALS)).is_ok());
 }
 
@@ -219,7 +219,7 @@ fn max_accepts_wait() {
     };
     let _answers: Vec<_> = (0..MAX_ACCEPTS).map(|_| request().unwrap()).collect();
     assert_eq!(request().err(), Some(Undeliverable::Overloaded));
-    // Who is not taken in is refused.
+    // Incoming connections for which there is no room are refused.
     assert_eq!(incoming.accept().err(), Some(HandshakeError::Overloaded));
     scene.round(|scene| scene.totals().incoming_refused == 1);
     assert_eq!(scene.totals().accepts_dropped_overload, 2);
@@ -263,16 +263,16 @@ fn nothing_begins_after_a_shutdown() {
         assert_eq!(punch, Some(Undeliverable::ShutDown));
     };
     assert_refused(&scene);
-    // Also where the application has heard of it before.
+    // Also incoming connections that the application already knows.
     assert_eq!(incoming.accept().err(), Some(HandshakeError::Stale));
     scene.round(|scene| scene.totals().incoming_refused == 1);
     assert_eq!(scene.totals().dials, 0);
-    // Nor would another driver begin any.
+    // A new driver begins none either.
     succeed(scene.mailbox());
     assert_refused(&scene);
 }
 
-/// Whoever is in the middle of being accepted is told, and so does not wait.
+/// An application that is accepting one gets an error, and does not wait.
 #[test]
 fn incoming_connections_are_refused_by_a_shutdown() {
     let mut scene = Scene::paused();
@@ -295,7 +295,7 @@ fn haste_does_not_change_what_peers_are_told() {
     assert_eq!((told.code, told.at_once), (VarInt::from_u32(7), true));
 }
 
-/// To the next driver, the same key would be that of another connection.
+/// For the next driver, the same key would name another connection.
 #[test]
 fn incoming_connections_are_not_those_of_the_next_driver() {
     for accepts in [false, true] {
@@ -312,8 +312,8 @@ fn incoming_connections_are_not_those_of_the_next_driver() {
     }
 }
 
-/// TLS takes long on some machines, and so does waking who waits for a dial. Then `REQUEST_TIME` is
-/// over.
+/// TLS is slow on some machines, and so may be a waker of a dial. Then `REQUEST_TIME` ends the
+/// work.
 #[test]
 fn handshakes_that_take_long_begin_one_in_each_round() {
     const DIALS: u64 = 4;
@@ -332,7 +332,7 @@ fn handshakes_that_take_long_begin_one_in_each_round() {
     }
 }
 
-/// A waker of somebody who takes his time: longer than a round works on requests.
+/// A waker that takes longer than a round works on requests.
 struct Slow;
 
 impl Wake for Slow {
@@ -341,7 +341,7 @@ impl Wake for Slow {
     }
 }
 
-/// Another shard reads more for this one than it can serve.
+/// Another shard reads more for this one than it can handle.
 #[test]
 fn forwarded_datagrams_wait_in_the_mailbox_while_max_inbox_bytes_do() {
     const CONNECTIONS: usize = 32;
@@ -370,7 +370,7 @@ fn forwarded_datagrams_wait_in_the_mailbox_while_max_inbox_bytes_do() {
         let datagrams = ids.map(|id| worthless(id, DATAGRAM, Arc::clone(&scene.world.socket)));
         scene.mailbox().forward(&mut datagrams.collect());
         scene.poll();
-        // Each of them holds the socket.
+        // Each datagram holds a reference to the socket.
         most = most.max(Arc::strong_count(&scene.world.socket) - users);
     }
     let room = (MAX_INBOX_BYTES + MAX_FORWARDED_BYTES) / DATAGRAM;
@@ -378,17 +378,17 @@ fn forwarded_datagrams_wait_in_the_mailbox_while_max_inbox_bytes_do() {
     assert!(scene.stats().0.dropped_overload > 0);
 }
 
-/// The ID by which a dial wants to be addressed, as its next packet says.
+/// The source connection ID of a dial, from its next packet.
 fn id_of_dial(silent: &UdpSocket) -> Option<Vec<u8>> {
     let mut packet = [0; 2048];
     silent.recv(&mut packet).ok()?;
-    // RFC 8999 §5.1: first byte, version, and two IDs with their lengths, of which the second is
-    // the sender's.
+    // RFC 8999 §5.1: first byte, version, and two IDs with their lengths. The second is the
+    // sender's.
     let source = 6 + usize::from(packet[5]);
     Some(packet[source + 1..][..usize::from(packet[source])].to_vec())
 }
 
-/// A datagram for a connection, which makes nothing of it.
+/// A datagram for a connection, which discards it.
 fn worthless(id: &[u8], len: usize, socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
     let mut contents = BytesMut::zeroed(len);
     contents[0] = 0x40;
@@ -408,14 +408,14 @@ fn worthless(id: &[u8], len: usize, socket: Arc<Socket>) -> Datagram<Arc<Socket>
     }
 }
 
-/// A driver, which runs when it is polled.
+/// A driver that runs when it is polled.
 struct Scene {
     world: World,
     runtime: runtime::Runtime,
 }
 
 impl Scene {
-    /// Where time stands still.
+    /// With paused time.
     fn paused() -> Self {
         Self::on(world::runtime())
     }
@@ -435,7 +435,8 @@ impl Scene {
         &self.world.mailbox
     }
 
-    /// One round, in which this has to be done. It may be put off once, so that others run before.
+    /// Runs one round, after which `is_done` must hold. The round may be put off once, so that
+    /// other tasks run before.
     fn round(&mut self, mut is_done: impl FnMut(&Self) -> bool) {
         self.poll();
         if !is_done(self) {
@@ -461,7 +462,7 @@ impl Scene {
         stats
     }
 
-    /// What was counted, but for the dial that there is from the beginning.
+    /// The totals, without the dial that exists from the beginning.
     fn totals(&self) -> TransportStats {
         let mut totals = self.stats().1;
         totals.dials -= totals.dials.min(1);
@@ -488,14 +489,14 @@ impl Scene {
         Ok(answer)
     }
 
-    /// Requests many dials, each to another host.
+    /// Requests many dials, each to a different host.
     fn crowd(&self) -> Vec<Answer> {
         (0..CROWD)
             .map(|number| self.request_dial(host(number)).unwrap())
             .collect()
     }
 
-    /// Somebody dials us.
+    /// Makes a peer dial us.
     fn incoming(&mut self) -> IncomingConnection {
         let datagram = first_packet(Arc::clone(&self.world.socket));
         self.mailbox().forward(&mut vec![datagram]);
@@ -521,7 +522,7 @@ impl Scene {
     }
 }
 
-/// The host whose dial is next.
+/// Takes the next dial, and returns its host.
 fn next(requests: &mut Requests) -> SocketAddr {
     match requests.next_handshake() {
         Some(HandshakeRequest::Dial(dial)) => dial.remote_addr,
@@ -537,7 +538,7 @@ fn farewell(code: u32) -> Farewell {
     }
 }
 
-/// Another driver takes the place of the one that there was.
+/// Replaces the driver with a new one.
 fn succeed(mailbox: &Mailbox) {
     mailbox.stop();
     mailbox.mark_gone();
@@ -554,7 +555,7 @@ fn accept(key: IncomingKey) -> (Accept, oneshot::Receiver<Result<Handshake, Hand
     (accept, answer)
 }
 
-/// One of many hosts, at which nobody is.
+/// One of many hosts that do not answer.
 fn host(number: usize) -> SocketAddr {
     let number = u32::try_from(number).unwrap();
     let ip = u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number;

@@ -1,4 +1,4 @@
-//! Timers of a driver whose task has used up what tokio gives it at a time.
+//! Timers of a driver whose task has used up tokio's cooperative budget.
 
 use std::{
     future::poll_fn,
@@ -32,7 +32,7 @@ fn timer_that_is_due_is_served_although_the_budget_is_exhausted() {
                 .is_pending()
         );
         tokio::time::advance(LONG).await;
-        // Twice, because it may let others go first.
+        // Twice, because the driver may put a round off.
         for _ in 0..2 {
             let polled = poll_fn(|cx| {
                 ready!(exhaust(cx));
@@ -68,7 +68,8 @@ fn timer_is_not_forgotten_when_the_budget_is_exhausted() {
             })
             .await;
         });
-        // Time goes on by itself when nobody has anything to do: only the driver's timer does.
+        // tokio advances the paused time when nothing else is runnable, to the next timer; only the
+        // driver has one.
         let end =
             poll_fn(|cx| connection.with(|connection| connection.poll_established(cx.waker())));
         assert_eq!(end.await, Err(HandshakeError::TimedOut));
@@ -77,7 +78,7 @@ fn timer_is_not_forgotten_when_the_budget_is_exhausted() {
     });
 }
 
-/// Uses up what the task has left of its budget.
+/// Uses up the rest of the task's budget.
 fn exhaust(cx: &mut Context<'_>) -> Poll<()> {
     while coop::has_budget_remaining() {
         ready!(coop::poll_proceed(cx)).made_progress();

@@ -1,4 +1,4 @@
-//! A driver with one connection, in a world where time stands still.
+//! A driver with one connection, in paused time.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,7 +25,7 @@ use crate::{
     sync::Mutex,
 };
 
-/// A driver that does not run yet, and those it serves.
+/// A driver that does not run yet, and its surroundings.
 pub(super) struct World {
     pub(super) driver: Driver,
     pub(super) mailbox: Arc<Mailbox>,
@@ -33,11 +33,11 @@ pub(super) struct World {
     pub(super) socket: Arc<Socket>,
     #[cfg_attr(loom, expect(dead_code, reason = "for those who count"))]
     pub(super) registry: Arc<Mutex<Registry>>,
-    /// To somebody who does not answer.
+    /// A dial to an address that does not answer.
     pub(super) connection: DrivenConnection,
 }
 
-/// How long a connection of [`World`] has been dialling already.
+/// How long the connection of [`World`] has been dialling.
 #[derive(Clone, Copy)]
 pub(super) enum Dialling {
     JustBegun,
@@ -119,7 +119,7 @@ fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<Socket>> {
     )
 }
 
-/// A listening socket that takes what is sent.
+/// A listening socket that accepts all sends.
 fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
     let context = Runtime::current().unwrap();
     let io = UdpSocket::bind(&context, (Ipv4Addr::LOCALHOST, 0).into(), BUFFERS).unwrap();
@@ -135,7 +135,7 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
     Arc::new(socket)
 }
 
-/// What begins a connection, as another shard hands it on.
+/// The first packet of a connection, as another shard forwards it.
 pub(super) fn first_packet(socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
     let contents = BytesMut::from(&FIRST_PACKET[..]);
     let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
@@ -160,7 +160,7 @@ const BUFFERS: BufferSizes = BufferSizes {
 
 const MAX_DATAGRAM_BYTES: usize = 1472;
 
-/// Where nobody answers.
+/// An address that does not answer.
 pub(super) fn nobody() -> SocketAddr {
     NOBODY.local_addr().unwrap()
 }
@@ -171,7 +171,7 @@ pub(super) static CONFIG: LazyLock<Config> =
 static NOBODY: LazyLock<std::net::UdpSocket> =
     LazyLock::new(|| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
 
-/// Where time stands still. I/O and timers become ready only while somebody runs it.
+/// A runtime with paused time. I/O and timers become ready only while it runs.
 pub(super) fn runtime() -> runtime::Runtime {
     runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! What rings when an address or an interface of this host changes. It does not tell which.
+//! Notifications that an address or an interface of this host has changed. They do not tell which.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod system {
@@ -10,16 +10,16 @@ mod system {
     };
     use tokio::net::UdpSocket;
 
-    /// Changes of addresses, and of interfaces: IPv4 addresses come and go with the state of theirs
-    /// without a word.
+    /// Changes of addresses, and of interfaces, because IPv4 addresses come and go with the state
+    /// of their interface without a notification of their own.
     const GROUPS: i32 = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
 
-    /// Most messages that are taken for one ring, so that one that brings them as fast as they are
-    /// taken does not keep the thread. What is left rings again.
+    /// The most messages read for one notification, so that a flood of them does not occupy the
+    /// thread. The rest causes another notification.
     const MESSAGES_PER_RING: usize = 256;
 
-    /// A netlink socket (rtnetlink(7)) whose messages nobody looks at. It is called a UDP socket only
-    /// to be read like one.
+    /// A netlink socket (rtnetlink(7)) whose messages are read but not parsed. It has the type of a
+    /// UDP socket only to use tokio's interface for reading.
     pub(crate) struct Bell(UdpSocket);
 
     impl Bell {
@@ -39,10 +39,10 @@ mod system {
             while messages == 0 {
                 self.0.readable().await?;
                 while messages < MESSAGES_PER_RING {
-                    // What does not fit is lost, and that is all of it.
+                    // The message is truncated, because its contents are not needed.
                     match self.0.try_recv(&mut [0]) {
                         Ok(_) => messages += 1,
-                        // There were more messages than the kernel keeps.
+                        // The kernel dropped messages because its queue was full.
                         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => messages += 1,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -62,7 +62,7 @@ mod system {
     use futures::StreamExt;
     use if_watch::tokio::IfWatcher;
 
-    /// What `if-watch` makes of the changes is not looked at.
+    /// The addresses that `if-watch` reports are ignored.
     pub(crate) struct Bell(IfWatcher);
 
     impl Bell {
@@ -89,7 +89,7 @@ mod system {
 mod system {
     use std::{convert::Infallible, io};
 
-    /// There is none.
+    /// This system has no notifications.
     pub(crate) struct Bell(Infallible);
 
     impl Bell {

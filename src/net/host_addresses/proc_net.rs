@@ -1,7 +1,8 @@
-//! The addresses of this host where no netlink socket can be had: as files of Linux' tell them.
+//! The addresses of this host, read from files in `/proc` on Linux if netlink sockets are not
+//! permitted.
 //!
 //! Systemd's `RestrictAddressFamilies=` and other sandboxes refuse the socket, and getifaddrs(3) of
-//! glibc and musl has no other way.
+//! glibc and musl has no alternative.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// The files are about the network namespace of the calling thread.
+/// Reads the addresses in the network namespace of the calling thread.
 pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     let mut ips = local_routes(&fs::read_to_string("/proc/thread-self/net/fib_trie")?);
     match fs::read_to_string("/proc/thread-self/net/if_inet6") {
@@ -21,8 +22,8 @@ pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     Ok(ips)
 }
 
-/// The IPv4 addresses that packets to this host go to, by its routing tables: a line with the prefix,
-/// and below it one for each route there.
+/// The local IPv4 addresses in the routing table: a line has a prefix, and each line below it a
+/// route for that prefix.
 fn local_routes(text: &str) -> BTreeSet<IpAddr> {
     let mut ips = BTreeSet::new();
     let mut prefix = None;
@@ -36,7 +37,7 @@ fn local_routes(text: &str) -> BTreeSet<IpAddr> {
     ips
 }
 
-/// The IPv6 addresses of all interfaces: one a line, in hexadecimal digits without colons.
+/// The IPv6 addresses of all interfaces: one in each line, in hexadecimal digits without colons.
 fn inet6_addresses(text: &str) -> impl Iterator<Item = IpAddr> {
     text.lines().filter_map(|line| {
         let digits = line.split_whitespace().next()?;

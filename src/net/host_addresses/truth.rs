@@ -1,18 +1,18 @@
-//! The addresses that this host has, as the system lists them.
+//! The addresses of this host, as the operating system lists them.
 
 use std::{collections::BTreeSet, io, net::IpAddr};
 
 use crate::address;
 
-/// The addresses of all interfaces that are up. May block.
+/// Reads the addresses of all interfaces that are up. May block.
 ///
 /// # Errors
 ///
-/// The first refusal of the system, if no way of asking is left.
+/// The first error of the system, if no alternative works either.
 pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     let ips = match listed() {
         Ok(listed) => listed.into_iter().map(|listed| listed.ip).collect(),
-        // Where getifaddrs(3) is refused a netlink socket.
+        // If getifaddrs(3) may not open a netlink socket.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         Err(refusal) => super::proc_net::read().map_err(|_| refusal)?,
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -21,13 +21,13 @@ pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     Ok(announced(ips))
 }
 
-/// Those that others can dial without knowing more.
+/// The addresses that other hosts can dial without a zone.
 fn announced(mut ips: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     ips.retain(|&ip| !ip.is_unspecified() && !address::needs_zone(ip));
     ips
 }
 
-/// The zone of link-local addresses, if the host has only one such link that is up. May block.
+/// The zone of link-local addresses, if only one link that is up has such addresses. May block.
 pub(crate) fn only_link() -> Option<u32> {
     let links: BTreeSet<u32> = listed()
         .ok()?
@@ -39,10 +39,11 @@ pub(crate) fn only_link() -> Option<u32> {
     links.next().filter(|_| links.next().is_none())
 }
 
-/// An address of an interface that is up. At a point-to-point link it is ours, not that of the other end.
+/// An address of an interface that is up. For a point-to-point link, it is our address and not the
+/// peer's.
 struct Listed {
     ip: IpAddr,
-    /// The index of the interface, of an IPv6 address.
+    /// The index of the interface; only for IPv6 addresses.
     zone: Option<u32>,
 }
 
@@ -122,7 +123,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn both_ways_of_reading_find_the_same() {
-        // Between the two something else may change.
+        // The addresses may change between the two readings, hence several attempts.
         let agree = || {
             let listed = listed().unwrap().into_iter().map(|listed| listed.ip);
             announced(listed.collect()) == announced(super::super::proc_net::read().unwrap())

@@ -1,4 +1,4 @@
-//! Linux: a classic BPF program chooses the socket. It needs no privileges.
+//! Linux: a classic BPF program chooses the socket. That needs no privileges.
 
 use std::{io, os::fd::AsRawFd};
 
@@ -10,7 +10,7 @@ use crate::net::{
     udp_socket::{BufferSizes, UdpSocket},
 };
 
-/// Binds the other sockets of a group of `count` to the address of the first one.
+/// Binds the other sockets of a group of `count` sockets to the address of the first one.
 pub(super) fn join(
     runtime: &Runtime,
     first: &UdpSocket,
@@ -27,9 +27,10 @@ pub(super) fn join(
     Ok(others)
 }
 
-/// The first byte of the destination connection ID, modulo `divisor`.
+/// A program that returns the first byte of the destination connection ID, modulo `divisor`.
 ///
-/// The first byte of the datagram tells where that is (RFC 8999 §5). What is too short for it goes to socket 0.
+/// The first byte of the datagram tells where the ID begins (RFC 8999 §5). A datagram that is too
+/// short goes to socket 0.
 fn program(divisor: u32) -> [libc::sock_filter; 7] {
     const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     const LONG_HEADER: u32 = 0x80;
@@ -38,7 +39,7 @@ fn program(divisor: u32) -> [libc::sock_filter; 7] {
     [
         instruction(LOAD_BYTE, 0),
         libc::sock_filter {
-            // To the second load of an ID, or on to the first one.
+            // Jumps to the load for long headers, or continues with that for short headers.
             jt: 2,
             jf: 0,
             ..instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, LONG_HEADER)
@@ -53,7 +54,7 @@ fn program(divisor: u32) -> [libc::sock_filter; 7] {
 
 fn instruction(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter {
-        // Opcodes have one byte.
+        // Opcodes fit into one byte.
         code: code as u16,
         jt: 0,
         jf: 0,
@@ -61,7 +62,7 @@ fn instruction(code: u32, k: u32) -> libc::sock_filter {
     }
 }
 
-/// Has the kernel run `program` for each datagram to the group that `socket` belongs to.
+/// Makes the kernel run `program` for each datagram to the group of `socket`.
 #[expect(
     unsafe_code,
     reason = "none of the crates that wrap socket options knows this one"
@@ -71,8 +72,8 @@ fn attach(socket: &SockRef<'_>, program: &mut [libc::sock_filter; 7]) -> io::Res
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: the option takes a `sock_fprog` of this size, which points to as many instructions as it says; the
-    // kernel copies them, checks them, and keeps no pointer.
+    // SAFETY: the option takes a `sock_fprog` of this size, which points to as many instructions as
+    // its length states. The kernel copies and checks them, and keeps no pointer.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

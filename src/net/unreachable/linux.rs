@@ -1,7 +1,7 @@
 //! Linux: the socket's error queue.
 //!
-//! quinn-udp reports such errors too, but names only the host that sent the ICMP message; here the port
-//! matters, because one host may refuse one dial and answer another.
+//! quinn-udp reports such errors too, but names only the host that sent the ICMP message. The port
+//! matters here, because one host may refuse one dial and answer another.
 
 use std::{
     io::{self, IoSliceMut},
@@ -20,18 +20,19 @@ use nix::{
 
 use super::{Obstacle, Unreachable};
 
-/// As much of a datagram as it takes to tell which connection it was for: a QUIC header.
+/// Enough bytes of a datagram for the connection ID in its QUIC header.
 const QUOTED_BYTES: usize = 64;
 
-/// Takes the next report from the queue: of a "port unreachable", and of a "host unreachable" that this host
-/// has sent to itself.
+/// Takes the next error from the queue. Returns a "port unreachable", or a "host unreachable" that
+/// this host has generated itself.
 ///
-/// Others say nothing: "packet too big" is left to QUIC's own path MTU discovery (RFC 9000 §14.3), and what is
-/// unreachable for a router may be reachable again before the handshake times out.
+/// Other errors return `None`. QUIC's own path MTU discovery makes "packet too big" unnecessary
+/// (RFC 9000 §14.3), and a host that a router cannot reach may become reachable before the
+/// handshake times out.
 pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
     let mut quoted = vec![0; QUOTED_BYTES];
-    // What quinn-udp has the socket tell of each datagram (packet information, traffic class) comes
-    // with its errors as well; were there no room for it, nix would give nothing.
+    // quinn-udp enables packet information and traffic class for each datagram; errors carry them
+    // as well. Without room for them, nix would return no control messages.
     let mut control = cmsg_space!(
         (libc::sock_extended_err, libc::sockaddr_in6),
         libc::in6_pktinfo,
@@ -46,7 +47,7 @@ pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<Unreachable>>
             MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
         )?;
         let obstacle = Report::of(message.cmsgs()?).obstacle();
-        // The address that the datagram in question was sent to.
+        // The destination of the datagram.
         let remote_addr = message.address.as_ref().and_then(socket_addr);
         (obstacle, remote_addr, message.bytes)
     };
@@ -59,13 +60,13 @@ pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<Unreachable>>
     }))
 }
 
-/// An ICMP message, as the kernel tells of it.
+/// An ICMP error, as the kernel reports it.
 #[derive(Default)]
 struct Report {
     error: Option<Errno>,
-    /// Who has sent it.
+    /// The sender of the ICMP message.
     offender: Option<IpAddr>,
-    /// Whom it was sent to: us, at the address that the datagram came from.
+    /// Its destination: our address from which the datagram was sent.
     local_ip: Option<IpAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! Datagrams of strangers.
+//! Fuzz target: datagrams of strangers.
 
 use std::{cell::RefCell, net::SocketAddr, time::Duration};
 
@@ -20,7 +20,8 @@ use crate::proto::{
     },
 };
 
-/// Datagrams, routed as quinn-proto reads them; then to a node, of which a connection goes on, and which keeps nothing.
+/// Checks that datagrams are routed as quinn-proto parses them. Then passes them to a node: its
+/// connection continues, and it keeps no state for them.
 pub fn datagram(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(shards) = input.int_in_range(1..=MAX_SHARDS) else {
@@ -36,7 +37,7 @@ pub fn datagram(data: &[u8]) {
     check_node(&datagrams);
 }
 
-/// What somebody without keys sends.
+/// A datagram from a sender without keys.
 #[derive(Arbitrary, Debug)]
 enum Stranger {
     Anything(#[arbitrary(with = some_bytes)] Vec<u8>),
@@ -124,7 +125,7 @@ impl Stranger {
     }
 }
 
-/// Where quinn-proto reads a destination connection ID, the route is that ID's shard.
+/// If quinn-proto finds a destination connection ID, the datagram is routed to that ID's shard.
 fn check_route(datagram: &[u8], shards: Shards) {
     let routed = route(datagram, shards);
     let decoded = PartialDecode::new(
@@ -141,31 +142,32 @@ fn check_route(datagram: &[u8], shards: Shards) {
         (Ok((packet, _)), Route::NonQuic | Route::Drop(_)) => {
             assert!(packet.dst_cid().is_empty(), "{routed:?}");
         }
-        // What quinn-proto does not read may go to any shard there is, or nowhere.
+        // A datagram that quinn-proto does not parse may go to any shard, or to none.
         (Err(_), Route::Quic { shard, .. }) => assert!(shard.index() < shards.count()),
         (Err(_), Route::NonQuic | Route::Drop(_)) => {}
     }
 }
 
-/// A node of two shards, listening, with one connection to somebody else.
+/// A listening node of two shards, with one connection to another node.
 struct Scene {
     network: Network,
-    /// What there is while no stranger calls.
+    /// The number of connections without strangers.
     connections: usize,
 }
 
 const DIALER: usize = 0;
 const LISTENER: usize = 1;
 
-/// As many bytes as an address gets that has not shown to be real, for each that came from it (RFC 9000 §8.1).
+/// The anti-amplification limit: bytes that may be sent to an unvalidated address for each byte
+/// received from it (RFC 9000 §8.1).
 const MOST_AMPLIFICATION: usize = 3;
 
 fn check_node(datagrams: &[Vec<u8>]) {
     thread_local! {
-        /// Its secrets differ from run to run; what is asked of it does not depend on them.
+        /// Its secrets differ from run to run, but the checks do not depend on them.
         static SCENE: RefCell<Option<Scene>> = const { RefCell::new(None) };
     }
-    // A failed run leaves nothing behind for the next one.
+    // After a failed run, the scene is discarded.
     let mut scene = SCENE.take().unwrap_or_else(Scene::new);
     scene.receive(datagrams);
     SCENE.set(Some(scene));
@@ -207,7 +209,7 @@ impl Scene {
             );
         }
         network.nodes[LISTENER].accepted.clear();
-        // Longer than any handshake may take, and shorter than would be worth while for each of millions of runs.
+        // Longer than the handshake timeout; more would take too long in millions of runs.
         network.run_for(Duration::from_secs(6));
         let (books, _) = network.nodes[LISTENER].books();
         assert_eq!(books.connections, self.connections);

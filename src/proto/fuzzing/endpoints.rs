@@ -1,4 +1,4 @@
-//! A peer that has keys, and says anything.
+//! Fuzz target: a peer with keys that sends arbitrary frames.
 
 use std::{
     collections::VecDeque,
@@ -21,8 +21,8 @@ use crate::proto::{
     },
 };
 
-/// Two endpoints, of which one says what it is told: the other one survives, keeps little, and a third one that is
-/// connected to the same shard does not notice.
+/// Connects two endpoints, one of which is hostile and follows the input. The other one survives,
+/// keeps little state, and its connection with a third endpoint on the same shard is not affected.
 pub fn endpoints(data: &[u8]) {
     let mut input = Unstructured::new(data);
     if let Ok(plan) = Plan::arbitrary(&mut input) {
@@ -33,21 +33,21 @@ pub fn endpoints(data: &[u8]) {
 #[derive(Arbitrary, Debug)]
 struct Plan {
     hostile_listens: bool,
-    /// What becomes of the first packets, those of the handshake among them.
+    /// Changes to the first packets, including those of the handshake.
     #[arbitrary(with = some)]
     handshake: Vec<Edit>,
     #[arbitrary(with = all)]
     acts: Vec<Act>,
 }
 
-/// What becomes of a packet.
+/// A change of a packet.
 #[derive(Arbitrary, Clone, Debug)]
 enum Edit {
-    /// These frames, and PADDING.
+    /// Replace the payload with these frames and PADDING.
     Frames(#[arbitrary(with = some)] Vec<Frame>),
-    /// These frames in front of what is there.
+    /// Insert these frames before the existing ones.
     FramesInFront(#[arbitrary(with = some)] Vec<Frame>),
-    /// Bytes here and there.
+    /// Change single bytes.
     Flip(#[arbitrary(with = some)] Vec<(u16, u8)>),
     Keep,
 }
@@ -55,15 +55,15 @@ enum Edit {
 #[derive(Clone, Debug)]
 enum Act {
     HostileCloses,
-    /// What it has sent last arrives behind what it has sent first, in one datagram.
+    /// Delivers its last datagram after its first one, coalesced into one datagram.
     HostileCoalesces,
-    /// The NAT in front of it gives it another address.
+    /// Its NAT assigns it another address.
     HostileMoves,
-    /// What it has sent last arrives so often more.
+    /// Delivers its last datagrams again, this many times.
     HostileRepeats {
         times: u8,
     },
-    /// It sends a packet of this size at least, in which this is said.
+    /// It sends a packet of at least this size, with this change.
     HostileSays {
         size: u16,
         edit: Edit,
@@ -85,7 +85,7 @@ enum Act {
     },
 }
 
-/// What ends everything is rare, or else nothing long would ever happen.
+/// Acts that end everything are rare, because otherwise no long run would occur.
 impl<'a> Arbitrary<'a> for Act {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         Ok(match u8::arbitrary(input)? {
@@ -118,22 +118,22 @@ impl<'a> Arbitrary<'a> for Act {
     }
 }
 
-/// What is still to become of packets, in the order in which they are sent.
+/// The changes of the next packets, in the order of sending.
 type Script = Arc<Mutex<VecDeque<Edit>>>;
 
 struct Scene {
     network: Network,
     script: Script,
-    /// Either side of the connection that is abused, as far as there is one.
+    /// The two sides of the hostile connection, as far as they exist.
     hostile: Option<Peer>,
     victim: Option<Peer>,
     honest: (Peer, Peer),
-    /// What the hostile peer has sent first, and last, as far as it is known.
+    /// The hostile peer's first and last datagrams, as far as they are known.
     first: Vec<Vec<u8>>,
     last: Vec<Vec<u8>>,
-    /// Makes the hostile peer send packets.
+    /// A stream on which the hostile peer writes to produce packets.
     carrier: Option<StreamId>,
-    /// Those that the victim has opened.
+    /// The streams that the victim has opened.
     streams: Vec<StreamId>,
 }
 
@@ -141,22 +141,22 @@ const VICTIM: usize = 0;
 const HONEST: usize = 1;
 const HOSTILE: usize = 2;
 
-/// Milliseconds; packets that were lost are sent again by then.
+/// Longest pause in milliseconds; lost packets are retransmitted by then.
 const LONGEST_PASS: u16 = 1_000;
 
-/// A datagram is not repeated more often at once.
+/// The most repetitions of a datagram at once.
 const MOST_TIMES: u8 = 16;
 
-/// More acts than these are not looked at.
+/// The most acts of a run.
 const MOST_ACTS: usize = 200;
 
-/// More streams than these the victim does not open.
+/// The most streams that the victim opens.
 const MOST_STREAMS: usize = 64;
 
-/// A victim has this many streams of a peer at most, by its configuration, and its own.
+/// The most streams of a victim: those of its peer, limited by its configuration, and its own.
 const MOST_OPEN_STREAMS: usize = 256 + MOST_STREAMS;
 
-/// IDs that one connection has at most: as many as the peer wants, which is no more than quinn-proto keeps.
+/// The most IDs of one connection: as many as the peer permits, but no more than quinn-proto keeps.
 const MOST_IDS: u64 = 8;
 
 impl Scene {
@@ -223,7 +223,7 @@ impl Scene {
                 lock(&self.script).push_back(edit);
                 if let (Some(hostile), Some(carrier)) = (&self.hostile, self.carrier) {
                     let data = vec![0; usize::from(size)];
-                    // It may be blocked, or over.
+                    // The stream may be blocked, or the connection may have ended.
                     let _ = hostile.write(carrier, &data).now_or_never();
                 }
                 self.network.settle();
@@ -266,7 +266,7 @@ impl Scene {
         }
     }
 
-    /// From the address that the hostile peer seems to have.
+    /// Delivers datagrams from the hostile peer's external address.
     fn deliver(&mut self, datagrams: &[Vec<u8>]) {
         let from = self.network.public_addr(HOSTILE);
         let now = self.network.now;
@@ -285,7 +285,7 @@ impl Scene {
         }
     }
 
-    /// What the victim keeps stays small.
+    /// Checks that the victim keeps little state.
     fn check(&self) {
         if let Some(victim) = &self.victim {
             assert!(victim.open_streams() <= MOST_OPEN_STREAMS);

@@ -1,4 +1,4 @@
-//! Anything that an application may do with a connection and its streams, on either side of it.
+//! Fuzz target: arbitrary operations on a connection and its streams, at both ends.
 
 use std::{
     collections::HashMap,
@@ -22,9 +22,9 @@ use crate::{
     },
 };
 
-/// Operations in any order: what is read is what was written, ends are told as they were made, and
-/// whoever had to wait is woken. So it is where data comes in pieces, overlapping and again and
-/// again, and where windows are narrow.
+/// Runs operations in any order. Data that is read equals data that was written, ends are reported
+/// as they were made, and every waiting task is woken. The same holds if data arrives in pieces,
+/// with overlaps and repetitions, and if windows are narrow.
 pub fn muxer(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let (Ok(circumstances), Ok(operations)) = (input.arbitrary(), all::<Operation>(&mut input))
@@ -38,7 +38,7 @@ pub fn muxer(data: &[u8]) {
     history.end();
 }
 
-/// More are not looked at.
+/// The most operations of a run.
 const MOST_OPERATIONS: usize = 400;
 
 /// Writes of fewer bytes may be gathered.
@@ -60,7 +60,7 @@ enum Operation {
     Stream { side: Side, number: u8, act: Act },
 }
 
-/// What ends everything is rare, or else nothing long would ever happen.
+/// Operations that end everything are rare, because otherwise no long run would occur.
 impl<'a> Arbitrary<'a> for Operation {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         Ok(match u8::arbitrary(input)? {
@@ -134,7 +134,7 @@ struct History {
     peers: [Peer; 2],
     is_lossy: bool,
     closed: bool,
-    /// The streams that a side holds, in the order in which it got them.
+    /// The streams that each side holds, in the order in which it got them.
     streams: [Vec<StreamId>; 2],
     /// What was done at each end of each stream.
     ends: HashMap<(Side, StreamId), End>,
@@ -147,13 +147,13 @@ struct End {
     written: u64,
     read: u64,
     finished: bool,
-    /// The codes that it ended its halves with.
+    /// The codes with which its halves were ended.
     reset: Option<u64>,
     stopped: Option<u64>,
     let_go: bool,
 }
 
-/// What somebody waits for.
+/// An operation that is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Wait {
     Accept(Side),
@@ -264,7 +264,7 @@ impl History {
 
     fn stream(&mut self, side: Side, stream: StreamId, act: Act) {
         let peer = self.peers[side as usize].clone();
-        // Who ends a half itself need not be woken for it.
+        // A side that ends a half itself need not be woken for that.
         if matches!(act, Act::Stop { .. }) {
             self.waiting.remove(&Wait::Read(side, stream));
         } else if matches!(act, Act::Finish | Act::Reset { .. }) {
@@ -272,7 +272,7 @@ impl History {
         }
         match act {
             Act::Finish => {
-                // Fails when the half is over already.
+                // Fails if the half has already ended.
                 if peer.finish(stream).is_ok() {
                     self.end_of(side, stream).finished = true;
                 }
@@ -303,7 +303,7 @@ impl History {
         let peer = self.peers[side as usize].clone();
         let end = self.end_of(side, stream).clone();
         if len < MOST_GATHERED {
-            // It may be gathered where a larger one has to wait.
+            // A small write may be gathered although a larger one had to wait.
             self.waiting.remove(&Wait::Write(side, stream));
         }
         let data: Vec<_> = (0..len as u64)
@@ -332,7 +332,7 @@ impl History {
         }
     }
 
-    /// Returns what the read gave, if anything.
+    /// Returns the number of bytes read.
     fn read(&mut self, side: Side, stream: StreamId, len: usize) -> Poll<usize> {
         let peer = self.peers[side as usize].clone();
         let mut buf = vec![0; len];
@@ -370,7 +370,8 @@ impl History {
         Poll::Ready(0)
     }
 
-    /// Polls with a waker of its own. Who was told to wait, and finds it done, must have been woken.
+    /// Polls with a new waker. If an earlier poll was pending and this one is ready, the earlier
+    /// waker must have been woken.
     fn poll<T>(&mut self, wait: Wait, poll: impl FnOnce(&Waker) -> Poll<T>) -> Poll<T> {
         let woken = Arc::new(Woken::default());
         let polled = poll(&Waker::from(Arc::clone(&woken)));
@@ -421,7 +422,7 @@ impl History {
             assert_eq!(peer.open_streams(), 0);
         }
         for (wait, woken) in &self.waiting {
-            // Streams that were let go of have nobody who waits.
+            // Nobody waits on streams that were dropped.
             let is_held = match wait {
                 Wait::Accept(_) | Wait::Open(_) => true,
                 Wait::Read(side, stream) | Wait::Write(side, stream) => {
@@ -435,7 +436,7 @@ impl History {
         }
     }
 
-    /// What was written is still to be read, if nobody has given it up.
+    /// Checks that all data can be read, unless a side has abandoned it.
     fn assert_all_arrives(&mut self) {
         self.network.run_for(Duration::from_secs(2));
         for side in [Side::Dialer, Side::Listener] {
@@ -447,7 +448,7 @@ impl History {
                 if self.ends[&(side, stream)].stopped.is_some() {
                     continue;
                 }
-                // Credit comes back as it is read.
+                // Reading returns credit.
                 while self.ends[&(side, stream)].read < far.written {
                     while self.read(side, stream, 65_536).is_ready() {
                         if self.ends[&(side, stream)].read == far.written {
@@ -472,7 +473,8 @@ impl History {
     }
 }
 
-/// Whoever reads streams one after the other must not wait for those that come later.
+/// The connection's window stays large, because a side that reads one stream after another must not
+/// wait for later ones.
 fn narrow_windows(builder: ConfigBuilder) -> ConfigBuilder {
     builder
         .stream_receive_window_bytes(10_000)
@@ -480,7 +482,7 @@ fn narrow_windows(builder: ConfigBuilder) -> ConfigBuilder {
         .unwrap_or_else(|_| unreachable!("these windows are possible"))
 }
 
-/// What stands at `offset` of a half of a stream.
+/// The byte at `offset` in a half of a stream.
 fn content(writer: Side, stream: StreamId, offset: u64) -> u8 {
     let salt = u64::from(stream) * 31 + writer as u64 * 7;
     ((offset ^ (offset >> 8)) + salt) as u8

@@ -1,4 +1,4 @@
-//! The books and the generator of connection IDs, against a model that is too simple to be wrong.
+//! Fuzz target: the registry and the connection ID generator, compared with a simple model.
 
 use std::{
     cell::OnceCell,
@@ -24,7 +24,7 @@ use crate::{
     stats::{RegistryStats, TransportStats},
 };
 
-/// Connections come, are issued IDs, prove their peers, move and go.
+/// Connections begin, are issued IDs, authenticate their peers, migrate and end.
 pub fn registry(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(plan) = Plan::arbitrary(&mut input) else {
@@ -38,7 +38,7 @@ pub fn registry(data: &[u8]) {
     history.end();
 }
 
-/// To check costs as much as this many acts do.
+/// A check costs as much as this many acts.
 const ACTS_BETWEEN_CHECKS: usize = 16;
 
 #[derive(Debug, Arbitrary)]
@@ -49,7 +49,7 @@ struct Plan {
     acts: Vec<Act>,
 }
 
-/// Handles and addresses are few, so that they meet.
+/// Handles and addresses are few, so that they collide.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Act {
     Authenticate { handle: u8, peer: u8 },
@@ -77,7 +77,7 @@ struct History {
     registry: Registry,
     model: BTreeMap<u8, Model>,
     pending: usize,
-    /// Since the last reset.
+    /// Totals since the last reset.
     total_issued: u64,
     total_retired: u64,
 }
@@ -88,7 +88,7 @@ struct Model {
     peer: Option<PeerId>,
     issued: u64,
     active: u64,
-    /// After the batch that the handshake brings, an ID is issued for each that is retired.
+    /// After the batch that follows the handshake, an ID is issued for each retired one.
     has_batch: bool,
 }
 
@@ -114,7 +114,7 @@ impl History {
     fn act(&mut self, act: Act) {
         match act {
             Act::Authenticate { handle, peer } => {
-                // As a shard does it: once for each connection.
+                // Once for each connection, as a shard does it.
                 if let Some(model) = self.model.get_mut(&handle)
                     && model.peer.is_none()
                 {
@@ -211,7 +211,7 @@ impl History {
         });
     }
 
-    /// Each ID is new, and leads to its shard.
+    /// Checks that each ID is new, and leads to its shard.
     fn generate(&mut self, count: u64) {
         for _ in 0..count {
             let id = self.generator.generate_cid();
@@ -275,7 +275,7 @@ fn peer_id(peer: u8) -> PeerId {
     PEERS[usize::from(peer) % PEERS.len()]
 }
 
-/// Any connection: the books only keep it.
+/// An arbitrary connection, because the registry only stores it.
 fn connection() -> SharedConnection {
     thread_local! {
         static CONNECTION: OnceCell<SharedConnection> = const { OnceCell::new() };
@@ -289,7 +289,7 @@ fn connection() -> SharedConnection {
     })
 }
 
-/// quinn-proto issues fewer at a time.
+/// More than quinn-proto issues at a time.
 const MOST_ISSUED: u8 = 16;
 
 const LOCAL: ([u8; 4], u16) = ([192, 0, 2, 100], 4001);

@@ -1,4 +1,4 @@
-//! Dials, and what opens the way for them.
+//! Dials and hole punches.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -16,18 +16,18 @@ use crate::{
     },
 };
 
-/// Length of the ID that a client chooses for the server until it learns a real one, in bytes; it must be
-/// unpredictable and 8 at least (RFC 9000 §7.2).
+/// Length of the destination connection ID that a client chooses for its first packets, in bytes.
+/// It must be unpredictable, and at least 8 bytes long (RFC 9000 §7.2).
 const INITIAL_ID_LEN: usize = 8;
 
-/// quinn-proto wants a name for TLS's SNI, which libp2p does not send.
+/// quinn-proto requires a server name, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
 
 /// When a dial is given up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialDeadlines {
     pub(crate) handshake: Instant,
-    /// If nothing at all was heard until then.
+    /// When it is given up if nothing was received.
     pub(crate) silent: Option<Instant>,
 }
 
@@ -58,7 +58,7 @@ impl<S: Socket> Shard<S> {
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
             source: None,
-            // RFC 9000 §8: it is for servers not to amplify.
+            // The anti-amplification limit applies to servers only (RFC 9000 §8).
             addresses: AddressLimits::new(Some(remote_addr)),
             deadline: deadlines.handshake,
             silent_until: deadlines.silent,
@@ -71,7 +71,8 @@ impl<S: Socket> Shard<S> {
         Ok((handle, connection))
     }
 
-    /// Sends to `remote_addr` for as long as a handshake may take, so that a NAT lets the peer's first packet in.
+    /// Sends to `remote_addr` until the handshake timeout, so that a NAT lets the peer's first
+    /// packet in.
     pub(crate) fn punch(&mut self, now: Instant, remote_addr: SocketAddr, socket: S) -> PunchKey {
         self.totals.transport.hole_punches += 1;
         let until = now + self.handshake_timeout;
@@ -86,11 +87,11 @@ impl<S: Socket> Shard<S> {
         self.punches.is_active(key)
     }
 
-    /// Nobody has received a dial's first packet at `remote_addr`, says its host, which quotes it, or this one:
-    /// a dial that has heard nothing need not wait for its timeout.
+    /// Handles an ICMP error that quotes a dial's first packet: a dial that has received nothing
+    /// need not wait for its timeout.
     ///
-    /// `initial_id` is the random ID of that packet; whoever knows it has seen the packet, and could as well
-    /// have answered it.
+    /// `initial_id` is the random ID of that packet. A host that knows it has seen the packet, and
+    /// could just as well have answered it.
     pub(crate) fn unreachable(
         &mut self,
         now: Instant,
@@ -112,8 +113,9 @@ impl<S: Socket> Shard<S> {
         self.want_turn(handle);
     }
 
-    /// Something has come from `remote_addr` that belongs to no connection. If a dial waits for an answer from there, its
-    /// peer is about to punch a hole for it: then it need not wait until it is time to send its first packet again.
+    /// Handles a datagram from `remote_addr` that belongs to no connection. If a dial waits for an
+    /// answer from there, its peer is most likely punching a hole for it. Then it sends its first
+    /// packet again at once.
     pub(crate) fn note_noise(&mut self, remote_addr: SocketAddr) {
         let Some(handle) = self.unanswered.noise_from(remote_addr) else {
             return;

@@ -1,4 +1,4 @@
-//! Incoming connections: let in, asked for a proof, accepted or turned away.
+//! Incoming connections: admitted, asked for a proof of their address, accepted or refused.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl<S: Socket> Shard<S> {
-    /// Decides about a first packet. What is over a limit is dropped without a word: its sender comes again by itself
-    /// in a second, and finds a place if it is honest.
+    /// Decides about a first packet. A packet over a limit is dropped silently: an honest client
+    /// sends it again a second later, and then finds a place.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -47,22 +47,23 @@ impl<S: Socket> Shard<S> {
         self.endpoint.ignore(incoming);
     }
 
-    /// Has the sender of a first packet come back with a token (RFC 9000 §8.1.2); until then nothing of it is kept.
+    /// Sends a Retry, so that the client comes back with a token (RFC 9000 §8.1.2); until then no
+    /// state is kept.
     fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
         self.buf.clear();
         match self.endpoint.retry(incoming, &mut self.buf) {
             Ok(transmit) => {
                 self.totals.transport.retries_sent += 1;
                 self.count_sent(&transmit);
-                // Blocked or not: it is an answer to a stranger.
+                // If it is blocked, it is dropped: it is an answer to a stranger.
                 let _ = out.send(socket, transmit, &self.buf);
             }
-            // Whoever has come back already is validated, and never gets here.
+            // A client that has returned with a token is validated, and never gets here.
             Err(error) => self.endpoint.ignore(error.into_incoming()),
         }
     }
 
-    /// The next incoming connection that the application should hear of.
+    /// Takes the next incoming connection to report to the application.
     pub(crate) fn poll_incoming(&mut self) -> Option<Incoming<S>> {
         let (key, pending) = self.reception.next_unreported()?;
         self.totals.transport.incoming += 1;
@@ -74,9 +75,9 @@ impl<S: Socket> Shard<S> {
         })
     }
 
-    /// Begins the handshake of an incoming connection; this is where TLS work starts.
+    /// Begins the handshake of an incoming connection; TLS work starts here.
     ///
-    /// `max_payload` is what the interface takes, in bytes of UDP payload, if it tells.
+    /// `max_payload` is the largest UDP payload of the interface in bytes, if known.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -130,14 +131,14 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Turns an incoming connection away (CONNECTION_REFUSED, RFC 9000 §20.1).
+    /// Refuses an incoming connection (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
         if let Some(pending) = self.reception.take(key) {
             self.turn_away(pending, out);
         }
     }
 
-    /// Turns all away that wait for an answer.
+    /// Refuses all connections that wait for an answer.
     pub(crate) fn refuse_all(&mut self, out: &mut impl Outbound<S>) {
         while let Some(pending) = self.reception.take_any() {
             self.turn_away(pending, out);

@@ -1,4 +1,4 @@
-//! What becomes of a datagram.
+//! Handles incoming datagrams.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -21,7 +21,8 @@ use crate::{
 const MAX_ID_LEN: usize = 20;
 
 impl<S: Socket> Shard<S> {
-    /// Takes a datagram: into the inbox of its connection, or as the beginning of a new one.
+    /// Handles a datagram: puts it into the inbox of its connection, or begins a new connection
+    /// with it.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
@@ -40,7 +41,8 @@ impl<S: Socket> Shard<S> {
             return;
         }
         if shard != self.id {
-            // Not ours, whatever it says: no reset, no answer, and no connection that begins with it.
+            // The datagram belongs to another shard. It gets no stateless reset and no answer, and
+            // begins no connection.
             self.totals.registry.foreign += 1;
             return;
         }
@@ -48,8 +50,8 @@ impl<S: Socket> Shard<S> {
             self.handle_packets(now, datagram, out);
             return;
         }
-        // Neither what waits nor what lies behind it must keep the memory of the whole datagram, or
-        // even of a batch.
+        // The parts are copied: a datagram that waits must not keep the memory of the whole
+        // datagram, or even of a whole batch.
         let offset = short_packet_offset(&datagram.contents);
         let short = offset.map(|offset| datagram.contents.split_off(offset));
         let own = |contents: BytesMut| BytesMut::from(&contents[..]);
@@ -68,8 +70,8 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Takes the packets of a datagram that have the same kind of header. Returns whether they belong
-    /// to a connection.
+    /// Handles packets of a datagram that all have the same header form. Returns whether they
+    /// belong to a connection.
     fn handle_packets(
         &mut self,
         now: Instant,
@@ -176,7 +178,7 @@ impl<S: Socket> Shard<S> {
                     self.reception.note_stranger();
                     totals.responses_sent += 1;
                     self.count_sent(&transmit);
-                    // Blocked or not: these are answers to strangers.
+                    // If it is blocked, it is dropped: it is an answer to a stranger.
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
                 self.note_noise(remote_addr);
@@ -185,13 +187,13 @@ impl<S: Socket> Shard<S> {
             None => {
                 let grown = self.endpoint.incoming_buffer_bytes() - buffered;
                 match waiting {
-                    // More of an incoming connection that waits for its answer.
+                    // Another datagram of an incoming connection that waits for its answer.
                     Some(key) if grown > 0 => {
                         totals.routed_initial += 1;
                         self.reception.grow(key, len);
                         self.note_unfinished();
                     }
-                    // It was dropped before any key was derived.
+                    // quinn-proto dropped it before it derived any keys.
                     None if header == HeaderForm::Long && self.reception.is_closed() => {
                         totals.dropped_overload += 1;
                     }
@@ -205,7 +207,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Answers a datagram for a connection that is over.
+    /// Answers a datagram for a connection that has ended.
     fn repeat_close(
         &mut self,
         handle: ConnectionHandle,
@@ -219,13 +221,13 @@ impl<S: Socket> Shard<S> {
             totals.closes_repeated += 1;
             totals.bytes_sent += transmit.size as u64;
             totals.datagrams_sent += 1;
-            // Blocked or not: the next datagram may be answered as well.
+            // If it is blocked, it is dropped: a later datagram may be answered as well.
             let _ = out.send(&socket, transmit, contents);
         }
     }
 }
 
-/// `None` if it is longer than any in version 1.
+/// `None` if it is longer than version 1 permits.
 fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
     (bytes.len() <= MAX_ID_LEN).then(|| ConnectionId::new(bytes))
 }

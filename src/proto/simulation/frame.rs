@@ -1,16 +1,16 @@
-//! Frames of QUIC, right and wrong, as a peer may put them into its packets (RFC 9000 §19).
+//! QUIC frames, valid and invalid, as a peer may send them (RFC 9000 §19).
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::{BufMut, BytesMut};
 use quinn_proto::{VarInt, coding::Codec};
 
-/// A frame. Whether it makes sense is not checked.
+/// A frame, which may be invalid.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Frame {
     Ack {
         largest: Number,
         first_range: Number,
-        /// Gaps and lengths.
+        /// Gaps and ACK Range Lengths.
         #[arbitrary(with = some)]
         ranges: Vec<(Number, Number)>,
     },
@@ -71,7 +71,7 @@ pub(crate) enum Frame {
     },
 }
 
-/// What a variable-length integer holds; more than that is cut off.
+/// The value of a variable-length integer; larger values are truncated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Number(pub(crate) u64);
 
@@ -85,7 +85,7 @@ impl From<u64> for Number {
     }
 }
 
-/// Mostly small, and often next to a limit.
+/// Mostly small, and often close to a limit.
 impl<'a> Arbitrary<'a> for Number {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let kind = u8::arbitrary(input)?;
@@ -109,7 +109,7 @@ impl Frame {
         }
     }
 
-    /// Appends what this frame is on the wire.
+    /// Appends the encoded frame.
     pub(crate) fn encode(&self, to: &mut Vec<u8>) {
         match self {
             Self::Ack {
@@ -146,7 +146,7 @@ impl Frame {
                 numbers(to, 0x18, &[*sequence, *retire_prior_to]);
                 to.push(id.len() as u8);
                 to.extend(id);
-                // A reset token that is as good as any.
+                // An arbitrary reset token.
                 to.extend([*id, *id].concat());
             }
             Self::NewToken(token) => {
@@ -189,7 +189,7 @@ impl Frame {
     }
 }
 
-/// A few of them. What `arbitrary` makes of its own accord ends after one or two.
+/// Generates a few values. `arbitrary`'s own implementation ends after one or two.
 pub(crate) fn some<'a, T: Arbitrary<'a>>(
     input: &mut Unstructured<'a>,
 ) -> arbitrary::Result<Vec<T>> {
@@ -197,7 +197,7 @@ pub(crate) fn some<'a, T: Arbitrary<'a>>(
     (0..count).map(|_| T::arbitrary(input)).collect()
 }
 
-/// Up to a packet's worth of bytes, mostly fewer.
+/// Generates up to a packet's worth of bytes, mostly fewer.
 pub(crate) fn some_bytes(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
     let len = match u8::arbitrary(input)? {
         u8::MAX => usize::from(u16::arbitrary(input)? % 1500),
@@ -207,7 +207,7 @@ pub(crate) fn some_bytes(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<
     input.bytes(len).map(<[u8]>::to_vec)
 }
 
-/// What these frames are on the wire, one behind the other.
+/// Encodes the frames one after another.
 pub(crate) fn encode(frames: &[Frame]) -> Vec<u8> {
     let mut encoded = Vec::new();
     for frame in frames {
@@ -216,7 +216,7 @@ pub(crate) fn encode(frames: &[Frame]) -> Vec<u8> {
     encoded
 }
 
-/// Puts `frames` in the place of a payload, with PADDING behind them. What does not fit is cut off.
+/// Replaces a payload with `frames` and PADDING. What does not fit is cut off.
 pub(crate) fn overwrite(payload: &mut [u8], frames: &[u8]) {
     let len = payload.len().min(frames.len());
     payload[..len].copy_from_slice(&frames[..len]);
@@ -242,5 +242,5 @@ fn number(to: &mut Vec<u8>, Number(number): Number) {
     to.put(encoded);
 }
 
-/// More things at a time are not of interest.
+/// The most values generated at a time.
 const MOST: u8 = 7;

@@ -1,4 +1,4 @@
-//! Packets that everybody can make who has seen a dialer's first one.
+//! Packets that anyone can forge who has seen a dialer's first packet.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use quinn_proto::{ConnectionId, Side};
 
 use crate::{authenticator::Authenticator, proto::long_header_id};
 
-/// The IDs of a dialer's first packet, which are not encrypted.
+/// The connection IDs of a dialer's first packet, which are not encrypted.
 #[derive(Clone, Debug)]
 pub(crate) struct Addressed {
     pub(crate) destination: Vec<u8>,
@@ -15,7 +15,7 @@ pub(crate) struct Addressed {
 }
 
 impl Addressed {
-    /// Those of this first packet.
+    /// The IDs of this first packet.
     pub(crate) fn of(first: &[u8]) -> Self {
         let destination = long_header_id(first).unwrap().to_vec();
         let rest = &first[6 + destination.len()..];
@@ -25,16 +25,16 @@ impl Addressed {
         }
     }
 
-    /// An Initial packet with the keys that the destination gives (RFC 9001 §5.2). Header protection wants the payload
-    /// to have four bytes at least.
+    /// An Initial packet with the keys derived from the destination ID (RFC 9001 §5.2). Header
+    /// protection requires a payload of at least four bytes.
     pub(crate) fn initial(&self, from: Side, payload: &[u8]) -> Vec<u8> {
-        /// High enough to be news.
+        /// Higher than all numbers so far.
         const NUMBER: u32 = 77;
 
         self.numbered_initial(from, NUMBER, payload)
     }
 
-    /// The same, with this packet number.
+    /// Like [`initial`](Self::initial), with this packet number.
     pub(crate) fn numbered_initial(&self, from: Side, number: u32, payload: &[u8]) -> Vec<u8> {
         const NUMBER_LEN: usize = 4;
 
@@ -72,14 +72,14 @@ impl Addressed {
         packet
     }
 
-    /// What makes a Retry packet good (RFC 9001 §5.8).
+    /// The integrity tag of a Retry packet (RFC 9001 §5.8).
     pub(crate) fn retry_tag(&self, packet: &[u8]) -> [u8; 16] {
         let original = ConnectionId::new(&self.destination);
         ANYBODY.server().retry_tag(1, &original, packet)
     }
 }
 
-/// The beginning of a packet with a long header (RFC 9000 §17.2).
+/// A long header up to the source connection ID (RFC 9000 §17.2).
 pub(crate) fn header(first_byte: u8, version: u32, to: &[u8], from: &[u8]) -> Vec<u8> {
     let mut header = vec![first_byte];
     header.extend(version.to_be_bytes());
@@ -90,6 +90,6 @@ pub(crate) fn header(first_byte: u8, version: u32, to: &[u8], from: &[u8]) -> Ve
     header
 }
 
-/// The keys of Initial packets depend on nobody in particular.
+/// Any authenticator will do, because the keys of Initial packets do not depend on it.
 static ANYBODY: LazyLock<Authenticator> =
     LazyLock::new(|| Authenticator::new(&Keypair::generate_ed25519()).unwrap());

@@ -1,4 +1,4 @@
-//! What a network does to datagrams.
+//! What a network does to datagrams: delay, loss, limits.
 
 use std::{
     collections::BTreeMap,
@@ -8,56 +8,56 @@ use std::{
 use quinn_proto::EcnCodepoint;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// How a link treats datagrams. Probabilities are per datagram.
+/// How a link treats datagrams. Each datagram is subject to the probabilities separately.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Impairments {
     /// One-way delay.
     pub(crate) delay: Duration,
-    /// Up to this much more, apart for each datagram, so that some overtake others.
+    /// The largest random delay in addition, drawn for each datagram, so that some overtake others.
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
-    /// Of so many datagrams one is lost, in addition.
+    /// In addition, one in this many datagrams is lost.
     pub(crate) lose_every: Option<u64>,
     pub(crate) duplication: f64,
-    /// One bit is flipped.
+    /// The probability that one bit is flipped.
     pub(crate) corruption: f64,
-    /// Larger datagrams vanish, in bytes of UDP payload.
+    /// Largest UDP payload in bytes; larger datagrams are dropped.
     pub(crate) mtu: usize,
-    /// Where datagrams queue up, in each direction of each pair of nodes; `None` is as fast as they come.
+    /// The bottleneck in each direction between each pair of nodes; `None` means unlimited.
     pub(crate) bottleneck: Option<Bottleneck>,
-    /// How long a host gathers what arrives before it looks at it (interrupt moderation).
+    /// How long a host collects arriving datagrams before it reads them (interrupt moderation).
     pub(crate) gathered: Duration,
     pub(crate) ecn: Ecn,
 }
 
-/// The slowest part of a way.
+/// The bottleneck of a path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bottleneck {
     pub(crate) bytes_per_second: u32,
-    /// Datagrams that find so much before them vanish, in bytes.
+    /// Size of the queue in bytes; datagrams that find it full are dropped.
     pub(crate) queue_bytes: u32,
-    /// The interface of the sender, before the queue; `None` is as fast as they come.
+    /// The speed of the sender's interface, before the queue; `None` means unlimited.
     pub(crate) interface_bytes_per_second: Option<u32>,
-    /// What a datagram has before its payload.
+    /// Bytes of headers of each datagram.
     pub(crate) header_bytes: usize,
 }
 
-/// What becomes of the ECN bits of a marked datagram (RFC 3168 §5).
+/// How the path changes the ECN bits of a marked datagram (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ecn {
     Kept,
-    /// Not-ECT, as routers have it that know the old meaning of the bits.
+    /// Set to Not-ECT, as by routers that interpret the bits in their old meaning.
     Bleached,
-    /// Congestion experienced, whether there is any or not.
+    /// Set to CE, regardless of congestion.
     ForgedCe,
-    /// ECT(1), which nobody has sent.
+    /// Set to ECT(1), which no node sends.
     ForgedEct1,
-    /// The datagram is dropped for them.
+    /// The datagram is dropped.
     Dropped,
 }
 
 impl Impairments {
-    /// A round trip of 20 ms, and Ethernet.
+    /// A round-trip time of 20 ms, and Ethernet's MTU.
     pub(crate) const NONE: Self = Self {
         delay: Duration::from_millis(10),
         jitter: Duration::ZERO,
@@ -71,7 +71,7 @@ impl Impairments {
         ecn: Ecn::Kept,
     };
 
-    /// Nothing arrives.
+    /// Drops everything.
     pub(crate) const DEAD: Self = Self {
         loss: 1.0,
         ..Self::NONE
@@ -92,19 +92,19 @@ impl Way {
     }
 }
 
-/// The links of a network, and the luck of the datagrams on them.
+/// The links of a network, and the random fate of datagrams on them.
 pub(crate) struct Link {
     pub(crate) impairments: Impairments,
     random: StdRng,
     queues: BTreeMap<Way, Queue>,
-    /// When those who gather look at what has arrived.
+    /// When each node that collects datagrams reads them.
     gathering: BTreeMap<Way, Instant>,
-    /// Nothing arrives until then.
+    /// Directions that are interrupted, with the end of the interruption.
     cut: BTreeMap<Way, Instant>,
     carried: u64,
 }
 
-/// A datagram as it comes out of a link.
+/// A datagram at the end of a link.
 pub(crate) struct Carried {
     pub(crate) arrival: Instant,
     pub(crate) contents: Vec<u8>,
@@ -124,14 +124,14 @@ impl Link {
         }
     }
 
-    /// Nothing gets through this way until then.
+    /// Interrupts this direction until `until`.
     pub(crate) fn cut(&mut self, way: Way, until: Instant) {
         self.cut.insert(way, until);
     }
 
-    /// When a datagram that is sent `now` arrives, and what is left of it: nothing, once, or twice.
+    /// Carries a datagram that is sent `now`. Returns its arrivals: none, one, or two.
     ///
-    /// `way` is `None` if it leads to no node.
+    /// `way` is `None` if the address belongs to no node.
     pub(crate) fn carry(
         &mut self,
         now: Instant,
@@ -152,7 +152,7 @@ impl Link {
         carried.into_iter().flatten()
     }
 
-    /// When a datagram has passed the bottleneck, if it does.
+    /// When a datagram has passed the bottleneck; `None` if it is dropped.
     fn depart(&mut self, now: Instant, way: Option<Way>, len: usize) -> Option<Instant> {
         let Impairments {
             loss,
@@ -228,7 +228,7 @@ impl Link {
 }
 
 impl Bottleneck {
-    /// Datagrams count as long as their payload is, and come as fast as they are sent.
+    /// A bottleneck without headers and without a limit at the sender's interface.
     pub(crate) fn new(bytes_per_second: u32, queue_bytes: u32) -> Self {
         Self {
             bytes_per_second,
@@ -239,10 +239,10 @@ impl Bottleneck {
     }
 }
 
-/// The way through the slowest part, as it stands.
+/// The state of a bottleneck.
 #[derive(Clone, Copy)]
 struct Queue {
-    /// When the last datagram that queues up has passed.
+    /// When the last datagram in the queue has passed.
     free: Instant,
     interface_free: Instant,
 }

@@ -1,5 +1,5 @@
-//! Stream data cut up anew on its way: in smaller frames, in another order, some of it again and
-//! overlapping what has arrived. All that was said is heard nevertheless.
+//! Rearranges received stream data: into smaller frames, in another order, with repetitions and
+//! overlaps. All data still arrives.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,7 +16,7 @@ use super::{
     rewrite::{Changes, Level},
 };
 
-/// Has a node with a single connection hear stream data so.
+/// Makes a node with a single connection receive stream data in this way.
 pub(crate) fn mangling(seed: u64) -> Changes {
     let mut mangler = Mangler {
         random: StdRng::seed_from_u64(seed),
@@ -36,11 +36,11 @@ pub(crate) fn mangling(seed: u64) -> Changes {
 
 struct Mangler {
     random: StdRng,
-    /// Some of what was heard of each stream.
+    /// Some of the pieces received on each stream.
     heard: BTreeMap<u64, VecDeque<Piece>>,
 }
 
-/// What a STREAM frame carries.
+/// The contents of a STREAM frame.
 #[derive(Clone)]
 pub(crate) struct Piece {
     offset: u64,
@@ -68,7 +68,7 @@ impl Mangler {
         *payload = BytesMut::from(&others[..]);
     }
 
-    /// Cuts a piece into few or many.
+    /// Cuts a piece into a few or many pieces.
     fn cut(&mut self, piece: &Piece) -> Vec<Piece> {
         let most = [1, 4, 60, usize::MAX][self.random.random_range(0..4)];
         let mut pieces = Vec::new();
@@ -85,7 +85,7 @@ impl Mangler {
         pieces
     }
 
-    /// Pieces of the same stream that were heard before, and are again; and keeps this one.
+    /// Stores this piece, and returns earlier pieces of the same stream to repeat.
     fn repeat(&mut self, stream: u64, piece: Piece) -> Vec<Piece> {
         let heard = self.heard.entry(stream).or_default();
         heard.push_back(piece);
@@ -122,18 +122,18 @@ impl Piece {
     }
 }
 
-/// Frames of each stream that are remembered.
+/// The most pieces of each stream that are stored.
 const MOST_HEARD: usize = 16;
 
 /// The frames of a payload.
 pub(crate) struct Parsed {
-    /// The bytes of those that are no STREAM frames.
+    /// The encoded frames other than STREAM.
     pub(crate) others: Vec<u8>,
-    /// The streams of the others, and what they carry.
+    /// The stream IDs and contents of the STREAM frames.
     pub(crate) streams: Vec<(u64, Piece)>,
 }
 
-/// Reads a payload; `None` if there is a frame in it that nobody here says.
+/// Parses a payload; `None` if it has a frame that the simulation never sends.
 pub(crate) fn parse(payload: &[u8]) -> Option<Parsed> {
     let mut others = Vec::new();
     let mut streams = Vec::new();

@@ -1,8 +1,8 @@
-//! Address translation, for those whom the network has given another address than their own.
+//! Network address translation.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-/// Who is seen under which address. An address that was given once is not given again.
+/// The external address of each node. An address is never assigned twice.
 #[derive(Default)]
 pub(crate) struct Nat {
     public: BTreeMap<SocketAddr, SocketAddr>,
@@ -11,9 +11,9 @@ pub(crate) struct Nat {
 }
 
 impl Nat {
-    /// Gives a node another address; the one before it leads nowhere from now on.
+    /// Assigns a new external address to a node; the previous one becomes invalid.
     pub(crate) fn rebind(&mut self, own: SocketAddr) -> SocketAddr {
-        // The first 254 have a host of their own, and those after them another port of it.
+        // The first 254 addresses are of different hosts, later ones have other ports.
         let [host, port] = [1 + self.given % 254, 1024 + self.given / 254];
         self.given += 1;
         let public = SocketAddr::from(([203, 0, 113, host as u8], port as u16));
@@ -28,7 +28,7 @@ impl Nat {
         self.public.get(&own).copied().unwrap_or(own)
     }
 
-    /// `None` for addresses that lead nowhere any more.
+    /// `None` for a node's own address if it has an external one.
     pub(crate) fn inward(&self, to: SocketAddr) -> Option<SocketAddr> {
         if self.public.contains_key(&to) {
             return None;

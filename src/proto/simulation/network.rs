@@ -29,16 +29,16 @@ use super::{
 };
 use crate::net::clock;
 
-/// Virtual time after which something that a test waits for is taken to never happen. Connections over the worst of links
+/// Virtual time after which a test stops waiting for something. Connections over the worst links
 /// have taken an hour.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
-/// Rounds without time passing after which a simulation is taken to run in circles.
+/// Rounds without progress of time after which a simulation is considered to be in an endless loop.
 const MOST_ROUNDS: usize = 10_000;
 
-/// A network of nodes. Everything that happens in it is a function of its seed and of the test.
+/// A network of nodes. Its seed and the test determine everything that happens in it.
 ///
-/// What a step costs does not depend on the number of nodes: those that have nothing to do are not asked.
+/// The cost of a step does not depend on the number of nodes: idle nodes are not polled.
 pub(crate) struct Network {
     seed: u64,
     random: StdRng,
@@ -60,9 +60,10 @@ pub(crate) struct Network {
     pub(crate) spoofer: Option<Spoofer>,
     handshakes: Handshakes,
     trace: digest::Context,
-    /// Whether the two before this are kept. They cost more than most of what is simulated.
+    /// Whether `handshakes` and `trace` are recorded. That costs more than most of what is
+    /// simulated.
     is_recorded: bool,
-    /// The node whose CPU time is counted, and how much that was.
+    /// The node whose CPU time is counted.
     cpu_of: Option<usize>,
     cpu_time: Rc<Cell<Duration>>,
     tasks: Tasks,
@@ -70,20 +71,20 @@ pub(crate) struct Network {
     service: Option<Service>,
 }
 
-/// What applications do with a connection that was accepted.
+/// What the application does with each accepted connection.
 pub(crate) type Service = Rc<dyn Fn(Peer) -> LocalBoxFuture<'static, ()>>;
 
-/// Something that befalls a network.
+/// A disturbance of a network.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// Nothing gets through this way for so long.
+    /// Interrupts this direction for this time.
     Cut(Way, Duration),
     Impair(Impairments),
-    /// A node gives its socket up for another one.
+    /// A node moves to another socket.
     Move(usize),
-    /// The NAT before a node gives it another address.
+    /// The NAT of a node assigns it another address.
     Rebind(usize),
-    /// Somebody sets the clock of a node, by so many seconds.
+    /// The clock of a node is changed by this many seconds.
     StepClock(usize, i64),
 }
 
@@ -122,7 +123,7 @@ impl Network {
         }
     }
 
-    /// A network of two.
+    /// A network of two nodes.
     pub(crate) fn pair(seed: u64, dialer: Setup, listener: Setup) -> Self {
         let mut network = Self::new(seed);
         network.add(dialer);
@@ -143,14 +144,15 @@ impl Network {
         number
     }
 
-    /// A node ends without a word, and another one begins at its address.
+    /// Replaces a node with a new one at the same address, without closing its connections.
     pub(crate) fn restart(&mut self, number: usize, setup: Setup) {
         let addr = self.nodes[number].addr();
         let stirred = (number, Rc::clone(&self.stirred));
         self.nodes[number] = Node::new(addr, setup, &mut self.random, stirred);
     }
 
-    /// What becomes of accepted connections from now on, instead of waiting for the test to take them.
+    /// Sets what happens to accepted connections from now on, instead of waiting for the test to
+    /// take them.
     pub(crate) fn serve(
         &mut self,
         service: impl Fn(Peer) -> LocalBoxFuture<'static, ()> + 'static,
@@ -162,7 +164,7 @@ impl Network {
         self.link.impairments = impairments;
     }
 
-    /// Has this happen after so much time.
+    /// Schedules a disturbance.
     pub(crate) fn schedule(&mut self, after: Duration, fault: Fault) {
         self.scheduled += 1;
         self.faults
@@ -200,12 +202,13 @@ impl Network {
         (dialer, listener)
     }
 
-    /// The NAT before this node gives it another address, which is returned.
+    /// Makes the NAT of this node assign another address, and returns the address.
     pub(crate) fn rebind(&mut self, node: usize) -> SocketAddr {
         self.nat.rebind(self.nodes[node].addr())
     }
 
-    /// This node gives its socket up for one at another port, which is returned. The old one is still read.
+    /// Moves this node to a socket at another port, which is returned. The old socket is still
+    /// read.
     pub(crate) fn move_socket(&mut self, node: usize) -> SocketAddr {
         let mut addr = self.nodes[node].addr();
         addr.set_port(addr.port() + 1);
@@ -214,8 +217,8 @@ impl Network {
         addr
     }
 
-    /// The host of this node has these addresses from now on, and its kernel chooses the first one. Nothing leads to
-    /// those that it had before.
+    /// Gives the host of this node these addresses, of which its kernel chooses the first. The
+    /// previous addresses become invalid.
     pub(crate) fn readdress(&mut self, node: usize, ips: &[IpAddr]) {
         self.by_addr.retain(|_, at| *at != node);
         for &ip in ips {
@@ -225,7 +228,7 @@ impl Network {
         self.nodes[node].outbox.ips = Some(ips.to_vec());
     }
 
-    /// Has an application do this, from the next round on.
+    /// Spawns a task of an application, which runs from the next round on.
     pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         self.tasks.spawn(future);
     }
@@ -234,7 +237,7 @@ impl Network {
         self.alarms.clone()
     }
 
-    /// Lets time pass until this is done.
+    /// Lets time pass until the future is ready.
     pub(crate) fn block_on<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> T {
         let output = Rc::new(RefCell::new(None));
         let result = Rc::clone(&output);
@@ -251,7 +254,7 @@ impl Network {
         self.pass(time);
     }
 
-    /// Lets this much time pass, where nothing was done to the nodes themselves.
+    /// Lets this much time pass, if the test has changed nothing in the nodes directly.
     pub(crate) fn pass(&mut self, time: Duration) {
         let limit = self.now + time;
         self.settle_stirred();
@@ -260,7 +263,7 @@ impl Network {
         }
     }
 
-    /// Lets time pass until all that applications do is done.
+    /// Lets time pass until all tasks have ended.
     pub(crate) fn run_until_idle(&mut self) {
         let is_idle = |network: &Self| (network.tasks.len() == 0).then_some(());
         self.run_until(is_idle, "somebody waits for ever");
@@ -284,9 +287,9 @@ impl Network {
         }
     }
 
-    /// Has everyone do what they can without time passing.
+    /// Runs all nodes and tasks until nothing is left to do without time passing.
     pub(crate) fn settle(&mut self) {
-        // Tests do things to nodes directly, too.
+        // Tests may have changed nodes directly.
         self.stirred.borrow_mut().extend(0..self.nodes.len());
         self.settle_stirred();
     }
@@ -305,12 +308,12 @@ impl Network {
         panic!("runs in circles");
     }
 
-    /// Keeps neither a trace nor what became of handshakes, for simulations of many datagrams.
+    /// Stops recording the trace and the handshakes, for simulations of many datagrams.
     pub(crate) fn record_nothing(&mut self) {
         self.is_recorded = false;
     }
 
-    /// Counts the CPU time that a node takes from now on, and returns where.
+    /// Counts the CPU time of a node from now on, in the returned cell.
     pub(crate) fn count_cpu_time(&mut self, node: usize) -> Rc<Cell<Duration>> {
         self.cpu_of = Some(node);
         Rc::clone(&self.cpu_time)
@@ -337,13 +340,13 @@ impl Network {
         }
     }
 
-    /// Datagrams on their way, in the order of their arrival; they will not arrive.
+    /// Removes and returns the datagrams in flight, in the order of their arrival.
     pub(crate) fn intercept(&mut self) -> Vec<Outgoing> {
         let in_flight = mem::take(&mut self.in_flight).into_values();
         in_flight.map(|in_flight| in_flight.datagram).collect()
     }
 
-    /// What is on its way to `addr`.
+    /// The contents of datagrams in flight to `addr`.
     pub(crate) fn in_flight_to(&self, addr: SocketAddr) -> Vec<Vec<u8>> {
         self.in_flight
             .values()
@@ -352,37 +355,37 @@ impl Network {
             .collect()
     }
 
-    /// Time since the network began.
+    /// Time since the start of the simulation.
     pub(crate) fn elapsed(&self) -> Duration {
         self.now - self.began
     }
 
-    /// Datagrams that were ever sent.
+    /// The number of datagrams sent so far.
     pub(crate) fn datagrams_sent(&self) -> u64 {
         self.sent
     }
 
-    /// Why the handshake that this node has begun then, from this address, does not come to an end.
+    /// The reason why the handshake that `dialer` began at `began` does not complete.
     pub(crate) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
         self.handshakes.stuck(began, dialer)
     }
 
-    /// Packets with data before the end of a handshake that were ever sent.
+    /// The number of 0-RTT packets sent so far.
     pub(crate) fn zero_rtt_packets(&self) -> usize {
         self.handshakes.zero_rtt_packets()
     }
 
-    /// The address under which others see a node.
+    /// The address at which others see a node.
     pub(crate) fn public_addr(&self, node: usize) -> SocketAddr {
         self.nat.outward(self.nodes[node].addr())
     }
 
-    /// A digest of each datagram that was ever sent: when, by whom, to whom, and its bytes.
+    /// A digest of every datagram sent so far: time, sender, destination, and contents.
     pub(crate) fn trace(&self) -> [u8; 32] {
         self.trace.clone().finish().as_ref().try_into().unwrap()
     }
 
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub(crate) fn waiting_tasks(&self) -> usize {
         self.tasks.len()
     }
@@ -451,7 +454,8 @@ impl Network {
         self.by_addr.get(&self.nat.inward(addr)?).copied()
     }
 
-    /// Goes to the next time at which anything happens; `false` if that is after `limit`.
+    /// Advances to the next time at which anything happens. Returns `false` if that is after
+    /// `limit`.
     fn advance(&mut self, limit: Instant) -> bool {
         let arrival = self.in_flight.first_key_value().map(|(&(at, _), _)| at);
         let fault = self.faults.first_key_value().map(|(&(at, _), _)| at);
@@ -524,7 +528,7 @@ impl Network {
     }
 }
 
-/// Counts the CPU time since then, if anybody is interested.
+/// Adds the CPU time since `stopwatch`, if it is counted.
 pub(crate) fn book(total: &Cell<Duration>, stopwatch: Option<Duration>) {
     if let Some(before) = stopwatch {
         total.set(total.get() + (clock::thread_cpu_time() - before));

@@ -1,4 +1,4 @@
-//! A node: the shards of one transport, with values in place of sockets.
+//! A node: the shards of one transport, with values instead of sockets.
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,29 +35,28 @@ use crate::{
     sync::Mutex,
 };
 
-/// What the kernel usually grants.
+/// The receive buffer that kernels usually grant.
 const RECEIVE_BUFFER: usize = 208 * 1024;
 
-/// How a node is made.
+/// The configuration of a node.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) answer: Answer,
-    /// In place of the defaults.
+    /// Replaces the default configuration.
     pub(crate) config: Option<Config>,
-    /// The settings that differ from the defaults.
+    /// Changes settings from their defaults.
     pub(crate) configure: fn(ConfigBuilder) -> ConfigBuilder,
     pub(crate) id_quota: IdQuota,
-    /// The secret key; a random one if there is none.
+    /// The secret key; random if `None`.
     pub(crate) identity: Option<[u8; 32]>,
     pub(crate) listening: bool,
     pub(crate) outbox: Outbox,
     pub(crate) protection: Protection,
     pub(crate) reader: Reader,
-    /// What this node says in place of what its connections have written, and hears in place of
-    /// what was said.
+    /// The changes that this node makes to the payloads of packets that it sends and receives.
     pub(crate) changes: Changes,
     pub(crate) shards: u8,
-    /// Versions of QUIC.
+    /// Supported versions of QUIC.
     pub(crate) versions: Vec<u32>,
 }
 
@@ -70,12 +69,12 @@ pub(crate) enum Answer {
     Refuse,
 }
 
-/// Whose task reads the socket.
+/// The shard whose task reads the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// The shard that owns the datagram, as a kernel that steers has it.
+    /// The shard that owns the datagram, as with a kernel that steers.
     Owner,
-    /// The shard after that one; the same, where there is only one.
+    /// The next shard; the same one if there is only one.
     NeverTheOwner,
 }
 
@@ -98,7 +97,7 @@ impl Default for Setup {
     }
 }
 
-/// A socket with an address and nothing behind it.
+/// A socket that is only an address.
 #[derive(Clone)]
 pub(crate) struct SimSocket(Rc<SocketState>);
 
@@ -132,7 +131,7 @@ impl Socket for SimSocket {
     }
 }
 
-/// In virtual time, turns take none.
+/// In virtual time, turns take no time.
 struct NoWork(Instant);
 
 impl Meter for NoWork {
@@ -145,17 +144,18 @@ impl Meter for NoWork {
     }
 }
 
-/// Where the datagrams of a node pile up until the network takes them.
+/// Collects a node's datagrams until the network takes them.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     pub(crate) sent: Vec<Outgoing>,
     pub(crate) max_segments: usize,
-    /// Datagrams that are to be cut from a larger one vanish.
+    /// Whether batches, which would be cut into datagrams, are dropped.
     pub(crate) swallows_batches: bool,
-    /// After so many batches the socket takes no more until the network has taken them.
+    /// The number of batches after which the socket blocks until the network has taken them.
     pub(crate) room: usize,
     pub(crate) batches: usize,
-    /// The addresses of a host, where the node's socket has all of them; the first one is what the kernel chooses.
+    /// The addresses of the host, if the node's socket has all of them; the kernel chooses the
+    /// first one.
     pub(crate) ips: Option<Vec<IpAddr>>,
 }
 
@@ -181,7 +181,7 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Where a datagram leaves, if its source address is one of the host's.
+    /// The source address of a datagram; `None` if the host does not have it.
     fn source(&self, socket: &SimSocket, transmit: &Transmit) -> Option<SocketAddr> {
         let mut from = socket.local_addr();
         if let Some(ips) = &self.ips {
@@ -244,7 +244,7 @@ pub(crate) struct Held {
     pub(crate) key: IncomingKey,
 }
 
-/// What a node needs besides to say what it should not, or hear it.
+/// What a node needs in order to change payloads.
 struct Hostile {
     authenticator: Authenticator,
     changes: Changes,
@@ -259,7 +259,7 @@ impl Hostile {
     }
 }
 
-/// The shards of one transport, and what a driver has besides.
+/// The shards of one transport, and the state of a driver.
 pub(crate) struct Node {
     config: Config,
     pub(crate) budget: Budget,
@@ -272,13 +272,13 @@ pub(crate) struct Node {
     turns: Vec<Rc<Turns>>,
     pub(crate) wall_clock: WallClock,
     socket: SimSocket,
-    /// Those before it.
+    /// Its earlier sockets.
     former: Vec<SimSocket>,
     reader: Reader,
     pub(crate) answer: Answer,
     pub(crate) outbox: Outbox,
     pub(crate) held: VecDeque<Held>,
-    /// Accepted, and not taken by the test yet.
+    /// Accepted connections that the test has not taken yet.
     pub(crate) accepted: VecDeque<Peer>,
     #[cfg(feature = "nat")]
     pub(crate) stun: Option<crate::proto::StunClient>,
@@ -286,7 +286,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// The second part of `stirred` is whom to tell about connections that want a turn, the first one what.
+    /// `stirred` has the number of the node, and the set to which it adds that number when a
+    /// connection needs a turn.
     pub(crate) fn new(
         addr: SocketAddr,
         setup: Setup,
@@ -378,7 +379,7 @@ impl Node {
         self.peer_id
     }
 
-    /// Gives the socket up for one at another address.
+    /// Moves to a socket at another address.
     pub(crate) fn move_to(&mut self, addr: SocketAddr) {
         let successor = SimSocket::new(addr, self.socket.is_listening());
         self.former
@@ -391,7 +392,7 @@ impl Node {
         }
     }
 
-    /// Begins to dial, on each shard in its turn.
+    /// Begins a dial, on each shard in turn.
     pub(crate) fn dial(
         &mut self,
         now: Instant,
@@ -448,12 +449,12 @@ impl Node {
         }
     }
 
-    /// Reads a datagram from the socket and hands it to its owner, as the driver does.
+    /// Reads a datagram from the socket, and passes it to its owner as the driver does.
     pub(crate) fn receive(&mut self, now: Instant, from: SocketAddr, contents: &[u8]) {
         self.receive_marked(now, from, contents, None);
     }
 
-    /// With what routers have to say about congestion.
+    /// Like [`receive`](Self::receive), with ECN bits.
     pub(crate) fn receive_marked(
         &mut self,
         now: Instant,
@@ -484,7 +485,7 @@ impl Node {
         self.cores[owner].handle(now, datagram, &mut self.outbox);
     }
 
-    /// Reads a datagram that keeps so many bytes of memory.
+    /// Reads a datagram that keeps `held` bytes of memory.
     pub(crate) fn receive_holding(
         &mut self,
         held: usize,
@@ -498,7 +499,7 @@ impl Node {
         }
     }
 
-    /// Reads a datagram that was sent to this address of ours.
+    /// Reads a datagram that was sent to this local address.
     pub(crate) fn receive_at(
         &mut self,
         local_ip: IpAddr,
@@ -515,7 +516,7 @@ impl Node {
         }
     }
 
-    /// Hands a datagram to this shard, whoever owns it.
+    /// Passes a datagram to this shard, regardless of its owner.
     pub(crate) fn receive_on(
         &mut self,
         shard: usize,
@@ -528,7 +529,7 @@ impl Node {
         }
     }
 
-    /// Reads a datagram from this socket, and hands it to this shard, whoever owns it.
+    /// Reads a datagram from this socket, and passes it to this shard, regardless of its owner.
     pub(crate) fn receive_at_socket(
         &mut self,
         socket: &SimSocket,
@@ -548,7 +549,7 @@ impl Node {
         self.socket.clone()
     }
 
-    /// A socket beside that one.
+    /// Another socket.
     pub(crate) fn other_socket(&self, addr: SocketAddr, listening: bool) -> SimSocket {
         SimSocket::new(addr, listening)
     }
@@ -561,7 +562,7 @@ impl Node {
         }
     }
 
-    /// Does what the application and the time ask for, until there is no more to do now.
+    /// Handles everything that the application and time require now.
     ///
     /// Returns `false` if there was nothing.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
@@ -593,7 +594,7 @@ impl Node {
         progress
     }
 
-    /// Sends what is due to STUN servers.
+    /// Sends the STUN requests that are due.
     #[cfg(feature = "nat")]
     fn ask(&mut self, now: Instant) {
         let Some(stun) = &mut self.stun else {
@@ -612,19 +613,19 @@ impl Node {
         }
     }
 
-    /// Hands over which connections want a turn.
+    /// Queues the connections that need a turn.
     pub(crate) fn take_turns(&mut self, shard: usize) {
         for handle in self.turns[shard].take() {
             self.cores[shard].want_turn(handle);
         }
     }
 
-    /// Gives a turn to one connection.
+    /// Gives one connection a turn.
     pub(crate) fn serve(&mut self, shard: usize, now: Instant) -> bool {
         self.serve_measured(shard, now, &NoWork(now))
     }
 
-    /// The same; the meter says what the turn costs.
+    /// Like [`serve`](Self::serve); the meter determines the cost of the turn.
     pub(crate) fn serve_measured(
         &mut self,
         shard: usize,
@@ -637,7 +638,7 @@ impl Node {
         served.is_some()
     }
 
-    /// What is to be sent. The socket has room again.
+    /// Takes the datagrams to send. The socket then has room again.
     pub(crate) fn take_outgoing(&mut self) -> Vec<Outgoing> {
         for core in &mut self.cores {
             core.unblock();
@@ -645,7 +646,7 @@ impl Node {
         self.outbox.take()
     }
 
-    /// Whether a connection wants a turn.
+    /// Whether a connection needs a turn.
     pub(crate) fn has_ready(&self) -> bool {
         self.cores.iter().any(Shard::has_ready)
     }
@@ -657,7 +658,7 @@ impl Node {
         timeouts.min()
     }
 
-    /// The driver stops, and says goodbye to everyone.
+    /// Stops the driver, which closes all connections.
     pub(crate) fn stop(&mut self, now: Instant) {
         for shard in 0..self.cores.len() {
             self.cores[shard].close_all();
@@ -666,7 +667,7 @@ impl Node {
         self.orphan_all();
     }
 
-    /// The driver is gone.
+    /// Ends all connections as if the driver had panicked.
     pub(crate) fn orphan_all(&mut self) {
         let mut due = Vec::new();
         for core in &mut self.cores {
@@ -675,7 +676,7 @@ impl Node {
         due.into_iter().for_each(Waker::wake);
     }
 
-    /// The books of all shards.
+    /// The statistics of all shards.
     pub(crate) fn books(&self) -> (RegistryStats, TransportStats) {
         let mut registry = RegistryStats::default();
         let mut transport = TransportStats::default();
@@ -707,17 +708,18 @@ impl Node {
             .collect()
     }
 
-    /// How many of the IDs that were ever issued lead to a connection, found out by sending to each.
+    /// The number of issued IDs that still lead to a connection, determined by sending a datagram
+    /// to each.
     ///
-    /// Leaves the sums of the books changed, and nothing else.
+    /// Changes the totals of the statistics, and nothing else.
     pub(crate) fn routable_ids(&mut self, now: Instant) -> u64 {
-        /// Nobody's, so that no connection takes a probe for a sign of life of its peer.
+        /// Of no node, so that no connection takes the datagram as a sign of life of its peer.
         const STRANGER: ([u8; 4], u16) = ([198, 51, 100, 1], 9);
 
         let routed = |node: &Self| node.books().0.routed_established;
         let before = routed(self);
         for id in self.issued_ids() {
-            // Too short for a stateless reset in answer, and to be anything.
+            // Too short to be valid, and to be answered with a stateless reset.
             let probe = [&[0x40], &id[..], &[0; 4]].concat();
             self.receive(now, STRANGER.into(), &probe);
         }
@@ -725,9 +727,9 @@ impl Node {
         routed(self) - before
     }
 
-    /// Every connection ID that was ever issued, and some that will be next.
+    /// Every connection ID issued so far, and some that will be issued next.
     pub(crate) fn issued_ids(&self) -> Vec<Vec<u8>> {
-        /// Of handshakes that failed as they were accepted; they are in nobody's books.
+        /// IDs of handshakes that failed while they were accepted, which are not in the statistics.
         const MOST_UNBOOKED: u64 = 32;
 
         let (registry, transport) = self.books();
@@ -746,7 +748,7 @@ impl Node {
         ids.collect()
     }
 
-    /// Nothing is left of any connection.
+    /// Asserts that nothing is left of any connection.
     pub(crate) fn assert_empty(&self) {
         let (books, _) = self.books();
         let now = RegistryStats {

@@ -1,4 +1,4 @@
-//! A connection as the application holds it, with `async` in place of polling.
+//! A connection with `async` functions for the application.
 
 use std::{
     cell::RefCell, collections::BTreeSet, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll,
@@ -14,10 +14,10 @@ use crate::{
     stats::ConnectionStats,
 };
 
-/// Nodes that may have something to do, by their number.
+/// Nodes that may have something to do, by number.
 pub(crate) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
 
-/// Connections of one shard that want a turn.
+/// Connections of one shard that need a turn.
 pub(crate) struct Turns {
     wanted: RefCell<Vec<ConnectionHandle>>,
     node: usize,
@@ -43,7 +43,7 @@ impl Turns {
     }
 }
 
-/// One side of a connection. What it does, it tells its shard, as the driver's connections do.
+/// One side of a connection. It notifies its shard of changes, as the driver's connections do.
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) connection: SharedConnection,
@@ -53,7 +53,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Does something to the connection, announces the turn that it asks for, and wakes who is due.
+    /// Calls `act` on the connection, announces the turn that it requests, and wakes the tasks that
+    /// are due.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
         let mut due = Vec::new();
         let mut connection = lock(&self.connection);
@@ -87,7 +88,7 @@ impl Peer {
         poll_fn(|cx| self.with(|connection| connection.poll_address_change(cx.waker()))).await
     }
 
-    /// Closes, and waits until nothing is left.
+    /// Closes the connection, and waits until that is done.
     pub(crate) async fn closed(&self) -> Result<(), ConnectionError> {
         poll_fn(|cx| self.with(|connection| connection.poll_close(cx.waker()))).await
     }
@@ -141,7 +142,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes what is taken at once, and returns how much that was.
+    /// Writes what is accepted at once, and returns how much that was.
     pub(crate) fn write_now(&self, stream: StreamId, data: &[u8]) -> usize {
         let waker = futures::task::noop_waker();
         match self.with(|connection| connection.streams().poll_write(stream, data, &waker)) {
@@ -170,7 +171,7 @@ impl Peer {
         self.with(|connection| connection.loss().cloned())
     }
 
-    /// Streams that the connection still holds.
+    /// The number of streams that the connection still holds.
     pub(crate) fn open_streams(&self) -> usize {
         self.stats().open_streams
     }
@@ -180,8 +181,7 @@ impl Peer {
         self.with(|connection| connection.stats(self.shard, anywhere))
     }
 
-    /// Takes whatever streams the peer opens, reads them to their end and lets go of them, until the
-    /// connection ends.
+    /// Accepts streams until the connection ends, reads each to its end, and drops it.
     pub(crate) async fn read_all_streams(self) {
         while let Ok(stream) = self.accept().await {
             // A stream may end in any way; here it only has to end.

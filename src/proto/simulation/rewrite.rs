@@ -1,9 +1,9 @@
-//! A peer that says something else than its state machine has written, or hears something else than
-//! was said.
+//! A peer that changes the payloads of its packets: of those that its state machine sends, or of
+//! those that it receives.
 //!
-//! Its TLS sessions and its packet protection are the real ones. Between the two it changes what it
-//! encrypts, so that any frames reach the other side, authenticated; or what it has decrypted, as
-//! if the other side had said that.
+//! Its TLS sessions and its packet protection are real. Between them and the state machine it
+//! changes payloads before encryption, so that arbitrary frames reach the other side authenticated;
+//! or after decryption, as if the other side had sent other frames.
 
 use std::{
     any::Any,
@@ -20,13 +20,13 @@ use quinn_proto::{
     transport_parameters::TransportParameters,
 };
 
-/// Changes the payload of a packet before it is encrypted; its length stays as it is.
+/// Changes the payload of a packet before encryption; its length stays the same.
 pub(crate) type Rewrite = Arc<Mutex<dyn FnMut(Level, &mut [u8]) + Send>>;
 
-/// Changes the payload of a packet after it was decrypted.
+/// Changes the payload of a packet after decryption.
 pub(crate) type Reread = Arc<Mutex<dyn FnMut(Level, &mut BytesMut) + Send>>;
 
-/// What a peer changes.
+/// The changes that a peer makes.
 #[derive(Clone, Default)]
 pub(crate) struct Changes {
     pub(crate) said: Option<Rewrite>,
@@ -34,7 +34,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Of what is said alone.
+    /// Changes only outgoing packets.
     pub(crate) fn said(said: Rewrite) -> Self {
         Self {
             said: Some(said),
@@ -47,7 +47,7 @@ impl Changes {
     }
 }
 
-/// Which keys encrypt a packet (RFC 9001 §2.1).
+/// The encryption level of a packet (RFC 9001 §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     Initial,
@@ -55,7 +55,7 @@ pub(crate) enum Level {
     OneRtt,
 }
 
-/// The TLS client of a peer that rewrites.
+/// The TLS client of a peer that rewrites packets.
 pub(crate) fn client(
     inner: Arc<dyn crypto::ClientConfig>,
     changes: Changes,
@@ -63,7 +63,7 @@ pub(crate) fn client(
     Arc::new(RewritingClient { inner, changes })
 }
 
-/// The TLS server of a peer that rewrites.
+/// The TLS server of a peer that rewrites packets.
 pub(crate) fn server(
     inner: Arc<dyn crypto::ServerConfig>,
     changes: Changes,
@@ -119,7 +119,7 @@ impl crypto::ServerConfig for RewritingServer {
 struct RewritingSession {
     inner: Box<dyn Session>,
     changes: Changes,
-    /// Of the keys that come next.
+    /// The level of the next keys.
     level: Level,
 }
 

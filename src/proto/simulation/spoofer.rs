@@ -1,20 +1,21 @@
-//! Somebody who pretends that a node has moved.
+//! An attacker who pretends that a node has moved.
 
 use std::net::SocketAddr;
 
-/// Somebody on the path who sends copies from another address, ahead of the datagrams themselves.
+/// An attacker on the path who sends copies of a node's datagrams from another address, ahead of
+/// the originals.
 pub(crate) struct Spoofer {
     victim: usize,
     pub(crate) addr: SocketAddr,
-    /// One out of so many is copied.
+    /// One in this many datagrams is copied.
     every: u64,
     seen: u64,
-    /// With this one the attack is over.
+    /// The number of the datagram with which the attack ends.
     last: u64,
-    /// Whether what is sent to that address reaches the victim.
+    /// Whether datagrams to that address are forwarded to the victim.
     pub(crate) forwards: bool,
     pub(crate) bytes_sent: usize,
-    /// What was sent to that address.
+    /// Bytes that were sent to that address.
     pub(crate) bytes_received: usize,
 }
 
@@ -32,7 +33,7 @@ impl Spoofer {
         }
     }
 
-    /// Sends answers on to its victim, as if they came from where they were sent.
+    /// Forwards answers to its victim, with their original source address.
     pub(crate) fn forwarding(self) -> Self {
         Self {
             forwards: true,
@@ -40,12 +41,12 @@ impl Spoofer {
         }
     }
 
-    /// The node that gets what is sent to this address, if any does.
+    /// The node to which datagrams to this address are forwarded, if any.
     pub(crate) fn victim_at(&self, addr: SocketAddr) -> Option<usize> {
         (self.forwards && addr == self.addr).then_some(self.victim)
     }
 
-    /// Sees a datagram that is sent; returns whether it is to be copied.
+    /// Observes a datagram that is sent. Returns whether to copy it.
     pub(crate) fn see(&mut self, sender: usize, to: SocketAddr, len: usize) -> bool {
         if to == self.addr {
             self.bytes_received += len;

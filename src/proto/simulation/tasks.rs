@@ -1,4 +1,4 @@
-//! What applications do meanwhile: futures that are polled once they were woken, and alarms in virtual time.
+//! Tasks of applications: futures that are polled when they are woken, and alarms in virtual time.
 
 use std::{
     cell::RefCell,
@@ -16,7 +16,8 @@ use std::{
 
 use futures::future::{FutureExt, LocalBoxFuture};
 
-/// The tasks of a network, by the order of their beginning. Polling only who was woken is what shows a forgotten waker.
+/// The tasks of a network, in the order of their creation. Only woken tasks are polled, so that a
+/// forgotten waker shows.
 #[derive(Default)]
 pub(crate) struct Tasks {
     running: BTreeMap<u64, Task>,
@@ -29,7 +30,7 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
-/// Tasks that are to be polled, in the order in which they were woken.
+/// Tasks to poll, in the order in which they were woken.
 #[derive(Default)]
 struct Woken(Mutex<VecDeque<u64>>);
 
@@ -52,17 +53,17 @@ impl Tasks {
         self.begun += 1;
     }
 
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub(crate) fn len(&self) -> usize {
         self.running.len()
     }
 
-    /// Polls each task that was woken, once; `false` if there is none.
+    /// Polls each woken task once. Returns `false` if there is none.
     pub(crate) fn run(&mut self) -> bool {
         let woken = mem::take(&mut *self.woken.0.lock().unwrap());
         let progress = !woken.is_empty();
         for number in woken {
-            // Whoever has ended may still be woken.
+            // A task that has ended may still be woken.
             let Some(task) = self.running.get_mut(&number) else {
                 continue;
             };
@@ -92,7 +93,7 @@ impl Wake for TaskWaker {
     }
 }
 
-/// Wakes tasks when their time has come.
+/// Wakes tasks at their times.
 #[derive(Clone)]
 pub(crate) struct Alarms(Rc<RefCell<Set>>);
 
@@ -112,7 +113,7 @@ impl Alarms {
         })))
     }
 
-    /// Lets this much virtual time pass.
+    /// Resolves after this much virtual time.
     pub(crate) fn after(&self, time: Duration) -> impl Future<Output = ()> + use<> {
         let alarms = Rc::clone(&self.0);
         let due = alarms.borrow().now + time;
@@ -122,7 +123,7 @@ impl Alarms {
             if alarms.now >= due {
                 return Poll::Ready(());
             }
-            // Only ever awaited by the task that polls it first.
+            // Only the task that polls it first ever polls it.
             if !mem::replace(&mut is_set, true) {
                 alarms.set += 1;
                 let number = alarms.set;

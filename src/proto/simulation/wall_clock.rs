@@ -1,4 +1,4 @@
-//! The time of day, which people and NTP set as they like. Certificates and tokens are dated by it.
+//! Wall-clock time, which users and NTP may change. Certificates and tokens use it.
 
 use std::{
     sync::{
@@ -11,12 +11,12 @@ use std::{
 use quinn_proto::TimeSource;
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
-/// A clock that stands still until it is set; otherwise it would tell one run of a seed from the next.
+/// A clock that stands still until it is set; a real one would make two runs of a seed differ.
 #[derive(Clone, Debug)]
 pub(crate) struct WallClock(Arc<AtomicU64>);
 
 impl WallClock {
-    /// Some day in 2023.
+    /// A day in 2023.
     pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_700_000_000)))
     }

@@ -1,14 +1,15 @@
-//! What a bystander sees of handshakes: the headers of long packets, which nothing hides (RFC 8999 §5.1).
+//! What an observer sees of handshakes: the headers of long packets, which are not encrypted (RFC
+//! 8999 §5.1).
 
 use crate::proto::connection_id::CONNECTION_ID_LEN;
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
-/// All handshakes that were seen.
+/// All observed handshakes.
 #[derive(Default)]
 pub(crate) struct Handshakes {
-    /// By the ID that the dialer has chosen for itself.
+    /// By the dialer's source connection ID.
     seen: BTreeMap<Id, Seen>,
-    /// That ID, by the one that the listener has chosen.
+    /// The dialer's ID, by the listener's.
     by_listener: BTreeMap<Id, Id>,
     zero_rtt_packets: usize,
 }
@@ -18,58 +19,64 @@ type Id = Vec<u8>;
 /// One handshake.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// When and from where its first packet was sent.
+    /// Time and source of its first packet.
     began: Instant,
     dialer: SocketAddr,
     dialer_has_moved: bool,
-    /// The dialer has keys beyond the first ones, so it has got the whole ServerHello.
+    /// Whether the dialer has Handshake keys, so that it has received the whole ServerHello.
     dialer_has_handshake_keys: bool,
-    /// Of the listener, and never acknowledged: the dialer could not, without those keys.
+    /// Bytes of the listener's Handshake packets that the dialer cannot acknowledge, because it
+    /// lacks those keys.
     handshake_bytes: usize,
     /// Handshake packets that the listener has sent since its last Initial packet.
     handshakes_since_initial: usize,
-    /// Initial packets that it has got meanwhile, as they were sent.
+    /// Unmodified Initial packets that the listener has received since then.
     initials_unanswered: usize,
-    /// Datagrams of the dialer since its last one with a packet of the handshake.
+    /// Datagrams of the dialer since its last one with a handshake packet.
     data_since_handshake: usize,
-    /// Packets of the dialer's last flight, sent at whatever time.
+    /// Packets of the dialer's last flight, including retransmissions.
     dialer_finishes: usize,
     /// Datagrams with a part of the ClientHello or the ServerHello that have arrived.
     hellos_arrived: [usize; 2],
-    /// A flipped bit has made a packet something that nothing authenticates.
+    /// Whether a flipped bit has changed a packet into one of a type without authentication.
     is_misread: bool,
-    /// The first Retry that has arrived was not as it was sent.
+    /// Whether the first Retry that arrived was corrupted.
     first_retry_was_spoiled: Option<bool>,
 }
 
 const DIALER: usize = 0;
 const LISTENER: usize = 1;
 
-/// Why a handshake does not come to its end, although packets get through.
+/// The reason why a handshake does not complete although packets get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stuck {
-    /// A flipped bit has made a packet to the listener a Retry, for which quinn-proto 0.11.19 ends the connection, or a
-    /// packet to the dialer a Version Negotiation, for which it has to (RFC 9000 §6.2). Nothing authenticates either.
+    /// A flipped bit has changed a packet to the listener into a Retry, for which quinn-proto
+    /// 0.11.19 ends the connection, or a packet to the dialer into a Version Negotiation packet,
+    /// for which it has to end it (RFC 9000 §6.2). Neither is authenticated.
     Misread,
-    /// The NAT has given the dialer another address before it knew that the handshake was over for both: not before that
-    /// may a peer move (RFC 9000 §9). The connection may also fall silent after the handshake, then.
+    /// The NAT has assigned another address to the dialer before the dialer knew that the handshake
+    /// was confirmed. A peer must not migrate before that (RFC 9000 §9). The connection may also
+    /// fall silent after the handshake.
     Moved,
-    /// A Retry was corrupted on its way. quinn-proto 0.11.19 takes any Retry for a sign of life of the peer, whether its
-    /// integrity tag is right or not, and after such a sign it takes none.
+    /// A Retry was corrupted on its path. quinn-proto 0.11.19 takes any Retry as a sign of life of
+    /// the peer, even with a wrong integrity tag, and accepts no Retry after such a sign.
     SpoiledRetry,
-    /// quinn-proto 0.11.19 does not go on with it, on the dialer's side: for the same reason as on the other, but that
-    /// it is the end of the handshake that waits for room, and application data that fill the window.
+    /// The dialer's quinn-proto 0.11.19 does not proceed. The reason is that of
+    /// [`StarvedListener`](Self::StarvedListener), except that the end of the handshake waits for
+    /// room, and application data fills the window.
     StarvedDialer,
-    /// quinn-proto 0.11.19 does not go on with it, on the listener's side.
+    /// The listener's quinn-proto 0.11.19 does not proceed.
     ///
-    /// A part of the ServerHello was declared lost, and waits for room in the congestion window. There is none:
-    /// the packets of the Handshake space fill it, and the dialer has no keys yet to acknowledge them. Probes,
-    /// for which the window does not count, are only sent in a space with packets in flight, and in the Initial
-    /// space there is none any more. Even acknowledgements stay away there, because they would have to take the
-    /// ServerHello along. (Other implementations have had the same: nginx #1616.)
+    /// A part of the ServerHello was declared lost, and waits for room in the congestion window.
+    /// There is none: packets of the Handshake space fill the window, and the dialer does not have
+    /// the keys yet to acknowledge them. Probes, which may exceed the window, are only sent in a
+    /// space with packets in flight, and the Initial space has none. It does not even send
+    /// acknowledgements there, because these would have to carry the ServerHello. (Other
+    /// implementations have had the same problem: nginx #1616.)
     StarvedListener,
-    /// Too few of the packets that matter have got through, because each loss doubles the time to the next attempt:
-    /// both halves of a Hello have to arrive, and with the dialer's last flight it begins where it was before.
+    /// Too few of the important packets have arrived, because each loss doubles the time to the
+    /// next attempt: both halves of a Hello have to arrive, and the dialer's last flight begins
+    /// again with a short time.
     Unlucky,
 }
 
@@ -81,7 +88,7 @@ pub(crate) enum PacketType {
     Retry,
 }
 
-/// A packet with a long header, within its datagram.
+/// A packet with a long header within its datagram.
 #[derive(Debug)]
 pub(crate) struct LongPacket<'a> {
     pub(crate) packet_type: PacketType,
@@ -140,9 +147,10 @@ impl Handshakes {
         self.zero_rtt_packets
     }
 
-    /// Why the handshake that `dialer` has begun then does not come to an end, if there is a reason.
+    /// The reason why the handshake that `dialer` began at `began` does not complete, if there is
+    /// one.
     ///
-    /// Of a handshake that has come to its end, it says nothing that means anything.
+    /// The result is meaningless for a handshake that has completed.
     pub(crate) fn stuck(&self, began: Instant, dialer: SocketAddr) -> Option<Stuck> {
         self.seen
             .values()
@@ -193,12 +201,13 @@ impl Seen {
     }
 
     fn stuck(&self) -> Option<Stuck> {
-        /// Some of those that arrive may be mere acknowledgements, which want no answer.
+        /// Some of the packets that arrive may be pure acknowledgements, which need no answer.
         const ENOUGH: usize = 3;
-        /// As quinn-proto has it; without an acknowledgement it only shrinks.
+        /// quinn-proto's initial window; without an acknowledgement it only shrinks.
         const CONGESTION_WINDOW: usize = 12_000;
         const DATAGRAM: usize = 1200;
-        /// That half of so many are the same one out of two is not rare among thousands.
+        /// Among thousands of handshakes, it is not rare that the same half of a Hello is lost this
+        /// many times.
         const FEW: usize = 5;
 
         if self.is_misread {
@@ -227,7 +236,7 @@ impl Seen {
     }
 }
 
-/// Packets of handshakes that have more to say are larger than this.
+/// Handshake packets up to this size only acknowledge.
 const MERE_ACKNOWLEDGEMENT: usize = 300;
 
 /// The packets of a datagram, up to the first one with a short header.
@@ -252,7 +261,7 @@ fn version_negotiation_id(datagram: &[u8]) -> Option<&[u8]> {
     (first & 0x80 != 0).then_some(rest.get(..usize::from(*len))?)
 }
 
-/// Version 1 only (RFC 9000 §17.2).
+/// Parses a long packet of version 1 (RFC 9000 §17.2).
 fn long_packet(datagram: &[u8]) -> Option<(LongPacket<'_>, &[u8])> {
     let rest = &mut &datagram[..];
     let first = take(rest, 1)?[0];

@@ -1,4 +1,4 @@
-//! Binding requests and their answers, as bytes and as values (RFC 8489 §5).
+//! Encodes Binding requests and decodes their answers (RFC 8489 §5).
 
 use std::net::SocketAddr;
 
@@ -13,49 +13,50 @@ use stun_types::{
 
 use crate::address;
 
-/// What a server has answered.
+/// The answer of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Where it has seen the request come from.
+    /// The source address of the request, as the server saw it.
     Mapped(SocketAddr),
-    /// It does not say.
+    /// An answer without an address.
     Refused,
 }
 
-/// Why a datagram is no answer.
+/// The reason why a datagram is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoAnswer {
-    /// It is STUN, and something else than the response to a Binding request.
+    /// It is STUN, but not a response to a Binding request.
     NotAResponse,
-    /// It has no magic cookie, another length than it says, or makes no sense.
+    /// It has no magic cookie, a length other than the one in its header, or invalid contents.
     Malformed,
 }
 
-/// Whether it claims to be STUN, by the first byte (RFC 9443 §3). Others that are not QUIC do not concern us.
+/// Whether the first byte is that of STUN (RFC 9443 §3). Other datagrams that are not QUIC are
+/// ignored.
 pub(super) fn is_stun(datagram: &[u8]) -> bool {
     matches!(datagram.first(), Some(0..=3))
 }
 
-/// A Binding request.
+/// Encodes a Binding request.
 ///
-/// Without attributes: the one that would tell what software we are is nobody's business, and a fingerprint is for
-/// those who cannot tell STUN by the first byte.
+/// It has no attributes: SOFTWARE would reveal our implementation, and FINGERPRINT is only for
+/// hosts that cannot recognize STUN by its first byte.
 pub(super) fn binding_request(id: TransactionId) -> Vec<u8> {
     let message_type = MessageType::from_class_method(MessageClass::Request, BINDING);
     let message = MessageWriteVec::with_capacity(MessageHeader::LENGTH);
     Message::builder(message_type, id, message).finish()
 }
 
-/// The transaction of a request of ours, of which this is the beginning.
+/// The transaction ID of a request of ours that begins with `quoted`.
 pub(super) fn id_of_request(quoted: &[u8]) -> Option<TransactionId> {
     let header = MessageHeader::from_bytes(quoted).ok()?;
     let is_request = header.get_type().has_class(MessageClass::Request);
     is_request.then(|| header.transaction_id())
 }
 
-/// The transaction that a datagram belongs to, if it may be the answer to a Binding request.
+/// The transaction ID of a datagram that may be the answer to a Binding request.
 ///
-/// Looks at the header only, so that forgeries cost next to nothing.
+/// It reads only the header, so that forged answers cost almost nothing.
 pub(super) fn id_of_response(datagram: &[u8]) -> Result<TransactionId, NoAnswer> {
     let header = MessageHeader::from_bytes(datagram)?;
     if MessageHeader::LENGTH + usize::from(header.data_length()) != datagram.len() {
@@ -67,10 +68,10 @@ pub(super) fn id_of_response(datagram: &[u8]) -> Result<TransactionId, NoAnswer>
     Ok(header.transaction_id())
 }
 
-/// Reads the answer to a Binding request (RFC 8489 §6.3.3, §6.3.4).
+/// Decodes the answer to a Binding request (RFC 8489 §6.3.3, §6.3.4).
 ///
-/// Only XOR-MAPPED-ADDRESS counts: some NATs rewrite addresses that they find in packets, and change the plain
-/// MAPPED-ADDRESS of older servers back to what is behind them (§14.2).
+/// Only XOR-MAPPED-ADDRESS counts. Some NATs rewrite addresses that they find in packets, and
+/// change the plain MAPPED-ADDRESS of older servers back to the internal address (§14.2).
 pub(super) fn read(response: &[u8]) -> Result<Answer, NoAnswer> {
     let message = Message::from_bytes(response)?;
     let is_understood = message
@@ -93,12 +94,13 @@ impl From<StunParseError> for NoAnswer {
     }
 }
 
-/// A response with an attribute that must be understood, and is not, counts as a failure (RFC 8489 §6.3.3).
+/// Whether we understand the attribute, or may ignore it. A response with an unknown
+/// comprehension-required attribute counts as a failure (RFC 8489 §6.3.3).
 fn is_understood(attribute: AttributeType) -> bool {
     !attribute.comprehension_required()
         || attribute == XorMappedAddress::TYPE
         || attribute == MAPPED_ADDRESS
 }
 
-/// RFC 8489 §14.1; servers may send it beside the other one.
+/// RFC 8489 §14.1. Servers may send it in addition to XOR-MAPPED-ADDRESS.
 const MAPPED_ADDRESS: AttributeType = AttributeType::new(0x0001);

@@ -1,4 +1,4 @@
-//! One question to several servers: where do you see this socket?
+//! One round of requests to several servers about one socket.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,23 +9,24 @@ use rand::{RngExt, rngs::StdRng};
 
 use super::message::{self, Answer, TransactionId};
 
-/// How a NAT chooses the address that others see (RFC 4787 §4.1).
+/// How a NAT chooses the external address of a socket (RFC 4787 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MappingBehaviour {
-    /// It is the same one for everybody, so those who have learnt it can be let in. A host without a NAT is seen so,
-    /// too.
+    /// The address is the same for every remote host, so other hosts can use it. A host without a
+    /// NAT also has this behaviour.
     EndpointIndependent,
-    /// It is another one for each address that is talked to, or for each port (RFC 4787's *address-dependent* and
-    /// *address and port-dependent mapping*; often called a symmetric NAT). Nobody can use what others have seen.
+    /// The address differs for each remote address, or for each remote port (*address-dependent*
+    /// and *address and port-dependent mapping* in RFC 4787, often called a symmetric NAT). The
+    /// address that one host sees is useless to others.
     EndpointDependent,
 }
 
-/// What is known so far.
+/// The result of a round so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// The address that a server sees. The behaviour is known when servers at two IP addresses have answered, or two
-    /// of any kind with different addresses.
+    /// The address that a server has reported. The behaviour is known once servers at two IP
+    /// addresses have answered, or any two servers with different addresses.
     Mapped {
         addr: SocketAddr,
         behaviour: Option<MappingBehaviour>,
@@ -34,10 +35,10 @@ pub(crate) enum Finding {
     Unanswered,
 }
 
-/// Transactions with servers, as many as it takes.
+/// The transactions of a round.
 pub(super) struct Round {
     asked: Vec<Asked>,
-    /// In the order of preference.
+    /// The servers not asked yet, in order of preference.
     unasked: Vec<SocketAddr>,
 }
 
@@ -51,7 +52,7 @@ struct Asked {
 enum State {
     Waiting {
         sent: u32,
-        /// Of the next transmission, or of giving up.
+        /// The time of the next transmission, or of giving up.
         next: Instant,
     },
     Answered(SocketAddr),
@@ -66,7 +67,7 @@ impl Round {
         }
     }
 
-    /// Gives up those that have had their time; returns how many they were.
+    /// Gives up transactions that have timed out. Returns how many.
     pub(super) fn expire(&mut self, now: Instant) -> u64 {
         let mut expired = 0;
         for asked in &mut self.asked {
@@ -79,7 +80,7 @@ impl Round {
         expired
     }
 
-    /// The next request that is due, and the server to send it to.
+    /// Returns the next request that is due, and the server to which to send it.
     pub(super) fn poll_transmit(
         &mut self,
         now: Instant,
@@ -120,12 +121,12 @@ impl Round {
             .min()
     }
 
-    /// Whether the answer to this transaction is waited for, from this server.
+    /// Whether this transaction with this server is in progress.
     pub(super) fn is_waiting_for(&self, id: TransactionId, server: SocketAddr) -> bool {
         self.asked.iter().any(|asked| asked.expects(id, server))
     }
 
-    /// Notes the answer of a server, or that it cannot be reached.
+    /// Notes the answer of a server, or that it is unreachable.
     pub(super) fn answered(&mut self, id: TransactionId, answer: Answer) {
         if let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id) {
             asked.state = match answer {
@@ -135,7 +136,7 @@ impl Round {
         }
     }
 
-    /// What can be said now; `None` while it is worth waiting. It may be followed by something better.
+    /// The result so far; `None` while it is worth waiting. A better result may follow.
     pub(super) fn finding(&self) -> Option<Finding> {
         let behaviour = self.behaviour();
         if behaviour.is_none() && (self.next_server().is_some() || self.has(Asked::is_on_time)) {
@@ -148,7 +149,7 @@ impl Round {
         }
     }
 
-    /// Whether nothing better is to be expected.
+    /// Whether no better result can follow.
     pub(super) fn is_over(&self) -> bool {
         self.behaviour().is_some() || (self.next_server().is_none() && !self.has(Asked::is_waiting))
     }
@@ -160,13 +161,14 @@ impl Round {
         } else if self.answers().any(|(other, _)| other.ip() != server.ip()) {
             Some(MappingBehaviour::EndpointIndependent)
         } else {
-            // Two ports of one host do not tell what another host would see (RFC 5780 §4.3).
+            // Two ports of one host do not show what another host would see (RFC 5780 §4.3).
             None
         }
     }
 
-    /// Which server, by its place among those that were not asked, should be asked now: as many as promise enough
-    /// answers, at different IP addresses if possible. A late one no longer promises anything.
+    /// The index in `unasked` of the server to ask now, if more answers are needed. Servers at
+    /// different IP addresses are preferred. A server that is late no longer counts as an expected
+    /// answer.
     fn next_server(&self) -> Option<usize> {
         let promising = || self.asked.iter().filter(|asked| asked.is_promising());
         let knows = |ip: IpAddr| promising().any(|asked| asked.server.ip() == ip);
@@ -197,7 +199,8 @@ impl Round {
 
 impl Asked {
     fn expects(&self, id: TransactionId, server: SocketAddr) -> bool {
-        // The zone and the flow of an IPv6 address may be told in one direction and not in the other.
+        // The zone and the flow label of an IPv6 address may be present in one direction and not in
+        // the other.
         let from_it = (self.server.ip(), self.server.port()) == (server.ip(), server.port());
         self.is_waiting() && self.id == id && from_it
     }
@@ -215,18 +218,20 @@ impl Asked {
     }
 }
 
-/// RTO of the first request: nothing is known about the way (RFC 8489 §6.2.1). It doubles with each transmission.
+/// RTO of the first request, because nothing is known about the path (RFC 8489 §6.2.1). It doubles
+/// with each transmission.
 pub(super) const INITIAL_RTO: Duration = Duration::from_millis(500);
 
-/// Rc: requests to one server, each with the same transaction ID (RFC 8489 §6.2.1).
+/// Rc: the most requests to one server, each with the same transaction ID (RFC 8489 §6.2.1).
 const MAX_TRANSMISSIONS: u32 = 7;
 
-/// Rm: how many times the first RTO is waited after the last request (RFC 8489 §6.2.1); it ends 39.5 s after the
-/// first one.
+/// Rm: the time to wait after the last request, as a multiple of the first RTO (RFC 8489 §6.2.1).
+/// It ends 39.5 s after the first request.
 const LAST_WAIT: u32 = 16;
 
-/// With the third request, after 1.5 s, a server is late: the next one is asked as well. It may still answer.
+/// With the third request, after 1.5 s, a server is late, and the next one is asked as well. The
+/// late one may still answer.
 const LATE_AFTER: u32 = 3;
 
-/// Two tell how the NAT behaves.
+/// Two answers show the behaviour of the NAT.
 const WANTED_ANSWERS: usize = 2;

@@ -1,4 +1,5 @@
-//! Floods of first packets, honest and forged: who gets in, who waits, and what it costs at most.
+//! Floods of first packets, honest and forged: which are admitted, which have to wait, and what
+//! they cost.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +17,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// As the defaults have it.
+/// The default.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn listener(answer: Answer, configure: fn(ConfigBuilder) -> ConfigBuilder) -> Setup {
@@ -38,7 +39,7 @@ fn host(network: u8, host: u8) -> SocketAddr {
     ([198, 51, network, host], 4001).into()
 }
 
-/// First flights of dials that their dialer has forgotten: an attacker's, who does not care what comes back.
+/// First flights of dials whose connections were discarded: an attacker's, who ignores the answers.
 fn first_flights(network: &mut Network, count: usize) -> Vec<Vec<Outgoing>> {
     (0..count)
         .map(|_| {
@@ -60,7 +61,7 @@ fn deliver(network: &mut Network, from: SocketAddr, flight: &[Outgoing]) {
     }
 }
 
-/// How a dial ends.
+/// The result of a dial.
 fn outcome(network: &mut Network, peer: &Peer) -> Result<(), HandshakeError> {
     let peer = peer.clone();
     let established = network.block_on(async move { peer.established().await });
@@ -83,18 +84,18 @@ fn whoever_forges_an_address_does_not_shut_its_owner_out() {
     network.nodes[1].turn(network.now);
     let (registry, transport) = network.nodes[1].books();
     assert_eq!((transport.incoming, registry.handshaking), (2, 2));
-    // At least one for each of the others, and nothing is kept of them.
+    // At least one for each of the others, for which no state is kept.
     assert!(transport.retries_sent >= 18);
     network.nodes[1].take_outgoing();
 
     let before = network.elapsed();
     let dialer = network.dial(2, 1);
     assert_eq!(outcome(&mut network, &dialer), Ok(()));
-    // The forged ones are still there; all they cost the owner is a round trip.
+    // The forged connections are still there. They cost the owner of the address only a round trip.
     assert_eq!(network.nodes[1].books().0.handshaking, 3);
     assert_eq!(network.elapsed() - before, Duration::from_millis(40));
     assert_eq!(network.nodes[1].books().0.dropped_source_full, 0);
-    // Nobody else is asked.
+    // No other address is asked for a proof.
     let retries = network.nodes[1].books().1.retries_sent;
     let stranger = network.add(Setup::default());
     let dialer = network.dial(stranger, 1);
@@ -109,7 +110,8 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
     }));
     let dialers: Vec<_> = (0..6).map(|_| network.dial(0, 1)).collect();
     network.run_for(SECOND / 10);
-    // Two that were believed, two that have proven it; for the others there is neither a place nor an answer.
+    // Two that were not asked for a proof, and two that have given it. The others get neither a
+    // place nor an answer.
     assert_eq!(held(&network), 4);
     let (registry, _) = network.nodes[1].books();
     assert!(registry.dropped_source_full >= 2);
@@ -118,7 +120,7 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
         (1, 4)
     );
 
-    // The others do not notice.
+    // Other sources are not affected.
     network.dial(2, 1);
     network.run_for(SECOND / 10);
     assert_eq!(held(&network), 5);
@@ -145,14 +147,14 @@ fn hundreds_of_peers_behind_one_address_come_at_once_and_all_get_in() {
     for dialer in &dialers {
         assert_eq!(outcome(&mut network, dialer), Ok(()));
     }
-    // The last of them after one retransmission.
+    // The last of them connect after one retransmission.
     assert!(network.elapsed() < 2 * SECOND, "{:?}", network.elapsed());
     assert!(network.nodes[1].books().1.retries_sent > 0);
     network.run_for(SECOND);
     assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
 }
 
-/// With a few addresses each of which had its limit all places would be taken.
+/// If each address had its limit, a few addresses would take all places.
 #[test]
 fn attackers_who_prove_many_addresses_leave_places_to_others() {
     const ATTACKERS: usize = 20;
@@ -183,7 +185,7 @@ fn attackers_who_prove_many_addresses_leave_places_to_others() {
     assert!(books.dropped_source_full > 0);
     assert_eq!(books.dropped_overload, 0);
 
-    // Whoever else comes is let in at once.
+    // Another client is admitted at once.
     let dialer = network.dial(2, 1);
     let before = held(&network);
     network.run_for(SECOND / 20);
@@ -235,7 +237,7 @@ fn listener_with_all_places_taken_is_silent_and_serves_those_it_has() {
     assert!(registry.dropped_overload - before.0.dropped_overload >= 26);
     assert_eq!(transport.incoming - before.1.incoming, 4);
     assert_eq!(registry.responses_sent, 0);
-    // Whatever was sent was sent to those four.
+    // Everything that was sent went to those four.
     for outgoing in network.nodes[1].take_outgoing() {
         assert!((0..4).any(|number| outgoing.to == host(100, number)));
     }
@@ -254,7 +256,8 @@ fn listener_with_all_places_taken_is_silent_and_serves_those_it_has() {
         accepted.read_to_end(stream).await
     });
     assert_eq!(received, Ok(b"still there?".to_vec()));
-    // The forged ones go with their deadline, the honest one has tried again by then, or will.
+    // The forged connections end with their deadline. By then an honest client has sent its first
+    // packet again, or will do so.
     network.run_for(HANDSHAKE_TIMEOUT);
     let dialer = network.dial(2, 1);
     assert_eq!(outcome(&mut network, &dialer), Ok(()));
@@ -294,7 +297,8 @@ fn what_waits_is_bounded_in_bytes_of_all() {
         .iter()
         .map(|datagram| datagram.contents.len())
         .sum();
-    // Those who have not proven their address have half of it; then they are asked.
+    // Senders that have not proven their address may use half of the memory; then they are asked
+    // for a proof.
     for (number, flight) in flights.iter().enumerate() {
         deliver(&mut network, host(100, number as u8), flight);
     }
@@ -302,7 +306,7 @@ fn what_waits_is_bounded_in_bytes_of_all() {
     assert!(bytes(&network) <= BYTES / 2 && bytes(&network) > BYTES / 2 - 2 * length);
     assert!(network.nodes[1].books().1.retries_sent > 0);
     network.nodes[1].take_outgoing();
-    // The other half is for those who have; here it is what one source may have at least.
+    // The other half is for senders that have proven it; here it is the minimum of one source.
     for _ in 0..20 {
         network.dial(2, 1);
     }
@@ -341,12 +345,12 @@ fn what_waits_is_bounded_in_bytes_of_each_source() {
         "{of_one}"
     );
     assert!(registry.dropped_source_full > 0);
-    // Another one has as much.
+    // Another source has as much.
     network.dial(2, 1);
     network.run_for(SECOND / 10);
     assert!(network.nodes[1].books().0.pending_incoming_bytes > of_one);
     assert_eq!(registry.dropped_overload, 0);
-    // As soon as they are answered, others may wait.
+    // After they are answered, others may wait.
     let now = network.now;
     for _ in 0..held(&network) {
         network.nodes[1].answer_held(now, true);
@@ -364,7 +368,7 @@ fn short_datagrams_do_not_wait() {
     network.nodes[1].turn(network.now);
     let before = network.nodes[1].books().0;
     let now = network.now;
-    // The same header, so the same connection.
+    // The same header, and so the same connection.
     for len in [60, 300, 1199] {
         network.nodes[1].receive(now, host(100, 0), &flight[0].contents[..len]);
     }
@@ -376,7 +380,7 @@ fn short_datagrams_do_not_wait() {
     network.nodes[1].assert_empty();
 }
 
-/// Each gives its place back, so the same two serve for all of them.
+/// Each gives its place back, so two places serve all of them.
 #[test]
 fn however_an_incoming_connection_ends_its_place_is_free() {
     let mut network = three(listener(Answer::Hold, |config| {
@@ -416,13 +420,15 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
                         network.intercept();
                     }
                 }
-                // Of those whose dialer is there, most are over by now; the next one comes meanwhile.
+                // Most connections whose dialer is there have ended by now; the next one begins
+                // meanwhile.
                 network.run_for(Duration::from_millis(15));
                 if end == "expires" {
                     network.nodes[1].held.clear();
                 }
             }
-            // And some more: the farewell of a dialer that has waited for too long looks like a first packet.
+            // And some more time, because the CONNECTION_CLOSE of a dialer that has waited for too
+            // long looks like a first packet.
             network.run_for(3 * HANDSHAKE_TIMEOUT);
             network.nodes[1].held.clear();
             let books = network.nodes[1].books().0;
@@ -455,10 +461,10 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
         )
     };
     assert_eq!(round(&mut network), (SHARE, 300 - SHARE));
-    // Those that wait already are no strangers.
+    // Connections that already wait are no strangers.
     assert_eq!(round(&mut network), (300 - SHARE, 0));
 
-    // Those who get an answer and no more are strangers, too.
+    // Senders that only get an answer count as strangers, too.
     let mut unknown_version = vec![0xc0, 0xff, 0, 0, 9, 8];
     unknown_version.resize(1200, 1);
     for _ in 0..300 {
@@ -475,7 +481,7 @@ fn handshake_that_is_kept_alive_but_not_completed_ends_with_its_deadline() {
     let attacker = network.nodes[0].addr();
     let began = network.now;
     let mut last = began;
-    // It says the same again and again, often enough for any idle timeout.
+    // It sends the same packets again and again, often enough for any idle timeout.
     while network.now < began + 2 * HANDSHAKE_TIMEOUT {
         if network.nodes[1].books().0.handshaking == 1 || network.now == began {
             last = network.now;
@@ -508,8 +514,8 @@ fn time_that_an_incoming_connection_has_waited_is_part_of_its_handshake() {
     network.nodes[1].assert_empty();
 }
 
-/// Forged, honest, repeated, over several shards, with limits as tight as they get: nothing exceeds them, and nothing
-/// is left.
+/// Forged, honest and repeated packets, over several shards, with the tightest limits: nothing
+/// exceeds the limits, and nothing is left.
 #[test]
 fn no_flood_exceeds_the_limits_or_leaves_anything() {
     const PLACES: usize = 12;

@@ -1,4 +1,4 @@
-//! The ends of connections, and that nothing is left after them.
+//! The ends of connections, after which nothing is left.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +56,7 @@ fn close_is_forgotten_although_nobody_answers() {
     let end = network.block_on(async move { dialer.closed().await });
     assert_eq!(end, Ok(()));
     assert_eq!(network.elapsed(), begun);
-    // What it holds is gone at once; its IDs after a second at most, not after the idle timeout.
+    // Its memory is freed at once; its IDs after at most a second, and not after the idle timeout.
     assert_eq!(network.nodes[0].books().0.connections, 0);
     assert_eq!(network.nodes[0].books().0.closing, 1);
     network.run_for(Duration::from_secs(1));
@@ -68,7 +68,7 @@ fn close_does_not_wait_for_a_full_congestion_window() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
-    // So slow that what is in flight will not arrive for seconds.
+    // So slow that data in flight will not arrive for seconds.
     network.impair(Impairments {
         bottleneck: Some(Bottleneck::new(2_000, 1_000_000)),
         ..Impairments::NONE
@@ -115,7 +115,7 @@ fn close_that_was_lost_is_repeated_when_the_peer_sends_something() {
     };
     assert_eq!(end, Err(closed));
     network.run_until_empty();
-    // Once for what it had sent, and perhaps once for its own last packet.
+    // Once for the data that it had sent, and perhaps once for its own last packet.
     let repeated = network.nodes[0].books().1.closes_repeated;
     assert!((1..=2).contains(&repeated), "{repeated}");
 }
@@ -126,7 +126,7 @@ fn what_a_connection_holds_goes_with_it() {
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
     let far = Arc::downgrade(&listener.connection);
-    // The application has let go of it, and the peer closes.
+    // The application drops the connection, and then the peer closes it.
     drop(listener);
     dialer.close(0);
     network.run_for(Duration::from_millis(20));
@@ -140,7 +140,7 @@ fn what_a_connection_holds_goes_with_it() {
 #[test]
 fn handshake_that_has_failed_gives_its_place_back_at_once() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
-    // Not the peer that is there.
+    // The dial expects another peer.
     let stranger = network.add(Setup::default());
     let expected = network.nodes[stranger].peer_id();
     let dialer = network.dial_expecting(0, 1, Some(expected));
@@ -242,7 +242,7 @@ fn peer_that_missed_the_close_learns_of_it_by_a_stateless_reset() {
         .unwrap();
     network.impair(Impairments::NONE);
 
-    // The next keep-alive is what finds out.
+    // The next keep-alive is answered with a reset.
     let end = network.block_on(async move { dialer.address_change().await });
     assert_eq!(end, Err(ConnectionError::Reset));
     assert_eq!(network.nodes[1].books().0.responses_sent, 1);
@@ -270,7 +270,7 @@ fn panic_in_the_middle_of_using_a_connection_ends_it_and_no_other() {
     assert_eq!(opened, Err(ConnectionError::DriverStopped));
     network.settle();
     assert_eq!(network.nodes[0].books().0.connections, 1);
-    // Its peer asks, some time, and is told.
+    // Its peer sends something some time later, and gets a reset.
     let end = network.block_on(async move { far.address_change().await });
     assert_eq!(end, Err(ConnectionError::Reset));
     assert_eq!(other.loss(), None);
@@ -301,7 +301,7 @@ fn reset_right_behind_a_close_is_not_taken_for_the_reason() {
     assert_eq!(network.nodes[1].books().0.responses_sent, 1);
     let reset = network.intercept();
 
-    // Both are there before the connection has its turn.
+    // Both arrive before the connection has its turn.
     for datagram in close.iter().chain(&reset) {
         network.nodes[0].receive(network.now, datagram.from, &datagram.contents);
     }
@@ -321,7 +321,7 @@ fn end_of_the_driver_is_told_to_everyone_who_waits() {
     let handshaking = network.dial(0, 1);
     network.run_for(Duration::from_millis(15));
     let stopped = ConnectionError::DriverStopped;
-    // A task for each, so that each has to be woken itself.
+    // A task for each, so that each must be woken separately.
     network.spawn({
         let (dialer, stopped) = (dialer.clone(), stopped.clone());
         async move {
@@ -347,7 +347,7 @@ fn end_of_the_driver_is_told_to_everyone_who_waits() {
     network.settle();
     assert_eq!(network.waiting_tasks(), 4);
 
-    // Not even the answer to the dial is left, which waits for its turn.
+    // The answer to the dial waits for its turn; it is discarded, too.
     let now = network.now;
     for datagram in network.intercept() {
         network.nodes[0].receive(now, datagram.from, &datagram.contents);
@@ -366,7 +366,7 @@ fn end_of_the_driver_reaches_the_peers_at_once() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let pairs: Vec<_> = (0..3).map(|_| network.connect(0, 1)).collect();
     network.run_for(Duration::from_secs(1));
-    // One of them was closed with a code before.
+    // The application had already closed one of them with a code.
     pairs[2].0.close(7);
     let now = network.now;
     network.nodes[0].take_turns(0);

@@ -1,4 +1,4 @@
-//! What two peers have to tell each other: planned from a seed, so that each side knows what it must hear.
+//! Conversations of two peers, planned from a seed, so that each side knows what it must receive.
 
 use std::{rc::Rc, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::{
     proto::StreamId,
 };
 
-/// All that happens on one connection.
+/// Everything that happens on one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     number: u64,
-    /// Streams that the dialer opens, besides the one on which it says which connection this is.
+    /// Streams that the dialer opens, besides the first one, which identifies the connection.
     dialer_opens: Rc<[StreamPlan]>,
     listener_opens: Rc<[StreamPlan]>,
-    /// Somebody leaves in the middle of it.
+    /// One side leaves before the end.
     pub(super) early_end: Option<EarlyEnd>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EarlyEnd {
-    /// After the dial.
+    /// Time after the dial.
     pub(super) after: Duration,
     pub(super) abandon: bool,
 }
@@ -40,7 +40,7 @@ struct StreamPlan {
     back: Half,
 }
 
-/// What goes in one direction of a stream.
+/// The data in one direction of a stream.
 #[derive(Clone, Copy, Debug)]
 struct Half {
     key: u64,
@@ -51,24 +51,24 @@ struct Half {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Finish,
-    /// The sender gives up after so many bytes.
+    /// The sender resets it after this many bytes.
     Reset(usize),
-    /// The receiver does.
+    /// The receiver stops it after this many bytes.
     Stop(usize),
 }
 
-/// What became of it.
+/// What was received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Heard {
-    /// Halves of streams that were received to their end.
+    /// Halves of streams that were received completely.
     pub(super) finished: u64,
     pub(super) reset: u64,
     pub(super) stopped: u64,
-    /// Bytes that are what was sent.
+    /// Bytes that equal those sent.
     pub(super) bytes: u64,
 }
 
-/// The bytes of one half: any part of them can be made without those before it.
+/// The bytes of one half; any part of them can be computed without those before it.
 #[derive(Clone, Copy)]
 struct Content(u64);
 
@@ -100,7 +100,7 @@ impl Plan {
 
 impl Half {
     fn draw(random: &mut StdRng) -> Self {
-        // As many small ones as large ones, whatever that is.
+        // As many small halves as large ones, on a logarithmic scale.
         let len = 1 << random.random_range(0..=LARGEST_HALF.ilog2());
         let len = random.random_range(0..=len);
         Self {
@@ -125,7 +125,7 @@ pub(super) async fn dialer(peer: Peer, plan: Rc<Plan>) -> Result<Heard, Connecti
     )?;
     told(&peer, peer.finish(first.stream))?;
     let heard = converse(&peer, &plan.dialer_opens, &plan.listener_opens).await?;
-    // The listener has heard everything, too.
+    // The listener has received everything, too.
     let done = told(&peer, peer.read_to_end(first.stream).await)?;
     assert_eq!(done, DONE, "{plan:?}");
     drop(first);
@@ -170,10 +170,10 @@ async fn converse(
     Ok(heard)
 }
 
-/// A part of a conversation. Each is only polled when it was woken itself.
+/// A part of a conversation. Each is polled only when it was woken itself.
 type Part = LocalBoxFuture<'static, Result<Done, ConnectionError>>;
 
-/// What a part has led to.
+/// The result of a part.
 #[derive(Default)]
 struct Done {
     heard: Heard,
@@ -185,14 +185,15 @@ fn part(half: impl Future<Output = Result<Heard, ConnectionError>> + 'static) ->
     half.map_ok(|heard| Done { heard, more }).boxed_local()
 }
 
-/// Takes so many more streams. Those before them are served meanwhile: their bytes may fill the window.
+/// Accepts this many more streams. Meanwhile the accepted ones are read, because their data may
+/// fill the window.
 fn accept(peer: Peer, theirs: Rc<[StreamPlan]>, left: usize) -> Part {
     let accept = async move {
         if left == 0 {
             return Ok(Done::default());
         }
         let stream = Rc::new(Held::new(&peer, peer.accept().await?));
-        // The first one that the dialer opens is not in the plan.
+        // The dialer's first stream is not in the plan.
         let is_dialers = stream.stream.initiator() == quinn_proto::Side::Client;
         let index = stream.stream.index() as usize - usize::from(is_dialers);
         let StreamPlan { there, back } = theirs[index];
@@ -251,7 +252,7 @@ async fn receive(stream: Rc<Held>, half: Half) -> Result<Heard, ConnectionError>
             && received >= after
         {
             match peer.stop(stream.stream, STOP_CODE) {
-                // The end has arrived together with the last bytes.
+                // The end of the stream has arrived together with its last bytes.
                 Err(StreamError::Closed) if received == half.len => heard.finished += 1,
                 result => {
                     told(peer, result)?;
@@ -277,7 +278,7 @@ async fn receive(stream: Rc<Held>, half: Half) -> Result<Heard, ConnectionError>
                 break;
             }
             Err(error) => {
-                // Even then, what came before the end of the connection is what was sent.
+                // Even then, the data that came before the end of the connection is correct.
                 half.assert_is_beginning(received, digest);
                 return told(peer, Err(error));
             }
@@ -296,7 +297,7 @@ impl Half {
     }
 }
 
-/// What fails with the connection fails for that reason; nothing else may fail.
+/// An error must be that of the connection; nothing else may fail.
 #[track_caller]
 fn told<T>(peer: &Peer, result: Result<T, StreamError>) -> Result<T, ConnectionError> {
     match (result, peer.loss()) {
@@ -306,7 +307,7 @@ fn told<T>(peer: &Peer, result: Result<T, StreamError>) -> Result<T, ConnectionE
     }
 }
 
-/// A stream that is let go of when nobody needs it any more.
+/// A stream that is dropped when nobody needs it any more.
 struct Held {
     peer: Peer,
     stream: StreamId,
@@ -346,7 +347,7 @@ impl Content {
     }
 }
 
-/// SplitMix64's finaliser.
+/// SplitMix64's finalizer.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -354,10 +355,10 @@ fn mix(value: u64) -> u64 {
     value ^ value >> 31
 }
 
-/// In each direction.
+/// The most streams in each direction.
 const MOST_STREAMS: usize = 12;
 
-/// Bytes.
+/// Largest half in bytes.
 const LARGEST_HALF: usize = 128 * 1024;
 
 const DONE: &[u8] = b"done";

@@ -1,4 +1,4 @@
-//! Dials that meet: two nodes that dial each other at once, and a node that dials itself.
+//! Crossing dials: two nodes that dial each other at once, and a node that dials itself.
 
 use libp2p_identity::PeerId;
 
@@ -37,7 +37,7 @@ fn cross(shards: u8) -> [u8; 32] {
         assert_eq!((registry.connections, registry.peers), (2, 1));
         assert_eq!((transport.dials, transport.incoming), (1, 1));
     }
-    // One is enough; the other one does not notice.
+    // One connection is enough; closing the other one does not affect it.
     dialers[0].close(0);
     network.run_for(std::time::Duration::from_secs(2));
     assert_eq!(network.nodes[0].books().0.connections, 1);

@@ -1,6 +1,8 @@
-//! Many nodes with many connections in one process: what a connection takes, and how fast virtual time passes.
+//! Many nodes with many connections in one process: what a connection costs, and how fast virtual
+//! time passes.
 //!
-//! A quick run has 50 nodes and 500 connections. `SIM_CROWD` asks for others, which want to be optimised:
+//! A quick run has 50 nodes and 500 connections. `SIM_CROWD` sets other numbers, which need an
+//! optimised build:
 //!
 //! ```text
 //! SIM_CROWD=1000x10000 cargo test --release --lib proto::tests::crowd -- --nocapture
@@ -81,7 +83,7 @@ fn crowd_talks_is_kept_alive_and_leaves_nothing() {
 /// Virtual time from one dial to the next.
 const BETWEEN_DIALS: Duration = Duration::from_millis(1);
 
-/// Virtual time in which nothing happens but keep-alives.
+/// Virtual time with nothing but keep-alives.
 const QUIET: Duration = Duration::from_secs(60);
 
 const QUESTION: &[u8] = b"how are you?";
@@ -103,7 +105,7 @@ async fn ask(peer: &Peer) {
     peer.drop_stream(stream);
 }
 
-/// Says what it hears, until the connection ends.
+/// Echoes each stream until the connection ends.
 async fn answer(peer: Peer) {
     while let Ok(stream) = peer.accept().await {
         let heard = peer.read_to_end(stream).await.unwrap();
@@ -113,7 +115,7 @@ async fn answer(peer: Peer) {
     }
 }
 
-/// How far a network has come.
+/// The progress of a simulation.
 struct Progress {
     real: std::time::Instant,
     simulated: Duration,
@@ -141,7 +143,7 @@ impl Progress {
     }
 }
 
-/// `None` where the system does not tell.
+/// `None` if the operating system does not tell.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

@@ -1,5 +1,6 @@
-//! Peers that send more CRYPTO than a handshake needs, or cut it into more pieces. They are stopped
-//! before it costs much, and nobody who only does as others do is taken for one of them.
+//! Peers that send more CRYPTO data than a handshake needs, or cut it into more pieces. They are
+//! stopped before that costs much, and peers that behave like common implementations are not
+//! affected.
 
 use std::{
     collections::VecDeque,
@@ -47,14 +48,14 @@ fn pieces_that_come_for_ever_are_dropped_until_the_time_is_over() {
     for number in 0..packets {
         deliver(&mut network, number);
     }
-    // What came with the first packet is not in the budget.
+    // The first packet does not count in the budget.
     let admitted = 1 + HANDSHAKE_FRAMES / PIECES as u64;
     let books = network.nodes[VICTIM].books();
     // The bytes of a handshake are limited as well.
     let dropped = books.1.dropped_crypto + books.0.dropped_handshake_full;
     assert_eq!(dropped, u64::from(packets) - admitted);
     assert!(books.1.dropped_crypto > 50);
-    // It has its place until then, and gets no other one for it.
+    // It keeps its place until then, and gets no other place instead.
     assert_eq!(books.0.handshaking, 1);
     assert_honest_goes_on(&mut network);
     network.run_for(Duration::from_secs(5));
@@ -184,7 +185,7 @@ fn hello_in_twenty_pieces_is_heard_however_often_it_comes() {
         duplication: 1.0,
         ..Impairments::NONE
     });
-    // So the dialer sends all of it twice.
+    // This makes the dialer send all of it twice.
     let to_dialer = Way {
         from: VICTIM,
         to: DIALER,
@@ -196,7 +197,7 @@ fn hello_in_twenty_pieces_is_heard_however_often_it_comes() {
     network.run_for(Duration::from_micros(1));
     let dialer = network.dial(DIALER, VICTIM);
     network.settle();
-    // And three times more, each time doubled as well.
+    // And three more times, each time doubled as well.
     let hello = network.in_flight_to(network.nodes[VICTIM].addr());
     assert_eq!(hello.len(), 4);
     let from = network.nodes[DIALER].addr();
@@ -239,13 +240,13 @@ proptest! {
         } else if pair.victim.loss().is_none() {
             prop_assert_eq!(pair.acted_on(), counted);
         } else {
-            // It stops where something is wrong.
+            // The count stops at an invalid frame.
             prop_assert!(pair.acted_on() <= counted);
         }
     }
 }
 
-/// Frames of extensions, and types and lengths that are not in their shortest form.
+/// Frames of extensions, and types and lengths in longer encodings.
 const ODD_FRAMES: &[&[u8]] = &[
     &[0x1f],
     &[0x40, 0xaf, 1, 2, 0x50, 0, 4],
@@ -257,7 +258,7 @@ const ODD_FRAMES: &[&[u8]] = &[
     &[0x03, 0, 0, 0, 0, 1, 2, 3],
 ];
 
-/// So many pieces of one byte, with a gap behind each and before the first.
+/// This many pieces of one byte, with a gap behind each and before the first.
 fn pieces(count: usize) -> Vec<u8> {
     let pieces: Vec<_> = (0..count as u64)
         .map(|number| Frame::Crypto {
@@ -268,7 +269,7 @@ fn pieces(count: usize) -> Vec<u8> {
     frame::encode(&pieces)
 }
 
-/// The same, in a payload that an Initial packet may have.
+/// The same pieces in a payload that is large enough for an Initial packet.
 fn padded_pieces(count: usize) -> Vec<u8> {
     let mut payload = pieces(count);
     payload.resize(1200, 0);
@@ -282,7 +283,7 @@ fn too_much() -> ConnectionError {
     }
 }
 
-/// Somebody who has never seen a packet of ours.
+/// An attacker who has never seen a packet of ours.
 fn stranger() -> Addressed {
     Addressed {
         destination: vec![7; 8],
@@ -305,7 +306,7 @@ fn assert_honest_goes_on(network: &mut Network) {
     assert_eq!(received.as_deref(), Ok(&b"still here"[..]));
 }
 
-/// Which role the hostile peer has.
+/// The role of the hostile peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hostile {
     Dials,
@@ -315,7 +316,7 @@ enum Hostile {
 const SIDES: [Hostile; 2] = [Hostile::Dials, Hostile::Listens];
 
 impl Hostile {
-    /// Who dials whom.
+    /// The node that dials, and the one that it dials.
     fn roles(self) -> (usize, usize) {
         match self {
             Self::Dials => (HOSTILE, VICTIM),
@@ -324,7 +325,7 @@ impl Hostile {
     }
 }
 
-/// A node, an honest peer, and one that says what it is told, in packets of one level.
+/// A node, an honest peer, and a hostile peer that sends given frames in packets of one level.
 struct Scene {
     network: Network,
     script: Arc<Mutex<Script>>,
@@ -333,7 +334,7 @@ struct Scene {
 #[derive(Default)]
 struct Script {
     to_say: VecDeque<Vec<u8>>,
-    /// The whole payload in which the last of it was said.
+    /// The payload of the last packet with frames of the script.
     said: Vec<u8>,
 }
 
@@ -388,18 +389,18 @@ impl Scene {
     }
 }
 
-/// Both ends of a hostile peer's connection.
+/// The two ends of the hostile peer's connection.
 struct Pair {
     hostile: Peer,
     victim: Peer,
-    /// A stream whose data makes the hostile peer send packets, and never arrives.
+    /// A stream whose data makes the hostile peer send packets. The data never arrives.
     carrier: StreamId,
     of_handshake: u64,
 }
 
 impl Pair {
-    /// Has the hostile peer say this in its next packet, and waits for what comes of it. Returns the
-    /// payload of that packet.
+    /// Makes the hostile peer send these frames in its next packet, and waits for the effects.
+    /// Returns the payload of that packet.
     fn say(&mut self, scene: &mut Scene, frames: Vec<u8>) -> Vec<u8> {
         scene.script(frames);
         let data = [0; LARGEST_PAYLOAD];
@@ -410,7 +411,7 @@ impl Pair {
         script.said.clone()
     }
 
-    /// CRYPTO frames after the handshake.
+    /// The number of CRYPTO frames processed after the handshake.
     fn acted_on(&self) -> u64 {
         crypto_frames(&self.victim) - self.of_handshake
     }
@@ -420,7 +421,8 @@ fn crypto_frames(peer: &Peer) -> u64 {
     peer.with(|connection| connection.crypto_frames_received())
 }
 
-/// Cuts a ClientHello that takes two datagrams into twenty pieces for each, and shuffles these.
+/// Cuts each datagram of a ClientHello that takes two datagrams into twenty pieces, and shuffles
+/// these.
 #[derive(Default)]
 struct Cutter {
     hello: Vec<u8>,
@@ -429,7 +431,7 @@ struct Cutter {
 
 impl Cutter {
     fn cut(&mut self, payload: &mut [u8]) {
-        // Acknowledgements stay as they are.
+        // Acknowledgements are not changed.
         let [0x06, first, ..] = *payload else {
             return;
         };
@@ -440,7 +442,7 @@ impl Cutter {
         let data = &rest[2..2 + number(rest)];
         self.hello.truncate(offset);
         self.hello.extend(data);
-        // Smaller than the first packet, so that there is room for the heads of the pieces.
+        // Smaller than in the original packet, so that there is room for the headers of the pieces.
         let range = match offset {
             0 => 0..FIRST_PART,
             _ => FIRST_PART..self.hello.len(),
@@ -465,7 +467,7 @@ impl Cutter {
     }
 }
 
-/// A number in two bytes.
+/// A variable-length integer of two bytes.
 fn number(bytes: &[u8]) -> usize {
     usize::from(u16::from_be_bytes([bytes[0], bytes[1]]) & 0x3fff)
 }
@@ -474,15 +476,15 @@ const VICTIM: usize = 0;
 const HONEST: usize = 1;
 const HOSTILE: usize = 2;
 
-/// Where there are only two.
+/// The dialer in a network of two nodes.
 const DIALER: usize = 1;
 
 const ANYWHERE: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
-/// As the limits have it.
+/// The limit on frames of a handshake.
 const HANDSHAKE_FRAMES: u64 = 640;
 
-/// In one packet, fewer than it may have.
+/// Pieces in one packet, fewer than it may have.
 const PIECES: usize = 30;
 
 const PIECES_OF_HELLO: usize = 20;
@@ -493,5 +495,5 @@ const FIRST_PART: usize = 1000;
 /// Bytes that fit into a packet on any path.
 const CARRIER: usize = 1150;
 
-/// What makes a packet of its own, on the path that there is.
+/// Data that fills a packet of its own on this path.
 const LARGEST_PAYLOAD: usize = 1472;

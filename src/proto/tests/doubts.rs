@@ -1,4 +1,4 @@
-//! Paths that swallow marked packets, or batches, without a word.
+//! Paths that silently drop marked packets, or batches.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn dial_through_a_router_that_drops_marked_packets_takes_a_second_and_the_next_o
     assert!(took < 2 * SECOND, "{took:?}");
     transfer(&mut network, &first, &first_peer);
     assert_eq!(network.nodes[0].books().1.path_doubts, 1);
-    // It is known of the host by now.
+    // The doubt is now remembered for the host.
     let begun = network.elapsed();
     let (second, second_peer) = network.connect(0, 1);
     let took = network.elapsed() - begun;
@@ -54,7 +54,7 @@ fn outage_is_no_reason_to_doubt_for_long() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, listener) = network.connect(0, 1);
     transfer(&mut network, &dialer, &listener);
-    // Late, and not lost.
+    // The packets are late, and not lost.
     network.impair(Impairments {
         delay: 2 * SECOND,
         ..Impairments::NONE
@@ -89,7 +89,7 @@ fn upload_over_an_interface_that_loses_batches_goes_on_in_single_datagrams() {
     assert_eq!(dialer.loss(), None);
 }
 
-/// Has the listener read something, and returns how long that took.
+/// Transfers data to the listener, and returns how long that took.
 fn transfer(network: &mut Network, dialer: &Peer, listener: &Peer) -> Duration {
     static CONTENTS: [u8; 50_000] = [7; 50_000];
     let begun = network.elapsed();

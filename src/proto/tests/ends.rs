@@ -1,4 +1,4 @@
-//! Ends of streams, of which something was moved to our memory before anyone read it.
+//! Ends of streams from which some data was moved to our memory before the application read it.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -70,7 +70,7 @@ fn end_is_told_when_all_before_it_was_read() {
         data: data.to_vec(),
         fin: true,
     };
-    // With data, and without.
+    // With data in the last frame, and without.
     for end in [&b"x"[..], b""] {
         let mut scene = Scene::new(Hostile::Dials);
         let stream = scene.open(1)[0];
@@ -100,7 +100,7 @@ fn end_is_told_when_all_before_it_was_read() {
         scene.say(&crumbs(stream, 0..1));
         assert_eq!(*read.borrow(), Some(len));
         assert_all_gone(&scene.victim);
-        // The end stays the end.
+        // The end is reported again.
         let mut buf = [0; 1];
         let victim = scene.victim.clone();
         let again = victim.read(accepted, &mut buf).now_or_never();
@@ -119,7 +119,7 @@ fn bytes_that_overlap_with_what_was_read_are_not_read_again() {
     ]);
     let accepted = scene.accept_all()[0];
     assert_eq!(read_now(&scene.victim, accepted, 10), Ok(10));
-    // A gap before a pile, with the end behind it.
+    // A gap before many pieces, with the end behind them.
     let mut frames = crumbs(stream, 16..166);
     frames.push(Frame::Stream {
         stream: Number(stream),
@@ -161,13 +161,13 @@ fn what_was_moved_can_be_read_after_the_end_of_the_connection() {
         ),
         "{read:?}"
     );
-    // The other one can still be taken.
+    // The other stream can still be taken.
     let waiting = scene.victim.accept().now_or_never().unwrap().unwrap();
     assert_eq!(read_now(&scene.victim, waiting, 1000), Ok(150));
     assert_all_gone(&scene.victim);
 }
 
-/// quinn-proto has done with such a stream when both parts are over, and would let the peer open
+/// quinn-proto discards such a stream when both halves have ended, and would let the peer open
 /// another one.
 #[test]
 fn streams_that_were_moved_whole_count_until_they_are_read() {
@@ -179,7 +179,7 @@ fn streams_that_were_moved_whole_count_until_they_are_read() {
         scene.victim.finish(stream).unwrap();
     }
     scene.network.run_for(Duration::from_secs(1));
-    // 100, less those, and the one that carries all this.
+    // 100, less those, and less the carrier.
     assert_eq!(open_all(&mut scene), 59);
     for &stream in &accepted {
         assert_eq!(read_now(&scene.victim, stream, 1000), Ok(150));
@@ -200,13 +200,13 @@ fn streams_that_were_moved_whole_count_before_they_are_taken() {
         }]);
     }
     scene.network.run_for(Duration::from_secs(1));
-    // With this, the peer would be told of streams that count no more.
+    // This would make quinn-proto give the peer credit for streams that it no longer counts.
     moved_whole(&mut scene, 1);
     assert_eq!(open_all(&mut scene), 58);
     scene.assert_open();
 }
 
-/// Streams all of which was moved to our memory, with their end.
+/// Streams whose data was moved to our memory completely, with their ends.
 fn moved_whole(scene: &mut Scene, count: usize) -> Vec<u64> {
     let streams = scene.open(count);
     for &stream in &streams {
@@ -222,7 +222,7 @@ fn moved_whole(scene: &mut Scene, count: usize) -> Vec<u64> {
     streams
 }
 
-/// How many more streams the hostile peer may open, which it does.
+/// Opens as many more streams as the hostile peer may, and returns how many.
 fn open_all(scene: &mut Scene) -> usize {
     let mut count = 0;
     while scene.hostile.open().now_or_never().is_some() {
@@ -232,7 +232,7 @@ fn open_all(scene: &mut Scene) -> usize {
     count
 }
 
-/// What a read gives without waiting; nothing if it would have to wait.
+/// The result of a read that does not wait; nothing if it would have to wait.
 fn read_now(peer: &Peer, stream: StreamId, most: usize) -> Result<usize, StreamError> {
     let mut buf = vec![0; most];
     let read = peer.read(stream, &mut buf).now_or_never();

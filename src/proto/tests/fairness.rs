@@ -1,4 +1,4 @@
-//! Who gets a turn when everybody wants one.
+//! The order of turns when many connections need one.
 
 use std::{
     cell::Cell,
@@ -25,7 +25,7 @@ fn connection_with_little_to_send_goes_before_one_that_has_much() {
     let before = turn(sender, network.now);
     assert!(before.iter().all(|&to| to == bulk_addr) && before.len() <= BATCHES_PER_TURN);
 
-    // Half-way through the bulk, the other one has something to say.
+    // In the middle of the bulk transfer, the other connection has something to send.
     open_and_write(&ping, 100);
     sender.take_turns(0);
     let turns: Vec<_> = (0..4).map(|_| turn(sender, network.now)).collect();
@@ -50,14 +50,14 @@ fn connection_with_little_to_receive_goes_before_one_that_has_much() {
         .into_iter()
         .partition(|datagram| datagram.from == from[0]);
 
-    // The same ones over and over; a copy costs as much as an original, up to decryption.
+    // Copies of the same datagrams; a copy costs as much as an original, up to decryption.
     let receiver = &mut network.nodes[0];
     let copies = std::iter::repeat_n(&much, COPIES).flatten();
     for datagram in copies {
         receiver.receive(network.now, datagram.from, &datagram.contents);
     }
     let mut waiting = vec![receiver.cores[0].inbox_bytes()];
-    // Half-way through the bulk, the other one is told something.
+    // In the middle of the bulk transfer, the other connection receives something.
     turn(receiver, network.now);
     waiting.push(receiver.cores[0].inbox_bytes());
     for datagram in &little {
@@ -73,13 +73,13 @@ fn connection_with_little_to_receive_goes_before_one_that_has_much() {
         }
     }
     assert_eq!(heard_in_turn, Some(2));
-    // And the bulk was not done by then.
+    // The bulk transfer was not finished by then.
     let turns_of_bulk = (much.len() * COPIES).div_ceil(DATAGRAMS_PER_TURN);
     assert!(turns_of_bulk > 3);
     assert!(waiting.len() > turns_of_bulk, "{waiting:?}");
 }
 
-/// One of those ends in each turn.
+/// A meter by which each turn takes the same time.
 struct Cost {
     began: Instant,
     each: Duration,
@@ -91,7 +91,7 @@ impl Meter for Cost {
         self.began + self.each
     }
 
-    /// Read when a turn begins, and when it ends.
+    /// Called at the beginning and at the end of a turn.
     fn cpu_time(&self) -> Duration {
         self.used.replace(self.used.get() + self.each)
     }
@@ -112,13 +112,13 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
     let mut longest = Duration::ZERO;
     while network.now < began + Duration::from_secs(60) {
         let receiver = &mut network.nodes[0];
-        // The same ones over and over. More come than there are turns for.
+        // Copies of the same datagrams. More arrive than there are turns for.
         for datagram in &datagrams {
             receiver.receive(network.now, datagram.from, &datagram.contents);
         }
         receiver.cores[0].handle_timeouts(network.now, &mut receiver.outbox, &mut Vec::new());
         let mut now = network.now;
-        // As long as a round lasts: one turn that is too long ends it.
+        // As long as a round: one turn that is too long ends it.
         let cost = Cost {
             began: now,
             each,
@@ -132,7 +132,7 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
         network.now = now + Duration::from_millis(1);
     }
     let share = used.as_secs_f64() / 60.0;
-    // Each may once cost too much without being in debt, and all of them earn by waiting, too.
+    // Each may cost too much once without being in debt, and all of them also earn time by waiting.
     assert!(share > 0.05 && share < 0.165, "{share}");
     assert_eq!(longest, each);
     let (registry, transport) = network.nodes[0].books();
@@ -172,7 +172,7 @@ fn handshake_that_costs_too_much_is_given_up_and_counted() {
     drop(dialer);
 }
 
-/// Thousands of dials may begin at the same time, and be given up at the same time.
+/// Thousands of dials may begin, and be given up, at the same time.
 #[test]
 fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
     const CROWD: usize = 500;
@@ -209,10 +209,10 @@ fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
     assert!(room < CROWD, "{room}");
 }
 
-/// As the shard has it.
+/// The shard's constant.
 const READY_BESIDE_TIMERS: usize = 32;
 
-/// A datagram may lie in memory of which it fills a small part.
+/// A datagram may fill only a small part of the memory that it holds.
 #[test]
 fn bytes_that_were_not_sent_earn_nothing() {
     let (mut network, senders) = receiver_and(1);
@@ -223,7 +223,7 @@ fn bytes_that_were_not_sent_earn_nothing() {
         let receiver = &mut network.nodes[0];
         let cost = Cost {
             began: network.now,
-            // More than a small datagram earns, and less than a batch.
+            // More than a small datagram earns, and less than a batch does.
             each: Duration::from_millis(1),
             used: Cell::default(),
         };
@@ -234,7 +234,7 @@ fn bytes_that_were_not_sent_earn_nothing() {
     assert!(network.nodes[0].cores[0].totals().transport.debts > 0);
 }
 
-/// Whoever is authenticated has nothing more to cost as a handshake.
+/// After authentication, the limit of a handshake does not apply.
 #[test]
 fn handshake_that_was_costly_and_is_over_is_not_given_up() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
@@ -246,7 +246,7 @@ fn handshake_that_was_costly_and_is_over_is_not_given_up() {
         }
         network.settle();
     }
-    // The last ones of the handshake.
+    // The last datagrams of the handshake.
     for datagram in network.intercept() {
         network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
     }
@@ -286,7 +286,7 @@ fn handshake_that_costs_much_has_no_debts_and_no_more_time_than_others() {
         }
         let cost = Cost {
             began: network.now,
-            // More than is saved up, and less than a handshake may cost.
+            // More than the savings, and less than the limit of a handshake.
             each: Duration::from_millis(140),
             used: Cell::default(),
         };
@@ -305,13 +305,13 @@ fn handshake_that_costs_much_has_no_debts_and_no_more_time_than_others() {
     assert_eq!(transport.handshakes_timed_out, DIALERS as u64);
 }
 
-/// How often a datagram of the bulk arrives.
+/// The number of copies of each datagram.
 const COPIES: usize = 50;
 
-/// As the shard has it.
+/// The shard's constant.
 const DATAGRAMS_PER_TURN: usize = 64;
 
-/// As the shard has it; a batch is one datagram here.
+/// The shard's constant; a batch is one datagram here.
 const BATCHES_PER_TURN: usize = 2;
 
 /// A node with connections to two others.
@@ -336,9 +336,9 @@ fn three() -> (Network, Peer, Peer) {
     (network, bulk, ping)
 }
 
-/// A node, and what other ones have connected to it.
+/// A node, and the connections that others have to it.
 fn receiver_and(senders: usize) -> (Network, Vec<Peer>) {
-    // Copies of a packet are no sign of life.
+    // Copies of a packet are no sign of life, so there is no idle timeout.
     let patient = Setup {
         configure: |builder| builder.idle_timeout(None).unwrap(),
         ..Setup::default()
@@ -366,7 +366,7 @@ fn open_and_write(peer: &Peer, len: usize) {
     }
 }
 
-/// Gives one connection its turn, and returns where it has sent to.
+/// Gives one connection its turn, and returns the addresses to which it has sent.
 fn turn(node: &mut Node, now: Instant) -> Vec<SocketAddr> {
     node.serve(0, now);
     let sent = node.take_outgoing();

@@ -1,5 +1,5 @@
-//! Datagrams of strangers who have no keys but those that everybody can derive. They get no answer that they could
-//! make use of, and change nothing for connections that are there.
+//! Datagrams of attackers without keys other than those that anyone can derive. They get no useful
+//! answer, and do not affect existing connections.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -42,7 +42,8 @@ fn every_truncation_of_later_packets_is_dropped_in_silence() {
     network.run_for(Duration::from_millis(25));
     // The end of the dialer's handshake.
     let mut datagrams = network.intercept();
-    // Of a connection that is lost by the time a short header arrives, a reset tells; that is another matter.
+    // Datagrams with a short header are left out: they arrive after the connection is lost, and are
+    // answered with a reset, which is tested elsewhere.
     datagrams.retain(|datagram| datagram.contents[0] & 0x80 != 0);
     assert!(!datagrams.is_empty());
     dialer.abandon();
@@ -75,10 +76,10 @@ fn versions_are_only_told_to_who_sends_as_much_as_a_first_packet() {
     let [answer] = &answers(&mut network, &datagram)[..] else {
         panic!("one answer is due");
     };
-    // Version 0 (RFC 9000 §17.2.1), and much less than what it answers to.
+    // Version 0 (RFC 9000 §17.2.1), and much smaller than the datagram that it answers.
     assert_eq!(answer[1..5], [0; 4]);
     assert!(answer.len() < 100);
-    // Nobody answers to an answer (RFC 9000 §6.1).
+    // A Version Negotiation packet gets no answer (RFC 9000 §6.1).
     let mut negotiation = answer.clone();
     negotiation.resize(1_200, 0);
     assert!(answers(&mut network, &negotiation).is_empty());
@@ -88,7 +89,8 @@ fn versions_are_only_told_to_who_sends_as_much_as_a_first_packet() {
 #[test]
 fn forged_answers_end_a_dial_only_before_the_first_true_one() {
     for forgery in FORGERIES {
-        // Whoever sees the first packet can answer before the listener does; that is inherent in QUIC.
+        // An attacker who sees the first packet can answer before the listener does; QUIC cannot
+        // prevent that.
         let mut forged = Dial::begin();
         forged.receive(forgery.against(&forged.first));
         let end = forged.outcome();
@@ -106,7 +108,7 @@ fn forged_answers_end_a_dial_only_before_the_first_true_one() {
                 ),
                 "{end:?}"
             ),
-            // The forger's token is shown to the listener, who does not know it.
+            // The dialer presents the attacker's token to the listener, which does not accept it.
             Forgery::Retry(_) => assert!(end.is_err(), "{end:?}"),
         }
 
@@ -121,7 +123,8 @@ fn forged_answers_end_a_dial_only_before_the_first_true_one() {
             true_one_first.receive(forgery.against(&true_one_first.first));
         }
         true_one_first.receive(last.clone());
-        // By now the dialer has sent a Handshake packet, and has no use for Initial ones (RFC 9001 §4.9.1).
+        // By now the dialer has sent a Handshake packet, and has discarded its Initial keys (RFC
+        // 9001 §4.9.1).
         true_one_first.receive(forgery.against(&true_one_first.first));
         assert_eq!(true_one_first.outcome(), Ok(()), "{forgery:?}");
     }
@@ -136,7 +139,7 @@ fn forged_first_packets_do_not_touch_a_connection() {
     network.run_for(Duration::from_secs(1));
     let listener = network.nodes[1].accepted.pop_front().unwrap();
     let (now, addr) = (network.now, network.nodes[0].addr());
-    // As the client, to the ID that it began with, and with the keys that belong to it.
+    // As the client, to its initial destination ID, with the keys derived from that.
     for padding in [0, 1_200] {
         let mut forged = first.initial(Side::Client, &close());
         forged.resize(forged.len().max(padding), 0);
@@ -156,7 +159,7 @@ fn retry_with_a_token_of_any_size_leaves_the_dialer_whole() {
         assert!(end.is_err(), "{len}: {end:?}");
         let sent = dial.network.nodes[0].books().1.datagrams_sent;
         assert!(sent < 64, "{len}: {sent} datagrams");
-        // And it dials again as if nothing had happened.
+        // A new dial succeeds.
         dial.network.nodes[1].accepted.clear();
         dial.network.connect(0, 1);
         dial.network.run_for(Duration::from_secs(10));
@@ -199,7 +202,7 @@ fn two_nodes_that_reset_each_other_soon_stop() {
         .iter()
         .map(|node| node.books().1.datagrams_sent)
         .sum();
-    // Each is smaller than the one before by a byte at least, and usually by half.
+    // Each is at least one byte smaller than the one before, and usually half as large.
     assert!((1..1_400 - 21).contains(&sent), "{sent}");
     assert!(network.intercept().is_empty());
 }
@@ -215,7 +218,7 @@ fn guessed_resets_do_not_end_a_connection() {
     let packet = network.intercept().swap_remove(0);
     let now = network.now;
     for seed in 0..2_000 {
-        // From the right address, with the right ID in front, and with a guess of the token at the end.
+        // From the right address, with the right ID, and with a guessed token at the end.
         let mut guess = packet.contents.clone();
         let token = guess.len() - 16;
         guess[token..].copy_from_slice(&payload(seed, 16));
@@ -226,7 +229,7 @@ fn guessed_resets_do_not_end_a_connection() {
     assert_eq!((dialer.loss(), listener.loss()), (None, None));
 }
 
-/// A dial of node 0, whose listener's answers are held back.
+/// A dial of node 0. The listener's answers are intercepted.
 struct Dial {
     network: Network,
     dialer: Peer,
@@ -246,7 +249,7 @@ impl Dial {
         }
     }
 
-    /// What the listener answers, which does not arrive.
+    /// The listener's answers, which do not arrive.
     fn answer(&mut self) -> Vec<Vec<u8>> {
         self.network.run_for(Duration::from_millis(15));
         let answer = self.network.intercept();
@@ -256,7 +259,7 @@ impl Dial {
             .collect()
     }
 
-    /// Gives the dialer a datagram that seems to be from the listener.
+    /// Delivers a datagram to the dialer, with the listener's address.
     fn receive(&mut self, datagram: Vec<u8>) {
         let (now, from) = (self.network.now, self.network.nodes[1].addr());
         self.network.nodes[0].receive(now, from, &datagram);
@@ -273,12 +276,12 @@ impl Dial {
     }
 }
 
-/// What may seem to be a listener's answer.
+/// A forged answer.
 #[derive(Clone, Copy, Debug)]
 enum Forgery {
     /// An Initial packet with CONNECTION_CLOSE.
     Close,
-    /// With a token of so many bytes.
+    /// A Retry with a token of this many bytes.
     Retry(usize),
     VersionNegotiation,
 }
@@ -309,7 +312,7 @@ impl Forgery {
     }
 }
 
-/// CONNECTION_CLOSE, and something behind it: packets have to be long enough for header protection.
+/// CONNECTION_CLOSE and PADDING: packets have to be long enough for header protection.
 fn close() -> Vec<u8> {
     let code = Number(TransportErrorCode::PROTOCOL_VIOLATION.into());
     let mut payload = frame::encode(&[Frame::ConnectionClose { code }]);
@@ -317,14 +320,14 @@ fn close() -> Vec<u8> {
     payload
 }
 
-/// A packet with a short header and an ID that nobody knows.
+/// A packet with a short header and an unknown ID.
 fn unknown(seed: u64, len: usize) -> Vec<u8> {
     let mut datagram = payload(seed, len);
     datagram[0] = 0x40 | datagram[0] & 0x3f;
     datagram
 }
 
-/// What node 1 says to this from a stranger.
+/// Node 1's answers to a datagram from a stranger.
 fn answers(network: &mut Network, datagram: &[u8]) -> Vec<Vec<u8>> {
     let stranger = SocketAddr::from(([198, 51, 100, 7], 4001));
     let now = network.now;
@@ -334,11 +337,11 @@ fn answers(network: &mut Network, datagram: &[u8]) -> Vec<Vec<u8>> {
     answers.into_iter().map(|answer| answer.contents).collect()
 }
 
-/// Nothing of what came in at node 1 has been kept.
+/// Asserts that node 1 has kept no state.
 fn assert_untouched(network: &Network) {
     network.nodes[1].assert_empty();
     assert_eq!(network.nodes[1].books().1.incoming, 0);
 }
 
-/// As quinn-proto has it by default.
+/// quinn-proto's default.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);

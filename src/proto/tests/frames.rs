@@ -1,5 +1,5 @@
-//! Frames that no honest peer sends. Each ends the connection that it came over with the right code, or does no harm;
-//! and a connection beside it goes on.
+//! Frames that no honest peer sends. Each ends its connection with the right code or does no harm,
+//! and another connection of the same node is not affected.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use quinn_proto::TransportErrorCode;
 use super::scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM};
 use crate::proto::simulation::frame::{Frame, Number};
 
-/// As the defaults have it.
+/// The default.
 const STREAM_WINDOW: u64 = 10_000_000;
 
 #[test]
@@ -53,7 +53,8 @@ fn acknowledgement_of_less_than_nothing_closes() {
 
 #[test]
 fn stream_beyond_the_limit_closes() {
-    // Bidirectional ones count in fours; the others are not allowed at all (RFC 9000 §2.1, §4.6).
+    // IDs of bidirectional streams increase by four; other streams are not permitted (RFC 9000
+    // §2.1, §4.6).
     for (side, beyond) in [
         (Hostile::Dials, DIALERS_STREAM + 4 * 100),
         (Hostile::Dials, DIALERS_STREAM + 2),
@@ -136,7 +137,7 @@ fn data_beyond_the_window_closes() {
             scene.say(&[Frame::stream(stream, offset, b"x")]);
             scene.assert_closed(TransportErrorCode::FLOW_CONTROL_ERROR);
         }
-        // A reset counts as much as the data that it stands for.
+        // A reset counts as much as the data up to its final size.
         let mut scene = Scene::new(side);
         let stream = scene.stream();
         scene.say(&[Frame::ResetStream {
@@ -154,7 +155,7 @@ fn data_on_all_streams_together_is_bounded_too() {
     let last = |stream| Frame::stream(stream, STREAM_WINDOW - 1, b"x");
     scene.say(&[last(DIALERS_STREAM)]);
     scene.assert_open();
-    // 20 MB of 15.
+    // 20 MB of the permitted 15.
     scene.say(&[last(DIALERS_STREAM + 4)]);
     scene.assert_closed(TransportErrorCode::FLOW_CONTROL_ERROR);
 }
@@ -186,7 +187,7 @@ fn stream_that_ends_twice_in_different_places_closes() {
 fn crypto_data_far_ahead_closes() {
     for side in SIDES {
         let mut scene = Scene::new(side);
-        // Of which the first byte is missing for ever.
+        // The first byte never arrives.
         scene.say(&[Frame::Crypto {
             offset: Number(1),
             data: vec![0; 100],
@@ -219,17 +220,17 @@ fn connection_ids_that_retire_more_than_there_were_closes() {
 #[test]
 fn flood_of_connection_ids_each_retiring_all_before_it_closes() {
     for side in SIDES {
-        // All at once: there is no time to tell the peer that they are retired.
+        // All at once, so that we cannot send the retirements to the peer in between.
         let mut scene = Scene::new(side);
         let flood: Vec<_> = (10..10 + 2 * IDS_IN_A_PACKET)
             .map(|sequence| connection_id(sequence, sequence))
             .collect();
         scene.say_at_once(flood.chunks(IDS_IN_A_PACKET as usize));
-        // The peer does not hear of it, because it does not know its own IDs.
+        // The peer does not receive the close, because it does not know its own IDs.
         scene.assert_violation(TransportErrorCode::CONNECTION_ID_LIMIT_ERROR);
         scene.assert_honest_goes_on();
 
-        // The same with one that is retired already, over and over.
+        // The same with an ID that is already retired, repeatedly.
         let mut scene = Scene::new(side);
         let mut flood = vec![connection_id(5, 2)];
         flood.extend((1..2 * IDS_IN_A_PACKET).map(|_| connection_id(1, 0)));
@@ -259,8 +260,8 @@ fn flood_of_retirements_is_answered_id_by_id() {
         let books = scene.network.nodes[VICTIM].books().0;
         assert!(books.active_ids <= active);
     }
-    // To retire the one that a packet came with is a violation (RFC 9000 §19.16); quinn-proto lets it pass, because
-    // the peer has only locked itself out.
+    // Retiring the ID to which the packet was sent is a violation (RFC 9000 §19.16). quinn-proto
+    // permits it, because the peer harms only itself.
     assert_eq!(scene.victim.loss(), None);
     scene.assert_honest_goes_on();
 }
@@ -281,7 +282,8 @@ fn challenges_are_answered_one_by_one_and_not_all() {
         let after = scene.network.nodes[VICTIM].books().1;
         let answers = after.datagrams_sent - before.datagrams_sent;
         let bytes = after.bytes_sent - before.bytes_sent;
-        // A response may fill a datagram (RFC 9000 §8.2.2), and is not all that is sent; a thousand would be more.
+        // A response may fill a datagram (RFC 9000 §8.2.2), and other packets are sent as well; a
+        // thousand would be too many.
         assert!(answers <= 8 * u64::from(packets), "{answers} datagrams");
         assert!(bytes <= 4 * 1500 * u64::from(packets), "{bytes} bytes");
         scene.assert_honest_goes_on();
@@ -307,7 +309,7 @@ fn challenges_from_many_addresses_are_answered_to_a_few() {
         received += datagram.contents.len();
         let from = ([198, 51, 100, number], 9).into();
         scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
-        // One after another, or all at once as far as a turn goes.
+        // One after another, or several in one turn.
         if number % 2 == 0 {
             scene.network.settle();
         }
@@ -326,7 +328,7 @@ fn challenges_from_many_addresses_are_answered_to_a_few() {
     scene.assert_honest_goes_on();
 }
 
-/// Where nobody is.
+/// An address of no node.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 #[test]
@@ -346,7 +348,7 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
             let now = scene.network.now;
             scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
             scene.network.settle();
-            // Time for acknowledgements, for what is sent again, and for probes of the path.
+            // Time for acknowledgements, retransmissions, and probes of the path.
             for _ in 0..6 {
                 for answer in scene.network.intercept() {
                     if answer.to.ip() == ELSEWHERE {
@@ -366,8 +368,9 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
     }
 }
 
-/// The peer is asked where it was before as well, and that packet goes nowhere else: no number may
-/// be used twice, and an answer to it says nothing of another address.
+/// A challenge is also sent to the peer's previous address. That packet must not go to another
+/// address: no packet number may be used twice, and an answer to it would validate the wrong
+/// address.
 #[test]
 fn challenge_for_one_address_is_not_sent_to_another_one() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -395,7 +398,7 @@ fn challenge_for_one_address_is_not_sent_to_another_one() {
 #[test]
 fn tokens_for_later_are_forgotten_and_wrong_ones_close() {
     let mut scene = Scene::new(Hostile::Listens);
-    // As long as a packet; not one of them is kept.
+    // As long as a packet permits; none of them is stored.
     for _ in 0..20 {
         scene.say(&[Frame::NewToken(vec![7; TOKEN_IN_A_PACKET])]);
     }
@@ -422,13 +425,13 @@ fn only_a_listener_completes_the_handshake() {
 #[test]
 fn what_is_no_frame_closes() {
     for (raw, code) in [
-        // Unknown types (RFC 9000 §12.4), and a STREAM frame of which there is no more.
+        // Unknown types (RFC 9000 §12.4), and a truncated STREAM frame.
         (vec![0x21], TransportErrorCode::FRAME_ENCODING_ERROR),
         (
             vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             TransportErrorCode::FRAME_ENCODING_ERROR,
         ),
-        // A length that goes beyond the packet.
+        // A length beyond the end of the packet.
         (
             vec![0x06, 0x00, 0x7f, 0xff],
             TransportErrorCode::FRAME_ENCODING_ERROR,
@@ -460,8 +463,9 @@ const CHALLENGES_IN_A_PACKET: u8 = 120;
 const ADDRESSES: u8 = 40;
 const TOKEN_IN_A_PACKET: usize = 1100;
 
-/// Where a packet with a short header has its first frame, however long its number is.
+/// The bytes of the first frame in a packet with a short header, for every length of the packet
+/// number.
 const FRAME: Range<usize> = 13..19;
 
-/// As quinn-proto has it by default.
+/// quinn-proto's default.
 const CRYPTO_BUFFER: u64 = 16 * 1024;

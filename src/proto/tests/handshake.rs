@@ -1,4 +1,4 @@
-//! Handshakes that succeed, and each way in which they do not.
+//! Handshakes that succeed, and handshakes that fail in each possible way.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     proto::{deadlines::SLACK, long_header_id},
 };
 
-/// As the defaults have it.
+/// The default.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
@@ -57,7 +57,7 @@ fn both_sides_are_authenticated_and_counted_once() {
 
 #[test]
 fn dial_dropped_during_the_handshake_leaves_nothing_at_once() {
-    // Before the first datagram is under way, before it has arrived, and before the answer has.
+    // Before the first datagram is sent, before it arrives, and before the answer arrives.
     for milliseconds in [0, 5, 15] {
         let mut network = Network::pair(milliseconds, Setup::default(), Setup::default());
         let dialer = network.dial(0, 1);
@@ -99,7 +99,7 @@ fn peer_that_falls_silent_fails_the_handshake_on_both_sides() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let dialer = network.dial(0, 1);
     network.settle();
-    // The Initial is on its way; the answer to it will not be.
+    // The Initial packet is in flight; the answer to it will be lost.
     network.impair(Impairments::DEAD);
     network.run_for(Duration::from_millis(15));
     let listener = network.nodes[1].accepted.pop_front().unwrap();
@@ -112,7 +112,7 @@ fn peer_that_falls_silent_fails_the_handshake_on_both_sides() {
         outcome(&mut network, &listener),
         Err(HandshakeError::TimedOut)
     );
-    // What says so may be more than the limit for an unproven address leaves.
+    // The CONNECTION_CLOSE may exceed the anti-amplification limit.
     network.run_until_empty();
     for node in &network.nodes {
         node.assert_empty();
@@ -249,7 +249,7 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     }
     let established = network.connect(0, 1).0;
     network.run_for(Duration::from_secs(1));
-    // Of the answer to this dial only the first datagram arrives, which does not complete the handshake.
+    // Only the first datagram of the answer arrives, which does not complete the handshake.
     let answered = network.dial(0, 1);
     network.run_for(Duration::from_millis(15));
     let answer = network.intercept().swap_remove(0);
@@ -269,7 +269,7 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     let other_port = SocketAddr::new(addr.ip(), addr.port() + 1);
     let now = network.now;
     network.nodes[0].cores[0].unreachable(now, other_port, quoted, HandshakeError::Unreachable);
-    // Forged by somebody who has not seen the packet.
+    // Forged by an attacker who has not seen the packet.
     network.nodes[0].cores[0].unreachable(now, addr, &[7; 8], HandshakeError::Unreachable);
     network.nodes[0].cores[0].unreachable(now, addr, &[], HandshakeError::Unreachable);
     network.settle();
@@ -294,7 +294,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     let addr = network.nodes[1].addr();
     let refused = network.dial(0, 1);
     network.settle();
-    // The peer's router does not let it through, and says so at once.
+    // The peer's router rejects the packet, and reports that at once.
     for datagram in network.intercept() {
         let quoted = long_header_id(&datagram.contents).unwrap();
         let now = network.now;
@@ -302,7 +302,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     }
     network.settle();
     assert_eq!(refused.loss(), None);
-    // What is sent again is let through.
+    // The retransmission passes.
     network.run_for(Duration::from_secs(2));
     assert!(outcome(&mut network, &refused).is_ok());
 
@@ -322,7 +322,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     );
 }
 
-/// How the handshake ends.
+/// The result of the handshake.
 fn outcome(network: &mut Network, peer: &Peer) -> Result<PeerId, HandshakeError> {
     let peer = peer.clone();
     network.block_on(async move { peer.established().await })

@@ -1,4 +1,4 @@
-//! Whatever happens, in whatever order: the books balance on the way, and nothing is left in the end.
+//! Random sequences of operations: the statistics stay consistent, and nothing is left at the end.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{config::ConfigBuilder, error::HandshakeError, proto::long_header_id};
 
-/// Something that happens. Numbers choose among what there is at that time.
+/// An operation. Numbers choose among what exists at that time.
 #[derive(Clone, Debug)]
 enum Act {
     Abandon(usize),
@@ -25,7 +25,7 @@ enum Act {
         accept: bool,
     },
     Close(usize),
-    /// Who has closed waits for it, twice.
+    /// Closes a connection, and waits for that twice.
     CloseTwice(usize),
     Dial {
         from: usize,
@@ -141,9 +141,9 @@ fn with_tight_limits(config: ConfigBuilder) -> ConfigBuilder {
 
 struct History {
     network: Network,
-    /// Every connection there ever was, seen from its sides.
+    /// Both sides of every connection so far.
     peers: Vec<Peer>,
-    /// Those of them that somebody waits for.
+    /// The connections for whose end a task waits.
     closed: HashSet<usize>,
 }
 
@@ -168,7 +168,7 @@ impl History {
             }
             Act::AnswerHeld { node, accept } => {
                 let now = network.now;
-                // It may be too late, or there may be none.
+                // There may be none, or it may have expired.
                 let _ = network.nodes[node].answer_held(now, accept);
             }
             Act::Close(number) => {
@@ -177,7 +177,7 @@ impl History {
                 }
             }
             Act::CloseTwice(number) => {
-                // One task at a time can wait for the end of a connection.
+                // Only one task at a time can wait for the end of a connection.
                 let index = number % peers.len().max(1);
                 if let Some(peer) = chosen(number)
                     && closed.insert(index)
@@ -207,8 +207,8 @@ impl History {
                 ..Impairments::NONE
             }),
             Act::Pass(time) => network.run_for(time),
-            // A new path that cannot be used at once trips an assertion of quinn-proto 0.11.19, of debug
-            // builds only: the loss timer of the old path runs on (quinn #2658).
+            // If nothing can be sent on a new path at once, quinn-proto 0.11.19 trips an assertion
+            // in debug builds: the loss detection timer of the old path runs on (quinn #2658).
             Act::Rebind(node) if network.nodes[node].outbox.room == usize::MAX => {
                 network.rebind(node);
             }
@@ -238,7 +238,8 @@ impl History {
         }
     }
 
-    /// Everybody closes, perhaps after a driver has stopped in the middle of it all; its peers find out by themselves.
+    /// Closes all connections, perhaps after a driver has stopped; its peers notice that on their
+    /// own.
     fn end(mut self, driver_stops: bool) {
         if driver_stops {
             self.network.nodes[0].orphan_all();
@@ -271,7 +272,7 @@ impl History {
     }
 }
 
-/// Opens a stream, if that is possible at the moment, and ends it.
+/// Opens a stream if that is possible now, and ends it.
 async fn use_stream(peer: Peer, len: usize, end: StreamEnd) {
     if peer.with(|connection| connection.authenticated().is_none()) {
         return;
@@ -279,7 +280,7 @@ async fn use_stream(peer: Peer, len: usize, end: StreamEnd) {
     let Some(Ok(stream)) = peer.open().now_or_never() else {
         return;
     };
-    // All of it may fail with the connection, or by the peer's doing.
+    // Each call may fail because of the connection or the peer.
     let _ = peer.write_all(stream, &vec![0; len]).await;
     match end {
         StreamEnd::Drop => {}

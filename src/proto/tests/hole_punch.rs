@@ -1,4 +1,4 @@
-//! What is sent to punch a hole, and when.
+//! The datagrams of hole punches, and their times.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,10 @@ use crate::proto::PunchKey;
 
 const TARGET: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
-/// As the defaults have it.
+/// The default.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sizes and times of what a node sends from the beginning of a hole punch to its end.
+/// Times and sizes of all datagrams of a hole punch.
 fn punch(seed: u64) -> Vec<(Duration, usize)> {
     let mut network = Network::new(seed);
     network.add(Setup::default());
@@ -35,7 +35,7 @@ fn punch(seed: u64) -> Vec<(Duration, usize)> {
 #[test]
 fn pauses_and_sizes_are_random_within_their_bounds() {
     let sent = punch(1);
-    // At once, and from then on on average 9.5 times a second.
+    // The first at once, then 9.5 a second on average.
     assert_eq!(sent[0].0, Duration::ZERO);
     assert!((30..=70).contains(&sent.len()), "{}", sent.len());
     assert!(sent.iter().all(|(time, _)| *time < HANDSHAKE_TIMEOUT));
@@ -44,7 +44,7 @@ fn pauses_and_sizes_are_random_within_their_bounds() {
         assert!(pause >= Duration::from_millis(10), "{pause:?}");
         assert!(pause <= Duration::from_millis(200), "{pause:?}");
     }
-    // Nobody answers such with a stateless reset (RFC 9000 §10.3).
+    // Too small to be answered with a stateless reset (RFC 9000 §10.3).
     assert!(sent.iter().all(|(_, size)| *size < 21));
 }
 
@@ -56,7 +56,7 @@ fn dial_that_was_too_early_need_not_wait_to_send_again() {
     }
     let dialled = network.dial(0, 1);
     network.settle();
-    // The NAT of the other one is not open yet.
+    // The other node's NAT is not open yet.
     assert!(!network.intercept().is_empty());
     let dialer_addr = network.nodes[0].addr();
     network.run_for(Duration::from_millis(30));
@@ -65,7 +65,7 @@ fn dial_that_was_too_early_need_not_wait_to_send_again() {
 
     let established = network.block_on(async move { dialled.established().await });
     assert_eq!(established.unwrap(), network.nodes[1].peer_id());
-    // Before the second that a first packet has to be answered in.
+    // Before the first retransmission, which is sent after a second.
     assert!(network.elapsed() < Duration::from_millis(500));
 }
 
@@ -91,7 +91,7 @@ fn noise_makes_a_dial_send_once_more_and_not_more_often() {
             network.settle();
         }
         let sent = network.intercept();
-        // The others are stateless resets.
+        // The other datagrams are stateless resets.
         let initials = sent
             .iter()
             .filter(|datagram| datagram.contents.len() >= 1200);
@@ -102,7 +102,7 @@ fn noise_makes_a_dial_send_once_more_and_not_more_often() {
 #[test]
 fn host_that_is_named_many_times_is_sent_what_one_punch_sends() {
     let mut crowd = Crowd::new();
-    // Each under a port of its own, and again and again: none of them is ever over.
+    // Each at a different port, repeatedly; none of them ends.
     for _ in 0..3 {
         for port in 1..=256 {
             crowd.punch(SocketAddr::from((TARGET.0, port)));
@@ -116,7 +116,7 @@ fn host_that_is_named_many_times_is_sent_what_one_punch_sends() {
 fn punches_that_are_ended_and_begun_again_send_no_more() {
     let mut crowd = Crowd::new();
     for round in 0..700_u16 {
-        // As for peers that go away as soon as they are dialled.
+        // As for peers that disappear as soon as they are dialled.
         let [high, low] = round.to_be_bytes();
         let elsewhere = SocketAddr::from(([10, 1, high, low], 1));
         let there = (1..=16).map(|port| SocketAddr::from((TARGET.0, port)));
@@ -162,7 +162,7 @@ fn eight_peers_behind_one_nat_are_all_punched_for() {
 #[test]
 fn peer_that_comes_last_is_sent_to_before_the_others_again() {
     let mut crowd = Crowd::new();
-    // As many as the transport begins for one host.
+    // As many as the transport permits for one host.
     for port in 1..=15 {
         crowd.punch(SocketAddr::from((TARGET.0, port)));
     }
@@ -178,16 +178,16 @@ fn peer_that_comes_last_is_sent_to_before_the_others_again() {
         first.map(|(time, ..)| *time - began).unwrap()
     };
     assert!(first_to(late) <= Duration::from_millis(200));
-    // Another host is another matter.
+    // Another host has its own schedule.
     assert_eq!(first_to(elsewhere), Duration::ZERO);
     let to_elsewhere = crowd.sent.iter().filter(|(_, to, _)| *to == elsewhere);
     assert!((30..=70).contains(&to_elsewhere.count()));
 }
 
-/// A node that punches many holes, and all that it sends.
+/// A node that punches many holes, and everything that it sends.
 struct Crowd {
     network: Network,
-    /// When, where to, and how many bytes.
+    /// Time, destination, and size.
     sent: Vec<(Duration, SocketAddr, usize)>,
 }
 
@@ -231,7 +231,7 @@ impl Crowd {
         sent
     }
 
-    /// This host was never sent much more than by one punch, in any five seconds.
+    /// Asserts that this host was never sent much more than by one punch, in any five seconds.
     fn assert_bounded(&self, ip: IpAddr) {
         let to_host: Vec<_> = self
             .sent
@@ -249,8 +249,8 @@ impl Crowd {
     }
 }
 
-/// What one punch may send with some luck, and what goes out of turn: eight datagrams in five seconds, of which these
-/// may be the end of one and the beginning of the next.
+/// Datagrams that one punch may send with short pauses, and the bursts: eight datagrams in five
+/// seconds. The interval may include the end of one burst period and the beginning of the next.
 const MOST_IN_FIVE_SECONDS: usize = 70 + 16;
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{error::ConnectionError, proto::IdQuota};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// With IDs for two connections.
+/// A configuration with IDs for two connections.
 fn for_two(answer: Answer) -> Setup {
     Setup {
         answer,
@@ -57,7 +57,7 @@ fn incoming_connection_without_ids_left_is_dropped_until_there_are() {
     assert!(established.is_ok());
 }
 
-/// What waits is counted, so that accepting it never goes over the quota.
+/// Waiting connections count, so that accepting them never exceeds the quota.
 #[test]
 fn incoming_connections_that_wait_have_their_ids() {
     let mut network = Network::pair(1, Setup::default(), for_two(Answer::Hold));
@@ -71,7 +71,7 @@ fn incoming_connections_that_wait_have_their_ids() {
     assert!(matches!(dial, Err(ConnectError::CidsExhausted)));
 }
 
-/// A peer retires an ID with each change of a path, and is given another one.
+/// A peer retires an ID with each change of its path, and is issued another one.
 #[test]
 fn peer_that_wants_ever_new_ids_is_left() {
     const FREE: u64 = 10;
@@ -94,7 +94,7 @@ fn peer_that_wants_ever_new_ids_is_left() {
         rebound += 1;
         assert!(rebound <= 2 * FREE, "it goes on");
     }
-    // Four come with the handshake.
+    // Four are issued with the handshake.
     assert!(rebound >= 3);
     let limit_error = ConnectionError::Violation {
         code: 9,
@@ -117,7 +117,7 @@ fn quota_grows_with_what_the_peer_sends() {
     assert!(!quota.is_exceeded(1024, 0));
     assert!(quota.is_exceeded(1025, 99));
     assert!(!quota.is_exceeded(1025, 100));
-    // One for 10,000 packets is what others take.
+    // Other implementations use one for 10,000 packets.
     assert!(!quota.is_exceeded(1_000_000, 10_000 * 1_000_000));
 }
 

@@ -1,4 +1,4 @@
-//! What was closed properly, or has arrived, outlives the connection.
+//! Streams that were closed properly, or have arrived, outlive the connection.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn what_was_closed_properly_arrives_although_the_connection_is_closed_behind_it(
         dialer.drop_stream(stream);
         let (read, end) = network.block_on(async move { read_one_to_end(listener).await });
         assert_eq!(read.map(|read| read == CONTENTS), Ok(true));
-        // The packet that says so may be lost.
+        // The CONNECTION_CLOSE may be lost.
         let ends = [Err(closed_with(0)), Err(ConnectionError::Reset)];
         assert!(ends.contains(&end), "{end:?}");
         network.run_until_empty();
@@ -93,7 +93,7 @@ fn nothing_to_deliver_is_nothing_to_wait_for() {
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
     write_and_finish(&mut network, &dialer);
-    // All of it is acknowledged.
+    // Everything is acknowledged.
     network.run_for(Duration::from_secs(1));
     let before = network.datagrams_sent();
     assert_eq!(dialer.closed().now_or_never(), None);
@@ -150,7 +150,7 @@ fn whoever_closes_at_once_after_all_waits_no_longer() {
     network.settle();
     dialer.close(7);
     network.run_for(Duration::from_millis(20));
-    // As it was closed first.
+    // With the code of the first close.
     assert_eq!(listener.loss(), Some(closed_with(0)));
     assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
 }
@@ -210,7 +210,7 @@ fn peer_that_goes_itself_is_not_waited_for() {
     network.run_until_empty();
 }
 
-/// Streams that came in before the close and were not taken, and those that come in after it.
+/// Streams that came in before the close and were not taken, and streams that come in after it.
 #[test]
 fn streams_that_nobody_will_take_are_refused_while_others_are_delivered() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
@@ -250,7 +250,7 @@ fn stream_that_is_dropped_behind_the_close_is_reset_too() {
     assert_eq!(end, Err(StreamError::Reset(0)));
 }
 
-/// The network may change while it goes on.
+/// The socket may change while the connection lingers.
 #[test]
 fn connection_that_lingers_follows_its_socket() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
@@ -268,7 +268,8 @@ fn connection_that_lingers_follows_its_socket() {
     assert_eq!(listener.stats().remote_addr, addr);
 }
 
-/// Nobody reads what a peer sends that is waited for, and so it takes no memory.
+/// Nobody reads data of a peer whose acknowledgements we wait for, so that data must take no
+/// memory.
 #[test]
 fn peer_that_is_waited_for_fills_no_memory() {
     for side in SIDES {
@@ -278,7 +279,7 @@ fn peer_that_is_waited_for_fills_no_memory() {
         for &stream in &streams[..40] {
             scene.say(&crumbs(stream, 0..1));
             if stream == streams[0] {
-                // With the one that carries all this.
+                // Including the carrier.
                 scene.accept_all();
             }
         }
@@ -291,7 +292,7 @@ fn peer_that_is_waited_for_fills_no_memory() {
         }));
         scene.network.run_for(2 * FAR.delay);
         assert!(scene.is_open());
-        // 1.8 MB more, otherwise.
+        // Otherwise it would be 1.8 MB more.
         assert_memory(scene, 0..2_600_000);
     }
 }
@@ -322,7 +323,7 @@ fn peer_that_is_waited_for_has_the_same_limits_as_another_one() {
     }
 }
 
-/// Has the victim close its connection, with much to deliver over a long way.
+/// Makes the victim close its connection, with much to deliver over a long path.
 fn have_linger(scene: &mut Scene) {
     scene.network.impair(FAR);
     let stream = scene.victim.open().now_or_never().unwrap().unwrap();
@@ -341,7 +342,7 @@ const FAR: Impairments = Impairments {
     ..Impairments::NONE
 };
 
-/// What happens where a peer does all that it has to do, and goes, before anybody has looked.
+/// A peer may do everything that it has to do, and close, before the application looks.
 #[test]
 fn what_came_in_before_the_end_can_be_taken_after_it() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
@@ -369,7 +370,8 @@ fn what_came_in_before_the_end_can_be_taken_after_it() {
     assert_eq!(end, Some(Err(closed_with(7))));
 }
 
-/// Whoever dials and goes has been there: the other side reports the connection, and then its end.
+/// A peer that dials and closes has been there: the other side reports the connection, and then its
+/// end.
 #[test]
 fn connection_that_is_closed_as_soon_as_there_is_one_is_one_for_the_peer_too() {
     for closes_at_once in [false, true] {
@@ -430,7 +432,7 @@ fn streams_that_nobody_takes_do_not_keep_the_end_for_long() {
     network.run_until_empty();
 }
 
-/// Leaves some round trips' worth for the peer to acknowledge.
+/// Leaves several round trips' worth of data to acknowledge.
 fn write_and_finish(network: &mut Network, peer: &Peer) -> StreamId {
     let writer = peer.clone();
     network.block_on(async move {
@@ -441,7 +443,7 @@ fn write_and_finish(network: &mut Network, peer: &Peer) -> StreamId {
     })
 }
 
-/// What one stream has brought, and the end of the connection.
+/// The data of one stream, and the end of the connection.
 async fn read_one_to_end(
     peer: Peer,
 ) -> (

@@ -1,4 +1,4 @@
-//! Memory that connections share.
+//! The memory that connections share.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
 
 const LIMIT: u64 = 1024 * 1024;
 
-/// What each connection may hold whatever the others do, in each direction.
+/// What each connection may hold in each direction in any case.
 const LEAST: u64 = 64 * 1024;
 
 const PEERS: u64 = 6;
 
-/// More than a window takes.
+/// More than a window.
 const MUCH: usize = 12_000_000;
 
 #[test]
@@ -38,7 +38,7 @@ fn peers_that_send_what_nobody_reads_share_the_budget_and_nothing_is_lost() {
         }
         network.run_for(Duration::from_millis(20));
         let used = network.nodes[0].budget.used();
-        // A batch may be on its way when it is used up.
+        // A batch may be in flight when the budget is used up.
         assert!(used <= LIMIT + PEERS * 4 * LEAST, "{used}");
     }
     assert!(network.nodes[0].budget.used() > LIMIT / 2);
@@ -82,7 +82,7 @@ fn peers_that_acknowledge_nothing_share_the_budget() {
     assert_eq!(network.nodes[0].budget.used(), 0);
 }
 
-/// A node with little memory, and the two ends of each of its connections, its own first.
+/// A node with little memory, and the two ends of each of its connections, its own end first.
 fn limited_and_its_peers() -> (Network, Vec<(Peer, Peer)>) {
     let mut network = Network::new(1);
     network.add(Setup {

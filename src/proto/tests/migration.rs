@@ -1,4 +1,4 @@
-//! Nodes that give their socket up for another one, and connections that move there as soon as they may.
+//! Nodes that move to another socket, and connections that follow as soon as they may.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +72,8 @@ fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
     };
     send_something(&dialler);
     look(&mut network);
-    // More often than the listener has issued IDs; it hears of none of it, and so issues no more.
+    // More often than the listener has issued IDs. The listener receives nothing of it, and so
+    // issues no more.
     for _ in 0..10 {
         network.move_socket(0);
         send_something(&dialler);
@@ -82,7 +83,7 @@ fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
     assert!((2..10).contains(&seen.len()), "{seen:?}");
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
 
-    // When it does, the connection goes on to where the node is now.
+    // When it does, the connection moves to the node's current socket.
     network.run_for(Duration::from_secs(10));
     let addr = network.nodes[0].addr();
     assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
@@ -90,7 +91,8 @@ fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
     close(&mut network, dialler);
 }
 
-/// RFC 9000 §9: not before the handshake is confirmed. A listener of quinn-proto takes none of it from another address.
+/// RFC 9000 §9: not before the handshake is confirmed. A quinn-proto listener accepts no part of a
+/// handshake from another address.
 #[test]
 fn handshake_ends_where_it_has_begun_and_then_the_connection_moves() {
     for moves_after in (0..=60).step_by(5) {
@@ -144,7 +146,8 @@ fn connection_that_came_in_stays() {
     close(&mut network, dialler);
 }
 
-/// The timer was armed for a packet on the path that the peer has left; on the new one there is none yet.
+/// The timer was armed for a packet on the path that the peer has left; on the new path there is
+/// none yet.
 #[test]
 fn timer_for_lost_packets_that_is_due_as_the_peer_moves_does_no_harm() {
     let mut network = Network::pair(1, dialling(), Setup::default());
@@ -191,7 +194,7 @@ fn send_something(peer: &Peer) {
     assert_eq!(peer.write_now(stream, &[0; 100]), 100);
 }
 
-/// Closes, and looks whether anything is left.
+/// Closes the connection, and asserts that nothing is left.
 fn close(network: &mut Network, dialler: Peer) {
     dialler.close(0);
     network.run_until_empty();

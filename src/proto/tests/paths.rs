@@ -1,4 +1,4 @@
-//! Paths that treat datagrams badly in ways that a peer can notice: and what it does about it.
+//! Paths that treat datagrams badly in ways that a peer can notice, and the peer's reaction.
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -45,7 +45,7 @@ fn marks_that_begin_to_be_bleached_are_not_sent_any_more() {
     assert_eq!(marks(&mut network, &dialer), [None]);
 }
 
-/// Nobody can tell it from congestion; it makes a peer slow, and nothing else.
+/// Forged marks look like congestion. They slow a peer down, and have no other effect.
 #[test]
 fn forged_congestion_slows_a_transfer_down_and_it_is_exact() {
     let times = [Ecn::Kept, Ecn::ForgedCe].map(|ecn| {
@@ -81,7 +81,7 @@ fn path_that_becomes_narrow_is_used_as_it_is_and_grows_again() {
     exchange_between(&mut network, &dialer, &listener, 2, 200_000);
     assert_eq!(mtus(), [1200, 1200]);
 
-    // Some minutes later it is tried again.
+    // Some minutes later it is probed again.
     network.impair(Impairments::NONE);
     network.run_for(Duration::from_secs(1200));
     exchange_between(&mut network, &dialer, &listener, 3, 50_000);
@@ -89,8 +89,9 @@ fn path_that_becomes_narrow_is_used_as_it_is_and_grows_again() {
     assert_eq!(mtus(), wide);
 }
 
-/// The old path is kept until the new one is validated, which this one never is. For as long as somebody who is always
-/// first goes on with it, though, he can slow a transfer down as if he were on the path (RFC 9000 §9.3.3).
+/// The old path is kept until the new one is validated, which does not happen here. However, an
+/// attacker who is always first and continues can slow a transfer down as if he were on the path
+/// (RFC 9000 §9.3.3).
 #[test]
 fn copies_from_a_forged_address_neither_move_nor_stop_a_transfer() {
     for seed in seeds().take(10) {
@@ -100,7 +101,7 @@ fn copies_from_a_forged_address_neither_move_nor_stop_a_transfer() {
         exchange_between(&mut network, &dialer, &listener, seed, 100_000);
         let spoofer = network.spoofer.take().unwrap();
         assert!(spoofer.bytes_sent > 0 && spoofer.bytes_received > 0);
-        // RFC 9000 §8.1, summed up over all the times at which it seemed to be the peer's address.
+        // RFC 9000 §8.1, summed over all the times at which this seemed to be the peer's address.
         assert!(spoofer.bytes_received <= 3 * spoofer.bytes_sent);
 
         network.run_for(Duration::from_secs(10));
@@ -111,13 +112,14 @@ fn copies_from_a_forged_address_neither_move_nor_stop_a_transfer() {
     }
 }
 
-/// What an application hears of where its peer is: nothing of addresses that were only written on copies.
+/// Applications are not told of addresses that were only the source of copies.
 #[test]
 fn nothing_is_reported_of_a_forged_address() {
     for seed in seeds().take(10) {
         let (mut network, dialer, listener) = connected(Impairments::NONE);
         let changes = address_changes(&mut network, &listener);
-        // All of what the peer sends, its answers to challenges among them; then again a part of it.
+        // First all datagrams of the peer, including its answers to challenges; then a part of
+        // them.
         for every in [1, 3] {
             network.spoofer = Some(Spoofer::new(0, FORGED.into(), every, 100));
             exchange_between(&mut network, &dialer, &listener, seed, 100_000);
@@ -129,8 +131,9 @@ fn nothing_is_reported_of_a_forged_address() {
     }
 }
 
-/// In the middle of all the copies from elsewhere a NAT gives the peer another address. (Somebody on the path who is
-/// always first, and copies one of each pair of probes, can keep a connection from finding it for as long as he likes.)
+/// While an attacker sends copies from elsewhere, a NAT assigns another address to the peer. (An
+/// attacker on the path who is always first, and copies one of each pair of probes, can keep a
+/// connection from finding the new address for any length of time.)
 #[test]
 fn peer_that_really_moves_is_followed_beside_forged_copies() {
     for seed in seeds().take(10) {
@@ -167,7 +170,7 @@ fn where_migration_is_forbidden_copies_from_a_forged_address_get_no_answer_and_c
         assert!(spoofer.bytes_sent > 0);
         assert_eq!(spoofer.bytes_received, 0);
         let took = network.elapsed() - began;
-        // As without an attack.
+        // As fast as without an attack.
         assert!(took < Duration::from_secs(1), "{took:?}");
         let real = network.nodes[0].addr();
         assert_eq!(network.nodes[1].remote_addrs(), [real].into());
@@ -175,8 +178,8 @@ fn where_migration_is_forbidden_copies_from_a_forged_address_get_no_answer_and_c
     }
 }
 
-/// Whoever sends all datagrams on, there and back, is a path, and is taken for one; when he has enough of it, the
-/// connection goes on without him (RFC 9000 §9.3.3).
+/// An attacker who forwards all datagrams in both directions is a path, and is used as one. When he
+/// stops, the connection goes on without him (RFC 9000 §9.3.3).
 #[test]
 fn path_through_somebody_who_only_forwards_is_left_when_he_stops() {
     for seed in seeds().take(10) {
@@ -198,7 +201,7 @@ fn path_through_somebody_who_only_forwards_is_left_when_he_stops() {
 
 const FORGED: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
 
-/// All that the application hears of from now on.
+/// The changes reported to the application from now on.
 fn address_changes(network: &mut Network, peer: &Peer) -> Rc<RefCell<Vec<SocketAddr>>> {
     let changes: Rc<RefCell<Vec<_>>> = Rc::default();
     let (peer, heard) = (peer.clone(), Rc::clone(&changes));
@@ -226,7 +229,7 @@ fn connected_with(
     (network, dialer, listener)
 }
 
-/// What the dialer's datagrams are marked with, each mark once.
+/// The ECN marks of the dialer's datagrams, each once.
 fn marks(network: &mut Network, dialer: &Peer) -> Vec<Option<EcnCodepoint>> {
     network.run_for(Duration::from_secs(1));
     let opened = dialer.clone();

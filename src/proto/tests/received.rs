@@ -1,5 +1,5 @@
-//! Received data that nobody has read, or that has gaps: whole in the end, bounded in memory and in
-//! work until then.
+//! Received data that nobody has read, or that has gaps: complete in the end, and bounded in memory
+//! and work until then.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,16 +31,16 @@ use crate::{
     proto::{StreamId, simulation::frame::Frame, streams::Holding},
 };
 
-/// As the defaults have it.
+/// The default.
 const CONNECTION_WINDOW: u64 = 15_000_000;
 
-/// What one connection may take beyond that, whatever its peer sends.
+/// What one connection may take beyond that, regardless of what its peer sends.
 const OVERHEAD: u64 = 16 * 1024 * 1024;
 
-/// The part of a stream that our memory holds, or does not.
+/// The unit in which our memory holds stream data.
 const PAGE: u64 = 2048;
 
-/// Pieces that pile up in quinn-proto.
+/// The number of pieces that quinn-proto accumulates.
 const PILE: u64 = 128;
 
 #[test]
@@ -58,7 +58,7 @@ fn transfer_lives_that_has_lost_every_other_packet_of_a_large_window() {
         ..Impairments::NONE
     };
     network.impair(far);
-    // Until the congestion window is as large as the others.
+    // Until the congestion window is as large as the other windows.
     network.block_on(send(dialer.clone(), listener.clone(), vec![0; 30_000_000]));
 
     let contents = payload(1, 20_000_000);
@@ -81,7 +81,7 @@ fn transfer_lives_that_has_lost_every_other_packet_of_a_large_window() {
         sent += taken;
         network.settle();
     }
-    // All that the windows let out is under way, and half of it lost.
+    // Everything that the windows permit is in flight, and half of it is lost.
     network.run_for(Duration::from_millis(150));
     network.impair(far);
     let gaps = holding(&receiver).gaps;
@@ -119,7 +119,7 @@ fn one_stalled_stream_does_not_stall_others_however_far_behind_it_is() {
         dialer.write_now(stalled, &[0; 60_000]);
         network.run_for(Duration::from_millis(50));
     }
-    // Some of it was moved to our memory; most was not.
+    // Some of it was moved to our memory, but most was not.
     let moved = moved_pieces(&listener);
     assert!((100..600).contains(&moved), "{moved}");
     let accepted = listener.accept().now_or_never().unwrap().unwrap();
@@ -129,7 +129,7 @@ fn one_stalled_stream_does_not_stall_others_however_far_behind_it_is() {
         let received = network.block_on(send(dialer.clone(), listener.clone(), contents));
         assert!(received == expected);
     }
-    // And it goes on when somebody reads it.
+    // It continues when the application reads it.
     dialer.drop_stream(stalled);
     let received = network.block_on(async move { listener.read_to_end(accepted).await });
     assert!(received.unwrap().len() > 2_000_000);
@@ -143,7 +143,7 @@ fn gaps_close_only_beyond_any_reason() {
         let streams = scene.open(4);
         let mut gaps = 0;
         while scene.is_open() {
-            // Every other byte, for as long as the peer likes.
+            // Every second byte, endlessly.
             let packets = (0..16).map(|packet| {
                 gaps += GAPS_IN_A_PACKET;
                 every_other(streams[packet % streams.len()], 2 * gaps, GAPS_IN_A_PACKET)
@@ -151,7 +151,7 @@ fn gaps_close_only_beyond_any_reason() {
             scene.flood(packets.collect::<Vec<_>>().into_iter());
             assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
         }
-        // As many as an honest peer may need.
+        // More than an honest peer may need.
         assert!(gaps > CONNECTION_WINDOW / 2400, "{gaps}");
         assert_eq!(too_fragmented(&scene), 1);
         scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
@@ -165,7 +165,7 @@ fn data_cut_into_more_pieces_than_a_datagram_has_room_for_closes() {
     let streams = scene.open(40);
     let mut closed_after = None;
     for (number, stream) in streams.into_iter().enumerate() {
-        // Every other byte, and then all of them in one frame.
+        // Every second byte, and then all of them in one frame.
         scene.flood((0..4).map(|packet| every_other(stream, 1 + 200 * packet, 100)));
         scene.flood([vec![Frame::stream(stream, 0, &[b'x'; 900])]].into_iter());
         if !scene.is_open() {
@@ -173,7 +173,7 @@ fn data_cut_into_more_pieces_than_a_datagram_has_room_for_closes() {
             break;
         }
     }
-    // A few may have been bad luck.
+    // A few may be due to a bad network.
     assert_eq!(closed_after, Some(8));
     assert_eq!(too_fragmented(&scene), 1);
     scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
@@ -207,7 +207,7 @@ fn duplicates_for_ever_cost_no_memory_and_no_work() {
     }
 }
 
-/// A reader that waits for what is missing is not woken for what comes behind it.
+/// A reader that waits for missing data is not woken for data behind it.
 #[test]
 fn what_comes_behind_a_gap_is_moved_at_once() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -250,7 +250,7 @@ fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
         let data = vec![b'x'; len as usize];
         vec![Frame::stream(stream, packet * len, &data)]
     }));
-    // What is beyond 2.5 MB is left.
+    // Data beyond 2.5 MB is left in quinn-proto.
     let left = holding(&scene.victim);
     assert!((2_500_000..2_800_000).contains(&left.bytes), "{left:?}");
     assert!(left.backlog > 200_000, "{left:?}");
@@ -261,7 +261,7 @@ fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
     assert!(moved_pieces(&scene.victim) > moved + crumbs - 2 * GAPS_IN_A_PACKET);
 }
 
-/// The same where the application would only have to read: nothing is missing.
+/// The same if no data is missing, and the application does not read.
 #[test]
 fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -284,7 +284,7 @@ fn memory_is_that_of_the_data_and_not_of_its_datagrams() {
     let mut scene = Scene::new(Hostile::Dials);
     scene.open_the_congestion_window();
     let streams = scene.open(10);
-    // Whose first byte is missing for ever.
+    // The first byte never arrives.
     let packets = (0..6000).map(|packet: u64| {
         let stream = streams[packet as usize % streams.len()];
         vec![Frame::stream(stream, 1 + packet / 10, b"x")]
@@ -297,7 +297,7 @@ fn memory_is_that_of_the_data_and_not_of_its_datagrams() {
         most = most.max(held(&scene.victim));
     }
     scene.assert_open();
-    // Of the 8.8 MB of datagrams, what piles up of each stream is kept.
+    // Of the 8.8 MB of datagrams, only the accumulated pieces of each stream are kept.
     let most_expected = held_before + 10 * PILE * DATAGRAM;
     assert!(most <= most_expected, "{most}");
 }
@@ -307,7 +307,7 @@ fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
     let mut scene = Scene::new(Hostile::Dials);
     scene.open_the_congestion_window();
     let streams = all_streams(&mut scene);
-    // Not many of any stream.
+    // Not many pieces of any stream.
     let rounds = PILE - 20;
     let mut most = 0;
     for round in 0..rounds {
@@ -316,22 +316,22 @@ fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
         most = most.max(held(&scene.victim));
     }
     scene.assert_open();
-    // Of 40 MB.
+    // Of 40 MB in total.
     assert!(rounds * streams.len() as u64 * DATAGRAM > 2 * CONNECTION_WINDOW);
     let limit = CONNECTION_WINDOW + 3 * 1024 * 1024;
     assert!((CONNECTION_WINDOW..limit).contains(&most), "{most}");
     assert_memory(scene, 0..CONNECTION_WINDOW + OVERHEAD);
 }
 
-/// The most that a peer can get at, as far as this file knows: streams that were cut into as many
-/// pieces as may be, gaps, a window full of bytes that lie far apart, and datagrams of which a byte
-/// is wanted.
+/// The most memory that a peer can take by the ways tested in this file: streams cut into as many
+/// pieces as permitted, gaps, a window full of bytes that lie far apart, and datagrams of which one
+/// byte is needed.
 #[test]
 fn memory_is_bounded_whatever_the_peer_sends() {
     let mut scene = Scene::new(Hostile::Dials);
     scene.open_the_congestion_window();
     let streams = all_streams(&mut scene);
-    // quinn-proto has had room for as many pieces as may be.
+    // Makes quinn-proto allocate for as many pieces as permitted.
     for &stream in &streams {
         let ranges = [(2, 130), (262, 130)];
         scene.flood(
@@ -342,7 +342,7 @@ fn memory_is_bounded_whatever_the_peer_sends() {
         scene.flood([vec![Frame::stream(stream, 1, &[b'x'; 521])]].into_iter());
     }
     assert_eq!(scene.victim.loss(), None);
-    // A byte of each page, as far as the window goes.
+    // One byte of each page, up to the end of the window.
     let mut left = CONNECTION_WINDOW - 300_000;
     for &stream in &streams[1..] {
         let span = left.min(9_900_000);
@@ -355,12 +355,12 @@ fn memory_is_bounded_whatever_the_peer_sends() {
         });
         scene.flood(packets.collect::<Vec<_>>().into_iter());
     }
-    // As many gaps as there may be besides.
+    // As many gaps as permitted in addition.
     scene.flood((0..26).map(|packet| every_other(streams[0], 1000 + 200 * packet, 100)));
     assert_eq!(scene.victim.loss(), None);
     let gaps = holding(&scene.victim).gaps;
     assert!(gaps > 9_500, "{gaps}");
-    // A byte of each datagram, in streams that have room for a pile of them.
+    // One byte of each datagram, in streams that may still accumulate pieces.
     let packets = (0..6000).map(|packet: u64| {
         let stream = streams[10 + packet as usize % 240];
         vec![Frame::stream(stream, 600 + packet / 240, b"x")]
@@ -377,7 +377,7 @@ fn limit_on_memory_holds_a_sender_back_and_lets_it_go() {
     let (dialer, listener) = network.connect(0, 1);
     let limit = 200_000;
     listener.with(|connection| connection.set_receive_limit(limit));
-    // What the peer was given before counts, and is used up by what it sends.
+    // Credit that the peer was given before stays valid, and is used up by this.
     network.block_on(send(dialer.clone(), listener.clone(), vec![0; 16_000_000]));
     let stream = dialer.open().now_or_never().unwrap().unwrap();
     for _ in 0..100 {
@@ -394,9 +394,9 @@ fn limit_on_memory_holds_a_sender_back_and_lets_it_go() {
     assert!(held(&listener) > 5_000_000);
 }
 
-/// Sends on a few streams, in pieces and at times as the seed has it, over a network that is as
-/// bad; somebody takes and reads them in the same way. Returns how many pieces were moved to our
-/// memory meanwhile.
+/// Sends on a few streams, in pieces and at times chosen by the seed, over a network that the seed
+/// impairs; the receiver accepts and reads them in the same way. Returns how many pieces were moved
+/// to our memory.
 fn mangled_exchange(seed: u64) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let configure = [narrow, medium, patient][random.random_range(0..3)];
@@ -491,7 +491,7 @@ fn mangled_exchange(seed: u64) -> u64 {
         assert_eq!(held(peer), 0, "seed {seed}");
         moved_pieces(peer)
     });
-    // Whatever was withheld of the window came back.
+    // All credit that was withheld has been given.
     let contents = payload(seed, 100_000);
     let expected = contents.clone();
     network.impair(Impairments::NONE);
@@ -500,7 +500,7 @@ fn mangled_exchange(seed: u64) -> u64 {
     moved.iter().sum()
 }
 
-/// Sends this on a stream of its own; returns what was received.
+/// Sends this on a new stream; returns what was received.
 async fn send(dialer: Peer, listener: Peer, contents: Vec<u8>) -> Vec<u8> {
     let send = async {
         let stream = dialer.open().await.unwrap();
@@ -523,7 +523,7 @@ async fn send(dialer: Peer, listener: Peer, contents: Vec<u8>) -> Vec<u8> {
     join(send, receive).await.1
 }
 
-/// As many streams as the hostile peer may ever have, besides the one that carries all this.
+/// As many streams as the hostile peer may have, besides the carrier.
 fn all_streams(scene: &mut Scene) -> Vec<u64> {
     let mut streams = scene.open(99);
     let begun = streams
@@ -534,14 +534,14 @@ fn all_streams(scene: &mut Scene) -> Vec<u64> {
     streams
 }
 
-/// Frames of a byte each, with a gap of a byte before each.
+/// Frames of one byte each, with a gap of one byte before each.
 pub(super) fn every_other(stream: u64, from: u64, count: u64) -> Vec<Frame> {
     (0..count)
         .map(|index| Frame::stream(stream, from + 2 * index, b"x"))
         .collect()
 }
 
-/// Frames of a byte each.
+/// Frames of one byte each.
 pub(super) fn crumbs(stream: u64, offsets: Range<u64>) -> Vec<Frame> {
     offsets
         .map(|offset| Frame::stream(stream, offset, b"x"))
@@ -556,7 +556,7 @@ pub(super) fn moved_pieces(peer: &Peer) -> u64 {
     peer.with(|connection| connection.received().1)
 }
 
-/// What was received and not read.
+/// The data that was received and not read.
 pub(super) fn holding(peer: &Peer) -> Holding {
     peer.with(|connection| connection.received().0)
 }
@@ -565,8 +565,8 @@ pub(super) fn too_fragmented(scene: &Scene) -> u64 {
     scene.network.nodes[VICTIM].books().1.too_fragmented
 }
 
-/// Asserts what the victim's connection to the hostile peer takes, with all that is shared by its
-/// node.
+/// Asserts how much memory the victim's connection to the hostile peer takes, including its part of
+/// what the node shares.
 pub(super) fn assert_memory(scene: Scene, expected: Range<u64>) {
     let Scene {
         mut network,
@@ -613,5 +613,5 @@ fn wide() -> Setup {
 
 pub(super) const GAPS_IN_A_PACKET: u64 = 100;
 
-/// What a datagram counts for, at most, on the path that there is.
+/// The most that a datagram counts, on this path.
 const DATAGRAM: u64 = 1472;

@@ -1,4 +1,4 @@
-//! Packets that come again, and keys that wear out.
+//! Replayed packets, and key updates.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn nothing_is_sent_before_the_handshake_is_over_however_well_peers_know_each_oth
 #[test]
 fn replayed_connection_begins_nothing_but_a_handshake_that_fails() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
-    // Of what the dialer sends, the handshake and what follows it at once.
+    // Records the dialer's handshake and the packets that follow it at once.
     let dialer = network.dial(0, 1);
     let mut recorded = Vec::new();
     let [from, to] = [0, 1].map(|node| network.nodes[node].addr());
@@ -75,6 +75,6 @@ fn keys_are_renewed_in_the_middle_of_transfers_over_a_bad_link() {
         assert_eq!((dialer.loss(), listener.loss()), (None, None));
         network.trace()
     });
-    // Other keys make other bytes.
+    // Other keys produce other bytes.
     assert_ne!(traces[0], traces[1]);
 }

@@ -1,4 +1,4 @@
-//! Stateless resets (RFC 9000 §10.3): whose they are, who can get hold of them, and what they do to others.
+//! Stateless resets (RFC 9000 §10.3): who can obtain a token, and what a token does to connections.
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::{error::ConnectionError, proto::connection_id::CONNECTION_ID_LEN};
 
-/// With no answer to it a packet with the ID of a connection can be made into a reset for it (RFC 9000 §21.11): not by
-/// sending it to another socket, nor by getting it to another shard.
+/// No answer to a packet with the ID of a connection may serve as a reset for it (RFC 9000 §21.11),
+/// whether the packet is sent to another socket or reaches another shard.
 #[test]
 fn nobody_gets_a_reset_for_a_connection_that_lives() {
     let mut network = Network::pair(1, shards(4), shards(4));
     let mut pairs = Vec::new();
     for _ in 0..3 {
         pairs.push(network.connect(0, 1));
-        // These are connections from a socket that listens, too.
+        // These connections also leave from a socket that listens.
         let (dialer, listener) = network.connect(1, 0);
         pairs.push((listener, dialer));
     }
@@ -38,7 +38,7 @@ fn nobody_gets_a_reset_for_a_connection_that_lives() {
         ];
         let mut ids = network.nodes[victim].issued_ids();
         assert!(ids.len() > 3 * 4);
-        // And some of nobody, to which there is an answer.
+        // And some unknown IDs, which are answered.
         ids.extend((0..4).map(|number| vec![number; CONNECTION_ID_LEN]));
         let live = network.nodes[other].issued_ids();
         for id in &ids {
@@ -47,7 +47,7 @@ fn nobody_gets_a_reset_for_a_connection_that_lives() {
             let mut tokens = HashSet::new();
             for socket in &sockets {
                 for shard in [0, 1, 2, 3] {
-                    // Answers are rationed, and must not stay away for that.
+                    // Answers are rate-limited, so time must pass for the next one.
                     network.run_for(RESET_INTERVAL);
                     let now = network.now;
                     let node = &mut network.nodes[victim];
@@ -71,7 +71,7 @@ fn nobody_gets_a_reset_for_a_connection_that_lives() {
             network.settle();
         }
     }
-    // Those of nobody, and IDs that were not issued yet.
+    // Answers to the unknown IDs, and to IDs that were not issued yet.
     assert!(answered >= 8, "{answered}");
     for (seed, (dialer, listener)) in (0..).zip(&pairs) {
         assert_eq!((dialer.loss(), listener.loss()), (None, None));
@@ -84,14 +84,14 @@ fn token_of_one_connection_ends_that_one_and_no_other() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let pairs: Vec<_> = (0..3).map(|_| network.connect(0, 1)).collect();
     network.run_for(SECOND);
-    // Of each: the ID that the listener is addressed by, and that the dialer is.
+    // Of each connection: the ID for packets to the listener, and the ID for packets to the dialer.
     let ids: Vec<_> = pairs
         .iter()
         .map(|(dialer, listener)| {
             [(0, dialer), (1, listener)].map(|(node, peer)| id_in_use(&mut network, node, peer))
         })
         .collect();
-    // The listener forgets two of them, of which their dialers do not hear.
+    // The listener discards two of them, and their dialers receive nothing of that.
     network.impair(Impairments::DEAD);
     for (_, listener) in &pairs[..2] {
         let listener = listener.clone();
@@ -130,7 +130,7 @@ fn no_id_is_issued_twice_by_any_shard_of_any_node() {
     for round in 0..4 {
         for (from, to) in [(0, 1), (1, 2), (2, 1), (0, 2)] {
             let (dialer, listener) = network.connect(from, to);
-            // So that the IDs that it was given change.
+            // So that the peer's IDs change.
             network.rebind(0);
             exchange_between(&mut network, &dialer, &listener, round, 2_000);
             network.run_for(SECOND);
@@ -155,7 +155,7 @@ fn no_id_is_issued_twice_by_any_shard_of_any_node() {
     assert!(ids.len() as u64 >= issued && issued > 4 * 4 * 2);
     let different: HashSet<_> = ids.iter().cloned().collect();
     assert_eq!(different.len(), ids.len());
-    // Those are the ones that were used.
+    // These are the IDs that were used.
     assert!(seen.is_subset(&different));
     assert_eq!(seen.len(), 4 * 4 * 2);
 }
@@ -173,7 +173,7 @@ fn every_node_and_every_start_of_it_has_another_token_for_the_same_id() {
                 let answers = answers(&mut network, node, &packet);
                 token(&answers[0])
             });
-            // Who has lost a connection needs the one that its peer knows.
+            // A node that has lost a connection needs the token that its peer knows.
             assert_eq!(one, two);
             assert!(tokens.insert(one), "node {node}, start {start}");
             network.restart(node, Setup::default());
@@ -203,7 +203,7 @@ fn node_that_has_started_again_resets_what_it_has_forgotten() {
     }
 }
 
-/// It does not have the key; whoever has missed the end notices by the silence.
+/// It does not have the key. A peer that has missed the end notices the silence.
 #[test]
 fn another_node_at_the_address_cannot_reset_what_the_one_before_has_forgotten() {
     let mut network = Network::pair(1, Setup::default(), shards(4));
@@ -220,10 +220,10 @@ fn another_node_at_the_address_cannot_reset_what_the_one_before_has_forgotten() 
             say_something(dialer);
         }
         network.settle();
-        // What the new one says to its packets is no reset to any of them, whoever it was meant for.
+        // An answer of the new node to one connection is not a reset for any of them.
         network.run_for(Duration::from_millis(15));
         let in_flight = network.intercept().into_iter();
-        // Among the probes of those who hear nothing that is new.
+        // The packets include probes of peers that receive nothing new.
         for answer in in_flight.filter(|datagram| datagram.from == addr) {
             let now = network.now;
             network.nodes[0].receive(now, addr, &answer.contents);
@@ -250,7 +250,7 @@ fn forged_resets_by_the_thousand_are_counted_and_hardly_answered() {
     let mut network = Network::pair(1, shards(4), shards(4));
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(SECOND);
-    // What each node is addressed by.
+    // The IDs for packets to each node.
     let ids =
         [(1, &listener), (0, &dialer)].map(|(node, peer)| id_in_use(&mut network, node, peer));
     network.run_for(SECOND);
@@ -262,7 +262,7 @@ fn forged_resets_by_the_thousand_are_counted_and_hardly_answered() {
             let guess = payload(seed, 60);
             let stranger = SocketAddr::from(([198, 51, 100, seed as u8], 4001));
             network.nodes[node].receive(now, stranger, &short(&guess[..8], &guess[8..]));
-            // From the right address and to the right connection, all but for the token.
+            // From the right address and to the right connection, except for the token.
             network.nodes[node].receive(now, peer, &short(id, &guess[8..]));
             if seed % 10 == 0 {
                 network.run_for(Duration::from_millis(1));
@@ -272,7 +272,7 @@ fn forged_resets_by_the_thousand_are_counted_and_hardly_answered() {
         let after = network.nodes[node].books();
         assert_eq!(after.0.unknown - before.0.unknown, FORGED);
         assert!(after.0.routed_established - before.0.routed_established >= FORGED);
-        // Each shard answers once in 20 ms; that was a second, and another one.
+        // Each shard answers once in 20 ms; this took one second, and one more.
         let responses = after.0.responses_sent - before.0.responses_sent;
         assert!((1..=4 * 50 * 2).contains(&responses), "{responses}");
         assert_eq!(after.0.connections, 1);
@@ -309,10 +309,10 @@ fn nodes_of_many_shards_that_reset_each_other_soon_stop() {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// IDs of a connection that is over are known for a second at most.
+/// The IDs of a connection that has ended are known for at most a second.
 const FORGOTTEN_AFTER: Duration = SECOND;
 
-/// As quinn-proto has it by default.
+/// quinn-proto's default.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
 
 const STRANGER: ([u8; 4], u16) = ([198, 51, 100, 7], 4001);
@@ -324,22 +324,22 @@ fn shards(shards: u8) -> Setup {
     }
 }
 
-/// A packet with a short header, or what looks like one.
+/// A packet with a short header, or a datagram that looks like one.
 fn short(id: &[u8], rest: &[u8]) -> Vec<u8> {
     [&[0x40][..], id, rest].concat()
 }
 
-/// What a reset ends with.
+/// The token at the end of a reset.
 fn token(reset: &[u8]) -> [u8; 16] {
     *reset.last_chunk().unwrap()
 }
 
-/// For the connection that is addressed so, whatever shard it is in.
+/// A reset for the connection with this ID, whatever its shard.
 fn reset(id: &[u8], token: &[u8]) -> Vec<u8> {
     short(id, &[&[9; 30], token].concat())
 }
 
-/// What a node says to this from a stranger.
+/// A node's answers to a datagram from a stranger.
 fn answers(network: &mut Network, node: usize, datagram: &[u8]) -> Vec<Vec<u8>> {
     let now = network.now;
     network.nodes[node].receive(now, STRANGER.into(), datagram);
@@ -347,7 +347,7 @@ fn answers(network: &mut Network, node: usize, datagram: &[u8]) -> Vec<Vec<u8>> 
     answers.into_iter().map(|answer| answer.contents).collect()
 }
 
-/// The ID in front of what this peer sends, which is at this node.
+/// The destination ID of packets that this peer, at this node, sends.
 fn id_in_use(network: &mut Network, node: usize, peer: &Peer) -> Vec<u8> {
     network.run_for(SECOND);
     network.intercept();

@@ -1,4 +1,4 @@
-//! Strangers who have to prove their address.
+//! Clients that have to prove their address.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn under_load() -> Setup {
 fn dialer_that_proves_its_address_is_let_in() {
     let mut network = Network::pair(1, Setup::default(), always());
     let (dialer, listener) = network.connect(0, 1);
-    // One and a half round trips, and one for the proof.
+    // One and a half round trips, and one more for the proof.
     assert_eq!(network.elapsed(), Duration::from_millis(50));
     assert!(network.nodes[1].books().1.retries_sent > 0);
 
@@ -62,16 +62,16 @@ fn stranger_that_never_comes_back_leaves_nothing() {
         .map(|datagram| datagram.contents.len())
         .sum();
     let (registry, transport) = network.nodes[1].books();
-    // One does for all of them.
+    // One is enough for all of them.
     assert_eq!(transport.retries_sent, 1);
     assert_eq!(transport.retries_withheld, first.len() as u64 - 1);
     assert_eq!((transport.incoming, registry.initial_ids), (0, 0));
-    // Far from the threefold that RFC 9000 §8.1 allows.
+    // Far below the three times of RFC 9000 §8.1.
     assert!(sent < 1200, "{sent}");
     network.nodes[1].assert_empty();
 }
 
-/// It answers each packet with its close, which looks like a first packet.
+/// It answers each packet with its CONNECTION_CLOSE, which looks like a first packet.
 #[test]
 fn dialer_that_has_given_up_is_not_asked_again_and_again() {
     let mut network = Network::pair(1, Setup::default(), always());
@@ -81,7 +81,7 @@ fn dialer_that_has_given_up_is_not_asked_again_and_again() {
     assert!(network.nodes[0].is_empty());
     let (_, transport) = network.nodes[1].books();
     assert!(transport.retries_sent >= 1);
-    // It closes for seconds; without an end there would be one for each round trip of 20 ms.
+    // It closes for seconds; without the limit there would be a Retry for each round trip of 20 ms.
     assert!(transport.retries_sent <= 3, "{}", transport.retries_sent);
 }
 
@@ -128,12 +128,12 @@ fn handshakes_that_are_over_are_no_load() {
     for _ in 0..4 {
         network.connect(0, 1);
     }
-    // Those that fail are over, too.
+    // Failed handshakes have ended, too.
     for _ in 0..4 {
         network.dial_expecting(0, 1, Some(libp2p_identity::PeerId::random()));
         network.run_for(SECOND);
     }
-    // And those that their dialer has left.
+    // And so have those that their dialer has abandoned.
     for _ in 0..4 {
         let dialer = network.dial(0, 1);
         network.run_for(Duration::from_millis(15));
@@ -142,7 +142,7 @@ fn handshakes_that_are_over_are_no_load() {
     }
     assert_eq!(network.nodes[1].books().1.retries_sent, 0);
 
-    // While these are in the middle of theirs.
+    // Meanwhile, these are in their handshake.
     for _ in 0..2 {
         network.dial(0, 1);
     }
@@ -155,7 +155,7 @@ fn handshakes_that_are_over_are_no_load() {
     assert!(network.nodes[1].books().1.retries_sent > 0);
 }
 
-/// Most dials that it may take with a tenth of all datagrams lost.
+/// The most dials until one succeeds, with a tenth of all datagrams lost.
 const MOST_ATTEMPTS: u32 = 3;
 
 #[test]
@@ -170,7 +170,7 @@ fn retried_dials_get_through_loss() {
             loss: 0.1,
             ..Impairments::NONE
         });
-        // One handshake in some hundreds loses so much in a row that it takes longer than it may.
+        // One of some hundreds of handshakes loses so many datagrams in a row that it times out.
         let is_connected = (0..MOST_ATTEMPTS).any(|_| {
             let dialer = network.dial(0, 1);
             let handshake = network.block_on(async move { dialer.established().await });

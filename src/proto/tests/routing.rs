@@ -1,4 +1,5 @@
-//! Shards, sockets and addresses: a datagram finds its connection wherever it comes in, and nothing else.
+//! Shards, sockets and addresses: a datagram reaches its connection wherever it arrives, and no
+//! other connection.
 
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ fn wrong_shard_cannot_reset_a_connection() {
     let (mut network, dialer, _) = four_shards();
     let now = network.now;
     for (seed, shard) in (0..4).flat_map(|shard| (0..20).map(move |seed| (seed, shard))) {
-        // A short header, the wanted ID, and what looks like a packet behind it.
+        // A short header, the ID in question, and random bytes behind it.
         let mut datagram = payload(seed, 200);
         datagram[0] = 0x40 | datagram[0] & 0x3f;
         let owner = network.nodes[0].owner(&datagram);
@@ -169,7 +170,7 @@ fn listener_follows_a_peer_whose_address_changes() {
             let after = network.nodes[1].books().0;
             assert_eq!(after.connections, 1);
             assert_eq!(after.address_fallbacks, 0);
-            // The peer goes on under another ID, so that its move cannot be traced (RFC 9000 §9.5).
+            // The peer uses another ID, so that its move cannot be traced (RFC 9000 §9.5).
             let retired = |node: usize| network.nodes[node].books().0.retired_ids;
             assert!(after.retired_ids >= before.retired_ids);
             assert!(
@@ -180,7 +181,7 @@ fn listener_follows_a_peer_whose_address_changes() {
                 assert_books_balance(&mut network, node);
             }
         }
-        // And both still hear each other.
+        // Both still receive each other's packets.
         send_something(&listener);
         let accepted = network.block_on(async move { dialer.accept().await });
         assert!(accepted.is_ok());
@@ -192,7 +193,7 @@ fn address_that_was_only_spoofed_is_left_again() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
     let (dialer, listener) = network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
-    // Someone on the path lets a datagram come from an address that nobody answers at.
+    // An attacker on the path sends a datagram from an address that does not answer.
     send_something(&dialer);
     network.settle();
     let spoofed = ([198, 51, 100, 7], 7).into();
@@ -233,7 +234,7 @@ fn what_comes_from_no_host_is_not_answered() {
     let now = network.now;
     let mut unknown_version = vec![0xc0, 0xff, 0, 0, 9, 8];
     unknown_version.resize(1200, 1);
-    // To send to port 0 is an error, for which the socket would give up segmentation offload.
+    // Sending to port 0 is an error, after which quinn-udp would disable segmentation offload.
     for from in [
         "192.0.2.9:0",
         "0.0.0.0:9",
@@ -252,8 +253,8 @@ fn what_comes_from_no_host_is_not_answered() {
     assert_eq!(network.nodes[1].books().0.responses_sent, 1);
 }
 
-/// An answer would have to leave from that address, which the kernel refuses; quinn-udp then takes the socket for one
-/// that cannot do what it can.
+/// An answer would have to leave from that address, which the kernel refuses; quinn-udp would then
+/// disable features of the socket.
 #[test]
 fn what_was_sent_to_many_is_not_answered() {
     let mut network = Network::pair(1, Setup::default(), Setup::default());
@@ -328,7 +329,8 @@ fn reset_books_forget_sums_and_keep_what_is_now() {
     network.nodes[0].assert_empty();
 }
 
-/// A reset has no ID that says whose it is, so it comes to a shard by chance; the next one may do better.
+/// A reset has no ID that identifies its connection, so it reaches a random shard; the next one may
+/// reach the right one.
 #[test]
 fn stateless_reset_mostly_finds_its_connection_among_shards() {
     let mut reset = 0;
@@ -347,7 +349,7 @@ fn stateless_reset_mostly_finds_its_connection_among_shards() {
         let end = network.block_on(async move { dialer.address_change().await });
         match end {
             Err(ConnectionError::Reset) => reset += 1,
-            // The idle timeout is the last resort.
+            // Otherwise the idle timeout ends it.
             end => assert_eq!(end, Err(ConnectionError::TimedOut), "seed {seed}"),
         }
         network.run_until_empty();
@@ -389,7 +391,8 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
     }
 }
 
-/// IDs are issued, then active, then retired; and quinn-proto knows those that the books call active.
+/// IDs are issued, then active, then retired; quinn-proto knows all IDs that the registry counts as
+/// active.
 pub(super) fn assert_books_balance(network: &mut Network, node: usize) {
     network.settle();
     let now = network.now;
@@ -416,7 +419,7 @@ fn four_shards() -> (Network, Peer, Peer) {
     (network, dialer, listener)
 }
 
-/// Opens a stream with a few bytes in it.
+/// Opens a stream and writes a few bytes.
 fn send_something(peer: &Peer) {
     let stream = peer.open().now_or_never().unwrap().unwrap();
     assert_eq!(peer.write_now(stream, &[0; 100]), 100);

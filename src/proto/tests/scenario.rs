@@ -1,7 +1,8 @@
-//! Whatever befalls a network, what arrives is what was sent, everybody's wait comes to an end, and nothing is left.
+//! Random disturbances of a network: received data equals sent data, every wait ends, and nothing
+//! is left.
 //!
-//! A scenario is a function of its seed: the nodes, the links, what befalls them and when, and what the peers have to
-//! tell each other.
+//! The seed determines a scenario: the nodes, the links, the disturbances and their times, and the
+//! conversations of the peers.
 
 mod draw;
 mod excuses;
@@ -63,8 +64,9 @@ fn whatever_befalls_a_network_is_survived() {
     println!("{} seeds: {sum:#?}", outcomes.len());
 }
 
-/// `None` if it trips an assertion of quinn-proto 0.11.19, of debug builds only: when a peer has moved, and nothing is
-/// sent on the new path at once, the loss timer of the old path runs on (quinn #2658).
+/// `None` if it trips an assertion of quinn-proto 0.11.19 in debug builds: if a peer has moved, and
+/// nothing is sent on the new path at once, the loss detection timer of the old path runs on (quinn
+/// #2658).
 fn play_or_trip(seed: u64) -> Option<Outcome> {
     const ASSERTION: &str = "assertion failed: !self.peer_completed_address_validation()";
 
@@ -75,13 +77,13 @@ fn play_or_trip(seed: u64) -> Option<Outcome> {
     }
 }
 
-/// Seeds of a quick run.
+/// The number of seeds of a quick run.
 const QUICK_SCENARIOS: u64 = 1000;
 
-/// One out of so many seeds is played twice.
+/// One in this many seeds is played twice.
 const REPLAYED: u64 = 50;
 
-/// Dials of one connection after which it should have come about.
+/// The most dials until a connection must succeed.
 const MOST_ATTEMPTS: u32 = 5;
 
 struct Outcome {
@@ -89,15 +91,15 @@ struct Outcome {
     figures: Figures,
 }
 
-/// What is left to do, and what was done.
+/// The state of a scenario.
 struct Scenario {
     seed: u64,
     network: Network,
     random: StdRng,
     peers: Rc<RefCell<Vec<Peer>>>,
-    /// Whose handshakes a listener has given up.
+    /// Dialers whose handshakes a listener has given up.
     given_up: Rc<RefCell<BTreeSet<SocketAddr>>>,
-    /// Whose connections were not served with acknowledgements; see [`watch`].
+    /// Peers whose connections lacked acknowledgements; see [`watch`].
     silent: Rc<RefCell<BTreeSet<SocketAddr>>>,
     figures: Figures,
 }
@@ -109,14 +111,14 @@ fn play(seed: u64) -> Outcome {
     scenario.end()
 }
 
-/// Who dials whom.
+/// A dial between two nodes.
 #[derive(Clone, Debug)]
 struct Dial {
     way: Way,
     plan: Rc<Plan>,
 }
 
-/// How one dial went.
+/// The result of one dial.
 struct Attempt {
     dial: Dial,
     began: Instant,
@@ -153,7 +155,7 @@ impl Scenario {
                             silent.borrow_mut().insert(dialer);
                         }
                     };
-                    // Each is woken for itself.
+                    // Each is woken separately.
                     let both = [converse.boxed_local(), watch.boxed_local()];
                     let mut both: FuturesUnordered<_> = both.into_iter().collect();
                     while both.next().await.is_some() {}
@@ -164,7 +166,7 @@ impl Scenario {
         Self {
             seed,
             network,
-            // Other numbers than those of the network, and of its links.
+            // Random numbers other than those of the network and of its links.
             random: StdRng::seed_from_u64(!seed),
             peers,
             given_up,
@@ -173,11 +175,11 @@ impl Scenario {
         }
     }
 
-    /// Everything that is drawn, but for what the peers have to tell each other.
+    /// Draws everything except the conversations of the peers.
     fn draw(&mut self) -> Vec<Dial> {
         let random = &mut self.random;
         let nodes = random.random_range(2..=3);
-        // A node that others dial stays where it is.
+        // A node that others dial does not move.
         let has_moving_dialers = random.random_bool(0.5);
         let setup = draw_setup(random, has_moving_dialers);
         let connections = random.random_range(1..=3);
@@ -259,7 +261,7 @@ impl Scenario {
         panic!("still not connected: {due:?}");
     }
 
-    /// Dials, after a pause.
+    /// Dials after a pause.
     fn attempt(&mut self, dial: Dial) -> Attempt {
         let pause = Duration::from_micros(self.random.random_range(1..1_000_000));
         self.network.run_for(pause);
@@ -304,7 +306,7 @@ impl Scenario {
         }
     }
 
-    /// Returns the dial if it has failed for a reason that is not ours, so that it is to be repeated.
+    /// Returns the dial if it has failed for an external reason and is to be repeated.
     fn finish(&mut self, attempt: Attempt) -> Option<Dial> {
         let Attempt {
             dial,
@@ -326,7 +328,7 @@ impl Scenario {
             }
             Err(error) => {
                 let stuck = self.network.stuck(began, dialer);
-                // Nothing else is an excuse for a handshake that does not get through in five minutes.
+                // No other reason excuses a handshake that does not complete within five minutes.
                 let count = match (stuck, error) {
                     (Some(Stuck::Moved), error)
                         if is_unfinished(&error, given_up)

@@ -1,4 +1,4 @@
-//! A peer that says what no honest one does, beside one that is honest.
+//! A hostile peer that sends arbitrary frames, and an honest peer.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +31,7 @@ use crate::{
 pub(super) const DIALERS_STREAM: u64 = 0;
 pub(super) const LISTENERS_STREAM: u64 = 1;
 
-/// Which role the hostile peer has.
+/// The role of the hostile peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hostile {
     Dials,
@@ -40,8 +40,8 @@ pub(super) enum Hostile {
 
 pub(super) const SIDES: [Hostile; 2] = [Hostile::Dials, Hostile::Listens];
 
-/// A node of one shard with two connections: to a peer that keeps to the protocol, and to one that
-/// says what it is told.
+/// A node of one shard with two connections: to an honest peer, and to a hostile peer that sends
+/// given frames.
 pub(super) struct Scene {
     pub(super) network: Network,
     side: Hostile,
@@ -50,7 +50,7 @@ pub(super) struct Scene {
     pub(super) hostile: Peer,
     pub(super) victim: Peer,
     honest: (Peer, Peer),
-    /// A stream whose data makes the hostile peer send packets, and never arrives.
+    /// A stream whose data makes the hostile peer send packets. The data never arrives.
     carrier: StreamId,
 }
 
@@ -98,7 +98,7 @@ impl Scene {
         }
     }
 
-    /// Has the hostile peer say this in its next packet, and waits for what comes of it.
+    /// Makes the hostile peer send these frames in its next packet, and waits for the effects.
     pub(super) fn say(&mut self, frames: &[Frame]) {
         self.say_at_once([frames].into_iter());
     }
@@ -121,7 +121,7 @@ impl Scene {
         }
     }
 
-    /// Has the hostile peer say many packets, as fast as it may.
+    /// Makes the hostile peer send many packets, as fast as it may.
     pub(super) fn flood(&mut self, packets: impl Iterator<Item = Vec<Frame>>) {
         let mut packets = packets.peekable();
         while packets.peek().is_some() && self.is_open() {
@@ -134,7 +134,7 @@ impl Scene {
         self.network.run_for(Duration::from_millis(45));
     }
 
-    /// Streams that the hostile peer opens, and says nothing about.
+    /// Opens streams of the hostile peer without sending on them.
     pub(super) fn open(&mut self, count: usize) -> Vec<u64> {
         (0..count)
             .map(|_| {
@@ -144,8 +144,7 @@ impl Scene {
             .collect()
     }
 
-    /// Has the application on the victim's side take all streams that were opened, and returns them
-    /// without the carrier.
+    /// Makes the victim's application accept all open streams. Returns them without the carrier.
     pub(super) fn accept_all(&mut self) -> Vec<StreamId> {
         let victim = self.victim.clone();
         std::iter::from_fn(|| victim.accept().now_or_never())
@@ -154,7 +153,7 @@ impl Scene {
             .collect()
     }
 
-    /// Has the hostile peer say this in a small packet, which does not arrive.
+    /// Makes the hostile peer send this frame in a small packet, which does not arrive.
     pub(super) fn say_little(&mut self, frame: &Frame) -> Vec<Outgoing> {
         let said = frame::encode(std::slice::from_ref(frame));
         self.script.lock().unwrap().packets.push_back(said);
@@ -168,7 +167,7 @@ impl Scene {
         self.script.lock().unwrap().packets.is_empty()
     }
 
-    /// Lets the hostile peer send many packets at once.
+    /// Enlarges the hostile peer's congestion window, so that it can send many packets at once.
     pub(super) fn open_the_congestion_window(&mut self) {
         let mut rest = 1_000_000;
         while rest > 0 {
@@ -182,13 +181,13 @@ impl Scene {
         self.hostile.loss().is_none()
     }
 
-    /// The connection that was abused goes on.
+    /// Asserts that the hostile connection continues.
     pub(super) fn assert_open(&mut self) {
         assert_eq!((self.victim.loss(), self.hostile.loss()), (None, None));
         self.assert_honest_goes_on();
     }
 
-    /// The connection that was abused is over, and the hostile peer was told why.
+    /// Asserts that the hostile connection has ended, and that the hostile peer was told why.
     pub(super) fn assert_closed(&mut self, code: TransportErrorCode) {
         self.assert_violation(code);
         let told = self.hostile.loss();
@@ -197,13 +196,13 @@ impl Scene {
             "{told:?} instead of {code:?}"
         );
         self.assert_honest_goes_on();
-        // And nothing is left of it.
+        // Nothing is left of it.
         self.network.run_for(Duration::from_secs(5));
         assert_eq!(self.network.nodes[VICTIM].books().0.connections, 1);
         self.network.nodes[HOSTILE].assert_empty();
     }
 
-    /// The victim has ended the connection for this, and nothing else.
+    /// Asserts that the victim has ended the connection for this reason only.
     pub(super) fn assert_ended(&mut self, code: TransportErrorCode) {
         self.assert_violation(code);
         let told = self.hostile.loss();
@@ -238,7 +237,7 @@ impl Scene {
     }
 }
 
-/// What the hostile peer says.
+/// The frames that the hostile peer sends.
 #[derive(Default)]
 struct Script {
     packets: VecDeque<Vec<u8>>,
@@ -289,7 +288,7 @@ impl Script {
         }
     }
 
-    /// The carrier's data never arrives, and so may be as much as one likes.
+    /// Removes the carrier's data on arrival, so that there can be any amount of it.
     fn hear(&self, payload: &mut BytesMut) {
         let Some(carrier) = self.carrier else {
             return;
@@ -306,8 +305,8 @@ impl Script {
 /// Bytes that fit into a packet on any path.
 const CARRIER: usize = 1150;
 
-/// What makes a packet of its own, on the path that there is.
+/// Data that fills a packet of its own on this path.
 const LARGEST_PAYLOAD: usize = 1472;
 
-/// Packets that a flood has waiting at a time.
+/// The number of packets that a flood queues at a time.
 const AT_ONCE: usize = 64;

@@ -1,4 +1,4 @@
-//! Peers of which nothing is heard for a while, or no more.
+//! Peers that are silent for a while, or for ever.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn bytes_flow_again_within_a_second_of_the_end_of_an_outage() {
     for seed in seeds().take(10) {
-        // Right after quinn-proto has asked in vain, too.
+        // Including outages that end right after an unanswered probe of quinn-proto.
         for outage in [1_000, 2_300, 4_600, 7_000].map(Duration::from_millis) {
             let waited = stall_after(seed, outage, SECOND);
             let most = SECOND + Duration::from_millis(300);
@@ -21,8 +21,8 @@ fn bytes_flow_again_within_a_second_of_the_end_of_an_outage() {
     }
 }
 
-/// The time from the end of an outage in the middle of an upload until it is over, of which most
-/// was under way before.
+/// The time from the end of an outage during an upload to the end of the upload, most of which was
+/// in flight before.
 fn stall_after(seed: u64, outage: Duration, warm_up: Duration) -> Duration {
     static CONTENTS: [u8; 100_000] = [7; 100_000];
     let mut network = Network::pair(seed, Setup::default(), Setup::default());
@@ -58,7 +58,7 @@ fn silent_peer_is_probed_once_a_second_until_it_is_given_up() {
     for second in 2..9 {
         let before = dialer.stats().datagrams_sent;
         network.run_for(SECOND);
-        // Its own, and those that quinn-proto sends two by two, less and less often.
+        // Our probes, and those of quinn-proto in pairs, at increasing intervals.
         let sent = dialer.stats().datagrams_sent - before;
         assert!((1..=4).contains(&sent), "{sent} in second {second}");
     }
@@ -81,7 +81,7 @@ fn idle_peers_are_not_probed() {
     assert_eq!((dialer.loss(), listener.loss()), (None, None));
 }
 
-/// Ours is 5 s, and the peer gives up what is silent for less.
+/// Our interval is 5 s, and the peer's idle timeout is shorter.
 #[test]
 fn keep_alive_follows_the_idle_timeout_of_the_peer() {
     for idle in [1, 4] {
@@ -110,7 +110,7 @@ fn keep_alive_follows_the_idle_timeout_of_the_peer() {
     }
 }
 
-/// Who sees packets can send them again, and has nobody keep silent by that.
+/// An attacker who sees packets can replay them, but cannot keep a silent connection alive by that.
 #[test]
 fn replayed_packets_are_no_sign_of_life() {
     let short = Setup {
@@ -135,7 +135,7 @@ fn replayed_packets_are_no_sign_of_life() {
     assert_eq!((dialer.loss(), listener.loss()), (None, None));
 }
 
-/// Who gives up what is silent for a millisecond is not sent thousands of packets a second.
+/// A peer with an idle timeout of a millisecond does not get thousands of packets a second.
 #[test]
 fn peer_does_not_choose_to_be_sent_keep_alives_all_the_time() {
     let hasty = Setup {
@@ -147,7 +147,7 @@ fn peer_does_not_choose_to_be_sent_keep_alives_all_the_time() {
     let before = listener.stats().datagrams_sent;
     let stream = hasty.open().now_or_never().unwrap().unwrap();
     for _ in 0..100 {
-        // Or it would be given up.
+        // Otherwise it would time out.
         assert_eq!(hasty.write_now(stream, b"x"), 1);
         network.run_for(SECOND / 20);
     }

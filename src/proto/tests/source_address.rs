@@ -1,4 +1,4 @@
-//! Hosts whose addresses come and go under connections that live on.
+//! Hosts whose addresses change while connections go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use super::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Of another network than the one that nodes get theirs from.
+/// In another network than the nodes' initial addresses.
 const NEW: [u8; 4] = [192, 0, 2, 7];
 
 #[test]
@@ -33,7 +33,7 @@ fn source_stays_while_the_host_has_it() {
     }
 }
 
-/// RFC 9000 §9.5: and no connection ID is seen at both.
+/// RFC 9000 §9.5: no connection ID is used from both addresses.
 #[test]
 fn source_that_is_gone_is_left_for_another_one() {
     let (mut network, peers, _) = connected(0, Setup::default());
@@ -42,14 +42,14 @@ fn source_that_is_gone_is_left_for_another_one() {
     network.readdress(0, &[NEW.into()]);
     seen.look(&mut network, 0, &peers[0]);
     seen.assert_apart(2);
-    // What was intercepted is lost.
+    // The intercepted datagrams are lost.
     assert_arrives(&mut network, 2, &peers);
     assert_eq!(remote_ip(&network, 1), IpAddr::from(NEW));
     assert_eq!(source_changes(&network, 0), 1);
     close(&mut network, &peers[0]);
 }
 
-/// Its peer would not know it any more, unless it is behind a router.
+/// Its peer would not recognize the new address, unless the host is behind a router.
 #[test]
 fn source_of_a_connection_that_came_in_is_left_under_another_id_too() {
     let (mut network, [_, listener], _) = connected(1, Setup::default());
@@ -78,7 +78,7 @@ fn connection_that_may_not_move_lives_on_when_its_source_is_back() {
     close(&mut network, &peers[0]);
 }
 
-/// Until there is a way again, it stays where it is.
+/// It keeps its address until there is a route again.
 #[test]
 fn source_that_comes_back_before_any_other_is_kept() {
     let (mut network, peers, old) = connected(0, Setup::default());
@@ -91,8 +91,8 @@ fn source_that_comes_back_before_any_other_is_kept() {
     close(&mut network, &peers[0]);
 }
 
-/// The address is there, and leads nowhere: its interface has lost its link, or a tunnel takes
-/// what is sent from it.
+/// The address exists but leads nowhere: its interface has lost its link, or a tunnel takes packets
+/// from it.
 #[test]
 fn silent_path_is_left_for_the_one_that_the_kernel_would_take() {
     let (mut network, peers, old) = connected(0, Setup::default());
@@ -108,7 +108,8 @@ fn silent_path_is_left_for_the_one_that_the_kernel_would_take() {
     close(&mut network, &peers[0]);
 }
 
-/// A connection between a host that may get other addresses and another one, and the address that it begins with.
+/// A connection between a host whose addresses may change and another host, and its initial
+/// address.
 fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
     let mut network = Network::pair(1, Setup::default(), listener);
     let old = network.nodes[node].addr().ip();
@@ -119,8 +120,8 @@ fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
     (network, [dialer, listener], old)
 }
 
-/// Somebody who looks on is faster with a copy of a packet, from elsewhere and to another address of
-/// the host. What was sent from there would never arrive.
+/// An attacker on the path sends a copy of a packet first, from elsewhere and to another address of
+/// the host. Packets from that address would never arrive.
 #[test]
 fn source_is_kept_where_only_a_copy_has_come_to_another_address() {
     let (mut network, peers, old) = connected(1, Setup::default());
@@ -132,7 +133,7 @@ fn source_is_kept_where_only_a_copy_has_come_to_another_address() {
         let now = network.now;
         network.nodes[0].receive(now, datagram.from, &datagram.contents);
     }
-    // Until it acknowledges that, and says no more.
+    // Until it acknowledges that, and sends nothing more.
     let answer = loop {
         network.run_for(Duration::from_millis(1));
         let mut sent = network.intercept().into_iter();
@@ -164,12 +165,12 @@ fn source_is_kept_where_only_a_copy_has_come_to_another_address() {
     close(&mut network, dialer);
 }
 
-/// The connection IDs that datagrams had, by where they came from.
+/// The connection IDs of datagrams, by their source address.
 #[derive(Default)]
 struct Seen(BTreeMap<IpAddr, BTreeSet<Vec<u8>>>);
 
 impl Seen {
-    /// Has a node send something, and looks at it instead of its peer.
+    /// Makes a node send something, and intercepts it.
     fn look(&mut self, network: &mut Network, node: usize, peer: &Peer) {
         write_something(peer);
         network.settle();
@@ -195,7 +196,7 @@ fn write_something(peer: &Peer) {
     peer.finish(stream).unwrap();
 }
 
-/// Waits for what was written so many times, and for more in both directions.
+/// Waits for data that was written `times` times, and for more in both directions.
 fn assert_arrives(network: &mut Network, times: usize, [dialer, listener]: &[Peer; 2]) {
     let reader = listener.clone();
     network.block_on(async move {
@@ -207,7 +208,7 @@ fn assert_arrives(network: &mut Network, times: usize, [dialer, listener]: &[Pee
     exchange_between(network, dialer, listener, 1, 50_000);
 }
 
-/// Where a node sees its only peer.
+/// The address of a node's only peer.
 fn remote_ip(network: &Network, node: usize) -> IpAddr {
     let addrs: Vec<_> = network.nodes[node].remote_addrs().into_iter().collect();
     assert_eq!(addrs.len(), 1);

@@ -1,4 +1,4 @@
-//! Streams: their ends, their order, and how far they get when nobody reads.
+//! Streams: their ends, their order, and flow control.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{error::StreamError, proto::StreamId};
 
-/// Flow control in these tests, small enough to be felt.
+/// The window in these tests, small enough to matter.
 const WINDOW_BYTES: u64 = 8 * 1024;
 
-/// What one stream gathers of small writes, at most.
+/// The most bytes of small writes that one stream gathers.
 const GATHER_BYTES: usize = 16 * 1024;
 
 /// Streams that a peer may have open in these tests.
@@ -41,7 +41,7 @@ fn one_half_may_be_closed_long_before_the_other() {
         listener.write_all(accepted, b"answer").await.unwrap();
         listener.finish(accepted).unwrap();
         assert_eq!(dialer.read_to_end(stream).await.unwrap(), b"answer");
-        // The end stays the end.
+        // The end is reported again.
         assert_eq!(dialer.read(stream, &mut [0; 8]).await, Ok(0));
     });
 }
@@ -74,12 +74,12 @@ fn reset_and_stop_arrive_with_their_codes() {
             listener.with(|connection| connection.streams().stop_code(accepted)),
             Some(23)
         );
-        // Nobody will read it, so there is nothing left to do for a good end.
+        // Nobody will read it, so finishing it succeeds without doing anything.
         assert_eq!(listener.finish(accepted), Ok(()));
     });
 }
 
-/// The credit and the end come in one packet, when the sender has let go of the stream.
+/// Credit and the end arrive in one packet after the sender has dropped the stream.
 #[test]
 fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
     let setup = Setup {
@@ -96,7 +96,7 @@ fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
     let [first, second] = [(); 2].map(|()| dialer.open().now_or_never().unwrap().unwrap());
     assert_eq!(dialer.write_now(first, &[0; 8 * 1024]), 8 * 1024);
     assert_eq!(dialer.write_now(second, &[0; 8 * 1024]), 4 * 1024);
-    // Gathered, because nothing more can go on.
+    // Gathered, because nothing more can be sent.
     assert_eq!(dialer.write_now(second, b"x"), 1);
     dialer.drop_stream(first);
     dialer.drop_stream(second);
@@ -110,7 +110,7 @@ fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
     assert_eq!(unfinished, 0);
 }
 
-/// What streams gather of which the peer takes next to nothing has a limit for all of them.
+/// Streams of a peer that accepts almost no data share one limit on gathered data.
 #[test]
 fn what_waits_for_credit_is_bounded_and_counts() {
     const CREDIT: usize = 200 * 1024;
@@ -151,7 +151,7 @@ fn slow_reader_stops_its_sender() {
         taken += dialer.write_now(stream, &contents[taken..]);
         network.run_for(Duration::from_millis(50));
     }
-    // What was not read is with the receiver, and no more than its window.
+    // Unread data is with the receiver, and does not exceed its window.
     assert_eq!(taken as u64, WINDOW_BYTES - 1);
 
     let resumed = network.elapsed();
@@ -163,8 +163,8 @@ fn slow_reader_stops_its_sender() {
         join(send, listener.read_to_end(accepted)).await.1
     });
     assert!(received.unwrap() == [&[0][..], &expected].concat());
-    // Credit comes back as soon as something is read, a window each round trip of 20 ms; it does not
-    // wait for the next acknowledgement.
+    // Credit is given as soon as something is read, a window for each round trip of 20 ms; it does
+    // not wait for the next acknowledgement.
     let took = network.elapsed() - resumed;
     assert!(took < Duration::from_millis(600), "{took:?}");
 }
@@ -214,7 +214,7 @@ fn small_writes_are_gathered_and_stay_in_order() {
     dialer.finish(stream).unwrap();
     let received = network.block_on(async move { listener.read_to_end(accepted).await });
     assert!(received.unwrap()[1..] == contents);
-    // 3,500 writes; full datagrams would be 60, and acknowledgements and MTU probes come on top.
+    // 3,500 writes; they fill 60 datagrams, in addition to acknowledgements and MTU probes.
     let datagrams = network.nodes[0].books().1.datagrams_sent - before;
     assert!(datagrams < 100, "{datagrams}");
 }
@@ -235,7 +235,7 @@ fn first_write_after_a_pause_leaves_at_once_and_the_others_in_the_same_turn() {
         assert_eq!(network.now, now);
         assert!(sent(&network) - before > 2 * size as u64, "{size}");
     }
-    // What is lost is no reason to keep back what is written after it.
+    // A loss does not delay data that is written after it.
     network.impair(Impairments::DEAD);
     dialer.write_now(stream, &[0; 5000]);
     network.settle();
@@ -297,7 +297,7 @@ fn end_follows_gathered_bytes_of_a_dropped_stream_that_was_blocked() {
             break;
         }
     }
-    // The window is full, and so is what is gathered behind it.
+    // The window is full, and so is the buffer for gathered data behind it.
     assert!(taken > WINDOW_BYTES as usize);
     assert!(taken <= WINDOW_BYTES as usize + GATHER_BYTES + 100);
     dialer.drop_stream(stream);
@@ -326,7 +326,7 @@ fn streams_that_nobody_accepts_hold_their_opener_back() {
             listener.drop_stream(accepted);
         };
         let let_go = async {
-            // Streams count until both halves are over.
+            // Streams count until both halves have ended.
             dialer.finish(first_stream()).unwrap();
             dialer.drop_stream(first_stream());
             dialer.open().await
@@ -343,7 +343,7 @@ fn stream_given_up_before_it_was_accepted_is_not_counted_for_ever() {
         for round in 0..5 * MAX_STREAMS {
             let stream = dialer.open().await.unwrap();
             dialer.write_all(stream, b"x").await.unwrap();
-            // FIN and STOP_SENDING overtake the acceptance.
+            // FIN and STOP_SENDING arrive before the stream is accepted.
             dialer.drop_stream(stream);
             let accepted = listener.accept().await.unwrap();
             if round % 2 == 0 {
@@ -373,7 +373,7 @@ fn streams_ended_in_any_way_leave_nothing() {
             )
         });
         network.block_on(join(dialling, listening));
-        // Lost resets are repeated, and credit comes back.
+        // Lost resets are retransmitted, and credit is given.
         network.impair(Impairments::NONE);
         network.run_for(Duration::from_secs(5));
         assert_eq!((dialer.open_streams(), listener.open_streams()), (0, 0));
@@ -391,7 +391,7 @@ fn streams_ended_in_any_way_leave_nothing() {
     }
 }
 
-/// Streams that one side of [`churn`] opens.
+/// The number of streams that one side of [`churn`] opens.
 const CHURNED: usize = 60;
 
 /// Opens streams, and ends each in some way.
@@ -403,7 +403,7 @@ async fn churn(peer: Peer, seed: u64) {
     }
 }
 
-/// Takes as many, and ends each in some way.
+/// Accepts as many, and ends each in some way.
 async fn churn_back(peer: Peer, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..CHURNED {
@@ -413,7 +413,7 @@ async fn churn_back(peer: Peer, seed: u64) {
 }
 
 async fn end_somehow(peer: &Peer, stream: StreamId, random: &mut StdRng) {
-    // Each of these may fail if the peer was faster; what counts is what is left in the end.
+    // Each of these may fail if the peer was faster; only the final state matters.
     let size = random.random_range(1..3000);
     let _ = peer.write_all(stream, &vec![0; size]).await;
     match random.random_range(0..5) {
@@ -445,7 +445,7 @@ fn open_stream(network: &mut Network, dialer: &Peer, listener: &Peer) -> (Stream
     })
 }
 
-/// The stream that can be opened without waiting for the peer.
+/// Opens a stream if that is possible without waiting for the peer.
 fn open_now(network: &mut Network, peer: &Peer) -> Option<StreamId> {
     let opened = peer.open().now_or_never();
     network.settle();
@@ -456,7 +456,7 @@ fn open_now(network: &mut Network, peer: &Peer) -> Option<StreamId> {
 fn peer_that_opens_streams_gets_to_all_it_may_have() {
     let (mut network, dialer, _listener) = connected(Setup::default());
     assert_eq!(opened_with_data(&mut network, &dialer, 0), 100);
-    // Half of them would have done.
+    // Half of them would have been enough.
     network.run_for(Duration::from_millis(20));
     assert_eq!(opened_with_data(&mut network, &dialer, 100), 256);
     network.run_for(Duration::from_secs(1));
@@ -474,7 +474,8 @@ fn idle_peer_gets_no_more_streams() {
     assert_eq!(opened_with_data(&mut network, &dialer, 49), 100);
 }
 
-/// How many streams a peer has open that had `open` before, after it has opened, and written to, all it may.
+/// Opens and writes to as many streams as permitted. Returns how many are open, of which `open`
+/// were open before.
 fn opened_with_data(network: &mut Network, peer: &Peer, open: usize) -> usize {
     let mut count = open;
     while let Some(stream) = peer.open().now_or_never() {
@@ -504,7 +505,7 @@ fn few_streams() -> Setup {
     }
 }
 
-/// As `few_streams`, for a bad link.
+/// Like `few_streams`, for a bad link.
 fn churning() -> Setup {
     Setup {
         configure: |builder| {

@@ -1,4 +1,4 @@
-//! Asking STUN servers: when, which ones, and whom to believe.
+//! STUN requests: when they are sent, to which servers, and which answers count.
 
 use std::{
     collections::BTreeMap,
@@ -26,31 +26,31 @@ use crate::{
 const A: ([u8; 4], u16) = ([198, 51, 100, 1], 3478);
 const B: ([u8; 4], u16) = ([198, 51, 100, 2], 3478);
 const C: ([u8; 4], u16) = ([198, 51, 100, 3], 3478);
-/// The same host as the first one.
+/// Another port of the first host.
 const A2: ([u8; 4], u16) = ([198, 51, 100, 1], 3479);
 
-/// What the NAT gives the node.
+/// The external address of the node.
 const PUBLIC: ([u8; 4], u16) = ([203, 0, 113, 1], 50_000);
 const OTHER: ([u8; 4], u16) = ([203, 0, 113, 1], 50_001);
 
-/// After which a node that is not disturbed asks again, at most.
+/// Longest time until the next round, if nothing changes.
 const INTERVAL: Duration = Duration::from_secs(29);
 
-/// A change is followed by a question after so long.
+/// Time from a change to the next request.
 const SETTLING: Duration = Duration::from_millis(500);
 
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// One node, and what it has of the world: STUN servers.
+/// One node, and its environment: STUN servers.
 struct World {
     network: Network,
-    /// What a server sees; those that are not here say nothing.
+    /// The address that each server sees; others do not answer.
     seen: BTreeMap<SocketAddr, SocketAddr>,
-    /// Answers on their way.
+    /// Answers in flight.
     answers: BTreeMap<(Instant, usize), Outgoing>,
     random: StdRng,
     loss: f64,
-    /// Every request: when, to whom, and its bytes.
+    /// All requests: time, server, and contents.
     requests: Vec<(Duration, SocketAddr, Vec<u8>)>,
     findings: Vec<(Duration, Finding)>,
     stats: StunStats,
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// This server is there, and sees the node at this address.
+    /// Adds a server that sees the node at this address.
     fn sees(mut self, server: ([u8; 4], u16), addr: ([u8; 4], u16)) -> Self {
         self.seen.insert(server.into(), addr.into());
         self
@@ -108,7 +108,7 @@ impl World {
         self.exchange();
     }
 
-    /// Takes requests, gives answers whose time has come, and notes what the node makes of them.
+    /// Receives requests, delivers answers that are due, and notes the findings of the node.
     fn exchange(&mut self) {
         let elapsed = self.network.elapsed();
         for request in self.network.intercept() {
@@ -148,7 +148,7 @@ impl World {
         self.answers.insert(key, answer);
     }
 
-    /// The first request, which nobody has answered yet.
+    /// The first request, which is not answered yet.
     fn first_request(&mut self) -> (SocketAddr, Vec<u8>) {
         self.run_for(SETTLING);
         let (_, server, contents) = self.requests[0].clone();
@@ -207,7 +207,7 @@ fn dependent(addr: ([u8; 4], u16)) -> Finding {
     mapped(addr, Some(MappingBehaviour::EndpointDependent))
 }
 
-/// What was found, without when.
+/// The findings, without their times.
 fn found(world: &World) -> Vec<Finding> {
     world.findings.iter().map(|(_, finding)| *finding).collect()
 }
@@ -231,7 +231,7 @@ fn silent_server_is_asked_seven_times_and_given_up_after_39_5_seconds() {
             .all(|(_, _, bytes)| id(bytes) == first)
     );
     assert_eq!((world.stats.requests_sent, world.stats.unanswered), (7, 1));
-    // The next round is another transaction, and says nothing new.
+    // The next round is another transaction, and changes nothing.
     world.run_for(INTERVAL);
     let again = &world.requests[7];
     let pause = again.0 - SETTLING - Duration::from_millis(39_500);
@@ -302,7 +302,7 @@ fn refusing_and_unreachable_servers_are_replaced_at_once() {
     assert_eq!((world.stats.refused, world.times(C)), (1, vec![0]));
     let (_, server, request) = world.requests[1].clone();
     let (now, local_addr) = (world.network.now, world.network.nodes[0].addr());
-    // Of somebody who has not seen the request: nothing.
+    // From a host that has not seen the request: no effect.
     let mut guessed = request.clone();
     guessed[19] ^= 1;
     let is_ours = |world: &mut World, server: SocketAddr, quoted: &[u8]| {
@@ -334,15 +334,16 @@ fn only_the_asked_server_is_believed_and_only_once() {
         // Our own request, and an indication.
         (server, request.clone()),
         (server, [&[0, 0x11], &good[2..]].concat()),
-        // The response to something else than Binding.
+        // A response to a method other than Binding.
         (server, with(1, 0x03)),
     ];
     for (from, bytes) in &unexpected {
         world.receive(*from, bytes);
     }
     assert_eq!(world.stats.dropped_unexpected, 6);
-    // No cookie, a length that is not its own, a byte too few and one too many, an attribute that ends behind the
-    // message, an address of no known family, one of the other family, and one that nobody can have.
+    // No cookie; a wrong length; one byte too few, and one too many; an attribute that ends behind
+    // the message; an address of an unknown family, one of the other family, and one that no host
+    // can have.
     let mut family = with(25, 2);
     family[3] += 12;
     family[23] += 12;
@@ -364,14 +365,14 @@ fn only_the_asked_server_is_believed_and_only_once() {
         world.receive(server, bytes);
     }
     assert_eq!(world.stats.dropped_malformed, malformed.len() as u64);
-    // DTLS, say, is none of our business.
+    // DTLS, for instance, is ignored.
     world.receive(server, &[22, 254, 253]);
     assert!(world.findings.is_empty());
     assert_eq!(world.stats.answers, 0);
-    // None of it has spoilt anything.
+    // None of it had an effect: the right answer still counts.
     world.receive(server, &good);
     assert_eq!(found(&world), [mapped(PUBLIC, None)]);
-    // Once.
+    // But only once.
     world.receive(server, &success(&request, OTHER.into()));
     assert_eq!(world.stats.dropped_unexpected, 7);
     assert_eq!(world.stats.answers, 1);
@@ -386,7 +387,7 @@ fn answer_to_another_socket_is_not_believed() {
     let good = success(&request, PUBLIC.into());
     let client = world.client();
     assert!(!client.handle(now, other, server, &good));
-    // Nor if it has asked as well.
+    // Nor if that socket has a request in progress as well.
     client.ask_about(now, other);
     let then = now + SETTLING;
     let mut asked = 0;
@@ -403,7 +404,7 @@ fn ipv6_addresses_are_read() {
     let [server, local_addr, public] = ["[2001:db8::1]:3478", "[::]:4001", "[2001:db8:9::7]:50000"]
         .map(|addr| addr.parse::<SocketAddr>().unwrap());
     let now = crate::net::clock::now();
-    // The other one cannot be asked from there.
+    // The other server cannot be reached from there.
     let mut client = StunClient::new(vec![A.into(), server], INTERVAL, [6; 32]);
     client.ask_about(now, local_addr);
     let then = now + SETTLING;
@@ -438,14 +439,14 @@ fn change_of_an_interface_is_followed_by_a_question() {
     world.run_for(Duration::from_secs(5));
     world = world.sees(A, OTHER).sees(B, OTHER);
     let (now, local_addr) = (world.network.now, world.network.nodes[0].addr());
-    // Several at a time are one change.
+    // Several changes at a time count as one.
     for _ in 0..20 {
         world.client().ask_about(now, local_addr);
     }
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.times(A), [0, 5_000]);
     assert_eq!(found(&world), [independent(PUBLIC), independent(OTHER)]);
-    // A socket that is gone is not asked about.
+    // There are no requests for a socket that is gone.
     world.client().forget(local_addr);
     let sent = world.stats.requests_sent;
     world.run_for(2 * INTERVAL);
@@ -471,7 +472,7 @@ fn nobody_is_asked_who_was_not_configured_or_cannot_be_reached() {
     let mut world = World::new(14, &[]);
     world.run_for(INTERVAL);
     assert!(world.requests.is_empty());
-    // From a public address no loopback server can be reached.
+    // A loopback server cannot be reached from a public address.
     let mut world = World::new(14, &[([127, 0, 0, 1], 3478)]);
     world.run_for(INTERVAL);
     assert!(world.requests.is_empty());
@@ -507,13 +508,13 @@ fn loss_delays_and_never_misleads() {
         };
         let world = run();
         let found = found(&world);
-        // Of 12 rounds, at least one has heard two servers.
+        // In 12 rounds, at least one got answers of two servers.
         assert!(
             found.contains(&independent(PUBLIC)),
             "seed {seed}: {found:?}"
         );
         assert!(!found.contains(&dependent(PUBLIC)), "seed {seed}");
-        // The same seed sends the same.
+        // The same seed sends the same requests.
         assert_eq!(world.requests, run().requests, "seed {seed}");
     }
 }
@@ -521,7 +522,8 @@ fn loss_delays_and_never_misleads() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// No bytes from the right server, however close to an answer, make it panic; and what it takes is whole.
+    /// No bytes from the right server, however close to an answer, cause a panic, and accepted
+    /// answers are complete.
     #[test]
     fn takes_any_answer(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),

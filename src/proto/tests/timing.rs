@@ -1,4 +1,4 @@
-//! Peers that do not agree about time: how long silence may last, and what day it is.
+//! Peers with different ideas of time: idle timeouts, and wall clocks.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn token_that_a_set_clock_has_outdated_fails_one_dial_and_not_the_next() {
     };
     let mut network = Network::pair(1, Setup::default(), listener);
     let dialer = network.dial(0, 1);
-    // The Retry is on its way back.
+    // The Retry is in flight.
     network.run_for(Duration::from_millis(15));
     network.nodes[1].wall_clock.step(3600);
     let end = network.block_on(async move { dialer.established().await });

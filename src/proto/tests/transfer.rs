@@ -1,4 +1,5 @@
-//! Whatever the network does, what arrives is what was sent; and the same seed does it again.
+//! Transfers over impaired networks: received data equals sent data, and the same seed replays the
+//! run.
 
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ const CORRUPTING: Impairments = Impairments {
     ..Impairments::NONE
 };
 
-/// Nodes that do not give up where a third of the datagrams is lost.
+/// Nodes that do not time out although a third of the datagrams is lost.
 pub(super) fn patient() -> Setup {
     fn configure(builder: ConfigBuilder) -> ConfigBuilder {
         let minutes = Duration::from_secs(300);
@@ -125,8 +126,8 @@ pub(super) fn exchange_over(network: &mut Network, seed: u64, len: usize) {
     }
 }
 
-/// Dials until it succeeds. Of the first thousand seeds with a third lost, number 63 does not at once;
-/// the reasons are those of [`Stuck`].
+/// Dials until it succeeds. Of the first thousand seeds with a third lost, number 63 does not
+/// succeed at once; the possible reasons are those of [`Stuck`].
 fn connect(network: &mut Network) -> (Peer, Peer) {
     let addr = network.public_addr(0);
     for _ in 0..MOST_DIALS {

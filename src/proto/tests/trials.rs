@@ -10,11 +10,11 @@ use std::{
     thread,
 };
 
-/// Plays each of the seeds, and returns what came of them in their order.
+/// Plays each of the seeds, and returns the results in their order.
 ///
 /// # Panics
 ///
-/// If one of them did. Each says how to replay it.
+/// If one of them panicked. Each panic prints how to replay it.
 pub(super) fn play_all<T: Send>(
     test: &str,
     seeds: Range<u64>,
@@ -50,5 +50,5 @@ pub(super) fn play_all<T: Send>(
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// Failures after which no more seeds are tried.
+/// The number of failures after which no more seeds are tried.
 const MOST_FAILURES: usize = 10;

@@ -1,4 +1,4 @@
-//! Writes DER, and what looks like it.
+//! Writes DER, valid and invalid.
 
 pub(crate) fn validity(not_before: &[u8], not_after: &[u8]) -> Vec<u8> {
     sequence(&[not_before, not_after])

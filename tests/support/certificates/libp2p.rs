@@ -65,7 +65,7 @@ impl Forger {
     }
 
     pub(super) fn host_keys(&self) -> Vec<Case> {
-        // The signature is good, so that the key alone decides.
+        // The signature is valid, so that only the key decides.
         let case = |number, name, host: &Keypair, key: Vec<u8>| {
             let signature = host.sign(&message(&self.signer.spki)).unwrap();
             let certificate =
@@ -353,7 +353,7 @@ impl Forger {
     }
 }
 
-/// Every way to break one byte of the host signature of a certificate that is good otherwise.
+/// Every change of one byte of the host signature of an otherwise valid certificate.
 pub(crate) fn broken_host_signatures() -> impl Iterator<Item = Vec<u8>> {
     let host = Keypair::generate_ed25519();
     let signer = Signer::p256();
@@ -366,7 +366,7 @@ pub(crate) fn broken_host_signatures() -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// The peer that a host key is, which may be one that libp2p-identity does not take.
+/// The peer ID of a host key, which libp2p-identity may not accept.
 fn peer_id(key: &[u8]) -> PeerId {
     let multihash = match u8::try_from(key.len()) {
         Ok(length @ ..=42) => [&[0x00, length], key].concat(),
@@ -375,7 +375,7 @@ fn peer_id(key: &[u8]) -> PeerId {
     PeerId::from_bytes(&multihash).unwrap()
 }
 
-/// Replace the S of an ECDSA signature by its negative, which is as valid, if S is low.
+/// Replaces a low S of an ECDSA signature by its negative, which is equally valid.
 fn with_high_s(signature: &[u8], order: &[u8]) -> Vec<u8> {
     let fields = contents(signature);
     let (r, s) = fields.split_at(2 + usize::from(fields[1]));

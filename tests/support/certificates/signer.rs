@@ -21,7 +21,7 @@ use super::der::{
     EC_KEY, NULL, P256, PKCS1, bit_string, element, integer, object_identifier, sequence,
 };
 
-/// The key of a certificate, and how it signs.
+/// The key of a certificate, and its signature algorithm.
 pub(crate) struct Signer {
     pub(crate) spki: Vec<u8>,
     /// The AlgorithmIdentifier of its signatures.
@@ -95,7 +95,7 @@ impl Signer {
         }
     }
 
-    /// One key of 2048 bits, signing in this way.
+    /// A key of 2048 bits with this signature algorithm.
     fn rsa(algorithm: Vec<u8>, encoding: &'static RsaSignatureEncoding) -> Self {
         let pkcs8 = rsa_pkcs8();
         let key = RsaKeyPair::from_pkcs8(pkcs8).unwrap();

@@ -1,4 +1,4 @@
-//! Certificates in the making.
+//! Templates of certificates.
 
 use libp2p_identity::Keypair;
 
@@ -10,7 +10,7 @@ use super::{
     signer::Signer,
 };
 
-/// A certificate in the making. Every field is a complete element in DER, or nothing.
+/// A template of a certificate. Every field is a complete DER element, or empty.
 #[derive(Clone)]
 pub(crate) struct Template {
     pub(crate) version: Vec<u8>,
@@ -22,18 +22,18 @@ pub(crate) struct Template {
     pub(crate) spki: Vec<u8>,
     pub(crate) unique_ids: Vec<u8>,
     pub(crate) extensions: Vec<Vec<u8>>,
-    /// What follows the last field of the signed part.
+    /// Bytes after the last field of the signed part.
     pub(crate) trailer: Vec<u8>,
     pub(crate) outer_algorithm: Vec<u8>,
 }
 
 impl Template {
-    /// A good certificate for the signer's key, vouched for by `host`.
+    /// A valid certificate for the signer's key, signed by `host`.
     pub(crate) fn new(host: &Keypair, signer: &Signer) -> Self {
         Self::with_signed_key(&signed_key(host, &signer.spki), signer)
     }
 
-    /// The same with any value in the libp2p extension.
+    /// The same with an arbitrary value in the libp2p extension.
     pub(crate) fn with_signed_key(value: &[u8], signer: &Signer) -> Self {
         Self {
             version: element(0xa0, &integer(&[2])),
@@ -88,7 +88,7 @@ impl Template {
     }
 }
 
-/// Sign any bytes as if they were the signed part of a certificate.
+/// Signs any bytes as if they were the signed part of a certificate.
 pub(crate) fn sign(signed_part: &[u8], signer: &Signer) -> Vec<u8> {
     assemble(signed_part, &signer.algorithm, &(signer.sign)(signed_part))
 }

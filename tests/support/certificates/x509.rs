@@ -596,7 +596,7 @@ impl Forger {
     }
 }
 
-/// Extensions with short names, so that 5000 fit into the 64 KiB that TLS lets through.
+/// Extensions with short names, so that 5000 fit into the 64 KiB that TLS permits.
 fn many_extensions(count: u16) -> impl Iterator<Item = Vec<u8>> {
     (0..count).map(|index| {
         let identifier = [0x2a, 0x81 + (index >> 7) as u8, (index & 0x7f) as u8];
@@ -604,7 +604,7 @@ fn many_extensions(count: u16) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Where the point begins in the contents of a P-256 SubjectPublicKeyInfo.
+/// Offset of the point in the contents of a P-256 SubjectPublicKeyInfo.
 const P256_POINT: usize = 24;
 const P256_PRIME: &str = "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff";
 const P256_A: &str = "ffffffff00000001000000000000000000000000fffffffffffffffffffffffc";

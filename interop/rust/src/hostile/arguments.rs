@@ -10,14 +10,14 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 pub struct Arguments {
     pub command: Command,
     pub addr: SocketAddr,
-    /// The first case that is run.
+    /// The first case to run.
     pub from: usize,
-    /// How long is waited for the other side, in each case.
+    /// How long to wait for the other side in each case.
     pub timeout: Duration,
 }
 
 pub enum Command {
-    /// Serve each certificate, at a port of its own.
+    /// Serve each certificate at a separate port.
     Listen,
     /// Present each certificate to a listener.
     Dial,
@@ -57,7 +57,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, S
     Ok(parsed)
 }
 
-/// The address without whom it belongs to: we do not care.
+/// The address without the peer ID, which is not needed.
 fn socket_addr(text: &str) -> Result<SocketAddr, String> {
     let addr: Multiaddr = text
         .parse()

@@ -1,4 +1,5 @@
-//! A peer that presents, and serves, every wrong certificate: what does the other side do?
+//! A peer that presents and serves every wrong certificate, and reports the reaction of the other
+//! side.
 
 mod arguments;
 #[allow(
@@ -54,20 +55,21 @@ async fn run() -> Result<(), String> {
     match command {
         Command::Listen => serve::all(forge(from), addr, timeout).await,
         Command::Dial => {
-            // The good one comes again at the end: nobody may have had enough of us by then.
+            // The valid certificate comes again at the end, to show that the other side still
+            // accepts it.
             let cases = forge(from).chain(forge(0).take(1));
             present::all(cases, addr, timeout).await
         }
     }
 }
 
-/// The cases and their places in the list, each from a host of its own: some peers keep no more
-/// than a few connections with one.
+/// The cases and their indexes, each with its own host key: some peers allow only a few connections
+/// with one peer.
 fn forge(from: usize) -> impl Iterator<Item = (usize, Case)> {
     (from..cases().len()).map(|index| (index, cases().swap_remove(index)))
 }
 
-/// A line about a case: its place in the list, and what should become of it.
+/// A line about a case: its index, and the required reaction.
 fn describe(index: usize, case: &Case) -> Value {
     json!({
         "case": index,
@@ -81,7 +83,7 @@ fn describe(index: usize, case: &Case) -> Value {
     })
 }
 
-/// Prints a line of JSON. If nobody reads it any more there is nobody to tell.
+/// Prints a line of JSON. Errors are ignored: they mean that the reader is gone.
 fn print(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
 }

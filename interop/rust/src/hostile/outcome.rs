@@ -1,4 +1,4 @@
-//! What the other side made of a certificate.
+//! The reaction of the other side to a certificate.
 
 use quinn::ConnectionError;
 use serde_json::{Value, json};
@@ -8,9 +8,9 @@ pub enum Outcome {
     Accepted,
     /// It ended the connection.
     Refused { how: String, reason: String },
-    /// It neither talked nor ended the connection while we waited.
+    /// It neither talked nor ended the connection in time.
     Silent,
-    /// We ended the connection, for a reason that has nothing to do with our certificate.
+    /// We ended the connection for a reason other than our certificate.
     Failed(String),
 }
 

@@ -1,4 +1,4 @@
-//! One ping, as proof that the other side talks to us: `/ipfs/ping/1.0.0`, agreed on by
+//! One ping, to show that the other side talks to us: `/ipfs/ping/1.0.0`, negotiated with
 //! multistream-select.
 
 use std::io;
@@ -26,8 +26,8 @@ pub async fn ask(connection: &Connection) -> io::Result<()> {
     }
 }
 
-/// Answers one ping, if that is what the other side has opened the stream for. The stream ends when
-/// what comes back is dropped.
+/// Answers one ping, if the other side has opened the stream for that. The stream ends when the
+/// returned value is dropped.
 pub async fn answer((send, recv): (SendStream, RecvStream)) -> io::Result<impl Sized> {
     let stream = join(recv, send).compat();
     let (_, mut stream) = listener_select_proto(stream, [PROTOCOL]).await?;

@@ -11,7 +11,7 @@ use tokio::time;
 
 use crate::{Case, describe, hostile_tls, outcome::Outcome, ping, print};
 
-/// Presents one case after the other, except those that are about whom a dialer expects.
+/// Presents one case after another, except those about the peer that a dialer expects.
 pub async fn all(
     cases: impl Iterator<Item = (usize, Case)>,
     addr: SocketAddr,
@@ -36,8 +36,8 @@ pub async fn all(
     Ok(())
 }
 
-/// A client is through its handshake before its certificate was looked at, so that only an answer
-/// means anything.
+/// A client's handshake completes before its certificate is checked, so only an answer to a ping
+/// counts.
 async fn present(endpoint: &Endpoint, case: &Case, addr: SocketAddr) -> Result<Outcome, String> {
     let tls = hostile_tls::client(case);
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;

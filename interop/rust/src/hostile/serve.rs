@@ -1,4 +1,4 @@
-//! The server: serves each certificate, at a port of its own.
+//! The server: serves each certificate at a separate port.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{io::AsyncReadExt, time};
 
 use crate::{Case, describe, hostile_tls, outcome::Outcome, ping, print};
 
-/// Serves all cases until nobody holds our standard input any more.
+/// Serves all cases until our standard input is closed.
 pub async fn all(
     cases: impl Iterator<Item = (usize, Case)>,
     addr: SocketAddr,
@@ -23,7 +23,7 @@ pub async fn all(
         let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let endpoint = Endpoint::server(config, addr).map_err(|error| error.to_string())?;
         let bound = endpoint.local_addr().map_err(|error| error.to_string())?;
-        // Whom the other side shall expect is said with the address.
+        // The address contains the peer that the other side should expect.
         let peer_id = case.expected_peer.unwrap_or(case.host);
         let mut line = describe(index, &case);
         line["listen"] = json!(multiaddr(bound, peer_id).to_string());
@@ -49,7 +49,7 @@ async fn serve(index: usize, incoming: Incoming, timeout: Duration) {
     let mut line = json!({ "case": index });
     outcome.tell(&mut line);
     print(&line);
-    // It is for the other side to end this, as soon as it has our answer.
+    // The other side ends the connection after our answer.
     if let Some((connection, _stream)) = talk {
         let _ = time::timeout(timeout, connection.closed()).await;
     }

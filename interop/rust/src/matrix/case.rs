@@ -1,4 +1,4 @@
-//! One cell of the table: two peers, one operation, and what has to come out.
+//! One cell of the table: two peers, one operation, and the required result.
 
 mod ends;
 
@@ -29,7 +29,7 @@ pub enum Family {
     V6,
 }
 
-/// What is to be run.
+/// A case to run.
 #[derive(Clone)]
 pub struct Case {
     pub peer: &'static str,
@@ -40,7 +40,7 @@ pub struct Case {
     pub operation: &'static str,
     pub listener: Invocation,
     pub dialer: Invocation,
-    /// For the dialer, after the operation.
+    /// Options for the dialer, after the operation.
     pub options: Vec<String>,
     /// How long the dialer may take.
     pub limit: Duration,
@@ -48,53 +48,52 @@ pub struct Case {
     pub expect: Expect,
 }
 
-/// What happens to the two while they are connected.
+/// A disturbance while the two are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
     None,
-    /// A relay between them takes another port after each `every` datagrams from the dialer.
+    /// A relay between them moves to another port after each `every` datagrams from the dialer.
     Rebind {
         every: u64,
     },
-    /// A relay between them drops what the listener sends, from when data flows.
+    /// A relay between them drops the listener's packets once data flows.
     Silence,
-    /// The listener is killed when data flows.
+    /// The listener is killed once data flows.
     Kill,
-    /// The listener is killed when data flows, and started again at the same port.
+    /// The listener is killed once data flows, and restarted at the same port.
     Restart,
-    /// The dialer is killed when data flows, and another one comes with the same key.
+    /// The dialer is killed once data flows, and another one with the same key replaces it.
     RestartDialer,
 }
 
-/// What a result has to show, apart from success.
+/// What a result must show, besides success.
 #[derive(Clone)]
 pub enum Expect {
     /// Nothing more.
     Success,
     /// These codes, as the dialer and the listener have seen them.
     Codes { seen: Value, peer_saw: Value },
-    /// Our statistics name this group.
+    /// Our statistics show this key-exchange group.
     Group(&'static str),
-    /// The dial fails, and our error says this.
+    /// The dial fails, and our error contains this.
     Refusal(&'static str),
-    /// The peer retires so many of our connection IDs, and uses none after that.
+    /// The peer retires this many of our connection IDs, and uses none of them afterwards.
     RetiredIds(u64),
     /// We have sent a Retry.
     Retry,
     /// Our memory grows by less than this.
     Memory { limit_kib: u64 },
-    /// Who was told that the connection is closed has heard it at once, with the code if it shows
-    /// any.
+    /// A side that was told of the close has received it at once, with the code if it shows codes.
     Ends { shows_code: bool },
     /// All connections came from one port of the dialer.
     OnePort,
-    /// What the dialer has sent has arrived, with its end.
+    /// The dialer's data has arrived, with its end.
     Sunk { bytes: u64 },
     /// The old connection did not have to end first.
     Overlap,
 }
 
-/// How it went.
+/// The result of a case.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Passed { ms: u64 },
@@ -102,18 +101,18 @@ pub enum Outcome {
     Unsupported(String),
 }
 
-/// A listener and the address that it got.
+/// A listener and its address.
 pub struct Listener {
     invocation: Invocation,
     family: Family,
     process: Process,
     addr: String,
-    /// What it has told of its connections since the last time that somebody looked.
+    /// Its lines about connections since the last look.
     seen: Vec<Value>,
 }
 
 impl Listener {
-    /// Starts a listener, or says how the case that needs it has ended without one.
+    /// Starts a listener, or returns the result of the case without one.
     pub fn start(invocation: &Invocation, family: Family, dir: &Path) -> Result<Self, Outcome> {
         Self::try_start(invocation, family, dir).map_err(|(code, error)| match code {
             Some(3) => Outcome::Unsupported(error),
@@ -157,7 +156,7 @@ impl Listener {
         })
     }
 
-    /// Whether this is what a case needs, and still there.
+    /// Whether this listener fits the case, and still runs.
     pub fn fits(&mut self, case: &Case) -> bool {
         self.invocation == case.listener && self.family == case.family && self.is_running()
     }
@@ -188,7 +187,7 @@ impl Listener {
         self.latest(|line| line.get("connected").is_some())["facts"].clone()
     }
 
-    /// Its first `count` lines that have `what` of `peer`. After four seconds, those that there are.
+    /// Its first `count` lines with `what` of `peer`. After four seconds, those received so far.
     fn lines_of(&mut self, what: &str, peer: &Value, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + Duration::from_secs(4);
         loop {
@@ -204,7 +203,7 @@ impl Listener {
 
     /// Its latest line that is `wanted`; null if there is none.
     fn latest(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        // It may still be about to say so.
+        // The line may be about to arrive.
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             self.seen.extend(self.process.lines());
@@ -225,7 +224,7 @@ impl Case {
         listener.seen.clear();
         match self.try_run(listener, dir) {
             Ok(outcome) => outcome,
-            // Where this copy of the repository lies is nobody's business.
+            // The path of this copy of the repository must not appear in results.
             Err(error) => Outcome::Failed(error.replace(&dir.display().to_string(), "interop")),
         }
     }
@@ -284,7 +283,7 @@ impl Case {
                 continue;
             }
             if let Some(code) = dialer.exit_code() {
-                // Its last line may have come between the two looks, or be on its way here.
+                // Its last line may have arrived between the two checks, or may be in the pipe.
                 if let Some(line) = dialer.line(Instant::now() + POLL * 20) {
                     break line;
                 }
@@ -333,14 +332,14 @@ impl Case {
         if !suite.starts_with("TLS13_") {
             return Err(format!("our statistics show the cipher suite {suite}"));
         }
-        // Of the others, only go tells.
+        // Of the other peers, only go reports these.
         for (name, expected) in [
             ("alpn", json!("libp2p")),
             ("certificates", json!(1)),
             ("key_exchange_group", json!(group)),
             ("server_name", json!("")),
         ] {
-            // That crypto/tls and rustls name classic groups differently is no difference.
+            // crypto/tls and rustls have different names for the same classic groups.
             let found = &theirs[name];
             let classic = name == "key_exchange_group" && !group.contains("MLKEM");
             if !found.is_null() && *found != expected && !classic {
@@ -397,7 +396,8 @@ impl Case {
         Ok(())
     }
 
-    /// The transfer outlasted all the rebindings, and a listener of ours knows where the peer is.
+    /// The transfer outlasted all rebindings, and a listener of ours has the peer's current
+    /// address.
     fn check_rebinding(&self, relay: &Relay, listener: &mut Listener) -> Result<(), String> {
         let sources = relay.sources();
         let Some(last) = sources.get(REBINDINGS) else {
@@ -420,7 +420,7 @@ impl Case {
     }
 }
 
-/// What a process has used, from the first look to the last.
+/// The memory of a process, at the first and at the last look.
 #[derive(Default)]
 struct Memory {
     first_kib: Option<u64>,
@@ -440,7 +440,7 @@ impl Memory {
     }
 }
 
-/// Commands come before the options that an invocation has already.
+/// Inserts commands before the options of an invocation.
 fn insert(invocation: &Invocation, words: &[&str]) -> Invocation {
     let mut all = invocation.clone();
     let at = all
@@ -459,11 +459,11 @@ fn passed(start: Instant) -> Outcome {
     }
 }
 
-/// How long a listener may take to be bound.
+/// How long a listener may take to bind.
 const START: Duration = Duration::from_secs(30);
 
-/// How long a dialer may overrun the limit that it was told.
+/// How long a dialer may exceed its limit.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// How often children are looked after.
+/// Interval at which children are checked.
 const POLL: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! Which cases there are.
+//! The list of cases.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     prepare::Ready,
 };
 
-/// How much is transferred, and for how long is waited.
+/// Transfer sizes, and the resulting timeouts.
 pub struct Sizes {
     pub echo_bytes: u64,
     pub idle_seconds: u64,
@@ -31,7 +31,7 @@ pub const QUICK: Sizes = Sizes {
     py_bytes: 1 << 20,
 };
 
-/// As the issue asks.
+/// The full run.
 pub const FULL: Sizes = Sizes {
     echo_bytes: 100 << 20,
     idle_seconds: 60,
@@ -41,7 +41,7 @@ pub const FULL: Sizes = Sizes {
     py_bytes: 100 << 20,
 };
 
-/// The operations that keep the machine busy; those that mostly wait are in [`WAITING`].
+/// Operations that use the CPU; those that mostly wait are in [`WAITING`].
 const BUSY: &[&str] = &[
     "ping",
     "identify",
@@ -63,12 +63,12 @@ const BUSY: &[&str] = &[
 
 const WAITING: &[&str] = &["killed", "idle"];
 
-/// What a host key can be.
+/// The types of host keys.
 const KEYS: &[&str] = &["ed25519", "secp256k1", "ecdsa", "rsa"];
 
 pub const DIRECTIONS: [Direction; 2] = [Direction::Out, Direction::In];
 
-/// The cases to be run one after the other, and those that can wait at the same time.
+/// The cases to run one after another, and those that can run in parallel because they mostly wait.
 pub fn of(
     peer: &'static str,
     ours: &Ready,
@@ -139,9 +139,9 @@ impl Pair<'_> {
         let mut limit = Duration::from_secs(60);
         let mut expect = Expect::Success;
         let mut disturbance = Disturbance::None;
-        // What the dialer has to do, if that is another name.
+        // The dialer's operation, if its name differs.
         let mut done_by = operation;
-        // js shows none.
+        // js shows no codes.
         let shows_code = self.peer != "js";
         let (mut listener, mut dialer) = (listener.clone(), dialer.clone());
         let mut option = |name: &str, value: u64| {
@@ -151,15 +151,15 @@ impl Pair<'_> {
             "ping" => option("count", 100),
             "echo" | "perf" => {
                 option("size", bytes);
-                // Fifty times as slow as the others: two MiB/s at worst.
+                // py is fifty times as slow as the others: 2 MiB/s at worst.
                 limit += Duration::from_secs(if is_py { bytes >> 18 } else { bytes >> 21 });
                 if is_py && operation == "echo" {
-                    // Its receive buffer drops what it cannot hold.
+                    // Its receive buffer drops data that it cannot hold.
                     option("in-flight", 1 << 20);
                 }
             }
             "streams" => {
-                // py ends a connection that has had a thousand.
+                // py ends a connection after a thousand streams.
                 option(
                     "count",
                     if is_py {
@@ -179,7 +179,7 @@ impl Pair<'_> {
             "slow-reader" => {
                 option("size", sizes.slow_bytes);
                 option("seconds", sizes.slow_seconds);
-                // Our windows are a sixth of it; what is more was buffered.
+                // Our windows are a sixth of that; more means that data was buffered elsewhere.
                 expect = Expect::Memory {
                     limit_kib: (sizes.slow_bytes >> 10) / 2,
                 };
@@ -206,7 +206,7 @@ impl Pair<'_> {
             "close-delivers" => {
                 option("size", DELIVERED_BYTES);
                 limit = Duration::from_secs(20);
-                // It is always we who close.
+                // We always close.
                 match self.direction {
                     Direction::Out => {
                         let bytes = DELIVERED_BYTES;
@@ -247,13 +247,13 @@ impl Pair<'_> {
         }
     }
 
-    /// Who can send and see which codes: 42, if nothing is in the way.
+    /// The codes that each side can send and see: 42, unless noted.
     fn codes(&self, operation: &str) -> Expect {
         let code = json!(CODE);
         let none = Value::Null;
         let unsupported = json!("unsupported");
         let (sent_by_peer, seen_by_peer) = match (self.peer, operation) {
-            // It drops a stream, which is to stop it with code 0; it cannot reset one.
+            // It can only drop a stream, which stops it with code 0; it cannot reset one.
             ("official", "reset") => (unsupported, code.clone()),
             ("official", "stop") => (json!(0), code.clone()),
             // It always sends 0, and shows none.
@@ -274,7 +274,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Both have a host key of this type.
+    /// Both use a host key of this type.
     fn host_key(&self, key: &str, sizes: &Sizes) -> Case {
         let mut case = self.case("ping", Family::V4, sizes);
         case.row = format!("key {key}");
@@ -288,34 +288,35 @@ impl Pair<'_> {
         case
     }
 
-    /// The key-exchange group that the two prefer.
+    /// The key-exchange group that both prefer.
     fn group(&self, sizes: &Sizes) -> Case {
         let mut case = self.case("ping", Family::V4, sizes);
         case.row = "group".to_owned();
         case.expect = Expect::Group(match (self.peer, self.direction) {
             ("go" | "official", _) => "X25519MLKEM768",
-            // aioquic offers a P-256 share first and takes any.
+            // aioquic offers a P-256 share first, and accepts any.
             ("py", Direction::In) => "secp256r1",
             _ => "X25519",
         });
         case
     }
 
-    /// A NAT in between forgets the dialer, again and again while data flows.
+    /// A NAT between them changes the dialer's address repeatedly while data flows.
     fn rebinding(&self, sizes: &Sizes) -> Case {
         let mut case = self.case("echo", Family::V4, sizes);
         let bytes = if self.peer == "py" { 4 << 20 } else { 32 << 20 };
         case.row = "rebinding".to_owned();
         case.options = vec!["--size".to_owned(), bytes.to_string()];
         case.limit = Duration::from_secs(60);
-        // What it carries is in datagrams of at most 1472 bytes, so the last rebinding comes within the first sixth: our
-        // listener reports an address some tenths of a second later, when it is validated.
+        // The data needs datagrams of at most 1472 bytes, so the last rebinding comes within the
+        // first sixth. Our listener reports an address some tenths of a second later, when it is
+        // validated.
         let every = bytes / 32_768;
         case.disturbance = Disturbance::Rebind { every };
         case
     }
 
-    /// We demand of everybody to prove its address.
+    /// We require every client to prove its address.
     fn our_retry(&self, sizes: &Sizes) -> Case {
         let mut case = self.case("ping", Family::V4, sizes);
         case.row = "our Retry".to_owned();
@@ -324,7 +325,7 @@ impl Pair<'_> {
         case
     }
 
-    /// What only go can be made to do.
+    /// Cases that only go supports.
     fn go_only(&self, sizes: &Sizes) -> Vec<Case> {
         let ping = |row: &str, expect| {
             let mut case = self.case("ping", Family::V4, sizes);
@@ -337,7 +338,7 @@ impl Pair<'_> {
             Direction::Out => classic.listener = classic.listener.env("GODEBUG", "tlsmlkem=0"),
             Direction::In => classic.dialer = classic.dialer.env("GODEBUG", "tlsmlkem=0"),
         }
-        // It takes another ID after 5,000 to 15,000 packets, and has at least 30,000 to send.
+        // It uses another ID after 5,000 to 15,000 packets, and has at least 30,000 to send.
         let mut rotation = self.case("echo", Family::V4, sizes);
         rotation.row = "id rotation".to_owned();
         rotation.options = vec!["--size".to_owned(), (48 << 20).to_string()];
@@ -347,7 +348,7 @@ impl Pair<'_> {
         }
         let mut cases = vec![classic, rotation];
         if self.direction == Direction::In {
-            // What it comes to without the mistake that makes the ordinary row fail.
+            // The result without the mistake that makes the ordinary row fail.
             let mut autonat = self.case("autonat", Family::V4, sizes);
             autonat.row = "autonat, no reset".to_owned();
             autonat.dialer = autonat.dialer.with(["--no-reset"]);
@@ -374,6 +375,5 @@ impl Pair<'_> {
 /// The code of resets, stops and closes.
 const CODE: u64 = 42;
 
-/// What is sent right before a connection is closed: more than is under way at a time on a young
-/// connection.
+/// Bytes sent right before the close: more than a new connection has in flight at a time.
 const DELIVERED_BYTES: u64 = 256 << 10;

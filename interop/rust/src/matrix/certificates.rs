@@ -1,4 +1,5 @@
-//! The second table: what each peer does with each wrong certificate, presented and served.
+//! The second table: each peer's reaction to each wrong certificate, from a client and from a
+//! server.
 
 mod findings;
 mod present;
@@ -19,22 +20,22 @@ use crate::{
 /// The name of this part, as if it were a row of the first table.
 pub const ROW: &str = "certificates";
 
-/// A certificate, as the hostile peer describes it.
+/// A certificate, as described by the hostile peer.
 #[derive(Clone, Deserialize, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its place in the list.
+    /// Its index in the list.
     #[serde(rename = "case")]
     pub index: usize,
     /// The number of the threat.
     pub number: u8,
     pub name: String,
-    /// Whether nothing but the forgery is wrong with it.
+    /// Whether nothing else is wrong with it than the forgery.
     pub signed: bool,
-    /// The error that ours refuses it with; nothing if it is good.
+    /// The error with which ours refuses it; `None` if it is valid.
     pub refuse: Option<String>,
 }
 
-/// What the hostile peer does.
+/// The role of the hostile peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// It dials, and presents its certificate.
@@ -43,17 +44,17 @@ pub enum Role {
     Server,
 }
 
-/// What a peer has made of a certificate.
+/// A peer's reaction to a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Accepted,
-    /// By an alert of TLS, or otherwise.
+    /// With a TLS alert, or otherwise.
     Refused(String),
-    /// It neither talked nor said no while there was time.
+    /// It neither talked nor refused in time.
     Silent,
-    /// It has not survived it.
+    /// It has crashed.
     Crashed,
-    /// There was nothing to make anything of.
+    /// There was no certificate to react to.
     Failed(String),
 }
 
@@ -98,7 +99,7 @@ fn attack(
 }
 
 impl Certificate {
-    /// Whether this is what has to be answered.
+    /// Whether this is the required reaction.
     fn deserves(&self, answer: &Answer) -> bool {
         match answer {
             Answer::Accepted => self.refuse.is_none(),
@@ -108,7 +109,7 @@ impl Certificate {
     }
 }
 
-/// What the hostile peer tells of a connection.
+/// The hostile peer's report of a connection.
 #[derive(Deserialize)]
 struct Told {
     case: usize,

@@ -1,4 +1,4 @@
-//! Child processes with a time limit, which do not outlive their owner.
+//! Child processes with a time limit, which end with their owner.
 
 use std::{
     collections::VecDeque,
@@ -18,14 +18,14 @@ use nix::{
 };
 use serde_json::Value;
 
-/// A program and how to call it.
+/// A program with its arguments and environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Invocation {
     pub words: Vec<String>,
     pub env: Vec<(String, String)>,
 }
 
-/// A running child that speaks JSON lines. Dropping it kills it, with all that it started.
+/// A running child that prints JSON lines. Dropping it kills it, with its process group.
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -62,7 +62,7 @@ impl Invocation {
         Ok(command)
     }
 
-    /// Runs to the end; the output comes back, or what was said last before it failed.
+    /// Runs to the end. Returns the output, or its last error lines if it failed.
     pub fn run(&self, dir: &Path, limit: Duration) -> Result<String, String> {
         let mut command = self.command(dir)?;
         command
@@ -78,7 +78,7 @@ impl Invocation {
                 output.push('\n');
             }
             if let Some(code) = process.exit_code() {
-                // What is still on its way here ends with the pipe.
+                // Reads the lines that are left in the pipe.
                 while let Ok(line) = process.lines.recv_timeout(POLL * 20) {
                     output.push_str(&line);
                     output.push('\n');
@@ -94,7 +94,7 @@ impl Invocation {
         }
     }
 
-    /// Starts a child that reads from a pipe until we let go of it.
+    /// Starts a child with a pipe as its standard input, which stays open until we drop it.
     pub fn start(&self, dir: &Path) -> Result<Process, String> {
         let mut command = self.command(dir)?;
         command
@@ -113,7 +113,7 @@ impl Process {
         let (sender, lines) = mpsc::sync_channel(LINES);
         if let Some(output) = child.stdout.take() {
             follow(output, move |line| {
-                // Nobody may read any more; the pipe is emptied all the same.
+                // The receiver may be full or gone; the pipe must be emptied all the same.
                 let _ = sender.try_send(line);
             });
         }
@@ -146,7 +146,7 @@ impl Process {
         }
     }
 
-    /// All the lines of JSON that have come until now.
+    /// All lines of JSON so far.
     pub fn lines(&self) -> Vec<Value> {
         self.lines
             .try_iter()
@@ -177,13 +177,13 @@ impl Process {
         self.child.id()
     }
 
-    /// What was said last on standard error.
+    /// The last lines of standard error.
     pub fn errors(&self) -> String {
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         errors.iter().cloned().collect::<Vec<_>>().join(" | ")
     }
 
-    /// The exit code, if the child has ended; -1 if by a signal.
+    /// The exit code, if the child has ended; -1 after a signal.
     pub fn exit_code(&mut self) -> Option<i32> {
         match self.child.try_wait() {
             Ok(None) => None,
@@ -204,17 +204,17 @@ impl Process {
         None
     }
 
-    /// The most memory that the child has used, in KiB, where the operating system tells.
+    /// The peak memory of the child in KiB, if the operating system tells.
     pub fn peak_memory_kib(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// Kills at once, without a chance to say goodbye.
+    /// Kills it at once with SIGKILL.
     pub fn kill(&mut self) {
         if let Ok(id) = i32::try_from(self.child.id()) {
-            // It may have ended already, and be gone.
+            // It may already have ended.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
         let _ = self.child.wait();
@@ -238,7 +238,7 @@ fn follow(output: impl Read + Send + 'static, mut each: impl FnMut(String) + Sen
     });
 }
 
-/// How often a child is looked after.
+/// Interval at which a child is checked.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Lines of output that wait to be read.

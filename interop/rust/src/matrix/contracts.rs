@@ -1,4 +1,5 @@
-//! The contracts of libp2p's interoperability suites: our programs for them, started as the suites start them.
+//! The contracts of libp2p's interoperability suites: our programs for them, started in the same
+//! way as by the suites.
 
 mod result;
 mod site;
@@ -23,10 +24,10 @@ use self::{
     site::Site,
 };
 
-/// The contracts: what is there to run them, and how they went.
+/// The contracts: what is available to run them, and their results.
 #[derive(Default)]
 pub struct Contracts {
-    /// Why none, or some, cannot be run.
+    /// The reasons why some or all cannot be run.
     skipped: Vec<Skipped>,
     redis: Option<String>,
     cases: Vec<Case>,
@@ -34,7 +35,7 @@ pub struct Contracts {
 }
 
 struct Skipped {
-    /// As `INTEROP_REQUIRE` calls it.
+    /// The name in `INTEROP_REQUIRE`.
     name: &'static str,
     reason: String,
 }
@@ -46,21 +47,22 @@ struct Case {
     format: Format,
     dialer: &'static str,
     listener: &'static str,
-    /// In the order in which they start; the last one is the dialer, whose result counts.
+    /// In the order of starting. The last one is the dialer, whose result counts.
     programs: Vec<Invocation>,
-    /// What the programs before the dialer print when it may start, if it cannot wait for itself.
+    /// The line of the earlier programs after which the dialer may start, if the dialer cannot wait
+    /// itself.
     ready: Option<&'static str>,
 }
 
 enum Outcome {
-    /// With what the result says.
+    /// With a summary of the result.
     Passed(String),
-    /// Failed for a reason that is in known.toml.
+    /// Failed for a reason in known.toml.
     Known(String),
     Failed(String),
 }
 
-/// Prepares the contracts; `root` is the directory of the matrix, `program` the matrix.
+/// Prepares the contracts. `root` is the directory of the matrix, and `program` its executable.
 pub fn prepare(root: &Path, program: &Path) -> Contracts {
     eprintln!("preparing contracts");
     let mut contracts = Contracts::default();
@@ -84,7 +86,7 @@ pub fn prepare(root: &Path, program: &Path) -> Contracts {
 }
 
 impl Contracts {
-    /// Runs one after the other.
+    /// Runs all of them one after another.
     pub fn run(mut self, root: &Path, known: &Known) -> Self {
         if self.cases.is_empty() {
             return self;
@@ -117,7 +119,7 @@ impl Contracts {
         self
     }
 
-    /// What has failed, or is required and was skipped.
+    /// The failures, and what is required but was skipped.
     pub fn failures(&self, required: &str) -> Vec<String> {
         let failed = self
             .cases
@@ -160,12 +162,12 @@ impl Contracts {
         text
     }
 
-    /// How many have been run.
+    /// The number of tests run.
     pub fn len(&self) -> usize {
         self.outcomes.len()
     }
 
-    /// One row for each; empty if none have been run.
+    /// One row for each test; empty if none was run.
     pub fn table(&self) -> String {
         if self.outcomes.is_empty() {
             return String::new();
@@ -217,12 +219,12 @@ impl Case {
             for (process, _) in &running {
                 let _ = write!(text, "; the other side: {}", process.errors());
             }
-            // Where this copy of the repository lies is nobody's business.
+            // The path of this copy of the repository must not appear in results.
             text.replace(&dir.display().to_string(), "interop")
         })
     }
 
-    /// As known.toml calls it.
+    /// The name in known.toml.
     fn row(&self) -> String {
         format!("{} {}", self.suite, self.test)
     }
@@ -235,7 +237,7 @@ impl Case {
         format!("{}, {}", self.row(), self.pair())
     }
 
-    /// The one that is not ours, if there is one.
+    /// The side that is not ours, if there is one.
     fn peer(&self) -> &'static str {
         if self.dialer == OURS {
             self.listener
@@ -253,7 +255,7 @@ impl Case {
     }
 }
 
-/// Builds our programs, and returns the directory that they are in: that of the matrix itself.
+/// Builds our programs, and returns their directory: that of the matrix itself.
 fn ours(root: &Path, program: &Path) -> Result<PathBuf, String> {
     let programs = program.parent().ok_or("the matrix is nowhere")?;
     let target = programs.parent().ok_or("no target directory")?;
@@ -281,7 +283,7 @@ fn py(root: &Path) -> Result<Py, String> {
     let dir = root.join("py");
     let pinned = dir.join("suites.txt");
     let read = |file: &Path| fs::read_to_string(file).map_err(|error| error.to_string());
-    // What is installed, so that it is installed once.
+    // Records what is installed, so that it is installed only once.
     let stamp = dir.join("venv/suites/suites.txt");
     let requirement = read(&pinned)?;
     if read(&stamp).as_deref() != Ok(&requirement) {
@@ -454,7 +456,7 @@ fn cases(programs: &Path, py: Option<&Py>) -> Vec<Case> {
     cases
 }
 
-/// The environment that unified-testing makes for a program.
+/// The environment variables that unified-testing sets for a program.
 fn unified(program: &Invocation, test_key: &str, is_dialer: bool) -> Invocation {
     program
         .clone()
@@ -477,13 +479,13 @@ fn perf_sizes(program: &Invocation) -> Invocation {
         .env("DURATION", "20")
 }
 
-/// What our programs are called.
+/// The name of our programs.
 const OURS: &str = "ours";
 
-/// Time that a program may run; none takes three seconds.
+/// Time limit of a program; none takes three seconds.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// How long a program may overrun its limit.
+/// How long a program may exceed its limit.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Time to build our programs, or to download theirs.

@@ -19,10 +19,11 @@ use self::{
     figures::{Figures, Set},
 };
 
-/// Hole punching: what is there to try it, and how it went.
+/// Hole punching: what is available to try it, and the results.
 #[derive(Default)]
 pub struct HolePunching {
-    /// Why none, or some, cannot be tried; by the name that `INTEROP_REQUIRE` has for what is missing.
+    /// The reasons why some or all cannot be tried, with the name of the missing feature in
+    /// `INTEROP_REQUIRE`.
     skipped: Vec<(&'static str, String)>,
     programs: Programs,
     /// `None` for the quick set.
@@ -30,13 +31,13 @@ pub struct HolePunching {
     figures: Figures,
 }
 
-/// Two programs behind a NAT each.
+/// Two programs, each behind a NAT.
 struct Pair {
     dialer: &'static str,
     listener: &'static str,
     nat: Nat,
     expect: Expect,
-    /// Whether it is one of the quick set.
+    /// Whether it belongs to the quick set.
     quick: bool,
 }
 
@@ -46,18 +47,19 @@ impl Pair {
     }
 }
 
-/// What has to come out, apart from a relayed connection that works.
+/// The required result, besides a relayed connection that works.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expect {
-    /// A direct connection, 49 times of 50.
+    /// A direct connection in 49 of 50 runs.
     Direct,
-    /// No direct connection, as it has to be.
+    /// No direct connection, because these NATs prevent it.
     Relayed,
-    /// Either. For comparison, or because it is a matter of luck.
+    /// Either, for comparison, or because it depends on chance.
     Any,
 }
 
-/// Prepares hole punching; `root` is the directory of the matrix, `program` the one of the Rust peers.
+/// Prepares hole punching. `root` is the directory of the matrix, and `program` the executable of
+/// the Rust peers.
 pub fn prepare(root: &Path, program: &Path, runs: Option<usize>) -> HolePunching {
     eprintln!("preparing hole punching");
     let mut all = HolePunching {
@@ -81,7 +83,7 @@ pub fn prepare(root: &Path, program: &Path, runs: Option<usize>) -> HolePunching
 }
 
 impl HolePunching {
-    /// Runs one after the other.
+    /// Runs all pairs one after another.
     pub fn run(mut self, root: &Path) -> Self {
         for pair in pairs() {
             let runs = match self.runs {
@@ -89,7 +91,7 @@ impl HolePunching {
                 None => QUICK_RUNS,
                 Some(runs) => runs,
             };
-            // Most of the others wait for three timeouts.
+            // Most runs of the others wait for three timeouts.
             let runs = if pair.is_easy() {
                 runs
             } else {
@@ -115,7 +117,7 @@ impl HolePunching {
         self.skipped.push((name, reason));
     }
 
-    /// What has failed, or is required and was skipped.
+    /// The failures, and what is required but was skipped.
     pub fn failures(&self, required: &str) -> Vec<String> {
         let failed = self.figures.sets.iter().filter_map(Set::failure);
         let missing = self
@@ -126,7 +128,7 @@ impl HolePunching {
         failed.chain(missing).collect()
     }
 
-    /// How many runs there were.
+    /// The number of runs.
     pub fn len(&self) -> usize {
         self.figures.sets.iter().map(|set| set.attempts.len()).sum()
     }
@@ -150,7 +152,7 @@ impl HolePunching {
         text
     }
 
-    /// Writes every run of a long one to the file that keeps the last of them.
+    /// Writes all runs of a long set to the file with the last long set.
     pub fn write(&self, root: &Path) -> Result<(), String> {
         if self.runs.is_none() || self.figures.sets.is_empty() {
             return Ok(());
@@ -207,5 +209,5 @@ const GO: &str = "go";
 /// Runs of each pair of the quick set.
 const QUICK_RUNS: usize = 2;
 
-/// Where the figures of the last long run are.
+/// The file with the figures of the last long set.
 const FILE: &str = "hole-punching.toml";

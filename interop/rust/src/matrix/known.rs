@@ -1,4 +1,4 @@
-//! Failures that were looked into and are not ours.
+//! Known failures that were investigated and are not ours.
 
 use std::{fs, path::Path};
 
@@ -22,9 +22,10 @@ pub struct Failure {
     /// `out` if we dial, `in` if the peer does; both if absent.
     pub direction: Option<String>,
     pub rows: Vec<String>,
-    /// What the error must contain, so that another failure of the same operation does not hide here.
+    /// Text that the error must contain, so that another failure of the same operation is not
+    /// hidden.
     pub error: String,
-    /// Whether it also passes now and then.
+    /// Whether it sometimes passes.
     #[serde(default)]
     pub sometimes: bool,
     pub cause: String,
@@ -55,7 +56,7 @@ impl Known {
             .find(|failure| error.contains(&failure.error))
     }
 
-    /// The entry that says that `case` always fails.
+    /// The entry by which `case` always fails.
     pub fn always(&self, case: &Case) -> Option<&Failure> {
         self.of(case.peer, case.direction, &case.row)
             .find(|failure| !failure.sometimes)

@@ -45,7 +45,7 @@ INTEROP_REQUIRE=go,js,nat,py,redis,rust makes a peer that cannot be prepared a f
 
 const PEERS: [&str; 4] = ["official", "go", "js", "py"];
 
-/// Cases that wait at the same time.
+/// The number of waiting cases in parallel.
 const WAITERS: usize = 8;
 
 struct Arguments {
@@ -128,7 +128,7 @@ fn run() -> Result<bool, String> {
     }
     let mut cases = run_in_turn(busy, &root);
     cases.extend(run_at_once(waiting, &root));
-    // Not for the contracts alone, which no peer has part in.
+    // Not if only contracts run, which involve no peer.
     let wants_certificates = !peers.is_empty()
         && arguments
             .row
@@ -187,7 +187,7 @@ fn run() -> Result<bool, String> {
     Ok(failures.is_empty() && missing.is_empty())
 }
 
-/// One case after the other; a listener serves as many as it fits.
+/// Runs cases one after another; a listener is reused while it fits.
 fn run_in_turn(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
     let mut listener: Option<Listener> = None;
     cases
@@ -197,7 +197,7 @@ fn run_in_turn(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
                 .as_mut()
                 .is_some_and(|listener| listener.fits(&case))
             {
-                // The old one goes before the new one comes.
+                // The old listener must end before the new one starts.
                 drop(listener.take());
             }
             let outcome = match &mut listener {
@@ -213,7 +213,7 @@ fn run_in_turn(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
         .collect()
 }
 
-/// Some cases at a time, each with a listener of its own.
+/// Runs some cases in parallel, each with its own listener.
 fn run_at_once(cases: Vec<Case>, dir: &Path) -> Vec<(Case, Outcome)> {
     let left = Mutex::new(cases.into_iter().enumerate());
     let done = Mutex::new(Vec::new());
@@ -289,7 +289,7 @@ fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
     Ok(arguments)
 }
 
-/// The directory of the matrix: where it was started, which `interop/run` makes sure of.
+/// The directory of the matrix: the current one, which `interop/run` ensures.
 fn root() -> Result<PathBuf, String> {
     let root = env::current_dir().map_err(|error| error.to_string())?;
     if root.join("known.toml").exists() {

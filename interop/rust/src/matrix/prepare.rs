@@ -8,7 +8,7 @@ use std::{
 
 use crate::child::Invocation;
 
-/// A peer that can be run, or why it cannot.
+/// A peer, or the reason why it cannot be run.
 pub struct Peer {
     pub name: &'static str,
     pub state: Result<Ready, String>,
@@ -17,9 +17,9 @@ pub struct Peer {
 #[derive(Clone)]
 pub struct Ready {
     pub invocation: Invocation,
-    /// What it consists of, for the reader.
+    /// Its components, for the reader.
     pub version: String,
-    /// Some cannot do IPv6.
+    /// Whether it supports IPv6.
     pub ipv6: bool,
 }
 
@@ -97,7 +97,7 @@ fn go(dir: &Path) -> Result<Ready, String> {
 
 fn js(dir: &Path) -> Result<Ready, String> {
     Invocation::new(["npm", "--version"]).run(dir, CHECK)?;
-    // Not "npm ci", which misses the lockfile's entries for other platforms.
+    // Not "npm ci", which ignores the lockfile's entries for other platforms.
     Invocation::new([
         "npm",
         "install",
@@ -133,7 +133,7 @@ fn py(dir: &Path) -> Result<Ready, String> {
     let toolchain = Invocation::new(["python3", "--version"]).run(dir, CHECK)?;
     let requirements = read(&dir.join("requirements.txt"))?;
     let python = path(dir, "venv/bin/python");
-    // What is installed, so that it is installed once.
+    // Records what is installed, so that it is installed only once.
     let stamp = dir.join("venv/requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == requirements) {
         Invocation::new([python.as_str(), "--version"]).run(dir, CHECK)?;
@@ -194,7 +194,7 @@ fn path(dir: &Path, name: &str) -> String {
     PathBuf::from(dir).join(name).display().to_string()
 }
 
-/// Time to answer which version it is.
+/// Time limit of a query of the version.
 const CHECK: Duration = Duration::from_secs(30);
 
 /// Time to download and build everything on a slow machine.

@@ -1,4 +1,4 @@
-//! A NAT between the dialer and the listener, which forgets what it has translated.
+//! A NAT between the dialer and the listener, which forgets its mapping.
 
 use std::{
     io, mem,
@@ -12,9 +12,9 @@ use std::{
 
 use tokio::{net::UdpSocket, runtime, sync::oneshot};
 
-/// Forwards datagrams, on a thread of its own, until it is dropped.
+/// Forwards datagrams on a separate thread until it is dropped.
 pub struct Relay {
-    /// Where to dial.
+    /// The address to dial.
     pub addr: String,
     sources: Sources,
     is_silent: Arc<AtomicBool>,
@@ -25,10 +25,10 @@ pub struct Relay {
 type Sources = Arc<Mutex<Vec<SocketAddr>>>;
 
 impl Relay {
-    /// Stands before the listener at the multiaddress `addr`.
+    /// Starts a relay in front of the listener at the multiaddress `addr`.
     ///
-    /// After each `every` datagrams from the dialer, [`REBINDINGS`] times, it sends to the listener from
-    /// a new port, and hears nothing at the old one any more.
+    /// After each `every` datagrams from the dialer, [`REBINDINGS`] times, it moves to a new port
+    /// on the listener's side, and no longer reads the old one.
     pub fn start(addr: &str, every: Option<u64>) -> io::Result<Self> {
         let listener =
             socket_addr(addr).ok_or_else(|| io::Error::other("no address to relay to"))?;
@@ -69,7 +69,7 @@ impl Relay {
         lock(&self.sources).clone()
     }
 
-    /// Drops from now on what the listener sends.
+    /// Drops the listener's datagrams from now on.
     pub fn silence(&self) {
         self.is_silent.store(true, Ordering::Relaxed);
     }
@@ -80,7 +80,8 @@ struct Nat {
     front: UdpSocket,
     /// Towards the listener.
     back: UdpSocket,
-    /// Read by nobody; still open because a closed port would say that it is, which no NAT does.
+    /// Old sockets, which are not read. They stay open, because a closed port would cause ICMP
+    /// errors, which no NAT sends.
     forgotten: Vec<UdpSocket>,
     listener: SocketAddr,
     every: Option<u64>,
@@ -95,7 +96,7 @@ impl Nat {
         let mut dialer = None;
         let mut carried = 0;
         loop {
-            // What cannot be sent is lost, as on any path.
+            // Datagrams that cannot be sent are lost, as on any path.
             tokio::select! {
                 received = self.front.recv_from(&mut outward) => {
                     let (length, from) = received?;
@@ -129,13 +130,13 @@ impl Nat {
     }
 }
 
-/// As a QUIC transport shows an address.
+/// The multiaddress of a QUIC transport at this address.
 pub fn multiaddr(addr: SocketAddr) -> String {
     let family = if addr.is_ipv4() { "ip4" } else { "ip6" };
     format!("/{family}/{}/udp/{}/quic-v1", addr.ip(), addr.port())
 }
 
-/// A socket on the same IP as `peer`, that of loopback.
+/// A socket on the loopback address of `peer`'s family.
 async fn bind(peer: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::bind(SocketAddr::new(peer.ip(), 0)).await
 }
@@ -156,10 +157,10 @@ fn lock(sources: &Sources) -> MutexGuard<'_, Vec<SocketAddr>> {
     sources.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often it forgets.
+/// The number of rebindings.
 pub const REBINDINGS: usize = 3;
 
-/// What Ethernet carries over IPv4; larger datagrams are lost.
+/// Largest UDP payload on Ethernet over IPv4; larger datagrams are dropped.
 const PATH_MTU: usize = 1472;
 
 /// No datagram is larger.

@@ -1,4 +1,4 @@
-//! The table, and the file that it is written to.
+//! The table of results, and the file to which it is written.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use crate::{
     prepare::{Peer, Ready},
 };
 
-/// How each case went.
+/// The results of all cases.
 pub struct Results<'a> {
     pub ours: &'a Ready,
     pub peers: &'a [Peer],
@@ -21,7 +21,7 @@ pub struct Results<'a> {
     pub cases: Vec<(Case, Outcome)>,
 }
 
-/// What a case means for the whole.
+/// The verdict on a case.
 enum Verdict<'a> {
     Passed(u64),
     Unsupported,
@@ -30,7 +30,7 @@ enum Verdict<'a> {
 }
 
 impl Results<'_> {
-    /// The failures that nobody has explained.
+    /// The failures without an explanation.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for (case, outcome) in &self.cases {
@@ -43,7 +43,7 @@ impl Results<'_> {
         failures
     }
 
-    /// Entries of the known failures that did not come true: somebody may have repaired something.
+    /// Entries of the known failures that did not occur: the peer may have been repaired.
     pub fn repaired(&self) -> Vec<String> {
         self.cases
             .iter()
@@ -83,7 +83,7 @@ impl Results<'_> {
             let texts = cells
                 .entry((&case.row, case.peer, case.direction))
                 .or_default();
-            // The second family adds nothing if it fails in the same way.
+            // The second address family adds nothing if it fails in the same way.
             if !texts.contains(&text) || text.ends_with("ms") {
                 texts.push(text);
             }
@@ -168,7 +168,7 @@ pub fn describe(case: &Case) -> String {
     }
 }
 
-/// A table, of columns whose first cells are their titles.
+/// A table made of columns, whose first cells are their titles.
 pub fn markdown(columns: &[Vec<String>]) -> String {
     let widths: Vec<usize> = columns
         .iter()

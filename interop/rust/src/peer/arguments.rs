@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 
-/// What a peer is asked to do.
+/// The command of a peer.
 pub enum Command {
     Listen {
         addr: Multiaddr,
@@ -25,9 +25,9 @@ pub struct Options {
     pub in_flight: u64,
     pub key: String,
     pub parallel: usize,
-    /// As a listener, whether every dialer has to prove its address.
+    /// For a listener: whether every client has to prove its address.
     pub retry: bool,
-    /// What the host key is made from, if it is to be the same again.
+    /// The seed of the host key, if it should be the same in another run.
     pub seed: Option<u8>,
     pub size: u64,
     pub timeout: Duration,

@@ -1,4 +1,5 @@
-//! The Rust peers of the interoperability matrix: our transport, or the official one, under the same Swarm.
+//! The Rust peers of the interoperability matrix: our transport or the official one, with the same
+//! Swarm.
 
 mod arguments;
 mod moves;
@@ -28,7 +29,7 @@ use crate::{
     node::{Node, Role},
 };
 
-/// Why an operation has no result.
+/// The reason why an operation has no result.
 pub enum Failure {
     Failed(String),
     TimedOut,
@@ -36,7 +37,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Says when it was.
+    /// Adds the step in which it occurred.
     pub fn after(self, what: &str) -> Self {
         match self {
             Self::Failed(error) => Self::Failed(format!("after {what}: {error}")),
@@ -92,7 +93,7 @@ async fn listen(addr: Multiaddr, options: &Options) -> Result<(), Failure> {
 
 async fn dial(addr: Multiaddr, operation: &str, options: &Options) -> Result<(), Failure> {
     let role = match operation {
-        // Whoever is to be dialled back has to listen.
+        // A node that is to be dialled back has to listen.
         "autonat" => Role::Tested(operations::beside(&addr)),
         _ => Role::Dialer,
     };
@@ -133,12 +134,12 @@ fn keypair(options: &Options) -> Result<Keypair, Failure> {
     }
 }
 
-/// Prints a line of JSON. If nobody reads it any more there is nobody to tell.
+/// Prints a line of JSON. Errors are ignored: they mean that the reader is gone.
 pub fn print(value: &Value) {
     let _ = writeln!(io::stdout(), "{value}");
 }
 
-/// Milliseconds since 1970, which all peers on this machine count alike.
+/// Milliseconds since 1970, the common clock of all peers on this machine.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

@@ -1,4 +1,4 @@
-//! Tells when a peer has another address than before, as every behaviour can hear it from the Swarm.
+//! Reports when a peer's address changes, from events that every behaviour gets from the Swarm.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use libp2p::{
     },
 };
 
-/// Listens to the Swarm, and does nothing itself.
+/// Observes the Swarm's events, and does nothing else.
 #[derive(Default)]
 pub struct Behaviour {
     moves: VecDeque<Moved>,
@@ -25,7 +25,7 @@ pub struct Behaviour {
 #[derive(Debug)]
 pub struct Moved {
     pub peer_id: PeerId,
-    /// Where it is now.
+    /// Its current address.
     pub addr: Multiaddr,
 }
 

@@ -1,4 +1,4 @@
-//! A libp2p node: a Swarm in a task of its own, and the handle to it.
+//! A libp2p node: a Swarm in a separate task, and a handle to it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
     transport::{self, Facts},
 };
 
-/// A handle to the Swarm's task; when it is dropped the Swarm is too.
+/// A handle to the Swarm's task; dropping the last one drops the Swarm.
 #[derive(Clone)]
 pub struct Node {
     commands: mpsc::Sender<Command>,
@@ -30,15 +30,15 @@ pub struct Node {
     pub peer_id: PeerId,
 }
 
-/// What a node is for.
+/// The role of a node.
 pub enum Role {
     Dialer,
-    /// Listens; with `retry` every dialer has to prove its address.
+    /// Listens. With `retry` every client has to prove its address.
     Listener {
         addr: Multiaddr,
         retry: bool,
     },
-    /// Dials, and lets the peers that it dials test whether it can be reached at this address.
+    /// Dials, and lets the peers test whether it can be reached at this address.
     Tested(Multiaddr),
 }
 
@@ -47,15 +47,15 @@ pub enum Role {
 pub struct Closer(mpsc::WeakSender<Command>);
 
 enum Command {
-    /// Closes this connection, or else that which was dialled last. Answered at once.
+    /// Closes this connection, or the one dialled last. Answered at once.
     Close(Option<Link>, u64, oneshot::Sender<Value>),
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
-    /// Answered by how the connection that was dialled last has ended, as soon as it has.
+    /// Answered with the end of the connection dialled last, once it has ended.
     Ended(oneshot::Sender<Value>),
-    /// Answered by what the peer says of itself, as soon as it has.
+    /// Answered with the peer's identify information, once it is available.
     Identify(oneshot::Sender<Value>),
     Open(streams::Request),
-    /// Answered by the verdict of the peer on an address of ours, as soon as there is one.
+    /// Answered with the peer's verdict on an address of ours, once there is one.
     Reachability(oneshot::Sender<Result<Value, String>>),
 }
 
@@ -69,7 +69,7 @@ struct Behaviour {
 }
 
 impl Node {
-    /// Starts a node; if it listens, the address it got comes back.
+    /// Starts a node. Returns its address if it listens.
     pub async fn start(keypair: Keypair, role: Role) -> Result<(Self, Option<Multiaddr>), Failure> {
         let retry = matches!(role, Role::Listener { retry: true, .. });
         let chosen = transport::choose(&keypair, retry)?;
@@ -117,8 +117,8 @@ impl Node {
         answer.await.map_err(|_| SWARM_ENDED.to_owned())?
     }
 
-    /// Closes the connection that was dialled last, with `code` if the transport can. Does not wait
-    /// for its end; returns what the peer should hear, and since when.
+    /// Closes the connection dialled last, with `code` if the transport supports that. Does not
+    /// wait for its end. Returns what the peer should report, and the time.
     pub async fn close(&self, code: u64) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Close(None, code, reply)).await?;
@@ -127,35 +127,38 @@ impl Node {
             .map_err(|_| "no connection to close".to_owned())
     }
 
-    /// Waits for the end of the connection that was dialled last; returns how and when it came.
+    /// Waits for the end of the connection dialled last. Returns how and when it ended.
     pub async fn ended(&self) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Ended(reply)).await?;
         answer.await.map_err(|_| SWARM_ENDED.to_owned())
     }
 
-    /// What the peer that was dialled says of itself.
+    /// The identify information of the peer that was dialled.
     pub async fn identify(&self) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Identify(reply)).await?;
         answer.await.map_err(|_| SWARM_ENDED.to_owned())
     }
 
-    /// What the peer that was dialled says of the address that this node listens at, after it has tried it.
+    /// The verdict of the peer that was dialled on this node's listen address, after it has tried
+    /// that.
     pub async fn reachability(&self) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Reachability(reply)).await?;
         answer.await.map_err(|_| SWARM_ENDED.to_owned())?
     }
 
-    /// Opens a stream on the connection that was dialled last; there is no new one if it is gone.
+    /// Opens a stream on the connection dialled last. There is no new connection if that one is
+    /// gone.
     pub async fn open(&self, protocol: StreamProtocol) -> Result<Stream, String> {
         loop {
             let (reply, answer) = oneshot::channel();
             let protocol = protocol.clone();
             self.command(Command::Open(streams::Request { protocol, reply }))
                 .await?;
-            // Dropped if the connection ends at this moment. Who asks again is told why it did.
+            // Dropped if the connection ends at this moment. Another attempt then returns the
+            // reason.
             if let Ok(opened) = answer.await {
                 return opened;
             }
@@ -175,7 +178,7 @@ impl Closer {
     pub async fn close(&self, link: Link, code: u64) {
         if let Some(commands) = self.0.upgrade() {
             let (reply, _) = oneshot::channel();
-            // Without a Swarm there is no connection either.
+            // Without a Swarm there is no connection.
             let _ = commands.send(Command::Close(Some(link), code, reply)).await;
         }
     }
@@ -198,11 +201,11 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
     let mut identified: Option<Value> = None;
     let mut curious = None;
     let mut verdict: Option<Result<Value, String>> = None;
-    // The connection that was dialled last, how it ended, and who waits for that.
+    // The connection dialled last, its end, and the sender that waits for it.
     let mut latest = None;
     let mut end: Option<Value> = None;
     let mut mourner: Option<oneshot::Sender<Value>> = None;
-    // Why the last connection ended.
+    // The reason why the last connection ended.
     let mut closed = "there was none".to_owned();
     loop {
         tokio::select! {
@@ -215,7 +218,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                         "at_ms": crate::now_ms(),
                     });
                     if swarm.close_connection(connection_id) {
-                        // Who closes for itself has its own line to print.
+                        // A dialer that closes prints its own line.
                         if link.is_some() {
                             crate::print(&closing);
                         }
@@ -252,7 +255,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
             },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { peer_id, endpoint, connection_id, .. } => {
-                    // A dialer has its own line to print, also if it is dialled back.
+                    // A dialer prints its own line, even if it is dialled back.
                     if endpoint.is_listener() && !swarm.behaviour().autonat_client.is_enabled() {
                         crate::print(&json!({
                             "connected": peer_id.to_string(),
@@ -280,7 +283,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                         "error": cause.as_ref().map(transport::describe_end),
                         "at_ms": crate::now_ms(),
                     });
-                    // Who has closed it itself has no cause.
+                    // A side that has closed the connection itself has no cause.
                     let is_told = endpoint.is_listener() && cause.is_some();
                     if is_told && !swarm.behaviour().autonat_client.is_enabled() {
                         crate::print(&ended);
@@ -311,7 +314,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error { error, .. })) => {
                     eprintln!("identify: {error}");
                 }
-                // Only a peer that has dialled us can (RFC 9000 §9).
+                // Only a peer that has dialled us can move (RFC 9000 §9).
                 SwarmEvent::Behaviour(BehaviourEvent::Moves(moves::Moved { peer_id, addr })) => {
                     crate::print(&json!({ "moved": peer_id.to_string(), "to": addr, "facts": facts.of(peer_id) }));
                 }
@@ -331,7 +334,7 @@ fn describe_identity(info: &identify::Info) -> Value {
     })
 }
 
-/// The verdict, which is good if the dial-back came to an address that the node listens at.
+/// The verdict. It is positive if the dial-back reached an address of the node.
 fn judge<'a>(
     event: &autonat::client::Event,
     mut listen_addrs: impl Iterator<Item = &'a Multiaddr>,
@@ -347,7 +350,7 @@ fn judge<'a>(
     }
 }
 
-/// The error with the type that our transport gave it, if it did.
+/// The error, with its type if our transport caused it.
 fn describe(error: &DialError) -> String {
     if let DialError::Transport(errors) = error {
         for (_, error) in errors {
@@ -362,10 +365,11 @@ fn describe(error: &DialError) -> String {
     format!("{error:?}")
 }
 
-/// Each is answered before the next is sent, but for streams, of which a hundred are opened at a time.
+/// Each command is answered before the next is sent, except streams, of which a hundred are opened
+/// at a time.
 const COMMANDS: usize = 128;
 
-/// How long an address waits to be tested; the default is five seconds.
+/// How long an address waits for a test; the default is five seconds.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
 const SWARM_ENDED: &str = "the swarm has ended";

@@ -1,4 +1,4 @@
-//! What a dialer does. Each operation returns what it has seen, or why it failed.
+//! The operations of a dialer. Each returns its observations, or why it failed.
 
 mod closing;
 
@@ -167,10 +167,10 @@ impl Remote<'_> {
     }
 
     async fn half_close(&self) -> Result<Map<String, Value>, Failure> {
-        // First by us: the peer answers when our half has ended.
+        // First we end our half: the peer answers after that.
         self.perf_once(BLOCK_BYTES as u64, BLOCK_BYTES as u64)
             .await?;
-        // Then by the peer: our half still carries data when its has ended.
+        // Then the peer ends its half, and ours still carries data.
         let mut stream = self.open(protocols::HALF_CLOSE).await?;
         let received = protocols::read_to_end(&mut stream, |_| ()).await?;
         if received != protocols::HALF_CLOSE_BYTES as u64 {
@@ -200,7 +200,7 @@ impl Remote<'_> {
             Ok(_) if unsupported => json!("unsupported"),
             Ok(_) => return Err("the peer's half ended, and was not reset".into()),
         };
-        // Some can only reset both halves, and then see their own reset instead of ours.
+        // Some peers can only reset both halves, and then see their own reset instead of ours.
         drop(stream);
 
         let mut stream = self.request(request::WATCH_RESET, code).await?;
@@ -220,7 +220,7 @@ impl Remote<'_> {
     async fn stop(&self, options: &Options) -> Result<Map<String, Value>, Failure> {
         let code = options.code;
         let mut stream = self.request(request::STOP, code).await?;
-        // A peer that can only end both halves may never get to answer.
+        // A peer that can only end both halves may not get to answer.
         let mut answer = [0];
         let answered = stream.read_exact(&mut answer).await;
         let seen = if answered.is_ok() && answer[0] == answer::UNSUPPORTED {
@@ -234,7 +234,7 @@ impl Remote<'_> {
         let mut stream = self.request(request::WATCH_STOP, code).await?;
         self.ready(&mut stream).await?;
         if !transport::abort(&mut stream, Abort::Stop(code)) {
-            // To drop a stream that still receives is to stop it, with code 0.
+            // Dropping a stream that still receives stops it with code 0.
             drop(stream);
         }
         let report = self.report().await?;
@@ -285,7 +285,8 @@ impl Remote<'_> {
             stream.close().await?;
             Ok::<_, io::Error>(hash.finalize())
         };
-        // Long enough for the sender to have filled all that it can, not so long that the peer reads.
+        // Long enough for the sender to have filled all buffers, but not so long that the peer
+        // reads.
         let watch = async {
             tokio::time::sleep(delay.mul_f32(0.8)).await;
             sent.load(Ordering::Relaxed)
@@ -305,7 +306,7 @@ impl Remote<'_> {
         ))
     }
 
-    /// A stream on which the peer was asked to end, or to see the end of, a half.
+    /// A stream on which the peer was asked to end a half, or to observe its end.
     async fn request(&self, request: u8, code: u64) -> Result<Stream, Failure> {
         let mut stream = self.open(protocols::ABORT).await?;
         let mut header = [request; 9];
@@ -324,7 +325,7 @@ impl Remote<'_> {
         Ok(())
     }
 
-    /// What the peer has seen; it may take a moment to.
+    /// The peer's observations, which may take a moment.
     async fn report(&self) -> Result<Value, Failure> {
         for _ in 0..REPORTS {
             let mut stream = self.open(protocols::REPORT).await?;
@@ -342,7 +343,7 @@ impl Remote<'_> {
     }
 }
 
-/// One ping, and the pong that has to be the same.
+/// One ping, whose pong must be the same.
 async fn ping_once(stream: &mut Stream) -> Result<(), Failure> {
     let ping: [u8; 32] = rand::random();
     stream.write_all(&ping).await?;
@@ -370,7 +371,7 @@ async fn wrong_peer(node: &Node, addr: Multiaddr) -> Result<Map<String, Value>, 
     }
 }
 
-/// Sends `size` bytes, at most `in_flight` more than have come back, and returns the hash of them.
+/// Sends `size` bytes, at most `in_flight` more than have come back, and returns their hash.
 async fn echo(stream: Stream, size: u64, in_flight: u64, seed: u64) -> Result<String, Failure> {
     let (mut reader, mut writer) = stream.split();
     let received = Arc::new(AtomicU64::new(0));
@@ -419,7 +420,7 @@ async fn echo(stream: Stream, size: u64, in_flight: u64, seed: u64) -> Result<St
     Ok(sent.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Bytes that do not repeat within a block, nor from one stream to the next.
+/// Bytes that repeat neither within a block nor between streams.
 struct Pattern(u64);
 
 impl Pattern {
@@ -438,7 +439,7 @@ impl Pattern {
     }
 }
 
-/// Any port of the host that `addr` is on.
+/// Any port of the host of `addr`.
 pub fn beside(addr: &Multiaddr) -> Multiaddr {
     addr.iter()
         .take_while(|part| !matches!(part, Protocol::P2p(_)))
@@ -476,6 +477,6 @@ fn mib_per_second(bytes: u64, time: Duration) -> u64 {
 /// Payload of each of many streams.
 const STREAM_BYTES: u64 = 1024;
 
-/// How often a peer is asked for its report, and how long apart: it has three seconds to see something.
+/// Number and interval of queries for a peer's report: it has three seconds to see something.
 const REPORTS: usize = 30;
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);

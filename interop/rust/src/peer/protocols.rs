@@ -1,4 +1,4 @@
-//! What every peer serves. The README says what each protocol is.
+//! The protocols that every peer serves; the README specifies them.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use crate::{
 
 pub const ABORT: StreamProtocol = StreamProtocol::new("/interop/abort/1.0.0");
 pub const CLOSE: StreamProtocol = StreamProtocol::new("/interop/close/1.0.0");
-/// Of AutoNAT v2; a behaviour of its own serves it.
+/// AutoNAT v2; a separate behaviour serves it.
 pub const DIAL_REQUEST: &str = "/libp2p/autonat/2/dial-request";
 pub const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
 pub const FACTS: StreamProtocol = StreamProtocol::new("/interop/facts/1.0.0");
@@ -41,7 +41,7 @@ pub const BLOCK_BYTES: usize = 64 * 1024;
 /// Bytes that each side of a half-closed stream sends.
 pub const HALF_CLOSE_BYTES: usize = 64 * 1024;
 
-/// What the listener is asked to do with a stream of [`ABORT`].
+/// Requests to the listener on a stream of [`ABORT`].
 pub mod request {
     /// Reset your half with the code.
     pub const RESET: u8 = b'R';
@@ -53,7 +53,7 @@ pub mod request {
     pub const WATCH_STOP: u8 = b's';
 }
 
-/// What the listener of [`ABORT`] answers first.
+/// First answers of the listener of [`ABORT`].
 pub mod answer {
     /// I am ready, or have done it.
     pub const READY: u8 = b'K';
@@ -61,10 +61,10 @@ pub mod answer {
     pub const UNSUPPORTED: u8 = b'U';
 }
 
-/// What the last stream that had something to remember has seen.
+/// What the last stream with an observation has seen.
 static REMEMBERED: Mutex<Value> = Mutex::new(Value::Null);
 
-/// Serves each stream in a task of its own.
+/// Serves each stream in a separate task.
 pub fn server(facts: Facts, closer: Closer) -> streams::Serve {
     Arc::new(move |link, protocol, stream| {
         let facts = facts.clone();
@@ -85,7 +85,7 @@ async fn serve_one(
     link: Link,
 ) -> io::Result<()> {
     match protocol.as_ref() {
-        // A pong is what the ping was.
+        // A pong equals the ping.
         "/echo/1.0.0" | "/ipfs/ping/1.0.0" => echo(&mut stream).await,
         "/perf/1.0.0" => perf(&mut stream).await,
         "/interop/abort/1.0.0" => abort(stream).await,
@@ -144,10 +144,10 @@ async fn abort(mut stream: Stream) -> io::Result<()> {
             stream.write_all(&[answer::READY]).await?;
             stream.flush().await?;
             if transport::abort(&mut stream, Abort::Stop(code)) {
-                // Open until the peer has seen that we stopped it.
+                // Kept open until the peer has seen the STOP_SENDING.
                 tokio::time::sleep(LINGER).await;
             }
-            // Dropping a stream that still receives is to stop it, with code 0.
+            // Dropping a stream that still receives stops it with code 0.
             Ok(())
         }
         request::WATCH_RESET => {
@@ -189,7 +189,7 @@ async fn close(stream: &mut Stream, closer: &Closer, link: Link) -> io::Result<(
     read_to_end(stream, |_| ()).await.map(|_| ())
 }
 
-/// Prints what has come when nothing more does.
+/// Prints the amount of data when no more arrives.
 async fn sink(stream: &mut Stream, peer_id: PeerId) {
     let mut received = 0;
     let end = read_to_end(stream, |bytes| received += bytes.len()).await;
@@ -224,7 +224,7 @@ async fn slow(stream: &mut Stream) -> io::Result<()> {
     stream.close().await
 }
 
-/// Reads what comes until the end of the peer's half; returns how many bytes it was.
+/// Reads to the end of the peer's half; returns the number of bytes.
 pub async fn read_to_end(stream: &mut Stream, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut received = 0;
@@ -250,8 +250,9 @@ pub async fn write_zeros(stream: &mut Stream, mut left: u64) -> io::Result<()> {
 
 /// Writes a little at a time until the peer, or the end of the connection, makes it fail.
 ///
-/// Not as fast as it can: quinn-proto does not wake a writer that is stopped when the windows of both the
-/// stream and the connection are full, so the official peer would now and then hang here.
+/// It does not write as fast as possible: quinn-proto does not wake a stopped writer while the
+/// windows of both the stream and the connection are full, so the official peer would sometimes
+/// hang here.
 pub async fn write_until_error(stream: &mut Stream) -> io::Error {
     loop {
         if let Err(error) = stream.write_all(&[0; 1024]).await {
@@ -269,8 +270,8 @@ fn lock() -> std::sync::MutexGuard<'static, Value> {
     REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long a stream is held that the peer is to see the end of.
+/// How long a stream is kept whose end the peer should see.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long apart are the writes that wait for an error.
+/// Interval of the writes that wait for an error.
 const WRITE_INTERVAL: Duration = Duration::from_millis(5);

@@ -1,6 +1,6 @@
-//! Streams of any protocol, without a queue in which one could get lost.
+//! Streams of any protocol, without a queue in which one could be lost.
 //!
-//! An inbound stream goes to a task of its own at once. An outbound one goes to whoever asked for it.
+//! An inbound stream goes to a separate task at once, and an outbound one to its requester.
 
 use std::{
     collections::VecDeque,
@@ -25,27 +25,27 @@ use libp2p::{
 };
 use tokio::sync::oneshot;
 
-/// Two thousand streams may be negotiated at once on a slow machine.
+/// A slow machine may negotiate two thousand streams at once.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is done with an inbound stream.
+/// The handler of an inbound stream.
 pub type Serve = Arc<dyn Fn(Link, StreamProtocol, Stream) + Send + Sync>;
 
-/// A connection, and who is at its other end.
+/// A connection, and its peer.
 #[derive(Clone, Copy)]
 pub struct Link {
     pub connection_id: ConnectionId,
     pub peer_id: PeerId,
 }
 
-/// Opens streams, and serves those of the peers.
+/// Opens streams, and serves streams of peers.
 pub struct Behaviour {
     protocols: &'static [StreamProtocol],
     serve: Serve,
     requests: VecDeque<(Link, Request)>,
 }
 
-/// Somebody waits for a stream.
+/// A request for a stream.
 #[derive(Debug)]
 pub struct Request {
     pub protocol: StreamProtocol,
@@ -61,8 +61,8 @@ impl Behaviour {
         }
     }
 
-    /// Opens a stream on a connection. If that is gone the request is dropped, and its receiver
-    /// told so.
+    /// Opens a stream on a connection. If the connection is gone, the request is dropped, which
+    /// tells its receiver.
     pub fn open(&mut self, link: Link, request: Request) {
         self.requests.push_back((link, request));
     }
@@ -149,7 +149,7 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(AnyOf(self.protocols.to_vec()), ()).with_timeout(NEGOTIATION_TIMEOUT)
     }
 
-    /// A peer of the matrix decides itself when it hangs up.
+    /// A peer of the matrix decides itself when to close.
     fn connection_keep_alive(&self) -> bool {
         true
     }
@@ -185,7 +185,7 @@ impl ConnectionHandler for Handler {
                 protocol: (_, stream),
                 info: reply,
             }) => {
-                // Whoever asked may have given up.
+                // The requester may have given up.
                 let _ = reply.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: reply, error }) => {
@@ -202,7 +202,7 @@ impl ConnectionHandler for Handler {
     }
 }
 
-/// An upgrade to one of some protocols that does nothing but say which.
+/// An upgrade to one of several protocols, which only reports the selected one.
 pub struct AnyOf(Vec<StreamProtocol>);
 
 impl UpgradeInfo for AnyOf {

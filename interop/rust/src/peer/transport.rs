@@ -1,4 +1,5 @@
-//! The transport under test, ours or the official one, behind libp2p's boxes; and what only ours tells.
+//! The transport under test, ours or the official one, in libp2p's boxes; and the information that
+//! only ours provides.
 
 use std::{
     cell::Cell,
@@ -25,22 +26,23 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 
-/// Chooses the transport: `ours`, which is the default, or `official`.
+/// The variable that selects the transport: `ours`, which is the default, or `official`.
 const VARIABLE: &str = "INTEROP_TRANSPORT";
 
 /// A transport for a Swarm.
 pub struct Chosen {
     pub transport: Boxed<(PeerId, StreamMuxerBox)>,
     pub facts: Facts,
-    /// Name and version, as identify tells them.
+    /// Name and version, as reported by identify.
     pub agent: String,
 }
 
-/// What the transport knows of its connections. The official one tells nothing.
+/// The transport's information about its connections. The official one provides none.
 #[derive(Clone)]
 pub struct Facts(Option<Handle>);
 
-/// Builds the transport that the environment asks for. With `retry` it validates every dialer's address.
+/// Builds the transport that the environment selects. With `retry` it validates every client's
+/// address.
 pub fn choose(keypair: &Keypair, retry: bool) -> Result<Chosen, Failure> {
     match env::var(VARIABLE).as_deref() {
         Ok("official") if retry => Err(Failure::Unsupported("no Retry".to_owned())),
@@ -74,7 +76,7 @@ pub fn choose(keypair: &Keypair, retry: bool) -> Result<Chosen, Failure> {
 }
 
 impl Facts {
-    /// What there is to know of the connection with `peer_id`; null if nobody tells.
+    /// Information about the connection with `peer_id`; null if not available.
     pub fn of(&self, peer_id: PeerId) -> Value {
         let Some(handle) = &self.0 else {
             return Value::Null;
@@ -101,16 +103,16 @@ impl Facts {
 }
 
 impl Facts {
-    /// Resolves when nothing is left to be done for connections that were closed: what they have
-    /// sent is delivered, and their peers are told. Of the official one that is not known.
+    /// Resolves when closed connections are finished: their data is delivered, and their peers are
+    /// told. For the official transport, that is unknown.
     pub async fn closed(&self) {
         if let Some(handle) = &self.0 {
             handle.closed().await;
         }
     }
 
-    /// Makes the next connection that is closed end with `code`, if the transport can do that;
-    /// libp2p's boxes have no way to. Returns the code that it will end with.
+    /// Makes the next close use `code`, if the transport supports that, because libp2p's boxes do
+    /// not. Returns the code that will be used.
     pub fn prepare_close(&self, code: u64) -> u64 {
         let code = if self.0.is_some() { code } else { 0 };
         CLOSE_CODE.store(code, Ordering::Relaxed);
@@ -118,10 +120,10 @@ impl Facts {
     }
 }
 
-/// The code that the next connection is closed with.
+/// The code of the next close.
 static CLOSE_CODE: AtomicU64 = AtomicU64::new(0);
 
-/// How a stream ended before its time.
+/// The way in which a stream ends early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abort {
     Reset(u64),
@@ -129,21 +131,22 @@ pub enum Abort {
 }
 
 thread_local! {
-    /// What the next flush on this thread is to do instead, if it reaches a stream of ours.
+    /// What the next flush on this thread does instead, if it reaches a stream of ours.
     static ABORT: Cell<Option<Abort>> = const { Cell::new(None) };
 }
 
-/// Ends one half of a stream with a code, through libp2p's boxes, which have no way to.
+/// Ends one half of a stream with a code, through libp2p's boxes, which do not support that.
 ///
-/// Returns whether the transport could.
+/// Returns whether the transport supports it.
 pub fn abort(stream: &mut Stream, abort: Abort) -> bool {
     ABORT.set(Some(abort));
-    // Ready at once where it gets through; and where it does not, nothing was written that needs it.
+    // It is ready at once if it reaches our stream. If it does not, there is no written data that
+    // needs a flush.
     let _ = Pin::new(stream).poll_flush(&mut Context::from_waker(Waker::noop()));
     ABORT.take().is_none()
 }
 
-/// The code of the RESET_STREAM or STOP_SENDING that an error comes from.
+/// The code of the RESET_STREAM or STOP_SENDING that caused an error.
 pub fn code_of(error: &io::Error) -> Option<u64> {
     let cause = error.get_ref()?;
     if let Some(error) = cause.downcast_ref::<StreamError>() {
@@ -161,7 +164,7 @@ pub fn code_of(error: &io::Error) -> Option<u64> {
     None
 }
 
-/// The code that the peer has closed a connection with, if it was closed by the peer.
+/// The code with which the peer has closed a connection, if it did.
 pub fn close_code_of(error: &swarm::ConnectionError) -> Option<u64> {
     let swarm::ConnectionError::IO(error) = error else {
         return None;
@@ -169,13 +172,13 @@ pub fn close_code_of(error: &swarm::ConnectionError) -> Option<u64> {
     if let Some(ConnectionError::ClosedByPeer { code, .. }) = error.get_ref()?.downcast_ref() {
         return Some(*code);
     }
-    // The official one wraps it in a type of its own, which shows it in this way alone.
+    // The official transport wraps it in its own type, which shows it only in this way.
     let text = format!("{error:?}");
     let (_, code) = text.split_once("ApplicationClose { error_code: ")?;
     code.split(',').next()?.parse().ok()
 }
 
-/// What a transport says of the end of a connection.
+/// A transport's description of the end of a connection.
 pub fn describe_end(error: &swarm::ConnectionError) -> String {
     match error {
         swarm::ConnectionError::IO(error) => error.to_string(),
@@ -183,7 +186,7 @@ pub fn describe_end(error: &swarm::ConnectionError) -> String {
     }
 }
 
-/// Our connection, with a back door into its streams.
+/// Our connection, with direct access to its streams.
 struct Muxer(Connection);
 
 impl StreamMuxer for Muxer {
@@ -223,7 +226,7 @@ impl StreamMuxer for Muxer {
     }
 }
 
-/// A stream of ours that looks for [`ABORT`] when it is flushed.
+/// A stream of ours that checks [`ABORT`] when it is flushed.
 struct BackDoor(libp2p_quinn::Stream);
 
 impl AsyncRead for BackDoor {

@@ -1,4 +1,5 @@
-//! The transport test of unified-testing, and of test-plans before it: one dials the other and pings it.
+//! The transport test of unified-testing, and of its predecessor test-plans: one peer dials the
+//! other and pings it.
 
 use std::{net::IpAddr, process::ExitCode, time::Duration};
 
@@ -23,13 +24,13 @@ struct Settings {
     contract: Contract,
     is_dialer: bool,
     redis_addr: String,
-    /// Where Redis keeps the list of the listener's addresses.
+    /// The Redis key of the list of the listener's addresses.
     key: String,
     listener_ip: IpAddr,
     timeout: Duration,
 }
 
-/// Which suite has started us; what they want differs in names.
+/// The suite that has started us; the suites differ in names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contract {
     /// unified-testing: variables in upper case, a key for each test, YAML.
@@ -130,5 +131,5 @@ impl Settings {
 
 const ANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
-/// How long the suites let a test take.
+/// The suites' time limit of a test.
 const TIMEOUT: Duration = Duration::from_secs(180);

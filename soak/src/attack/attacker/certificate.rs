@@ -1,4 +1,4 @@
-//! What an attacker shows of itself: a certificate of libp2p, or another one.
+//! The attacker's certificates: a libp2p certificate, or another one.
 
 use anyhow::Result;
 use libp2p_identity::Keypair;
@@ -12,7 +12,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Of a new peer.
+    /// The certificate of a new peer.
     pub fn of_a_peer() -> Result<Self> {
         let host = Keypair::generate_ed25519();
         let key = KeyPair::generate()?;
@@ -26,7 +26,7 @@ impl Certificate {
         Self::sign(&parameters, &key)
     }
 
-    /// Of nobody: it lacks what libp2p asks for.
+    /// A certificate without the libp2p extension.
     pub fn of_nobody() -> Result<Self> {
         Self::sign(&CertificateParams::default(), &KeyPair::generate()?)
     }
@@ -58,7 +58,7 @@ pub fn tlv(tag: u8, contents: &[u8]) -> Vec<u8> {
 /// 1.3.6.1.4.1.53594.1.1, the extension of libp2p.
 pub const SIGNED_KEY: [u64; 9] = [1, 3, 6, 1, 4, 1, 53594, 1, 1];
 
-/// In front of the key that a host key signs.
+/// The prefix of the message that a host key signs.
 pub const PREFIX: &[u8] = b"libp2p-tls-handshake:";
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     session::MAX_IDLE_TIMEOUT,
 };
 
-/// Ends so many connections, on each of which that much was sent that nobody has read.
+/// Ends this many connections, on each of which `bytes` unread bytes were sent.
 pub fn ended(connections: usize, bytes: u64) -> Result<Prepared> {
     let introduction = Introduction::of_a_peer(VICTIM)?.patient();
     let socket = Arc::new(UdpSocket::bind((OWN, 0))?);
@@ -25,7 +25,7 @@ pub fn ended(connections: usize, bytes: u64) -> Result<Prepared> {
         for peer in &mut peers {
             send_window(run, peer, bytes);
         }
-        // Again a little later, in case that it is lost in a full buffer.
+        // Repeated a little later, in case it is lost in a full buffer.
         for _ in 0..3 {
             for peer in &mut peers {
                 peer.close();
@@ -37,7 +37,7 @@ pub fn ended(connections: usize, bytes: u64) -> Result<Prepared> {
     }))
 }
 
-/// Peers of which nothing more is heard.
+/// Peers that fall silent.
 pub fn silent(idle_timeout: Option<u64>) -> Result<Prepared> {
     let mut introduction = Introduction::of_a_peer(VICTIM)?.patient();
     introduction
@@ -47,7 +47,7 @@ pub fn silent(idle_timeout: Option<u64>) -> Result<Prepared> {
     let peers = peers?;
     Ok(Box::new(move |run| {
         run.attacked.begun = peers.len() as u64;
-        // Their sockets stay open: a port that nobody listens at would say something.
+        // Their sockets stay open, because a closed port would cause ICMP errors.
         run.wait();
         Ok(peers)
     }))
@@ -55,5 +55,5 @@ pub fn silent(idle_timeout: Option<u64>) -> Result<Prepared> {
 
 const SILENT: usize = 8;
 
-/// A full buffer is read in that time.
+/// The time in which a full buffer is read.
 const CLOSE_AGAIN: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! Handshakes that fail at once, and a dial from the same address that deserves better.
+//! Handshakes that fail at once, and an honest dial from the same address.
 
 use std::{
     net::UdpSocket,
@@ -29,7 +29,7 @@ pub fn failing(how: Failing, address: String) -> Result<Prepared> {
             introduction = introduction.patient();
             introduction.protocol = b"h3";
         }
-        // In a hurry: it wants its places again.
+        // Without a pause, to get the places again.
         Failing::LargeKeys => introduction.resolver = Arc::new(LargeKeys::new()?),
     }
     let socket = Arc::new(UdpSocket::bind((OWN, 0))?);
@@ -55,7 +55,7 @@ pub fn failing(how: Failing, address: String) -> Result<Prepared> {
     }))
 }
 
-/// One handshake; it may fail for want of an answer, too.
+/// One handshake, which may also fail because it gets no answer.
 fn fail(run: &mut Run<'_>, socket: &Arc<UdpSocket>, introduction: &Introduction) -> Result<()> {
     let found = Arc::new(Mutex::new(Found::default()));
     let mut attempt = Attempt::begin(socket, introduction, &found)?;
@@ -70,11 +70,11 @@ fn fail(run: &mut Run<'_>, socket: &Arc<UdpSocket>, introduction: &Introduction)
 /// More than one address may have.
 const HANDSHAKES: usize = 300;
 
-/// Then it is not answered: there is no place.
+/// Without an answer after this time, there is no place for it.
 const HANDSHAKE: Duration = Duration::from_millis(20);
 
-/// The longest that a dial may take anyway.
+/// The longest that a dial may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a handshake sends, more or less.
+/// About the bytes that a handshake sends.
 const DATAGRAMS: usize = 3000;

@@ -1,4 +1,4 @@
-//! Datagrams with any source, and what comes back to it.
+//! Sends datagrams from any source address, and captures the answers.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ pub struct Forger {
     raw: Socket,
     wire: Wire,
     counted: u64,
-    /// UDP payload that was sent, by its source.
+    /// UDP payload that was sent, by source address.
     sent: HashMap<SocketAddrV4, u64>,
     identification: u16,
 }
 
 impl Forger {
     pub fn new() -> Result<Self> {
-        // The protocol of packets that bring their own IP header.
+        // The protocol number for packets with their own IP header.
         let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))
             .context("no raw socket")?;
         raw.set_header_included_v4(true)?;
@@ -45,13 +45,13 @@ impl Forger {
         self.identification = self.identification.wrapping_add(1);
         let to = SERVER.into();
         for packet in packets::pieces(from, SERVER, payload, self.identification)? {
-            // What finds no room is lost, as on any network.
+            // Packets without room are lost, as on any network.
             let _ = self.raw.send_to(&packet, &to);
         }
         Ok(())
     }
 
-    /// What the sources got that datagrams were sent from.
+    /// The amplification towards the source addresses.
     pub fn amplified(&self, linger: Duration) -> Result<Amplified> {
         thread::sleep(linger);
         let seen = self.wire.seen();
@@ -76,7 +76,7 @@ impl Forger {
     }
 }
 
-/// One of the other addresses for benchmarks (RFC 2544), which is nobody's.
+/// A benchmark address (RFC 2544) of no host.
 pub fn any_source() -> SocketAddrV4 {
     let mut rng = rand::rng();
     let host: u32 = rng.random_range(1..(1 << 16) - 1);
@@ -84,13 +84,13 @@ pub fn any_source() -> SocketAddrV4 {
     SocketAddrV4::new(ip, rng.random_range(1024..=u16::MAX))
 }
 
-/// An address of the attacker's: what is sent to it arrives at its [`ears`].
+/// An address of the attacker. Packets to it arrive at its [`ears`].
 pub fn owned_source(number: u16) -> SocketAddrV4 {
     let [high, low] = number.to_be_bytes();
     SocketAddrV4::new(Ipv4Addr::new(198, 19, high, low), EARS_PORT)
 }
 
-/// A socket for all of them, that is not waited for.
+/// A non-blocking socket for all of these addresses.
 pub fn ears() -> Result<UdpSocket> {
     network::own_all_of(OWNED)?;
     let ears = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, EARS_PORT))?;

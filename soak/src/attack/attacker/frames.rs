@@ -1,6 +1,6 @@
-//! Frames (RFC 9000 §19): written one by one, and read as far as an attacker wants to know.
+//! Frames (RFC 9000 §19): written one by one, and parsed as far as an attacker needs.
 
-/// Appends a number (RFC 9000 §16).
+/// Appends a variable-length integer (RFC 9000 §16).
 pub fn number(to: &mut Vec<u8>, value: u64) {
     match value {
         0..=0x3f => to.push(value as u8),
@@ -33,7 +33,7 @@ pub fn reset_stream(to: &mut Vec<u8>, stream: u64, final_size: u64) {
     number(to, final_size);
 }
 
-/// Runs of numbers, first and last, in ascending order (RFC 9000 §19.3).
+/// Appends an ACK of runs of packet numbers, first and last, in ascending order (RFC 9000 §19.3).
 pub fn ack(to: &mut Vec<u8>, runs: &[(u64, u64)]) {
     let Some(((first, last), others)) = runs.split_last() else {
         return;
@@ -62,7 +62,7 @@ pub fn close(to: &mut Vec<u8>) {
 
 pub const PING: u8 = 0x01;
 
-/// Reads numbers and bytes, as long as there are any.
+/// Reads variable-length integers and bytes.
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         let value = bytes
             .iter()
             .fold(0, |value, &byte| value << 8 | u64::from(byte));
-        // Without the two bits that say how long it is.
+        // Without the two bits that encode the length.
         Some(value & (u64::MAX >> (66 - 8 * length)))
     }
 
@@ -92,15 +92,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What an attacker wants to know of what it gets.
+/// The frames that matter to an attacker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     pub is_closed: bool,
-    /// Of bidirectional ones.
+    /// For bidirectional streams.
     pub max_streams: Option<u64>,
 }
 
-/// Reads the payload of a packet, up to the first frame that makes no sense.
+/// Parses the payload of a packet, up to the first invalid frame.
 pub fn hear(payload: &[u8]) -> Heard {
     let mut heard = Heard::default();
     let mut reader = Reader(payload);

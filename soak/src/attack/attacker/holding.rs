@@ -1,4 +1,4 @@
-//! Little data in much memory, and as much data as there is credit for.
+//! Attacks with little data in much memory, and with as much data as there is credit.
 
 use std::{
     net::{SocketAddrV4, UdpSocket},
@@ -19,9 +19,9 @@ use super::{
 };
 use crate::attack::catalogue::{Holding, Size};
 
-/// A byte of CRYPTO data in each datagram of so many handshakes, from as many addresses.
+/// Sends one byte of CRYPTO data in each datagram of this many handshakes, from as many addresses.
 ///
-/// Those are the attacker's where it proves them, and nobody's otherwise.
+/// If it proves the addresses, they are the attacker's; otherwise they belong to no host.
 pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> Result<Prepared> {
     let length = match size {
         Size::Small => DATAGRAM,
@@ -40,7 +40,7 @@ pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> 
     let chunks = (bytes / length / handshakes).min(CHUNKS);
     Ok(Box::new(move |run| {
         run.attacked.begun = handshakes as u64;
-        // What begins a connection has to be small, and readable.
+        // The first packet of a connection has to be small, and readable.
         let mut frame = Vec::new();
         frames::crypto(&mut frame, 1, &[0]);
         let begin = |run: &mut Run<'_>, forger: &mut Forger, (from, initials): &mut Stalled| {
@@ -85,7 +85,7 @@ pub fn before_tls(handshakes: usize, size: Size, proves: bool, bytes: usize) -> 
 
 type Stalled = (SocketAddrV4, Initials);
 
-/// What follows the next Retry packet, if one has come.
+/// The Initial packets after the next Retry packet, if one has arrived.
 fn next_retry(ears: &UdpSocket) -> Result<Option<Initials>> {
     let mut buffer = vec![0; DATAGRAM];
     while let Ok(length) = ears.recv(&mut buffer) {
@@ -96,7 +96,7 @@ fn next_retry(ears: &UdpSocket) -> Result<Option<Initials>> {
     Ok(None)
 }
 
-/// Data of streams that nobody reads, on one connection.
+/// Stream data that nobody reads, on one connection.
 pub fn after_tls(how: Holding, bytes: usize) -> Result<Prepared> {
     let mut peer = Peer::dial(&Introduction::of_a_peer(VICTIM)?)?;
     Ok(Box::new(move |run| {
@@ -122,7 +122,7 @@ fn send_bytes(run: &mut Run<'_>, peer: &mut Peer, how: Holding, bytes: usize) {
     let mut sent = 0;
     for offset in 1..=CHUNKS as u64 {
         let mut index = 0;
-        // Streams are added as the victim grants them.
+        // More streams are used as the victim permits them.
         while index < peer.max_streams {
             if sent >= most || peer.is_closed || !run.goes_on() {
                 return;
@@ -155,7 +155,7 @@ fn send_byte(run: &mut Run<'_>, peer: &mut Peer, how: Holding, frame: &[u8]) {
     run.sent(1, datagram.len());
 }
 
-/// As much of each datagram as does not have it copied, until there is no more credit.
+/// Data that is just large enough not to be copied, in each datagram, until the credit is used up.
 fn send_padded(run: &mut Run<'_>, peer: &mut Peer) {
     let (mut stream, mut offset, mut left) = (0, 0, peer.max_data);
     while left > 0 && !peer.is_closed && run.goes_on() {
@@ -176,11 +176,11 @@ fn send_padded(run: &mut Run<'_>, peer: &mut Peer) {
     }
 }
 
-/// A whole window on each of so many connections.
+/// A whole window on each of this many connections.
 pub fn windows(connections: usize) -> Result<Prepared> {
     let mut peers = Vec::new();
     for _ in 0..connections {
-        // A peer each.
+        // Each with a different peer ID.
         peers.push(Peer::dial(&Introduction::of_a_peer(VICTIM)?)?);
     }
     Ok(Box::new(move |run| {
@@ -194,7 +194,7 @@ pub fn windows(connections: usize) -> Result<Prepared> {
     }))
 }
 
-/// So much data, in batches of full datagrams.
+/// This much data, in batches of full datagrams.
 pub fn send_window(run: &mut Run<'_>, peer: &mut Peer, bytes: u64) {
     let (mut stream, mut offset, mut left) = (0, 0, bytes.min(peer.max_data));
     let room = (DATAGRAM - OVERHEAD - FRAME) as u64;
@@ -221,7 +221,7 @@ pub fn send_window(run: &mut Run<'_>, peer: &mut Peer, bytes: u64) {
     }
 }
 
-/// Streams on which so many connections wait for data, of which they acknowledge nothing.
+/// Streams on which this many connections wait for data, without acknowledging it.
 pub fn answers(connections: usize) -> Result<Prepared> {
     let mut peers = Vec::new();
     for _ in 0..connections {
@@ -242,19 +242,19 @@ pub fn answers(connections: usize) -> Result<Prepared> {
     }))
 }
 
-/// Of each stream, and of each handshake: fewer than make quinn-proto copy them together.
+/// Chunks of each stream or handshake: fewer than make quinn-proto copy them together.
 const CHUNKS: usize = 2000;
 
 /// Datagrams of a batch: more than half of what is read at once.
 const BATCH: usize = 24;
 
-/// Data of a datagram: as little as there may be without its being copied.
+/// Data in a datagram: the least that is not copied.
 const PADDED: u64 = 581;
 
-/// Of a STREAM frame that is not its data.
+/// Bytes of a STREAM frame besides its data.
 const FRAME: usize = 1 + 2 + 4 + 2;
 
-/// What a datagram with one byte takes of the victim's memory, and more.
+/// More than a datagram with one byte takes of the victim's memory.
 const SINGLE: usize = 400;
 
 /// How long Retry packets may take.

@@ -1,4 +1,4 @@
-//! Initial packets (RFC 9000 §17.2.2) of somebody who receives nothing.
+//! Initial packets (RFC 9000 §17.2.2) of a sender that receives nothing.
 
 use anyhow::{Context, Result};
 use rand::RngExt;
@@ -9,11 +9,12 @@ use rustls::{
 
 use super::{frames::number, peer::unreadable};
 
-/// What somebody sends who begins a connection: its keys follow from the ID that it has chosen (RFC 9001 §5.2).
+/// The first packets of a connection. Their keys are derived from the destination ID that the
+/// client has chosen (RFC 9001 §5.2).
 pub struct Initials {
     destination: Vec<u8>,
     source: [u8; 8],
-    /// Of a Retry packet.
+    /// The token of a Retry packet.
     token: Vec<u8>,
     keys: DirectionalKeys,
     /// Number of the next packet.
@@ -26,12 +27,12 @@ impl Initials {
         Self::new(&destination, source, &[])
     }
 
-    /// The sender's ID, by which answers are told apart.
+    /// The sender's ID, which answers carry.
     pub fn source(&self) -> [u8; 8] {
         self.source
     }
 
-    /// What follows a Retry packet (RFC 9000 §8.1.2), from the one that it is an answer to; nothing if this is none.
+    /// The Initial packets after a Retry packet (RFC 9000 §8.1.2); `None` if the datagram is none.
     pub fn after(retry: &[u8]) -> Result<Option<Self>> {
         parse_retry(retry)
             .map(|(source, destination, token)| Self::new(destination, source, token))
@@ -53,7 +54,7 @@ impl Initials {
         })
     }
 
-    /// A packet with these frames, and PADDING up to that length.
+    /// A packet with these frames, and PADDING up to this length.
     pub fn packet(&mut self, frames: &[u8], length: usize) -> Result<Vec<u8>> {
         let mut packet = vec![0xc3, 0, 0, 0, 1];
         for id in [&self.destination[..], &self.source] {
@@ -85,7 +86,7 @@ impl Initials {
         Ok(packet)
     }
 
-    /// The same at the end of a datagram that begins with a packet that cannot be read.
+    /// The same at the end of a datagram that begins with an unreadable packet.
     pub fn behind_another(&mut self, frames: &[u8], length: usize) -> Result<Vec<u8>> {
         let packet = self.packet(frames, 0)?;
         let other = length.saturating_sub(packet.len());
@@ -93,7 +94,7 @@ impl Initials {
     }
 }
 
-/// Whom it is for, whom it is from, and the token (RFC 9000 §17.2.5).
+/// The destination ID, the source ID and the token (RFC 9000 §17.2.5).
 fn parse_retry(datagram: &[u8]) -> Option<([u8; 8], &[u8], &[u8])> {
     let rest = datagram.get(5..)?;
     if datagram[0] & 0xf0 != 0xf0 {
@@ -107,7 +108,7 @@ fn parse_retry(datagram: &[u8]) -> Option<([u8; 8], &[u8], &[u8])> {
     Some((to.try_into().ok()?, from, token))
 }
 
-/// Behind the token of a Retry packet (RFC 9001 §5.8).
+/// The integrity tag after the token of a Retry packet (RFC 9001 §5.8).
 const INTEGRITY_TAG: usize = 16;
 
 const NUMBER: usize = 4;

@@ -1,7 +1,7 @@
-//! Certificates with keys that take long to verify with.
+//! Certificates with keys that are slow to verify with.
 //!
-//! Their modulus is a product of many small primes: whoever knows these signs in microseconds, and whoever verifies does
-//! not see it.
+//! Their modulus is a product of many small primes. With these primes a signature takes
+//! microseconds, and a verifier cannot see that.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ use rustls::{
 
 use super::certificate::{PREFIX, tlv};
 
-/// Another certificate for each handshake, so that none of them was seen before.
+/// A different certificate for each handshake, so that none is in a cache.
 #[derive(Debug)]
 pub struct LargeKeys {
     key: Key,
@@ -36,11 +36,11 @@ impl LargeKeys {
         })
     }
 
-    /// Signed by its own key, and by a host key that is the same one.
+    /// Signed by its own key, which is also the host key.
     fn certificate(&self, serial: u64) -> Option<Vec<u8>> {
         let spki = self.key.spki();
         let host = {
-            // A PublicKey of libp2p, in protobuf: its type is RSA, and this is its data.
+            // A libp2p PublicKey in protobuf: its type is RSA, and this is its data.
             let length = spki.len();
             let mut host = vec![0x08, 0, 0x12, 0x80 | length as u8, (length >> 7) as u8];
             host.extend(&spki);
@@ -83,7 +83,7 @@ impl ResolvesClientCert for LargeKeys {
     }
 }
 
-/// Signs the handshake with something: it takes as long to see that it is wrong.
+/// Signs the handshake with an arbitrary value: detecting that takes as long.
 #[derive(Debug)]
 struct Nonsense;
 
@@ -111,7 +111,8 @@ impl Signer for Nonsense {
 #[derive(Debug)]
 struct Key {
     modulus: BigUint,
-    /// Each with what a number is to be raised to, and what its remainder is multiplied by to find the number again.
+    /// The primes, each with the private exponent for it and its factor in the Chinese remainder
+    /// theorem.
     primes: Vec<(u64, u64, BigUint)>,
 }
 
@@ -120,10 +121,10 @@ impl Key {
         let mut rng = rand::rng();
         let mut primes = Vec::new();
         while primes.len() < BYTES / 8 {
-            // Large ones, so that the modulus has all its bits.
+            // Large primes, so that the modulus has all its bits.
             let candidate = (u64::MAX - (rng.random::<u64>() >> 12)) | 1;
             if !primes.contains(&candidate) && is_prime(candidate)
-                // It has to have an inverse.
+                // The exponent must have an inverse.
                 && gcd(EXPONENT, candidate - 1) == 1
             {
                 primes.push(candidate);
@@ -149,7 +150,7 @@ impl Key {
     fn spki(&self) -> Vec<u8> {
         let modulus = [&[0][..], &self.modulus.to_bytes_be()].concat();
         let exponent = [&[0][..], &BigUint::from(EXPONENT).to_bytes_be()].concat();
-        // The exponent has 33 bits, so its first byte is 1, and needs no other in front.
+        // The exponent has 33 bits, so its first byte is 1, and no zero is needed before it.
         let exponent = exponent.strip_prefix(&[0]).unwrap_or(&exponent).to_vec();
         let key = tlv(0x30, &[tlv(0x02, &modulus), tlv(0x02, &exponent)].concat());
         let key = tlv(0x03, &[&[0][..], &key].concat());
@@ -211,7 +212,7 @@ fn inverse(value: u64, modulus: u64) -> Option<u64> {
     (old.0 == 1).then(|| old.1.rem_euclid(i128::from(modulus)) as u64)
 }
 
-/// Miller and Rabin, with bases that are enough for 64 bits.
+/// The Miller–Rabin test, with bases that are sufficient for 64 bits.
 fn is_prime(candidate: u64) -> bool {
     let twos = (candidate - 1).trailing_zeros();
     let odd = (candidate - 1) >> twos;
@@ -228,17 +229,17 @@ fn is_prime(candidate: u64) -> bool {
         })
 }
 
-/// Of the modulus: 8192 bits.
+/// Bytes of the modulus: 8192 bits.
 const BYTES: usize = 1024;
 
-/// The largest one that verifiers take.
+/// The largest exponent that verifiers accept.
 const EXPONENT: u64 = (1 << 33) - 1;
 
 /// AlgorithmIdentifiers of keys and of signatures with SHA-256 (RFC 8017 §A.2).
 const RSA: [u8; 15] = *b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
 const SHA256_WITH_RSA: [u8; 15] = *b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00";
 
-/// In front of a SHA-256 (RFC 8017 §9.2).
+/// The prefix of a SHA-256 digest (RFC 8017 §9.2).
 const DIGEST_INFO: [u8; 19] =
     *b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
 
@@ -272,7 +273,7 @@ mod tests {
         assert!(opened.starts_with(&[1, 0xff, 0xff]));
     }
 
-    /// As long as a verifier takes such keys, it finds that everything is right.
+    /// A verifier that accepts such keys finds the certificate valid.
     #[test]
     fn nothing_is_wrong_with_a_certificate_but_its_keys() {
         let keys = LargeKeys::new().unwrap();

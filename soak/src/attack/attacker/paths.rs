@@ -1,4 +1,4 @@
-//! Packets of a connection from addresses that it has not shown to be its own.
+//! Packets of a connection from addresses that are not validated.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -41,7 +41,7 @@ pub fn amplifying(how: Amplifying) -> Result<Prepared> {
             count += 1;
             peer.listen();
             if how == Amplifying::Challenges && count % ACKNOWLEDGE_EVERY == 0 {
-                // From its own address, or there would be nothing left of the congestion window.
+                // From its own address; otherwise the congestion window would fill up.
                 peer.listen_at(&ears);
                 let mut frames = Vec::new();
                 peer.acknowledge(&mut frames);
@@ -62,7 +62,7 @@ pub fn amplifying(how: Amplifying) -> Result<Prepared> {
 
 const ACKNOWLEDGE_EVERY: usize = 4;
 
-/// A packet without any frame is an error.
+/// Bytes of the smallest packet; a packet without a frame is an error.
 const SMALLEST: usize = 40;
 
 /// Two ports of the same host.
@@ -71,5 +71,5 @@ const TURNS: [SocketAddrV4; 2] = [
     SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), 4002),
 ];
 
-/// Slower than the victim looks, so that each is a change of its own.
+/// Longer than a round of the victim, so that each packet is a separate change.
 const EVERY: Duration = Duration::from_millis(2);

@@ -1,7 +1,7 @@
-//! A peer whose handshake is real, and whose packets are its own from then on.
+//! A peer with a real handshake, which then builds its own packets.
 //!
-//! quinn-proto makes the handshake. It is left when that is complete; then there is nobody who retransmits,
-//! acknowledges or heeds a limit but the attack itself.
+//! quinn-proto performs the handshake, and is dropped when it is complete. From then on, only the
+//! attack itself retransmits, acknowledges, or respects limits.
 
 use std::{
     io::{self, ErrorKind},
@@ -41,17 +41,17 @@ use super::{
     },
 };
 
-/// Who dials, and what it says of itself.
+/// The identity and the transport parameters of a dial.
 pub struct Introduction {
     pub to: SocketAddr,
     pub resolver: Arc<dyn ResolvesClientCert>,
     pub protocol: &'static [u8],
-    /// Transport parameters in the place of quinn-proto's own.
+    /// Transport parameters that replace quinn-proto's.
     pub parameters: Vec<(u64, u64)>,
 }
 
 impl Introduction {
-    /// Of a new peer, with nothing special.
+    /// A new peer without special parameters.
     pub fn of_a_peer(to: SocketAddr) -> Result<Self> {
         Self::with(to, Certificate::of_a_peer()?)
     }
@@ -69,7 +69,7 @@ impl Introduction {
         })
     }
 
-    /// With the longest delay of acknowledgements that there is.
+    /// Adds the largest permitted `max_ack_delay`.
     pub fn patient(mut self) -> Self {
         self.parameters.push((MAX_ACK_DELAY, LONGEST_ACK_DELAY));
         self
@@ -105,26 +105,26 @@ pub struct Peer {
     socket: Arc<UdpSocket>,
     to: SocketAddr,
     keys: OneRtt,
-    /// Of packets to us, after an update.
+    /// The key of packets to us after a key update.
     next_key: Option<Arc<dyn PacketKey>>,
     /// The victim's ID.
     destination: Vec<u8>,
     /// Number of the next packet.
     next: u64,
-    /// Of those that have come, in runs without a gap.
+    /// Received packet numbers, in runs without a gap.
     received: Vec<(u64, u64)>,
     failures: u32,
-    /// Nobody else uses its socket.
+    /// Whether no other peer uses its socket.
     is_alone: bool,
     pub is_closed: bool,
-    /// Credit, as the victim has given it.
+    /// Credit that the victim has given.
     pub max_data: u64,
     pub max_stream_data: u64,
     pub max_streams: u64,
 }
 
 impl Peer {
-    /// Dials from a socket of its own.
+    /// Dials from a new socket.
     pub fn dial(introduction: &Introduction) -> Result<Self> {
         let socket = Arc::new(UdpSocket::bind((super::OWN, 0))?);
         let mut peer = Self::connect(&socket, introduction)?;
@@ -133,7 +133,8 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Makes a handshake. Others may use the socket, one after the other; then none of them [`listen`](Self::listen)s.
+    /// Performs a handshake. Several peers may use the socket one after another; then none of them
+    /// may [`listen`](Self::listen).
     pub fn connect(socket: &Arc<UdpSocket>, introduction: &Introduction) -> Result<Self> {
         let found = Arc::new(Mutex::new(Found::default()));
         let mut attempt = Attempt::begin(socket, introduction, &found)?;
@@ -178,14 +179,14 @@ impl Peer {
         packet
     }
 
-    /// The same with PADDING, so many bytes long.
+    /// The same with PADDING up to this length.
     pub fn padded(&mut self, frames: &[u8], length: usize) -> Vec<u8> {
         let mut frames = frames.to_vec();
         frames.resize(frames.len().max(length.saturating_sub(OVERHEAD)), 0);
         self.packet(&frames)
     }
 
-    /// The same at the end of a datagram that begins with a packet that cannot be read.
+    /// The same at the end of a datagram that begins with an unreadable packet.
     pub fn behind_another(&mut self, frames: &[u8], length: usize) -> Vec<u8> {
         let packet = self.packet(frames);
         let mut datagram = unreadable(&self.destination, length.saturating_sub(packet.len()));
@@ -193,7 +194,7 @@ impl Peer {
         datagram
     }
 
-    /// What looks like a packet to this connection.
+    /// A datagram that looks like a packet of this connection.
     pub fn garbage(&self, length: usize) -> Vec<u8> {
         let mut garbage = vec![0; length];
         rand::rng().fill(&mut garbage[..]);
@@ -203,7 +204,7 @@ impl Peer {
     }
 
     pub fn send(&self, datagram: &[u8]) {
-        // What does not get away is lost, as on any network.
+        // Datagrams that cannot be sent are lost, as on any network.
         let _ = self.socket.send_to(datagram, self.to);
     }
 
@@ -212,14 +213,14 @@ impl Peer {
         let _ = send_batch(&self.socket, self.to, datagrams, size);
     }
 
-    /// Reads what has come, of what the kernel has kept. Notes credit and the end.
+    /// Reads the datagrams that the kernel has kept. Notes credit and the end of the connection.
     pub fn listen(&mut self) {
         if self.is_alone {
             self.listen_at(&Arc::clone(&self.socket));
         }
     }
 
-    /// The same of a socket that nobody else uses.
+    /// The same for a socket that no other peer uses.
     pub fn listen_at(&mut self, socket: &UdpSocket) {
         let mut buffer = vec![0; LARGEST];
         for _ in 0..AT_A_TIME {
@@ -227,7 +228,7 @@ impl Peer {
                 return;
             };
             if buffer[0] & 0x80 != 0 {
-                // Of the handshake, once more.
+                // A retransmission of the handshake.
                 continue;
             }
             match self.open(&mut buffer[..length]) {
@@ -236,7 +237,7 @@ impl Peer {
                     self.is_closed |= heard.is_closed;
                     self.max_streams = self.max_streams.max(heard.max_streams.unwrap_or(0));
                 }
-                // Stateless resets look like that.
+                // Stateless resets look like this.
                 None => self.failures += 1,
             }
             self.is_closed |= self.failures > MANY_FAILURES;
@@ -256,7 +257,8 @@ impl Peer {
         let largest = self.received.last().map_or(0, |run| run.1);
         let number = expand(truncated, 8 * (payload_at - number_at) as u32, largest);
         let mut payload = BytesMut::from(&packet[payload_at..]);
-        // The victim goes on to the next key as soon as it likes, and never to the one after that: it waits for us.
+        // The victim may update its key at any time, but updates it again only after we have done
+        // so.
         let key = if packet[0] & KEY_PHASE == 0 {
             &self.keys.packet.remote
         } else {
@@ -268,7 +270,7 @@ impl Peer {
         Some(hear(&payload))
     }
 
-    /// What comes late starts no run of its own, and is not acknowledged.
+    /// Late packets start no run of their own, and are not acknowledged.
     fn note(&mut self, number: u64) {
         match self.received.last_mut() {
             Some(run) if number == run.1 + 1 => run.1 = number,
@@ -280,7 +282,7 @@ impl Peer {
         }
     }
 
-    /// A frame that acknowledges what has come, if anything has.
+    /// Appends an acknowledgement of received packets, if there are any.
     pub fn acknowledge(&self, to: &mut Vec<u8>) {
         frames::ack(to, &self.received);
     }
@@ -311,19 +313,19 @@ pub fn send_batch(
     )
 }
 
-/// A 0-RTT packet (RFC 9000 §17.2.3), so many bytes long, for which nobody has the keys.
+/// A 0-RTT packet (RFC 9000 §17.2.3) of this length, for which no host has the keys.
 pub fn unreadable(destination: &[u8], length: usize) -> Vec<u8> {
     let mut packet = vec![0xd0, 0, 0, 0, 1, destination.len() as u8];
     packet.extend(destination);
     packet.push(0);
-    // A length of four bytes, as there may be many.
+    // A length of four bytes, for large packets.
     let rest = length.saturating_sub(packet.len() + 4);
     packet.extend((0x8000_0000 | rest as u32).to_be_bytes());
     packet.resize(packet.len() + rest, 0x5a);
     packet
 }
 
-/// RFC 9000 §A.3.
+/// Decodes a truncated packet number (RFC 9000 §A.3).
 fn expand(truncated: u64, bits: u32, largest: u64) -> u64 {
     let expected = largest + 1;
     let (window, half) = (1_u64 << bits, 1_u64 << (bits - 1));
@@ -337,7 +339,7 @@ fn expand(truncated: u64, bits: u32, largest: u64) -> u64 {
     }
 }
 
-/// A handshake that goes on.
+/// A handshake in progress.
 pub struct Attempt {
     socket: Arc<UdpSocket>,
     endpoint: Endpoint,
@@ -346,7 +348,7 @@ pub struct Attempt {
     to: SocketAddr,
     destination: Vec<u8>,
     is_connected: bool,
-    /// The victim has said that it is complete.
+    /// Whether the victim has confirmed the handshake.
     is_confirmed: bool,
     buffer: Vec<u8>,
 }
@@ -374,7 +376,7 @@ impl Attempt {
         })
     }
 
-    /// Sends what there is to send.
+    /// Sends what the state machine has to send.
     fn send(&mut self) -> Result<()> {
         let now = Instant::now();
         let mut datagram = Vec::new();
@@ -401,7 +403,7 @@ impl Attempt {
         Ok(())
     }
 
-    /// Sends, and waits for something to happen.
+    /// Sends, and waits for the next event.
     pub fn go_on(&mut self, deadline: Instant) -> Result<()> {
         self.send()?;
         let now = Instant::now();
@@ -414,7 +416,7 @@ impl Attempt {
             .set_read_timeout(Some(wait.max(SHORTEST_WAIT)))?;
         match self.socket.recv_from(&mut self.buffer) {
             Ok((length, from)) => self.receive(length, from),
-            // A port that nobody listens at is one that nobody answers from.
+            // A closed port counts as one that does not answer.
             Err(error) if is_passing(&error) => {}
             Err(error) => return Err(error.into()),
         }
@@ -443,7 +445,7 @@ impl Attempt {
     }
 }
 
-/// The sender's ID in a long header (RFC 8999 §5.1).
+/// The source ID in a long header (RFC 8999 §5.1).
 fn source_id(datagram: &[u8]) -> Option<&[u8]> {
     if datagram.first()? & 0x80 == 0 {
         return None;
@@ -461,7 +463,7 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Takes every victim for the right one.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct Credulous;
 
@@ -507,16 +509,16 @@ const LONGEST_ACK_DELAY: u64 = 16_383;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// No timeout at all would be one for ever.
+/// A timeout of zero would mean none.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// More than a handshake takes.
+/// A first packet number larger than those of the handshake.
 const FIRST_NUMBER: u64 = 1000;
 
 /// RFC 9000 §17.3.1.
 const KEY_PHASE: u8 = 0x04;
 
-/// Of quinn-proto's IDs.
+/// Length of quinn-proto's connection IDs.
 const OWN_ID: usize = 8;
 
 /// Header and tag.
@@ -524,7 +526,7 @@ pub const OVERHEAD: usize = 1 + OWN_ID + 4 + 16;
 
 const LARGEST: usize = 64 * 1024;
 
-/// Of what was received lately.
+/// The number of runs of received packets that are kept.
 const RUNS: usize = 16;
 
 const AT_A_TIME: usize = 256;

@@ -1,4 +1,4 @@
-//! Data in pieces of one byte, each with a gap behind it, over and over.
+//! Data in pieces of one byte, each with a gap behind it, repeatedly.
 
 use std::{
     net::SocketAddrV4,
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::attack::catalogue::{Beside, Of, Size};
 
-/// In Initial packets of so many handshakes at a time, from addresses that are not the attacker's.
+/// In Initial packets of this many handshakes at a time, from addresses that are not the
+/// attacker's.
 pub fn before_tls(handshakes: usize, size: Size, datagrams_each: Option<u32>) -> Result<Prepared> {
     let small = payloads(Of::Crypto, DATAGRAM - initial::OVERHEAD);
     let costly = payloads(Of::Crypto, length(size) - initial::OVERHEAD);
@@ -33,7 +34,7 @@ pub fn before_tls(handshakes: usize, size: Size, datagrams_each: Option<u32>) ->
                 if handshake.is_worn(datagrams_each) {
                     *handshake = Stalled::begin(run)?;
                 }
-                // What begins a connection has to be small. It may be lost, so it comes again and again.
+                // The first packet has to be small. It is repeated because it may be lost.
                 let in_turn = handshake.sent as usize % (small.len() + IN_A_ROW);
                 let payload = small
                     .get(in_turn)
@@ -49,7 +50,7 @@ pub fn before_tls(handshakes: usize, size: Size, datagrams_each: Option<u32>) ->
     }))
 }
 
-/// A handshake in which the first byte never comes.
+/// A handshake whose first byte never arrives.
 struct Stalled {
     from: SocketAddrV4,
     initials: Initials,
@@ -81,7 +82,7 @@ impl Stalled {
     }
 }
 
-/// In 1-RTT packets of so many connections.
+/// In 1-RTT packets of this many connections.
 pub fn after_tls(of: Of, connections: usize, size: Size, beside: Beside) -> Result<Prepared> {
     let small = payloads(of, DATAGRAM - peer::OVERHEAD);
     let costly = payloads(of, length(size) - peer::OVERHEAD);
@@ -104,7 +105,7 @@ pub fn after_tls(of: Of, connections: usize, size: Size, beside: Beside) -> Resu
                 peer.listen();
                 if peer.is_closed {
                     run.attacked.ended += 1;
-                    // Not welcome any more: perhaps next time.
+                    // The connection was refused; the next attempt may succeed.
                     let Ok(another) = begin() else {
                         continue;
                     };
@@ -136,11 +137,11 @@ fn send(run: &mut Run<'_>, peer: &mut Peer, payload: &[u8], beside: Beside) {
     }
 }
 
-/// Frames with all pieces, over and over, in payloads of at most that many bytes.
+/// Frames with all pieces, repeatedly, in payloads of at most `room` bytes.
 fn payloads(of: Of, room: usize) -> Vec<Vec<u8>> {
     let frame = |piece: u64| {
         let mut frame = Vec::new();
-        // From 1 on: what has no beginning is never read.
+        // From offset 1 on, because data without its beginning is never read.
         let offset = 2 * piece + 1;
         match of {
             Of::Crypto => frames::crypto(&mut frame, offset, &[0]),
@@ -169,22 +170,22 @@ fn length(size: Size) -> usize {
     }
 }
 
-/// Fewer than quinn-proto's limit, beyond which it closes the connection.
+/// Fewer than quinn-proto's limit, at which it closes the connection.
 const PIECES: u64 = 1000;
 
-/// UDP payload of a packet of Ethernet, with IPv6.
+/// UDP payload of a packet on Ethernet, with IPv6.
 pub const DATAGRAM: usize = 1452;
 
-/// Less than UDP over IPv4 carries, and a multiple of nothing.
+/// Less than the maximum of UDP over IPv4, and an arbitrary number.
 pub const LARGE_DATAGRAM: usize = 65_000;
 
-/// Shortly before the victim gives up.
+/// Shortly before the victim's timeout.
 const HANDSHAKE: Duration = Duration::from_millis(4800);
 
-/// Datagrams of a handshake that are as large as they may be, between small ones.
+/// Datagrams of a handshake of the largest size in a row, between small ones.
 const IN_A_ROW: usize = 16;
 
-/// For each datagram that costs something.
+/// Garbage datagrams for each costly one.
 const GARBAGE: usize = 3;
 
 #[cfg(test)]

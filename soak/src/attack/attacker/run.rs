@@ -1,4 +1,4 @@
-//! An attack that goes on: what it has sent, at what rate, and until when.
+//! A running attack: what it has sent, its rate, and its end.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,7 +11,7 @@ use super::Attacked;
 pub struct Run<'a> {
     stop: &'a AtomicBool,
     start: Instant,
-    /// When the next datagram may leave.
+    /// When the next datagram may be sent.
     due: Instant,
     bits_per_second: u64,
     /// How long answers may take.
@@ -32,29 +32,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Until it is told to stop, or has lasted as long or sent as much as any attack may.
+    /// Whether to go on: until it is told to stop, or has lasted as long or sent as much as any
+    /// attack may.
     pub fn goes_on(&self) -> bool {
         !self.stop.load(Relaxed)
             && self.start.elapsed() < LONGEST
             && self.attacked.bytes < MOST_BYTES
     }
 
-    /// So many bytes of UDP payload were sent; waits until there may be more.
+    /// Notes that this much UDP payload was sent; waits until more may be sent.
     pub fn sent(&mut self, datagrams: u64, bytes: usize) {
         self.attacked.datagrams += datagrams;
         self.attacked.bytes += bytes as u64;
         let on_the_wire = bytes as u64 + datagrams * HEADERS;
         let time = Duration::from_nanos(on_the_wire * 8_000_000_000 / self.bits_per_second);
-        // What it was kept from sending it does not send later: that would be another rate.
+        // Delays are not made up for later, because that would change the rate.
         self.due = self.due.max(Instant::now() - CATCH_UP) + time;
         let early = self.due.saturating_duration_since(Instant::now());
-        // A few at a time: the scheduler has its own idea of how long it sleeps.
+        // Several at a time, because sleeping is imprecise.
         if early > TICK {
             thread::sleep(early);
         }
     }
 
-    /// It has done all that it wanted, and waits to be told to stop.
+    /// Waits to be told to stop, after everything is done.
     pub fn wait(&self) {
         while self.goes_on() {
             thread::sleep(TICK);
@@ -67,13 +68,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// However long it takes.
+/// Longest duration of an attack.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Of UDP payload; a victim that holds twice of it is at its own limit.
+/// Most UDP payload of an attack; a victim that holds twice as much is at its limit.
 const MOST_BYTES: u64 = 1_500_000_000;
 
-/// Of IPv4, UDP and Ethernet.
+/// Bytes of the headers of IPv4, UDP and Ethernet.
 const HEADERS: u64 = 20 + 8 + 14;
 
 const CATCH_UP: Duration = Duration::from_millis(20);

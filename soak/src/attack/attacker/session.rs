@@ -1,4 +1,4 @@
-//! TLS as quinn-proto drives it, of a client that says what it likes of itself and keeps its keys.
+//! TLS for quinn-proto, of a client with arbitrary transport parameters that keeps its keys.
 
 use std::{
     any::Any,
@@ -19,16 +19,16 @@ use super::frames::{Reader, number};
 /// Begins the session of one connection.
 pub struct Client {
     pub tls: Arc<dyn crypto::ClientConfig>,
-    /// Transport parameters (RFC 9000 §18.2) in the place of quinn-proto's own.
+    /// Transport parameters (RFC 9000 §18.2) that replace quinn-proto's.
     pub parameters: Vec<(u64, u64)>,
     pub found: Arc<Mutex<Found>>,
 }
 
-/// What a handshake has come to.
+/// The results of a handshake.
 #[derive(Default)]
 pub struct Found {
     pub keys: Option<OneRtt>,
-    /// Of packets to us, after an update.
+    /// The key of packets to us after a key update.
     pub next_key: Option<Arc<dyn PacketKey>>,
     /// The peer's transport parameters, encoded.
     pub parameters: Vec<u8>,
@@ -54,7 +54,7 @@ impl crypto::ClientConfig for Client {
         let mut own = Vec::new();
         params.write(&mut own);
         let said = replace(&own, &self.parameters);
-        // As the peer will read them.
+        // As the peer will parse them.
         let params = TransportParameters::read(Side::Server, &mut &said[..])
             .map_err(|_| ConnectError::EndpointStopping)?;
         let tls = Arc::clone(&self.tls).start_session(version, server_name, &params)?;
@@ -66,12 +66,12 @@ impl crypto::ClientConfig for Client {
     }
 }
 
-/// Encoded transport parameters, some of which have another value, or are there besides.
+/// Replaces or adds values in encoded transport parameters.
 fn replace(encoded: &[u8], others: &[(u64, u64)]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut reader = Reader(encoded);
     while let Some((id, value)) = parameter(&mut reader) {
-        // Of quinn-proto's own extension: it takes the place of the delay that everybody knows.
+        // quinn-proto's extension would replace `max_ack_delay`.
         if id != MIN_ACK_DELAY && others.iter().all(|other| other.0 != id) {
             number(&mut all, id);
             number(&mut all, value.len() as u64);
@@ -88,7 +88,7 @@ fn replace(encoded: &[u8], others: &[(u64, u64)]) -> Vec<u8> {
     all
 }
 
-/// The value of a parameter that is a number; 0 without it.
+/// The value of a numeric parameter; 0 if it is absent.
 pub fn number_in(encoded: &[u8], id: u64) -> u64 {
     let mut reader = Reader(encoded);
     while let Some((found, value)) = parameter(&mut reader) {
@@ -175,7 +175,7 @@ impl Session for KeepingSession {
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let KeyPair { local, remote } = self.tls.next_1rtt_keys()?;
         let remote: Arc<dyn PacketKey> = remote.into();
-        // The first time is that of the first update.
+        // The first call is for the first update.
         let mut found = lock(&self.found);
         found.next_key.get_or_insert_with(|| Arc::clone(&remote));
         Some(KeyPair {
@@ -205,7 +205,7 @@ fn shared<T: ?Sized>(pair: KeyPair<Box<T>>) -> KeyPair<Arc<T>> {
     }
 }
 
-/// A key that somebody else has, too.
+/// A key with several owners.
 struct Shared<T: ?Sized>(Arc<T>);
 
 impl HeaderKey for Shared<dyn HeaderKey> {
@@ -252,7 +252,7 @@ impl PacketKey for Shared<dyn PacketKey> {
 /// RFC 9000 §18.2.
 pub const MAX_IDLE_TIMEOUT: u64 = 0x01;
 pub const INITIAL_MAX_DATA: u64 = 0x04;
-/// Of streams that the client opens, in what the server says.
+/// For streams that the client opens, in the server's parameters.
 pub const INITIAL_MAX_STREAM_DATA: u64 = 0x06;
 pub const INITIAL_MAX_STREAMS: u64 = 0x08;
 pub const MAX_ACK_DELAY: u64 = 0x0b;

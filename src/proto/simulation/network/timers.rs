@@ -1,8 +1,8 @@
-//! When which node has something to do.
+//! The timers of all nodes.
 
 use std::{collections::BTreeSet, mem, time::Instant};
 
-/// When nodes have something to do although nobody stirs them.
+/// When each node has something to do even if nothing happens to it.
 #[derive(Default)]
 pub(crate) struct Timers {
     set: BTreeSet<(Instant, usize)>,
@@ -10,7 +10,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// For one node more.
+    /// Adds a node.
     pub(crate) fn add(&mut self) {
         self.armed.push(None);
     }

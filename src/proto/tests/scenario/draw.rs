@@ -1,4 +1,4 @@
-//! Nodes and links, as luck has it.
+//! Random nodes and links.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::super::{
 };
 use crate::config::{ConfigBuilder, RetryPolicy};
 
-/// Nodes of which some have moving peers, or none has.
+/// Configuration of the nodes. `moves` is whether some of their peers move.
 pub(super) fn draw_setup(random: &mut StdRng, moves: bool) -> Setup {
     fn with_retry(builder: ConfigBuilder) -> ConfigBuilder {
         (patient().configure)(builder.retry_policy(RetryPolicy::Always))
     }
-    /// Windows that stop a writer now and then.
+    /// Windows that block a writer now and then.
     fn narrow(builder: ConfigBuilder) -> ConfigBuilder {
         (patient().configure)(builder)
             .stream_receive_window_bytes(4096)
@@ -24,7 +24,8 @@ pub(super) fn draw_setup(random: &mut StdRng, moves: bool) -> Setup {
             .and_then(|builder| builder.send_window_bytes(16 * 1024))
             .unwrap()
     }
-    // Where somebody moves, nothing keeps anyone from sending on the new path; see `play_or_trip`.
+    // If a node moves, its socket never blocks, so that it can send on the new path at once; see
+    // `play_or_trip`.
     let room = if !moves && random.random_bool(0.3) {
         random.random_range(1..4)
     } else {
@@ -49,7 +50,7 @@ pub(super) fn draw_setup(random: &mut StdRng, moves: bool) -> Setup {
     }
 }
 
-/// Each of the ways to be a bad link, on some of the links.
+/// Each kind of impairment, on some of the links.
 pub(super) fn draw_link(random: &mut StdRng) -> Impairments {
     let milliseconds =
         |random: &mut StdRng, most| Duration::from_millis(random.random_range(0..=most));

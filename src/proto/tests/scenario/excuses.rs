@@ -1,12 +1,12 @@
-//! Ends of connections that may have a reason which is not ours.
+//! Ends of connections that may have an external reason.
 
 use std::time::Duration;
 
 use super::super::{peer::Peer, tasks::Alarms};
 use crate::error::{ConnectionError, HandshakeError};
 
-/// Whether a handshake did not come to its end: not for the dialer, or not for the listener, which says so or has given it
-/// up.
+/// Whether a handshake did not complete: for the dialer; or for the listener, which reports that or
+/// has given it up.
 pub(super) fn is_unfinished(error: &HandshakeError, given_up: bool) -> bool {
     match error {
         HandshakeError::TimedOut => true,
@@ -15,7 +15,7 @@ pub(super) fn is_unfinished(error: &HandshakeError, given_up: bool) -> bool {
                 code: APPLICATION_ERROR,
                 reason: String::new(),
             };
-            // What the listener says may be lost, or only come with the keys that it is about to have.
+            // The listener's close may be lost, or need keys that the dialer does not have yet.
             let is_over = matches!(
                 error,
                 ConnectionError::ClosedByPeer { code: 0, .. }
@@ -28,7 +28,8 @@ pub(super) fn is_unfinished(error: &HandshakeError, given_up: bool) -> bool {
     }
 }
 
-/// Whether an established connection has fallen silent: for its dialer, or before that for its listener.
+/// Whether an established connection has fallen silent: for its dialer, or for its listener before
+/// that.
 pub(super) fn is_silence(error: &HandshakeError) -> bool {
     matches!(
         error,
@@ -36,7 +37,7 @@ pub(super) fn is_silence(error: &HandshakeError) -> bool {
     )
 }
 
-/// What quinn-proto says of a Retry that a dialer has sent, or of a Version Negotiation.
+/// quinn-proto's error after a Retry from a dialer, or after a Version Negotiation packet.
 pub(super) fn is_misread(error: &HandshakeError) -> bool {
     matches!(
         error,
@@ -57,15 +58,15 @@ pub(super) fn is_invalid_token(error: &HandshakeError) -> bool {
     *error == invalid.into()
 }
 
-/// Watches a connection to its end; returns whether data were not acknowledged for seconds.
+/// Watches a connection to its end. Returns whether data was not acknowledged for seconds.
 ///
-/// quinn-proto 0.11.19 sends no acknowledgement while the congestion window is full and there are data to send,
-/// although acknowledgements are not subject to the window (RFC 9002 §7). Where both sides are in this state, only
-/// probes lead out of it, and they become rare where they are lost.
+/// quinn-proto 0.11.19 sends no acknowledgement while the congestion window is full and there is
+/// data to send, although acknowledgements are not subject to the window (RFC 9002 §7). If both
+/// sides are in this state, only probes end it, and these become rare if they are lost.
 pub(super) async fn watch(peer: Peer, alarms: Alarms) -> bool {
     /// Acknowledgements are due after 25 ms (RFC 9000 §18.2).
     const LONG: Duration = Duration::from_secs(5);
-    /// Whoever has got so many bytes has got data.
+    /// A peer that has received this many bytes has received data.
     const DATA: u64 = 1200;
 
     let mut before = peer.stats();
@@ -82,7 +83,7 @@ pub(super) async fn watch(peer: Peer, alarms: Alarms) -> bool {
     is_silent
 }
 
-/// RFC 9000 §20.1. An application's close has this code before the handshake is over (§10.2.3).
+/// RFC 9000 §20.1. An application's close has this code before the handshake is complete (§10.2.3).
 const APPLICATION_ERROR: u64 = 0xc;
 const INVALID_TOKEN: u64 = 0xb;
 const PROTOCOL_VIOLATION: u64 = 0xa;

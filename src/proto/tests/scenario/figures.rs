@@ -1,4 +1,4 @@
-//! What happened in scenarios, summed up.
+//! Totals over scenarios.
 
 use std::{ops::AddAssign, time::Duration};
 

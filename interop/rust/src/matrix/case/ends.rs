@@ -1,12 +1,12 @@
-//! Whether the end of a connection has come to the other side as it should.
+//! Checks that the end of a connection reached the other side as required.
 
 use serde_json::Value;
 
 use super::{Case, Direction, Listener};
 
 impl Case {
-    /// Whoever was told that a connection is closed has heard it within [`HEARS_MS`], with the code
-    /// that was sent if it shows any.
+    /// A side that was told of a close has received it within [`HEARS_MS`], with the code that was
+    /// sent if it shows codes.
     pub(super) fn check_ends(
         &self,
         result: &Value,
@@ -30,7 +30,7 @@ impl Case {
                 check_end(who, sent, heard, who == "ours" || shows_code)?;
             }
         }
-        // After all that is about packets, because this is only about words.
+        // After everything about packets, because this is only about text.
         let our_ends = match self.direction {
             Direction::Out => heard,
             Direction::In => &told,
@@ -81,7 +81,7 @@ pub(super) fn check_port(result: &Value, listener: &mut Listener) -> Result<(), 
     Ok(())
 }
 
-/// All that the dialer has sent before it closed has arrived, and its end.
+/// All data that the dialer sent before it closed has arrived, and its end.
 pub(super) fn check_sunk(
     result: &Value,
     listener: &mut Listener,
@@ -101,8 +101,8 @@ fn ends<'a>(result: &'a Value, which: &str) -> &'a [Value] {
     result[which].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// How soon the end of a connection has to be heard of: a tenth of our idle timeout.
+/// How soon the end of a connection must be noticed: a tenth of our idle timeout.
 const HEARS_MS: u64 = 1000;
 
-/// How our error shows a close with code 0 if it shows it like one with any other code.
+/// Our error for a close with code 0, if it were shown like other codes.
 const AS_AN_ERROR: &str = "closed by the peer with code 0x0";

@@ -1,17 +1,18 @@
-//! What was found out about peers that accept what they must not, or refuse what they need not.
+//! Findings about peers that accept what they must refuse, or refuse what they need not.
 
 use std::{fs, path::Path};
 
 use serde::Deserialize;
 
-/// The reviewed list. What is not in it fails nothing: it is shown as not looked into.
+/// The reviewed list. Reactions that are not in it cause no failure; they are shown as not
+/// investigated.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Findings {
     pub finding: Vec<Finding>,
 }
 
-/// What one peer, or some with the same code, do with some certificates, and why.
+/// The reaction of one peer, or of several with the same code, to some certificates, and its cause.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
@@ -30,7 +31,7 @@ impl Findings {
         toml::from_str(&text).map_err(|error| error.to_string())
     }
 
-    /// Whether somebody knows why `peer` does what it does with certificates of this number.
+    /// Whether there is a finding for `peer` with certificates of this number.
     pub fn explain(&self, peer: &str, number: u8) -> bool {
         self.finding.iter().any(|finding| {
             finding.cases.contains(&number) && finding.peers.iter().any(|name| name == peer)

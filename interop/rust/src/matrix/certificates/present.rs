@@ -11,7 +11,7 @@ use crate::{
     child::Invocation,
 };
 
-/// Presents every certificate. If a listener does not survive one, another takes its place.
+/// Presents every certificate. If a listener crashes, another one replaces it.
 pub fn all(victim: &Invocation, hostile: &Invocation, dir: &Path) -> Result<Answers, String> {
     let mut answers = Answers::new();
     let mut from = 0;
@@ -48,8 +48,8 @@ pub fn all(victim: &Invocation, hostile: &Invocation, dir: &Path) -> Result<Answ
     Err(format!("{LISTENERS} listeners have crashed"))
 }
 
-/// As many may crash, and no more.
+/// The most listeners that may crash.
 const LISTENERS: usize = 8;
 
-/// How long the hostile client may take for one certificate, and more.
+/// How long the hostile client may take for one certificate, with some reserve.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -15,15 +15,15 @@ use crate::child::{Invocation, Process};
 
 /// A hostile server of all certificates.
 pub struct Server {
-    /// Where each is served.
+    /// The address for each certificate.
     offers: Vec<(Certificate, String)>,
     told: Mutex<Account>,
 }
 
-/// What the hostile server tells of its connections.
+/// The hostile server's reports of its connections.
 struct Account {
     process: Process,
-    /// What nobody has asked for yet.
+    /// Reactions that were not taken yet.
     answers: BTreeMap<usize, Vec<Answer>>,
 }
 
@@ -58,7 +58,7 @@ impl Server {
         offers.map(|(certificate, _)| certificate).collect()
     }
 
-    /// Has every certificate dialled, some at a time.
+    /// Makes dialers connect for every certificate, a few at a time.
     pub fn serve_all(&self, victim: &Invocation, dir: &Path) -> Result<Answers, String> {
         let left = Mutex::new(self.offers.iter());
         let answers = Mutex::new(Answers::new());
@@ -76,7 +76,7 @@ impl Server {
                 });
             }
         });
-        // Nobody gets an answer from a server that is gone.
+        // A server that has stopped gives no reactions.
         let process = &mut lock(&self.told).process;
         match process.exit_code() {
             None => Ok(answers.into_inner().unwrap_or_else(PoisonError::into_inner)),
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// A dialer accepts whom it can ping, even if it says no afterwards.
+    /// A dialer accepts a server that it can ping, even if it refuses afterwards.
     fn serve(&self, index: usize, addr: &str, victim: &Invocation, dir: &Path) -> Answer {
         let ping = ["dial", addr, "ping", "--count", "1", "--timeout", TIMEOUT];
         let mut dialer = match victim.with(ping).start(dir) {
@@ -102,7 +102,7 @@ impl Server {
             }
             let told = lock(&self.told).take(index);
             if !told.is_empty() {
-                // Some dialers do not notice what they have done, and wait for nothing.
+                // Some dialers do not notice the result, and wait for nothing.
                 deadline = deadline.min(Instant::now() + NOTICE);
                 answers.extend(told);
             }
@@ -111,7 +111,7 @@ impl Server {
             }
         };
         let errors = dialer.errors();
-        // It goes, and the server notices.
+        // It stops, and the server notices.
         drop(dialer);
         let deadline = Instant::now() + NOTICE;
         while answers.is_empty() && Instant::now() < deadline {
@@ -130,7 +130,7 @@ impl Server {
 }
 
 impl Account {
-    /// What has become of the connections with one certificate.
+    /// Takes the reactions to one certificate.
     fn take(&mut self, index: usize) -> Vec<Answer> {
         for line in self.process.lines() {
             if let Ok(told) = serde_json::from_value::<Told>(line) {
@@ -146,19 +146,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Dialers at the same time. Some peers take a second to start, and most of it on one core.
+/// Dialers in parallel. Some peers take a second to start, mostly on one core.
 const DIALERS: usize = 4;
 
 /// How long a dialer may take, in seconds.
 const TIMEOUT: &str = "15";
 
-/// The same, and how long it may take to start.
+/// The same, plus the time to start.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// How long either side may take to notice what has become of a connection.
+/// How long either side may take to notice the end of a connection.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// How long the hostile server may take to be bound.
+/// How long the hostile server may take to bind.
 const START: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(50);

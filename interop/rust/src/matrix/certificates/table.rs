@@ -5,18 +5,19 @@ use std::fmt::Write;
 use super::{Answer, Answers, Certificate, Findings, Role};
 use crate::table::markdown;
 
-/// What every peer does with every certificate.
+/// Every peer's reaction to every certificate.
 pub struct Table {
     pub certificates: Vec<Certificate>,
     pub answers: Vec<(&'static str, Answers)>,
     pub findings: Findings,
-    /// Why a peer has no answers.
+    /// The reasons why peers have no reactions.
     pub errors: Vec<String>,
 }
 
 impl Table {
-    /// Ours may not be wrong, and says no inside the handshake. The others have to accept the good
-    /// certificate, or their refusals say nothing; what else they do is a finding, not a failure.
+    /// Ours must be right, and refuse inside the handshake. The others must accept the valid
+    /// certificate, because otherwise their refusals mean nothing; everything else is a finding,
+    /// not a failure.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = self.errors.clone();
         for (peer, certificate, role, answer) in self.answers() {
@@ -33,7 +34,7 @@ impl Table {
         failures
     }
 
-    /// Findings that did not show: somebody may have repaired something.
+    /// Findings that did not occur: the peer may have been repaired.
     pub fn repaired(&self) -> Vec<String> {
         let mut repaired = Vec::new();
         for finding in &self.findings.finding {
@@ -127,7 +128,7 @@ impl Table {
         })
     }
 
-    /// Everything that should be otherwise.
+    /// All wrong reactions.
     fn deviations(&self) -> impl Iterator<Item = (&'static str, &Certificate, Role, &Answer)> {
         self.answers()
             .filter(|(_, certificate, _, answer)| !certificate.deserves(answer))

@@ -1,4 +1,4 @@
-//! What a dialer has to print, and how the suites' scripts read it.
+//! The output that a dialer must print, as the suites' scripts read it.
 
 use regex::Regex;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the standard output says, in short.
+    /// A summary of the standard output.
     pub fn check(self, output: &str) -> Result<String, String> {
         let found = match self {
             Self::Latency => latency(output),
@@ -85,7 +85,7 @@ fn grep(output: &str, pattern: &str) -> Option<String> {
 }
 
 fn latency_json(output: &str) -> Option<String> {
-    // From the first bracket on.
+    // From the first brace on.
     let result = objects(output).next()?;
     took(
         result["handshakePlusOneRTTMillis"].as_f64()?,
@@ -117,7 +117,7 @@ fn objects(output: &str) -> impl Iterator<Item = Value> {
 }
 
 fn took(handshake_plus_one_rtt: f64, ping: f64) -> Option<String> {
-    // A pong without a handshake is none.
+    // A ping without a handshake does not count.
     (ping > 0.0 && handshake_plus_one_rtt > ping)
         .then(|| format!("handshake and ping {handshake_plus_one_rtt:.1} ms, ping {ping:.2} ms"))
 }

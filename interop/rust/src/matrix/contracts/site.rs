@@ -1,4 +1,5 @@
-//! Where the contracts are run: a network namespace with an address that is not loopback, and a Redis server in it.
+//! The environment of the contracts: a network namespace with an address other than loopback, and a
+//! Redis server.
 
 use std::{
     path::Path,
@@ -7,25 +8,25 @@ use std::{
 
 use crate::child::{Invocation, Process};
 
-/// The address that others can reach, as a container has one.
+/// An address that other processes can reach, as a container has.
 pub const IP: &str = "10.203.113.1";
 
-/// Where the Redis server is.
+/// The address of the Redis server.
 pub const REDIS_ADDR: &str = "127.0.0.1:6379";
 
-/// A namespace that lives as long as its Redis server. Nothing that runs there can reach the outside.
+/// A namespace that lives as long as its Redis server. Programs in it cannot reach the outside.
 pub struct Site {
     server: Process,
     privileges: &'static Privileges,
 }
 
-/// How to make a namespace and to enter it.
+/// The commands to create a namespace and to enter it.
 struct Privileges {
     make: &'static [&'static str],
     enter: &'static [&'static str],
 }
 
-/// Which Redis server there is.
+/// Returns the version of the Redis server.
 pub fn redis(dir: &Path) -> Result<String, String> {
     let version = Invocation::new(["redis-server", "--version"]).run(dir, START)?;
     // "Redis server v=7.0.15 sha=00000000:0 …"
@@ -49,7 +50,8 @@ impl Site {
     }
 
     fn try_start(dir: &Path, privileges: &'static Privileges) -> Result<Self, String> {
-        // The address of a container's only interface; IPv6 would be one more that some publish instead.
+        // Like the only interface of a container. With an IPv6 address, some programs would publish
+        // that instead.
         let script = format!(
             "ip link set lo up && ip address add {IP}/32 dev lo && \
              exec timeout {} redis-server --bind 127.0.0.1 --port 6379 --save '' --appendonly no",
@@ -66,7 +68,7 @@ impl Site {
         Err(format!("no namespace with a server: {}", server.errors()))
     }
 
-    /// The same program in the namespace, with a limit that also holds when nobody is left to end it.
+    /// The same program in the namespace, with a limit that works even if this process is killed.
     pub fn enter(&self, program: &Invocation, limit: Duration) -> Invocation {
         let mut entered = Invocation::new(["nsenter", "--target"])
             .with([self.server.id().to_string()])
@@ -92,5 +94,5 @@ static AS_ANYBODY: Privileges = Privileges {
 /// How long the server may take to start.
 const START: Duration = Duration::from_secs(10);
 
-/// How long it runs at most.
+/// Longest run time of the server.
 const LIFETIME: Duration = Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! One run: a scene, a relay, a listener, a dialer, and what the dialer says in the end.
+//! One run: a scene, a relay, a listener, a dialer, and the dialer's result.
 
 use std::{
     collections::BTreeMap,
@@ -25,21 +25,21 @@ struct Program {
     options: &'static [&'static str],
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Attempt {
-    /// From the relayed connection to the direct one; none without a direct one.
+    /// Time from the relayed connection to the direct one; `None` without a direct one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_ms: Option<f64>,
-    /// Which attempt has made it.
+    /// The number of the successful attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u64>,
-    /// Direct ones, at the end.
+    /// Direct connections at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_ms: Option<f64>,
-    /// Of the relayed connection, when all was over; none if it did not work any more.
+    /// Ping over the relayed connection at the end; `None` if it no longer worked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relayed_ping_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct Attempt {
 }
 
 impl Programs {
-    /// `options` come after the words of a command.
+    /// Adds a program. `options` follow the words of a command.
     pub fn add(
         &mut self,
         name: &'static str,
@@ -76,7 +76,7 @@ impl Programs {
         let program = self.0.get(name).ok_or_else(|| format!("no {name}"))?;
         let limit = LIMIT.as_secs().to_string();
         let mut invocation = Invocation::new(scene.enter(place))
-            // Also when nobody is left to end it.
+            // Even if this process is killed.
             .with(["timeout", &limit])
             .with(program.invocation.words.iter().cloned())
             .with(words.iter().copied())
@@ -91,7 +91,7 @@ impl Attempt {
         match Self::try_make(programs, pair, dir) {
             Ok(attempt) => attempt,
             Err(error) => Self {
-                // Where this copy of the repository lies is nobody's business.
+                // The path of this copy of the repository must not appear in results.
                 error: Some(error.replace(&dir.display().to_string(), "interop")),
                 ..Self::default()
             },
@@ -99,7 +99,7 @@ impl Attempt {
     }
 
     fn try_make(programs: &Programs, pair: &Pair, dir: &Path) -> Result<Self, String> {
-        // A new one for each run: the routers remember nothing.
+        // A new scene for each run, so that the routers have no state.
         let scene = Scene::build(pair.nat, pair.nat)?;
         let addr = format!("/ip4/{}/udp/4001/quic-v1", PUBLIC[0]);
         let relay = programs.start(OURS, &["relay", &addr], &scene, Place::Public, dir)?;
@@ -153,7 +153,7 @@ impl Attempt {
     }
 }
 
-/// Waits for a program to say this.
+/// Waits for this event of a program.
 fn event(process: &Process, name: &str) -> Result<Value, String> {
     let deadline = Instant::now() + START;
     while let Some(line) = process.line(deadline) {
@@ -171,7 +171,7 @@ fn word(line: &Value, key: &str) -> Result<String, String> {
         .ok_or_else(|| format!("no {key}: {line}"))
 }
 
-/// How long it may take to be connected to the relay.
+/// How long connecting to the relay may take.
 const START: Duration = Duration::from_secs(30);
 
 /// How long a program may run; three attempts of go take half a minute.

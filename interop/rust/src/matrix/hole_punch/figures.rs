@@ -1,4 +1,4 @@
-//! How the runs went, as a table and as a file.
+//! The results of the runs, as a table and as a file.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ pub struct Figures {
 pub struct Set {
     dialer: &'static str,
     listener: &'static str,
-    /// What the routers do.
+    /// The behaviour of the routers.
     ports: &'static str,
     strangers: &'static str,
     pub attempts: Vec<Attempt>,
@@ -29,7 +29,7 @@ pub struct Set {
     expect: Expect,
 }
 
-/// The file.
+/// The contents of the file.
 #[derive(Serialize)]
 struct Document<'a> {
     date: String,
@@ -117,7 +117,7 @@ impl Set {
         )
     }
 
-    /// What is wrong with it, if anything is.
+    /// The failure of the set, if any.
     pub fn failure(&self) -> Option<String> {
         let runs = self.attempts.len();
         let (direct, relayed) = (self.direct(), self.relayed_kept());
@@ -156,7 +156,7 @@ impl Set {
         Sorted(times)
     }
 
-    /// "48, 2": so many by the first attempt, so many by the second one.
+    /// "48, 2": the number of successes at the first attempt, at the second one, and so on.
     fn by_attempt(&self) -> String {
         let by = |number| {
             let made_it = |attempt: &&Attempt| attempt.attempts == Some(number);

@@ -1,4 +1,4 @@
-//! How connections end: the peer hears of it, and can be dialled again at once.
+//! The ends of connections: the peer receives the close, and can be dialled again at once.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use super::{BLOCK_BYTES, Remote, STREAM_BYTES, milliseconds, object, ping_once};
 use crate::{Failure, arguments::Options, protocols};
 
 impl Remote<'_> {
-    /// Either side closes, in an ordinary way and with a code, while a stream is open.
+    /// Either side closes, normally and with a code, while a stream is open.
     pub(super) async fn close_hears(
         &self,
         options: &Options,
@@ -36,7 +36,7 @@ impl Remote<'_> {
         Ok(self.ends(closed, heard))
     }
 
-    /// Closes while an upload is under way that nothing acknowledges any more.
+    /// Closes during an upload that nothing acknowledges any more.
     pub(super) async fn close_mid_upload(&self) -> Result<Map<String, Value>, Failure> {
         let mut stream = self.open(protocols::PERF).await?;
         stream.write_all(&0_u64.to_be_bytes()).await?;
@@ -63,7 +63,7 @@ impl Remote<'_> {
             let mut stream = self.open(protocols::PING).await?;
             ping_once(&mut stream).await?;
             if turn % 2 == 0 {
-                // Does not wait until nothing is left of the connection.
+                // Without waiting until the connection is drained.
                 closed.push(self.node.close(0).await?);
             } else {
                 let _asked = self.ask_to_close(0, 0).await?;
@@ -83,14 +83,14 @@ impl Remote<'_> {
         stream.close().await?;
         let closed = self.node.close(0).await?;
         self.node.ended().await?;
-        // The end of this process would take along what is still to be delivered.
+        // The end of this process would discard data that is still being delivered.
         self.node.facts.closed().await;
         let mut result = self.ends(vec![closed], Vec::new());
         result.insert("bytes".to_owned(), json!(options.size));
         Ok(result)
     }
 
-    /// Lets the peer do what [`close_delivers`](Self::close_delivers) does.
+    /// Makes the peer do what [`close_delivers`](Self::close_delivers) does.
     pub(super) async fn close_fetches(
         &self,
         options: &Options,
@@ -111,8 +111,8 @@ impl Remote<'_> {
         Ok(result)
     }
 
-    /// Dials the listener again that was killed, and has been started again when a line comes on
-    /// standard input.
+    /// Dials the listener again after it was killed. A line on standard input tells that it was
+    /// restarted.
     pub(super) async fn restarted(&self) -> Result<Map<String, Value>, Failure> {
         let stream = self.open(protocols::ECHO).await?;
         let mut transfer = tokio::spawn(transfer_until_error(stream));
@@ -143,7 +143,7 @@ impl Remote<'_> {
         Ok(())
     }
 
-    /// Asks the peer to send so many bytes, and then to close the connection with this code, or
+    /// Asks the peer to send this many bytes, and then to close the connection with this code, or
     /// with 0.
     async fn ask_to_close(&self, code: u64, size: u64) -> Result<Stream, Failure> {
         let mut stream = self.open(protocols::CLOSE).await?;
@@ -164,7 +164,7 @@ impl Remote<'_> {
     }
 }
 
-/// Sends something and has it echoed, and leaves the stream open.
+/// Sends data, reads the echo, and leaves the stream open.
 async fn exchange(stream: &mut Stream) -> Result<(), Failure> {
     let sent = [7; STREAM_BYTES as usize];
     stream.write_all(&sent).await?;
@@ -177,7 +177,7 @@ async fn exchange(stream: &mut Stream) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has an echo going on, and says so, until it fails.
+/// Runs an echo, reports that, and continues until it fails.
 pub(super) async fn transfer_until_error(stream: Stream) -> (io::Error, io::Error) {
     let (mut reader, mut writer) = stream.split();
     let write = async {
@@ -206,8 +206,8 @@ pub(super) async fn transfer_until_error(stream: Stream) -> (io::Error, io::Erro
     join(write, read).await
 }
 
-/// How long an upload goes on that the end of the connection then cuts off.
+/// How long an upload runs before the end of the connection interrupts it.
 const UPLOAD: Duration = Duration::from_millis(500);
 
-/// How many connections are made one after the other.
+/// The number of connections made one after another.
 const CONNECTIONS: usize = 10;

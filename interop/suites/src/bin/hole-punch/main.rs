@@ -1,4 +1,5 @@
-//! The hole-punch test of unified-testing, and of test-plans before it: a relay, and two peers that meet through it.
+//! The hole-punch test of unified-testing, and of its predecessor test-plans: a relay, and two
+//! peers that meet through it.
 
 mod peer;
 mod relay;

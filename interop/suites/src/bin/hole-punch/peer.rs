@@ -1,4 +1,4 @@
-//! The two peers: one waits at the relay, the other reaches it there and then directly.
+//! The two peers: one waits at the relay, and the other reaches it there, and then directly.
 
 use futures::StreamExt;
 use interop_suites::{
@@ -29,7 +29,7 @@ struct Behaviour {
     relay: relay::client::Behaviour,
 }
 
-/// Reserves a place at the relay and waits there until the suite ends it.
+/// Reserves a slot at the relay, and waits until the suite ends it.
 pub async fn listen(settings: &Settings) -> Result<(), Error> {
     let mut meeting = settings.meeting().await?;
     let mut swarm = swarm(Keypair::generate_ed25519())?;
@@ -73,7 +73,7 @@ pub async fn dial(settings: &Settings) -> Result<(), Error> {
     })
 }
 
-/// Listens, connects to the relay, and learns from it the address that the world sees.
+/// Listens, connects to the relay, and learns its external address from it.
 async fn join(
     settings: &Settings,
     meeting: &mut Meeting,
@@ -83,7 +83,8 @@ async fn join(
     within(TIMEOUT, async {
         let addr = meeting.relay().await?;
         let (relay, connection) = node::dial(swarm, addr.clone()).await?;
-        // Each has to know the other's side: we our candidates, the relay what we support.
+        // Each side needs the other's information: we need our candidate addresses, and the relay
+        // needs our protocols.
         let (mut received, mut sent) = (false, false);
         while !(received && sent) {
             match swarm.select_next_some().await {

@@ -1,4 +1,4 @@
-//! The relay: peers reserve a place at it and reach each other through it.
+//! The relay: peers reserve a slot at it and reach each other through it.
 
 use interop_suites::{error::Error, node};
 use libp2p::{identify, identity::Keypair, ping, relay, swarm::NetworkBehaviour};
@@ -20,7 +20,7 @@ pub async fn run(settings: &Settings) -> Result<(), Error> {
         relay: relay::Behaviour::new(key.public().to_peer_id(), relay::Config::default()),
     });
     let addr = node::listen(&mut swarm, settings.ip, 0).await?;
-    // A reservation names the external addresses.
+    // A reservation contains the external addresses.
     swarm.add_external_address(addr.clone());
     meeting.publish_relay(&addr).await?;
     node::serve(&mut swarm).await

@@ -1,4 +1,4 @@
-//! Who we are in this test, and how we find the others.
+//! The role of this program in the test, and how it finds the others.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 pub struct Settings {
     pub contract: Contract,
     pub role: Role,
-    /// Where to listen.
+    /// The address to listen on.
     pub ip: IpAddr,
     redis_addr: String,
 }
@@ -24,12 +24,13 @@ pub enum Role {
     Dialer,
 }
 
-/// Which suite has started us.
+/// The suite that has started us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contract {
-    /// unified-testing: `IS_DIALER`, which the relay has not; values of keys for each test; YAML.
+    /// unified-testing: `IS_DIALER`, which the relay does not have; one value at a key for each
+    /// test; YAML.
     Unified { test_key: String },
-    /// test-plans: `MODE`; lists at keys for all tests; JSON. The suite has a relay of its own.
+    /// test-plans: `MODE`; lists at keys for all tests; JSON. The suite has its own relay.
     TestPlans,
 }
 
@@ -95,7 +96,7 @@ impl FromStr for Role {
 }
 
 impl Meeting {
-    /// Tells the two peers where the relay is.
+    /// Publishes the relay's address for the two peers.
     pub async fn publish_relay(&mut self, addr: &Multiaddr) -> Result<(), Error> {
         let addr = addr.to_string();
         match &self.contract {
@@ -121,7 +122,7 @@ impl Meeting {
         }
     }
 
-    /// Tells the dialer who the listener is.
+    /// Publishes the listener's peer ID for the dialer.
     pub async fn publish_listener(&mut self, peer_id: PeerId) -> Result<(), Error> {
         let peer_id = peer_id.to_string();
         match &self.contract {
@@ -144,7 +145,7 @@ impl Meeting {
     }
 }
 
-/// How long unified-testing lets a test take.
+/// unified-testing's time limit of a test.
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
 const RELAY: &str = "RELAY_QUIC_ADDRESS";

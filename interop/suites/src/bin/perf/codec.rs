@@ -19,13 +19,14 @@ pub struct Codec {
     progress: Arc<Progress>,
 }
 
-/// What a request begins with.
+/// The header of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Header {
     /// The bytes to download: the specification's.
     #[default]
     Download,
-    /// The bytes to upload and those to download, which some send under the same name.
+    /// The bytes to upload and those to download, which some implementations send under the same
+    /// name.
     Both,
 }
 
@@ -40,7 +41,7 @@ pub struct Response {
     pub bytes: u64,
 }
 
-/// Bytes that a dialer has sent and received until now, without headers.
+/// Bytes that a dialer has sent and received so far, without headers.
 #[derive(Debug, Default)]
 pub struct Progress {
     uploaded: AtomicU64,
@@ -102,7 +103,7 @@ impl request_response::Codec for Codec {
             Header::Both => {
                 let upload = read_u64(io).await?;
                 let download = read_u64(io).await?;
-                // Not to the end: some end their half only when they have their answer.
+                // Not to the end: some peers end their half only after the answer.
                 let received = drain(&mut io.take(upload), |_| ()).await?;
                 if received < upload {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -163,7 +164,7 @@ async fn read_u64(io: &mut (impl AsyncRead + Unpin)) -> io::Result<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// Reads to the end; returns how many bytes it was.
+/// Reads to the end; returns the number of bytes.
 async fn drain(io: &mut (impl AsyncRead + Unpin), each: impl Fn(u64)) -> io::Result<u64> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut received = 0;
@@ -190,7 +191,7 @@ async fn fill(
         each(length);
         left -= length;
     }
-    // The end of this half, which follows, also says that nothing is to wait.
+    // The end of this half follows, and also flushes.
     Ok(())
 }
 

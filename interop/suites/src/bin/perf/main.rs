@@ -1,4 +1,5 @@
-//! The perf test of unified-testing, and of test-plans before it: how fast bytes go there and come back.
+//! The perf test of unified-testing, and of its predecessor test-plans: the speed of uploads and
+//! downloads.
 
 mod codec;
 mod statistics;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::codec::{Codec, Header, Request, Response};
 
-/// What carries a request there and its response back.
+/// The request-response behaviour with the perf codec.
 type Behaviour = request_response::Behaviour<Codec>;
 
 #[tokio::main]
@@ -27,7 +28,7 @@ async fn main() -> ExitCode {
     program::run(async |environment: Environment| {
         let header = Header::read(&environment)?;
         let arguments: Vec<String> = env::args().skip(1).collect();
-        // test-plans starts us with arguments, unified-testing with variables only.
+        // test-plans passes arguments, unified-testing only variables.
         if arguments.is_empty() {
             unified::test(&environment, header).await
         } else {
@@ -44,7 +45,7 @@ fn swarm(keypair: Keypair, codec: Codec) -> Swarm<Behaviour> {
     })
 }
 
-/// Answers every request, without end.
+/// Answers all requests for ever.
 async fn serve(swarm: &mut Swarm<Behaviour>) -> Result<(), Error> {
     loop {
         match swarm.select_next_some().await {
@@ -58,7 +59,7 @@ async fn serve(swarm: &mut Swarm<Behaviour>) -> Result<(), Error> {
                 let response = Response {
                     bytes: request.download,
                 };
-                // It comes back if the peer is gone.
+                // This fails if the peer is gone.
                 let _ = swarm.behaviour_mut().send_response(channel, response);
             }
             SwarmEvent::ListenerClosed {
@@ -69,7 +70,7 @@ async fn serve(swarm: &mut Swarm<Behaviour>) -> Result<(), Error> {
     }
 }
 
-/// Sends a request; how long it took until the whole response was here.
+/// Sends a request, and measures the time until the whole response has arrived.
 async fn measure(
     swarm: &mut Swarm<Behaviour>,
     peer_id: PeerId,
@@ -107,5 +108,5 @@ async fn measure(
 
 const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
 
-/// How long unified-testing lets a whole test take.
+/// unified-testing's time limit of a test.
 const TIMEOUT: Duration = Duration::from_secs(300);

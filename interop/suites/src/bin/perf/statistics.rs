@@ -1,4 +1,4 @@
-//! Quartiles and outliers of some samples, as unified-testing reads them.
+//! Quartiles and outliers of samples, in the format of unified-testing.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ pub struct Statistics {
     samples: Vec<f64>,
 }
 
-/// What the samples are.
+/// The unit of the samples.
 #[derive(Clone, Copy)]
 pub enum Unit {
     Gbps,
@@ -15,7 +15,7 @@ pub enum Unit {
 }
 
 impl Statistics {
-    /// Of the samples, of which there is at least one.
+    /// Statistics of at least one sample.
     pub fn of(first: f64, more: impl IntoIterator<Item = f64>) -> Self {
         let mut samples = vec![first];
         samples.extend(more);
@@ -23,7 +23,7 @@ impl Statistics {
         Self { samples }
     }
 
-    /// A section of the result. Minimum and maximum are those of the samples that are no outliers.
+    /// A section of the result. Minimum and maximum exclude outliers.
     pub fn yaml(&self, name: &str, unit: Unit) -> String {
         let (q1, median, q3) = (
             self.percentile(25.0),
@@ -35,7 +35,7 @@ impl Statistics {
             .samples
             .iter()
             .partition(|&&sample| (q1 - fence..=q3 + fence).contains(&sample));
-        // The median is never outside of the fence, nor, therefore, are its neighbours.
+        // The median is always within the fence, and so are its neighbours.
         let min = usual.first().copied().unwrap_or(median);
         let max = usual.last().copied().unwrap_or(median);
         let decimals = unit.decimals();
@@ -61,7 +61,7 @@ impl Statistics {
         text
     }
 
-    /// Between two samples, as far from each as the percentile asks.
+    /// Interpolates linearly between two samples.
     fn percentile(&self, percent: f64) -> f64 {
         let place = percent / 100.0 * (self.samples.len() - 1) as f64;
         let below = self.samples[place.floor() as usize];

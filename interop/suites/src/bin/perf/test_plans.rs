@@ -1,4 +1,4 @@
-//! The perf test of test-plans: arguments, an identity that everybody knows, lines of JSON.
+//! The perf test of test-plans: arguments, a well-known identity, lines of JSON.
 
 use std::{net::SocketAddr, pin::pin, str::FromStr, time::Duration};
 
@@ -28,7 +28,7 @@ async fn listen(addr: SocketAddr, header: Header) -> Result<(), Error> {
     serve(&mut swarm).await
 }
 
-/// Prints every second what came through since the last time, and at the end how long all of it took.
+/// Prints every second the amount of data since the last line, and at the end the total time.
 async fn dial(addr: SocketAddr, request: Request, header: Header) -> Result<(), Error> {
     let codec = Codec::new(header);
     let progress = codec.progress();
@@ -74,7 +74,7 @@ fn line(kind: &str, took: Duration, uploaded: u64, downloaded: u64) -> String {
     .to_string()
 }
 
-/// The key of 32 zero bytes, so that a dialer needs not be told the peer ID.
+/// A key of 32 zero bytes, so that a dialer need not be told the peer ID.
 fn server_key() -> Keypair {
     Keypair::ed25519_from_bytes([0; 32]).expect("32 bytes are a key")
 }
@@ -120,7 +120,7 @@ fn parse<T: FromStr>(value: &str) -> Result<T, Error> {
 const USAGE: &str = "perf --run-server --server-address IP:PORT
 perf --server-address IP:PORT [--transport quic-v1] [--upload-bytes N] [--download-bytes N]";
 
-/// How often the progress is told.
+/// Interval of progress lines.
 const TICK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub async fn test(environment: &Environment, header: Header) -> Result<(), Error
     }
 }
 
-/// What is to be measured.
+/// The measurements to make.
 struct Plan {
     upload_bytes: u64,
     download_bytes: u64,
@@ -73,7 +73,7 @@ impl Plan {
         })
     }
 
-    /// The whole result.
+    /// Runs all measurements, and returns the result.
     async fn run(&self, swarm: &mut Swarm<Behaviour>, peer_id: PeerId) -> Result<String, Error> {
         let upload = Request {
             upload: self.upload_bytes,
