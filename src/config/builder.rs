@@ -47,6 +47,13 @@ impl ConfigBuilder {
         }
     }
 
+    /// quinn-proto's congestion control in place of ours, to compare them.
+    #[cfg(test)]
+    pub(crate) fn quinn_cubic(mut self) -> Self {
+        self.knobs.uses_quinn_cubic = true;
+        self
+    }
+
     /// Bytes that a peer may send on all its streams together without our reading any of them.
     ///
     /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000, half
