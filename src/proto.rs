@@ -57,7 +57,7 @@ pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
     admission::AdmissionLimits,
     budget::Budget,
-    congestion::LiftableFactory,
+    congestion::{CubicFactory, LiftableFactory},
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
     datagram::{Datagram, Incoming, Outbound, Sent, Socket},

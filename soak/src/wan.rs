@@ -1,5 +1,6 @@
 //! Long and fast paths in virtual time: what a stream makes of them, and that none ends a connection.
 
+mod cell;
 mod grid;
 mod page;
 mod told;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::{
+    cell::Cell,
     grid::{Asked, Table},
     told::Told,
 };
@@ -24,7 +26,7 @@ pub struct Options {
     #[arg(long)]
     without_fastest: bool,
     /// Seeds of the paths with loss.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 8)]
     seeds: u64,
 }
 
@@ -33,6 +35,9 @@ const TEST: &str = "proto::tests::wan::paths_that_were_asked_for";
 
 /// Least of a rate that a stream has to fill without loss.
 const LEAST_FILLED: f64 = 0.85;
+
+/// What a cell of the grid may have at least of what it has with quinn-proto's CUBIC.
+const LEAST_KEPT: f64 = 0.98;
 
 /// How evenly two flows have to share (Jain's index).
 const LEAST_EVEN: f64 = 0.8;
@@ -50,7 +55,7 @@ pub fn run(options: &Options) -> Result<bool> {
         grid::full(options.seeds, !options.without_fastest)
     };
     let told = tell(&tables)?;
-    judge(&mut figures, &told);
+    judge(&mut figures, &tables, &told);
     figures.tell("paths", told.len());
     figures.tell("seconds", began.elapsed().as_secs());
     figures.print();
@@ -97,14 +102,35 @@ fn tell(tables: &[Table]) -> Result<Vec<Told>> {
     Ok(told)
 }
 
-fn judge(figures: &mut Figures, told: &[Told]) {
+fn judge(figures: &mut Figures, tables: &[Table], told: &[Told]) {
     let dead = told.iter().filter(|told| told.is_dead()).count();
     figures.demand("connections that died", dead, "0", dead == 0);
 
-    let black_holes: f64 = told.iter().map(|told| told.number("black_holes")).sum();
-    figures.tell("MTU black holes that were none", black_holes);
+    for quinn in grid::QUINN {
+        let told = told
+            .iter()
+            .filter(|told| told.asked("quinn") == f64::from(quinn));
+        let black_holes: f64 = told.map(|told| told.number("black_holes")).sum();
+        let name = "MTU black holes that were none";
+        if quinn == 0 {
+            figures.demand(name, black_holes, "0", black_holes == 0.0);
+        } else {
+            figures.tell(&format!("{name}, with quinn-proto's CUBIC"), black_holes);
+        }
+    }
 
-    let single = |told: &&Told| told.asked("flows") == 1.0 && told.asked("windows") == 0.0;
+    let cells = cell::of(tables, told);
+    let kept = (cells.iter().filter_map(Cell::kept)).fold(f64::INFINITY, f64::min);
+    figures.demand(
+        "goodput of the cell that has lost most, in that of quinn-proto's CUBIC",
+        format!("{kept:.3}"),
+        &format!("at least {LEAST_KEPT}"),
+        kept >= LEAST_KEPT,
+    );
+
+    let ours = |told: &&Told| told.asked("quinn") == 0.0;
+    let single =
+        |told: &&Told| ours(told) && told.asked("flows") == 1.0 && told.asked("windows") == 0.0;
     let filled = (told.iter().filter(single))
         .filter(|told| told.asked("loss") == 0.0 && told.asked("queue") == 1.0)
         .filter(|told| told.asked("rate") == 100.0 && told.asked("rtt") == 63.0)
@@ -118,7 +144,7 @@ fn judge(figures: &mut Figures, told: &[Told]) {
     );
 
     let even = (told.iter())
-        .filter(|told| told.asked("flows") == 2.0)
+        .filter(|told| ours(told) && told.asked("flows") == 2.0)
         .filter(|told| told.asked("rtt") == 10.0 && told.asked("queue") == 1.0)
         .map(|told| told.number("jain"))
         .fold(f64::INFINITY, f64::min);

@@ -48,6 +48,13 @@ impl ConfigBuilder {
         }
     }
 
+    /// quinn-proto's congestion control in place of ours, to compare them.
+    #[cfg(test)]
+    pub(crate) fn quinn_cubic(mut self) -> Self {
+        self.knobs.uses_quinn_cubic = true;
+        self
+    }
+
     /// Bytes that a peer may send on all streams together before we have read any of them.
     ///
     /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use quinn_proto::{
-    IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig,
+    IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::ControllerFactory,
 };
 
 use super::{builder::MIN_MTU_BYTES, retry::RetryPolicy};
@@ -11,8 +11,8 @@ use crate::{
     error::ConfigError,
     net::{BufferSizes, memory},
     proto::{
-        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PendingLimits,
-        ReceiveWindows, Shards, StreamLimits,
+        AdmissionLimits, Budget, CubicFactory, FIRST_PEER_STREAMS, LiftableFactory, Offload,
+        PendingLimits, ReceiveWindows, Shards, StreamLimits,
     },
 };
 
@@ -143,6 +143,9 @@ pub(super) struct Knobs {
     pub(super) shards: Shards,
     pub(super) socket_buffers: BufferSizes,
     pub(super) stream_receive_window: VarInt,
+    /// quinn-proto's congestion control in place of ours, to compare them.
+    #[cfg(test)]
+    pub(super) uses_quinn_cubic: bool,
 }
 
 impl Default for Knobs {
@@ -175,6 +178,8 @@ impl Default for Knobs {
                 send: SOCKET_BUFFER_BYTES,
             },
             stream_receive_window: STREAM_RECEIVE_WINDOW_BYTES.into(),
+            #[cfg(test)]
+            uses_quinn_cubic: false,
         }
     }
 }
@@ -260,11 +265,11 @@ impl Knobs {
             .upper_bound(search.upper)
             .minimum_change(search.step);
         let mut send_window = self.send_window;
-        let mut congestion = CubicConfig::default();
+        let mut congestion = CubicFactory::default();
         if is_wide {
             send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
             // There is no network that could be congested, and one large probe would fill the usual window.
-            congestion.initial_window(LOOPBACK_SEND_WINDOW_BYTES);
+            congestion.initial_window = LOOPBACK_SEND_WINDOW_BYTES;
         }
         let mut config = TransportConfig::default();
         config
@@ -279,7 +284,7 @@ impl Knobs {
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
             .send_window(send_window)
-            .congestion_controller_factory(Arc::new(LiftableFactory(Arc::new(congestion))))
+            .congestion_controller_factory(Arc::new(LiftableFactory(self.congestion(congestion))))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));
@@ -287,6 +292,20 @@ impl Knobs {
             config.initial_mtu(search.lower);
         }
         config
+    }
+    #[cfg(not(test))]
+    fn congestion(&self, ours: CubicFactory) -> Arc<dyn ControllerFactory + Send + Sync> {
+        Arc::new(ours)
+    }
+
+    #[cfg(test)]
+    fn congestion(&self, ours: CubicFactory) -> Arc<dyn ControllerFactory + Send + Sync> {
+        if self.uses_quinn_cubic {
+            let mut theirs = quinn_proto::congestion::CubicConfig::default();
+            theirs.initial_window(ours.initial_window);
+            return Arc::new(theirs);
+        }
+        Arc::new(ours)
     }
 }
 

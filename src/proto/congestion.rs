@@ -1,5 +1,10 @@
 //! Congestion control that lets the close of a connection pass, and tells what was acknowledged.
 
+mod cubic;
+mod curve;
+mod flight;
+mod start;
+
 use std::{
     any::Any,
     sync::{
@@ -14,6 +19,7 @@ use quinn_proto::{
     congestion::{Controller, ControllerFactory, ControllerMetrics},
 };
 
+pub(crate) use self::cubic::CubicFactory;
 use crate::sync::lock_alone;
 
 /// Makes controllers of another kind that can be lifted.

@@ -35,6 +35,8 @@ pub const LOSSES: [f64; 3] = [0.0, 0.1, 1.0];
 pub const QUEUES: [f64; 4] = [0.1, 0.5, 1.0, 4.0];
 /// In MB; 0 are the defaults.
 pub const WINDOWS: [u32; 2] = [0, 64];
+/// Whether quinn-proto's CUBIC is used, with windows that do not grow.
+pub const QUINN: [u8; 2] = [0, 1];
 
 /// Bytes of each write.
 const WRITES: [u32; 10] = [64, 256, 1000, 1024, 1400, 4096, 8192, 16000, 16384, 65536];
@@ -61,7 +63,7 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
         for rtt in [63, 150, 300, 450] {
             for queue in [0.5, 1.0, 2.0, 4.0] {
                 deaths.push(format!(
-                    "rate={rate},rtt={rtt},queue={queue},windows=0,seconds=8"
+                    "rate={rate},rtt={rtt},queue={queue},windows=0,quinn=1,seconds=8"
                 ));
             }
         }
@@ -70,7 +72,7 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
         for rtt in [63, 150, 450] {
             for queue in [0.5, 1.0, 2.0, 4.0] {
                 deaths.push(format!(
-                    "rate={rate},rtt={rtt},queue={queue},windows=64,seconds=8"
+                    "rate={rate},rtt={rtt},queue={queue},windows=64,quinn=1,seconds=8"
                 ));
             }
         }
@@ -78,9 +80,9 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
     let mut fairness = Vec::new();
     for rtt in [10, 63] {
         for queue in [0.1, 0.5, 1.0, 4.0] {
-            fairness.push(format!(
-                "rate=100,rtt={rtt},queue={queue},flows=2,seconds=40"
-            ));
+            fairness.extend(QUINN.map(|quinn| {
+                format!("rate=100,rtt={rtt},queue={queue},quinn={quinn},flows=2,seconds=40")
+            }));
         }
     }
     let cost = WRITES.map(|write| format!("{COST},write={write}"));
@@ -94,23 +96,31 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
 
 /// Few, with everything that is judged.
 pub fn short() -> Vec<Table> {
-    let grid = [
+    let compared = [
         "rate=100,rtt=63,loss=0,queue=1,windows=0,seconds=8",
-        "rate=100,rtt=63,loss=1,queue=1,windows=0,seconds=4",
+        "rate=100,rtt=10,loss=0,queue=0.5,windows=0,seconds=4",
         "rate=1000,rtt=10,loss=0,queue=0.1,windows=64,seconds=2",
+        "rate=1000,rtt=63,loss=0,queue=4,windows=64,seconds=3",
     ];
+    let alone = [
+        "rate=100,rtt=63,loss=1,queue=1,windows=0,quinn=0,seconds=4",
+        "rate=1000,rtt=150,loss=0,queue=1,windows=0,quinn=0,seconds=6",
+    ];
+    let grid = (compared.iter())
+        .flat_map(|path| QUINN.map(|quinn| format!("{path},quinn={quinn}")))
+        .chain(alone.map(str::to_owned));
     // All of these died with quinn-proto's own reassembly.
     let deaths = [
-        "rate=200,rtt=63,queue=1,seconds=4",
-        "rate=100,rtt=150,queue=1,seconds=4",
-        "rate=50,rtt=450,queue=0.5,seconds=8",
-        "rate=1000,rtt=63,queue=0.1,windows=64,seconds=2",
-        "rate=1000,rtt=63,queue=1,windows=64,seconds=2",
+        "rate=200,rtt=63,queue=1,quinn=1,seconds=4",
+        "rate=100,rtt=150,queue=1,quinn=1,seconds=4",
+        "rate=50,rtt=450,queue=0.5,quinn=1,seconds=8",
+        "rate=1000,rtt=63,queue=0.1,windows=64,quinn=1,seconds=2",
+        "rate=1000,rtt=63,queue=1,windows=64,quinn=1,seconds=2",
     ];
-    let fairness = ["rate=100,rtt=10,queue=1,flows=2,seconds=20"];
+    let fairness = ["rate=100,rtt=10,queue=1,flows=2,quinn=0,seconds=20"];
     let cost = [1024, 65536].map(|write| format!("{COST},write={write}"));
     vec![
-        table(Kind::Grid, grid.map(str::to_owned).into()),
+        table(Kind::Grid, grid.collect()),
         table(Kind::Deaths, deaths.map(str::to_owned).into()),
         table(Kind::Fairness, fairness.map(str::to_owned).into()),
         table(Kind::Cost, cost.into()),
@@ -132,7 +142,7 @@ fn table(kind: Kind, paths: Vec<String>) -> Table {
     }
 }
 
-/// With each of the windows and seeds.
+/// With both kinds of congestion control, and each of the windows and seeds.
 fn cells(rate: u32, rtt: u32, loss: f64, queue: f64, seeds: u64) -> impl Iterator<Item = String> {
     let seconds = match (rate, rtt) {
         (5000, 10) => 4,
@@ -147,11 +157,13 @@ fn cells(rate: u32, rtt: u32, loss: f64, queue: f64, seeds: u64) -> impl Iterato
         (&WINDOWS[..1], seeds)
     };
     windows.iter().flat_map(move |windows| {
-        (1..=seeds).map(move |seed| {
-            format!(
-                "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
-                 seconds={seconds},seed={seed}"
-            )
+        (1..=seeds).flat_map(move |seed| {
+            QUINN.map(|quinn| {
+                format!(
+                    "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
+                     quinn={quinn},seconds={seconds},seed={seed}"
+                )
+            })
         })
     })
 }

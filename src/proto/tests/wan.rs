@@ -45,14 +45,14 @@ fn paths_that_were_asked_for_are_told_about() {
     assert_eq!(*told.lock().unwrap(), paths.len());
 }
 
-/// quinn-proto 0.11.19, read in order, ends all of these: slow start overruns the queue, and what is
-/// left has more than 1,024 gaps.
+/// quinn-proto 0.11.19, read in order, ends all of these: its slow start overruns the queue, and
+/// what is left has more than 1,024 gaps.
 #[test]
 fn slow_start_that_overruns_a_queue_costs_no_connection() {
     for asked in [
-        "rate=200,rtt=63,queue=1,seconds=3",
-        "rate=100,rtt=63,queue=4,seconds=3",
-        "rate=1000,rtt=63,queue=0.1,windows=64,seconds=2",
+        "quinn=1,rate=200,rtt=63,queue=1,seconds=3",
+        "quinn=1,rate=100,rtt=63,queue=4,seconds=3",
+        "quinn=1,rate=1000,rtt=63,queue=0.1,windows=64,seconds=2",
     ] {
         let outcome = run(&WanPath::parse(asked));
         let [flow] = &outcome.flows[..] else {
@@ -70,8 +70,8 @@ fn slow_start_that_overruns_a_queue_costs_no_connection() {
 #[test]
 fn slow_start_that_overruns_a_queue_costs_no_connection_of_a_slow_reader() {
     for asked in [
-        "rate=100,rtt=150,queue=1,reads=25,seconds=4",
-        "rate=100,rtt=150,queue=2,reads=66.666,seconds=4",
+        "quinn=1,rate=100,rtt=150,queue=1,reads=25,seconds=4",
+        "quinn=1,rate=100,rtt=150,queue=2,reads=66.666,seconds=4",
     ] {
         let outcome = run(&WanPath::parse(asked));
         let [flow] = &outcome.flows[..] else {
@@ -79,6 +79,30 @@ fn slow_start_that_overruns_a_queue_costs_no_connection_of_a_slow_reader() {
         };
         assert_eq!(flow.death, None, "{asked}");
         assert!(flow.lost > 1_000, "{asked}: only {} packets", flow.lost);
+    }
+}
+
+/// Ours ends before that, at queues as long as a round trip, with little lost and a full path.
+#[test]
+fn slow_start_ends_with_a_full_path_and_a_short_queue() {
+    for asked in [
+        "rate=100,rtt=10,queue=1,seconds=4",
+        "rate=100,rtt=63,queue=1,seconds=4",
+        "rate=200,rtt=63,queue=4,seconds=4",
+        "rate=1000,rtt=10,queue=1,seconds=2",
+    ] {
+        let path = WanPath::parse(asked);
+        let outcome = run(&path);
+        let [flow] = &outcome.flows[..] else {
+            panic!("{} flows", outcome.flows.len());
+        };
+        assert!(flow.late_goodput > 0.95 * path.rate, "{asked}: {outcome}");
+        assert!(flow.lost < flow.sent / 200, "{asked}: {outcome}");
+        assert_eq!(flow.black_holes, 0, "{asked}: {outcome}");
+        assert!(
+            flow.most_cwnd < 2 * flow.most_in_flight,
+            "{asked}: {outcome}"
+        );
     }
 }
 

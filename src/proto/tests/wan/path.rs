@@ -16,7 +16,7 @@ const GATHERED: Duration = Duration::from_micros(50);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WanPath {
     /// In Mb/s.
-    rate: f64,
+    pub(super) rate: f64,
     /// In ms.
     rtt: f64,
     /// In percent, in both directions.
@@ -25,6 +25,8 @@ pub(super) struct WanPath {
     queue: f64,
     /// All windows, in MB; 0 is as they are by default.
     pub(super) windows: u32,
+    /// Whether quinn-proto's congestion control is used in place of ours.
+    pub(super) is_quinn: bool,
     /// Bytes of each write.
     pub(super) write: usize,
     /// In Mb/s, what the reader takes at most; 0 is as fast as it comes.
@@ -42,6 +44,7 @@ impl WanPath {
             loss: 0.0,
             queue: 1.0,
             windows: 0,
+            is_quinn: false,
             write: 64 * 1024,
             reads: 0.0,
             flows: 1,
@@ -57,6 +60,7 @@ impl WanPath {
                 "loss" => path.loss = number,
                 "queue" => path.queue = number,
                 "windows" => path.windows = number as u32,
+                "quinn" => path.is_quinn = number != 0.0,
                 "write" => path.write = number as usize,
                 "reads" => path.reads = number,
                 "flows" => path.flows = number as u32,
@@ -107,6 +111,7 @@ impl fmt::Display for WanPath {
             loss,
             queue,
             windows,
+            is_quinn,
             write,
             reads,
             flows,
@@ -115,8 +120,9 @@ impl fmt::Display for WanPath {
         } = self;
         write!(
             f,
-            "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},write={write},\
-             reads={reads},flows={flows},seconds={seconds},seed={seed}"
+            "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},quinn={},\
+             write={write},reads={reads},flows={flows},seconds={seconds},seed={seed}",
+            u8::from(*is_quinn)
         )
     }
 }

@@ -51,15 +51,15 @@ pub(super) struct FlowOutcome {
     /// Seconds until so much was read.
     milestones: [Option<f64>; 3],
     /// Packets.
-    sent: u64,
+    pub(super) sent: u64,
     pub(super) lost: u64,
     congestion_events: u64,
-    black_holes: u64,
+    pub(super) black_holes: u64,
     /// Bytes of what quinn-proto was given at a time.
     pub(super) mean_chunk: u64,
     mtu: u16,
-    most_cwnd: u64,
-    most_in_flight: u64,
+    pub(super) most_cwnd: u64,
+    pub(super) most_in_flight: u64,
     /// At the receiver.
     pub(super) most_gaps: u32,
     pub(super) most_held: u64,
@@ -116,7 +116,7 @@ impl fmt::Display for Outcome {
 
 /// Lets flows upload for as long as the path says, or until all are dead.
 pub(super) fn run(path: &WanPath) -> Outcome {
-    let setup = setup(path.windows);
+    let setup = setup(path);
     let mut network = Network::pair(path.seed, setup.clone(), setup);
     network.record_nothing();
     network.impair(path.impairments());
@@ -283,14 +283,16 @@ async fn download(path: WanPath, peer: Peer, alarms: Alarms, progress: Rc<RefCel
     }
 }
 
-fn setup(windows: u32) -> Setup {
+fn setup(path: &WanPath) -> Setup {
     Setup {
-        configure: match windows {
-            0 => |builder| builder,
-            16 => windows_of::<16>,
-            64 => windows_of::<64>,
-            256 => windows_of::<256>,
-            other => panic!("no windows of {other} MB"),
+        configure: match (path.windows, path.is_quinn) {
+            (0, false) => configure::<0, false>,
+            (0, true) => configure::<0, true>,
+            (64, false) => configure::<64, false>,
+            (64, true) => configure::<64, true>,
+            (256, false) => configure::<256, false>,
+            (256, true) => configure::<256, true>,
+            (other, _) => panic!("no windows of {other} MB"),
         },
         outbox: Outbox {
             max_segments: MAX_SEGMENTS,
@@ -301,8 +303,14 @@ fn setup(windows: u32) -> Setup {
     }
 }
 
-/// All three.
-fn windows_of<const MB: u64>(builder: ConfigBuilder) -> ConfigBuilder {
+/// With all three windows of so many MB; 0 are the defaults.
+fn configure<const MB: u64, const IS_QUINN: bool>(mut builder: ConfigBuilder) -> ConfigBuilder {
+    if IS_QUINN {
+        builder = builder.quinn_cubic();
+    }
+    if MB == 0 {
+        return builder;
+    }
     let bytes = MB * 1_000_000;
     builder
         .stream_receive_window_bytes(bytes)

@@ -1,0 +1,288 @@
+//! Slow start, until it is seen what the path takes.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    time::{Duration, Instant},
+};
+
+use super::cubic::Newest;
+
+/// What becomes of the window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Step {
+    /// It grows as it would.
+    Grow,
+    /// It stays.
+    Wait,
+    /// It is this at most.
+    Fit(f64),
+    /// It is this at least.
+    Follow(f64),
+    /// It is this at most, and slow start is over.
+    End(f64),
+}
+
+/// The first slow start of a path.
+///
+/// While the window doubles in each round trip, a queue is first seen when it is already as long as
+/// the path, a round trip later. So it is not enough to stop there, as HyStart++ does (RFC 9406):
+/// the window falls back to what the path has delivered in its least round trip, and a little more,
+/// and follows that. If no more is delivered than before, the path is full, and slow start over. If
+/// it was some other delay, it is gone after a while, or stays as long as it was with the smaller
+/// window: slow start goes on, and all it has lost is time.
+#[derive(Clone, Debug)]
+pub(super) struct Start {
+    state: State,
+    delivery: Delivery,
+    recent: Recent,
+    /// The least round-trip time, without a queue of ours.
+    base: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Doubling,
+    Following(Following),
+    /// The first loss was then. What was lost does not tell by how much the window was too large;
+    /// what is delivered in the next round trip does.
+    Lost(Instant),
+}
+
+#[derive(Clone, Debug)]
+struct Following {
+    /// The largest rate of a round trip.
+    best: f64,
+    round: Round,
+    /// Rounds that were as fast as that.
+    level: u8,
+    /// Rounds in a row that met no queue, or a delay that is too long to be one of ours.
+    idle: u8,
+}
+
+/// One round trip.
+#[derive(Clone, Debug)]
+struct Round {
+    began: Instant,
+    least: Duration,
+    has_queue: bool,
+}
+
+impl Round {
+    fn begin(now: Instant) -> Self {
+        Self {
+            began: now,
+            least: Duration::MAX,
+            has_queue: false,
+        }
+    }
+}
+
+impl Following {
+    fn begin(now: Instant, rate: f64) -> Self {
+        Self {
+            best: rate,
+            round: Round::begin(now),
+            level: 0,
+            idle: 0,
+        }
+    }
+
+    /// A round is over; returns what it was.
+    fn next(&mut self, now: Instant, rate: f64, base: Duration) -> Round {
+        let round = mem::replace(&mut self.round, Round::begin(now));
+        let is_faster = rate > FASTER * self.best;
+        if !round.has_queue || round.least > MOST_ROUND_TRIPS * (base + LEAST_DELAY) {
+            self.idle += 1;
+        } else {
+            self.idle = 0;
+            self.level = if is_faster { 0 } else { self.level + 1 };
+        }
+        self.best = self.best.max(rate);
+        round
+    }
+}
+
+impl Start {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Doubling,
+            delivery: Delivery::new(now),
+            recent: Recent::default(),
+            base: Duration::MAX,
+        }
+    }
+
+    pub(super) fn note_sent(&mut self, now: Instant) {
+        self.delivery.note_sent(now);
+    }
+
+    /// So many bytes were acknowledged together.
+    pub(super) fn note_acknowledged(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        newest: Newest,
+        is_used: bool,
+    ) -> Step {
+        let rtt = now.saturating_duration_since(newest.sent);
+        self.base = self.base.min(rtt);
+        let rate = (self.delivery).note_acknowledged(now, bytes, newest.sent, self.base);
+        if let State::Lost(at) = self.state {
+            return match rate {
+                Some(rate) if newest.sent > at => Step::End(fitting(rate, self.base)),
+                _ => Step::Grow,
+            };
+        }
+        if !is_used {
+            self.recent = Recent::default();
+            return Step::Wait;
+        }
+        self.recent.add(rtt);
+        let (Some(rate), Some(rtt)) = (rate, self.recent.least()) else {
+            return Step::Grow;
+        };
+        let queued = rtt.saturating_sub(self.base);
+        let limit = (self.base / 8).clamp(LEAST_DELAY, MOST_DELAY);
+        match &mut self.state {
+            State::Doubling if queued >= limit => {
+                self.state = State::Following(Following::begin(now, rate));
+                Step::Fit(fitting(rate, self.base))
+            }
+            State::Doubling | State::Lost(_) => Step::Grow,
+            State::Following(following) => {
+                following.round.least = following.round.least.min(rtt);
+                following.round.has_queue |= queued >= limit / 2;
+                if newest.sent >= following.round.began {
+                    let round = following.next(now, rate, self.base);
+                    if following.level >= ROUNDS {
+                        return Step::End(f64::INFINITY);
+                    }
+                    if following.idle >= ROUNDS {
+                        // The way may have become longer.
+                        self.base = round.least;
+                        self.recent = Recent::default();
+                        self.state = State::Doubling;
+                        return Step::Grow;
+                    }
+                }
+                Step::Follow(fitting(rate, self.base))
+            }
+        }
+    }
+
+    pub(super) fn note_congestion(&mut self, now: Instant) {
+        self.state = State::Lost(now);
+    }
+}
+
+/// The window that keeps a path busy which delivers so many bytes in a second.
+///
+/// A quarter more than the path holds is what it takes to see whether it can deliver more. Hosts
+/// that wake up late hold some milliseconds' worth themselves.
+fn fitting(rate: f64, rtt: Duration) -> f64 {
+    rate * (rtt + (rtt / 4).max(LEAST_DELAY)).as_secs_f64()
+}
+
+/// What was delivered, and how fast.
+#[derive(Clone, Debug)]
+struct Delivery {
+    bytes: u64,
+    /// What was delivered when something was sent; the oldest is that of the newest packet that was
+    /// acknowledged, or of one a little before it.
+    marks: VecDeque<Mark>,
+    /// Between marks.
+    distance: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    time: Instant,
+    delivered: u64,
+}
+
+impl Delivery {
+    fn new(now: Instant) -> Self {
+        Self {
+            bytes: 0,
+            marks: VecDeque::from([Mark {
+                time: now,
+                delivered: 0,
+            }]),
+            distance: Duration::ZERO,
+        }
+    }
+
+    fn note_sent(&mut self, now: Instant) {
+        let is_due = (self.marks.back())
+            .is_none_or(|mark| now.saturating_duration_since(mark.time) > self.distance);
+        if is_due && self.marks.len() < MOST_MARKS {
+            self.marks.push_back(Mark {
+                time: now,
+                delivered: self.bytes,
+            });
+        }
+    }
+
+    /// Returns the rate in the last round trip, in bytes per second.
+    fn note_acknowledged(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        sent: Instant,
+        base: Duration,
+    ) -> Option<f64> {
+        self.bytes += bytes;
+        self.distance = base / MARKS_PER_RTT;
+        while self.marks.get(1).is_some_and(|mark| mark.time <= sent) {
+            self.marks.pop_front();
+        }
+        let mark = self.marks.front().filter(|mark| mark.time <= sent)?;
+        let time = now.saturating_duration_since(mark.time).as_secs_f64();
+        (time > 0.0).then(|| (self.bytes - mark.delivered) as f64 / time)
+    }
+}
+
+/// The last round-trip times.
+#[derive(Clone, Debug, Default)]
+struct Recent {
+    samples: [Duration; SAMPLES],
+    count: usize,
+}
+
+impl Recent {
+    fn add(&mut self, sample: Duration) {
+        self.samples[self.count % SAMPLES] = sample;
+        self.count += 1;
+    }
+
+    /// One packet may be late; so many are if there is a queue.
+    fn least(&self) -> Option<Duration> {
+        (self.count >= SAMPLES)
+            .then(|| self.samples.iter().min().copied())
+            .flatten()
+    }
+}
+
+/// RFC 9406 §4.3: N_RTT_SAMPLE.
+const SAMPLES: usize = 8;
+
+/// RFC 9406 §4.3: MIN_RTT_THRESH and MAX_RTT_THRESH.
+const LEAST_DELAY: Duration = Duration::from_millis(4);
+const MOST_DELAY: Duration = Duration::from_millis(16);
+
+/// What is faster, in the largest rate before. Where the path is not full, the window lets a round be
+/// faster by a quarter.
+const FASTER: f64 = 1.1;
+
+/// A window that fits, or is half of what it was when it met a queue first, makes no longer round
+/// trips than so many.
+const MOST_ROUND_TRIPS: u32 = 2;
+
+/// Rounds until it is believed that the path is full, or that it is not. What was sent too
+/// much before takes one or two of them to be delivered or noticed, and nothing is sent meanwhile.
+const ROUNDS: u8 = 3;
+
+/// A mark each sixteenth of the least round trip, and queues of up to seven times as much.
+const MARKS_PER_RTT: u32 = 16;
+const MOST_MARKS: usize = 128;
