@@ -59,13 +59,15 @@ const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
 /// No network carries larger packets; only the way back to the same host does.
 const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
 
-/// Send window on the way back to the same host, where all that is under way waits in the peer's receive buffer.
+/// What may be in flight on the way back to the same host, and no more is written ahead. All of it
+/// waits in the peer's receive buffer.
 ///
-/// More overruns it when the peer is late. What is lost then are the large datagrams, for which there is no
-/// room, and not the small ones between them; that looks like a path that has become narrower, and would have
-/// them all sent small from then on. Less also waits in front of a ping, and stays in the CPU's caches: 10 MB for
-/// each of eight connections cost 10 % more time for each byte. Half of this costs 5 % more itself.
-const LOOPBACK_SEND_WINDOW_BYTES: u64 = 512 * 1024;
+/// More overruns that buffer when the peer is late. The large datagrams are lost then, for which
+/// there is no room, and not the small ones between them; that looks like a path that has become
+/// narrower, and would have all of them sent small from then on. Less also waits in front of a
+/// ping, and stays in the CPU's caches: 10 MB for each of eight connections cost 10 % more time for
+/// each byte. Half of this costs 5 % more itself.
+const SAME_HOST_WINDOW_BYTES: u64 = 512 * 1024;
 
 /// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.
 pub(super) const LARGEST_MTU_BYTES: u16 = 65_500;
@@ -264,13 +266,15 @@ impl Knobs {
         mtu_discovery
             .upper_bound(search.upper)
             .minimum_change(search.step);
-        let mut send_window = self.send_window;
         let mut congestion = CubicFactory::default();
         if is_wide {
-            send_window = send_window.min(LOOPBACK_SEND_WINDOW_BYTES);
-            // There is no network that could be congested, and one large probe would fill the usual window.
-            congestion.initial_window = LOOPBACK_SEND_WINDOW_BYTES;
+            // One large probe would fill the usual window.
+            congestion.initial_window += u64::from(search.upper);
         }
+        let congestion = LiftableFactory {
+            inner: self.congestion(congestion),
+            same_host_window: is_wide.then_some(SAME_HOST_WINDOW_BYTES),
+        };
         let mut config = TransportConfig::default();
         config
             .max_idle_timeout(self.idle_timeout.map(|timeout| {
@@ -283,8 +287,8 @@ impl Knobs {
             .datagram_receive_buffer_size(None)
             .receive_window(self.connection_receive_window)
             .stream_receive_window(self.stream_receive_window)
-            .send_window(send_window)
-            .congestion_controller_factory(Arc::new(LiftableFactory(self.congestion(congestion))))
+            .send_window(self.send_window)
+            .congestion_controller_factory(Arc::new(congestion))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
             .allow_spin(false)
             .mtu_discovery_config(self.mtu_discovery.then_some(mtu_discovery));

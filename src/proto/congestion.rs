@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quinn_proto::{
@@ -23,12 +23,17 @@ pub(crate) use self::cubic::CubicFactory;
 use crate::sync::lock_alone;
 
 /// Makes controllers of another kind that can be lifted.
-pub(crate) struct LiftableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
+pub(crate) struct LiftableFactory {
+    pub(crate) inner: Arc<dyn ControllerFactory + Send + Sync>,
+    /// The least window on the way back to the same host, if that is where the interface leads.
+    pub(crate) same_host_window: Option<u64>,
+}
 
 impl ControllerFactory for LiftableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Liftable {
-            inner: Arc::clone(&self.0).build(now, current_mtu),
+            inner: Arc::clone(&self.inner).build(now, current_mtu),
+            same_host_window: self.same_host_window,
             shared: Arc::default(),
         })
     }
@@ -41,6 +46,8 @@ pub(super) struct PathControl(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     is_lifted: AtomicBool,
+    /// On the way back to the same host: what may be in flight there. Otherwise 0.
+    same_host_window: AtomicU64,
     acknowledged: AtomicU64,
     /// How often something was acknowledged.
     acknowledgements: AtomicU64,
@@ -75,6 +82,12 @@ impl PathControl {
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
     pub(super) fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// What may be in flight, if the path leads back to the same host.
+    pub(super) fn same_host_window(&self) -> Option<u64> {
+        let bytes = self.0.same_host_window.load(Ordering::Relaxed);
+        (bytes > 0).then_some(bytes)
     }
 
     /// How often something was acknowledged on this path, data or not.
@@ -116,7 +129,19 @@ impl Shared {
 
 struct Liftable {
     inner: Box<dyn Controller>,
+    same_host_window: Option<u64>,
     shared: Arc<Shared>,
+}
+
+impl Liftable {
+    /// A round trip tells where the peer is: whatever listens on loopback may forward to a network.
+    fn note_round_trip(&self, round_trip: Duration) {
+        if let Some(bytes) = self.same_host_window
+            && round_trip <= SAME_HOST_ROUND_TRIP
+        {
+            (self.shared.same_host_window).store(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Controller for Liftable {
@@ -135,6 +160,7 @@ impl Controller for Liftable {
         let data = bytes.saturating_sub(PACKET_OVERHEAD);
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.shared.note_acknowledged(sent);
+        self.note_round_trip(now.saturating_duration_since(sent));
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -170,7 +196,9 @@ impl Controller for Liftable {
         if self.shared.is_lifted.load(Ordering::Relaxed) {
             u64::MAX
         } else {
-            self.inner.window()
+            // On the same host there is no network that could be congested.
+            let least = self.shared.same_host_window.load(Ordering::Relaxed);
+            self.inner.window().max(least)
         }
     }
 
@@ -181,6 +209,7 @@ impl Controller for Liftable {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
+            same_host_window: self.same_host_window,
             shared: Arc::clone(&self.shared),
         })
     }
@@ -194,5 +223,48 @@ impl Controller for Liftable {
     }
 }
 
+/// Most that a round trip on one host takes, with the time until both ends run. A network takes
+/// less than this only where it is as good as the host itself.
+const SAME_HOST_ROUND_TRIP: Duration = Duration::from_millis(1);
+
 /// What a packet has besides stream data: header, tag, and the header of a frame.
 const PACKET_OVERHEAD: u64 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: u64 = 512 * 1024;
+
+    fn build(same_host_window: Option<u64>) -> Liftable {
+        let now = crate::net::clock::now();
+        Liftable {
+            inner: Arc::new(cubic::CubicFactory::default()).build(now, 1_200),
+            same_host_window,
+            shared: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn round_trip_tells_whether_loopback_leads_to_the_same_host() {
+        let loopback = build(Some(WINDOW));
+        loopback.note_round_trip(Duration::from_millis(2));
+        assert!(loopback.window() < WINDOW, "a forwarder listens there");
+        loopback.note_round_trip(Duration::from_micros(900));
+        assert_eq!(loopback.window(), WINDOW);
+        loopback.note_round_trip(Duration::from_millis(50));
+        assert_eq!(loopback.window(), WINDOW, "a peer that was late once");
+        assert_eq!(
+            PathControl(loopback.shared).same_host_window(),
+            Some(WINDOW)
+        );
+    }
+
+    #[test]
+    fn network_is_no_host_however_fast_it_is() {
+        let network = build(None);
+        network.note_round_trip(Duration::from_micros(100));
+        assert!(network.window() < WINDOW);
+        assert_eq!(PathControl(network.shared).same_host_window(), None);
+    }
+}

@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     /// How much CRYPTO data the peer has sent.
     crypto: Option<Arc<CryptoBudget>>,
     path_control: PathControl,
+    /// The window that the path has because it leads back to the same host.
+    same_host_window: Option<u64>,
     /// Bytes acknowledged on this path, as of the last
     /// [`note_acknowledged`](Self::note_acknowledged).
     acknowledged: u64,
@@ -148,6 +150,7 @@ impl Connection {
             known_addr: quic.remote_address(),
             crypto,
             path_control: PathControl::of(&quic),
+            same_host_window: None,
             acknowledged: 0,
             watch,
             newest: 0,
@@ -544,6 +547,7 @@ impl Connection {
             );
         }
         self.linger(now);
+        self.fit_path();
         let is_unsent = self.authenticated.is_some() && !self.has_sent_handshake;
         if !self.lingers()
             && !is_unsent
@@ -559,6 +563,15 @@ impl Connection {
         // Flushing requests a turn too, and this is the turn.
         self.turns.fulfil();
         false
+    }
+
+    /// What is written waits in the peer's receive buffer, if the peer is on the same host.
+    fn fit_path(&mut self) {
+        let window = self.path_control.same_host_window();
+        if window != self.same_host_window {
+            self.same_host_window = window;
+            self.streams().set_path_limit(window);
+        }
     }
 
     /// Checks whether streams are still to be delivered before the connection is closed.
@@ -770,7 +783,7 @@ impl Connection {
     /// Sets how many bytes it may hold in each direction.
     pub(super) fn set_allowance(&mut self, bytes: u64) {
         self.streams().set_receive_limit(bytes);
-        self.streams().set_send_limit(bytes);
+        self.streams().set_send_allowance(bytes);
     }
 
     fn note_acknowledged(&mut self) {

@@ -503,9 +503,20 @@ impl Streams<'_> {
 
 /// For the connection.
 impl Streams<'_> {
-    /// No more than so many written bytes shall be unacknowledged.
-    pub(super) fn set_send_limit(&mut self, bytes: u64) {
-        if let Some(window) = self.streams.send_window.set_limit(bytes) {
+    /// There is memory for so many written bytes that are not acknowledged.
+    pub(super) fn set_send_allowance(&mut self, bytes: u64) {
+        let changed = self.streams.send_window.set_allowance(bytes);
+        self.change_send_window(changed);
+    }
+
+    /// The path takes so many written bytes that are not acknowledged.
+    pub(super) fn set_path_limit(&mut self, bytes: Option<u64>) {
+        let changed = self.streams.send_window.set_path_limit(bytes);
+        self.change_send_window(changed);
+    }
+
+    fn change_send_window(&mut self, changed: Option<u64>) {
+        if let Some(window) = changed {
             self.quic.set_send_window(window);
             // Writers may go on.
             self.turns.want();

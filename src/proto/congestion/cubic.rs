@@ -107,6 +107,7 @@ impl Cubic {
 
     fn end_batch(&mut self, now: Instant, in_flight: u64) {
         let batch = mem::take(&mut self.batch);
+        self.flight.note(in_flight + batch.bytes);
         let Some(newest) = batch.newest else {
             return;
         };
@@ -115,10 +116,10 @@ impl Cubic {
             start.note_acknowledged(now, batch.bytes, newest, is_used)
         });
         match step {
-            Step::Grow => self.grow(now, batch.news, newest.smoothed_rtt, is_used),
+            Step::Grow => self.grow(now, batch.news, newest, is_used),
             Step::Wait => self.curve.pause(now),
             Step::Fit(bytes) => self.fit(now, bytes.max(BETA * BETA * self.window)),
-            Step::Follow(bytes) => self.window = self.window.max(bytes),
+            Step::Follow(bytes) => self.widen(bytes),
             Step::End(bytes) => {
                 self.start = None;
                 // If there was a loss, the window is smaller for it already.
@@ -132,7 +133,7 @@ impl Cubic {
         self.flight.note_acknowledged(now, newest.sent, in_flight);
     }
 
-    fn grow(&mut self, now: Instant, bytes: u64, smoothed_rtt: Duration, is_used: bool) {
+    fn grow(&mut self, now: Instant, bytes: u64, newest: Newest, is_used: bool) {
         if !is_used {
             // RFC 9438 §5.8.
             self.curve.pause(now);
@@ -140,14 +141,22 @@ impl Cubic {
         }
         let bytes = bytes as f64;
         if self.is_slow_start() {
-            self.window += bytes;
+            self.widen(self.window + bytes);
             if !self.is_slow_start() {
                 self.curve.begin_level(now, self.window);
             }
         } else {
+            // Of the silence before these packets, nothing counts.
+            self.curve.pause_until(newest.sent);
             let curve = &mut self.curve;
-            self.window = curve.grow(now, smoothed_rtt, self.window, bytes, self.mtu);
+            self.window = curve.grow(now, newest.smoothed_rtt, self.window, bytes, self.mtu);
         }
+    }
+
+    /// Raises the window, but not beyond twice what was in flight.
+    fn widen(&mut self, bytes: f64) {
+        let most = MOST_UNUSED * self.flight.peak() as f64;
+        self.window = self.window.max(bytes.min(most));
     }
 
     /// Lowers the window to what the path was seen to take. Callers see to it that this is never by
@@ -197,7 +206,7 @@ impl Cubic {
         if self.is_slow_start() {
             // While the window doubles, what is in flight is behind it: the pacer spreads over a
             // round trip what one acknowledgement lets out.
-            self.window <= 2.0 * peak
+            self.window <= MOST_UNUSED * peak
         } else {
             self.window <= 1.25 * peak + UNUSED_PACKETS * self.mtu
         }
@@ -210,8 +219,7 @@ impl Cubic {
 }
 
 impl Controller for Cubic {
-    fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
-        self.flight.note_sent(bytes);
+    fn on_sent(&mut self, now: Instant, _: u64, _: u64) {
         if let Some(start) = &mut self.start {
             start.note_sent(now);
         }
@@ -264,6 +272,9 @@ impl Controller for Cubic {
 
 /// Ten datagrams of 1200 bytes (RFC 9002 §7.2).
 const INITIAL_WINDOW: u64 = 12_000;
+
+/// How many times as large as what was in flight the window may be.
+const MOST_UNUSED: f64 = 2.0;
 
 /// Packets that may be missing for the window to be used. quinn-proto sends none that would fill it
 /// to the last byte, and the last ones of a batch are small.
@@ -360,6 +371,69 @@ mod tests {
             path.round(50 * PACKET);
         }
         assert_eq!(path.cubic.window(), before);
+
+        // All of it is acknowledged at once.
+        let mut path = Path::new(50);
+        path.cubic.window = (150 * PACKET) as f64;
+        let sent = path.now;
+        path.now += path.rtt;
+        path.acknowledge(sent, 100 * PACKET, 0);
+        assert_eq!(path.cubic.window(), 200 * PACKET);
+    }
+
+    /// Packets with nothing but acknowledgements are sent, and are not in flight.
+    #[test]
+    fn download_uses_no_window() {
+        let mut path = Path::new(63);
+        for _ in 0..500 {
+            for _ in 0..400 {
+                path.cubic.on_sent(path.now, 40, 0);
+            }
+            path.round(PACKET);
+        }
+        assert!(path.cubic.is_slow_start());
+        assert_eq!(path.cubic.window(), INITIAL_WINDOW);
+        for _ in 0..8 {
+            path.round(u64::MAX);
+        }
+        assert!(path.cubic.window() > 1_000 * PACKET);
+    }
+
+    /// RFC 9438 §5.8.
+    #[test]
+    fn silence_does_not_count() {
+        let mut paths = [Path::after_loss(50, 100), Path::after_loss(50, 100)];
+        for path in &mut paths {
+            for _ in 0..40 {
+                path.round(u64::MAX);
+            }
+        }
+        paths[1].now += Duration::from_secs(3600);
+        for path in &mut paths {
+            for _ in 0..8 {
+                path.round(u64::MAX);
+            }
+        }
+        let [one, other] = paths.map(|path| path.cubic.window());
+        assert!(one.abs_diff(other) < one / 50, "{one} {other}");
+    }
+
+    /// How fast an application sends says nothing of the path.
+    #[test]
+    fn loss_of_a_window_that_was_not_used_lowers_it_once() {
+        let mut path = Path::new(50);
+        for _ in 0..5 {
+            path.round(u64::MAX);
+        }
+        for _ in 0..4 {
+            path.round(PACKET);
+        }
+        let before = path.cubic.window;
+        path.lose();
+        for _ in 0..4 {
+            path.round(PACKET);
+        }
+        assert_eq!(path.cubic.window, BETA * before);
     }
 
     /// RFC 9438 §5.8.

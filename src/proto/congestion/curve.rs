@@ -73,6 +73,11 @@ impl Curve {
         self.last = now;
     }
 
+    /// Nothing that was sent until then counts: an acknowledgement accounts for its own round trip.
+    pub(super) fn pause_until(&mut self, sent: Instant) {
+        self.last = self.last.max(sent);
+    }
+
     /// What the window is after so many bytes were acknowledged.
     pub(super) fn grow(
         &mut self,

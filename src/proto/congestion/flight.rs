@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-/// Bytes that were sent and not acknowledged, and the most of them in this round trip and the last.
+/// The most bytes that were sent and not acknowledged, in this round trip and the last.
+///
+/// There are most of them right before an acknowledgement. quinn-proto tells of every packet that
+/// is sent, but not whether it counts: packets with nothing but acknowledgements do not.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
-    now: u64,
     peak: u64,
     last_peak: u64,
     round_began: Instant,
@@ -14,21 +16,19 @@ pub(super) struct Flight {
 impl Flight {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            now: 0,
             peak: 0,
             last_peak: 0,
             round_began: now,
         }
     }
 
-    pub(super) fn note_sent(&mut self, bytes: u64) {
-        self.now += bytes;
-        self.peak = self.peak.max(self.now);
+    /// So many were in flight.
+    pub(super) fn note(&mut self, in_flight: u64) {
+        self.peak = self.peak.max(in_flight);
     }
 
     /// Something was acknowledged that was sent then; so much is left.
     pub(super) fn note_acknowledged(&mut self, now: Instant, sent: Instant, in_flight: u64) {
-        self.now = in_flight;
         if sent >= self.round_began {
             self.round_began = now;
             self.last_peak = self.peak;
@@ -52,8 +52,9 @@ mod tests {
         let at = |ms| Duration::from_millis(ms);
         let began = crate::net::clock::now();
         let mut flight = Flight::new(began);
-        flight.note_sent(1_000);
-        flight.note_sent(2_000);
+        flight.note(1_000);
+        flight.note(3_000);
+        flight.note(2_000);
         assert_eq!(flight.peak(), 3_000);
         flight.note_acknowledged(began + at(10), began, 500);
         assert_eq!(flight.peak(), 3_000);

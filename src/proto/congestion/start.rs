@@ -130,7 +130,9 @@ impl Start {
         let rate = (self.delivery).note_acknowledged(now, bytes, newest.sent, self.base);
         if let State::Lost(at) = self.state {
             return match rate {
-                Some(rate) if newest.sent > at => Step::End(fitting(rate, self.base)),
+                Some(rate) if newest.sent > at && is_used => Step::End(fitting(rate, self.base)),
+                // How fast the application sends says nothing of the path.
+                Some(_) if newest.sent > at => Step::End(f64::INFINITY),
                 _ => Step::Grow,
             };
         }

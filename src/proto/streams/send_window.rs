@@ -6,6 +6,10 @@
 #[derive(Debug)]
 pub(super) struct SendWindow {
     configured: u64,
+    /// As much of it as there is memory for, beside other connections.
+    allowance: u64,
+    /// As much as the path takes.
+    path: u64,
     current: u64,
     /// Bytes that quinn-proto was given, and of which it is not certain that they are acknowledged.
     written: u64,
@@ -15,6 +19,8 @@ impl SendWindow {
     pub(super) fn new(configured: u64) -> Self {
         Self {
             configured,
+            allowance: u64::MAX,
+            path: u64::MAX,
             current: configured,
             written: 0,
         }
@@ -50,10 +56,20 @@ impl SendWindow {
         self.current
     }
 
-    /// No more than this shall be unacknowledged. Returns the window that quinn-proto should have, if it
-    /// changes.
-    pub(super) fn set_limit(&mut self, bytes: u64) -> Option<u64> {
-        let window = self.configured.min(bytes);
+    /// There is memory for so much. Returns the window that quinn-proto should have, if it changes.
+    pub(super) fn set_allowance(&mut self, bytes: u64) -> Option<u64> {
+        self.allowance = bytes;
+        self.change()
+    }
+
+    /// The path takes so much. Returns the window that quinn-proto should have, if it changes.
+    pub(super) fn set_path_limit(&mut self, bytes: Option<u64>) -> Option<u64> {
+        self.path = bytes.unwrap_or(u64::MAX);
+        self.change()
+    }
+
+    fn change(&mut self) -> Option<u64> {
+        let window = self.configured.min(self.allowance).min(self.path);
         (window != self.current).then(|| {
             self.current = window;
             window
@@ -74,7 +90,7 @@ mod tests {
         }
         assert_eq!(window.held_bytes(), 9_910);
         // There is less memory now, of which it has no more than is unacknowledged.
-        window.set_limit(1_000);
+        window.set_allowance(1_000);
         assert_eq!(window.held_bytes(), 9_910, "it may all be there");
         window.note_written(0);
         assert_eq!(window.held_bytes(), 9_910, "it may all be there");
