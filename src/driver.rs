@@ -1,8 +1,8 @@
 //! Connects the sans-IO core to the operating system: one task for each shard.
 
 mod connection;
-mod core;
 mod doorbell;
+mod drivers;
 mod idle;
 mod incoming;
 mod mailbox;
@@ -26,7 +26,7 @@ mod wakers;
 pub(crate) use self::stun::StunGuest;
 pub(crate) use self::{
     connection::{DrivenConnection, Handshake},
-    core::{Core, DialFrom, InUse, OpenError},
+    drivers::{DialFrom, Drivers, OpenError, UseGuard},
     incoming::IncomingConnection,
     silent_hosts::{Departure, Heard},
     socket::Socket,

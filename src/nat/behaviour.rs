@@ -23,7 +23,7 @@ use multiaddr::Multiaddr;
 use super::config::Config;
 use crate::{
     address,
-    driver::{Core, Socket, StunGuest},
+    driver::{Drivers, Socket, StunGuest},
     handle::Handle,
     net::{Timer, clock},
     proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
@@ -40,7 +40,7 @@ use crate::{
 /// A transport serves one `Behaviour`; a second one replaces the first.
 /// [`StunStats`](crate::StunStats) counts what was sent and what was dropped.
 pub struct Behaviour {
-    core: Arc<Core>,
+    drivers: Arc<Drivers>,
     guest: Arc<StunGuest>,
     listeners: Vec<Listener>,
     events: VecDeque<ToSwarm<Event, Infallible>>,
@@ -81,11 +81,11 @@ impl Behaviour {
     /// Creates the behaviour for the transport of this handle, with the servers and the interval of
     /// `config`.
     pub fn new(handle: &Handle, config: Config) -> Self {
-        let core = Arc::clone(handle.core());
+        let drivers = Arc::clone(handle.drivers());
         let client = StunClient::new(config.servers, config.interval, rand::random());
         Self {
-            guest: core.stun().admit(client),
-            core,
+            guest: drivers.stun().admit(client),
+            drivers,
             listeners: Vec::new(),
             events: VecDeque::new(),
             timer: Timer::default(),
@@ -97,7 +97,7 @@ impl Behaviour {
         let local_addr = if let Some(listener) = self.listener(id) {
             listener.local_addr
         } else {
-            let Some(socket) = self.core.listening_socket(id) else {
+            let Some(socket) = self.drivers.listening_socket(id) else {
                 // The listener belongs to another transport.
                 return;
             };
@@ -131,7 +131,7 @@ impl Behaviour {
             .find(|listener| listener.local_addr == transmit.from)
             .and_then(|listener| listener.socket.upgrade());
         if let Some(socket) = socket {
-            self.core.send(socket, transmit.to, transmit.contents);
+            self.drivers.send(socket, transmit.to, transmit.contents);
         }
     }
 
@@ -232,7 +232,7 @@ impl NetworkBehaviour for Behaviour {
             let deadline = asking.client.next_timeout();
             let stats = asking.client.take_stats();
             drop(asking);
-            self.core.stun().post(stats);
+            self.drivers.stun().post(stats);
             if self.events.is_empty() && self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }

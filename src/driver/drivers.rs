@@ -1,4 +1,4 @@
-//! The state that a transport, its handles and its drivers share.
+//! The drivers of one transport, and the state that they share with it and with its handles.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -44,8 +44,8 @@ use crate::{
     sync::{self, Mutex},
 };
 
-/// The sockets, mailboxes and statistics of one transport.
-pub(crate) struct Core {
+/// The drivers of one transport: their mailboxes, sockets and statistics.
+pub(crate) struct Drivers {
     config: Config,
     budget: Budget,
     shards: Shards,
@@ -94,19 +94,19 @@ pub(crate) enum OpenError {
 
 /// Keeps the drivers running even if they have no connections. Dropping it tells them to stop once
 /// they have none.
-pub(crate) struct InUse(Arc<Core>);
+pub(crate) struct UseGuard(Arc<Drivers>);
 
-impl InUse {
+impl UseGuard {
     pub(crate) fn new(config: Config) -> Self {
-        Self(Arc::new(Core::new(config)))
+        Self(Arc::new(Drivers::new(config)))
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
+    pub(crate) fn drivers(&self) -> &Arc<Drivers> {
         &self.0
     }
 }
 
-impl Drop for InUse {
+impl Drop for UseGuard {
     fn drop(&mut self) {
         self.0.incoming.clear();
         for mailbox in self.0.mailboxes.iter() {
@@ -115,7 +115,7 @@ impl Drop for InUse {
     }
 }
 
-impl Core {
+impl Drivers {
     fn new(config: Config) -> Self {
         let config = config.counting_for_itself();
         let shards = config.shards();
