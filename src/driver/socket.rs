@@ -145,7 +145,7 @@ impl Drop for Socket {
     }
 }
 
-impl proto::Socket for Arc<Socket> {
+impl proto::SocketHandle for Arc<Socket> {
     fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

@@ -511,7 +511,7 @@ impl Sockets {
 
     /// Makes the transport report a failed socket, if a listener uses it.
     fn report(&self, socket: &Arc<Socket>, error: io::Error) {
-        if !crate::proto::Socket::is_listening(socket) {
+        if !crate::proto::SocketHandle::is_listening(socket) {
             return;
         }
         let mut failed = lock(&self.failed);

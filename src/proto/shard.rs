@@ -28,7 +28,7 @@ use super::{
     closing::{ClosingConnections, Farewell},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Outbound, Socket, local_addr},
+    datagram::{Outbound, SocketHandle, local_addr},
     deadlines::{Armed, Deadlines},
     handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
     hole_punch::HolePunches,
@@ -137,7 +137,7 @@ pub(crate) struct Shard<S> {
     buf: Vec<u8>,
 }
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// `seed` is the only source of randomness, except in TLS.
     pub(crate) fn new(
         id: ShardId,
@@ -276,7 +276,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Gives turns to connections whose sockets have got a [successor](Socket::successor). In its
+    /// Gives turns to connections whose sockets have got a [successor](SocketHandle::successor). In its
     /// turn a connection moves if it may.
     pub(crate) fn follow_sockets(&mut self) {
         for index in 0..self.slots.len() {

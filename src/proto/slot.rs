@@ -16,7 +16,7 @@ use super::{
     closing::Farewell,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
-    datagram::{Outbound, Sent, Socket, local_addr},
+    datagram::{Outbound, Sent, SocketHandle, local_addr},
     deadlines::Armed,
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
@@ -205,7 +205,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) moved: usize,
 }
 
-impl<S: Socket> Turn<'_, S> {
+impl<S: SocketHandle> Turn<'_, S> {
     /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
     /// connection has earned, if any.
     pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {

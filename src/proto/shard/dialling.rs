@@ -11,7 +11,7 @@ use crate::{
     proto::{
         address_limits::AddressLimits,
         connection::{Direction, SharedConnection, lock},
-        datagram::Socket,
+        datagram::SocketHandle,
         hole_punch::PunchKey,
     },
 };
@@ -31,7 +31,7 @@ pub(crate) struct DialDeadlines {
     pub(crate) silent: Option<Instant>,
 }
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Begins a connection to `remote_addr`, from `socket`.
     pub(crate) fn connect(
         &mut self,

@@ -11,12 +11,12 @@ use crate::{
         address_limits::AddressLimits,
         admission::Rejection,
         connection::{Direction, SharedConnection},
-        datagram::{Incoming, Outbound, Socket},
+        datagram::{Incoming, Outbound, SocketHandle},
         pending::{FirstPacket, IncomingKey, Pending},
     },
 };
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Decides about a first packet. A packet over a limit is dropped silently: an honest client
     /// sends it again a second later, and then finds a place.
     pub(super) fn admit(

@@ -9,7 +9,7 @@ use super::{Shard, slot};
 use crate::{
     address,
     proto::{
-        datagram::{Datagram, Outbound, Socket, charge_of},
+        datagram::{Datagram, Outbound, SocketHandle, charge_of},
         pending::FirstPacket,
         reception::Unwelcome,
         router::{HeaderForm, long_header_id, short_packet_offset},
@@ -20,7 +20,7 @@ use crate::{
 /// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
 const MAX_ID_LEN: usize = 20;
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Handles a datagram: puts it into the inbox of its connection, or begins a new connection
     /// with it.
     pub(crate) fn handle(

@@ -27,7 +27,7 @@ use crate::{
     error::HandshakeError,
     proto::{
         Budget, Datagram, DialDeadlines, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey,
-        Registry, Route, Sent, Shard, ShardSeed, Shards, Socket,
+        Registry, Route, Sent, Shard, ShardSeed, Shards, SocketHandle,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -117,7 +117,7 @@ impl SimSocket {
     }
 }
 
-impl Socket for SimSocket {
+impl SocketHandle for SimSocket {
     fn local_addr(&self) -> SocketAddr {
         self.0.addr
     }
