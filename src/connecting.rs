@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     connection::Connection,
     driver::{
-        Departure, DialFrom, DrivenConnection, Handshake, Heard, IncomingConnection, Socket,
+        Departure, DialFrom, DrivenConnection, Handshake, Heard, IncomingConnection, SocketGroup,
         UseGuard,
     },
     error::{ConnectionError, DialError, Error, HandshakeError},
@@ -105,7 +105,7 @@ pub(crate) struct Punch {
     pub(crate) remote_addr: SocketAddr,
     pub(crate) peer_id: PeerId,
     /// The listeners that can reach the address.
-    pub(crate) listeners: Vec<Weak<Socket>>,
+    pub(crate) listeners: Vec<Weak<SocketGroup>>,
 }
 
 /// An incoming connection that was neither accepted nor refused.

@@ -13,7 +13,7 @@ mod requests;
 mod sender;
 mod silent_hosts;
 mod slabs;
-mod socket;
+mod socket_group;
 mod sockets;
 #[cfg(feature = "nat")]
 mod stun;
@@ -29,5 +29,5 @@ pub(crate) use self::{
     drivers::{DialFrom, Drivers, OpenError, UseGuard},
     incoming::IncomingConnection,
     silent_hosts::{Departure, Heard},
-    socket::Socket,
+    socket_group::SocketGroup,
 };

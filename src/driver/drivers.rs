@@ -28,7 +28,7 @@ use super::{
     mailbox::{Farewell, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
     silent_hosts::{Advice, Departure, FIRST_TRY, Heard, Port, SilentHosts},
-    socket::Socket,
+    socket_group::SocketGroup,
     sockets::Sockets,
     task::{Driver, ReceiveSettings, Shared},
     wakers::Reply,
@@ -68,7 +68,7 @@ struct Listening {
     /// Without the addresses, which `addresses` has.
     stats: ListenerStats,
     addresses: BTreeSet<Multiaddr>,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
 }
 
 /// The socket from which a dial leaves.
@@ -78,7 +78,7 @@ pub(crate) enum DialFrom {
     New,
     /// The socket of one of these listeners, each of which could reach the target. If all of them
     /// are closed by then, the socket that dials without a listener share.
-    Reused(Vec<Weak<Socket>>),
+    Reused(Vec<Weak<SocketGroup>>),
     /// The socket that dials without a listener share, because the host has not answered packets
     /// from a listener's port. The handshake timeout is already running and ends at `deadline`.
     Other { deadline: Instant },
@@ -150,7 +150,7 @@ impl Drivers {
         &self,
         runtime: &Runtime,
         addr: SocketAddr,
-    ) -> Result<Arc<Socket>, OpenError> {
+    ) -> Result<Arc<SocketGroup>, OpenError> {
         self.begin_again();
         match self.sockets.listen_again(addr) {
             Some(socket) => Ok(socket),
@@ -164,7 +164,7 @@ impl Drivers {
         runtime: &Runtime,
         addr: SocketAddr,
         listening: bool,
-    ) -> Result<Arc<Socket>, OpenError> {
+    ) -> Result<Arc<SocketGroup>, OpenError> {
         let ios = self.sockets.bind(runtime, addr).map_err(OpenError::Bind)?;
         self.start(runtime, &ios[0])
             .map_err(OpenError::Certificate)?;
@@ -241,7 +241,7 @@ impl Drivers {
     pub(crate) fn punch(
         &self,
         remote_addr: SocketAddr,
-        listeners: &[Weak<Socket>],
+        listeners: &[Weak<SocketGroup>],
     ) -> Result<oneshot::Receiver<()>, DialError> {
         let socket = self
             .expected_socket(listeners, remote_addr)
@@ -260,7 +260,7 @@ impl Drivers {
     }
 
     /// Whether the current drivers may read this socket; earlier drivers may have opened it.
-    pub(crate) fn may_be_read(&self, socket: &Socket) -> bool {
+    pub(crate) fn may_be_read(&self, socket: &SocketGroup) -> bool {
         self.sockets.is_current(socket)
     }
 
@@ -333,7 +333,7 @@ impl Drivers {
 
     /// Stops accepting connections at this socket, and refuses those that the application has not
     /// answered.
-    pub(crate) fn stop_listening(&self, socket: &Arc<Socket>) {
+    pub(crate) fn stop_listening(&self, socket: &Arc<SocketGroup>) {
         socket.stop_listening();
         self.sockets.note_former_listener(socket);
         self.incoming.refuse_from(socket);
@@ -346,11 +346,11 @@ impl Drivers {
 
     /// Sockets of listeners that have failed since the last call. The transport is woken when there
     /// are any.
-    pub(crate) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
+    pub(crate) fn take_failed(&self) -> VecDeque<(Weak<SocketGroup>, io::Error)> {
         self.sockets.take_failed()
     }
 
-    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
+    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<SocketGroup>) {
         let buffers = socket.buffer_sizes();
         sync::lock(&self.listeners).push(Listening {
             stats: ListenerStats {
@@ -394,7 +394,7 @@ impl Drivers {
 
     /// The socket of a listener, if it belongs to this transport.
     #[cfg(feature = "nat")]
-    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<Socket>> {
+    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<SocketGroup>> {
         sync::lock(&self.listeners)
             .iter()
             .find(|listener| listener.stats.listener_id == listener_id)?
@@ -405,7 +405,12 @@ impl Drivers {
     /// Sends a datagram that is not QUIC. It is lost if the driver has stopped or its queue is
     /// full.
     #[cfg(feature = "nat")]
-    pub(crate) fn send(&self, socket: Arc<Socket>, remote_addr: SocketAddr, contents: Vec<u8>) {
+    pub(crate) fn send(
+        &self,
+        socket: Arc<SocketGroup>,
+        remote_addr: SocketAddr,
+        contents: Vec<u8>,
+    ) {
         let Ok(mailbox) = self.mailbox(0) else {
             return;
         };
@@ -487,7 +492,7 @@ impl Drivers {
         now: Instant,
         remote_addr: SocketAddr,
         from: DialFrom,
-    ) -> Result<(Arc<Socket>, Port), OpenError> {
+    ) -> Result<(Arc<SocketGroup>, Port), OpenError> {
         self.begin_again();
         let (is_own, port) = match from {
             DialFrom::New => (true, Port::Own),
@@ -524,9 +529,9 @@ impl Drivers {
     /// reach it.
     fn expected_socket(
         &self,
-        listeners: &[Weak<Socket>],
+        listeners: &[Weak<SocketGroup>],
         remote_addr: SocketAddr,
-    ) -> Option<Arc<Socket>> {
+    ) -> Option<Arc<SocketGroup>> {
         let sockets: Vec<_> = listeners
             .iter()
             .filter_map(Weak::upgrade)
@@ -535,11 +540,12 @@ impl Drivers {
         if address::needs_zone(remote_addr.ip()) && address::zone(remote_addr).is_none() {
             // The target's link is unknown, and a wildcard socket does not tell it either, so a
             // socket with a zone comes first.
-            let has_zone = |socket: &&Arc<Socket>| address::zone(socket.local_addr()).is_some();
+            let has_zone =
+                |socket: &&Arc<SocketGroup>| address::zone(socket.local_addr()).is_some();
             let zoned = sockets.iter().find(has_zone);
             return zoned.or_else(|| sockets.first()).map(Arc::clone);
         }
-        let is_wildcard = |socket: &&Arc<Socket>| socket.local_addr().ip().is_unspecified();
+        let is_wildcard = |socket: &&Arc<SocketGroup>| socket.local_addr().ip().is_unspecified();
         if sockets.iter().all(|socket| is_wildcard(&socket)) {
             return sockets.into_iter().next();
         }
@@ -631,7 +637,7 @@ impl Drivers {
 /// Adds a zone to `remote_addr` if it needs one and has none: that of the socket, or of the only
 /// link. Without a zone the kernel would choose a link, and answers would come from an address that
 /// differs in its zone.
-fn in_zone_of(socket: &Socket, remote_addr: SocketAddr) -> SocketAddr {
+fn in_zone_of(socket: &SocketGroup, remote_addr: SocketAddr) -> SocketAddr {
     address::in_zone(remote_addr, || {
         address::zone(socket.local_addr()).or_else(host_addresses::only_link)
     })

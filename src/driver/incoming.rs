@@ -13,7 +13,7 @@ use super::{
     connection::Handshake,
     mailbox::{Mailbox, Tenure, Undeliverable},
     requests::{Accept, PacketRequest, Request},
-    socket::Socket,
+    socket_group::SocketGroup,
     wakers::{self, Reply},
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 /// An incoming connection that waits for the application's answer; dropping it refuses it.
 pub(crate) struct IncomingConnection {
     key: IncomingKey,
-    socket: Arc<Socket>,
+    socket: Arc<SocketGroup>,
     remote_addr: SocketAddr,
     local_ip: Option<IpAddr>,
     mailbox: Arc<Mailbox>,
@@ -37,7 +37,7 @@ pub(crate) struct IncomingConnection {
 }
 
 impl IncomingConnection {
-    pub(super) fn new(incoming: Incoming<Arc<Socket>>, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new(incoming: Incoming<Arc<SocketGroup>>, mailbox: Arc<Mailbox>) -> Self {
         Self {
             key: incoming.key,
             socket: incoming.socket,
@@ -54,7 +54,7 @@ impl IncomingConnection {
         self.key
     }
 
-    pub(crate) fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Arc<SocketGroup> {
         &self.socket
     }
 
@@ -159,7 +159,7 @@ impl IncomingQueue {
     }
 
     /// Drops, and so refuses, the connections that came in at this socket.
-    pub(super) fn refuse_from(&self, socket: &Arc<Socket>) {
+    pub(super) fn refuse_from(&self, socket: &Arc<SocketGroup>) {
         let mut queue = lock(&self.queue);
         let (refused, kept): (VecDeque<_>, VecDeque<_>) = queue
             .drain(..)

@@ -13,7 +13,7 @@ use quinn_proto::VarInt;
 use super::{
     doorbell::Doorbell,
     requests::{Dropped, Request, Requests},
-    socket::Socket,
+    socket_group::SocketGroup,
 };
 use crate::{
     net::{Obstacle, UdpSocket},
@@ -43,7 +43,7 @@ struct Inside {
     /// Requests that wait until the driver has time for them.
     requests: Requests,
     /// Datagrams that wait until the driver has room for them.
-    forwarded: VecDeque<Datagram<Arc<Socket>>>,
+    forwarded: VecDeque<Datagram<Arc<SocketGroup>>>,
     forwarded_bytes: usize,
     mail: Mail,
     /// The driver has stopped, or is stopping.
@@ -67,7 +67,7 @@ pub(super) struct Mail {
     pub(super) overflowed: u64,
     /// Addresses that were not reached, each with the initial ID of the dial concerned.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>, Obstacle)>,
-    pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
+    pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<SocketGroup>)>,
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
     /// The transport was dropped: stop once nothing is left to drive.
@@ -90,7 +90,7 @@ pub(super) struct Farewell {
 pub(super) fn read_socket(
     mailboxes: &[Arc<Mailbox>],
     reader: usize,
-    socket: &Arc<Socket>,
+    socket: &Arc<SocketGroup>,
     io: &Arc<UdpSocket>,
 ) -> Result<(), Undeliverable> {
     let (before, from) = mailboxes.split_at(reader);
@@ -147,7 +147,7 @@ impl Mailbox {
     }
 
     /// Leaves datagrams for this driver's shard.
-    pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
+    pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<SocketGroup>>>) {
         self.post(|inside| {
             for datagram in datagrams.drain(..) {
                 let bytes = inside.forwarded_bytes + datagram.charge();
@@ -194,7 +194,11 @@ impl Mailbox {
     }
 
     /// Asks the driver to read this UDP socket until the group has no user.
-    fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
+    fn read_socket(
+        &self,
+        socket: &Arc<SocketGroup>,
+        io: &Arc<UdpSocket>,
+    ) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
         if inside.stopped {
             return Err(Undeliverable::Stopped);
@@ -253,7 +257,7 @@ impl Mailbox {
     pub(super) fn take_forwarded(
         &self,
         bytes: usize,
-        datagrams: &mut Vec<Datagram<Arc<Socket>>>,
+        datagrams: &mut Vec<Datagram<Arc<SocketGroup>>>,
     ) -> bool {
         let mut inside = lock(&self.inside);
         let mut taken = 0;

@@ -14,7 +14,7 @@ use quinn_proto::Transmit;
 
 use super::{
     sender::{Outcome, Sender},
-    socket::Socket,
+    socket_group::SocketGroup,
 };
 use crate::{
     net::{UdpSocket, clock, interfaces},
@@ -30,7 +30,7 @@ pub(super) struct Outbound {
 
 /// Batches that wait for a socket or an interface, and those queued behind them.
 struct Waiting {
-    socket: Arc<Socket>,
+    socket: Arc<SocketGroup>,
     /// `Some(host)`: the interface towards this host is busy, and other hosts need not wait.
     /// `None`: the socket itself is not writable, so all hosts wait.
     host: Option<IpAddr>,
@@ -133,7 +133,7 @@ impl Outbound {
     fn wait_for_interface(
         &mut self,
         now: Instant,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         transmit: Transmit,
         contents: Vec<u8>,
     ) {
@@ -162,24 +162,24 @@ impl Outbound {
     }
 
     /// Takes the sockets that have failed since the last call.
-    pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
+    pub(super) fn take_broken(&mut self) -> Vec<(Arc<SocketGroup>, io::Error)> {
         self.sender.take_broken()
     }
 }
 
-impl proto::Outbound<Arc<Socket>> for Outbound {
-    fn is_ready(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> bool {
+impl proto::Outbound<Arc<SocketGroup>> for Outbound {
+    fn is_ready(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> bool {
         !self
             .waiting
             .iter()
             .any(|waiting| waiting.concerns(socket, remote_addr.ip()))
     }
 
-    fn max_segments(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> usize {
+    fn max_segments(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> usize {
         self.sender.max_segments(socket, remote_addr.ip())
     }
 
-    fn source_ip(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> Option<IpAddr> {
+    fn source_ip(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> Option<IpAddr> {
         let own = socket.local_addr().ip();
         if own.is_unspecified() {
             interfaces::source_ip(remote_addr)
@@ -188,7 +188,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
         }
     }
 
-    fn send(&mut self, socket: &Arc<Socket>, transmit: Transmit, contents: &[u8]) -> Sent {
+    fn send(&mut self, socket: &Arc<SocketGroup>, transmit: Transmit, contents: &[u8]) -> Sent {
         let host = transmit.destination.ip();
         if let Some(waiting) = self
             .waiting
@@ -223,7 +223,7 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
 
 impl Waiting {
     fn new(
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         host: Option<IpAddr>,
         transmit: Transmit,
         contents: Vec<u8>,
@@ -243,7 +243,7 @@ impl Waiting {
     }
 
     /// Whether a datagram from this socket to that host has to wait as well.
-    fn concerns(&self, socket: &Arc<Socket>, host: IpAddr) -> bool {
+    fn concerns(&self, socket: &Arc<SocketGroup>, host: IpAddr) -> bool {
         Arc::ptr_eq(&self.socket, socket) && self.host.is_none_or(|busy| busy == host)
     }
 
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(outbound.take_counts().send_errors, 1);
     }
 
-    fn socket() -> Arc<Socket> {
+    fn socket() -> Arc<SocketGroup> {
         let buffers = BufferSizes {
             receive: 64 * 1024,
             send: 64 * 1024,
@@ -364,7 +364,7 @@ mod tests {
             ([0, 0, 0, 0], 0).into(),
             buffers,
         );
-        let socket = Socket::new(
+        let socket = SocketGroup::new(
             vec![Arc::new(io.unwrap())],
             false,
             0,

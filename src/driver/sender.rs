@@ -9,7 +9,7 @@ use std::{
 
 use quinn_proto::Transmit;
 
-use super::socket::Socket;
+use super::socket_group::SocketGroup;
 use crate::{
     address::Host,
     known_hosts::{KnownHosts, Passing},
@@ -24,7 +24,7 @@ pub(super) struct Sender {
     /// again. For other hosts it is tried each time.
     uncut: KnownHosts<Instant>,
     /// Sockets that have failed, each with its error.
-    broken: Vec<(Arc<Socket>, io::Error)>,
+    broken: Vec<(Arc<SocketGroup>, io::Error)>,
     /// Counts since the last [`take_counts`](Self::take_counts).
     counts: TransportStats,
 }
@@ -60,12 +60,12 @@ impl Sender {
     }
 
     /// This shard's UDP socket in the group; `None` while a failed one is being replaced.
-    pub(super) fn io(&self, socket: &Socket) -> Option<Arc<UdpSocket>> {
+    pub(super) fn io(&self, socket: &SocketGroup) -> Option<Arc<UdpSocket>> {
         socket.io_of(self.shard)
     }
 
     /// The most datagrams that one call can send to a host.
-    pub(super) fn max_segments(&self, socket: &Socket, host: IpAddr) -> usize {
+    pub(super) fn max_segments(&self, socket: &SocketGroup, host: IpAddr) -> usize {
         let uncut = self.uncut.get(Host::of(host));
         if uncut.is_some_and(|until| !until.is_over(clock::now())) {
             1
@@ -76,7 +76,7 @@ impl Sender {
 
     pub(super) fn send(
         &mut self,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         transmit: &Transmit,
         contents: &[u8],
     ) -> Outcome {
@@ -107,7 +107,7 @@ impl Sender {
 
     fn send_one_by_one(
         &mut self,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         io: &UdpSocket,
         batch: &Transmit,
         contents: &[u8],
@@ -141,7 +141,12 @@ impl Sender {
         self.uncut.note(now, Host::of(host), now + UNCUT_FOR);
     }
 
-    fn fail(&mut self, socket: &Arc<Socket>, transmit: &Transmit, error: io::Error) -> Outcome {
+    fn fail(
+        &mut self,
+        socket: &Arc<SocketGroup>,
+        transmit: &Transmit,
+        error: io::Error,
+    ) -> Outcome {
         if error.kind() == io::ErrorKind::WouldBlock {
             return Outcome::Blocked { from: 0 };
         }
@@ -185,7 +190,7 @@ impl Sender {
     }
 
     /// Takes the sockets that have failed since the last call.
-    pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
+    pub(super) fn take_broken(&mut self) -> Vec<(Arc<SocketGroup>, io::Error)> {
         mem::take(&mut self.broken)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::{socket::Socket, wakers};
+use super::{socket_group::SocketGroup, wakers};
 use crate::{
     net::clock,
     proto::StunClient,
@@ -50,7 +50,7 @@ impl StunDoor {
     pub(super) fn receive(
         &self,
         now: Instant,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         remote_addr: SocketAddr,
         datagram: &[u8],
     ) {
@@ -59,7 +59,12 @@ impl StunDoor {
     }
 
     /// Handles an ICMP error about a datagram that was not delivered and begins with `quoted`.
-    pub(super) fn unreachable(&self, socket: &Arc<Socket>, remote_addr: SocketAddr, quoted: &[u8]) {
+    pub(super) fn unreachable(
+        &self,
+        socket: &Arc<SocketGroup>,
+        remote_addr: SocketAddr,
+        quoted: &[u8],
+    ) {
         let local_addr = socket.local_addr();
         self.tell(|client| client.unreachable(clock::now(), local_addr, remote_addr, quoted));
     }

@@ -23,7 +23,7 @@ use super::{
     reader::{Read, Reader},
     requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
     slabs::{Piece, Slabs},
-    socket::Socket,
+    socket_group::SocketGroup,
     sockets::Sockets,
     wakers::{self, Reply},
 };
@@ -105,7 +105,7 @@ pub(super) struct Shared {
 
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
-    shard: Shard<Arc<Socket>>,
+    shard: Shard<Arc<SocketGroup>>,
     shared: Shared,
     readers: Vec<Reader>,
     /// The reader that comes first in the next round, so that no socket starves another.
@@ -119,7 +119,7 @@ pub(super) struct Driver {
     buffers: ReceiveBuffers,
     slabs: Slabs,
     /// Datagrams for other shards, by shard.
-    forward: Vec<Vec<Datagram<Arc<Socket>>>>,
+    forward: Vec<Vec<Datagram<Arc<SocketGroup>>>>,
     /// Connections that have rung; empty between two polls.
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
@@ -132,7 +132,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        shard: Shard<Arc<Socket>>,
+        shard: Shard<Arc<SocketGroup>>,
         shared: Shared,
         settings: ReceiveSettings,
     ) -> Self {
@@ -310,7 +310,7 @@ impl Driver {
     }
 
     /// Routes the datagrams in the receive buffers.
-    fn handle_received(&mut self, socket: &Arc<Socket>) {
+    fn handle_received(&mut self, socket: &Arc<SocketGroup>) {
         // The time after the system call: a packet must not have an earlier time than the packets
         // sent before it that it acknowledges.
         let now = clock::now();
@@ -565,7 +565,7 @@ impl Driver {
     /// Sends a datagram that is not QUIC. If the socket is blocked it may be lost; the client
     /// retransmits.
     #[cfg(feature = "nat")]
-    fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<Socket>, contents: &[u8]) {
+    fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<SocketGroup>, contents: &[u8]) {
         let transmit = Transmit {
             destination: remote_addr,
             ecn: None,

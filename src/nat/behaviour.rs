@@ -23,7 +23,7 @@ use multiaddr::Multiaddr;
 use super::config::Config;
 use crate::{
     address,
-    driver::{Drivers, Socket, StunGuest},
+    driver::{Drivers, SocketGroup, StunGuest},
     handle::Handle,
     net::{Timer, clock},
     proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
@@ -72,7 +72,7 @@ pub enum Event {
 struct Listener {
     id: ListenerId,
     local_addr: SocketAddr,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
     /// The address that was reported to the Swarm.
     offered: Option<Multiaddr>,
 }

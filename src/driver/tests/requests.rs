@@ -25,7 +25,7 @@ use crate::{
             Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
             Request, Requests,
         },
-        socket::Socket,
+        socket_group::SocketGroup,
         task::MAX_INBOX_BYTES,
         wakers::Reply,
     },
@@ -389,7 +389,7 @@ fn id_of_dial(silent: &UdpSocket) -> Option<Vec<u8>> {
 }
 
 /// A datagram for a connection, which discards it.
-fn worthless(id: &[u8], len: usize, socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
+fn worthless(id: &[u8], len: usize, socket: Arc<SocketGroup>) -> Datagram<Arc<SocketGroup>> {
     let mut contents = BytesMut::zeroed(len);
     contents[0] = 0x40;
     contents[1..=id.len()].copy_from_slice(id);

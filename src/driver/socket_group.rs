@@ -21,7 +21,7 @@ use crate::{
 ///
 /// Drivers hold the group weakly, so its last user closes it. Hence connections keep the socket of
 /// a removed listener open, and no unused socket stays open.
-pub(crate) struct Socket {
+pub(crate) struct SocketGroup {
     local_addr: SocketAddr,
     /// The generation of drivers that may read it.
     epoch: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Socket {
     open_sockets: Arc<AtomicUsize>,
 }
 
-impl Socket {
+impl SocketGroup {
     /// All of `ios` are bound to the same address, and there is at least one.
     ///
     /// `drivers` belong to the drivers that may read the sockets. They are rung when the last user
@@ -137,7 +137,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for SocketGroup {
     fn drop(&mut self) {
         let ios = lock(&self.ios).len();
         self.open_sockets.fetch_sub(ios, Ordering::Relaxed);
@@ -145,7 +145,7 @@ impl Drop for Socket {
     }
 }
 
-impl proto::SocketHandle for Arc<Socket> {
+impl proto::SocketHandle for Arc<SocketGroup> {
     fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
