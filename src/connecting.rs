@@ -18,7 +18,7 @@ use crate::{
         UseGuard,
     },
     error::{ConnectionError, DialError, Error, HandshakeError},
-    hole_punch::{Expectation, HolePunches},
+    expected_peers::{Expectation, ExpectedPeers},
     net::task::Runtime,
 };
 
@@ -101,7 +101,7 @@ impl Begun {
 /// A dial as listener that has not begun.
 pub(crate) struct Punch {
     pub(crate) use_guard: Arc<UseGuard>,
-    pub(crate) punches: Arc<HolePunches>,
+    pub(crate) expected_peers: Arc<ExpectedPeers>,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) peer_id: PeerId,
     /// The listeners that can reach the address.
@@ -231,13 +231,13 @@ impl Future for Connecting {
                 State::Punch(punch) => {
                     let Punch {
                         use_guard,
-                        punches,
+                        expected_peers,
                         remote_addr,
                         peer_id,
                         listeners,
                     } = *punch;
                     State::Punching {
-                        expectation: punches.expect(remote_addr, peer_id)?,
+                        expectation: expected_peers.expect(remote_addr, peer_id)?,
                         over: use_guard.drivers().punch(remote_addr, &listeners)?,
                         _use_guard: use_guard,
                     }

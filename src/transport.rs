@@ -24,8 +24,8 @@ use crate::{
     connection::Connection,
     driver::{DialFrom, IncomingConnection, OpenError, UseGuard},
     error::{DialError, Error, ListenError},
+    expected_peers::ExpectedPeers,
     handle::Handle,
-    hole_punch::HolePunches,
     listener::{Listener, ListenerEvent},
     net::{host_addresses::AddressWatch, interfaces, task::Runtime},
 };
@@ -58,7 +58,7 @@ pub struct Transport {
     listeners: Vec<Listener>,
     /// The addresses of this host; `None` unless there is a wildcard listener.
     host: Option<AddressWatch>,
-    punches: Arc<HolePunches>,
+    expected_peers: Arc<ExpectedPeers>,
     /// Incoming connections that may be the one for which a dial as listener waits.
     candidates: Vec<Candidate>,
     /// Listeners that are closed but not yet reported as closed.
@@ -76,7 +76,7 @@ impl Transport {
             use_guard: Arc::new(UseGuard::new(config)),
             listeners: Vec::new(),
             host: None,
-            punches: Arc::default(),
+            expected_peers: Arc::default(),
             candidates: Vec::new(),
             closed: VecDeque::new(),
             stopped: 0,
@@ -120,7 +120,9 @@ impl Transport {
                 connection,
             }),
         };
-        if self.punches.is_expected_from(remote_addr) && self.candidates.len() < MAX_CANDIDATES {
+        if self.expected_peers.is_expected_from(remote_addr)
+            && self.candidates.len() < MAX_CANDIDATES
+        {
             self.candidates.push(candidate);
             None
         } else {
@@ -151,7 +153,7 @@ impl Transport {
             let reported = match result {
                 Ok((peer_id, connection)) => {
                     let remote_addr = candidate.remote_addr;
-                    match self.punches.claim(remote_addr, peer_id, connection) {
+                    match self.expected_peers.claim(remote_addr, peer_id, connection) {
                         Ok(()) => continue,
                         Err(connection) => Ok((peer_id, connection)),
                     }
@@ -349,7 +351,7 @@ impl transport::Transport for Transport {
             }
             return Ok(Connecting::punch(Punch {
                 use_guard: Arc::clone(&self.use_guard),
-                punches: Arc::clone(&self.punches),
+                expected_peers: Arc::clone(&self.expected_peers),
                 remote_addr: remote.socket_addr,
                 peer_id,
                 listeners,
