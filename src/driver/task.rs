@@ -19,9 +19,9 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{Farewell, Mailbox, read_socket},
     outbound::Outbound,
-    pace::Pace,
     reader::{Read, Reader},
     requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
+    round_scheduler::RoundScheduler,
     slabs::{Piece, Slabs},
     socket_group::SocketGroup,
     sockets::Sockets,
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{DialError, HandshakeError},
-    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::make_way},
+    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::wake_after_others},
     proto::{
         Datagram, DialDeadlines, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals,
         long_header_id, route,
@@ -123,7 +123,7 @@ pub(super) struct Driver {
     /// Connections that have rung; empty between two polls.
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
-    pace: Pace,
+    scheduler: RoundScheduler,
     /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
@@ -150,7 +150,7 @@ impl Driver {
             forward: (0..shared.shards.count()).map(|_| Vec::new()).collect(),
             turns: Vec::new(),
             wakers: Vec::new(),
-            pace: Pace::default(),
+            scheduler: RoundScheduler::default(),
             next_unused: None,
             shared,
             settings,
@@ -404,7 +404,7 @@ impl Driver {
             if now - began > ROUND_TIME || !self.shard.has_ready() {
                 break;
             }
-            if !self.shard.has_light() && self.pace.makes_way() {
+            if !self.shard.has_light() && self.scheduler.yield_to_woken() {
                 break;
             }
             self.serve_one(now);
@@ -425,7 +425,7 @@ impl Driver {
     fn serve_one(&mut self, now: Instant) {
         let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
         if let Some(load) = served {
-            self.pace.note(load, self.wakers.len());
+            self.scheduler.note_turn(load, self.wakers.len());
         }
         wakers::wake(self.wakers.drain(..));
     }
@@ -635,20 +635,20 @@ impl Future for Driver {
         this.mailbox().doorbell().register(cx.waker());
         let forwarded = this.take_mail();
         let before = this.shard.totals().transport.datagrams_received;
-        if this.pace.sends_first() {
+        if this.scheduler.serves_light_first() {
             this.serve_light();
         }
         let backlog = this.receive(cx);
         let has_received = this.shard.totals().transport.datagrams_received > before;
-        if this.pace.waits(has_received) {
+        if this.scheduler.put_off_round(has_received) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         this.unblock(cx);
         this.end_punches();
-        this.pace.begin(has_received);
+        this.scheduler.begin_round(has_received);
         this.serve();
-        if !this.pace.has_made_way() && this.take_requests() {
+        if !this.scheduler.has_yielded() && this.take_requests() {
             // Their first packets leave in this round.
             this.serve();
         }
@@ -676,8 +676,8 @@ impl Future for Driver {
             // If readers run late, they find their data in thousands of pieces, which quinn-proto
             // then has to copy together. Only if there is more to do: a task that wakes itself
             // makes tokio wake an idle thread as well, which costs more than a ping.
-            if this.pace.has_made_way() {
-                make_way(cx);
+            if this.scheduler.has_yielded() {
+                wake_after_others(cx);
             } else {
                 cx.waker().wake_by_ref();
             }
