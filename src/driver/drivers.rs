@@ -570,13 +570,13 @@ impl Drivers {
         self.sockets.forget_all_if(|| {
             let mut has_drivers = sync::lock(&self.has_drivers);
             // Checked again under the lock: another thread may have been first.
-            let make_way = are_gone(*has_drivers);
-            if make_way {
+            let are_replaced = are_gone(*has_drivers);
+            if are_replaced {
                 self.incoming.clear();
-                self.sockets.begin_epoch();
+                self.sockets.begin_generation();
                 *has_drivers = false;
             }
-            make_way
+            are_replaced
         });
     }
 

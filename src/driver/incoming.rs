@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 
 use super::{
     connection::Handshake,
-    mailbox::{Mailbox, Tenure, Undeliverable},
+    mailbox::{Generation, Mailbox, Undeliverable},
     requests::{Accept, PacketRequest, Request},
     socket_group::SocketGroup,
     wakers::{self, Reply},
@@ -32,7 +32,7 @@ pub(crate) struct IncomingConnection {
     mailbox: Arc<Mailbox>,
     /// The driver that issued the key. For a later driver, the same key may name another
     /// connection.
-    tenure: Tenure,
+    generation: Generation,
     answered: bool,
 }
 
@@ -43,7 +43,7 @@ impl IncomingConnection {
             socket: incoming.socket,
             remote_addr: incoming.remote_addr,
             local_ip: incoming.local_ip,
-            tenure: mailbox.tenure(),
+            generation: mailbox.generation(),
             mailbox,
             answered: false,
         }
@@ -87,7 +87,7 @@ impl IncomingConnection {
             reply,
         };
         let request = Request::Accept(accept);
-        match self.mailbox.request_in(self.tenure, request) {
+        match self.mailbox.request_in(self.generation, request) {
             Ok(()) => {
                 self.answered = true;
                 Ok(receiver)
@@ -105,7 +105,7 @@ impl Drop for IncomingConnection {
             let refusal = PacketRequest::Refuse { key: self.key };
             // If the request is not delivered, the connection is dropped after its timeout.
             let refusal = Request::Packet(refusal);
-            let _ = self.mailbox.request_in(self.tenure, refusal);
+            let _ = self.mailbox.request_in(self.generation, refusal);
         }
     }
 }

@@ -52,8 +52,8 @@ struct Inside {
     gone: bool,
     /// The transport is shut down: no new connection begins.
     is_shut_down: bool,
-    /// The number of earlier drivers of this mailbox.
-    former: u64,
+    /// Which of its successive drivers the mailbox has now.
+    generation: Generation,
 }
 
 /// What has arrived since the driver's last look, and whether requests or datagrams wait.
@@ -112,8 +112,14 @@ pub(super) enum Undeliverable {
 }
 
 /// Identifies one of a mailbox's successive drivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tenure(u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Generation {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 impl Mailbox {
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
@@ -125,13 +131,17 @@ impl Mailbox {
     }
 
     /// Like [`request`](Self::request), but only for this driver and not for a later one.
-    pub(super) fn request_in(&self, tenure: Tenure, request: Request) -> Result<(), Undeliverable> {
-        self.push(request, Some(tenure))
+    pub(super) fn request_in(
+        &self,
+        generation: Generation,
+        request: Request,
+    ) -> Result<(), Undeliverable> {
+        self.push(request, Some(generation))
     }
 
-    fn push(&self, request: Request, tenure: Option<Tenure>) -> Result<(), Undeliverable> {
+    fn push(&self, request: Request, generation: Option<Generation>) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
-        if inside.stopped || tenure.is_some_and(|Tenure(former)| former != inside.former) {
+        if inside.stopped || generation.is_some_and(|generation| generation != inside.generation) {
             return Err(Undeliverable::Stopped);
         }
         if inside.is_shut_down && request.begins_connection() {
@@ -184,8 +194,8 @@ impl Mailbox {
     }
 
     /// The current driver.
-    pub(super) fn tenure(&self) -> Tenure {
-        Tenure(lock(&self.inside).former)
+    pub(super) fn generation(&self) -> Generation {
+        lock(&self.inside).generation
     }
 
     /// Whether the driver has stopped.
@@ -289,7 +299,7 @@ impl Mailbox {
         let mut inside = lock(&self.inside);
         let next = Inside {
             is_shut_down: inside.is_shut_down,
-            former: inside.former + 1,
+            generation: inside.generation.next(),
             ..Inside::default()
         };
         let left = mem::replace(&mut *inside, next);
@@ -303,7 +313,7 @@ impl Mailbox {
         let stopped = Inside {
             stopped: true,
             is_shut_down: inside.is_shut_down,
-            former: inside.former,
+            generation: inside.generation,
             ..Inside::default()
         };
         let left = mem::replace(&mut *inside, stopped);

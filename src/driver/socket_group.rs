@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct SocketGroup {
     local_addr: SocketAddr,
     /// The generation of drivers that may read it.
-    epoch: u64,
+    generation: u64,
     /// The buffer sizes that the kernel granted.
     buffers: BufferSizes,
     /// One for each shard, or one for all. Empty between a failure and the time when the address is
@@ -49,13 +49,13 @@ impl SocketGroup {
     pub(super) fn new(
         ios: Vec<Arc<UdpSocket>>,
         listening: bool,
-        epoch: u64,
+        generation: u64,
         drivers: Vec<Arc<Doorbell>>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
         open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         Self {
-            epoch,
+            generation,
             local_addr: ios[0].local_addr(),
             buffers: ios[0].buffer_sizes(),
             ios: Mutex::new(ios),
@@ -72,8 +72,8 @@ impl SocketGroup {
         self.local_addr
     }
 
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(crate) fn buffer_sizes(&self) -> BufferSizes {

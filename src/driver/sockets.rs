@@ -58,7 +58,7 @@ pub(crate) struct Sockets {
     /// descriptors open.
     runtime: Mutex<Option<Runtime>>,
     /// The generation of the drivers. Nobody reads a socket of an earlier generation.
-    epoch: AtomicU64,
+    generation: AtomicU64,
     open: Arc<AtomicUsize>,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
@@ -98,7 +98,7 @@ struct Place {
     current: Weak<SocketGroup>,
     /// The replaced sockets, as long as connections that cannot move yet use them. Each keeps the
     /// current one open as its successor.
-    former: Vec<Weak<SocketGroup>>,
+    replaced: Vec<Weak<SocketGroup>>,
     /// When the current socket replaced a failed one.
     replaced_at: Option<Instant>,
 }
@@ -114,7 +114,7 @@ impl Sockets {
             mailboxes,
             incoming,
             runtime: Mutex::default(),
-            epoch: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             open: Arc::default(),
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
@@ -152,14 +152,14 @@ impl Sockets {
         lock(&self.runtime).clone()
     }
 
-    /// Forgets all sockets of the earlier drivers if `make_way` returns true, that is, if new
+    /// Forgets all sockets of the earlier drivers if `should_forget` returns true, that is, if new
     /// drivers replace them.
     ///
-    /// `make_way` is called while no other thread opens a socket to dial from, because that would
-    /// start drivers.
-    pub(super) fn forget_all_if(&self, make_way: impl FnOnce() -> bool) {
+    /// `should_forget` is called while no other thread opens a socket to dial from, because that
+    /// would start drivers.
+    pub(super) fn forget_all_if(&self, should_forget: impl FnOnce() -> bool) {
         let mut dialling = lock(&self.dialling);
-        if !make_way() {
+        if !should_forget() {
             return;
         }
         let forgotten = std::mem::take(&mut *dialling);
@@ -170,13 +170,13 @@ impl Sockets {
     }
 
     /// Begins a new generation: other drivers read the sockets opened from now on.
-    pub(super) fn begin_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the current drivers may read it.
     pub(super) fn is_current(&self, socket: &SocketGroup) -> bool {
-        socket.epoch() == self.epoch.load(Ordering::Relaxed)
+        socket.generation() == self.generation.load(Ordering::Relaxed)
     }
 
     /// Notes that a socket has stopped listening.
@@ -223,7 +223,7 @@ impl Sockets {
         let socket = Arc::new(SocketGroup::new(
             ios.clone(),
             listening,
-            self.epoch.load(Ordering::Relaxed),
+            self.generation.load(Ordering::Relaxed),
             doorbells.map(Arc::clone).collect(),
             Arc::clone(&self.open),
         ));
@@ -567,7 +567,7 @@ impl Place {
     fn of(socket: &Arc<SocketGroup>) -> Self {
         Self {
             current: Arc::downgrade(socket),
-            former: Vec::new(),
+            replaced: Vec::new(),
             replaced_at: None,
         }
     }
@@ -575,16 +575,16 @@ impl Place {
     /// Whether anyone uses the current socket, apart from the sockets that it has replaced and from
     /// [`Sockets::kept`].
     fn is_used(&self, is_kept: bool) -> bool {
-        let former = self.former.iter();
-        let keep = former.filter(|former| former.strong_count() > 0).count();
-        self.current.strong_count() > keep + usize::from(is_kept)
+        let replaced = self.replaced.iter();
+        let open = replaced.filter(|replaced| replaced.strong_count() > 0);
+        self.current.strong_count() > open.count() + usize::from(is_kept)
     }
 
     fn give_up(&mut self, socket: &Arc<SocketGroup>, successor: &Arc<SocketGroup>) {
-        self.former.retain(|former| former.strong_count() > 0);
-        self.former.push(Arc::downgrade(socket));
-        for former in self.former.iter().filter_map(Weak::upgrade) {
-            former.give_up_for(successor);
+        self.replaced.retain(|replaced| replaced.strong_count() > 0);
+        self.replaced.push(Arc::downgrade(socket));
+        for replaced in self.replaced.iter().filter_map(Weak::upgrade) {
+            replaced.give_up_for(successor);
         }
         self.current = Arc::downgrade(successor);
     }
