@@ -23,7 +23,7 @@ mod tests;
 mod wakers;
 
 #[cfg(feature = "nat")]
-pub(crate) use self::stun::StunGuest;
+pub(crate) use self::stun::StunRegistration;
 pub(crate) use self::{
     connection::{DrivenConnection, Handshake},
     drivers::{DialFrom, Drivers, OpenError, UseGuard},

@@ -20,7 +20,7 @@ use multiaddr::Multiaddr;
 use quinn_proto::VarInt;
 
 #[cfg(feature = "nat")]
-use super::stun::StunDoor;
+use super::stun::StunDispatcher;
 use super::{
     connection::Handshake,
     idle::Idle,
@@ -56,7 +56,7 @@ pub(crate) struct Drivers {
     is_shut_down: AtomicBool,
     listeners: Mutex<Vec<Listening>>,
     #[cfg(feature = "nat")]
-    stun: Arc<StunDoor>,
+    stun: Arc<StunDispatcher>,
     sockets: Arc<Sockets>,
     /// Whether drivers were started and have not been given up for new ones.
     has_drivers: Mutex<bool>,
@@ -422,7 +422,7 @@ impl Drivers {
     }
 
     #[cfg(feature = "nat")]
-    pub(crate) fn stun(&self) -> &StunDoor {
+    pub(crate) fn stun(&self) -> &StunDispatcher {
         &self.stun
     }
 

@@ -20,31 +20,31 @@ use crate::{
 /// The driver that received a datagram has it checked at once. Nothing is queued, so forged answers
 /// cannot crowd out a real one.
 #[derive(Default)]
-pub(crate) struct StunDoor(Mutex<Inside>);
+pub(crate) struct StunDispatcher(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    guest: Weak<StunGuest>,
+    registration: Weak<StunRegistration>,
     totals: StunStats,
 }
 
 /// A STUN client, and the task to wake when it has got an answer.
-pub(crate) struct StunGuest(Mutex<Asking>);
+pub(crate) struct StunRegistration(Mutex<RegisteredClient>);
 
-pub(crate) struct Asking {
+pub(crate) struct RegisteredClient {
     pub(crate) client: StunClient,
     pub(crate) waker: Option<Waker>,
 }
 
-impl StunDoor {
+impl StunDispatcher {
     /// Registers a client until the result is dropped. An earlier client receives nothing more.
-    pub(crate) fn admit(&self, client: StunClient) -> Arc<StunGuest> {
-        let guest = Arc::new(StunGuest(Mutex::new(Asking {
+    pub(crate) fn register(&self, client: StunClient) -> Arc<StunRegistration> {
+        let registration = Arc::new(StunRegistration(Mutex::new(RegisteredClient {
             client,
             waker: None,
         })));
-        self.lock().guest = Arc::downgrade(&guest);
-        guest
+        self.lock().registration = Arc::downgrade(&registration);
+        registration
     }
 
     pub(super) fn receive(
@@ -84,18 +84,18 @@ impl StunDoor {
 
     /// Passes an event to the client, and wakes its task if that has changed anything.
     fn tell(&self, event: impl FnOnce(&mut StunClient) -> bool) {
-        let guest = self.lock().guest.upgrade();
-        let Some(guest) = guest else {
+        let registration = self.lock().registration.upgrade();
+        let Some(registration) = registration else {
             return;
         };
-        let mut asking = guest.lock();
-        let waker = if event(&mut asking.client) {
-            asking.waker.take()
+        let mut registered = registration.lock();
+        let waker = if event(&mut registered.client) {
+            registered.waker.take()
         } else {
             None
         };
-        let stats = asking.client.take_stats();
-        drop(asking);
+        let stats = registered.client.take_stats();
+        drop(registered);
         self.post(stats);
         wakers::wake(waker);
     }
@@ -105,8 +105,8 @@ impl StunDoor {
     }
 }
 
-impl StunGuest {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Asking> {
+impl StunRegistration {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, RegisteredClient> {
         lock(&self.0)
     }
 }

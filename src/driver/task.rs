@@ -12,7 +12,7 @@ use quinn_proto::{ConnectError, ConnectionHandle};
 use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
 
 #[cfg(feature = "nat")]
-use super::stun::StunDoor;
+use super::stun::StunDispatcher;
 use super::{
     connection::{DrivenConnection, Handshake},
     idle::Idle,
@@ -98,7 +98,7 @@ pub(super) struct Shared {
     pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
     pub(super) incoming: Arc<IncomingQueue>,
     #[cfg(feature = "nat")]
-    pub(super) stun: Arc<StunDoor>,
+    pub(super) stun: Arc<StunDispatcher>,
     pub(super) sockets: Arc<Sockets>,
     pub(super) idle: Arc<Idle>,
 }

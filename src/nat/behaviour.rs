@@ -23,7 +23,7 @@ use multiaddr::Multiaddr;
 use super::config::Config;
 use crate::{
     address,
-    driver::{Drivers, SocketGroup, StunGuest},
+    driver::{Drivers, SocketGroup, StunRegistration},
     handle::Handle,
     net::{Timer, clock},
     proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
@@ -41,7 +41,7 @@ use crate::{
 /// [`StunStats`](crate::StunStats) counts what was sent and what was dropped.
 pub struct Behaviour {
     drivers: Arc<Drivers>,
-    guest: Arc<StunGuest>,
+    registration: Arc<StunRegistration>,
     listeners: Vec<Listener>,
     events: VecDeque<ToSwarm<Event, Infallible>>,
     timer: Timer,
@@ -84,7 +84,7 @@ impl Behaviour {
         let drivers = Arc::clone(handle.drivers());
         let client = StunClient::new(config.servers, config.interval, rand::random());
         Self {
-            guest: drivers.stun().admit(client),
+            registration: drivers.stun().register(client),
             drivers,
             listeners: Vec::new(),
             events: VecDeque::new(),
@@ -110,7 +110,10 @@ impl Behaviour {
             });
             local_addr
         };
-        self.guest.lock().client.ask_about(clock::now(), local_addr);
+        self.registration
+            .lock()
+            .client
+            .ask_about(clock::now(), local_addr);
     }
 
     fn forget(&mut self, id: ListenerId) {
@@ -118,7 +121,7 @@ impl Behaviour {
             return;
         };
         let listener = self.listeners.swap_remove(index);
-        self.guest.lock().client.forget(listener.local_addr);
+        self.registration.lock().client.forget(listener.local_addr);
         if let Some(offered) = listener.offered {
             self.events.push_back(ToSwarm::ExternalAddrExpired(offered));
         }
@@ -220,18 +223,18 @@ impl NetworkBehaviour for Behaviour {
                 return Poll::Ready(event);
             }
             let now = clock::now();
-            let guest = Arc::clone(&self.guest);
-            let mut asking = guest.lock();
-            asking.waker = Some(cx.waker().clone());
-            while let Some(transmit) = asking.client.poll_transmit(now) {
+            let registration = Arc::clone(&self.registration);
+            let mut registered = registration.lock();
+            registered.waker = Some(cx.waker().clone());
+            while let Some(transmit) = registered.client.poll_transmit(now) {
                 self.send(transmit);
             }
-            while let Some((local_addr, finding)) = asking.client.poll_finding() {
+            while let Some((local_addr, finding)) = registered.client.poll_finding() {
                 self.report(local_addr, finding);
             }
-            let deadline = asking.client.next_timeout();
-            let stats = asking.client.take_stats();
-            drop(asking);
+            let deadline = registered.client.next_timeout();
+            let stats = registered.client.take_stats();
+            drop(registered);
             self.drivers.stun().post(stats);
             if self.events.is_empty() && self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
