@@ -45,7 +45,7 @@ mod stun;
 #[cfg(test)]
 mod tests;
 mod turn_queue;
-mod turns;
+mod turn_requests;
 mod unanswered;
 mod untaken;
 mod work;

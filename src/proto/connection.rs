@@ -19,7 +19,7 @@ use super::{
     congestion::PathControl,
     linger::Linger,
     streams::{StreamId, StreamLimits, StreamStates, Streams},
-    turns::Turns,
+    turn_requests::TurnRequests,
 };
 use crate::{
     authenticator::{CertificateError, Challenge, CryptoBudget, Negotiated, PacketWatch, Peer},
@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
-    turns: Turns,
+    turns: TurnRequests,
     waiting: Waiting,
 }
 
@@ -165,7 +165,7 @@ impl Connection {
             used_up: None,
             moved_to: None,
             streams: StreamStates::new(limits),
-            turns: Turns::default(),
+            turns: TurnRequests::default(),
             waiting: Waiting::default(),
         }
     }

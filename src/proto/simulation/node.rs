@@ -17,7 +17,7 @@ use quinn_proto::{ClientConfig, ConnectError, ConnectionIdGenerator, EcnCodepoin
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    peer::{Peer, Stirred, Turns},
+    peer::{Peer, SimDoorbell, Stirred},
     rewrite::{self, Changes},
     wall_clock::WallClock,
 };
@@ -269,7 +269,7 @@ pub(crate) struct Node {
     seeds: Vec<ShardSeed>,
     pub(crate) cores: Vec<Shard<SimSocket>>,
     registries: Vec<Arc<Mutex<Registry>>>,
-    turns: Vec<Rc<Turns>>,
+    doorbells: Vec<Rc<SimDoorbell>>,
     pub(crate) wall_clock: WallClock,
     socket: SimSocket,
     /// Its earlier sockets.
@@ -353,9 +353,9 @@ impl Node {
             seeds,
             cores,
             registries,
-            turns: shards
+            doorbells: shards
                 .iter()
-                .map(|_| Rc::new(Turns::new(stirred.clone())))
+                .map(|_| Rc::new(SimDoorbell::new(stirred.clone())))
                 .collect(),
             wall_clock,
             socket: SimSocket::new(addr, setup.listening),
@@ -615,7 +615,7 @@ impl Node {
 
     /// Queues the connections that need a turn.
     pub(crate) fn take_turns(&mut self, shard: usize) {
-        for handle in self.turns[shard].take() {
+        for handle in self.doorbells[shard].take() {
             self.cores[shard].want_turn(handle);
         }
     }
@@ -787,7 +787,7 @@ impl Node {
             connection,
             handle,
             shard,
-            turns: Rc::clone(&self.turns[shard]),
+            doorbell: Rc::clone(&self.doorbells[shard]),
         }
     }
 
