@@ -25,7 +25,7 @@ use super::{
     connection::Handshake,
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Farewell, Mailbox, Undeliverable},
+    mailbox::{CloseAll, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
     silent_hosts::{Advice, Departure, FIRST_TRY, Heard, Port, SilentHosts},
     socket_group::SocketGroup,
@@ -307,7 +307,7 @@ impl Drivers {
 
     fn close_connections(&self, code: VarInt, reason: Bytes, at_once: bool) {
         for mailbox in self.mailboxes.iter() {
-            mailbox.close_connections(Farewell {
+            mailbox.close_connections(CloseAll {
                 code,
                 reason: reason.clone(),
                 at_once,

@@ -73,12 +73,12 @@ pub(super) struct Mail {
     /// The transport was dropped: stop once nothing is left to drive.
     pub(super) closing: bool,
     /// Close all connections.
-    pub(super) farewell: Option<Farewell>,
+    pub(super) close_all: Option<CloseAll>,
 }
 
 /// How to close all connections.
 #[derive(Clone, Debug)]
-pub(super) struct Farewell {
+pub(super) struct CloseAll {
     pub(super) code: VarInt,
     pub(super) reason: Bytes,
     /// Close without waiting for the delivery of streams that were closed.
@@ -226,14 +226,14 @@ impl Mailbox {
 
     /// Makes the driver close all connections, and begin none from now on, including those already
     /// requested. Peers receive the code and reason of the first call.
-    pub(super) fn close_connections(&self, farewell: Farewell) {
+    pub(super) fn close_connections(&self, close_all: CloseAll) {
         let mut dropped = Requests::default();
         lock(&self.inside).is_shut_down = true;
         self.post(|inside| {
             mem::swap(&mut inside.requests, &mut dropped);
-            match &mut inside.mail.farewell {
-                Some(first) => first.at_once |= farewell.at_once,
-                none => *none = Some(farewell),
+            match &mut inside.mail.close_all {
+                Some(first) => first.at_once |= close_all.at_once,
+                none => *none = Some(close_all),
             }
         });
         // Dropping requests wakes their dials, so it happens after unlocking.

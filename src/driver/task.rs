@@ -17,7 +17,7 @@ use super::{
     connection::{DrivenConnection, Handshake},
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Farewell, Mailbox, read_socket},
+    mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
     reader::{Read, Reader},
     requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
@@ -168,8 +168,8 @@ impl Driver {
         let mut turns = std::mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
         self.closing |= mail.closing;
-        if let Some(farewell) = mail.farewell {
-            self.close_connections(&farewell);
+        if let Some(close_all) = mail.close_all {
+            self.close_connections(&close_all);
         }
         for handle in turns.drain(..) {
             self.shard.want_turn(handle);
@@ -205,12 +205,12 @@ impl Driver {
         }
     }
 
-    fn close_connections(&mut self, farewell: &Farewell) {
-        let Farewell {
+    fn close_connections(&mut self, close_all: &CloseAll) {
+        let CloseAll {
             code,
             reason,
             at_once,
-        } = farewell;
+        } = close_all;
         self.shard.close_connections(*code, reason, *at_once);
         // Incoming connections can no longer be accepted.
         self.shared.incoming.clear();

@@ -25,7 +25,7 @@ use super::{
     admission::{Admission, AdmissionLimits},
     arrivals::Arrivals,
     budget::{Budget, BudgetShare},
-    closing::{ClosingConnections, Farewell},
+    closing::{ClosePacket, ClosingConnections},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
     datagram::{Outbound, SocketHandle, local_addr},
@@ -419,7 +419,7 @@ impl<S: SocketHandle> Shard<S> {
         let deadline = turn.next_deadline();
         // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
         // for more credit.
-        let is_told = turn.slot.farewell.is_some() || turn.connection.was_ended_by_peer();
+        let is_told = turn.slot.close_packet.is_some() || turn.connection.was_ended_by_peer();
         if forget && is_told && !drained {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());
             drained = true;
@@ -645,7 +645,7 @@ impl<S: SocketHandle> Shard<S> {
             close_deadline: None,
             idle_since: now,
             was_silent_since: false,
-            farewell: None,
+            close_packet: None,
             unanswered_dial: begun.unanswered_dial,
             was_forbidden: false,
             heard_marked: begun.heard_marked,
@@ -662,10 +662,10 @@ impl<S: SocketHandle> Shard<S> {
     /// Removes the state of a connection that has ended, except what its closing or draining state
     /// needs.
     fn close(&mut self, now: Instant, handle: ConnectionHandle, rtt: Duration) {
-        let farewell = self.vacate(handle);
+        let close_packet = self.vacate(handle);
         registry::lock(&self.registry).end(handle);
         let until = ClosingConnections::<S>::deadline(now, rtt);
-        if let Some(evicted) = self.closing.insert(handle, until, farewell) {
+        if let Some(evicted) = self.closing.insert(handle, until, close_packet) {
             self.forget(evicted);
         }
     }
@@ -683,7 +683,7 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Removes a connection's slot. Returns the packet that has closed it, if there is one.
-    fn vacate(&mut self, handle: ConnectionHandle) -> Option<Farewell<S>> {
+    fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.live -= 1;
         if let Some(admission) = slot.admission.take() {
@@ -701,7 +701,7 @@ impl<S: SocketHandle> Shard<S> {
         if let Some(room) = spare::room_for(self.slots.len(), self.slots.capacity()) {
             self.slots.shrink_to(room);
         }
-        slot.farewell
+        slot.close_packet
     }
 
     /// The number of connections for which memory is allocated.
