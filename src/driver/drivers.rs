@@ -494,8 +494,8 @@ impl Drivers {
         from: DialFrom,
     ) -> Result<(Arc<SocketGroup>, Port), OpenError> {
         self.begin_again();
-        let (is_own, port) = match from {
-            DialFrom::New => (true, Port::Own),
+        let (is_new, port) = match from {
+            DialFrom::New => (true, Port::Only),
             DialFrom::Other { .. } => (false, Port::Other),
             DialFrom::Reused(listeners) => match self.expected_socket(&listeners, remote_addr) {
                 Some(socket) => {
@@ -509,7 +509,7 @@ impl Drivers {
                     }
                     (false, Port::Other)
                 }
-                None => (false, Port::Own),
+                None => (false, Port::Only),
             },
         };
         if port == Port::Other {
@@ -517,7 +517,7 @@ impl Drivers {
         }
         let socket = self
             .sockets
-            .to_dial_from(remote_addr.ip(), is_own, |addr| {
+            .to_dial_from(remote_addr.ip(), is_new, |addr| {
                 self.open_socket(runtime, addr, false)
             })?;
         Ok((socket, port))

@@ -82,7 +82,7 @@ struct Dialling {
     v4: Place,
     v6: Place,
     /// Sockets of a single dial each.
-    own: Vec<Place>,
+    unshared: Vec<Place>,
 }
 
 /// A socket that stays open for a while after its last use.
@@ -231,20 +231,20 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Returns the socket that dials of this family share, or a new one for a single dial if `own`
-    /// is set. `open` opens it if necessary.
+    /// Returns the socket that dials of this family share, or a new one for a single dial if
+    /// `unshared` is set. `open` opens it if necessary.
     pub(super) fn to_dial_from<E>(
         &self,
         remote: IpAddr,
-        own: bool,
+        unshared: bool,
         open: impl FnOnce(SocketAddr) -> Result<Arc<SocketGroup>, E>,
     ) -> Result<Arc<SocketGroup>, E> {
         let wildcard = address::wildcard(remote);
         let addr = SocketAddr::new(wildcard, 0);
         let mut dialling = lock(&self.dialling);
-        if own {
+        if unshared {
             let socket = open(addr)?;
-            dialling.add_own(&socket);
+            dialling.add_unshared(&socket);
             return Ok(socket);
         }
         let place = match wildcard {
@@ -541,15 +541,16 @@ impl Dialling {
     fn places(&mut self) -> impl Iterator<Item = &mut Place> {
         [&mut self.v4, &mut self.v6]
             .into_iter()
-            .chain(&mut self.own)
+            .chain(&mut self.unshared)
     }
 
-    fn add_own(&mut self, socket: &Arc<SocketGroup>) {
+    fn add_unshared(&mut self, socket: &Arc<SocketGroup>) {
         // Closed sockets are removed before the vector grows.
-        if self.own.len() == self.own.capacity() {
-            self.own.retain(|place| place.current.strong_count() > 0);
+        if self.unshared.len() == self.unshared.capacity() {
+            self.unshared
+                .retain(|place| place.current.strong_count() > 0);
         }
-        self.own.push(Place::of(socket));
+        self.unshared.push(Place::of(socket));
     }
 }
 
