@@ -365,7 +365,7 @@ impl Driver {
                     }
                     Route::NonQuic => {
                         registry.non_quic += 1;
-                        self.shard.note_noise(received.remote_addr);
+                        self.shard.note_unmatched_datagram(received.remote_addr);
                         #[cfg(feature = "nat")]
                         self.shared
                             .stun
@@ -373,7 +373,7 @@ impl Driver {
                     }
                     Route::Drop(_) => {
                         registry.malformed += 1;
-                        self.shard.note_noise(received.remote_addr);
+                        self.shard.note_unmatched_datagram(received.remote_addr);
                     }
                 }
             }

@@ -71,7 +71,7 @@ pub(crate) struct Connection {
     linger: Lingering,
     /// Whether the peer has closed the connection, or has no state for it.
     ended_by_peer: bool,
-    heard_noise: bool,
+    heard_unmatched_datagram: bool,
     /// Whether everything that completes the handshake was sent. A close before that would replace
     /// it.
     has_sent_handshake: bool,
@@ -79,7 +79,7 @@ pub(crate) struct Connection {
     is_released: bool,
     /// The number of connection IDs that the peer had issued when we last found none unused. We
     /// need an unused one to migrate.
-    used_up: Option<u64>,
+    ids_seen_when_exhausted: Option<u64>,
     remote_addr: SocketAddr,
     /// The peer's address that the application knows, or is about to be told.
     known_addr: SocketAddr,
@@ -159,10 +159,10 @@ impl Connection {
             linger_timeout,
             linger: Lingering::No,
             ended_by_peer: false,
-            heard_noise: false,
+            heard_unmatched_datagram: false,
             has_sent_handshake: false,
             is_released: false,
-            used_up: None,
+            ids_seen_when_exhausted: None,
             moved_to: None,
             streams: StreamStates::new(limits),
             turns: TurnRequests::default(),
@@ -617,14 +617,14 @@ impl Connection {
 
     /// Notes a datagram from the peer's address that belongs to no connection, and sends a packet:
     /// the peer may be about to answer.
-    pub(super) fn note_noise(&mut self) {
-        self.heard_noise = true;
+    pub(super) fn note_unmatched_datagram(&mut self) {
+        self.heard_unmatched_datagram = true;
         self.probe();
     }
 
     /// Whether nothing has come from the peer's address.
     pub(crate) fn heard_nothing(&self) -> bool {
-        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_noise
+        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_unmatched_datagram
     }
 
     /// Whether it was closed by either side, or lost.
@@ -740,7 +740,7 @@ impl Connection {
         // All earlier events were polled before. This one announces the reset token of the new ID,
         // if there is a new ID.
         let event = self.quic.poll_endpoint_events();
-        self.used_up = if event.is_none() { issued } else { None };
+        self.ids_seen_when_exhausted = if event.is_none() { issued } else { None };
         event
     }
 
@@ -751,7 +751,7 @@ impl Connection {
             && (self.authenticated.as_ref())
                 .is_some_and(|peer| !peer.negotiated.disables_active_migration)
             && self.is_confirmed()
-            && self.used_up != Some(self.quic.stats().frame_rx.new_connection_id)
+            && self.ids_seen_when_exhausted != Some(self.quic.stats().frame_rx.new_connection_id)
     }
 
     /// Whether the handshake is confirmed: for a client, by HANDSHAKE_DONE (RFC 9001 §4.1.2).

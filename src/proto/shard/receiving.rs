@@ -181,7 +181,7 @@ impl<S: SocketHandle> Shard<S> {
                     // If it is blocked, it is dropped: it is an answer to a stranger.
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
-                self.note_noise(remote_addr);
+                self.note_unmatched_datagram(remote_addr);
                 false
             }
             None => {
@@ -199,7 +199,7 @@ impl<S: SocketHandle> Shard<S> {
                     }
                     _ => {
                         totals.unknown += 1;
-                        self.note_noise(remote_addr);
+                        self.note_unmatched_datagram(remote_addr);
                     }
                 }
                 false

@@ -463,7 +463,7 @@ impl Node {
         ecn: Option<EcnCodepoint>,
     ) {
         let Some(datagram) = self.routed(from, contents) else {
-            self.cores[0].note_noise(from);
+            self.cores[0].note_unmatched_datagram(from);
             #[cfg(feature = "nat")]
             if let Some(stun) = &mut self.stun {
                 stun.handle(now, self.socket.local_addr(), from, contents);
