@@ -396,7 +396,7 @@ impl Driver {
     fn serve(&mut self) {
         let began = clock::now();
         self.slabs.free_spare(began);
-        (self.shard).handle_timeouts(began, &mut self.outbound, &mut self.wakers);
+        (self.shard).begin_turns(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for _ in 0..TURNS_PER_ROUND {
             // The time of each turn, because round-trip times are measured from it.

@@ -96,8 +96,8 @@ pub(crate) type MakeTransportConfig =
 /// One quinn-proto endpoint with its connections.
 ///
 /// Its user passes it datagrams ([`handle`](Self::handle)), time
-/// ([`handle_timeouts`](Self::handle_timeouts)) and requests of the application, and then gives
-/// turns to connections ([`serve`](Self::serve)) until none needs one.
+/// ([`begin_turns`](Self::begin_turns)) and requests of the application, and then gives turns to
+/// connections ([`serve`](Self::serve)) until none needs one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
@@ -287,7 +287,7 @@ impl<S: SocketHandle> Shard<S> {
         }
     }
 
-    /// When [`handle_timeouts`](Self::handle_timeouts) is due.
+    /// When [`begin_turns`](Self::begin_turns) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let timeouts = [
             self.deadlines.first(),
@@ -300,16 +300,32 @@ impl<S: SocketHandle> Shard<S> {
         timeouts.into_iter().flatten().min()
     }
 
-    /// Queues connections whose timers are due, discards incoming connections that have waited for
-    /// too long, and sends hole punches. Begins a new round for strangers. Adds the wakers that are
-    /// due to `wakers`.
-    pub(crate) fn handle_timeouts(
+    /// Does what comes before turns: counts strangers anew, sends hole punches, queues connections
+    /// whose timers are due, and discards what has waited for too long. Adds the wakers that are due
+    /// to `wakers`.
+    pub(crate) fn begin_turns(
         &mut self,
         now: Instant,
         out: &mut impl Outbound<S>,
         wakers: &mut Vec<Waker>,
     ) {
         self.reception.begin_round();
+        self.send_punches(now, out);
+        self.queue_expired(now);
+        self.release_debtors(now);
+        self.untaken.expire(now, wakers);
+        while let Some(handle) = self.closing.pop_due(now) {
+            self.forget(handle);
+        }
+        while let Some(pending) = self.reception.take_expired(now) {
+            self.totals.transport.incoming_refused += 1;
+            self.endpoint.ignore(pending.incoming);
+            self.release(pending.admission);
+        }
+    }
+
+    /// Sends the datagrams of hole punches that are due.
+    fn send_punches(&mut self, now: Instant, out: &mut impl Outbound<S>) {
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
@@ -318,6 +334,10 @@ impl<S: SocketHandle> Shard<S> {
             // If it is blocked, it is dropped: the next one is enough.
             let _ = out.send(&socket, transmit, &self.buf);
         }
+    }
+
+    /// Queues connections whose timers are due.
+    fn queue_expired(&mut self, now: Instant) {
         for count in 0.. {
             if count >= LEAST_TIMERS && self.ready.len() >= READY_BESIDE_TIMERS {
                 break;
@@ -330,16 +350,6 @@ impl<S: SocketHandle> Shard<S> {
                 slot.expired = true;
             }
             self.want_turn(handle);
-        }
-        self.release_debtors(now);
-        self.untaken.expire(now, wakers);
-        while let Some(handle) = self.closing.pop_due(now) {
-            self.forget(handle);
-        }
-        while let Some(pending) = self.reception.take_expired(now) {
-            self.totals.transport.incoming_refused += 1;
-            self.endpoint.ignore(pending.incoming);
-            self.release(pending.admission);
         }
     }
 

@@ -572,7 +572,7 @@ impl Node {
         for shard in 0..self.cores.len() {
             self.take_turns(shard);
             let mut due = Vec::new();
-            self.cores[shard].handle_timeouts(now, &mut self.outbox, &mut due);
+            self.cores[shard].begin_turns(now, &mut self.outbox, &mut due);
             progress |= !due.is_empty();
             for waker in due {
                 waker.wake();
