@@ -205,7 +205,7 @@ impl UdpSocket {
         if let Err(error) = &sent
             && Fault::of(error) == Fault::Refused
         {
-            self.believe_again();
+            self.restore_offloads();
         }
         sent
     }
@@ -214,7 +214,7 @@ impl UdpSocket {
     /// disables both for the rest of the socket's life. But such an error may concern a single
     /// datagram, whose source address is gone or whose route is a black hole, and other connections
     /// must not suffer from that.
-    fn believe_again(&self) {
+    fn restore_offloads(&self) {
         // The same options succeeded when the socket was bound.
         if let Ok(state) = prepare(&SockRef::from(&self.io)) {
             *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
