@@ -87,7 +87,7 @@ pub(crate) struct Connection {
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
     turns: TurnRequests,
-    waiting: Waiting,
+    wakers: ConnectionWakers,
 }
 
 /// The reason why a connection ended.
@@ -128,7 +128,7 @@ pub(super) struct Noted {
 
 /// Wakers of tasks that wait for the connection itself.
 #[derive(Default)]
-struct Waiting {
+struct ConnectionWakers {
     address_change: Option<Waker>,
     released: Option<Waker>,
     established: Option<Waker>,
@@ -166,7 +166,7 @@ impl Connection {
             moved_to: None,
             streams: StreamStates::new(limits),
             turns: TurnRequests::default(),
-            waiting: Waiting::default(),
+            wakers: ConnectionWakers::default(),
         }
     }
 
@@ -181,7 +181,7 @@ impl Connection {
         if let Some(loss) = &self.loss {
             return Poll::Ready(Err(loss.handshake.clone()));
         }
-        self.turns.wait(&mut self.waiting.established, waker);
+        self.turns.wait(&mut self.wakers.established, waker);
         Poll::Pending
     }
 
@@ -189,7 +189,7 @@ impl Connection {
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         let accepted = self.streams().poll_accept(waker);
         if self.loss.is_some() && !self.streams.has_waiting() {
-            self.turns.wake(&mut self.waiting.address_change);
+            self.turns.wake(&mut self.wakers.address_change);
         }
         accepted
     }
@@ -219,7 +219,7 @@ impl Connection {
         match self.moved_to.take() {
             Some(addr) => Poll::Ready(Ok(addr)),
             None => {
-                self.turns.wait(&mut self.waiting.address_change, waker);
+                self.turns.wait(&mut self.wakers.address_change, waker);
                 Poll::Pending
             }
         }
@@ -230,7 +230,7 @@ impl Connection {
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close_in_order(VarInt::from_u32(0), Bytes::new());
         if !self.is_released && matches!(self.linger, Lingering::No) {
-            self.turns.wait(&mut self.waiting.released, waker);
+            self.turns.wait(&mut self.wakers.released, waker);
             return Poll::Pending;
         }
         Poll::Ready(match self.loss() {
@@ -497,8 +497,8 @@ impl Connection {
         if is_ours {
             self.streams().discard_waiting();
         }
-        self.turns.wake(&mut self.waiting.address_change);
-        self.turns.wake(&mut self.waiting.established);
+        self.turns.wake(&mut self.wakers.address_change);
+        self.turns.wake(&mut self.wakers.established);
     }
 
     /// Whether streams of the peer wait for the application.
@@ -510,7 +510,7 @@ impl Connection {
     pub(super) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
         self.streams.wake_inbound(&mut self.turns);
-        self.turns.wake(&mut self.waiting.address_change);
+        self.turns.wake(&mut self.wakers.address_change);
     }
 
     /// Whether it is no longer driven.
@@ -522,7 +522,7 @@ impl Connection {
     pub(super) fn release(&mut self) {
         self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
         self.is_released = true;
-        self.turns.wake(&mut self.waiting.released);
+        self.turns.wake(&mut self.wakers.released);
     }
 }
 
@@ -812,7 +812,7 @@ impl Connection {
         if addr == self.remote_addr && addr != self.known_addr {
             self.known_addr = addr;
             self.moved_to = Some(addr);
-            self.turns.wake(&mut self.waiting.address_change);
+            self.turns.wake(&mut self.wakers.address_change);
         }
     }
 
@@ -929,7 +929,7 @@ impl Connection {
                     peer_id: peer.peer_id(),
                     negotiated: *negotiated,
                 });
-                self.turns.wake(&mut self.waiting.established);
+                self.turns.wake(&mut self.wakers.established);
                 true
             }
             (verdict, _) => {

@@ -91,7 +91,7 @@ pub(super) struct Slot<S> {
     pub(super) refuses_data: bool,
     /// Of an incoming connection, until its handshake has ended.
     pub(super) admission: Option<Admission>,
-    pub(super) inbox: Inbox<Received<S>>,
+    pub(super) inbox: Inbox<InboxDatagram<S>>,
     /// The CPU time that its datagrams have cost.
     pub(super) account: Account,
     /// When its debt is paid, if it is in debt; it gets no turn before.
@@ -160,7 +160,8 @@ pub(crate) struct Offload {
     pub(crate) segmentation: bool,
 }
 
-pub(super) struct Received<S> {
+/// A datagram in the inbox of its connection.
+pub(super) struct InboxDatagram<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
     /// The local address at which it arrived.

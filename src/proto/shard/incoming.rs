@@ -85,7 +85,7 @@ impl<S: SocketHandle> Shard<S> {
         max_payload: Option<u16>,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(pending) = self.reception.take(key) else {
+        let Some(pending) = self.reception.take_pending(key) else {
             return Err(HandshakeError::Stale);
         };
         let server = self.servers.get(max_payload, || {
@@ -133,7 +133,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Refuses an incoming connection (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        if let Some(pending) = self.reception.take(key) {
+        if let Some(pending) = self.reception.take_pending(key) {
             self.turn_away(pending, out);
         }
     }

@@ -13,7 +13,7 @@ use crate::{
         pending::FirstPacket,
         reception::Unwelcome,
         router::{HeaderForm, long_header_id, short_packet_offset},
-        slot::Received,
+        slot::InboxDatagram,
     },
 };
 
@@ -135,7 +135,7 @@ impl<S: SocketHandle> Shard<S> {
                     totals.dropped_handshake_full += 1;
                     return true;
                 }
-                let received = Received {
+                let received = InboxDatagram {
                     event,
                     remote_addr,
                     local_ip,
