@@ -78,8 +78,8 @@ pub(crate) struct Dial {
 
 /// A dial that has begun.
 struct Begun {
-    /// The dial, kept so that it can begin again from another port. It also holds a [`UseGuard`], so
-    /// that the driver does not stop before it has a connection to drive.
+    /// The dial, kept so that it can begin again from another port. It also holds a [`UseGuard`],
+    /// so that the driver does not stop before it has a connection to drive.
     dial: Dial,
     departure: Departure,
 }

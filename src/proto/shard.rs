@@ -276,8 +276,8 @@ impl<S: SocketHandle> Shard<S> {
         }
     }
 
-    /// Gives turns to connections whose sockets have got a [successor](SocketHandle::successor). In its
-    /// turn a connection moves if it may.
+    /// Gives turns to connections whose sockets have got a [successor](SocketHandle::successor). In
+    /// its turn a connection moves if it may.
     pub(crate) fn follow_sockets(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -301,8 +301,8 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Does what comes before turns: counts strangers anew, sends hole punches, queues connections
-    /// whose timers are due, and discards what has waited for too long. Adds the wakers that are due
-    /// to `wakers`.
+    /// whose timers are due, and discards what has waited for too long. Adds the wakers that are
+    /// due to `wakers`.
     pub(crate) fn begin_turns(
         &mut self,
         now: Instant,
