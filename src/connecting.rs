@@ -14,10 +14,11 @@ use libp2p_identity::PeerId;
 use crate::{
     connection::Connection,
     driver::{
-        Departure, DialFrom, DrivenConnection, Handshake, Heard, InUse, IncomingConnection, Socket,
+        Departure, DialFrom, DrivenConnection, Handshake, Heard, IncomingConnection, SocketGroup,
+        UseGuard,
     },
     error::{ConnectionError, DialError, Error, HandshakeError},
-    hole_punch::{Expectation, HolePunches},
+    expected_peers::{Expectation, ExpectedPeers},
     net::task::Runtime,
 };
 
@@ -49,7 +50,7 @@ enum State {
     Incoming(Box<Incoming>),
     AcceptRequested {
         reply: oneshot::Receiver<Result<Handshake, HandshakeError>>,
-        _in_use: Arc<InUse>,
+        _use_guard: Arc<UseGuard>,
     },
     Dialling {
         handshake: Handshake,
@@ -61,7 +62,7 @@ enum State {
         expectation: Expectation,
         /// Resolves when the time for the hole punch is over.
         over: oneshot::Receiver<()>,
-        _in_use: Arc<InUse>,
+        _use_guard: Arc<UseGuard>,
     },
     Settled(Box<Result<(PeerId, Connection), Error>>),
     Done,
@@ -69,7 +70,7 @@ enum State {
 
 /// A dial that has not begun.
 pub(crate) struct Dial {
-    pub(crate) in_use: Arc<InUse>,
+    pub(crate) use_guard: Arc<UseGuard>,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) expected: Option<PeerId>,
     pub(crate) from: DialFrom,
@@ -77,8 +78,8 @@ pub(crate) struct Dial {
 
 /// A dial that has begun.
 struct Begun {
-    /// The dial, kept so that it can begin again from another port. It also holds an [`InUse`], so
-    /// that the driver does not stop before it has a connection to drive.
+    /// The dial, kept so that it can begin again from another port. It also holds a [`UseGuard`],
+    /// so that the driver does not stop before it has a connection to drive.
     dial: Dial,
     departure: Departure,
 }
@@ -89,7 +90,7 @@ impl Begun {
     fn end(mut self, result: Result<(), &HandshakeError>, heard: Heard) -> Option<Box<Dial>> {
         let timed_out = result == Err(&HandshakeError::TimedOut);
         if timed_out || heard == Heard::Something {
-            self.dial.in_use.core().learn(&self.departure, heard);
+            self.dial.use_guard.drivers().learn(&self.departure, heard);
         }
         let deadline = self.departure.goes_on(heard).filter(|_| timed_out)?;
         self.dial.from = DialFrom::Other { deadline };
@@ -99,17 +100,17 @@ impl Begun {
 
 /// A dial as listener that has not begun.
 pub(crate) struct Punch {
-    pub(crate) in_use: Arc<InUse>,
-    pub(crate) punches: Arc<HolePunches>,
+    pub(crate) use_guard: Arc<UseGuard>,
+    pub(crate) expected_peers: Arc<ExpectedPeers>,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) peer_id: PeerId,
     /// The listeners that can reach the address.
-    pub(crate) listeners: Vec<Weak<Socket>>,
+    pub(crate) listeners: Vec<Weak<SocketGroup>>,
 }
 
 /// An incoming connection that was neither accepted nor refused.
 pub(crate) struct Incoming {
-    pub(crate) in_use: Arc<InUse>,
+    pub(crate) use_guard: Arc<UseGuard>,
     pub(crate) connection: IncomingConnection,
 }
 
@@ -154,9 +155,9 @@ impl Future for Connecting {
                     // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field
                     // if the dial begins again.
                     let from = std::mem::replace(&mut dial.from, DialFrom::New);
-                    let core = dial.in_use.core();
+                    let drivers = dial.use_guard.drivers();
                     let (reply, departure) =
-                        core.dial(&runtime, dial.remote_addr, dial.expected, from)?;
+                        drivers.dial(&runtime, dial.remote_addr, dial.expected, from)?;
                     let begun = Box::new(Begun {
                         dial: *dial,
                         departure,
@@ -169,7 +170,7 @@ impl Future for Connecting {
                         begun,
                     },
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        let error = if begun.dial.in_use.core().is_shut_down() {
+                        let error = if begun.dial.use_guard.drivers().is_shut_down() {
                             DialError::ShutDown
                         } else {
                             DialError::DriverStopped
@@ -197,20 +198,26 @@ impl Future for Connecting {
                     }
                 },
                 State::Incoming(incoming) => {
-                    let Incoming { in_use, connection } = *incoming;
+                    let Incoming {
+                        use_guard,
+                        connection,
+                    } = *incoming;
                     State::AcceptRequested {
                         reply: connection.accept()?,
-                        _in_use: in_use,
+                        _use_guard: use_guard,
                     }
                 }
-                State::AcceptRequested { mut reply, _in_use } => match reply.poll_unpin(cx) {
+                State::AcceptRequested {
+                    mut reply,
+                    _use_guard,
+                } => match reply.poll_unpin(cx) {
                     Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
                     Poll::Ready(Err(oneshot::Canceled)) => {
                         let error = HandshakeError::from(ConnectionError::DriverStopped);
                         return Poll::Ready(Err(error.into()));
                     }
                     Poll::Pending => {
-                        self.state = State::AcceptRequested { reply, _in_use };
+                        self.state = State::AcceptRequested { reply, _use_guard };
                         return Poll::Pending;
                     }
                 },
@@ -223,22 +230,22 @@ impl Future for Connecting {
                 },
                 State::Punch(punch) => {
                     let Punch {
-                        in_use,
-                        punches,
+                        use_guard,
+                        expected_peers,
                         remote_addr,
                         peer_id,
                         listeners,
                     } = *punch;
                     State::Punching {
-                        expectation: punches.expect(remote_addr, peer_id)?,
-                        over: in_use.core().punch(remote_addr, &listeners)?,
-                        _in_use: in_use,
+                        expectation: expected_peers.expect(remote_addr, peer_id)?,
+                        over: use_guard.drivers().punch(remote_addr, &listeners)?,
+                        _use_guard: use_guard,
                     }
                 }
                 State::Punching {
                     mut expectation,
                     mut over,
-                    _in_use,
+                    _use_guard,
                 } => {
                     if let Poll::Ready(connected) = expectation.poll(cx) {
                         return Poll::Ready(Ok(connected));
@@ -253,7 +260,7 @@ impl Future for Connecting {
                     self.state = State::Punching {
                         expectation,
                         over,
-                        _in_use,
+                        _use_guard,
                     };
                     return Poll::Pending;
                 }

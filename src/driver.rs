@@ -1,19 +1,19 @@
 //! Connects the sans-IO core to the operating system: one task for each shard.
 
 mod connection;
-mod core;
 mod doorbell;
+mod drivers;
 mod idle;
 mod incoming;
 mod mailbox;
 mod outbound;
-mod pace;
 mod reader;
 mod requests;
+mod round_scheduler;
 mod sender;
 mod silent_hosts;
 mod slabs;
-mod socket;
+mod socket_group;
 mod sockets;
 #[cfg(feature = "nat")]
 mod stun;
@@ -23,11 +23,11 @@ mod tests;
 mod wakers;
 
 #[cfg(feature = "nat")]
-pub(crate) use self::stun::StunGuest;
+pub(crate) use self::stun::StunRegistration;
 pub(crate) use self::{
     connection::{DrivenConnection, Handshake},
-    core::{Core, DialFrom, InUse, OpenError},
+    drivers::{DialFrom, Drivers, OpenError, UseGuard},
     incoming::IncomingConnection,
     silent_hosts::{Departure, Heard},
-    socket::Socket,
+    socket_group::SocketGroup,
 };

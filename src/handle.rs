@@ -5,7 +5,7 @@ use std::{fmt, future::poll_fn, pin::pin, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 use quinn_proto::VarInt;
 
-use crate::{driver::Core, error::RebindError, net::sleep, stats::Stats};
+use crate::{driver::Drivers, error::RebindError, net::sleep, stats::Stats};
 
 /// Reads the statistics of a [`Transport`](crate::Transport), moves its sockets and shuts it down;
 /// cheap to clone.
@@ -14,25 +14,25 @@ use crate::{driver::Core, error::RebindError, net::sleep, stats::Stats};
 /// they were.
 #[derive(Clone)]
 pub struct Handle {
-    core: Arc<Core>,
+    drivers: Arc<Drivers>,
 }
 
 impl Handle {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(crate) fn new(drivers: Arc<Drivers>) -> Self {
+        Self { drivers }
     }
 
     /// Returns the current statistics.
     ///
     /// It locks each connection briefly, so call it every few seconds rather than for every packet.
     pub fn stats(&self) -> Stats {
-        self.core.stats()
+        self.drivers.stats()
     }
 
     /// Resets all totals to zero. It does not reset figures marked *now*, nor those of single
     /// connections.
     pub fn reset_stats(&self) {
-        self.core.reset_stats();
+        self.drivers.reset_stats();
     }
 
     /// Moves the connections that were dialled from sockets without a listener to new sockets, each
@@ -67,7 +67,7 @@ impl Handle {
     /// [`RebindError`] if a socket cannot be opened, or if all drivers have stopped. In that case
     /// no connection moves: all of them stay on the old sockets.
     pub fn rebind(&self) -> Result<(), RebindError> {
-        self.core.rebind()
+        self.drivers.rebind()
     }
 
     /// Resolves when no connection is left: each peer was told of the close, has closed the
@@ -82,8 +82,8 @@ impl Handle {
     ///
     /// The future may be dropped at any time; that changes nothing.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let core = Arc::clone(&self.core);
-        poll_fn(move |cx| core.poll_idle(cx))
+        let drivers = Arc::clone(&self.drivers);
+        poll_fn(move |cx| drivers.poll_idle(cx))
     }
 
     /// Closes all connections and listeners, and resolves when no connection is left. Returns
@@ -110,7 +110,7 @@ impl Handle {
         timeout: Duration,
     ) -> impl Future<Output = bool> + Send + use<> {
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
-        self.core.shut_down(code, reason.to_owned().into());
+        self.drivers.shut_down(code, reason.to_owned().into());
         let handle = self.clone();
         async move {
             let in_time = match select(pin!(handle.closed()), pin!(sleep(timeout))).await {
@@ -118,7 +118,7 @@ impl Handle {
                 Either::Right(((), _)) => false,
             };
             if !in_time {
-                handle.core.close_at_once();
+                handle.drivers.close_at_once();
                 // This takes at most a second: connections are now closed whether peers answer or
                 // not.
                 handle.closed().await;
@@ -128,8 +128,8 @@ impl Handle {
     }
 
     #[cfg(feature = "nat")]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn drivers(&self) -> &Arc<Drivers> {
+        &self.drivers
     }
 }
 

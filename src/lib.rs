@@ -46,11 +46,11 @@ mod connecting;
 mod connection;
 mod driver;
 mod error;
+mod expected_peers;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
-mod hole_punch;
 mod known_hosts;
 mod listener;
 #[cfg(feature = "nat")]

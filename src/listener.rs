@@ -11,7 +11,7 @@ use multiaddr::Multiaddr;
 
 use crate::{
     address,
-    driver::{IncomingConnection, Socket},
+    driver::{IncomingConnection, SocketGroup},
     error::ListenError,
     net::host_addresses::HostAddresses,
 };
@@ -27,7 +27,7 @@ pub(crate) enum ListenerEvent {
 /// A listener of a transport.
 pub(crate) struct Listener {
     id: ListenerId,
-    socket: Arc<Socket>,
+    socket: Arc<SocketGroup>,
     addresses: Announcements,
     /// Errors to report after all changes of addresses.
     errors: VecDeque<ListenError>,
@@ -38,7 +38,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(id: ListenerId, socket: Arc<Socket>) -> Self {
+    pub(crate) fn new(id: ListenerId, socket: Arc<SocketGroup>) -> Self {
         let mut listener = Self {
             id,
             addresses: Announcements::default(),
@@ -58,7 +58,7 @@ impl Listener {
         self.id
     }
 
-    pub(crate) fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Arc<SocketGroup> {
         &self.socket
     }
 

@@ -45,7 +45,7 @@ mod stun;
 #[cfg(test)]
 mod tests;
 mod turn_queue;
-mod turns;
+mod turn_requests;
 mod unanswered;
 mod untaken;
 mod work;
@@ -60,7 +60,7 @@ pub(crate) use self::{
     congestion::{CubicFactory, LiftableFactory},
     connection::{Connection, SharedConnection, lock},
     connection_id::{IdQuota, Shards},
-    datagram::{Datagram, Incoming, Outbound, Sent, Socket},
+    datagram::{Datagram, Incoming, Outbound, Sent, SocketHandle},
     hole_punch::PunchKey,
     pending::{IncomingKey, PendingLimits},
     per_interface::PerInterface,

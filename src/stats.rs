@@ -206,9 +206,6 @@ pub struct ConnectionStats {
 pub struct RegistryStats {
     /// Connection IDs that we have issued and peers may use, over all connections; now.
     pub active_ids: u64,
-    /// Datagrams routed by their source address. Always 0: anyone can forge a source address, so
-    /// there is no such fallback. The counter exists because other implementations have it.
-    pub address_fallbacks: u64,
     /// Connections that have ended and whose IDs are kept for up to a second (RFC 9000 §10.2); now.
     pub closing: usize,
     /// Connections that have not ended, including those in their handshake; now.
@@ -369,7 +366,6 @@ impl AddAssign for TransportStats {
 impl AddAssign<&Self> for RegistryStats {
     fn add_assign(&mut self, other: &Self) {
         self.active_ids += other.active_ids;
-        self.address_fallbacks += other.address_fallbacks;
         self.closing += other.closing;
         self.connections += other.connections;
         self.dropped_budget += other.dropped_budget;

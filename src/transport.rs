@@ -22,10 +22,10 @@ use crate::{
     config::Config,
     connecting::{Connecting, Dial, Incoming, Punch},
     connection::Connection,
-    driver::{DialFrom, InUse, IncomingConnection, OpenError},
+    driver::{DialFrom, IncomingConnection, OpenError, UseGuard},
     error::{DialError, Error, ListenError},
+    expected_peers::ExpectedPeers,
     handle::Handle,
-    hole_punch::HolePunches,
     listener::{Listener, ListenerEvent},
     net::{host_addresses::AddressWatch, interfaces, task::Runtime},
 };
@@ -54,11 +54,11 @@ use crate::{
 ///
 /// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
 pub struct Transport {
-    in_use: Arc<InUse>,
+    use_guard: Arc<UseGuard>,
     listeners: Vec<Listener>,
     /// The addresses of this host; `None` unless there is a wildcard listener.
     host: Option<AddressWatch>,
-    punches: Arc<HolePunches>,
+    expected_peers: Arc<ExpectedPeers>,
     /// Incoming connections that may be the one for which a dial as listener waits.
     candidates: Vec<Candidate>,
     /// Listeners that are closed but not yet reported as closed.
@@ -73,10 +73,10 @@ impl Transport {
     /// Creates a transport with this configuration. It opens no socket yet.
     pub fn new(config: Config) -> Self {
         Self {
-            in_use: Arc::new(InUse::new(config)),
+            use_guard: Arc::new(UseGuard::new(config)),
             listeners: Vec::new(),
             host: None,
-            punches: Arc::default(),
+            expected_peers: Arc::default(),
             candidates: Vec::new(),
             closed: VecDeque::new(),
             stopped: 0,
@@ -86,12 +86,12 @@ impl Transport {
 
     /// Returns a handle to the transport, which also works after a Swarm has taken the transport.
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(self.in_use.core()))
+        Handle::new(Arc::clone(self.use_guard.drivers()))
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
         loop {
-            let Poll::Ready(connection) = self.in_use.core().poll_incoming(cx) else {
+            let Poll::Ready(connection) = self.use_guard.drivers().poll_incoming(cx) else {
                 return Poll::Pending;
             };
             if let Some(event) = self.incoming_event(connection) {
@@ -116,11 +116,13 @@ impl Transport {
             local_addr: listener.incoming_addr(&connection),
             remote_addr,
             upgrade: Connecting::incoming(Incoming {
-                in_use: Arc::clone(&self.in_use),
+                use_guard: Arc::clone(&self.use_guard),
                 connection,
             }),
         };
-        if self.punches.is_expected_from(remote_addr) && self.candidates.len() < MAX_CANDIDATES {
+        if self.expected_peers.is_expected_from(remote_addr)
+            && self.candidates.len() < MAX_CANDIDATES
+        {
             self.candidates.push(candidate);
             None
         } else {
@@ -151,7 +153,7 @@ impl Transport {
             let reported = match result {
                 Ok((peer_id, connection)) => {
                     let remote_addr = candidate.remote_addr;
-                    match self.punches.claim(remote_addr, peer_id, connection) {
+                    match self.expected_peers.claim(remote_addr, peer_id, connection) {
                         Ok(()) => continue,
                         Err(connection) => Ok((peer_id, connection)),
                     }
@@ -170,22 +172,22 @@ impl Transport {
     /// Makes listeners report that a driver has stopped. After the last driver has stopped, closes
     /// them, so that nothing is dialled from their sockets either.
     fn note_stopped_drivers(&mut self, cx: &mut Context<'_>) {
-        let core = self.in_use.core();
-        let (stopped, drivers) = core.stopped(cx);
+        let drivers = self.use_guard.drivers();
+        let (stopped, all) = drivers.stopped(cx);
         let was_stopped = mem::replace(&mut self.stopped, stopped);
-        if was_stopped < stopped && stopped < drivers {
+        if was_stopped < stopped && stopped < all {
             for listener in &mut self.listeners {
                 listener.report(ListenError::DriverStopped);
             }
         }
-        self.close_deaf_listeners(stopped == drivers);
+        self.close_deaf_listeners(stopped == all);
     }
 
     /// Closes listeners whose drivers have stopped, even if other drivers have taken their place.
     /// `have_stopped` is whether all of the latest drivers have stopped.
     fn close_deaf_listeners(&mut self, have_stopped: bool) {
-        let core = Arc::clone(self.in_use.core());
-        let is_deaf = |listener: &Listener| have_stopped || !core.may_be_read(listener.socket());
+        let drivers = Arc::clone(self.use_guard.drivers());
+        let is_deaf = |listener: &Listener| have_stopped || !drivers.may_be_read(listener.socket());
         self.close_listeners(is_deaf, || Err(ListenError::DriverStopped.into()));
     }
 
@@ -194,10 +196,10 @@ impl Transport {
         which: impl Fn(&Listener) -> bool,
         reason: impl Fn() -> Result<(), Error>,
     ) {
-        let core = self.in_use.core();
+        let drivers = self.use_guard.drivers();
         for listener in self.listeners.extract_if(.., |listener| which(listener)) {
-            core.stop_listening(listener.socket());
-            core.forget_listener(listener.id());
+            drivers.stop_listening(listener.socket());
+            drivers.forget_listener(listener.id());
             self.closed.push_back((listener.id(), reason()));
         }
         if !self.listeners.iter().any(Listener::is_wildcard) {
@@ -207,7 +209,7 @@ impl Transport {
 
     /// Makes listeners report that their socket has failed.
     fn note_failed_sockets(&mut self) {
-        for (socket, source) in self.in_use.core().take_failed() {
+        for (socket, source) in self.use_guard.drivers().take_failed() {
             let listener = (self.listeners.iter_mut())
                 .find(|listener| Arc::as_ptr(listener.socket()) == Weak::as_ptr(&socket));
             if let Some(listener) = listener {
@@ -236,19 +238,19 @@ impl Transport {
     }
 
     fn listener_event(&mut self) -> Option<TransportEvent<Connecting, Error>> {
-        let core = self.in_use.core();
+        let drivers = self.use_guard.drivers();
         self.listeners.iter_mut().find_map(|listener| {
             let listener_id = listener.id();
             Some(match listener.next_event()? {
                 ListenerEvent::NewAddress(listen_addr) => {
-                    core.note_address(listener_id, listen_addr.clone());
+                    drivers.note_address(listener_id, listen_addr.clone());
                     TransportEvent::NewAddress {
                         listener_id,
                         listen_addr,
                     }
                 }
                 ListenerEvent::AddressExpired(listen_addr) => {
-                    core.forget_address(listener_id, &listen_addr);
+                    drivers.forget_address(listener_id, &listen_addr);
                     TransportEvent::AddressExpired {
                         listener_id,
                         listen_addr,
@@ -285,11 +287,11 @@ impl transport::Transport for Transport {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
         let runtime = Runtime::current().map_err(|_| other(ListenError::NoRuntime))?;
-        let core = self.in_use.core();
-        if core.is_shut_down() {
+        let drivers = self.use_guard.drivers();
+        if drivers.is_shut_down() {
             return Err(other(ListenError::ShutDown));
         }
-        let socket = core.listen(&runtime, socket_addr).map_err(|error| {
+        let socket = drivers.listen(&runtime, socket_addr).map_err(|error| {
             other(match error {
                 OpenError::Bind(source) => ListenError::Bind {
                     addr: socket_addr,
@@ -299,14 +301,14 @@ impl transport::Transport for Transport {
                 OpenError::DriverStopped => ListenError::DriverStopped,
             })
         })?;
-        core.note_listener(id, &socket);
+        drivers.note_listener(id, &socket);
         let mut listener = Listener::new(id, socket);
         if listener.is_wildcard() {
             let start = || AddressWatch::start(&runtime);
             listener.follow(&self.host.get_or_insert_with(start).latest());
         }
         self.listeners.push(listener);
-        self.close_deaf_listeners(self.in_use.core().have_stopped());
+        self.close_deaf_listeners(self.use_guard.drivers().have_stopped());
         self.wake();
         Ok(())
     }
@@ -331,7 +333,7 @@ impl transport::Transport for Transport {
         else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        self.close_deaf_listeners(self.in_use.core().have_stopped());
+        self.close_deaf_listeners(self.use_guard.drivers().have_stopped());
         let listeners: Vec<_> = self
             .listeners
             .iter()
@@ -348,8 +350,8 @@ impl transport::Transport for Transport {
                 return Err(TransportError::Other(DialError::NoListener.into()));
             }
             return Ok(Connecting::punch(Punch {
-                in_use: Arc::clone(&self.in_use),
-                punches: Arc::clone(&self.punches),
+                use_guard: Arc::clone(&self.use_guard),
+                expected_peers: Arc::clone(&self.expected_peers),
                 remote_addr: remote.socket_addr,
                 peer_id,
                 listeners,
@@ -360,7 +362,7 @@ impl transport::Transport for Transport {
             PortUse::Reuse => DialFrom::Reused(listeners),
         };
         Ok(Connecting::dial(Dial {
-            in_use: Arc::clone(&self.in_use),
+            use_guard: Arc::clone(&self.use_guard),
             remote_addr: remote.socket_addr,
             expected: remote.peer_id,
             from,
@@ -373,7 +375,7 @@ impl transport::Transport for Transport {
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         self.note_stopped_drivers(cx);
         self.note_failed_sockets();
-        if self.in_use.core().is_shut_down() {
+        if self.use_guard.drivers().is_shut_down() {
             self.close_listeners(|_| true, || Ok(()));
         }
         if let Some((listener_id, reason)) = self.closed.pop_front() {

@@ -11,9 +11,9 @@ use futures::channel::oneshot;
 
 use super::{
     connection::Handshake,
-    mailbox::{Mailbox, Tenure, Undeliverable},
+    mailbox::{Generation, Mailbox, Undeliverable},
     requests::{Accept, PacketRequest, Request},
-    socket::Socket,
+    socket_group::SocketGroup,
     wakers::{self, Reply},
 };
 use crate::{
@@ -26,24 +26,24 @@ use crate::{
 /// An incoming connection that waits for the application's answer; dropping it refuses it.
 pub(crate) struct IncomingConnection {
     key: IncomingKey,
-    socket: Arc<Socket>,
+    socket: Arc<SocketGroup>,
     remote_addr: SocketAddr,
     local_ip: Option<IpAddr>,
     mailbox: Arc<Mailbox>,
     /// The driver that issued the key. For a later driver, the same key may name another
     /// connection.
-    tenure: Tenure,
+    generation: Generation,
     answered: bool,
 }
 
 impl IncomingConnection {
-    pub(super) fn new(incoming: Incoming<Arc<Socket>>, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new(incoming: Incoming<Arc<SocketGroup>>, mailbox: Arc<Mailbox>) -> Self {
         Self {
             key: incoming.key,
             socket: incoming.socket,
             remote_addr: incoming.remote_addr,
             local_ip: incoming.local_ip,
-            tenure: mailbox.tenure(),
+            generation: mailbox.generation(),
             mailbox,
             answered: false,
         }
@@ -54,7 +54,7 @@ impl IncomingConnection {
         self.key
     }
 
-    pub(crate) fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Arc<SocketGroup> {
         &self.socket
     }
 
@@ -87,7 +87,7 @@ impl IncomingConnection {
             reply,
         };
         let request = Request::Accept(accept);
-        match self.mailbox.request_in(self.tenure, request) {
+        match self.mailbox.request_in(self.generation, request) {
             Ok(()) => {
                 self.answered = true;
                 Ok(receiver)
@@ -105,7 +105,7 @@ impl Drop for IncomingConnection {
             let refusal = PacketRequest::Refuse { key: self.key };
             // If the request is not delivered, the connection is dropped after its timeout.
             let refusal = Request::Packet(refusal);
-            let _ = self.mailbox.request_in(self.tenure, refusal);
+            let _ = self.mailbox.request_in(self.generation, refusal);
         }
     }
 }
@@ -159,7 +159,7 @@ impl IncomingQueue {
     }
 
     /// Drops, and so refuses, the connections that came in at this socket.
-    pub(super) fn refuse_from(&self, socket: &Arc<Socket>) {
+    pub(super) fn refuse_from(&self, socket: &Arc<SocketGroup>) {
         let mut queue = lock(&self.queue);
         let (refused, kept): (VecDeque<_>, VecDeque<_>) = queue
             .drain(..)

@@ -13,7 +13,7 @@ use quinn_proto::VarInt;
 use super::{
     doorbell::Doorbell,
     requests::{Dropped, Request, Requests},
-    socket::Socket,
+    socket_group::SocketGroup,
 };
 use crate::{
     net::{Obstacle, UdpSocket},
@@ -43,7 +43,7 @@ struct Inside {
     /// Requests that wait until the driver has time for them.
     requests: Requests,
     /// Datagrams that wait until the driver has room for them.
-    forwarded: VecDeque<Datagram<Arc<Socket>>>,
+    forwarded: VecDeque<Datagram<Arc<SocketGroup>>>,
     forwarded_bytes: usize,
     mail: Mail,
     /// The driver has stopped, or is stopping.
@@ -52,8 +52,8 @@ struct Inside {
     gone: bool,
     /// The transport is shut down: no new connection begins.
     is_shut_down: bool,
-    /// The number of earlier drivers of this mailbox.
-    former: u64,
+    /// Which of its successive drivers the mailbox has now.
+    generation: Generation,
 }
 
 /// What has arrived since the driver's last look, and whether requests or datagrams wait.
@@ -67,18 +67,18 @@ pub(super) struct Mail {
     pub(super) overflowed: u64,
     /// Addresses that were not reached, each with the initial ID of the dial concerned.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>, Obstacle)>,
-    pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<Socket>)>,
+    pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<SocketGroup>)>,
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
     /// The transport was dropped: stop once nothing is left to drive.
     pub(super) closing: bool,
     /// Close all connections.
-    pub(super) farewell: Option<Farewell>,
+    pub(super) close_all: Option<CloseAll>,
 }
 
 /// How to close all connections.
 #[derive(Clone, Debug)]
-pub(super) struct Farewell {
+pub(super) struct CloseAll {
     pub(super) code: VarInt,
     pub(super) reason: Bytes,
     /// Close without waiting for the delivery of streams that were closed.
@@ -90,7 +90,7 @@ pub(super) struct Farewell {
 pub(super) fn read_socket(
     mailboxes: &[Arc<Mailbox>],
     reader: usize,
-    socket: &Arc<Socket>,
+    socket: &Arc<SocketGroup>,
     io: &Arc<UdpSocket>,
 ) -> Result<(), Undeliverable> {
     let (before, from) = mailboxes.split_at(reader);
@@ -112,8 +112,14 @@ pub(super) enum Undeliverable {
 }
 
 /// Identifies one of a mailbox's successive drivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tenure(u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Generation {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 impl Mailbox {
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
@@ -125,13 +131,17 @@ impl Mailbox {
     }
 
     /// Like [`request`](Self::request), but only for this driver and not for a later one.
-    pub(super) fn request_in(&self, tenure: Tenure, request: Request) -> Result<(), Undeliverable> {
-        self.push(request, Some(tenure))
+    pub(super) fn request_in(
+        &self,
+        generation: Generation,
+        request: Request,
+    ) -> Result<(), Undeliverable> {
+        self.push(request, Some(generation))
     }
 
-    fn push(&self, request: Request, tenure: Option<Tenure>) -> Result<(), Undeliverable> {
+    fn push(&self, request: Request, generation: Option<Generation>) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
-        if inside.stopped || tenure.is_some_and(|Tenure(former)| former != inside.former) {
+        if inside.stopped || generation.is_some_and(|generation| generation != inside.generation) {
             return Err(Undeliverable::Stopped);
         }
         if inside.is_shut_down && request.begins_connection() {
@@ -147,7 +157,7 @@ impl Mailbox {
     }
 
     /// Leaves datagrams for this driver's shard.
-    pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<Socket>>>) {
+    pub(super) fn forward(&self, datagrams: &mut Vec<Datagram<Arc<SocketGroup>>>) {
         self.post(|inside| {
             for datagram in datagrams.drain(..) {
                 let bytes = inside.forwarded_bytes + datagram.charge();
@@ -184,8 +194,8 @@ impl Mailbox {
     }
 
     /// The current driver.
-    pub(super) fn tenure(&self) -> Tenure {
-        Tenure(lock(&self.inside).former)
+    pub(super) fn generation(&self) -> Generation {
+        lock(&self.inside).generation
     }
 
     /// Whether the driver has stopped.
@@ -194,7 +204,11 @@ impl Mailbox {
     }
 
     /// Asks the driver to read this UDP socket until the group has no user.
-    fn read_socket(&self, socket: &Arc<Socket>, io: &Arc<UdpSocket>) -> Result<(), Undeliverable> {
+    fn read_socket(
+        &self,
+        socket: &Arc<SocketGroup>,
+        io: &Arc<UdpSocket>,
+    ) -> Result<(), Undeliverable> {
         let mut inside = lock(&self.inside);
         if inside.stopped {
             return Err(Undeliverable::Stopped);
@@ -212,14 +226,14 @@ impl Mailbox {
 
     /// Makes the driver close all connections, and begin none from now on, including those already
     /// requested. Peers receive the code and reason of the first call.
-    pub(super) fn close_connections(&self, farewell: Farewell) {
+    pub(super) fn close_connections(&self, close_all: CloseAll) {
         let mut dropped = Requests::default();
         lock(&self.inside).is_shut_down = true;
         self.post(|inside| {
             mem::swap(&mut inside.requests, &mut dropped);
-            match &mut inside.mail.farewell {
-                Some(first) => first.at_once |= farewell.at_once,
-                none => *none = Some(farewell),
+            match &mut inside.mail.close_all {
+                Some(first) => first.at_once |= close_all.at_once,
+                none => *none = Some(close_all),
             }
         });
         // Dropping requests wakes their dials, so it happens after unlocking.
@@ -253,7 +267,7 @@ impl Mailbox {
     pub(super) fn take_forwarded(
         &self,
         bytes: usize,
-        datagrams: &mut Vec<Datagram<Arc<Socket>>>,
+        datagrams: &mut Vec<Datagram<Arc<SocketGroup>>>,
     ) -> bool {
         let mut inside = lock(&self.inside);
         let mut taken = 0;
@@ -285,7 +299,7 @@ impl Mailbox {
         let mut inside = lock(&self.inside);
         let next = Inside {
             is_shut_down: inside.is_shut_down,
-            former: inside.former + 1,
+            generation: inside.generation.next(),
             ..Inside::default()
         };
         let left = mem::replace(&mut *inside, next);
@@ -299,7 +313,7 @@ impl Mailbox {
         let stopped = Inside {
             stopped: true,
             is_shut_down: inside.is_shut_down,
-            former: inside.former,
+            generation: inside.generation,
             ..Inside::default()
         };
         let left = mem::replace(&mut *inside, stopped);

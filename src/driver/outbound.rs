@@ -14,7 +14,7 @@ use quinn_proto::Transmit;
 
 use super::{
     sender::{Outcome, Sender},
-    socket::Socket,
+    socket_group::SocketGroup,
 };
 use crate::{
     net::{UdpSocket, clock, interfaces},
@@ -25,12 +25,12 @@ use crate::{
 /// The outgoing side of one shard.
 pub(super) struct Outbound {
     sender: Sender,
-    waiting: Vec<Waiting>,
+    deferred: Vec<DeferredBatches>,
 }
 
 /// Batches that wait for a socket or an interface, and those queued behind them.
-struct Waiting {
-    socket: Arc<Socket>,
+struct DeferredBatches {
+    socket: Arc<SocketGroup>,
     /// `Some(host)`: the interface towards this host is busy, and other hosts need not wait.
     /// `None`: the socket itself is not writable, so all hosts wait.
     host: Option<IpAddr>,
@@ -42,7 +42,7 @@ struct Waiting {
     /// How often in a row the interface was busy.
     backoffs: u32,
     /// A batch of a connection, perhaps with answers to strangers behind it.
-    owed: VecDeque<(Transmit, Vec<u8>)>,
+    batches: VecDeque<(Transmit, Vec<u8>)>,
 }
 
 /// Pause before another attempt on a socket that was reported writable and was not.
@@ -56,7 +56,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(1);
 const MAX_BACKOFFS: u32 = 6;
 
 /// The most batches kept for a socket that would block, or for a host behind a busy interface.
-const MAX_OWED: usize = 4;
+const MAX_DEFERRED: usize = 4;
 
 /// The most hosts behind busy interfaces for which batches are kept, over all sockets of a shard.
 const MAX_BUSY_HOSTS: usize = 64;
@@ -65,20 +65,20 @@ impl Outbound {
     pub(super) fn new(shard: usize) -> Self {
         Self {
             sender: Sender::new(shard),
-            waiting: Vec::new(),
+            deferred: Vec::new(),
         }
     }
 
     /// Sends the batches that waited. Ready when a connection that had to wait may send again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.waiting.is_empty() {
+        if self.deferred.is_empty() {
             return Poll::Pending;
         }
         let now = clock::now();
         let mut unblocked = false;
-        for mut waiting in mem::take(&mut self.waiting) {
-            if waiting.poll(now, cx).is_pending() || !self.pay(now, &mut waiting) {
-                self.waiting.push(waiting);
+        for mut deferred in mem::take(&mut self.deferred) {
+            if deferred.poll(now, cx).is_pending() || !self.flush_deferred(now, &mut deferred) {
+                self.deferred.push(deferred);
             } else {
                 unblocked = true;
             }
@@ -91,25 +91,25 @@ impl Outbound {
     }
 
     /// Sends the batches that waited. Returns `false` if some have to wait again.
-    fn pay(&mut self, now: Instant, waiting: &mut Waiting) -> bool {
-        while let Some((transmit, contents)) = waiting.owed.front_mut() {
-            match self.sender.send(&waiting.socket, transmit, contents) {
-                Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => waiting.backoffs = 0,
+    fn flush_deferred(&mut self, now: Instant, deferred: &mut DeferredBatches) -> bool {
+        while let Some((transmit, contents)) = deferred.batches.front_mut() {
+            match self.sender.send(&deferred.socket, transmit, contents) {
+                Outcome::Done | Outcome::Forbidden | Outcome::SourceGone => deferred.backoffs = 0,
                 Outcome::Blocked { from } => {
-                    keep(transmit, contents, from);
+                    drop_sent(transmit, contents, from);
                     // After some errors a socket reports itself writable for ever, so it is tried
                     // again only a little later.
-                    waiting.retry_at = Some(now + FALSE_ALARM);
-                    waiting.wait_for(self.sender.io(&waiting.socket));
+                    deferred.retry_at = Some(now + FALSE_ALARM);
+                    deferred.wait_for(self.sender.io(&deferred.socket));
                     return false;
                 }
-                Outcome::Busy { from } if waiting.host.is_some() => {
+                Outcome::Busy { from } if deferred.host.is_some() => {
                     if from > 0 {
-                        waiting.backoffs = 0;
+                        deferred.backoffs = 0;
                     }
-                    keep(transmit, contents, from);
-                    if waiting.backoffs < MAX_BACKOFFS {
-                        waiting.back_off(now);
+                    drop_sent(transmit, contents, from);
+                    if deferred.backoffs < MAX_BACKOFFS {
+                        deferred.back_off(now);
                         return false;
                     }
                     self.sender.note_lost();
@@ -122,10 +122,10 @@ impl Outbound {
                         size: contents.len(),
                         ..*transmit
                     };
-                    self.wait_for_interface(now, &waiting.socket, transmit, contents);
+                    self.wait_for_interface(now, &deferred.socket, transmit, contents);
                 }
             }
-            waiting.owed.pop_front();
+            deferred.batches.pop_front();
         }
         true
     }
@@ -133,26 +133,29 @@ impl Outbound {
     fn wait_for_interface(
         &mut self,
         now: Instant,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         transmit: Transmit,
         contents: Vec<u8>,
     ) {
-        let busy = self.waiting.iter().filter(|waiting| waiting.host.is_some());
+        let busy = self
+            .deferred
+            .iter()
+            .filter(|deferred| deferred.host.is_some());
         if busy.count() >= MAX_BUSY_HOSTS {
             self.sender.note_lost();
             return;
         }
         let host = transmit.destination.ip();
-        let mut waiting = Waiting::new(socket, Some(host), transmit, contents);
-        waiting.back_off(now);
-        self.waiting.push(waiting);
+        let mut deferred = DeferredBatches::new(socket, Some(host), transmit, contents);
+        deferred.back_off(now);
+        self.deferred.push(deferred);
     }
 
     /// When the next waiting batch should be tried again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.waiting
+        self.deferred
             .iter()
-            .filter_map(|waiting| waiting.retry_at)
+            .filter_map(|deferred| deferred.retry_at)
             .min()
     }
 
@@ -162,24 +165,24 @@ impl Outbound {
     }
 
     /// Takes the sockets that have failed since the last call.
-    pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
+    pub(super) fn take_broken(&mut self) -> Vec<(Arc<SocketGroup>, io::Error)> {
         self.sender.take_broken()
     }
 }
 
-impl proto::Outbound<Arc<Socket>> for Outbound {
-    fn is_ready(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> bool {
+impl proto::Outbound<Arc<SocketGroup>> for Outbound {
+    fn is_ready(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> bool {
         !self
-            .waiting
+            .deferred
             .iter()
-            .any(|waiting| waiting.concerns(socket, remote_addr.ip()))
+            .any(|deferred| deferred.concerns(socket, remote_addr.ip()))
     }
 
-    fn max_segments(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> usize {
+    fn max_segments(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> usize {
         self.sender.max_segments(socket, remote_addr.ip())
     }
 
-    fn source_ip(&self, socket: &Arc<Socket>, remote_addr: SocketAddr) -> Option<IpAddr> {
+    fn source_ip(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> Option<IpAddr> {
         let own = socket.local_addr().ip();
         if own.is_unspecified() {
             interfaces::source_ip(remote_addr)
@@ -188,29 +191,29 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
         }
     }
 
-    fn send(&mut self, socket: &Arc<Socket>, transmit: Transmit, contents: &[u8]) -> Sent {
+    fn send(&mut self, socket: &Arc<SocketGroup>, transmit: Transmit, contents: &[u8]) -> Sent {
         let host = transmit.destination.ip();
-        if let Some(waiting) = self
-            .waiting
+        if let Some(deferred) = self
+            .deferred
             .iter_mut()
-            .find(|waiting| waiting.concerns(socket, host))
+            .find(|deferred| deferred.concerns(socket, host))
         {
-            if waiting.owed.len() < MAX_OWED {
-                waiting.owed.push_back((transmit, contents.to_vec()));
+            if deferred.batches.len() < MAX_DEFERRED {
+                deferred.batches.push_back((transmit, contents.to_vec()));
             } else {
                 self.sender.note_lost();
             }
             return Sent::Blocked;
         }
         match self.sender.send(socket, &transmit, contents) {
-            Outcome::Gone => return Sent::Ready,
+            Outcome::Done => return Sent::Ready,
             Outcome::Forbidden => return Sent::Forbidden,
             Outcome::SourceGone => return Sent::SourceGone,
             Outcome::Blocked { from } => {
                 let contents = contents[from..].to_vec();
-                let mut waiting = Waiting::new(socket, None, transmit, contents);
-                waiting.wait_for(self.sender.io(socket));
-                self.waiting.push(waiting);
+                let mut deferred = DeferredBatches::new(socket, None, transmit, contents);
+                deferred.wait_for(self.sender.io(socket));
+                self.deferred.push(deferred);
             }
             Outcome::Busy { from } => {
                 let contents = contents[from..].to_vec();
@@ -221,9 +224,9 @@ impl proto::Outbound<Arc<Socket>> for Outbound {
     }
 }
 
-impl Waiting {
+impl DeferredBatches {
     fn new(
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         host: Option<IpAddr>,
         transmit: Transmit,
         contents: Vec<u8>,
@@ -238,12 +241,12 @@ impl Waiting {
             writable: None,
             retry_at: None,
             backoffs: 0,
-            owed: VecDeque::from([(transmit, contents)]),
+            batches: VecDeque::from([(transmit, contents)]),
         }
     }
 
     /// Whether a datagram from this socket to that host has to wait as well.
-    fn concerns(&self, socket: &Arc<Socket>, host: IpAddr) -> bool {
+    fn concerns(&self, socket: &Arc<SocketGroup>, host: IpAddr) -> bool {
         Arc::ptr_eq(&self.socket, socket) && self.host.is_none_or(|busy| busy == host)
     }
 
@@ -276,7 +279,7 @@ impl Waiting {
 }
 
 /// Removes the bytes of a batch that were sent.
-fn keep(transmit: &mut Transmit, contents: &mut Vec<u8>, from: usize) {
+fn drop_sent(transmit: &mut Transmit, contents: &mut Vec<u8>, from: usize) {
     contents.drain(..from);
     transmit.size = contents.len();
 }
@@ -307,16 +310,16 @@ mod tests {
         assert_eq!(outbound.next_retry(), Some(now + FIRST_BACKOFF));
 
         // Further batches wait behind the first one, up to a limit.
-        for _ in 0..MAX_OWED {
+        for _ in 0..MAX_DEFERRED {
             let (transmit, contents) = datagram(BUSY);
             assert_eq!(outbound.send(&socket, transmit, &contents), Sent::Blocked);
         }
-        assert_eq!(outbound.waiting[0].owed.len(), MAX_OWED);
+        assert_eq!(outbound.deferred[0].batches.len(), MAX_DEFERRED);
         assert_eq!(outbound.take_counts().send_errors, 1);
 
         // Then all of them are sent.
         let mut cx = Context::from_waker(Waker::noop());
-        outbound.waiting[0].retry_at = Some(now);
+        outbound.deferred[0].retry_at = Some(now);
         socket.io_of(0).unwrap().writable().await;
         assert!(outbound.poll_writable(&mut cx).is_ready());
         assert!(outbound.is_ready(&socket, (BUSY, 1).into()));
@@ -328,10 +331,10 @@ mod tests {
         let mut outbound = Outbound::new(0);
         let socket = socket();
         let (transmit, contents) = datagram(BUSY);
-        let mut waiting = Waiting::new(&socket, None, transmit, contents);
+        let mut deferred = DeferredBatches::new(&socket, None, transmit, contents);
         let never = Box::pin(std::future::pending());
-        waiting.writable = Some((socket.io_of(0).unwrap(), never));
-        outbound.waiting.push(waiting);
+        deferred.writable = Some((socket.io_of(0).unwrap(), never));
+        outbound.deferred.push(deferred);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(outbound.poll_writable(&mut cx).is_pending());
 
@@ -350,11 +353,11 @@ mod tests {
             let (transmit, contents) = datagram([127, 0, 1, host as u8]);
             outbound.wait_for_interface(clock::now(), &socket, transmit, contents);
         }
-        assert_eq!(outbound.waiting.len(), MAX_BUSY_HOSTS);
+        assert_eq!(outbound.deferred.len(), MAX_BUSY_HOSTS);
         assert_eq!(outbound.take_counts().send_errors, 1);
     }
 
-    fn socket() -> Arc<Socket> {
+    fn socket() -> Arc<SocketGroup> {
         let buffers = BufferSizes {
             receive: 64 * 1024,
             send: 64 * 1024,
@@ -364,7 +367,7 @@ mod tests {
             ([0, 0, 0, 0], 0).into(),
             buffers,
         );
-        let socket = Socket::new(
+        let socket = SocketGroup::new(
             vec![Arc::new(io.unwrap())],
             false,
             0,

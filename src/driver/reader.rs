@@ -9,13 +9,13 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::socket::Socket;
+use super::socket_group::SocketGroup;
 use crate::net::{Backlog, Fault, ReceiveBuffers, UdpSocket, Unreachable, clock};
 
 /// A socket that a driver reads.
 pub(super) struct Reader {
     io: Arc<UdpSocket>,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
     /// Resolves when the socket has an ICMP error.
     reported: BoxFuture<'static, ()>,
     /// The earliest time for the next read, after too many errors.
@@ -41,7 +41,7 @@ const MAX_FAILURES: usize = 16;
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
 impl Reader {
-    pub(super) fn new(io: Arc<UdpSocket>, socket: Weak<Socket>) -> Self {
+    pub(super) fn new(io: Arc<UdpSocket>, socket: Weak<SocketGroup>) -> Self {
         Self {
             reported: Arc::clone(&io).reported(),
             io,
@@ -55,7 +55,7 @@ impl Reader {
     }
 
     /// The group of the socket, while anyone uses it.
-    pub(super) fn socket(&self) -> Option<Arc<Socket>> {
+    pub(super) fn socket(&self) -> Option<Arc<SocketGroup>> {
         self.socket.upgrade()
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use quinn_proto::ClientConfig;
 
-use super::{connection::Handshake, socket::Socket, wakers::Reply};
+use super::{connection::Handshake, socket_group::SocketGroup, wakers::Reply};
 use crate::{
     error::{Error, HandshakeError},
     proto::IncomingKey,
@@ -52,14 +52,14 @@ pub(super) enum PacketRequest {
     /// Send to an address until no caller waits any more, or the time for a handshake is over.
     Punch {
         remote_addr: SocketAddr,
-        socket: Arc<Socket>,
+        socket: Arc<SocketGroup>,
         over: Reply<()>,
     },
     /// Send a datagram that is not QUIC.
     #[cfg(feature = "nat")]
     Send {
         remote_addr: SocketAddr,
-        socket: Arc<Socket>,
+        socket: Arc<SocketGroup>,
         contents: Vec<u8>,
     },
 }
@@ -76,7 +76,7 @@ pub(super) struct Accept {
 pub(super) struct Dial {
     pub(super) config: Box<ClientConfig>,
     pub(super) remote_addr: SocketAddr,
-    pub(super) socket: Arc<Socket>,
+    pub(super) socket: Arc<SocketGroup>,
     /// When the handshake timeout is over, whether the handshake has begun or not.
     pub(super) deadline: Instant,
     /// How long to wait for a first answer before the dial is given up, and begun again from

@@ -9,7 +9,7 @@ use std::{
 
 use quinn_proto::Transmit;
 
-use super::socket::Socket;
+use super::socket_group::SocketGroup;
 use crate::{
     address::Host,
     known_hosts::{KnownHosts, Passing},
@@ -22,9 +22,9 @@ pub(super) struct Sender {
     shard: usize,
     /// Hosts to which segmentation offload has failed, with the time until which it is not tried
     /// again. For other hosts it is tried each time.
-    uncut: KnownHosts<Instant>,
+    no_gso_until: KnownHosts<Instant>,
     /// Sockets that have failed, each with its error.
-    broken: Vec<(Arc<Socket>, io::Error)>,
+    broken: Vec<(Arc<SocketGroup>, io::Error)>,
     /// Counts since the last [`take_counts`](Self::take_counts).
     counts: TransportStats,
 }
@@ -33,7 +33,7 @@ pub(super) struct Sender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Sent, or lost as any datagram may be on its path.
-    Gone,
+    Done,
     /// The socket is not writable. Bytes from this offset on are still to be sent.
     Blocked { from: usize },
     /// The interface's queue is full; other interfaces may still send. Bytes from this offset on
@@ -47,27 +47,27 @@ pub(super) enum Outcome {
 
 /// How long segmentation offload stays off for a host after it failed. Routes change, so it is then
 /// tried again.
-const UNCUT_FOR: Duration = Duration::from_secs(10);
+const GSO_OFF_FOR: Duration = Duration::from_secs(10);
 
 impl Sender {
     pub(super) fn new(shard: usize) -> Self {
         Self {
             shard,
-            uncut: KnownHosts::default(),
+            no_gso_until: KnownHosts::default(),
             broken: Vec::new(),
             counts: TransportStats::default(),
         }
     }
 
     /// This shard's UDP socket in the group; `None` while a failed one is being replaced.
-    pub(super) fn io(&self, socket: &Socket) -> Option<Arc<UdpSocket>> {
+    pub(super) fn io(&self, socket: &SocketGroup) -> Option<Arc<UdpSocket>> {
         socket.io_of(self.shard)
     }
 
     /// The most datagrams that one call can send to a host.
-    pub(super) fn max_segments(&self, socket: &Socket, host: IpAddr) -> usize {
-        let uncut = self.uncut.get(Host::of(host));
-        if uncut.is_some_and(|until| !until.is_over(clock::now())) {
+    pub(super) fn max_segments(&self, socket: &SocketGroup, host: IpAddr) -> usize {
+        let no_gso_until = self.no_gso_until.get(Host::of(host));
+        if no_gso_until.is_some_and(|until| !until.is_over(clock::now())) {
             1
         } else {
             self.io(socket).map_or(1, |io| io.max_segments())
@@ -76,16 +76,16 @@ impl Sender {
 
     pub(super) fn send(
         &mut self,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         transmit: &Transmit,
         contents: &[u8],
     ) -> Outcome {
         let Some(io) = self.io(socket) else {
             self.counts.send_errors += 1;
-            return Outcome::Gone;
+            return Outcome::Done;
         };
         let error = match send_persistently(&io, transmit, contents) {
-            Ok(()) => return Outcome::Gone,
+            Ok(()) => return Outcome::Done,
             Err(error) => error,
         };
         if lacks_source(transmit, &error) {
@@ -107,7 +107,7 @@ impl Sender {
 
     fn send_one_by_one(
         &mut self,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         io: &UdpSocket,
         batch: &Transmit,
         contents: &[u8],
@@ -122,26 +122,32 @@ impl Sender {
             };
             match send_persistently(io, &transmit, contents) {
                 // A datagram of full size was sent, so the segmentation had failed.
-                Ok(()) if from == 0 => self.note_uncut(batch.destination.ip()),
+                Ok(()) if from == 0 => self.note_gso_failed(batch.destination.ip()),
                 Ok(()) => {}
                 Err(error) => match self.fail(socket, &transmit, error) {
-                    Outcome::Gone | Outcome::Forbidden | Outcome::SourceGone => {}
+                    Outcome::Done | Outcome::Forbidden | Outcome::SourceGone => {}
                     Outcome::Blocked { .. } => return Outcome::Blocked { from },
                     Outcome::Busy { .. } => return Outcome::Busy { from },
                 },
             }
             from += contents.len();
         }
-        Outcome::Gone
+        Outcome::Done
     }
 
-    fn note_uncut(&mut self, host: IpAddr) {
+    fn note_gso_failed(&mut self, host: IpAddr) {
         self.counts.segmentation_fallbacks += 1;
         let now = clock::now();
-        self.uncut.note(now, Host::of(host), now + UNCUT_FOR);
+        self.no_gso_until
+            .note(now, Host::of(host), now + GSO_OFF_FOR);
     }
 
-    fn fail(&mut self, socket: &Arc<Socket>, transmit: &Transmit, error: io::Error) -> Outcome {
+    fn fail(
+        &mut self,
+        socket: &Arc<SocketGroup>,
+        transmit: &Transmit,
+        error: io::Error,
+    ) -> Outcome {
         if error.kind() == io::ErrorKind::WouldBlock {
             return Outcome::Blocked { from: 0 };
         }
@@ -171,7 +177,7 @@ impl Sender {
             }
             Fault::Other => self.counts.send_errors += 1,
         }
-        Outcome::Gone
+        Outcome::Done
     }
 
     /// Counts a batch that was dropped because too many waited.
@@ -185,7 +191,7 @@ impl Sender {
     }
 
     /// Takes the sockets that have failed since the last call.
-    pub(super) fn take_broken(&mut self) -> Vec<(Arc<Socket>, io::Error)> {
+    pub(super) fn take_broken(&mut self) -> Vec<(Arc<SocketGroup>, io::Error)> {
         mem::take(&mut self.broken)
     }
 }

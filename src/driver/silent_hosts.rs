@@ -71,8 +71,8 @@ pub(super) enum Port {
     },
     /// The port of the shared socket, instead of a listener's.
     Other,
-    /// The port that was asked for.
-    Own,
+    /// There was no choice: the dial asked for a new port, or no listener can reach the host.
+    Only,
 }
 
 /// Whether an answer has come to a dial.
@@ -112,7 +112,7 @@ impl SilentHosts {
         };
         let mut retry_at = now + REMEMBERED;
         let stage = match (departure.port, heard) {
-            (Port::Own, _) => return,
+            (Port::Only, _) => return,
             (Port::Listener { .. }, Heard::Something) => {
                 lock(&self.hosts).forget(host);
                 return;
@@ -220,7 +220,7 @@ mod tests {
             (FROM_LISTENER, Heard::Nothing, Advice::ListenerFirst),
             (Port::Other, Heard::Nothing, Advice::ListenerFirst),
             (Port::Other, Heard::Something, Advice::Other),
-            (Port::Own, Heard::Nothing, Advice::Other),
+            (Port::Only, Heard::Nothing, Advice::Other),
             (Port::Other, Heard::Nothing, Advice::ListenerFirst),
             (FROM_LISTENER, Heard::Something, Advice::Listener),
             (FROM_LISTENER, Heard::Nothing, Advice::Listener),

@@ -14,7 +14,7 @@ use std::{
 use super::{
     incoming::IncomingQueue,
     mailbox::{Mailbox, Undeliverable, read_socket},
-    socket::Socket,
+    socket_group::SocketGroup,
 };
 use crate::{
     address,
@@ -58,7 +58,7 @@ pub(crate) struct Sockets {
     /// descriptors open.
     runtime: Mutex<Option<Runtime>>,
     /// The generation of the drivers. Nobody reads a socket of an earlier generation.
-    epoch: AtomicU64,
+    generation: AtomicU64,
     open: Arc<AtomicUsize>,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
@@ -68,11 +68,11 @@ pub(crate) struct Sockets {
     /// Whether `kept` has any; cheaper to check than the mutex.
     has_kept: AtomicBool,
     /// Sockets that were given up within the last [`LINGER`].
-    lingering: Mutex<VecDeque<Arc<Socket>>>,
+    lingering: Mutex<VecDeque<Arc<SocketGroup>>>,
     /// Sockets of removed listeners, which connections may still use.
-    former_listeners: Mutex<Vec<Weak<Socket>>>,
+    former_listeners: Mutex<Vec<Weak<SocketGroup>>>,
     /// Sockets of listeners that have failed, for the transport to report.
-    failed: Mutex<VecDeque<(Weak<Socket>, io::Error)>>,
+    failed: Mutex<VecDeque<(Weak<SocketGroup>, io::Error)>>,
 }
 
 /// Sockets that dial and do not listen, while they are used.
@@ -82,12 +82,12 @@ struct Dialling {
     v4: Place,
     v6: Place,
     /// Sockets of a single dial each.
-    own: Vec<Place>,
+    unshared: Vec<Place>,
 }
 
 /// A socket that stays open for a while after its last use.
 struct Kept {
-    socket: Arc<Socket>,
+    socket: Arc<SocketGroup>,
     /// When it is closed; `None` while it is used.
     closes_at: Option<Instant>,
 }
@@ -95,10 +95,10 @@ struct Kept {
 /// A socket, and those that it has replaced.
 #[derive(Default)]
 struct Place {
-    current: Weak<Socket>,
+    current: Weak<SocketGroup>,
     /// The replaced sockets, as long as connections that cannot move yet use them. Each keeps the
     /// current one open as its successor.
-    former: Vec<Weak<Socket>>,
+    replaced: Vec<Weak<SocketGroup>>,
     /// When the current socket replaced a failed one.
     replaced_at: Option<Instant>,
 }
@@ -114,7 +114,7 @@ impl Sockets {
             mailboxes,
             incoming,
             runtime: Mutex::default(),
-            epoch: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             open: Arc::default(),
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
@@ -152,14 +152,14 @@ impl Sockets {
         lock(&self.runtime).clone()
     }
 
-    /// Forgets all sockets of the earlier drivers if `make_way` returns true, that is, if new
+    /// Forgets all sockets of the earlier drivers if `should_forget` returns true, that is, if new
     /// drivers replace them.
     ///
-    /// `make_way` is called while no other thread opens a socket to dial from, because that would
-    /// start drivers.
-    pub(super) fn forget_all_if(&self, make_way: impl FnOnce() -> bool) {
+    /// `should_forget` is called while no other thread opens a socket to dial from, because that
+    /// would start drivers.
+    pub(super) fn forget_all_if(&self, should_forget: impl FnOnce() -> bool) {
         let mut dialling = lock(&self.dialling);
-        if !make_way() {
+        if !should_forget() {
             return;
         }
         let forgotten = std::mem::take(&mut *dialling);
@@ -170,17 +170,17 @@ impl Sockets {
     }
 
     /// Begins a new generation: other drivers read the sockets opened from now on.
-    pub(super) fn begin_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the current drivers may read it.
-    pub(super) fn is_current(&self, socket: &Socket) -> bool {
-        socket.epoch() == self.epoch.load(Ordering::Relaxed)
+    pub(super) fn is_current(&self, socket: &SocketGroup) -> bool {
+        socket.generation() == self.generation.load(Ordering::Relaxed)
     }
 
     /// Notes that a socket has stopped listening.
-    pub(super) fn note_former_listener(&self, socket: &Arc<Socket>) {
+    pub(super) fn note_former_listener(&self, socket: &Arc<SocketGroup>) {
         if !self.is_current(socket) {
             return;
         }
@@ -191,7 +191,7 @@ impl Sockets {
 
     /// Returns the socket at this address that has listened before, if it is still open, and lets
     /// it listen again.
-    pub(super) fn listen_again(&self, addr: SocketAddr) -> Option<Arc<Socket>> {
+    pub(super) fn listen_again(&self, addr: SocketAddr) -> Option<Arc<SocketGroup>> {
         let mut former = lock(&self.former_listeners);
         let sockets: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
         let socket = sockets
@@ -218,12 +218,12 @@ impl Sockets {
         &self,
         ios: Vec<Arc<UdpSocket>>,
         listening: bool,
-    ) -> Result<Arc<Socket>, Undeliverable> {
+    ) -> Result<Arc<SocketGroup>, Undeliverable> {
         let doorbells = self.mailboxes.iter().map(|reader| reader.doorbell());
-        let socket = Arc::new(Socket::new(
+        let socket = Arc::new(SocketGroup::new(
             ios.clone(),
             listening,
-            self.epoch.load(Ordering::Relaxed),
+            self.generation.load(Ordering::Relaxed),
             doorbells.map(Arc::clone).collect(),
             Arc::clone(&self.open),
         ));
@@ -231,20 +231,20 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Returns the socket that dials of this family share, or a new one for a single dial if `own`
-    /// is set. `open` opens it if necessary.
+    /// Returns the socket that dials of this family share, or a new one for a single dial if
+    /// `unshared` is set. `open` opens it if necessary.
     pub(super) fn to_dial_from<E>(
         &self,
         remote: IpAddr,
-        own: bool,
-        open: impl FnOnce(SocketAddr) -> Result<Arc<Socket>, E>,
-    ) -> Result<Arc<Socket>, E> {
+        unshared: bool,
+        open: impl FnOnce(SocketAddr) -> Result<Arc<SocketGroup>, E>,
+    ) -> Result<Arc<SocketGroup>, E> {
         let wildcard = address::wildcard(remote);
         let addr = SocketAddr::new(wildcard, 0);
         let mut dialling = lock(&self.dialling);
-        if own {
+        if unshared {
             let socket = open(addr)?;
-            dialling.add_own(&socket);
+            dialling.add_unshared(&socket);
             return Ok(socket);
         }
         let place = match wildcard {
@@ -332,7 +332,7 @@ impl Sockets {
 
     /// Handles a failed socket. If it only dials, another socket replaces it. In any case its own
     /// address is bound again, for the connections that cannot move.
-    pub(super) fn replace_failed(self: &Arc<Self>, socket: &Arc<Socket>, error: io::Error) {
+    pub(super) fn replace_failed(self: &Arc<Self>, socket: &Arc<SocketGroup>, error: io::Error) {
         let Some(runtime) = self.runtime() else {
             return;
         };
@@ -353,7 +353,7 @@ impl Sockets {
 
     /// Sockets of listeners that have failed since the last call. The transport is woken when there
     /// are any.
-    pub(super) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
+    pub(super) fn take_failed(&self) -> VecDeque<(Weak<SocketGroup>, io::Error)> {
         std::mem::take(&mut *lock(&self.failed))
     }
 
@@ -371,7 +371,7 @@ impl Sockets {
         self.rebound.store(0, Ordering::Relaxed);
     }
 
-    fn read(&self, socket: &Arc<Socket>, ios: &[Arc<UdpSocket>]) -> Result<(), Undeliverable> {
+    fn read(&self, socket: &Arc<SocketGroup>, ios: &[Arc<UdpSocket>]) -> Result<(), Undeliverable> {
         let readers = self.mailboxes.len();
         let first_reader = if ios.len() == readers {
             0
@@ -386,7 +386,11 @@ impl Sockets {
     }
 
     /// Opens a socket at another port of the same wildcard address.
-    fn open_beside(&self, runtime: &Runtime, socket: &Socket) -> Result<Arc<Socket>, RebindError> {
+    fn open_beside(
+        &self,
+        runtime: &Runtime,
+        socket: &SocketGroup,
+    ) -> Result<Arc<SocketGroup>, RebindError> {
         let addr = SocketAddr::new(socket.local_addr().ip(), 0);
         let context = runtime.enter();
         let ios = self.bind(runtime, addr).map_err(RebindError::Bind)?;
@@ -399,7 +403,7 @@ impl Sockets {
     fn replace(
         self: &Arc<Self>,
         runtime: &Runtime,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
     ) -> Result<(), RebindError> {
         let mut dialling = lock(&self.dialling);
         let place = dialling
@@ -426,8 +430,8 @@ impl Sockets {
         self: &Arc<Self>,
         runtime: &Runtime,
         place: &mut Place,
-        socket: Arc<Socket>,
-        successor: &Arc<Socket>,
+        socket: Arc<SocketGroup>,
+        successor: &Arc<SocketGroup>,
     ) {
         place.give_up(&socket, successor);
         self.keep_instead(&socket, successor);
@@ -436,7 +440,7 @@ impl Sockets {
     }
 
     /// Keeps this socket open for a while after its last use, because a dial leaves from it.
-    fn keep(&self, socket: &Arc<Socket>) {
+    fn keep(&self, socket: &Arc<SocketGroup>) {
         let mut kept = lock(&self.kept);
         match kept.iter_mut().find(|kept| kept.is(socket)) {
             Some(kept) => kept.closes_at = None,
@@ -454,7 +458,7 @@ impl Sockets {
     }
 
     /// If this socket is kept, keeps its successor instead.
-    fn keep_instead(&self, socket: &Arc<Socket>, successor: &Arc<Socket>) {
+    fn keep_instead(&self, socket: &Arc<SocketGroup>, successor: &Arc<SocketGroup>) {
         let mut kept = lock(&self.kept);
         let Some(kept) = kept.iter_mut().find(|kept| kept.is(socket)) else {
             return;
@@ -472,7 +476,7 @@ impl Sockets {
         drop(closed);
     }
 
-    fn is_kept(&self, socket: &Weak<Socket>) -> bool {
+    fn is_kept(&self, socket: &Weak<SocketGroup>) -> bool {
         let kept = lock(&self.kept);
         kept.iter()
             .any(|kept| Arc::as_ptr(&kept.socket) == Weak::as_ptr(socket))
@@ -483,7 +487,7 @@ impl Sockets {
     }
 
     /// Keeps a socket open for datagrams that are under way to it.
-    fn let_linger(self: &Arc<Self>, runtime: &Runtime, socket: Arc<Socket>) {
+    fn let_linger(self: &Arc<Self>, runtime: &Runtime, socket: Arc<SocketGroup>) {
         let lingers = Lingers {
             sockets: Arc::downgrade(self),
             socket: Arc::downgrade(&socket),
@@ -510,8 +514,8 @@ impl Sockets {
     }
 
     /// Makes the transport report a failed socket, if a listener uses it.
-    fn report(&self, socket: &Arc<Socket>, error: io::Error) {
-        if !crate::proto::Socket::is_listening(socket) {
+    fn report(&self, socket: &Arc<SocketGroup>, error: io::Error) {
+        if !crate::proto::SocketHandle::is_listening(socket) {
             return;
         }
         let mut failed = lock(&self.failed);
@@ -523,7 +527,7 @@ impl Sockets {
     }
 
     /// Binds the address of a failed socket again.
-    fn repair(&self, runtime: &Runtime, socket: &Arc<Socket>) -> io::Result<()> {
+    fn repair(&self, runtime: &Runtime, socket: &Arc<SocketGroup>) -> io::Result<()> {
         let ios = self.bind(runtime, socket.local_addr())?;
         socket.reopen(ios.clone());
         self.rebound.fetch_add(1, Ordering::Relaxed);
@@ -537,20 +541,21 @@ impl Dialling {
     fn places(&mut self) -> impl Iterator<Item = &mut Place> {
         [&mut self.v4, &mut self.v6]
             .into_iter()
-            .chain(&mut self.own)
+            .chain(&mut self.unshared)
     }
 
-    fn add_own(&mut self, socket: &Arc<Socket>) {
+    fn add_unshared(&mut self, socket: &Arc<SocketGroup>) {
         // Closed sockets are removed before the vector grows.
-        if self.own.len() == self.own.capacity() {
-            self.own.retain(|place| place.current.strong_count() > 0);
+        if self.unshared.len() == self.unshared.capacity() {
+            self.unshared
+                .retain(|place| place.current.strong_count() > 0);
         }
-        self.own.push(Place::of(socket));
+        self.unshared.push(Place::of(socket));
     }
 }
 
 impl Kept {
-    fn is(&self, socket: &Arc<Socket>) -> bool {
+    fn is(&self, socket: &Arc<SocketGroup>) -> bool {
         Arc::ptr_eq(&self.socket, socket)
     }
 
@@ -560,10 +565,10 @@ impl Kept {
 }
 
 impl Place {
-    fn of(socket: &Arc<Socket>) -> Self {
+    fn of(socket: &Arc<SocketGroup>) -> Self {
         Self {
             current: Arc::downgrade(socket),
-            former: Vec::new(),
+            replaced: Vec::new(),
             replaced_at: None,
         }
     }
@@ -571,16 +576,16 @@ impl Place {
     /// Whether anyone uses the current socket, apart from the sockets that it has replaced and from
     /// [`Sockets::kept`].
     fn is_used(&self, is_kept: bool) -> bool {
-        let former = self.former.iter();
-        let keep = former.filter(|former| former.strong_count() > 0).count();
-        self.current.strong_count() > keep + usize::from(is_kept)
+        let replaced = self.replaced.iter();
+        let open = replaced.filter(|replaced| replaced.strong_count() > 0);
+        self.current.strong_count() > open.count() + usize::from(is_kept)
     }
 
-    fn give_up(&mut self, socket: &Arc<Socket>, successor: &Arc<Socket>) {
-        self.former.retain(|former| former.strong_count() > 0);
-        self.former.push(Arc::downgrade(socket));
-        for former in self.former.iter().filter_map(Weak::upgrade) {
-            former.give_up_for(successor);
+    fn give_up(&mut self, socket: &Arc<SocketGroup>, successor: &Arc<SocketGroup>) {
+        self.replaced.retain(|replaced| replaced.strong_count() > 0);
+        self.replaced.push(Arc::downgrade(socket));
+        for replaced in self.replaced.iter().filter_map(Weak::upgrade) {
+            replaced.give_up_for(successor);
         }
         self.current = Arc::downgrade(successor);
     }
@@ -590,7 +595,7 @@ impl Place {
 /// down earlier.
 struct Lingers {
     sockets: Weak<Sockets>,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
 }
 
 impl Drop for Lingers {
@@ -604,7 +609,7 @@ impl Drop for Lingers {
 
 /// Binds the address of a failed socket again as soon as possible, unless nobody uses the socket
 /// any more.
-async fn bind_again(sockets: Weak<Sockets>, socket: Weak<Socket>, runtime: Runtime) {
+async fn bind_again(sockets: Weak<Sockets>, socket: Weak<SocketGroup>, runtime: Runtime) {
     sleep(FIRST_ATTEMPT).await;
     loop {
         {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::{socket::Socket, wakers};
+use super::{socket_group::SocketGroup, wakers};
 use crate::{
     net::clock,
     proto::StunClient,
@@ -20,37 +20,37 @@ use crate::{
 /// The driver that received a datagram has it checked at once. Nothing is queued, so forged answers
 /// cannot crowd out a real one.
 #[derive(Default)]
-pub(crate) struct StunDoor(Mutex<Inside>);
+pub(crate) struct StunDispatcher(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    guest: Weak<StunGuest>,
+    registration: Weak<StunRegistration>,
     totals: StunStats,
 }
 
 /// A STUN client, and the task to wake when it has got an answer.
-pub(crate) struct StunGuest(Mutex<Asking>);
+pub(crate) struct StunRegistration(Mutex<RegisteredClient>);
 
-pub(crate) struct Asking {
+pub(crate) struct RegisteredClient {
     pub(crate) client: StunClient,
     pub(crate) waker: Option<Waker>,
 }
 
-impl StunDoor {
+impl StunDispatcher {
     /// Registers a client until the result is dropped. An earlier client receives nothing more.
-    pub(crate) fn admit(&self, client: StunClient) -> Arc<StunGuest> {
-        let guest = Arc::new(StunGuest(Mutex::new(Asking {
+    pub(crate) fn register(&self, client: StunClient) -> Arc<StunRegistration> {
+        let registration = Arc::new(StunRegistration(Mutex::new(RegisteredClient {
             client,
             waker: None,
         })));
-        self.lock().guest = Arc::downgrade(&guest);
-        guest
+        self.lock().registration = Arc::downgrade(&registration);
+        registration
     }
 
     pub(super) fn receive(
         &self,
         now: Instant,
-        socket: &Arc<Socket>,
+        socket: &Arc<SocketGroup>,
         remote_addr: SocketAddr,
         datagram: &[u8],
     ) {
@@ -59,7 +59,12 @@ impl StunDoor {
     }
 
     /// Handles an ICMP error about a datagram that was not delivered and begins with `quoted`.
-    pub(super) fn unreachable(&self, socket: &Arc<Socket>, remote_addr: SocketAddr, quoted: &[u8]) {
+    pub(super) fn unreachable(
+        &self,
+        socket: &Arc<SocketGroup>,
+        remote_addr: SocketAddr,
+        quoted: &[u8],
+    ) {
         let local_addr = socket.local_addr();
         self.tell(|client| client.unreachable(clock::now(), local_addr, remote_addr, quoted));
     }
@@ -79,18 +84,18 @@ impl StunDoor {
 
     /// Passes an event to the client, and wakes its task if that has changed anything.
     fn tell(&self, event: impl FnOnce(&mut StunClient) -> bool) {
-        let guest = self.lock().guest.upgrade();
-        let Some(guest) = guest else {
+        let registration = self.lock().registration.upgrade();
+        let Some(registration) = registration else {
             return;
         };
-        let mut asking = guest.lock();
-        let waker = if event(&mut asking.client) {
-            asking.waker.take()
+        let mut registered = registration.lock();
+        let waker = if event(&mut registered.client) {
+            registered.waker.take()
         } else {
             None
         };
-        let stats = asking.client.take_stats();
-        drop(asking);
+        let stats = registered.client.take_stats();
+        drop(registered);
         self.post(stats);
         wakers::wake(waker);
     }
@@ -100,8 +105,8 @@ impl StunDoor {
     }
 }
 
-impl StunGuest {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Asking> {
+impl StunRegistration {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, RegisteredClient> {
         lock(&self.0)
     }
 }

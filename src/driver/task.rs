@@ -12,24 +12,24 @@ use quinn_proto::{ConnectError, ConnectionHandle};
 use {crate::proto::Outbound as _, quinn_proto::Transmit, std::net::SocketAddr};
 
 #[cfg(feature = "nat")]
-use super::stun::StunDoor;
+use super::stun::StunDispatcher;
 use super::{
     connection::{DrivenConnection, Handshake},
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Farewell, Mailbox, read_socket},
+    mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
-    pace::Pace,
     reader::{Read, Reader},
     requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
+    round_scheduler::RoundScheduler,
     slabs::{Piece, Slabs},
-    socket::Socket,
+    socket_group::SocketGroup,
     sockets::Sockets,
     wakers::{self, Reply},
 };
 use crate::{
     error::{DialError, HandshakeError},
-    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::make_way},
+    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::wake_after_others},
     proto::{
         Datagram, DialDeadlines, Meter, PunchKey, Route, Shard, Shards, SharedConnection, Totals,
         long_header_id, route,
@@ -98,14 +98,14 @@ pub(super) struct Shared {
     pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
     pub(super) incoming: Arc<IncomingQueue>,
     #[cfg(feature = "nat")]
-    pub(super) stun: Arc<StunDoor>,
+    pub(super) stun: Arc<StunDispatcher>,
     pub(super) sockets: Arc<Sockets>,
     pub(super) idle: Arc<Idle>,
 }
 
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
-    shard: Shard<Arc<Socket>>,
+    shard: Shard<Arc<SocketGroup>>,
     shared: Shared,
     readers: Vec<Reader>,
     /// The reader that comes first in the next round, so that no socket starves another.
@@ -119,11 +119,11 @@ pub(super) struct Driver {
     buffers: ReceiveBuffers,
     slabs: Slabs,
     /// Datagrams for other shards, by shard.
-    forward: Vec<Vec<Datagram<Arc<Socket>>>>,
+    forward: Vec<Vec<Datagram<Arc<SocketGroup>>>>,
     /// Connections that have rung; empty between two polls.
     turns: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
-    pace: Pace,
+    scheduler: RoundScheduler,
     /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
@@ -132,7 +132,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        shard: Shard<Arc<Socket>>,
+        shard: Shard<Arc<SocketGroup>>,
         shared: Shared,
         settings: ReceiveSettings,
     ) -> Self {
@@ -150,7 +150,7 @@ impl Driver {
             forward: (0..shared.shards.count()).map(|_| Vec::new()).collect(),
             turns: Vec::new(),
             wakers: Vec::new(),
-            pace: Pace::default(),
+            scheduler: RoundScheduler::default(),
             next_unused: None,
             shared,
             settings,
@@ -168,8 +168,8 @@ impl Driver {
         let mut turns = std::mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
         self.closing |= mail.closing;
-        if let Some(farewell) = mail.farewell {
-            self.close_connections(&farewell);
+        if let Some(close_all) = mail.close_all {
+            self.close_connections(&close_all);
         }
         for handle in turns.drain(..) {
             self.shard.want_turn(handle);
@@ -205,12 +205,12 @@ impl Driver {
         }
     }
 
-    fn close_connections(&mut self, farewell: &Farewell) {
-        let Farewell {
+    fn close_connections(&mut self, close_all: &CloseAll) {
+        let CloseAll {
             code,
             reason,
             at_once,
-        } = farewell;
+        } = close_all;
         self.shard.close_connections(*code, reason, *at_once);
         // Incoming connections can no longer be accepted.
         self.shared.incoming.clear();
@@ -310,7 +310,7 @@ impl Driver {
     }
 
     /// Routes the datagrams in the receive buffers.
-    fn handle_received(&mut self, socket: &Arc<Socket>) {
+    fn handle_received(&mut self, socket: &Arc<SocketGroup>) {
         // The time after the system call: a packet must not have an earlier time than the packets
         // sent before it that it acknowledges.
         let now = clock::now();
@@ -365,7 +365,7 @@ impl Driver {
                     }
                     Route::NonQuic => {
                         registry.non_quic += 1;
-                        self.shard.note_noise(received.remote_addr);
+                        self.shard.note_unmatched_datagram(received.remote_addr);
                         #[cfg(feature = "nat")]
                         self.shared
                             .stun
@@ -373,7 +373,7 @@ impl Driver {
                     }
                     Route::Drop(_) => {
                         registry.malformed += 1;
-                        self.shard.note_noise(received.remote_addr);
+                        self.shard.note_unmatched_datagram(received.remote_addr);
                     }
                 }
             }
@@ -396,7 +396,7 @@ impl Driver {
     fn serve(&mut self) {
         let began = clock::now();
         self.slabs.free_spare(began);
-        (self.shard).handle_timeouts(began, &mut self.outbound, &mut self.wakers);
+        (self.shard).begin_turns(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for _ in 0..TURNS_PER_ROUND {
             // The time of each turn, because round-trip times are measured from it.
@@ -404,7 +404,7 @@ impl Driver {
             if now - began > ROUND_TIME || !self.shard.has_ready() {
                 break;
             }
-            if !self.shard.has_light() && self.pace.makes_way() {
+            if !self.shard.has_light() && self.scheduler.yield_to_woken() {
                 break;
             }
             self.serve_one(now);
@@ -425,7 +425,7 @@ impl Driver {
     fn serve_one(&mut self, now: Instant) {
         let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
         if let Some(load) = served {
-            self.pace.note(load, self.wakers.len());
+            self.scheduler.note_turn(load, self.wakers.len());
         }
         wakers::wake(self.wakers.drain(..));
     }
@@ -565,7 +565,7 @@ impl Driver {
     /// Sends a datagram that is not QUIC. If the socket is blocked it may be lost; the client
     /// retransmits.
     #[cfg(feature = "nat")]
-    fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<Socket>, contents: &[u8]) {
+    fn send(&mut self, remote_addr: SocketAddr, socket: &Arc<SocketGroup>, contents: &[u8]) {
         let transmit = Transmit {
             destination: remote_addr,
             ecn: None,
@@ -635,20 +635,20 @@ impl Future for Driver {
         this.mailbox().doorbell().register(cx.waker());
         let forwarded = this.take_mail();
         let before = this.shard.totals().transport.datagrams_received;
-        if this.pace.sends_first() {
+        if this.scheduler.serves_light_first() {
             this.serve_light();
         }
         let backlog = this.receive(cx);
         let has_received = this.shard.totals().transport.datagrams_received > before;
-        if this.pace.waits(has_received) {
+        if this.scheduler.put_off_round(has_received) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         this.unblock(cx);
         this.end_punches();
-        this.pace.begin(has_received);
+        this.scheduler.begin_round(has_received);
         this.serve();
-        if !this.pace.has_made_way() && this.take_requests() {
+        if !this.scheduler.has_yielded() && this.take_requests() {
             // Their first packets leave in this round.
             this.serve();
         }
@@ -676,8 +676,8 @@ impl Future for Driver {
             // If readers run late, they find their data in thousands of pieces, which quinn-proto
             // then has to copy together. Only if there is more to do: a task that wakes itself
             // makes tokio wake an idle thread as well, which costs more than a ping.
-            if this.pace.has_made_way() {
-                make_way(cx);
+            if this.scheduler.has_yielded() {
+                wake_after_others(cx);
             } else {
                 cx.waker().wake_by_ref();
             }

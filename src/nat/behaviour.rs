@@ -23,7 +23,7 @@ use multiaddr::Multiaddr;
 use super::config::Config;
 use crate::{
     address,
-    driver::{Core, Socket, StunGuest},
+    driver::{Drivers, SocketGroup, StunRegistration},
     handle::Handle,
     net::{Timer, clock},
     proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
@@ -40,8 +40,8 @@ use crate::{
 /// A transport serves one `Behaviour`; a second one replaces the first.
 /// [`StunStats`](crate::StunStats) counts what was sent and what was dropped.
 pub struct Behaviour {
-    core: Arc<Core>,
-    guest: Arc<StunGuest>,
+    drivers: Arc<Drivers>,
+    registration: Arc<StunRegistration>,
     listeners: Vec<Listener>,
     events: VecDeque<ToSwarm<Event, Infallible>>,
     timer: Timer,
@@ -72,7 +72,7 @@ pub enum Event {
 struct Listener {
     id: ListenerId,
     local_addr: SocketAddr,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
     /// The address that was reported to the Swarm.
     offered: Option<Multiaddr>,
 }
@@ -81,11 +81,11 @@ impl Behaviour {
     /// Creates the behaviour for the transport of this handle, with the servers and the interval of
     /// `config`.
     pub fn new(handle: &Handle, config: Config) -> Self {
-        let core = Arc::clone(handle.core());
+        let drivers = Arc::clone(handle.drivers());
         let client = StunClient::new(config.servers, config.interval, rand::random());
         Self {
-            guest: core.stun().admit(client),
-            core,
+            registration: drivers.stun().register(client),
+            drivers,
             listeners: Vec::new(),
             events: VecDeque::new(),
             timer: Timer::default(),
@@ -97,7 +97,7 @@ impl Behaviour {
         let local_addr = if let Some(listener) = self.listener(id) {
             listener.local_addr
         } else {
-            let Some(socket) = self.core.listening_socket(id) else {
+            let Some(socket) = self.drivers.listening_socket(id) else {
                 // The listener belongs to another transport.
                 return;
             };
@@ -110,7 +110,10 @@ impl Behaviour {
             });
             local_addr
         };
-        self.guest.lock().client.ask_about(clock::now(), local_addr);
+        self.registration
+            .lock()
+            .client
+            .ask_about(clock::now(), local_addr);
     }
 
     fn forget(&mut self, id: ListenerId) {
@@ -118,7 +121,7 @@ impl Behaviour {
             return;
         };
         let listener = self.listeners.swap_remove(index);
-        self.guest.lock().client.forget(listener.local_addr);
+        self.registration.lock().client.forget(listener.local_addr);
         if let Some(offered) = listener.offered {
             self.events.push_back(ToSwarm::ExternalAddrExpired(offered));
         }
@@ -131,7 +134,7 @@ impl Behaviour {
             .find(|listener| listener.local_addr == transmit.from)
             .and_then(|listener| listener.socket.upgrade());
         if let Some(socket) = socket {
-            self.core.send(socket, transmit.to, transmit.contents);
+            self.drivers.send(socket, transmit.to, transmit.contents);
         }
     }
 
@@ -220,19 +223,19 @@ impl NetworkBehaviour for Behaviour {
                 return Poll::Ready(event);
             }
             let now = clock::now();
-            let guest = Arc::clone(&self.guest);
-            let mut asking = guest.lock();
-            asking.waker = Some(cx.waker().clone());
-            while let Some(transmit) = asking.client.poll_transmit(now) {
+            let registration = Arc::clone(&self.registration);
+            let mut registered = registration.lock();
+            registered.waker = Some(cx.waker().clone());
+            while let Some(transmit) = registered.client.poll_transmit(now) {
                 self.send(transmit);
             }
-            while let Some((local_addr, finding)) = asking.client.poll_finding() {
+            while let Some((local_addr, finding)) = registered.client.poll_finding() {
                 self.report(local_addr, finding);
             }
-            let deadline = asking.client.next_timeout();
-            let stats = asking.client.take_stats();
-            drop(asking);
-            self.core.stun().post(stats);
+            let deadline = registered.client.next_timeout();
+            let stats = registered.client.take_stats();
+            drop(registered);
+            self.drivers.stun().post(stats);
             if self.events.is_empty() && self.timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }

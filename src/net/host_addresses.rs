@@ -1,6 +1,6 @@
 //! The addresses of this host: read from the operating system at every change, and periodically.
 
-mod bell;
+mod notifications;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc_net;
 mod truth;
@@ -24,7 +24,7 @@ use futures::{
     future::{Either, select},
 };
 
-use self::bell::Bell;
+use self::notifications::Notifications;
 pub(crate) use self::truth::only_link;
 use super::task::{self, Runtime};
 use crate::sync::{AtomicWaker, Mutex, lock};
@@ -167,29 +167,29 @@ impl Drop for Followed {
 }
 
 async fn follow(board: &Board) {
-    let mut bell = None;
+    let mut notifications = None;
     loop {
         let mut polled = None;
-        if bell.is_none() {
+        if notifications.is_none() {
             // Before reading, so that no change is missed in between.
-            match Bell::hang() {
-                Ok(hung) => bell = Some(hung),
+            match Notifications::subscribe() {
+                Ok(subscribed) => notifications = Some(subscribed),
                 Err(error) => polled = Some(error),
             }
         }
         let read = task::unblocked(truth::read).await.and_then(|read| read);
-        let interval = if bell.is_some() && read.is_ok() {
+        let interval = if notifications.is_some() && read.is_ok() {
             INTERVAL
         } else {
             SHORT_INTERVAL
         };
         board.write(read, polled);
         super::sleep(PAUSE).await;
-        match &mut bell {
-            Some(hung) => {
-                if wait(hung, interval).await.is_err() {
+        match &mut notifications {
+            Some(subscribed) => {
+                if wait(subscribed, interval).await.is_err() {
                     // The next iteration opens another one, or reports why there is none.
-                    bell = None;
+                    notifications = None;
                 }
             }
             None => super::sleep(interval).await,
@@ -198,9 +198,9 @@ async fn follow(board: &Board) {
 }
 
 /// Returns when an address has changed, or the interval is over.
-async fn wait(bell: &mut Bell, interval: Duration) -> io::Result<()> {
-    match select(pin!(bell.rung()), pin!(super::sleep(interval))).await {
-        Either::Left((rung, _)) => rung,
+async fn wait(notifications: &mut Notifications, interval: Duration) -> io::Result<()> {
+    match select(pin!(notifications.next()), pin!(super::sleep(interval))).await {
+        Either::Left((notified, _)) => notified,
         Either::Right(((), _)) => Ok(()),
     }
 }

@@ -47,7 +47,7 @@ pub(crate) async fn unblocked<T: Send + 'static>(
 ///
 /// If a task wakes itself instead, tokio wakes an idle thread to help, which takes longer than most
 /// of those tasks.
-pub(crate) fn make_way(cx: &mut Context<'_>) {
+pub(crate) fn wake_after_others(cx: &mut Context<'_>) {
     // The first poll is enough to defer the task.
     let _ = pin!(yield_now()).poll(cx);
 }

@@ -205,7 +205,7 @@ impl UdpSocket {
         if let Err(error) = &sent
             && Fault::of(error) == Fault::Refused
         {
-            self.believe_again();
+            self.restore_offloads();
         }
         sent
     }
@@ -214,7 +214,7 @@ impl UdpSocket {
     /// disables both for the rest of the socket's life. But such an error may concern a single
     /// datagram, whose source address is gone or whose route is a black hole, and other connections
     /// must not suffer from that.
-    fn believe_again(&self) {
+    fn restore_offloads(&self) {
         // The same options succeeded when the socket was bound.
         if let Ok(state) = prepare(&SockRef::from(&self.io)) {
             *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
@@ -281,8 +281,8 @@ pub(crate) struct ReceiveBuffers {
     received: usize,
 }
 
-/// One element of a receive batch: consecutive datagrams of one sender.
-pub(crate) struct Received<'a> {
+/// A part of a receive batch: consecutive datagrams of one sender.
+pub(crate) struct ReceivedRun<'a> {
     pub(crate) contents: &'a [u8],
     /// The size of each datagram in bytes; the last one may be shorter.
     pub(crate) stride: usize,
@@ -291,14 +291,14 @@ pub(crate) struct Received<'a> {
     pub(crate) ecn: Option<EcnCodepoint>,
 }
 
-/// The datagrams of a [`Received`] that are not too large.
+/// The datagrams of a [`ReceivedRun`] that are not too large.
 pub(crate) struct Fitting<'a> {
     pub(crate) contents: &'a [u8],
     /// The number of datagrams that are too large.
     pub(crate) too_large: u64,
 }
 
-impl<'a> Received<'a> {
+impl<'a> ReceivedRun<'a> {
     /// The datagrams of at most this many bytes: all, none, or the last one.
     pub(crate) fn up_to(&self, bytes: usize) -> Fitting<'a> {
         let contents = self.contents;
@@ -350,12 +350,12 @@ impl ReceiveBuffers {
         self.received == BATCH_SIZE
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Received<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ReceivedRun<'_>> {
         self.memory
             .chunks_exact(MAX_RECEIVE)
             .zip(&self.meta)
             .take(self.received)
-            .map(|(memory, meta)| Received {
+            .map(|(memory, meta)| ReceivedRun {
                 contents: &memory[..meta.len.min(memory.len())],
                 stride: meta.stride,
                 remote_addr: meta.addr,
@@ -393,7 +393,7 @@ mod receiving_tests {
             (4400, 1500, 1200, 0, 3),
         ] {
             let contents = vec![7; len];
-            let received = Received {
+            let received = ReceivedRun {
                 contents: &contents,
                 stride,
                 remote_addr: (Ipv4Addr::LOCALHOST, 1).into(),

@@ -19,13 +19,13 @@ pub(super) struct ClosingConnections<S> {
 }
 
 struct Closing<S> {
-    farewell: Option<Farewell<S>>,
+    close_packet: Option<ClosePacket<S>>,
     /// The number of datagrams that arrived in this state.
     received: u64,
 }
 
 /// The datagram with the CONNECTION_CLOSE.
-pub(super) struct Farewell<S> {
+pub(super) struct ClosePacket<S> {
     pub(super) socket: S,
     pub(super) destination: SocketAddr,
     pub(super) src_ip: Option<IpAddr>,
@@ -48,7 +48,7 @@ impl<S: Clone> ClosingConnections<S> {
         self.closing.is_empty()
     }
 
-    /// Adds a connection. `farewell` is the packet with our CONNECTION_CLOSE. Without one, the
+    /// Adds a connection. `close_packet` is the packet with our CONNECTION_CLOSE. Without one, the
     /// connection is draining, and packets for it are dropped.
     ///
     /// If there are too many, returns one whose state is to be discarded.
@@ -56,13 +56,13 @@ impl<S: Clone> ClosingConnections<S> {
         &mut self,
         handle: ConnectionHandle,
         until: Instant,
-        farewell: Option<Farewell<S>>,
+        close_packet: Option<ClosePacket<S>>,
     ) -> Option<ConnectionHandle> {
         let evicted = (self.closing.len() >= MAX_CLOSING)
             .then(|| self.pop_first())
             .flatten();
         let closing = Closing {
-            farewell,
+            close_packet,
             received: 0,
         };
         self.closing.insert(handle, closing);
@@ -108,22 +108,26 @@ impl<S: Clone> ClosingConnections<S> {
     ) -> Option<(S, Transmit, &[u8])> {
         let closing = self.closing.get_mut(&handle)?;
         closing.received += 1;
-        let farewell = closing.farewell.as_ref()?;
+        let close_packet = closing.close_packet.as_ref()?;
         let is_due = closing.received.is_power_of_two();
         // The source address may be forged. The answer goes only to the peer's address, and is at
         // most three times as large.
-        let may_answer = from == farewell.destination && farewell.contents.len() <= 3 * len;
+        let may_answer = from == close_packet.destination && close_packet.contents.len() <= 3 * len;
         if !is_due || !may_answer {
             return None;
         }
         let transmit = Transmit {
-            destination: farewell.destination,
+            destination: close_packet.destination,
             ecn: None,
-            size: farewell.contents.len(),
+            size: close_packet.contents.len(),
             segment_size: None,
-            src_ip: farewell.src_ip,
+            src_ip: close_packet.src_ip,
         };
-        Some((farewell.socket.clone(), transmit, &farewell.contents))
+        Some((
+            close_packet.socket.clone(),
+            transmit,
+            &close_packet.contents,
+        ))
     }
 
     /// When a connection that ends now is to be discarded: after three times the probe timeout (RFC
@@ -153,8 +157,8 @@ mod tests {
 
     const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 4001);
 
-    fn farewell() -> Farewell<()> {
-        Farewell {
+    fn close_packet() -> ClosePacket<()> {
+        ClosePacket {
             socket: (),
             destination: PEER.into(),
             src_ip: None,
@@ -167,7 +171,7 @@ mod tests {
         let now = crate::net::clock::now();
         let mut closing = ClosingConnections::new();
         let handle = ConnectionHandle(7);
-        closing.insert(handle, now, Some(farewell()));
+        closing.insert(handle, now, Some(close_packet()));
         let answered: Vec<_> = (1..=20)
             .filter(|_| closing.answer(handle, PEER.into(), 40).is_some())
             .collect();
@@ -188,7 +192,7 @@ mod tests {
         .enumerate()
         {
             let handle = ConnectionHandle(number);
-            closing.insert(handle, now, Some(farewell()));
+            closing.insert(handle, now, Some(close_packet()));
             let answer = closing.answer(handle, from.into(), len);
             assert_eq!(answer.is_some(), answers, "{from:?} {len}");
         }

@@ -19,7 +19,7 @@ use super::{
     congestion::PathControl,
     linger::Linger,
     streams::{StreamId, StreamLimits, StreamStates, Streams},
-    turns::Turns,
+    turn_requests::TurnRequests,
 };
 use crate::{
     authenticator::{CertificateError, Challenge, CryptoBudget, Negotiated, PacketWatch, Peer},
@@ -73,7 +73,7 @@ pub(crate) struct Connection {
     linger: Lingering,
     /// Whether the peer has closed the connection, or has no state for it.
     ended_by_peer: bool,
-    heard_noise: bool,
+    heard_unmatched_datagram: bool,
     /// Whether everything that completes the handshake was sent. A close before that would replace
     /// it.
     has_sent_handshake: bool,
@@ -81,15 +81,15 @@ pub(crate) struct Connection {
     is_released: bool,
     /// The number of connection IDs that the peer had issued when we last found none unused. We
     /// need an unused one to migrate.
-    used_up: Option<u64>,
+    ids_seen_when_exhausted: Option<u64>,
     remote_addr: SocketAddr,
     /// The peer's address that the application knows, or is about to be told.
     known_addr: SocketAddr,
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
-    turns: Turns,
-    waiting: Waiting,
+    turns: TurnRequests,
+    wakers: ConnectionWakers,
 }
 
 /// The reason why a connection ended.
@@ -130,7 +130,7 @@ pub(super) struct Noted {
 
 /// Wakers of tasks that wait for the connection itself.
 #[derive(Default)]
-struct Waiting {
+struct ConnectionWakers {
     address_change: Option<Waker>,
     released: Option<Waker>,
     established: Option<Waker>,
@@ -162,14 +162,14 @@ impl Connection {
             linger_timeout,
             linger: Lingering::No,
             ended_by_peer: false,
-            heard_noise: false,
+            heard_unmatched_datagram: false,
             has_sent_handshake: false,
             is_released: false,
-            used_up: None,
+            ids_seen_when_exhausted: None,
             moved_to: None,
             streams: StreamStates::new(limits),
-            turns: Turns::default(),
-            waiting: Waiting::default(),
+            turns: TurnRequests::default(),
+            wakers: ConnectionWakers::default(),
         }
     }
 
@@ -184,7 +184,7 @@ impl Connection {
         if let Some(loss) = &self.loss {
             return Poll::Ready(Err(loss.handshake.clone()));
         }
-        self.turns.wait(&mut self.waiting.established, waker);
+        self.turns.wait(&mut self.wakers.established, waker);
         Poll::Pending
     }
 
@@ -192,7 +192,7 @@ impl Connection {
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         let accepted = self.streams().poll_accept(waker);
         if self.loss.is_some() && !self.streams.has_waiting() {
-            self.turns.wake(&mut self.waiting.address_change);
+            self.turns.wake(&mut self.wakers.address_change);
         }
         accepted
     }
@@ -222,7 +222,7 @@ impl Connection {
         match self.moved_to.take() {
             Some(addr) => Poll::Ready(Ok(addr)),
             None => {
-                self.turns.wait(&mut self.waiting.address_change, waker);
+                self.turns.wait(&mut self.wakers.address_change, waker);
                 Poll::Pending
             }
         }
@@ -233,7 +233,7 @@ impl Connection {
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close_in_order(VarInt::from_u32(0), Bytes::new());
         if !self.is_released && matches!(self.linger, Lingering::No) {
-            self.turns.wait(&mut self.waiting.released, waker);
+            self.turns.wait(&mut self.wakers.released, waker);
             return Poll::Pending;
         }
         Poll::Ready(match self.loss() {
@@ -500,8 +500,8 @@ impl Connection {
         if is_ours {
             self.streams().discard_waiting();
         }
-        self.turns.wake(&mut self.waiting.address_change);
-        self.turns.wake(&mut self.waiting.established);
+        self.turns.wake(&mut self.wakers.address_change);
+        self.turns.wake(&mut self.wakers.established);
     }
 
     /// Whether streams of the peer wait for the application.
@@ -513,7 +513,7 @@ impl Connection {
     pub(super) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
         self.streams.wake_inbound(&mut self.turns);
-        self.turns.wake(&mut self.waiting.address_change);
+        self.turns.wake(&mut self.wakers.address_change);
     }
 
     /// Whether it is no longer driven.
@@ -525,7 +525,7 @@ impl Connection {
     pub(super) fn release(&mut self) {
         self.lose(ConnectionError::LocallyClosed, HandshakeError::Stale);
         self.is_released = true;
-        self.turns.wake(&mut self.waiting.released);
+        self.turns.wake(&mut self.wakers.released);
     }
 }
 
@@ -630,14 +630,14 @@ impl Connection {
 
     /// Notes a datagram from the peer's address that belongs to no connection, and sends a packet:
     /// the peer may be about to answer.
-    pub(super) fn note_noise(&mut self) {
-        self.heard_noise = true;
+    pub(super) fn note_unmatched_datagram(&mut self) {
+        self.heard_unmatched_datagram = true;
         self.probe();
     }
 
     /// Whether nothing has come from the peer's address.
     pub(crate) fn heard_nothing(&self) -> bool {
-        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_noise
+        self.quic.stats().udp_rx.datagrams == 0 && !self.heard_unmatched_datagram
     }
 
     /// Whether it was closed by either side, or lost.
@@ -753,7 +753,7 @@ impl Connection {
         // All earlier events were polled before. This one announces the reset token of the new ID,
         // if there is a new ID.
         let event = self.quic.poll_endpoint_events();
-        self.used_up = if event.is_none() { issued } else { None };
+        self.ids_seen_when_exhausted = if event.is_none() { issued } else { None };
         event
     }
 
@@ -764,7 +764,7 @@ impl Connection {
             && (self.authenticated.as_ref())
                 .is_some_and(|peer| !peer.negotiated.disables_active_migration)
             && self.is_confirmed()
-            && self.used_up != Some(self.quic.stats().frame_rx.new_connection_id)
+            && self.ids_seen_when_exhausted != Some(self.quic.stats().frame_rx.new_connection_id)
     }
 
     /// Whether the handshake is confirmed: for a client, by HANDSHAKE_DONE (RFC 9001 §4.1.2).
@@ -825,7 +825,7 @@ impl Connection {
         if addr == self.remote_addr && addr != self.known_addr {
             self.known_addr = addr;
             self.moved_to = Some(addr);
-            self.turns.wake(&mut self.waiting.address_change);
+            self.turns.wake(&mut self.wakers.address_change);
         }
     }
 
@@ -942,7 +942,7 @@ impl Connection {
                     peer_id: peer.peer_id(),
                     negotiated: *negotiated,
                 });
-                self.turns.wake(&mut self.waiting.established);
+                self.turns.wake(&mut self.wakers.established);
                 true
             }
             (verdict, _) => {

@@ -16,8 +16,8 @@ pub(super) fn charge_of(len: usize) -> usize {
     len.max(LEAST_CHARGE)
 }
 
-/// The interface of a socket for the sans-IO core.
-pub(crate) trait Socket: Clone {
+/// What the core knows of a socket: the driver has it, and the core passes the handle on to send.
+pub(crate) trait SocketHandle: Clone {
     fn local_addr(&self) -> SocketAddr;
 
     /// Whether it accepts connections. A socket that only dials sends no answers to strangers.
@@ -28,7 +28,7 @@ pub(crate) trait Socket: Clone {
 }
 
 /// The address from which a connection with this source address sends.
-pub(super) fn local_addr<S: Socket>(socket: &S, source: Option<IpAddr>) -> SocketAddr {
+pub(super) fn local_addr<S: SocketHandle>(socket: &S, source: Option<IpAddr>) -> SocketAddr {
     let mut addr = socket.local_addr();
     if let Some(ip) = source
         && addr.ip().is_unspecified()

@@ -25,8 +25,8 @@ pub(crate) struct PunchKey(u64);
 /// sent at once, because peers behind one NAT have one host.
 ///
 /// [DCUtR]: https://github.com/libp2p/specs/blob/master/relay/DCUtR.md
-pub(super) struct HolePunches<S> {
-    punches: HashMap<PunchKey, HolePunch<S>>,
+pub(super) struct Punches<S> {
+    punches: HashMap<PunchKey, Punch<S>>,
     /// When each punch ends.
     ends: BTreeSet<(Instant, PunchKey)>,
     hosts: HashMap<Host, Schedule>,
@@ -37,7 +37,7 @@ pub(super) struct HolePunches<S> {
     next_key: u64,
 }
 
-struct HolePunch<S> {
+struct Punch<S> {
     socket: S,
     remote_addr: SocketAddr,
     host: Host,
@@ -57,7 +57,7 @@ struct Schedule {
     burst_sent: usize,
 }
 
-impl<S: Clone> HolePunches<S> {
+impl<S: Clone> Punches<S> {
     /// Begins to send to `remote_addr` from time to time until `until`.
     pub(super) fn begin(
         &mut self,
@@ -74,7 +74,7 @@ impl<S: Clone> HolePunches<S> {
         self.ends.insert((until, key));
         self.punches.insert(
             key,
-            HolePunch {
+            Punch {
                 socket,
                 remote_addr,
                 host,
@@ -173,7 +173,7 @@ impl<S: Clone> HolePunches<S> {
     }
 }
 
-impl<S> Default for HolePunches<S> {
+impl<S> Default for Punches<S> {
     fn default() -> Self {
         Self {
             punches: HashMap::new(),
@@ -286,7 +286,7 @@ mod tests {
         ]
     }
 
-    impl HolePunches<()> {
+    impl Punches<()> {
         fn send_all(&mut self, now: Instant, rng: &mut StdRng) -> usize {
             let mut buf = Vec::new();
             let mut sent = 0;
@@ -319,7 +319,7 @@ mod tests {
         ) {
             let mut now = clock::now();
             let mut rng = StdRng::seed_from_u64(1);
-            let mut punches = HolePunches::default();
+            let mut punches = Punches::default();
             let mut begun = Vec::new();
             for act in acts {
                 match act {
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn few_hosts_are_remembered() {
         let now = clock::now();
-        let mut punches = HolePunches::default();
+        let mut punches = Punches::default();
         for number in 0..5_000_u16 {
             let [high, low] = number.to_be_bytes();
             let key = punches.begin(now, now, ([10, 0, high, low], 1).into(), ());

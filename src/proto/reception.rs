@@ -172,21 +172,21 @@ impl<S> Reception<S> {
 
     /// Removes a connection that was answered. Its admission must be released when its handshake
     /// ends.
-    pub(super) fn take(&mut self, key: IncomingKey) -> Option<Pending<S>> {
+    pub(super) fn take_pending(&mut self, key: IncomingKey) -> Option<Pending<S>> {
         let pending = self.pending.remove(key);
-        self.taken(pending)
+        self.release_held(pending)
     }
 
     /// Removes a connection whose time is over.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Pending<S>> {
         let pending = self.pending.pop_expired(now);
-        self.taken(pending)
+        self.release_held(pending)
     }
 
     /// Removes any connection.
     pub(super) fn take_any(&mut self) -> Option<Pending<S>> {
         let pending = self.pending.pop();
-        self.taken(pending)
+        self.release_held(pending)
     }
 
     /// Releases the admission of a handshake, however it ended.
@@ -202,7 +202,8 @@ impl<S> Reception<S> {
         }
     }
 
-    fn taken(&mut self, pending: Option<Pending<S>>) -> Option<Pending<S>> {
+    /// Notes that a connection that was removed holds no bytes any more.
+    fn release_held(&mut self, pending: Option<Pending<S>>) -> Option<Pending<S>> {
         let pending = pending?;
         self.admissions.let_go(pending.source, pending.bytes);
         Some(pending)

@@ -25,13 +25,13 @@ use super::{
     admission::{Admission, AdmissionLimits},
     arrivals::Arrivals,
     budget::{Budget, BudgetShare},
-    closing::{ClosingConnections, Farewell},
+    closing::{ClosePacket, ClosingConnections},
     connection::{Connection, Direction, SharedConnection, lock},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardId, Shards},
-    datagram::{Outbound, Socket, local_addr},
+    datagram::{Outbound, SocketHandle, local_addr},
     deadlines::{Armed, Deadlines},
     handshake_bytes::{AllHandshakeBytes, HandshakeBytes},
-    hole_punch::HolePunches,
+    hole_punch::Punches,
     inbox::{Inbox, InboxBytes},
     linger::LingeringConnections,
     path_doubts::{Doubter, DoubtfulHosts, PathDoubts},
@@ -96,8 +96,8 @@ pub(crate) type MakeTransportConfig =
 /// One quinn-proto endpoint with its connections.
 ///
 /// Its user passes it datagrams ([`handle`](Self::handle)), time
-/// ([`handle_timeouts`](Self::handle_timeouts)) and requests of the application, and then gives
-/// turns to connections ([`serve`](Self::serve)) until none needs one.
+/// ([`begin_turns`](Self::begin_turns)) and requests of the application, and then gives turns to
+/// connections ([`serve`](Self::serve)) until none needs one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     endpoint: Endpoint,
@@ -126,7 +126,7 @@ pub(crate) struct Shard<S> {
     /// Connections that wait for their next turn because they are in debt.
     debtors: Debtors,
     deadlines: Deadlines,
-    punches: HolePunches<S>,
+    punches: Punches<S>,
     inbox_bytes: InboxBytes,
     handshake_bytes: AllHandshakeBytes,
     issued: IssuedIds,
@@ -137,7 +137,7 @@ pub(crate) struct Shard<S> {
     buf: Vec<u8>,
 }
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// `seed` is the only source of randomness, except in TLS.
     pub(crate) fn new(
         id: ShardId,
@@ -191,7 +191,7 @@ impl<S: Socket> Shard<S> {
             blocked: Vec::new(),
             debtors: Debtors::default(),
             deadlines: Deadlines::default(),
-            punches: HolePunches::default(),
+            punches: Punches::default(),
             inbox_bytes: InboxBytes::default(),
             handshake_bytes: AllHandshakeBytes::default(),
             issued,
@@ -276,8 +276,8 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Gives turns to connections whose sockets have got a [successor](Socket::successor). In its
-    /// turn a connection moves if it may.
+    /// Gives turns to connections whose sockets have got a [successor](SocketHandle::successor). In
+    /// its turn a connection moves if it may.
     pub(crate) fn follow_sockets(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
@@ -287,7 +287,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// When [`handle_timeouts`](Self::handle_timeouts) is due.
+    /// When [`begin_turns`](Self::begin_turns) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let timeouts = [
             self.deadlines.first(),
@@ -300,16 +300,32 @@ impl<S: Socket> Shard<S> {
         timeouts.into_iter().flatten().min()
     }
 
-    /// Queues connections whose timers are due, discards incoming connections that have waited for
-    /// too long, and sends hole punches. Begins a new round for strangers. Adds the wakers that are
+    /// Does what comes before turns: counts strangers anew, sends hole punches, queues connections
+    /// whose timers are due, and discards what has waited for too long. Adds the wakers that are
     /// due to `wakers`.
-    pub(crate) fn handle_timeouts(
+    pub(crate) fn begin_turns(
         &mut self,
         now: Instant,
         out: &mut impl Outbound<S>,
         wakers: &mut Vec<Waker>,
     ) {
         self.reception.begin_round();
+        self.send_punches(now, out);
+        self.queue_expired(now);
+        self.release_debtors(now);
+        self.untaken.expire(now, wakers);
+        while let Some(handle) = self.closing.pop_due(now) {
+            self.forget(handle);
+        }
+        while let Some(pending) = self.reception.take_expired(now) {
+            self.totals.transport.incoming_refused += 1;
+            self.endpoint.ignore(pending.incoming);
+            self.release(pending.admission);
+        }
+    }
+
+    /// Sends the datagrams of hole punches that are due.
+    fn send_punches(&mut self, now: Instant, out: &mut impl Outbound<S>) {
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
@@ -318,6 +334,10 @@ impl<S: Socket> Shard<S> {
             // If it is blocked, it is dropped: the next one is enough.
             let _ = out.send(&socket, transmit, &self.buf);
         }
+    }
+
+    /// Queues connections whose timers are due.
+    fn queue_expired(&mut self, now: Instant) {
         for count in 0.. {
             if count >= LEAST_TIMERS && self.ready.len() >= READY_BESIDE_TIMERS {
                 break;
@@ -330,16 +350,6 @@ impl<S: Socket> Shard<S> {
                 slot.expired = true;
             }
             self.want_turn(handle);
-        }
-        self.release_debtors(now);
-        self.untaken.expire(now, wakers);
-        while let Some(handle) = self.closing.pop_due(now) {
-            self.forget(handle);
-        }
-        while let Some(pending) = self.reception.take_expired(now) {
-            self.totals.transport.incoming_refused += 1;
-            self.endpoint.ignore(pending.incoming);
-            self.release(pending.admission);
         }
     }
 
@@ -419,7 +429,7 @@ impl<S: Socket> Shard<S> {
         let deadline = turn.next_deadline();
         // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
         // for more credit.
-        let is_told = turn.slot.farewell.is_some() || turn.connection.was_ended_by_peer();
+        let is_told = turn.slot.close_packet.is_some() || turn.connection.was_ended_by_peer();
         if forget && is_told && !drained {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());
             drained = true;
@@ -645,7 +655,7 @@ impl<S: Socket> Shard<S> {
             close_deadline: None,
             idle_since: now,
             was_silent_since: false,
-            farewell: None,
+            close_packet: None,
             unanswered_dial: begun.unanswered_dial,
             was_forbidden: false,
             heard_marked: begun.heard_marked,
@@ -662,10 +672,10 @@ impl<S: Socket> Shard<S> {
     /// Removes the state of a connection that has ended, except what its closing or draining state
     /// needs.
     fn close(&mut self, now: Instant, handle: ConnectionHandle, rtt: Duration) {
-        let farewell = self.vacate(handle);
+        let close_packet = self.vacate(handle);
         registry::lock(&self.registry).end(handle);
         let until = ClosingConnections::<S>::deadline(now, rtt);
-        if let Some(evicted) = self.closing.insert(handle, until, farewell) {
+        if let Some(evicted) = self.closing.insert(handle, until, close_packet) {
             self.forget(evicted);
         }
     }
@@ -683,7 +693,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Removes a connection's slot. Returns the packet that has closed it, if there is one.
-    fn vacate(&mut self, handle: ConnectionHandle) -> Option<Farewell<S>> {
+    fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.live -= 1;
         if let Some(admission) = slot.admission.take() {
@@ -701,7 +711,7 @@ impl<S: Socket> Shard<S> {
         if let Some(room) = spare::room_for(self.slots.len(), self.slots.capacity()) {
             self.slots.shrink_to(room);
         }
-        slot.farewell
+        slot.close_packet
     }
 
     /// The number of connections for which memory is allocated.

@@ -13,10 +13,10 @@ use super::{
     admission::Admission,
     arrivals::{Arrivals, Verdict},
     budget::{Budget, BudgetShare},
-    closing::Farewell,
+    closing::ClosePacket,
     connection::{Connection, SharedConnection},
     connection_id::{IdQuota, IssuedIds},
-    datagram::{Outbound, Sent, Socket, local_addr},
+    datagram::{Outbound, Sent, SocketHandle, local_addr},
     deadlines::Armed,
     handshake_bytes::HandshakeBytes,
     inbox::{Inbox, InboxBytes},
@@ -91,7 +91,7 @@ pub(super) struct Slot<S> {
     pub(super) refuses_data: bool,
     /// Of an incoming connection, until its handshake has ended.
     pub(super) admission: Option<Admission>,
-    pub(super) inbox: Inbox<Received<S>>,
+    pub(super) inbox: Inbox<InboxDatagram<S>>,
     /// The CPU time that its datagrams have cost.
     pub(super) account: Account,
     /// When its debt is paid, if it is in debt; it gets no turn before.
@@ -129,7 +129,7 @@ pub(super) struct Slot<S> {
     /// When a connection that has ended is discarded, even if the peer was not told.
     pub(super) close_deadline: Option<Instant>,
     /// The packet with CONNECTION_CLOSE, once it was sent.
-    pub(super) farewell: Option<Farewell<S>>,
+    pub(super) close_packet: Option<ClosePacket<S>>,
     /// The destination connection ID of our first packet, until any answer has arrived.
     pub(super) unanswered_dial: Option<ConnectionId>,
     /// Whether the last datagram of the peer was marked for ECN; `None` if none has arrived.
@@ -160,7 +160,8 @@ pub(crate) struct Offload {
     pub(crate) segmentation: bool,
 }
 
-pub(super) struct Received<S> {
+/// A datagram in the inbox of its connection.
+pub(super) struct InboxDatagram<S> {
     pub(super) event: ConnectionEvent,
     pub(super) remote_addr: SocketAddr,
     /// The local address at which it arrived.
@@ -205,7 +206,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) moved: usize,
 }
 
-impl<S: Socket> Turn<'_, S> {
+impl<S: SocketHandle> Turn<'_, S> {
     /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
     /// connection has earned, if any.
     pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
@@ -594,7 +595,7 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.account.earn(count, transmit.size);
             self.moved += transmit.size;
             if self.connection.is_over() && !self.connection.was_ended_by_peer() {
-                self.keep_farewell(&transmit, buf);
+                self.keep_close_packet(&transmit, buf);
             }
             let from_anywhere = Transmit {
                 src_ip: None,
@@ -721,9 +722,9 @@ impl<S: Socket> Turn<'_, S> {
     }
 
     /// Keeps the packet with CONNECTION_CLOSE, the last one of the batch.
-    fn keep_farewell(&mut self, transmit: &Transmit, contents: &[u8]) {
+    fn keep_close_packet(&mut self, transmit: &Transmit, contents: &[u8]) {
         let size = transmit.segment_size.unwrap_or(transmit.size);
-        self.slot.farewell = contents.chunks(size).last().map(|contents| Farewell {
+        self.slot.close_packet = contents.chunks(size).last().map(|contents| ClosePacket {
             socket: self.slot.socket.clone(),
             destination: transmit.destination,
             src_ip: transmit.src_ip,
@@ -742,8 +743,10 @@ impl<S: Socket> Turn<'_, S> {
             .close_deadline
             .get_or_insert(self.now + CLOSE_TIMEOUT);
         let is_told = match sending {
-            Sending::Done => self.slot.farewell.is_some() || self.connection.was_ended_by_peer(),
-            Sending::Blocked => self.slot.farewell.is_some(),
+            Sending::Done => {
+                self.slot.close_packet.is_some() || self.connection.was_ended_by_peer()
+            }
+            Sending::Blocked => self.slot.close_packet.is_some(),
             Sending::Unfinished => false,
         };
         is_told || close_by <= self.now

@@ -27,7 +27,7 @@ use self::{
     receiving::Receiving,
     send_window::SendWindow,
 };
-use super::turns::Turns;
+use super::turn_requests::TurnRequests;
 use crate::error::{ConnectionError, StreamError};
 
 /// Streams that a peer may open before it has opened any.
@@ -187,7 +187,7 @@ impl StreamStates {
     }
 
     /// The connection is over for the application: whoever waits for a stream is told.
-    pub(super) fn fail(&mut self, turns: &mut Turns) {
+    pub(super) fn fail(&mut self, turns: &mut TurnRequests) {
         for stream in self.states.values_mut() {
             turns.wake(&mut stream.reader);
             turns.wake(&mut stream.writer);
@@ -207,7 +207,7 @@ impl StreamStates {
     }
 
     /// Who waits for a stream looks again.
-    pub(super) fn wake_inbound(&mut self, turns: &mut Turns) {
+    pub(super) fn wake_inbound(&mut self, turns: &mut TurnRequests) {
         turns.wake(&mut self.inbound);
     }
 }
@@ -216,7 +216,7 @@ impl StreamStates {
 pub(crate) struct Streams<'a> {
     pub(super) quic: &'a mut quinn_proto::Connection,
     pub(super) streams: &'a mut StreamStates,
-    pub(super) turns: &'a mut Turns,
+    pub(super) turns: &'a mut TurnRequests,
     /// Why the connection is over, if it is.
     pub(super) loss: Option<&'a ConnectionError>,
 }

@@ -28,7 +28,7 @@ use crate::{address, stats::StunStats};
 pub(crate) struct StunClient {
     servers: Vec<SocketAddr>,
     interval: Duration,
-    probes: Vec<Probe>,
+    sockets: Vec<SocketState>,
     rng: StdRng,
     stats: StunStats,
 }
@@ -41,7 +41,7 @@ pub(crate) struct StunTransmit {
 }
 
 /// The state of one socket.
-struct Probe {
+struct SocketState {
     local_addr: SocketAddr,
     round: Option<Round>,
     /// `None` while a round is in progress, or if no server can be reached from this socket.
@@ -57,7 +57,7 @@ impl StunClient {
         Self {
             servers,
             interval,
-            probes: Vec::new(),
+            sockets: Vec::new(),
             rng: StdRng::from_seed(seed),
             stats: StunStats::default(),
         }
@@ -67,10 +67,10 @@ impl StunClient {
     /// an address.
     pub(crate) fn ask_about(&mut self, now: Instant, local_addr: SocketAddr) {
         let soon = now + SETTLING_TIME;
-        if let Some(probe) = probe(&mut self.probes, local_addr) {
-            probe.next_round = Some(probe.next_round.map_or(soon, |next| next.min(soon)));
-        } else if self.probes.len() < MAX_SOCKETS {
-            self.probes.push(Probe {
+        if let Some(socket) = socket(&mut self.sockets, local_addr) {
+            socket.next_round = Some(socket.next_round.map_or(soon, |next| next.min(soon)));
+        } else if self.sockets.len() < MAX_SOCKETS {
+            self.sockets.push(SocketState {
                 local_addr,
                 round: None,
                 next_round: Some(soon),
@@ -82,7 +82,8 @@ impl StunClient {
 
     /// Stops asking about this socket.
     pub(crate) fn forget(&mut self, local_addr: SocketAddr) {
-        self.probes.retain(|probe| probe.local_addr != local_addr);
+        self.sockets
+            .retain(|socket| socket.local_addr != local_addr);
     }
 
     /// Handles a datagram that is not QUIC. Returns whether it has changed anything.
@@ -122,61 +123,61 @@ impl StunClient {
         let Some(id) = message::id_of_request(quoted) else {
             return false;
         };
-        let Some(probe) = probe(&mut self.probes, local_addr) else {
+        let Some(socket) = socket(&mut self.sockets, local_addr) else {
             return false;
         };
-        match &mut probe.round {
+        match &mut socket.round {
             Some(round) if round.is_waiting_for(id, remote_addr) => {
                 round.answered(id, Answer::Refused);
             }
             _ => return false,
         }
         self.stats.unanswered += 1;
-        probe.conclude(now, self.interval, &mut self.rng);
+        socket.conclude(now, self.interval, &mut self.rng);
         true
     }
 
     /// When [`poll_transmit`](Self::poll_transmit) has something to do, unless a datagram arrives
     /// earlier.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.probes
+        self.sockets
             .iter()
-            .flat_map(|probe| {
-                let round = probe.round.as_ref().and_then(Round::next_timeout);
-                probe.next_round.into_iter().chain(round)
+            .flat_map(|socket| {
+                let round = socket.round.as_ref().and_then(Round::next_timeout);
+                socket.next_round.into_iter().chain(round)
             })
             .min()
     }
 
     /// Returns the next request that is due. Call it until it returns `None`.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<StunTransmit> {
-        for probe in &mut self.probes {
-            if probe.next_round.is_some_and(|next| next <= now) {
-                probe.begin(&self.servers);
+        for socket in &mut self.sockets {
+            if socket.next_round.is_some_and(|next| next <= now) {
+                socket.begin(&self.servers);
             }
-            let Some(round) = &mut probe.round else {
+            let Some(round) = &mut socket.round else {
                 continue;
             };
             self.stats.unanswered += round.expire(now);
             if let Some((to, contents)) = round.poll_transmit(now, &mut self.rng) {
                 self.stats.requests_sent += 1;
                 return Some(StunTransmit {
-                    from: probe.local_addr,
+                    from: socket.local_addr,
                     to,
                     contents,
                 });
             }
-            probe.conclude(now, self.interval, &mut self.rng);
+            socket.conclude(now, self.interval, &mut self.rng);
         }
         None
     }
 
     /// Returns the next socket with a new finding.
     pub(crate) fn poll_finding(&mut self) -> Option<(SocketAddr, Finding)> {
-        self.probes.iter_mut().find_map(|probe| {
-            let finding = probe.finding?;
-            let is_new = !mem::replace(&mut probe.is_reported, true);
-            is_new.then_some((probe.local_addr, finding))
+        self.sockets.iter_mut().find_map(|socket| {
+            let finding = socket.finding?;
+            let is_new = !mem::replace(&mut socket.is_reported, true);
+            is_new.then_some((socket.local_addr, finding))
         })
     }
 
@@ -193,8 +194,8 @@ impl StunClient {
         datagram: &[u8],
     ) -> Result<(), NoAnswer> {
         let id = message::id_of_response(datagram)?;
-        let probe = probe(&mut self.probes, local_addr).ok_or(NoAnswer::NotAResponse)?;
-        let round = match &mut probe.round {
+        let socket = socket(&mut self.sockets, local_addr).ok_or(NoAnswer::NotAResponse)?;
+        let round = match &mut socket.round {
             Some(round) if round.is_waiting_for(id, remote_addr) => round,
             _ => return Err(NoAnswer::NotAResponse),
         };
@@ -207,12 +208,12 @@ impl StunClient {
             Answer::Refused => self.stats.refused += 1,
         }
         round.answered(id, answer);
-        probe.conclude(now, self.interval, &mut self.rng);
+        socket.conclude(now, self.interval, &mut self.rng);
         Ok(())
     }
 }
 
-impl Probe {
+impl SocketState {
     /// Begins a new round; answers to the last one are then ignored.
     fn begin(&mut self, servers: &[SocketAddr]) {
         self.next_round = None;
@@ -246,10 +247,10 @@ impl Probe {
     }
 }
 
-fn probe(probes: &mut [Probe], local_addr: SocketAddr) -> Option<&mut Probe> {
-    probes
+fn socket(sockets: &mut [SocketState], local_addr: SocketAddr) -> Option<&mut SocketState> {
+    sockets
         .iter_mut()
-        .find(|probe| probe.local_addr == local_addr)
+        .find(|socket| socket.local_addr == local_addr)
 }
 
 /// How long to wait after a change, because an interface gets its addresses and routes one after

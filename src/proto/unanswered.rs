@@ -95,7 +95,10 @@ impl UnansweredDials {
 
     /// The dial to `remote_addr`, for the first datagram from there that belongs to no connection.
     /// Most likely the peer sent it to open its NAT for us, so the NAT is open now.
-    pub(super) fn noise_from(&mut self, remote_addr: SocketAddr) -> Option<ConnectionHandle> {
+    pub(super) fn unmatched_datagram_from(
+        &mut self,
+        remote_addr: SocketAddr,
+    ) -> Option<ConnectionHandle> {
         let initial_id = self.by_addr.remove(&remote_addr)?;
         self.by_id.get(&initial_id).map(|dial| dial.handle)
     }

@@ -24,7 +24,7 @@ use crate::{
         connection::{DrivenConnection, Handshake},
         mailbox::{Mailbox, read_socket},
         requests::{Dial, Request},
-        socket::Socket,
+        socket_group::SocketGroup,
         wakers::Reply,
     },
     error::{ConnectionError, Error, HandshakeError},
@@ -177,7 +177,7 @@ fn established(connection: &DrivenConnection) -> HandshakeError {
 }
 
 /// Dials, and waits for the driver to begin; `None` if the driver has stopped.
-fn dial(mailbox: &Mailbox, socket: &Arc<Socket>) -> Option<Result<Handshake, Error>> {
+fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake, Error>> {
     let (reply, receiver) = Reply::new();
     mailbox
         .request(Request::Dial(Dial {

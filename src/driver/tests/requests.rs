@@ -20,12 +20,12 @@ use crate::{
     driver::{
         connection::Handshake,
         incoming::IncomingConnection,
-        mailbox::{Farewell, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
+        mailbox::{CloseAll, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
         requests::{
             Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
             Request, Requests,
         },
-        socket::Socket,
+        socket_group::SocketGroup,
         task::MAX_INBOX_BYTES,
         wakers::Reply,
     },
@@ -254,7 +254,7 @@ fn nothing_begins_after_a_shutdown() {
     let mut scene = Scene::paused();
     let incoming = scene.incoming();
     let waiting = scene.request_dial(nobody()).unwrap();
-    scene.mailbox().close_connections(farewell(7));
+    scene.mailbox().close_connections(close_all(7));
     assert!(waiting.now_or_never().unwrap().is_err());
     let assert_refused = |scene: &Scene| {
         let dial = scene.request_dial(nobody()).err();
@@ -277,7 +277,7 @@ fn nothing_begins_after_a_shutdown() {
 fn incoming_connections_are_refused_by_a_shutdown() {
     let mut scene = Scene::paused();
     let answer = scene.incoming().accept().unwrap();
-    scene.mailbox().close_connections(farewell(7));
+    scene.mailbox().close_connections(close_all(7));
     scene.round(|scene| scene.totals().incoming_refused == 1);
     assert!(answer.now_or_never().unwrap().is_err());
 }
@@ -286,12 +286,12 @@ fn incoming_connections_are_refused_by_a_shutdown() {
 fn haste_does_not_change_what_peers_are_told() {
     let scene = Scene::paused();
     let mailbox = scene.mailbox();
-    mailbox.close_connections(farewell(7));
-    mailbox.close_connections(Farewell {
+    mailbox.close_connections(close_all(7));
+    mailbox.close_connections(CloseAll {
         at_once: true,
-        ..farewell(0)
+        ..close_all(0)
     });
-    let told = mailbox.take().farewell.unwrap();
+    let told = mailbox.take().close_all.unwrap();
     assert_eq!((told.code, told.at_once), (VarInt::from_u32(7), true));
 }
 
@@ -389,7 +389,7 @@ fn id_of_dial(silent: &UdpSocket) -> Option<Vec<u8>> {
 }
 
 /// A datagram for a connection, which discards it.
-fn worthless(id: &[u8], len: usize, socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
+fn worthless(id: &[u8], len: usize, socket: Arc<SocketGroup>) -> Datagram<Arc<SocketGroup>> {
     let mut contents = BytesMut::zeroed(len);
     contents[0] = 0x40;
     contents[1..=id.len()].copy_from_slice(id);
@@ -530,8 +530,8 @@ fn next(requests: &mut Requests) -> SocketAddr {
     }
 }
 
-fn farewell(code: u32) -> Farewell {
-    Farewell {
+fn close_all(code: u32) -> CloseAll {
+    CloseAll {
         code: VarInt::from_u32(code),
         reason: Bytes::new(),
         at_once: false,

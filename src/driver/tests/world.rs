@@ -16,7 +16,7 @@ use crate::{
         connection::DrivenConnection,
         incoming::IncomingQueue,
         mailbox::Mailbox,
-        socket::Socket,
+        socket_group::SocketGroup,
         sockets::Sockets,
         task::{Driver, ReceiveSettings, Shared},
     },
@@ -30,7 +30,7 @@ pub(super) struct World {
     pub(super) driver: Driver,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) incoming: Arc<IncomingQueue>,
-    pub(super) socket: Arc<Socket>,
+    pub(super) socket: Arc<SocketGroup>,
     #[cfg_attr(loom, expect(dead_code, reason = "for those who count"))]
     pub(super) registry: Arc<Mutex<Registry>>,
     /// A dial to an address that does not answer.
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<Socket>> {
+fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<SocketGroup>> {
     const SEED: [u8; 32] = [7; 32];
     Shard::new(
         Shards::ONE.of(0),
@@ -120,11 +120,11 @@ fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<Socket>> {
 }
 
 /// A listening socket that accepts all sends.
-fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
+fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<SocketGroup> {
     let context = Runtime::current().unwrap();
     let io = UdpSocket::bind(&context, (Ipv4Addr::LOCALHOST, 0).into(), BUFFERS).unwrap();
     let io = Arc::new(io);
-    let socket = Socket::new(
+    let socket = SocketGroup::new(
         vec![Arc::clone(&io)],
         true,
         0,
@@ -136,7 +136,7 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<Socket> {
 }
 
 /// The first packet of a connection, as another shard forwards it.
-pub(super) fn first_packet(socket: Arc<Socket>) -> Datagram<Arc<Socket>> {
+pub(super) fn first_packet(socket: Arc<SocketGroup>) -> Datagram<Arc<SocketGroup>> {
     let contents = BytesMut::from(&FIRST_PACKET[..]);
     let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
         panic!("not QUIC");

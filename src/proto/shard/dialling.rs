@@ -11,7 +11,7 @@ use crate::{
     proto::{
         address_limits::AddressLimits,
         connection::{Direction, SharedConnection, lock},
-        datagram::Socket,
+        datagram::SocketHandle,
         hole_punch::PunchKey,
     },
 };
@@ -31,7 +31,7 @@ pub(crate) struct DialDeadlines {
     pub(crate) silent: Option<Instant>,
 }
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Begins a connection to `remote_addr`, from `socket`.
     pub(crate) fn connect(
         &mut self,
@@ -116,14 +116,14 @@ impl<S: Socket> Shard<S> {
     /// Handles a datagram from `remote_addr` that belongs to no connection. If a dial waits for an
     /// answer from there, its peer is most likely punching a hole for it. Then it sends its first
     /// packet again at once.
-    pub(crate) fn note_noise(&mut self, remote_addr: SocketAddr) {
-        let Some(handle) = self.unanswered.noise_from(remote_addr) else {
+    pub(crate) fn note_unmatched_datagram(&mut self, remote_addr: SocketAddr) {
+        let Some(handle) = self.unanswered.unmatched_datagram_from(remote_addr) else {
             return;
         };
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).note_noise();
+        lock(&slot.connection).note_unmatched_datagram();
         self.want_turn(handle);
     }
 }

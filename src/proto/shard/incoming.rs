@@ -11,12 +11,12 @@ use crate::{
         address_limits::AddressLimits,
         admission::Rejection,
         connection::{Direction, SharedConnection},
-        datagram::{Incoming, Outbound, Socket},
+        datagram::{Incoming, Outbound, SocketHandle},
         pending::{FirstPacket, IncomingKey, Pending},
     },
 };
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Decides about a first packet. A packet over a limit is dropped silently: an honest client
     /// sends it again a second later, and then finds a place.
     pub(super) fn admit(
@@ -85,7 +85,7 @@ impl<S: Socket> Shard<S> {
         max_payload: Option<u16>,
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
-        let Some(pending) = self.reception.take(key) else {
+        let Some(pending) = self.reception.take_pending(key) else {
             return Err(HandshakeError::Stale);
         };
         let server = self.servers.get(max_payload, || {
@@ -133,7 +133,7 @@ impl<S: Socket> Shard<S> {
 
     /// Refuses an incoming connection (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
-        if let Some(pending) = self.reception.take(key) {
+        if let Some(pending) = self.reception.take_pending(key) {
             self.turn_away(pending, out);
         }
     }

@@ -9,18 +9,18 @@ use super::{Shard, slot};
 use crate::{
     address,
     proto::{
-        datagram::{Datagram, Outbound, Socket, charge_of},
+        datagram::{Datagram, Outbound, SocketHandle, charge_of},
         pending::FirstPacket,
         reception::Unwelcome,
         router::{HeaderForm, long_header_id, short_packet_offset},
-        slot::Received,
+        slot::InboxDatagram,
     },
 };
 
 /// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
 const MAX_ID_LEN: usize = 20;
 
-impl<S: Socket> Shard<S> {
+impl<S: SocketHandle> Shard<S> {
     /// Handles a datagram: puts it into the inbox of its connection, or begins a new connection
     /// with it.
     pub(crate) fn handle(
@@ -135,7 +135,7 @@ impl<S: Socket> Shard<S> {
                     totals.dropped_handshake_full += 1;
                     return true;
                 }
-                let received = Received {
+                let received = InboxDatagram {
                     event,
                     remote_addr,
                     local_ip,
@@ -181,7 +181,7 @@ impl<S: Socket> Shard<S> {
                     // If it is blocked, it is dropped: it is an answer to a stranger.
                     let _ = out.send(&socket, transmit, &self.buf);
                 }
-                self.note_noise(remote_addr);
+                self.note_unmatched_datagram(remote_addr);
                 false
             }
             None => {
@@ -199,7 +199,7 @@ impl<S: Socket> Shard<S> {
                     }
                     _ => {
                         totals.unknown += 1;
-                        self.note_noise(remote_addr);
+                        self.note_unmatched_datagram(remote_addr);
                     }
                 }
                 false

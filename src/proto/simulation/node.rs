@@ -17,7 +17,7 @@ use quinn_proto::{ClientConfig, ConnectError, ConnectionIdGenerator, EcnCodepoin
 use rand::{Rng, RngExt, rngs::StdRng};
 
 use super::{
-    peer::{Peer, Stirred, Turns},
+    peer::{Peer, SimDoorbell, Stirred},
     rewrite::{self, Changes},
     wall_clock::WallClock,
 };
@@ -27,7 +27,7 @@ use crate::{
     error::HandshakeError,
     proto::{
         Budget, Datagram, DialDeadlines, IdQuota, Incoming, IncomingKey, Meter, Outbound, PunchKey,
-        Registry, Route, Sent, Shard, ShardSeed, Shards, Socket,
+        Registry, Route, Sent, Shard, ShardSeed, Shards, SocketHandle,
         connection_id::{IssuedIds, ShardConnectionIdGenerator},
         route,
     },
@@ -117,7 +117,7 @@ impl SimSocket {
     }
 }
 
-impl Socket for SimSocket {
+impl SocketHandle for SimSocket {
     fn local_addr(&self) -> SocketAddr {
         self.0.addr
     }
@@ -269,7 +269,7 @@ pub(crate) struct Node {
     seeds: Vec<ShardSeed>,
     pub(crate) cores: Vec<Shard<SimSocket>>,
     registries: Vec<Arc<Mutex<Registry>>>,
-    turns: Vec<Rc<Turns>>,
+    doorbells: Vec<Rc<SimDoorbell>>,
     pub(crate) wall_clock: WallClock,
     socket: SimSocket,
     /// Its earlier sockets.
@@ -353,9 +353,9 @@ impl Node {
             seeds,
             cores,
             registries,
-            turns: shards
+            doorbells: shards
                 .iter()
-                .map(|_| Rc::new(Turns::new(stirred.clone())))
+                .map(|_| Rc::new(SimDoorbell::new(stirred.clone())))
                 .collect(),
             wall_clock,
             socket: SimSocket::new(addr, setup.listening),
@@ -463,7 +463,7 @@ impl Node {
         ecn: Option<EcnCodepoint>,
     ) {
         let Some(datagram) = self.routed(from, contents) else {
-            self.cores[0].note_noise(from);
+            self.cores[0].note_unmatched_datagram(from);
             #[cfg(feature = "nat")]
             if let Some(stun) = &mut self.stun {
                 stun.handle(now, self.socket.local_addr(), from, contents);
@@ -572,7 +572,7 @@ impl Node {
         for shard in 0..self.cores.len() {
             self.take_turns(shard);
             let mut due = Vec::new();
-            self.cores[shard].handle_timeouts(now, &mut self.outbox, &mut due);
+            self.cores[shard].begin_turns(now, &mut self.outbox, &mut due);
             progress |= !due.is_empty();
             for waker in due {
                 waker.wake();
@@ -615,7 +615,7 @@ impl Node {
 
     /// Queues the connections that need a turn.
     pub(crate) fn take_turns(&mut self, shard: usize) {
-        for handle in self.turns[shard].take() {
+        for handle in self.doorbells[shard].take() {
             self.cores[shard].want_turn(handle);
         }
     }
@@ -787,7 +787,7 @@ impl Node {
             connection,
             handle,
             shard,
-            turns: Rc::clone(&self.turns[shard]),
+            doorbell: Rc::clone(&self.doorbells[shard]),
         }
     }
 

@@ -17,28 +17,28 @@ use crate::{
 /// Nodes that may have something to do, by number.
 pub(crate) type Stirred = Rc<RefCell<BTreeSet<usize>>>;
 
-/// Connections of one shard that need a turn.
-pub(crate) struct Turns {
-    wanted: RefCell<Vec<ConnectionHandle>>,
+/// The doorbell of a simulated shard: connections that ask for a turn.
+pub(crate) struct SimDoorbell {
+    rung: RefCell<Vec<ConnectionHandle>>,
     node: usize,
     stirred: Stirred,
 }
 
-impl Turns {
+impl SimDoorbell {
     pub(crate) fn new((node, stirred): (usize, Stirred)) -> Self {
         Self {
-            wanted: RefCell::default(),
+            rung: RefCell::default(),
             node,
             stirred,
         }
     }
 
     pub(crate) fn take(&self) -> Vec<ConnectionHandle> {
-        self.wanted.take()
+        self.rung.take()
     }
 
-    fn want(&self, handle: ConnectionHandle) {
-        self.wanted.borrow_mut().push(handle);
+    fn ring(&self, handle: ConnectionHandle) {
+        self.rung.borrow_mut().push(handle);
         self.stirred.borrow_mut().insert(self.node);
     }
 }
@@ -49,7 +49,7 @@ pub(crate) struct Peer {
     pub(crate) connection: SharedConnection,
     pub(crate) handle: ConnectionHandle,
     pub(crate) shard: usize,
-    pub(crate) turns: Rc<Turns>,
+    pub(crate) doorbell: Rc<SimDoorbell>,
 }
 
 impl Peer {
@@ -60,7 +60,7 @@ impl Peer {
         let mut connection = lock(&self.connection);
         let result = act(&mut connection);
         if connection.announce_turn() {
-            self.turns.want(self.handle);
+            self.doorbell.ring(self.handle);
         }
         connection.take_due(&mut due);
         let displaced = connection.take_displaced();

@@ -116,7 +116,7 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
         for datagram in &datagrams {
             receiver.receive(network.now, datagram.from, &datagram.contents);
         }
-        receiver.cores[0].handle_timeouts(network.now, &mut receiver.outbox, &mut Vec::new());
+        receiver.cores[0].begin_turns(network.now, &mut receiver.outbox, &mut Vec::new());
         let mut now = network.now;
         // As long as a round: one turn that is too long ends it.
         let cost = Cost {
@@ -195,7 +195,7 @@ fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
     let late = now + Duration::from_secs(60);
     let mut rounds = 0;
     while node.cores[0].next_timeout().is_some() {
-        node.cores[0].handle_timeouts(late, &mut node.outbox, &mut Vec::new());
+        node.cores[0].begin_turns(late, &mut node.outbox, &mut Vec::new());
         assert!(turns(node, late) <= READY_BESIDE_TIMERS);
         rounds += 1;
     }

@@ -70,7 +70,7 @@ fn dial_that_was_too_early_need_not_wait_to_send_again() {
 }
 
 #[test]
-fn noise_makes_a_dial_send_once_more_and_not_more_often() {
+fn unmatched_datagram_makes_a_dial_send_once_more_and_not_more_often() {
     let mut network = Network::new(1);
     network.add(Setup::default());
     network.add(Setup {

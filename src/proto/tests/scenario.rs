@@ -382,7 +382,7 @@ impl Scenario {
         for node in &network.nodes {
             let (registry, _) = node.books();
             assert_eq!(registry.issued_ids, registry.retired_ids);
-            assert_eq!((registry.address_fallbacks, registry.foreign), (0, 0));
+            assert_eq!(registry.foreign, 0);
         }
         Outcome {
             trace: network.trace(),

@@ -22,7 +22,7 @@ use crate::{
 /// Such a dial ends when the named peer, authenticated, has dialled us from the named address.
 /// Other peers at that address, and packets with a forged source address, do not affect it.
 #[derive(Default)]
-pub(crate) struct HolePunches(Mutex<Expectations>);
+pub(crate) struct ExpectedPeers(Mutex<Expectations>);
 
 /// Peers choose the addresses, hence the standard hasher.
 #[derive(Default)]
@@ -47,7 +47,7 @@ struct Origin {
     port: u16,
 }
 
-impl HolePunches {
+impl ExpectedPeers {
     /// Expects a peer from an address until the result is dropped.
     pub(crate) fn expect(
         self: &Arc<Self>,
@@ -62,7 +62,7 @@ impl HolePunches {
         let (claim, claimed) = oneshot::channel();
         expectations.add(origin, Expected { peer_id, claim })?;
         Ok(Expectation {
-            punches: Arc::clone(self),
+            expected_peers: Arc::clone(self),
             origin,
             peer_id,
             claimed,
@@ -143,7 +143,7 @@ impl From<SocketAddr> for Origin {
 
 /// A peer that is expected until this value is dropped.
 pub(crate) struct Expectation {
-    punches: Arc<HolePunches>,
+    expected_peers: Arc<ExpectedPeers>,
     origin: Origin,
     peer_id: PeerId,
     claimed: oneshot::Receiver<Connection>,
@@ -163,7 +163,7 @@ impl Expectation {
 impl Drop for Expectation {
     fn drop(&mut self) {
         // The entry of this value, not that of a later dial for the same peer.
-        let expected = self.punches.take(self.origin, |expected| {
+        let expected = self.expected_peers.take(self.origin, |expected| {
             expected.claim.is_connected_to(&self.claimed)
         });
         drop(expected);

@@ -1,4 +1,4 @@
-//! The state that a transport, its handles and its drivers share.
+//! The drivers of one transport, and the state that they share with it and with its handles.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -20,15 +20,15 @@ use multiaddr::Multiaddr;
 use quinn_proto::VarInt;
 
 #[cfg(feature = "nat")]
-use super::stun::StunDoor;
+use super::stun::StunDispatcher;
 use super::{
     connection::Handshake,
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{Farewell, Mailbox, Undeliverable},
+    mailbox::{CloseAll, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
     silent_hosts::{Advice, Departure, FIRST_TRY, Heard, Port, SilentHosts},
-    socket::Socket,
+    socket_group::SocketGroup,
     sockets::Sockets,
     task::{Driver, ReceiveSettings, Shared},
     wakers::Reply,
@@ -44,8 +44,8 @@ use crate::{
     sync::{self, Mutex},
 };
 
-/// The sockets, mailboxes and statistics of one transport.
-pub(crate) struct Core {
+/// The drivers of one transport: their mailboxes, sockets and statistics.
+pub(crate) struct Drivers {
     config: Config,
     budget: Budget,
     shards: Shards,
@@ -56,7 +56,7 @@ pub(crate) struct Core {
     is_shut_down: AtomicBool,
     listeners: Mutex<Vec<Listening>>,
     #[cfg(feature = "nat")]
-    stun: Arc<StunDoor>,
+    stun: Arc<StunDispatcher>,
     sockets: Arc<Sockets>,
     /// Whether drivers were started and have not been given up for new ones.
     has_drivers: Mutex<bool>,
@@ -68,7 +68,7 @@ struct Listening {
     /// Without the addresses, which `addresses` has.
     stats: ListenerStats,
     addresses: BTreeSet<Multiaddr>,
-    socket: Weak<Socket>,
+    socket: Weak<SocketGroup>,
 }
 
 /// The socket from which a dial leaves.
@@ -78,7 +78,7 @@ pub(crate) enum DialFrom {
     New,
     /// The socket of one of these listeners, each of which could reach the target. If all of them
     /// are closed by then, the socket that dials without a listener share.
-    Reused(Vec<Weak<Socket>>),
+    Reused(Vec<Weak<SocketGroup>>),
     /// The socket that dials without a listener share, because the host has not answered packets
     /// from a listener's port. The handshake timeout is already running and ends at `deadline`.
     Other { deadline: Instant },
@@ -94,19 +94,19 @@ pub(crate) enum OpenError {
 
 /// Keeps the drivers running even if they have no connections. Dropping it tells them to stop once
 /// they have none.
-pub(crate) struct InUse(Arc<Core>);
+pub(crate) struct UseGuard(Arc<Drivers>);
 
-impl InUse {
+impl UseGuard {
     pub(crate) fn new(config: Config) -> Self {
-        Self(Arc::new(Core::new(config)))
+        Self(Arc::new(Drivers::new(config)))
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
+    pub(crate) fn drivers(&self) -> &Arc<Drivers> {
         &self.0
     }
 }
 
-impl Drop for InUse {
+impl Drop for UseGuard {
     fn drop(&mut self) {
         self.0.incoming.clear();
         for mailbox in self.0.mailboxes.iter() {
@@ -115,7 +115,7 @@ impl Drop for InUse {
     }
 }
 
-impl Core {
+impl Drivers {
     fn new(config: Config) -> Self {
         let config = config.counting_for_itself();
         let shards = config.shards();
@@ -150,7 +150,7 @@ impl Core {
         &self,
         runtime: &Runtime,
         addr: SocketAddr,
-    ) -> Result<Arc<Socket>, OpenError> {
+    ) -> Result<Arc<SocketGroup>, OpenError> {
         self.begin_again();
         match self.sockets.listen_again(addr) {
             Some(socket) => Ok(socket),
@@ -164,7 +164,7 @@ impl Core {
         runtime: &Runtime,
         addr: SocketAddr,
         listening: bool,
-    ) -> Result<Arc<Socket>, OpenError> {
+    ) -> Result<Arc<SocketGroup>, OpenError> {
         let ios = self.sockets.bind(runtime, addr).map_err(OpenError::Bind)?;
         self.start(runtime, &ios[0])
             .map_err(OpenError::Certificate)?;
@@ -241,7 +241,7 @@ impl Core {
     pub(crate) fn punch(
         &self,
         remote_addr: SocketAddr,
-        listeners: &[Weak<Socket>],
+        listeners: &[Weak<SocketGroup>],
     ) -> Result<oneshot::Receiver<()>, DialError> {
         let socket = self
             .expected_socket(listeners, remote_addr)
@@ -260,7 +260,7 @@ impl Core {
     }
 
     /// Whether the current drivers may read this socket; earlier drivers may have opened it.
-    pub(crate) fn may_be_read(&self, socket: &Socket) -> bool {
+    pub(crate) fn may_be_read(&self, socket: &SocketGroup) -> bool {
         self.sockets.is_current(socket)
     }
 
@@ -307,7 +307,7 @@ impl Core {
 
     fn close_connections(&self, code: VarInt, reason: Bytes, at_once: bool) {
         for mailbox in self.mailboxes.iter() {
-            mailbox.close_connections(Farewell {
+            mailbox.close_connections(CloseAll {
                 code,
                 reason: reason.clone(),
                 at_once,
@@ -333,7 +333,7 @@ impl Core {
 
     /// Stops accepting connections at this socket, and refuses those that the application has not
     /// answered.
-    pub(crate) fn stop_listening(&self, socket: &Arc<Socket>) {
+    pub(crate) fn stop_listening(&self, socket: &Arc<SocketGroup>) {
         socket.stop_listening();
         self.sockets.note_former_listener(socket);
         self.incoming.refuse_from(socket);
@@ -346,11 +346,11 @@ impl Core {
 
     /// Sockets of listeners that have failed since the last call. The transport is woken when there
     /// are any.
-    pub(crate) fn take_failed(&self) -> VecDeque<(Weak<Socket>, io::Error)> {
+    pub(crate) fn take_failed(&self) -> VecDeque<(Weak<SocketGroup>, io::Error)> {
         self.sockets.take_failed()
     }
 
-    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<Socket>) {
+    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<SocketGroup>) {
         let buffers = socket.buffer_sizes();
         sync::lock(&self.listeners).push(Listening {
             stats: ListenerStats {
@@ -394,7 +394,7 @@ impl Core {
 
     /// The socket of a listener, if it belongs to this transport.
     #[cfg(feature = "nat")]
-    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<Socket>> {
+    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<SocketGroup>> {
         sync::lock(&self.listeners)
             .iter()
             .find(|listener| listener.stats.listener_id == listener_id)?
@@ -405,7 +405,12 @@ impl Core {
     /// Sends a datagram that is not QUIC. It is lost if the driver has stopped or its queue is
     /// full.
     #[cfg(feature = "nat")]
-    pub(crate) fn send(&self, socket: Arc<Socket>, remote_addr: SocketAddr, contents: Vec<u8>) {
+    pub(crate) fn send(
+        &self,
+        socket: Arc<SocketGroup>,
+        remote_addr: SocketAddr,
+        contents: Vec<u8>,
+    ) {
         let Ok(mailbox) = self.mailbox(0) else {
             return;
         };
@@ -417,7 +422,7 @@ impl Core {
     }
 
     #[cfg(feature = "nat")]
-    pub(crate) fn stun(&self) -> &StunDoor {
+    pub(crate) fn stun(&self) -> &StunDispatcher {
         &self.stun
     }
 
@@ -487,10 +492,10 @@ impl Core {
         now: Instant,
         remote_addr: SocketAddr,
         from: DialFrom,
-    ) -> Result<(Arc<Socket>, Port), OpenError> {
+    ) -> Result<(Arc<SocketGroup>, Port), OpenError> {
         self.begin_again();
-        let (is_own, port) = match from {
-            DialFrom::New => (true, Port::Own),
+        let (is_new, port) = match from {
+            DialFrom::New => (true, Port::Only),
             DialFrom::Other { .. } => (false, Port::Other),
             DialFrom::Reused(listeners) => match self.expected_socket(&listeners, remote_addr) {
                 Some(socket) => {
@@ -504,7 +509,7 @@ impl Core {
                     }
                     (false, Port::Other)
                 }
-                None => (false, Port::Own),
+                None => (false, Port::Only),
             },
         };
         if port == Port::Other {
@@ -512,7 +517,7 @@ impl Core {
         }
         let socket = self
             .sockets
-            .to_dial_from(remote_addr.ip(), is_own, |addr| {
+            .to_dial_from(remote_addr.ip(), is_new, |addr| {
                 self.open_socket(runtime, addr, false)
             })?;
         Ok((socket, port))
@@ -524,9 +529,9 @@ impl Core {
     /// reach it.
     fn expected_socket(
         &self,
-        listeners: &[Weak<Socket>],
+        listeners: &[Weak<SocketGroup>],
         remote_addr: SocketAddr,
-    ) -> Option<Arc<Socket>> {
+    ) -> Option<Arc<SocketGroup>> {
         let sockets: Vec<_> = listeners
             .iter()
             .filter_map(Weak::upgrade)
@@ -535,11 +540,12 @@ impl Core {
         if address::needs_zone(remote_addr.ip()) && address::zone(remote_addr).is_none() {
             // The target's link is unknown, and a wildcard socket does not tell it either, so a
             // socket with a zone comes first.
-            let has_zone = |socket: &&Arc<Socket>| address::zone(socket.local_addr()).is_some();
+            let has_zone =
+                |socket: &&Arc<SocketGroup>| address::zone(socket.local_addr()).is_some();
             let zoned = sockets.iter().find(has_zone);
             return zoned.or_else(|| sockets.first()).map(Arc::clone);
         }
-        let is_wildcard = |socket: &&Arc<Socket>| socket.local_addr().ip().is_unspecified();
+        let is_wildcard = |socket: &&Arc<SocketGroup>| socket.local_addr().ip().is_unspecified();
         if sockets.iter().all(|socket| is_wildcard(&socket)) {
             return sockets.into_iter().next();
         }
@@ -564,13 +570,13 @@ impl Core {
         self.sockets.forget_all_if(|| {
             let mut has_drivers = sync::lock(&self.has_drivers);
             // Checked again under the lock: another thread may have been first.
-            let make_way = are_gone(*has_drivers);
-            if make_way {
+            let are_replaced = are_gone(*has_drivers);
+            if are_replaced {
                 self.incoming.clear();
-                self.sockets.begin_epoch();
+                self.sockets.begin_generation();
                 *has_drivers = false;
             }
-            make_way
+            are_replaced
         });
     }
 
@@ -631,7 +637,7 @@ impl Core {
 /// Adds a zone to `remote_addr` if it needs one and has none: that of the socket, or of the only
 /// link. Without a zone the kernel would choose a link, and answers would come from an address that
 /// differs in its zone.
-fn in_zone_of(socket: &Socket, remote_addr: SocketAddr) -> SocketAddr {
+fn in_zone_of(socket: &SocketGroup, remote_addr: SocketAddr) -> SocketAddr {
     address::in_zone(remote_addr, || {
         address::zone(socket.local_addr()).or_else(host_addresses::only_link)
     })

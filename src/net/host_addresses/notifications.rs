@@ -14,16 +14,16 @@ mod system {
     /// of their interface without a notification of their own.
     const GROUPS: i32 = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
 
-    /// The most messages read for one notification, so that a flood of them does not occupy the
+    /// The most messages read at once, so that a flood of them does not occupy the
     /// thread. The rest causes another notification.
-    const MESSAGES_PER_RING: usize = 256;
+    const MESSAGES_AT_ONCE: usize = 256;
 
     /// A netlink socket (rtnetlink(7)) whose messages are read but not parsed. It has the type of a
     /// UDP socket only to use tokio's interface for reading.
-    pub(crate) struct Bell(UdpSocket);
+    pub(crate) struct Notifications(UdpSocket);
 
-    impl Bell {
-        pub(crate) fn hang() -> io::Result<Self> {
+    impl Notifications {
+        pub(crate) fn subscribe() -> io::Result<Self> {
             let socket = socket(
                 AddressFamily::Netlink,
                 SockType::Raw,
@@ -34,11 +34,12 @@ mod system {
             UdpSocket::from_std(net::UdpSocket::from(socket)).map(Self)
         }
 
-        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+        /// Resolves when something has changed.
+        pub(crate) async fn next(&mut self) -> io::Result<()> {
             let mut messages = 0;
             while messages == 0 {
                 self.0.readable().await?;
-                while messages < MESSAGES_PER_RING {
+                while messages < MESSAGES_AT_ONCE {
                     // The message is truncated, because its contents are not needed.
                     match self.0.try_recv(&mut [0]) {
                         Ok(_) => messages += 1,
@@ -63,14 +64,14 @@ mod system {
     use if_watch::tokio::IfWatcher;
 
     /// The addresses that `if-watch` reports are ignored.
-    pub(crate) struct Bell(IfWatcher);
+    pub(crate) struct Notifications(IfWatcher);
 
-    impl Bell {
-        pub(crate) fn hang() -> io::Result<Self> {
+    impl Notifications {
+        pub(crate) fn subscribe() -> io::Result<Self> {
             IfWatcher::new().map(Self)
         }
 
-        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+        pub(crate) async fn next(&mut self) -> io::Result<()> {
             match self.0.next().await {
                 Some(change) => change.map(drop),
                 None => Err(io::Error::other("the interface watcher has ended")),
@@ -90,17 +91,17 @@ mod system {
     use std::{convert::Infallible, io};
 
     /// This system has no notifications.
-    pub(crate) struct Bell(Infallible);
+    pub(crate) struct Notifications(Infallible);
 
-    impl Bell {
-        pub(crate) fn hang() -> io::Result<Self> {
+    impl Notifications {
+        pub(crate) fn subscribe() -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        pub(crate) async fn rung(&mut self) -> io::Result<()> {
+        pub(crate) async fn next(&mut self) -> io::Result<()> {
             match self.0 {}
         }
     }
 }
 
-pub(super) use self::system::Bell;
+pub(super) use self::system::Notifications;

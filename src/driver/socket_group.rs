@@ -21,10 +21,10 @@ use crate::{
 ///
 /// Drivers hold the group weakly, so its last user closes it. Hence connections keep the socket of
 /// a removed listener open, and no unused socket stays open.
-pub(crate) struct Socket {
+pub(crate) struct SocketGroup {
     local_addr: SocketAddr,
     /// The generation of drivers that may read it.
-    epoch: u64,
+    generation: u64,
     /// The buffer sizes that the kernel granted.
     buffers: BufferSizes,
     /// One for each shard, or one for all. Empty between a failure and the time when the address is
@@ -41,7 +41,7 @@ pub(crate) struct Socket {
     open_sockets: Arc<AtomicUsize>,
 }
 
-impl Socket {
+impl SocketGroup {
     /// All of `ios` are bound to the same address, and there is at least one.
     ///
     /// `drivers` belong to the drivers that may read the sockets. They are rung when the last user
@@ -49,13 +49,13 @@ impl Socket {
     pub(super) fn new(
         ios: Vec<Arc<UdpSocket>>,
         listening: bool,
-        epoch: u64,
+        generation: u64,
         drivers: Vec<Arc<Doorbell>>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
         open_sockets.fetch_add(ios.len(), Ordering::Relaxed);
         Self {
-            epoch,
+            generation,
             local_addr: ios[0].local_addr(),
             buffers: ios[0].buffer_sizes(),
             ios: Mutex::new(ios),
@@ -72,8 +72,8 @@ impl Socket {
         self.local_addr
     }
 
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(crate) fn buffer_sizes(&self) -> BufferSizes {
@@ -137,7 +137,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for SocketGroup {
     fn drop(&mut self) {
         let ios = lock(&self.ios).len();
         self.open_sockets.fetch_sub(ios, Ordering::Relaxed);
@@ -145,7 +145,7 @@ impl Drop for Socket {
     }
 }
 
-impl proto::Socket for Arc<Socket> {
+impl proto::SocketHandle for Arc<SocketGroup> {
     fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

@@ -4,7 +4,7 @@ use std::{mem, task::Waker};
 
 /// What a connection requests from its shard and from its users.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct TurnRequests {
     count: u64,
     wanted: Wanted,
     /// Wakers that are due, in order.
@@ -23,7 +23,7 @@ enum Wanted {
     Announced,
 }
 
-impl Turns {
+impl TurnRequests {
     /// Requests a turn, because there may be something to send.
     pub(super) fn want(&mut self) {
         if self.wanted == Wanted::No {
