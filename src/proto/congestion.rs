@@ -239,7 +239,7 @@ mod tests {
     fn build(same_host_window: Option<u64>) -> Liftable {
         let now = crate::net::clock::now();
         Liftable {
-            inner: Arc::new(cubic::CubicFactory::default()).build(now, 1_200),
+            inner: Arc::new(CubicFactory::default()).build(now, 1_200),
             same_host_window,
             shared: Arc::default(),
         }
