@@ -53,6 +53,7 @@ mod rsa;
 mod session;
 mod signature;
 mod signed_key;
+mod stream_credit;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -63,6 +64,7 @@ mod verifier;
 pub(crate) struct Authenticator {
     sessions: Arc<Sessions>,
     dropped: Arc<DroppedPackets>,
+    withheld_credit: u64,
 }
 
 impl Authenticator {
@@ -94,6 +96,7 @@ impl Authenticator {
         Ok(Self {
             sessions: Arc::new(Sessions::new(tls)?),
             dropped: Arc::default(),
+            withheld_credit: 0,
         })
     }
 
@@ -102,6 +105,15 @@ impl Authenticator {
         Self {
             dropped: Arc::default(),
             ..self
+        }
+    }
+
+    /// The same, with connections that begin with so much less credit for each stream than
+    /// quinn-proto has in mind.
+    pub(crate) fn withholding(&self, withheld_credit: u64) -> Self {
+        Self {
+            withheld_credit,
+            ..self.clone()
         }
     }
 
@@ -121,6 +133,7 @@ impl Authenticator {
             sessions: self.sessions.clone(),
             dropped: self.dropped.clone(),
             expected,
+            withheld_credit: self.withheld_credit,
         })
     }
 
@@ -129,6 +142,7 @@ impl Authenticator {
         Arc::new(session::ServerConfig {
             sessions: self.sessions.clone(),
             dropped: self.dropped.clone(),
+            withheld_credit: self.withheld_credit,
         })
     }
 }

@@ -129,7 +129,8 @@ impl Config {
             .authenticator
             .as_ref()
             .map_err(|error| DialError::Certificate(Arc::clone(error)))?;
-        let mut config = ClientConfig::new(authenticator.client(expected));
+        let withheld = self.knobs.withheld_credit();
+        let mut config = ClientConfig::new(authenticator.withholding(withheld).client(expected));
         config
             .transport_config(self.transport(max_payload))
             // A token that one peer gave must not be shown to another, and there is no name to tell
@@ -160,8 +161,10 @@ impl Config {
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
         let pending = self.knobs.pending();
-        let mut server =
-            ServerConfig::new(authenticator.server(), Arc::new(TokenKey::new(&secret)));
+        let tls = authenticator
+            .withholding(self.knobs.withheld_credit())
+            .server();
+        let mut server = ServerConfig::new(tls, Arc::new(TokenKey::new(&secret)));
         let mut validation_token = ValidationTokenConfig::default();
         validation_token.sent(0).log(Arc::new(NoneTokenLog));
         server

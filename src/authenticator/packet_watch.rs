@@ -11,13 +11,19 @@ use std::{
 use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 
-use super::payload::{PathToken, Survey, has_stream_data, path_tokens, without_padding};
+use super::{
+    payload::{PathToken, Survey, has_stream_data, path_tokens, without_padding},
+    stream_credit::lower_stream_limits,
+};
 use crate::sync::lock_alone;
 
 /// Looks into the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
 /// §8.2), and for stream data that there is no memory for. The session and the keys share it.
 #[derive(Debug, Default)]
 pub(crate) struct PacketWatch {
+    /// Credit for each stream that quinn-proto gives and the peer does not get, at first and now.
+    first_withheld: u64,
+    withheld: AtomicU64,
     /// Almost always nobody looks for path validation, and no payload is searched for it.
     is_watched: AtomicBool,
     refuses_data: AtomicBool,
@@ -45,6 +51,22 @@ pub(crate) struct Challenge {
 }
 
 impl PacketWatch {
+    /// Of a connection that begins with so much less credit for each stream than quinn-proto gives.
+    pub(super) fn new(withheld_credit: u64) -> Self {
+        Self {
+            first_withheld: withheld_credit,
+            withheld: AtomicU64::new(withheld_credit),
+            ..Self::default()
+        }
+    }
+
+    /// Streams get so much more credit from now on than they began with. What they have got they
+    /// keep (RFC 9000 §4.1).
+    pub(crate) fn give_more_credit(&self, bytes: u64) {
+        let withheld = self.first_withheld.saturating_sub(bytes);
+        self.withheld.store(withheld, Ordering::Relaxed);
+    }
+
     /// Packets with stream data are dropped from now on, or no more; the peer will send them again.
     pub(crate) fn refuse_data(&self, refuses: bool) {
         self.refuses_data.store(refuses, Ordering::Relaxed);
@@ -181,6 +203,12 @@ impl<K> WatchedKey<K> {
 impl<K: PacketKey> PacketKey for WatchedKey<K> {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
         let end = buf.len().saturating_sub(self.key.tag_len());
+        let withheld = self.watch.withheld.load(Ordering::Relaxed);
+        if withheld > 0
+            && let Some(payload) = buf.get_mut(header_len..end)
+        {
+            lower_stream_limits(payload, withheld);
+        }
         if self.watch.is_watched()
             && let (Some(header), Some(payload)) = (buf.get(..header_len), buf.get(header_len..end))
         {

@@ -26,7 +26,7 @@ impl Survey {
             match rest.pass() {
                 Some(Passed::Crypto) => survey.crypto += 1,
                 Some(Passed::Padding) => survey.padding += before - rest.0.len(),
-                Some(Passed::Path(_) | Passed::Stream | Passed::Other) => {}
+                Some(Passed::Path(_) | Passed::Stream | Passed::StreamLimit | Passed::Other) => {}
                 None => break,
             }
         }
@@ -68,7 +68,13 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
         let frame = rest.0;
         match rest.pass() {
             Some(Passed::Padding) => {}
-            Some(Passed::Crypto | Passed::Path(_) | Passed::Stream | Passed::Other) => {
+            Some(
+                Passed::Crypto
+                | Passed::Path(_)
+                | Passed::Stream
+                | Passed::StreamLimit
+                | Passed::Other,
+            ) => {
                 copy.put_slice(&frame[..frame.len() - rest.0.len()]);
             }
             // Whatever is wrong with it is for quinn-proto to find.
@@ -81,20 +87,22 @@ pub(super) fn without_padding(payload: &[u8], padding: usize) -> BytesMut {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Passed {
+pub(super) enum Passed {
     Crypto,
     Padding,
     Path(PathToken),
     Stream,
+    /// MAX_STREAM_DATA.
+    StreamLimit,
     Other,
 }
 
 /// What follows the frames that were passed.
-struct Rest<'a>(&'a [u8]);
+pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
 impl Rest<'_> {
     /// Passes one frame, or several of PADDING. `None` if there is none that is whole and known.
-    fn pass(&mut self) -> Option<Passed> {
+    pub(super) fn pass(&mut self) -> Option<Passed> {
         // A type is a number, which quinn-proto takes in every length, not only in the shortest
         // (RFC 9000 §12.4).
         let ty = self.number()?;
@@ -107,7 +115,11 @@ impl Rest<'_> {
             ACK | ACK_ECN => self.ack(ty)?,
             MAX_DATA | MAX_STREAMS_BIDI | MAX_STREAMS_UNI | DATA_BLOCKED | STREAMS_BLOCKED_BIDI
             | STREAMS_BLOCKED_UNI | RETIRE_CONNECTION_ID => self.numbers(1)?,
-            STOP_SENDING | MAX_STREAM_DATA | STREAM_DATA_BLOCKED => self.numbers(2)?,
+            STOP_SENDING | STREAM_DATA_BLOCKED => self.numbers(2)?,
+            MAX_STREAM_DATA => {
+                self.numbers(2)?;
+                return Some(Passed::StreamLimit);
+            }
             RESET_STREAM => self.numbers(3)?,
             ACK_FREQUENCY => self.numbers(4)?,
             CRYPTO => {
@@ -203,7 +215,7 @@ impl Rest<'_> {
         self.bytes(len)
     }
 
-    fn bytes(&mut self, len: usize) -> Option<()> {
+    pub(super) fn bytes(&mut self, len: usize) -> Option<()> {
         self.0 = self.0.get(len..)?;
         Some(())
     }
@@ -217,7 +229,7 @@ impl Rest<'_> {
     }
 
     /// A number of variable length (RFC 9000 §16).
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         let first = *self.0.first()?;
         if first <= VALUE_MASK {
             self.0 = &self.0[1..];

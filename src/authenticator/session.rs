@@ -29,6 +29,7 @@ use super::{
     error::{CertificateError, GenerateError},
     packet_watch::{PacketWatch, WatchedKey},
     post_handshake::PostHandshake,
+    stream_credit::lower_initial_limits,
     tls::{ALPN, Initial, Tls},
     verifier::{Record, Verdict},
 };
@@ -130,6 +131,7 @@ pub(super) struct ClientConfig {
     pub(super) sessions: Arc<Sessions>,
     pub(super) dropped: Arc<DroppedPackets>,
     pub(super) expected: Option<PeerId>,
+    pub(super) withheld_credit: u64,
 }
 
 impl crypto::ClientConfig for ClientConfig {
@@ -143,7 +145,7 @@ impl crypto::ClientConfig for ClientConfig {
         let record = Arc::new(Record::default());
         let connection = self
             .sessions
-            .connect(self.expected, encode(params), &record)
+            .connect(self.expected, encode(params, self.withheld_credit), &record)
             // It worked with the same parts before, so the system's randomness has failed.
             .map_err(|_| ConnectError::EndpointStopping)?;
         Ok(Box::new(TlsSession::new(
@@ -151,6 +153,7 @@ impl crypto::ClientConfig for ClientConfig {
             record,
             self.sessions.clone(),
             CryptoBudget::new(&self.dropped),
+            self.withheld_credit,
         )))
     }
 }
@@ -159,6 +162,7 @@ impl crypto::ClientConfig for ClientConfig {
 pub(super) struct ServerConfig {
     pub(super) sessions: Arc<Sessions>,
     pub(super) dropped: Arc<DroppedPackets>,
+    pub(super) withheld_credit: u64,
 }
 
 impl crypto::ServerConfig for ServerConfig {
@@ -189,13 +193,14 @@ impl crypto::ServerConfig for ServerConfig {
         let record = Arc::new(Record::default());
         let connection = self
             .sessions
-            .accept(encode(params), &record)
+            .accept(encode(params, self.withheld_credit), &record)
             .expect("the same parts made a server connection in `Sessions::new`");
         Box::new(TlsSession::new(
             Connection::Server(connection),
             record,
             self.sessions.clone(),
             CryptoBudget::new(&self.dropped),
+            self.withheld_credit,
         ))
     }
 }
@@ -228,13 +233,14 @@ impl TlsSession {
         record: Arc<Record>,
         sessions: Arc<Sessions>,
         crypto: Arc<CryptoBudget>,
+        withheld_credit: u64,
     ) -> Self {
         Self {
             state: State::Handshake(Box::new(connection)),
             record,
             sessions,
             crypto,
-            watch: Arc::default(),
+            watch: Arc::new(PacketWatch::new(withheld_credit)),
             is_reported: false,
             next_secrets: None,
         }
@@ -537,9 +543,12 @@ fn handshake_keys(
     }
 }
 
-fn encode(parameters: &TransportParameters) -> Vec<u8> {
+fn encode(parameters: &TransportParameters, withheld_credit: u64) -> Vec<u8> {
     let mut encoded = Vec::new();
     parameters.write(&mut encoded);
+    if withheld_credit > 0 {
+        lower_initial_limits(&mut encoded, withheld_credit);
+    }
     encoded
 }
 

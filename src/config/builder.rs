@@ -57,13 +57,15 @@ impl ConfigBuilder {
     /// Bytes that a peer may send on all its streams together without our reading any of them.
     ///
     /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000, half
-    /// again as much as one stream, so that one stalled stream does not stall the others.
+    /// again as much as one stream, so that one stalled stream does not stall the others; it grows to
+    /// 66,000,000 with that of a stream. If this or that of a stream is set, neither grows.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
     pub fn connection_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
         self.knobs.connection_receive_window = window("connection_receive_window_bytes", bytes)?;
+        self.knobs.grows_receive = false;
         Ok(self)
     }
 
@@ -364,7 +366,8 @@ impl ConfigBuilder {
     ///
     /// Bounds what a connection holds for retransmission. Another eighth of it, a megabyte at most, and one write
     /// may wait to be sent. Should be twice the bandwidth-delay product of the path. On the way back to the same host
-    /// it is 512 KiB at most: there it is the peer's receive buffer that all of it waits in. Default: 10,000,000.
+    /// it is 512 KiB at most: there it is the peer's receive buffer that all of it waits in. Default: 10,000,000, which
+    /// grows to 48,000,000 as twice the congestion window. If it is set, it does not grow.
     ///
     /// # Errors
     ///
@@ -377,6 +380,7 @@ impl ConfigBuilder {
             });
         }
         self.knobs.send_window = bytes;
+        self.knobs.grows_send = false;
         Ok(self)
     }
 
@@ -423,13 +427,16 @@ impl ConfigBuilder {
 
     /// Bytes that a peer may send on one stream without our reading any of them (RFC 9000 §4.1).
     ///
-    /// Default: 10,000,000, enough for 800 Mbit/s at 100 ms.
+    /// Default: 10,000,000, enough for 800 Mbit/s at 100 ms. It grows to 44,000,000 where the application reads
+    /// as much as half of that in a round trip, and shrinks again. If this or that of a connection is set, neither
+    /// grows.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
     pub fn stream_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
         self.knobs.stream_receive_window = window("stream_receive_window_bytes", bytes)?;
+        self.knobs.grows_receive = false;
         Ok(self)
     }
 }

@@ -41,6 +41,14 @@ const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
 /// As much unacknowledged data as one stream's window lets out.
 const SEND_WINDOW_BYTES: u64 = 10_000_000;
 
+/// What a stream's receive window grows to where the path holds as much: 5 Gbit/s at 63 ms. The
+/// connection's grows with it, to 66 MB.
+const LARGEST_STREAM_WINDOW_BYTES: u32 = 44_000_000;
+
+/// What the send window grows to. More is not let out by a stream's window, but what was received is
+/// only acknowledged a round trip later.
+const LARGEST_SEND_WINDOW_BYTES: u64 = 48_000_000;
+
 /// Whatever the interface takes.
 const MAX_MTU_BYTES: u16 = LARGEST_MTU_BYTES;
 
@@ -122,6 +130,9 @@ const SHARDS: Shards = Shards::ONE;
 #[derive(Clone, Debug)]
 pub(super) struct Knobs {
     pub(super) connection_receive_window: VarInt,
+    /// Whether receive windows grow, and the send window: if they were not set.
+    pub(super) grows_receive: bool,
+    pub(super) grows_send: bool,
     pub(super) handshake_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
@@ -151,6 +162,8 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             connection_receive_window: CONNECTION_RECEIVE_WINDOW_BYTES.into(),
+            grows_receive: true,
+            grows_send: true,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
@@ -250,9 +263,29 @@ impl Knobs {
             windows: ReceiveWindows {
                 connection: self.connection_receive_window.into(),
                 stream: self.stream_receive_window.into(),
+                largest_stream: self.largest_stream_window().into(),
             },
             send_window: self.send_window,
+            largest_send_window: if self.grows_send {
+                LARGEST_SEND_WINDOW_BYTES
+            } else {
+                self.send_window
+            },
         }
+    }
+
+    fn largest_stream_window(&self) -> VarInt {
+        if self.grows_receive {
+            LARGEST_STREAM_WINDOW_BYTES.into()
+        } else {
+            self.stream_receive_window
+        }
+    }
+
+    /// Credit for each stream that peers do not get in the beginning.
+    pub(super) fn withheld_credit(&self) -> u64 {
+        let largest: u64 = self.largest_stream_window().into();
+        largest.saturating_sub(self.stream_receive_window.into())
     }
 
     pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
@@ -278,7 +311,7 @@ impl Knobs {
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .receive_window(self.connection_receive_window)
-            .stream_receive_window(self.stream_receive_window)
+            .stream_receive_window(self.largest_stream_window())
             .send_window(send_window)
             .congestion_controller_factory(Arc::new(LiftableFactory(self.congestion(congestion))))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).

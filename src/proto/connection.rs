@@ -82,6 +82,7 @@ pub(crate) struct Connection {
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
+    first_stream_window: u64,
     turns: Turns,
     waiting: Waiting,
 }
@@ -161,6 +162,7 @@ impl Connection {
             used_up: None,
             moved_to: None,
             streams: StreamStates::new(limits),
+            first_stream_window: limits.windows.stream,
             turns: Turns::default(),
             waiting: Waiting::default(),
         }
@@ -762,6 +764,17 @@ impl Connection {
     pub(super) fn set_allowance(&mut self, bytes: u64) {
         self.streams().set_receive_limit(bytes);
         self.streams().set_send_limit(bytes);
+    }
+
+    /// Lets windows grow with what the path holds, and shrink again.
+    pub(super) fn look_at_windows(&mut self, now: Instant) {
+        // Who answers late, or has others fill queues, makes round trips longer than they are.
+        let rtt = self.quic.rtt().min(2 * self.quic.min_rtt());
+        let stream = self.streams().look_at_receive_windows(now, rtt);
+        if let (Some(stream), Some(watch)) = (stream, &self.watch) {
+            watch.give_more_credit(stream.saturating_sub(self.first_stream_window));
+        }
+        self.streams().look_at_send_window();
     }
 
     fn note_acknowledged(&mut self) {

@@ -632,6 +632,7 @@ impl<S: Socket> Turn<'_, S> {
             self.slot.refuses_data = is_over;
             self.totals.registry.dropped_budget += self.connection.refuse_data(is_over);
         }
+        self.connection.look_at_windows(self.now);
         let allowance = self.budget.allowance();
         if self.slot.budget.is_news(allowance) {
             self.connection.set_allowance(allowance);

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod gather;
+mod growth;
 mod reassembly;
 mod receive_part;
 mod receiving;
@@ -49,6 +50,7 @@ pub(crate) struct StreamLimits {
     pub(crate) max_peer_streams: u32,
     pub(crate) windows: ReceiveWindows,
     pub(crate) send_window: u64,
+    pub(crate) largest_send_window: u64,
 }
 
 /// What is known of the streams of one connection.
@@ -118,7 +120,7 @@ impl StreamStates {
             accepted: 0,
             undelivered: FxHashSet::default(),
             receiving: Receiving::new(limits.windows),
-            send_window: SendWindow::new(limits.send_window),
+            send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
             states: FxHashMap::default(),
             gathering: Gathering::default(),
             inbound: None,
@@ -505,7 +507,19 @@ impl Streams<'_> {
 impl Streams<'_> {
     /// No more than so many written bytes shall be unacknowledged.
     pub(super) fn set_send_limit(&mut self, bytes: u64) {
-        if let Some(window) = self.streams.send_window.set_limit(bytes) {
+        let changed = self.streams.send_window.set_limit(bytes);
+        self.set_send_window(changed);
+    }
+
+    /// Lets the send window grow with the congestion window.
+    pub(super) fn look_at_send_window(&mut self) {
+        let congestion_window = self.quic.congestion_state().window();
+        let changed = self.streams.send_window.look(congestion_window);
+        self.set_send_window(changed);
+    }
+
+    fn set_send_window(&mut self, changed: Option<u64>) {
+        if let Some(window) = changed {
             self.quic.set_send_window(window);
             // Writers may go on.
             self.turns.want();

@@ -46,6 +46,7 @@ mod timing;
 mod transfer;
 mod trials;
 mod wan;
+mod windows;
 
 use super::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 

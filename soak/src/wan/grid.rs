@@ -68,7 +68,7 @@ pub fn full(seeds: u64, with_fastest: bool) -> Vec<Table> {
             }
         }
     }
-    for rate in [50, 100, 200, 1000] {
+    for rate in [100, 1000] {
         for rtt in [63, 150, 450] {
             for queue in [0.5, 1.0, 2.0, 4.0] {
                 deaths.push(format!(

@@ -1,7 +1,10 @@
 //! Received data of all streams of a connection: how much there is, and when it is taken out of
 //! quinn-proto.
 
-use std::mem;
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use quinn_proto::{Connection, StreamId};
 
@@ -10,6 +13,7 @@ use super::receive_part::Holding;
 use super::{
     Streams,
     backlog::{Arrival, PILE},
+    growth::ReceiveGrowth,
     reassembly::PAGE_BYTES,
     receive_part::{ReceivePart, Taken},
     window::ReceiveWindow,
@@ -50,12 +54,21 @@ const LEAST_GAPS: u64 = 4096;
 /// two of them. A gap takes some 90 bytes, half of them in quinn-proto.
 const BYTES_PER_GAP: u64 = 2400;
 
+/// A window that has grown further has no more gaps for it, so that all that is beside the window is
+/// 16 MiB at most.
+const MOST_WINDOW_FOR_GAPS: u64 = 48_000_000;
+
 /// What a gap counts for in bytes of memory.
 const GAP_BYTES: u64 = 90;
 
 /// What the streams of a connection hold of received data.
 pub(super) struct Receiving {
     window: ReceiveWindow,
+    growth: ReceiveGrowth,
+    /// What they were first.
+    first: ReceiveWindows,
+    /// What the application has read.
+    read: u64,
     /// How far behind a reader may be before no more is taken out for it.
     read_ahead: u64,
     /// Memory of datagrams in quinn-proto, and what of ours.
@@ -81,9 +94,21 @@ pub(super) struct Receiving {
 pub(crate) struct ReceiveWindows {
     pub(crate) connection: u64,
     pub(crate) stream: u64,
+    /// What a stream's window may grow to, and the connection's in proportion.
+    pub(crate) largest_stream: u64,
 }
 
 impl ReceiveWindows {
+    /// With so much for a stream, and as much for others as before, in proportion.
+    fn grown(self, stream: u64) -> Self {
+        let connection = self.connection as f64 / self.stream as f64 * stream as f64;
+        Self {
+            connection: connection as u64,
+            stream,
+            ..self
+        }
+    }
+
     /// How far behind the reader of a stream may be before no more is taken out for it: half of
     /// what is beyond the stream's own window. The other half is left to other streams.
     fn read_ahead(self) -> u64 {
@@ -99,6 +124,9 @@ impl Receiving {
     pub(super) fn new(windows: ReceiveWindows) -> Self {
         Self {
             window: ReceiveWindow::new(windows.connection),
+            growth: ReceiveGrowth::new(windows.stream, windows.largest_stream),
+            first: windows,
+            read: 0,
             read_ahead: windows.read_ahead(),
             backlog: 0,
             pages: 0,
@@ -179,6 +207,7 @@ impl Receiving {
         let step = self.window.step() as usize;
         let taken = self.change(part, |part| part.read(quic, id, buf, step));
         self.window.handed_out(taken.bytes);
+        self.read += taken.filled as u64;
         taken
     }
 
@@ -187,11 +216,12 @@ impl Receiving {
     }
 
     fn most_gaps(&self) -> u64 {
-        LEAST_GAPS + self.window.configured() / BYTES_PER_GAP
+        let grown = self.window.largest().min(MOST_WINDOW_FOR_GAPS);
+        LEAST_GAPS + grown.max(self.first.connection) / BYTES_PER_GAP
     }
 
     fn is_over(&self) -> bool {
-        self.backlog > 0 && self.data_bytes() > self.window.configured().saturating_add(SLACK_BYTES)
+        self.backlog > 0 && self.data_bytes() > self.window.size().saturating_add(SLACK_BYTES)
     }
 
     /// Whether a stream's pile is to be taken out.
@@ -292,6 +322,18 @@ impl Streams<'_> {
     pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
         self.streams.receiving.window.set_limit(bytes);
         self.settle();
+    }
+
+    /// Lets windows grow with what is read in a round trip. Returns a stream's window, if it changes.
+    pub(crate) fn look_at_receive_windows(&mut self, now: Instant, rtt: Duration) -> Option<u64> {
+        let receiving = &mut self.streams.receiving;
+        let is_in_use = receiving.data_bytes() > receiving.window.size() / 8;
+        let stream = (receiving.growth).look(now, rtt, receiving.read, is_in_use)?;
+        let windows = receiving.first.grown(stream);
+        receiving.window.set_size(windows.connection);
+        receiving.read_ahead = windows.read_ahead();
+        self.settle();
+        Some(stream)
     }
 
     /// Has the peer get as much credit as is free.

@@ -1,21 +1,28 @@
 //! How much a connection may have written that is not acknowledged.
 
+use super::growth::SendGrowth;
+
 /// Written bytes that the peer has not acknowledged, and the limit for them.
 ///
 /// quinn-proto has the limit, and does not tell how near it is.
 #[derive(Debug)]
 pub(super) struct SendWindow {
-    configured: u64,
+    growth: SendGrowth,
+    size: u64,
+    /// As much of it as there is memory for, beside other connections.
+    allowance: u64,
     current: u64,
     /// Bytes that quinn-proto was given, and of which it is not certain that they are acknowledged.
     written: u64,
 }
 
 impl SendWindow {
-    pub(super) fn new(configured: u64) -> Self {
+    pub(super) fn new(first: u64, largest: u64) -> Self {
         Self {
-            configured,
-            current: configured,
+            growth: SendGrowth::new(first, largest),
+            size: first,
+            allowance: u64::MAX,
+            current: first,
             written: 0,
         }
     }
@@ -42,7 +49,7 @@ impl SendWindow {
 
     /// Bytes that quinn-proto holds until they are acknowledged, at most.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.written.min(self.configured)
+        self.written.min(self.growth.largest())
     }
 
     /// Bytes that may be unacknowledged.
@@ -53,7 +60,19 @@ impl SendWindow {
     /// No more than this shall be unacknowledged. Returns the window that quinn-proto should have, if it
     /// changes.
     pub(super) fn set_limit(&mut self, bytes: u64) -> Option<u64> {
-        let window = self.configured.min(bytes);
+        self.allowance = bytes;
+        self.change()
+    }
+
+    /// The congestion window is so large. Returns the window that quinn-proto should have, if it
+    /// changes.
+    pub(super) fn look(&mut self, congestion_window: u64) -> Option<u64> {
+        self.size = self.growth.look(congestion_window)?;
+        self.change()
+    }
+
+    fn change(&mut self) -> Option<u64> {
+        let window = self.size.min(self.allowance);
         (window != self.current).then(|| {
             self.current = window;
             window
@@ -67,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_is_acknowledged_and_not_noticed_counts_for_a_window_at_most() {
-        let mut window = SendWindow::new(10_000);
+        let mut window = SendWindow::new(10_000, 10_000);
         for _ in 0..1_000 {
             window.note_written(100);
             window.note_acknowledged(90);

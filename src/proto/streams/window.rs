@@ -18,7 +18,10 @@ const PARTS: u64 = 8;
 /// It has handed out two kinds of bytes: those that the application has, and those that wait for it
 /// in our memory. The second kind is withheld here.
 pub(super) struct ReceiveWindow {
-    configured: u64,
+    /// Without other connections.
+    size: u64,
+    /// The largest that it was: what the peer has got then, it may still use.
+    largest: u64,
     /// As much of it as there is memory for, beside other connections.
     limit: u64,
     withheld: u64,
@@ -33,7 +36,8 @@ pub(super) struct ReceiveWindow {
 impl ReceiveWindow {
     pub(super) fn new(configured: u64) -> Self {
         Self {
-            configured,
+            size: configured,
+            largest: configured,
             limit: u64::MAX,
             withheld: 0,
             current: configured,
@@ -41,13 +45,25 @@ impl ReceiveWindow {
         }
     }
 
-    pub(super) fn configured(&self) -> u64 {
-        self.configured
+    /// As it is where there is memory enough.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The largest that it ever was.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest
+    }
+
+    /// It grows or shrinks.
+    pub(super) fn set_size(&mut self, bytes: u64) {
+        self.size = bytes;
+        self.largest = self.largest.max(bytes);
     }
 
     /// Most bytes that may be taken from quinn-proto before [`settle`](Self::settle).
     pub(super) fn step(&self) -> u64 {
-        (self.configured / PARTS).clamp(1, MAX_STEP_BYTES)
+        (self.size / PARTS).clamp(1, MAX_STEP_BYTES)
     }
 
     /// The peer shall get no more than this, but always enough to go on.
@@ -83,10 +99,7 @@ impl ReceiveWindow {
     }
 
     fn adjust(&mut self) -> bool {
-        let target = self
-            .configured
-            .min(self.limit)
-            .saturating_sub(self.withheld);
+        let target = self.size.min(self.limit).saturating_sub(self.withheld);
         if target < self.current {
             self.debt = self.debt.saturating_add(self.current - target);
             self.current = target;
@@ -100,7 +113,7 @@ impl ReceiveWindow {
             raised = raised.max(target.min(self.step()));
         }
         let is_free = self.withheld == 0 && self.debt == 0;
-        let part = self.configured / PARTS;
+        let part = self.size / PARTS;
         let is_worth_a_frame =
             is_free || self.current < self.step() || raised >= self.current.saturating_add(part);
         if !is_worth_a_frame {
@@ -250,6 +263,30 @@ mod tests {
             assert!(connection.unread > 0, "the peer is blocked for ever");
             connection.read(u64::MAX);
         }
+    }
+
+    #[test]
+    fn window_that_has_grown_and_shrunk_is_what_it_was() {
+        let mut connection = Connection::new();
+        connection.window.set_size(4 * WINDOW);
+        connection.settle();
+        assert_eq!(connection.outstanding(), 4 * WINDOW);
+        connection.send(u64::MAX);
+        connection.drain(u64::MAX);
+        connection.window.set_size(WINDOW);
+        connection.settle();
+        // What it has it keeps, and nothing is added before as much is read.
+        let step = connection.window.step();
+        connection.read(3 * WINDOW);
+        assert!(
+            connection.outstanding() <= step,
+            "{}",
+            connection.outstanding()
+        );
+        connection.read(u64::MAX);
+        connection.send(u64::MAX);
+        connection.read(u64::MAX);
+        assert_eq!(connection.outstanding(), WINDOW);
     }
 
     #[derive(Clone, Copy, Debug)]

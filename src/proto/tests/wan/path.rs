@@ -25,7 +25,7 @@ pub(super) struct WanPath {
     queue: f64,
     /// All windows, in MB; 0 is as they are by default.
     pub(super) windows: u32,
-    /// Whether quinn-proto's congestion control is used in place of ours.
+    /// Whether quinn-proto's congestion control is used in place of ours, and windows do not grow.
     pub(super) is_quinn: bool,
     /// Bytes of each write.
     pub(super) write: usize,

@@ -308,13 +308,14 @@ fn configure<const MB: u64, const IS_QUINN: bool>(mut builder: ConfigBuilder) ->
     if IS_QUINN {
         builder = builder.quinn_cubic();
     }
-    if MB == 0 {
-        return builder;
-    }
-    let bytes = MB * 1_000_000;
+    let [stream, connection, send] = match MB {
+        0 if IS_QUINN => [10, 15, 10],
+        0 => return builder,
+        all => [all; 3],
+    };
     builder
-        .stream_receive_window_bytes(bytes)
-        .and_then(|builder| builder.connection_receive_window_bytes(bytes))
-        .and_then(|builder| builder.send_window_bytes(bytes))
+        .stream_receive_window_bytes(stream * 1_000_000)
+        .and_then(|builder| builder.connection_receive_window_bytes(connection * 1_000_000))
+        .and_then(|builder| builder.send_window_bytes(send * 1_000_000))
         .unwrap()
 }
