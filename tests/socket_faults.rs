@@ -97,6 +97,19 @@ fn interface_that_takes_nothing_holds_up_nobody_else() {
     }));
 }
 
+/// As in some containers.
+#[test]
+fn interface_that_claims_to_be_as_wide_as_loopback_is_a_network() {
+    or_skip(at_near(async |near: Near| {
+        near.run("ip link set a0 mtu 65520");
+        let mut node = Node::new();
+        let handle = node.transport.handle();
+        let _muxer = node.dial(&near.far[0]).await.unwrap();
+        // On the same host it would begin with 1452.
+        assert_eq!(mtus(&handle), [1200]);
+    }));
+}
+
 #[test]
 fn interface_that_takes_less_than_before_loses_nothing() {
     or_skip(at_near(async |near: Near| {

@@ -384,8 +384,8 @@ impl ConfigBuilder {
     ///
     /// Bounds the memory for retransmissions. In addition, an eighth of it (at most a megabyte) and
     /// one write may wait to be sent. It should be twice the bandwidth-delay product of the path.
-    /// On loopback it is at most 512 KiB, because there all of it waits in the peer's receive
-    /// buffer. Default: 10,000,000.
+    /// To a peer on the same host it is at most 512 KiB, because there all of it waits in the peer's
+    /// receive buffer. Default: 10,000,000.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use quinn_proto::{
 use super::{builder::MIN_MTU_BYTES, retry::RetryPolicy};
 use crate::{
     error::ConfigError,
-    net::{BufferSizes, memory},
+    net::{BufferSizes, interfaces::WIDEST_NETWORK_BYTES, memory},
     proto::{
         AdmissionLimits, Budget, CubicFactory, FIRST_PEER_STREAMS, LiftableFactory, Offload,
         PendingLimits, ReceiveWindows, Shards, StreamLimits,
@@ -55,9 +55,6 @@ const MTU_STEP_BYTES: u16 = 64;
 /// A receive buffer should hold so many of the datagrams that peers are allowed to send: a burst of them is
 /// lost otherwise.
 const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
-
-/// No network carries larger packets; only the way back to the same host does.
-const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
 
 /// What may be in flight on the way back to the same host, and no more is written ahead. All of it
 /// waits in the peer's receive buffer.
@@ -269,7 +266,7 @@ impl Knobs {
         let mut congestion = CubicFactory::default();
         if is_wide {
             // One large probe would fill the usual window.
-            congestion.initial_window += u64::from(search.upper);
+            congestion.initial_window += u64::from(search.upper.min(MAX_MTU_BYTES));
         }
         let congestion = LiftableFactory {
             inner: self.congestion(congestion),
@@ -333,8 +330,9 @@ impl MtuSearch {
         };
         let lower = lower.min(upper);
         let step = if is_wide {
-            // quinn-proto tries the upper end first if the middle is less than a step away.
-            (upper - lower) / 2 + 1
+            // quinn-proto tries the upper end first if the middle is less than a step away, and
+            // nothing after it if the middle is less than a step away from there.
+            (upper - lower) / 2 + 2
         } else {
             MTU_STEP_BYTES
         };
@@ -352,6 +350,8 @@ mod tests {
         assert_eq!((lower, upper), (USUAL_MTU_BYTES, MAX_MTU_BYTES));
         // The middle is not tried, and the upper end is.
         assert!((upper - lower) / 2 < step && step <= upper - lower);
+        // Nor is anything tried when that one is lost.
+        assert!(upper - (lower + upper - 1) / 2 < step);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
 /// wildcard, to `remote`; `None` if it does not tell.
 ///
 /// This is the limit of the interface. The limit of the path is found by path MTU discovery.
+/// It is more than [`WIDEST_NETWORK_BYTES`] only if `remote` is an address of this host.
 ///
 /// # Errors
 ///
@@ -49,7 +50,17 @@ pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<O
             } else {
                 sockopt::ipv6_mtu(&socket).ok()?.saturating_sub(48)
             };
-            Some(u16::try_from(payload).unwrap_or(u16::MAX))
+            let payload = u16::try_from(payload).unwrap_or(u16::MAX);
+            // The kernel sends from the same address to one of its own.
+            let is_same_host = remote.ip().is_loopback()
+                || socket
+                    .local_addr()
+                    .is_ok_and(|local| local.ip() == remote.ip());
+            Some(if is_same_host {
+                payload
+            } else {
+                payload.min(WIDEST_NETWORK_BYTES)
+            })
         }))
     }
     #[cfg(not(target_os = "linux"))]
@@ -58,6 +69,10 @@ pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<O
         Ok(None)
     }
 }
+
+/// Most UDP payload that is tried on a network, in bytes. The networks of some containers claim to
+/// carry as much as loopback does.
+pub(crate) const WIDEST_NETWORK_BYTES: u16 = 16 * 1024;
 
 /// A socket for which the kernel has chosen the route to `remote`, or `None` if it does not tell.
 /// No packet is sent.

@@ -184,6 +184,10 @@ impl Controller for Liftable {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
+        if is_persistent_congestion {
+            // Nothing has arrived for a while. Another quick round trip tells that it was the host.
+            (self.shared.same_host_window).store(0, Ordering::Relaxed);
+        }
         self.inner
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
@@ -253,11 +257,21 @@ mod tests {
         loopback.note_round_trip(Duration::from_micros(900));
         assert_eq!(loopback.window(), WINDOW);
         loopback.note_round_trip(Duration::from_millis(50));
-        assert_eq!(loopback.window(), WINDOW, "a peer that was late once");
-        assert_eq!(
-            PathControl(loopback.shared).same_host_window(),
-            Some(WINDOW)
-        );
+        assert_eq!(loopback.window(), WINDOW, "a peer that was late");
+        let control = PathControl(Arc::clone(&loopback.shared));
+        assert_eq!(control.same_host_window(), Some(WINDOW));
+    }
+
+    #[test]
+    fn persistent_congestion_is_that_of_a_network() {
+        let mut loopback = build(Some(WINDOW));
+        loopback.note_round_trip(Duration::from_micros(900));
+        let now = crate::net::clock::now();
+        loopback.on_congestion_event(now, now, false, 1_200);
+        assert_eq!(loopback.window(), WINDOW);
+        loopback.on_congestion_event(now, now, true, 1_200);
+        assert!(loopback.window() < WINDOW);
+        assert_eq!(PathControl(loopback.shared).same_host_window(), None);
     }
 
     #[test]

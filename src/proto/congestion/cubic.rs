@@ -40,8 +40,8 @@ impl ControllerFactory for CubicFactory {
 
 /// The window of one path.
 ///
-/// It grows when it is used, and only then (RFC 9002 §7.8), so it is never more than twice what was
-/// in flight. quinn-proto's word for that, `app_limited`, is not heard: it means the moment before
+/// It grows when it is used, and only then (RFC 9002 §7.8), so it does not grow beyond twice what
+/// was in flight. quinn-proto's word for that, `app_limited`, is not heard: it means the moment before
 /// the acknowledgement, and is not given while the pacer holds packets back.
 ///
 /// Every loss counts. That a packet was late and not lost (RFC 9438 §4.9) cannot be seen from here:

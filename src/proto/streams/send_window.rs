@@ -97,4 +97,14 @@ mod tests {
         window.note_written(1);
         assert_eq!(window.held_bytes(), 1_000);
     }
+
+    #[test]
+    fn window_is_the_least_of_what_memory_and_path_take() {
+        let mut window = SendWindow::new(10_000);
+        assert_eq!(window.set_path_limit(Some(5_000)), Some(5_000));
+        assert_eq!(window.set_allowance(7_000), None);
+        assert_eq!(window.set_allowance(1_000), Some(1_000));
+        assert_eq!(window.set_path_limit(None), None);
+        assert_eq!(window.set_allowance(20_000), Some(10_000));
+    }
 }
