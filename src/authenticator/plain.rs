@@ -1,5 +1,4 @@
-//! Unprotected packets, for simulations with so many packets that encryption would take most of the
-//! time.
+//! Unprotected packets, for simulations: encryption would take most of their time.
 
 use std::sync::LazyLock;
 

@@ -45,7 +45,8 @@ const SEND_WINDOW_BYTES: u64 = 10_000_000;
 /// a transfer 5 % of its CPU time, and cost a short connection 15 % more for the probe.
 const MAX_MTU_BYTES: u16 = 16_370;
 
-/// What is tried where the interface does not tell: Ethernet's 1500 bytes less IPv6 and UDP headers.
+/// What is tried where the interface does not tell: Ethernet's 1500 bytes less the headers of IPv6
+/// and UDP.
 const USUAL_MTU_BYTES: u16 = 1452;
 
 /// Where the search for the MTU ends. Ethernet's is found with two probes instead of six; a path of 1492 bytes
@@ -294,13 +295,9 @@ impl Knobs {
         }
         config
     }
-    #[cfg(not(test))]
-    fn congestion(&self, ours: CubicFactory) -> Arc<dyn ControllerFactory + Send + Sync> {
-        Arc::new(ours)
-    }
 
-    #[cfg(test)]
     fn congestion(&self, ours: CubicFactory) -> Arc<dyn ControllerFactory + Send + Sync> {
+        #[cfg(test)]
         if self.uses_quinn_cubic {
             let mut theirs = quinn_proto::congestion::CubicConfig::default();
             theirs.initial_window(ours.initial_window);

@@ -57,8 +57,6 @@ pub(crate) struct Connection {
     /// How much CRYPTO data the peer has sent.
     crypto: Option<Arc<CryptoBudget>>,
     path_control: PathControl,
-    /// The window that the path has because it leads back to the same host.
-    same_host_window: Option<u64>,
     /// Bytes acknowledged on this path, as of the last
     /// [`note_acknowledged`](Self::note_acknowledged).
     acknowledged: u64,
@@ -150,7 +148,6 @@ impl Connection {
             known_addr: quic.remote_address(),
             crypto,
             path_control: PathControl::of(&quic),
-            same_host_window: None,
             acknowledged: 0,
             watch,
             newest: 0,
@@ -568,10 +565,7 @@ impl Connection {
     /// What is written waits in the peer's receive buffer, if the peer is on the same host.
     fn fit_path(&mut self) {
         let window = self.path_control.same_host_window();
-        if window != self.same_host_window {
-            self.same_host_window = window;
-            self.streams().set_path_limit(window);
-        }
+        self.streams().set_path_limit(window);
     }
 
     /// Checks whether streams are still to be delivered before the connection is closed.

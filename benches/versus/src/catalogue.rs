@@ -255,9 +255,8 @@ fn build() -> Vec<Scenario> {
             add(format!("close-{name}{suffix}"), kind, Pinned, Equalised);
         }
     }
-    let closing = Closing::WhenTheNextIsThere;
     let kind = Kind::Close {
-        closing,
+        closing: Closing::WhenTheNextIsThere,
         at_once: 8,
     };
     add("close-held-8-shipped".into(), kind, Pinned, Shipped);

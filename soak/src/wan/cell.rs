@@ -52,8 +52,7 @@ pub fn of<'a>(tables: &[Table], told: &'a [Told]) -> Vec<Cell<'a>> {
 impl Cell<'_> {
     fn is_of(&self, told: &Told) -> bool {
         let mut some = self.ours.iter().chain(&self.theirs);
-        some.next()
-            .is_some_and(|cell| AXES.iter().all(|axis| cell.asked(axis) == told.asked(axis)))
+        some.next().is_some_and(|cell| cell.agrees(told, &AXES))
     }
 
     /// Our goodput, in theirs.

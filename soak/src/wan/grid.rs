@@ -35,7 +35,7 @@ pub const LOSSES: [f64; 3] = [0.0, 0.1, 1.0];
 pub const QUEUES: [f64; 4] = [0.1, 0.5, 1.0, 4.0];
 /// In MB; 0 are the defaults.
 pub const WINDOWS: [u32; 2] = [0, 64];
-/// Whether quinn-proto's CUBIC is used, with windows that do not grow.
+/// Whether quinn-proto's CUBIC is used.
 pub const QUINN: [u8; 2] = [0, 1];
 
 /// Bytes of each write.

@@ -22,7 +22,7 @@ default settings, and a client that uploads for as long as the path is looked at
 - Packets are not encrypted, and CPU time is not simulated.
 - Goodput is what the application has read from the beginning on, handshake and slow start included: 20 s; 10 s at 1 Gb/s
   without loss; 8 s at 5 Gb/s, and 4 s at a round trip of 10 ms. With loss it is the mean of the seeds.
-- *Before* is with quinn-proto 0.11.19's CUBIC and with windows that do not grow, for the same seeds.
+- *Before* is with quinn-proto 0.11.19's CUBIC, for the same seeds.
 - *64 MB* are all three windows; without, they are the defaults.
 ";
 
@@ -175,11 +175,7 @@ fn fairness(page: &mut String, told: &[&Told]) -> Result<()> {
     for ours in of(told, "quinn", 0.0) {
         let theirs = (told.iter())
             .filter(|told| told.asked("quinn") == 1.0)
-            .find(|told| {
-                ["rtt", "queue"]
-                    .iter()
-                    .all(|axis| told.asked(axis) == ours.asked(axis))
-            });
+            .find(|told| told.agrees(ours, &["rtt", "queue"]));
         writeln!(
             page,
             "| {} | {} | {:.2} | {} | {} |",

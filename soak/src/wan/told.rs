@@ -42,6 +42,12 @@ impl Told {
         self.asked.get(name).copied().unwrap_or(f64::NAN)
     }
 
+    /// Whether both were asked for the same on all of these axes.
+    pub fn agrees(&self, other: &Self, axes: &[&str]) -> bool {
+        axes.iter()
+            .all(|axis| self.asked(axis) == other.asked(axis))
+    }
+
     pub fn text(&self, name: &str) -> &str {
         self.values.get(name).map_or("", String::as_str)
     }

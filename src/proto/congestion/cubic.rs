@@ -18,7 +18,7 @@ use super::{
     start::{Start, Step},
 };
 
-/// Makes controllers whose windows begin with so many bytes.
+/// Makes controllers with this initial window, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CubicFactory {
     pub(crate) initial_window: u64,
@@ -305,7 +305,7 @@ mod tests {
             }
         }
 
-        /// In congestion avoidance with so many packets, right after a loss.
+        /// In congestion avoidance, right after a loss, with a window of `packets`.
         fn after_loss(rtt_ms: u64, packets: u64) -> Self {
             let mut path = Self::new(rtt_ms);
             path.cubic.start = None;
@@ -314,7 +314,7 @@ mod tests {
             path
         }
 
-        /// A round trip in which so many bytes are in flight, at most as many as the window takes.
+        /// One round trip with `most` bytes in flight, or a full window if that is less.
         fn round(&mut self, most: u64) {
             let bytes = most.min(self.cubic.window());
             let packets = bytes / PACKET;
@@ -325,6 +325,12 @@ mod tests {
                 self.acknowledge(sent, PACKET, (packets - packet) * PACKET);
             }
             self.now += Duration::from_millis(1);
+        }
+
+        fn rounds(&mut self, count: usize, most: u64) {
+            for _ in 0..count {
+                self.round(most);
+            }
         }
 
         fn acknowledge(&mut self, sent: Instant, bytes: u64, left: u64) {
@@ -346,9 +352,7 @@ mod tests {
     #[test]
     fn window_doubles_while_it_is_used() {
         let mut path = Path::new(50);
-        for _ in 0..6 {
-            path.round(u64::MAX);
-        }
+        path.rounds(6, u64::MAX);
         assert_eq!(path.cubic.window(), 64 * INITIAL_WINDOW);
     }
 
@@ -356,9 +360,7 @@ mod tests {
     #[test]
     fn window_is_never_more_than_twice_what_is_in_flight() {
         let mut path = Path::new(50);
-        for _ in 0..100 {
-            path.round(100 * PACKET);
-        }
+        path.rounds(100, 100 * PACKET);
         assert!(
             path.cubic.window() <= 201 * PACKET,
             "{}",
@@ -367,9 +369,7 @@ mod tests {
 
         let mut path = Path::after_loss(50, 100);
         let before = path.cubic.window();
-        for _ in 0..1000 {
-            path.round(50 * PACKET);
-        }
+        path.rounds(1000, 50 * PACKET);
         assert_eq!(path.cubic.window(), before);
 
         // All of it is acknowledged at once.
@@ -393,9 +393,7 @@ mod tests {
         }
         assert!(path.cubic.is_slow_start());
         assert_eq!(path.cubic.window(), INITIAL_WINDOW);
-        for _ in 0..8 {
-            path.round(u64::MAX);
-        }
+        path.rounds(8, u64::MAX);
         assert!(path.cubic.window() > 1_000 * PACKET);
     }
 
@@ -404,15 +402,11 @@ mod tests {
     fn silence_does_not_count() {
         let mut paths = [Path::after_loss(50, 100), Path::after_loss(50, 100)];
         for path in &mut paths {
-            for _ in 0..40 {
-                path.round(u64::MAX);
-            }
+            path.rounds(40, u64::MAX);
         }
         paths[1].now += Duration::from_secs(3600);
         for path in &mut paths {
-            for _ in 0..8 {
-                path.round(u64::MAX);
-            }
+            path.rounds(8, u64::MAX);
         }
         let [one, other] = paths.map(|path| path.cubic.window());
         assert!(one.abs_diff(other) < one / 50, "{one} {other}");
@@ -422,17 +416,11 @@ mod tests {
     #[test]
     fn loss_of_a_window_that_was_not_used_lowers_it_once() {
         let mut path = Path::new(50);
-        for _ in 0..5 {
-            path.round(u64::MAX);
-        }
-        for _ in 0..4 {
-            path.round(PACKET);
-        }
+        path.rounds(5, u64::MAX);
+        path.rounds(4, PACKET);
         let before = path.cubic.window;
         path.lose();
-        for _ in 0..4 {
-            path.round(PACKET);
-        }
+        path.rounds(4, PACKET);
         assert_eq!(path.cubic.window, BETA * before);
     }
 
@@ -440,13 +428,9 @@ mod tests {
     #[test]
     fn time_in_which_the_window_is_not_used_does_not_count() {
         let mut paths = [Path::after_loss(50, 200), Path::after_loss(50, 200)];
-        for _ in 0..500 {
-            paths[1].round(50 * PACKET);
-        }
+        paths[1].rounds(500, 50 * PACKET);
         for path in &mut paths {
-            for _ in 0..20 {
-                path.round(u64::MAX);
-            }
+            path.rounds(20, u64::MAX);
         }
         let [one, other] = paths.map(|path| path.cubic.window());
         assert!(one.abs_diff(other) < one / 50, "{one} {other}");
@@ -474,9 +458,7 @@ mod tests {
         let threshold = path.cubic.window() as f64 * BETA;
         path.cubic.note_congestion(path.now, path.now, true);
         assert_eq!(path.cubic.window(), 2 * PACKET);
-        for _ in 0..12 {
-            path.round(u64::MAX);
-        }
+        path.rounds(12, u64::MAX);
         // Slow start as far as that, and not much more.
         let window = path.cubic.window() as f64;
         assert!(
@@ -563,9 +545,7 @@ mod tests {
     #[test]
     fn slow_start_goes_on_when_the_way_becomes_longer() {
         let mut path = Path::new(20);
-        for _ in 0..3 {
-            path.round(u64::MAX);
-        }
+        path.rounds(3, u64::MAX);
         path.rtt *= 10;
         send(
             &mut path,
@@ -582,9 +562,7 @@ mod tests {
     fn loss_in_slow_start_leaves_what_the_path_delivers_or_half_of_the_window() {
         for (delivered, expected) in [(0.5, 0.5 * 1.25), (0.1, BETA * BETA)] {
             let mut path = Path::new(50);
-            for _ in 0..6 {
-                path.round(u64::MAX);
-            }
+            path.rounds(6, u64::MAX);
             let before = path.cubic.window();
             path.lose();
             let (lost, bytes) = (path.now, (before as f64 * delivered) as u64);

@@ -78,7 +78,7 @@ impl Curve {
         self.last = self.last.max(sent);
     }
 
-    /// What the window is after so many bytes were acknowledged.
+    /// The window after an acknowledgement of `bytes`.
     pub(super) fn grow(
         &mut self,
         now: Instant,

@@ -27,7 +27,7 @@ impl Flight {
         self.peak = self.peak.max(in_flight);
     }
 
-    /// Something was acknowledged that was sent then; so much is left.
+    /// A packet that was sent at `sent` is acknowledged; `in_flight` bytes are left.
     pub(super) fn note_acknowledged(&mut self, now: Instant, sent: Instant, in_flight: u64) {
         if sent >= self.round_began {
             self.round_began = now;

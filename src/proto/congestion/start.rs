@@ -178,7 +178,7 @@ impl Start {
     }
 }
 
-/// The window that keeps a path busy which delivers so many bytes in a second.
+/// The window that fills a path with this `rate`, in bytes per second.
 ///
 /// A quarter more than the path holds is what it takes to see whether it can deliver more. Hosts
 /// that wake up late hold some milliseconds' worth themselves.
@@ -258,7 +258,7 @@ impl Recent {
         self.count += 1;
     }
 
-    /// One packet may be late; so many are if there is a queue.
+    /// The least of the last [`SAMPLES`]: a queue delays all of them, and anything else only some.
     fn least(&self) -> Option<Duration> {
         (self.count >= SAMPLES)
             .then(|| self.samples.iter().min().copied())
@@ -277,12 +277,12 @@ const MOST_DELAY: Duration = Duration::from_millis(16);
 /// faster by a quarter.
 const FASTER: f64 = 1.1;
 
-/// A window that fits, or is half of what it was when it met a queue first, makes no longer round
-/// trips than so many.
+/// Round trips with a window that fits, or with half of the one that first met a queue, are at most
+/// this many times the least one.
 const MOST_ROUND_TRIPS: u32 = 2;
 
-/// Rounds until it is believed that the path is full, or that it is not. What was sent too
-/// much before takes one or two of them to be delivered or noticed, and nothing is sent meanwhile.
+/// Rounds without a change after which the path counts as full, or as not full. The packets that
+/// were too many take one or two rounds to arrive or to be found lost, and nothing is sent meanwhile.
 const ROUNDS: u8 = 3;
 
 /// A mark each sixteenth of the least round trip, and queues of up to seven times as much.
