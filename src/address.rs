@@ -160,6 +160,11 @@ pub(crate) fn zone(addr: SocketAddr) -> Option<u32> {
     }
 }
 
+/// Whether the address needs a zone and has none.
+pub(crate) fn lacks_zone(addr: SocketAddr) -> bool {
+    needs_zone(addr.ip()) && zone(addr).is_none()
+}
+
 /// Adds the zone that `find` returns to an address that needs one and has none.
 pub(crate) fn in_zone(addr: SocketAddr, find: impl FnOnce() -> Option<u32>) -> SocketAddr {
     match addr {
@@ -168,6 +173,21 @@ pub(crate) fn in_zone(addr: SocketAddr, find: impl FnOnce() -> Option<u32>) -> S
             v6.into()
         }
         _ => addr,
+    }
+}
+
+/// Whether a dial of `dialled` may have reached `addr`: without a zone, it may have taken any.
+pub(crate) fn reaches(dialled: SocketAddr, addr: SocketAddr) -> bool {
+    dialled == addr || (lacks_zone(dialled) && without_zone(addr) == dialled)
+}
+
+fn without_zone(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(mut v6) => {
+            v6.set_scope_id(0);
+            v6.into()
+        }
+        SocketAddr::V4(_) => addr,
     }
 }
 
@@ -226,6 +246,19 @@ mod tests {
             assert_eq!(parse(addr), None, "{addr}");
         }
         assert_eq!(QuicAddress::parse(&Multiaddr::empty(), |_| None), None);
+    }
+
+    #[test]
+    fn a_dial_without_a_zone_reaches_the_address_in_any_zone() {
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let here = addr("[fe80::1%3]:9");
+        assert!(reaches(addr("[fe80::1]:9"), here));
+        assert!(reaches(here, here));
+        assert!(!reaches(addr("[fe80::1%4]:9"), here));
+        assert!(!reaches(addr("[fe80::2]:9"), here));
+        assert!(!reaches(addr("[fe80::1]:8"), here));
+        assert!(reaches(addr("127.0.0.1:9"), addr("127.0.0.1:9")));
+        assert!(!reaches(addr("127.0.0.2:9"), addr("127.0.0.1:9")));
     }
 
     #[test]

@@ -18,23 +18,19 @@ use rustls::{
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::deterministic::{Protection, deterministic};
-#[cfg(test)]
-pub(crate) use self::payload::Survey;
+pub use self::{
+    error::{CertificateError, GenerateError},
+    peer::{VerifiedPeer, verify_certificate},
+};
 pub(crate) use self::{
-    crypto_limits::CryptoBudget,
-    packet_watch::{Challenge, PacketWatch},
     provider::crypto_provider,
     session::{Negotiated, Peer},
 };
-use self::{crypto_limits::DroppedPackets, session::Sessions, tls::Tls};
-pub use self::{
-    error::{CertificateError, GenerateError},
-    peer::{PeerAuthenticator, VerifiedPeer},
-};
+use self::{session::Sessions, tls::Tls};
+use crate::packets::{DroppedPackets, StreamWindows};
 
 mod cache;
 mod certificate;
-mod crypto_limits;
 mod der;
 #[cfg(any(test, fuzzing))]
 mod deterministic;
@@ -42,8 +38,6 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod host_key;
-mod packet_watch;
-mod payload;
 mod peer;
 #[cfg(test)]
 mod plain;
@@ -63,25 +57,30 @@ mod verifier;
 pub(crate) struct Authenticator {
     sessions: Arc<Sessions>,
     dropped: Arc<DroppedPackets>,
+    /// Of the streams of its connections.
+    windows: StreamWindows,
 }
 
 impl Authenticator {
     /// Creates a certificate with a fresh key, signed by `host`.
-    pub(crate) fn new(host: &Keypair) -> Result<Self, GenerateError> {
+    ///
+    /// `key_log` receives the secrets of every connection, with which its traffic can be decrypted.
+    pub(crate) fn new(
+        host: &Keypair,
+        key_log: Option<Arc<dyn KeyLog>>,
+    ) -> Result<Self, GenerateError> {
         Self::with_parts(
             host,
             &certificate::generate_key()?,
             Arc::new(crypto_provider()),
             Arc::new(DefaultTimeProvider),
-            None,
+            key_log,
         )
     }
 
     /// Like [`new`](Self::new), but takes as arguments everything that is not a function of its
     /// input: the certificate's key, randomness (in `provider`) and time. With a key whose
     /// signatures are deterministic, such as Ed25519, the same arguments give the same handshakes.
-    ///
-    /// `key_log` receives the secrets of every connection, with which its traffic can be decrypted.
     pub(crate) fn with_parts(
         host: &Keypair,
         certificate_key: &rcgen::KeyPair,
@@ -90,10 +89,11 @@ impl Authenticator {
         key_log: Option<Arc<dyn KeyLog>>,
     ) -> Result<Self, GenerateError> {
         let certificate = certificate::generate(host, certificate_key)?;
-        let tls = Tls::new(certificate, provider, clock, key_log).map_err(GenerateError::Tls)?;
+        let tls = Tls::new(certificate, provider, clock, key_log).map_err(GenerateError::tls)?;
         Ok(Self {
             sessions: Arc::new(Sessions::new(tls)?),
             dropped: Arc::default(),
+            windows: StreamWindows::default(),
         })
     }
 
@@ -102,6 +102,15 @@ impl Authenticator {
         Self {
             dropped: Arc::default(),
             ..self
+        }
+    }
+
+    /// A copy for connections whose streams have these windows. quinn-proto must be configured with
+    /// the largest one.
+    pub(crate) fn with_windows(&self, windows: StreamWindows) -> Self {
+        Self {
+            windows,
+            ..self.clone()
         }
     }
 
@@ -121,6 +130,7 @@ impl Authenticator {
             sessions: self.sessions.clone(),
             dropped: self.dropped.clone(),
             expected,
+            windows: self.windows,
         })
     }
 
@@ -129,6 +139,7 @@ impl Authenticator {
         Arc::new(session::ServerConfig {
             sessions: self.sessions.clone(),
             dropped: self.dropped.clone(),
+            windows: self.windows,
         })
     }
 }

@@ -2,7 +2,9 @@
 //! quinn-proto's types.
 
 mod builder;
+mod congestion;
 mod knobs;
+mod preset;
 mod retry;
 mod secrets;
 
@@ -14,8 +16,10 @@ use quinn_proto::{
     ValidationTokenConfig,
 };
 
-pub(crate) use self::builder::MIN_MTU_BYTES;
-pub use self::{builder::ConfigBuilder, retry::RetryPolicy};
+pub(crate) use self::knobs::MIN_MTU_BYTES;
+pub use self::{
+    builder::ConfigBuilder, congestion::CongestionControl, preset::Preset, retry::RetryPolicy,
+};
 use self::{
     knobs::Knobs,
     secrets::{ResetKey, ResetSecret, TokenKey},
@@ -23,8 +27,9 @@ use self::{
 use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
-    net::BufferSizes,
-    proto::{Budget, IdQuota, PerInterface, Settings, Shards},
+    net::{BufferSizes, KeyLogFile},
+    proto::{Budget, IdQuota, Logged, MakeLoggedConfig, PerInterface, Settings, ShardCount},
+    qlog::Qlog,
 };
 
 /// The configuration of a [`Transport`](crate::Transport); cheap to clone.
@@ -38,16 +43,19 @@ pub struct Config {
     knobs: Knobs,
     reset_secret: ResetSecret,
     transports: Arc<PerInterface<TransportConfig>>,
+    qlog: Option<Qlog>,
 }
 
 impl Config {
     /// The default configuration, for the node that `keypair` identifies.
     pub fn new(keypair: &Keypair) -> Self {
         Self {
-            authenticator: Authenticator::new(keypair).map_err(Arc::new),
+            authenticator: Authenticator::new(keypair, KeyLogFile::of_environment())
+                .map_err(Arc::new),
             knobs: Knobs::default(),
             reset_secret: ResetSecret::new(keypair),
             transports: Arc::default(),
+            qlog: None,
         }
     }
 
@@ -81,13 +89,21 @@ impl Config {
             .map_or(0, Authenticator::dropped_crypto)
     }
 
-    pub(crate) fn reset_dropped_crypto(&self) {
+    /// The number of qlog records that were not written.
+    pub(crate) fn qlog_dropped(&self) -> u64 {
+        self.qlog.as_ref().map_or(0, Qlog::dropped)
+    }
+
+    pub(crate) fn reset_dropped(&self) {
         if let Ok(authenticator) = &self.authenticator {
             authenticator.reset_dropped_crypto();
         }
+        if let Some(qlog) = &self.qlog {
+            qlog.reset_dropped();
+        }
     }
 
-    pub(crate) fn shards(&self) -> Shards {
+    pub(crate) fn shards(&self) -> ShardCount {
         self.knobs.shards
     }
 
@@ -98,6 +114,10 @@ impl Config {
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
         self.knobs.handshake_timeout
+    }
+
+    pub(crate) fn initial_rtt(&self) -> Duration {
+        self.knobs.initial_rtt
     }
 
     pub(crate) fn max_pending_incoming(&self) -> usize {
@@ -131,6 +151,7 @@ impl Config {
             .authenticator
             .as_ref()
             .map_err(|error| DialError::Certificate(Arc::clone(error)))?;
+        let authenticator = authenticator.with_windows(self.knobs.stream_windows());
         let mut config = ClientConfig::new(authenticator.client(expected));
         config
             .transport_config(self.transport(max_payload))
@@ -165,8 +186,8 @@ impl Config {
     ) -> Result<Settings, Arc<GenerateError>> {
         let authenticator = self.authenticator.as_ref().map_err(Arc::clone)?;
         let pending = self.knobs.pending();
-        let mut server =
-            ServerConfig::new(authenticator.server(), Arc::new(TokenKey::new(&secret)));
+        let tls = authenticator.with_windows(self.knobs.stream_windows());
+        let mut server = ServerConfig::new(tls.server(), Arc::new(TokenKey::new(&secret)));
         let mut validation_token = ValidationTokenConfig::default();
         validation_token.sent(0).log(Arc::new(NoneTokenLog));
         server
@@ -193,6 +214,15 @@ impl Config {
                 let config = self.clone();
                 Arc::new(move |max_payload| config.transport(max_payload))
             },
+            logged: self.qlog.clone().map(|qlog| {
+                let knobs = self.knobs.clone();
+                let make = move |max_payload, logged: &Logged| {
+                    let mut config = knobs.transport(max_payload);
+                    qlog.attach(logged, &mut config);
+                    Arc::new(config)
+                };
+                Arc::new(make) as MakeLoggedConfig
+            }),
             admission: self.knobs.admission(),
             handshake_timeout: self.knobs.handshake_timeout,
             id_quota: IdQuota::default(),
@@ -212,17 +242,36 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::KeepAliveTooLong`], [`ConfigError::StreamWindowTooLarge`], or
-    /// [`ConfigError::Certificate`] if the host key cannot sign.
+    /// [`ConfigError::KeepAliveTooLong`], [`ConfigError::StreamWindowTooLarge`],
+    /// [`ConfigError::InitialRttTooLong`], [`ConfigError::Certificate`] if the host key cannot
+    /// sign, or [`ConfigError::KeyLog`] if the file for it cannot be opened. With the feature
+    /// `qlog`, `ConfigError::Qlog` if there is no directory for its files and none can be made.
     pub fn build(self) -> Result<Config, ConfigError> {
         let knobs = self.knobs;
         knobs.check()?;
-        let authenticator = Authenticator::new(&self.keypair).map_err(ConfigError::Certificate)?;
+        let key_log = match knobs.key_log_file.clone() {
+            Some(path) => Some(
+                KeyLogFile::open(&path).map_err(|source| ConfigError::KeyLog { path, source })?,
+            ),
+            None if knobs.key_log_from_env => KeyLogFile::of_environment(),
+            None => None,
+        };
+        let authenticator =
+            Authenticator::new(&self.keypair, key_log).map_err(ConfigError::Certificate)?;
+        #[cfg(feature = "qlog")]
+        let qlog = (knobs.qlog_directory())
+            .map(|directory| {
+                Qlog::begin(&directory).map_err(|source| ConfigError::Qlog { directory, source })
+            })
+            .transpose()?;
+        #[cfg(not(feature = "qlog"))]
+        let qlog = None;
         Ok(Config {
             authenticator: Ok(authenticator),
             knobs,
             reset_secret: ResetSecret::new(&self.keypair),
             transports: Arc::default(),
+            qlog,
         })
     }
 }

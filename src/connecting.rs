@@ -8,10 +8,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{channel::oneshot, future::FutureExt};
+use futures::{
+    channel::oneshot,
+    future::{BoxFuture, FutureExt},
+};
 use libp2p_identity::PeerId;
 
 use crate::{
+    address,
     connection::Connection,
     driver::{
         Departure, DialFrom, DrivenConnection, Handshake, Heard, IncomingConnection, SocketGroup,
@@ -19,7 +23,7 @@ use crate::{
     },
     error::{ConnectionError, DialError, Error, HandshakeError},
     expected_peers::{Expectation, ExpectedPeers},
-    net::task::Runtime,
+    net::{host_addresses, task::Runtime},
 };
 
 /// A future that resolves to the authenticated peer and the connection to it.
@@ -42,6 +46,11 @@ pub struct Connecting {
 }
 
 enum State {
+    /// The link of a link-local address without a zone is looked up.
+    Link {
+        link: BoxFuture<'static, Option<u32>>,
+        unzoned: Unzoned,
+    },
     Dial(Box<Dial>),
     DialRequested {
         reply: oneshot::Receiver<Result<Handshake, Error>>,
@@ -50,7 +59,7 @@ enum State {
     Incoming(Box<Incoming>),
     AcceptRequested {
         reply: oneshot::Receiver<Result<Handshake, HandshakeError>>,
-        _use_guard: Arc<UseGuard>,
+        use_guard: Arc<UseGuard>,
     },
     Dialling {
         handshake: Handshake,
@@ -62,10 +71,32 @@ enum State {
         expectation: Expectation,
         /// Resolves when the time for the hole punch is over.
         over: oneshot::Receiver<()>,
-        _use_guard: Arc<UseGuard>,
+        use_guard: Arc<UseGuard>,
     },
     Settled(Box<Result<(PeerId, Connection), Error>>),
     Done,
+}
+
+/// What has not begun. Its address may lack a zone.
+enum Unzoned {
+    Dial(Box<Dial>),
+    Punch(Box<Punch>),
+}
+
+impl Unzoned {
+    /// Begins without a zone if no link is known: a listener may have one.
+    fn at_link(self, link: Option<u32>) -> State {
+        match self {
+            Self::Dial(mut dial) => {
+                dial.remote_addr = address::in_zone(dial.remote_addr, || link);
+                State::Dial(dial)
+            }
+            Self::Punch(mut punch) => {
+                punch.remote_addr = address::in_zone(punch.remote_addr, || link);
+                State::Punch(punch)
+            }
+        }
+    }
 }
 
 /// A dial that has not begun.
@@ -116,15 +147,24 @@ pub(crate) struct Incoming {
 
 impl Connecting {
     pub(crate) fn dial(dial: Dial) -> Self {
-        Self {
-            state: State::Dial(Box::new(dial)),
-        }
+        Self::at(dial.remote_addr, Unzoned::Dial(Box::new(dial)))
     }
 
     pub(crate) fn punch(punch: Punch) -> Self {
-        Self {
-            state: State::Punch(Box::new(punch)),
-        }
+        Self::at(punch.remote_addr, Unzoned::Punch(Box::new(punch)))
+    }
+
+    /// Looks for the link first if the address lacks a zone.
+    fn at(remote_addr: SocketAddr, unzoned: Unzoned) -> Self {
+        let state = if address::lacks_zone(remote_addr) {
+            State::Link {
+                link: host_addresses::only_link().boxed(),
+                unzoned,
+            }
+        } else {
+            unzoned.at_link(None)
+        };
+        Self { state }
     }
 
     /// A future that is ready with this result.
@@ -150,6 +190,17 @@ impl Future for Connecting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Done) {
+                State::Link { mut link, unzoned } => {
+                    // There would be no thread to read on.
+                    Runtime::current().map_err(|_| DialError::NoRuntime)?;
+                    match link.poll_unpin(cx) {
+                        Poll::Ready(link) => unzoned.at_link(link),
+                        Poll::Pending => {
+                            self.state = State::Link { link, unzoned };
+                            return Poll::Pending;
+                        }
+                    }
+                }
                 State::Dial(mut dial) => {
                     let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
                     // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field
@@ -204,20 +255,19 @@ impl Future for Connecting {
                     } = *incoming;
                     State::AcceptRequested {
                         reply: connection.accept()?,
-                        _use_guard: use_guard,
+                        use_guard,
                     }
                 }
                 State::AcceptRequested {
                     mut reply,
-                    _use_guard,
+                    use_guard,
                 } => match reply.poll_unpin(cx) {
                     Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        let error = HandshakeError::from(ConnectionError::DriverStopped);
-                        return Poll::Ready(Err(error.into()));
+                        return Poll::Ready(Err(never_begun(&use_guard).into()));
                     }
                     Poll::Pending => {
-                        self.state = State::AcceptRequested { reply, _use_guard };
+                        self.state = State::AcceptRequested { reply, use_guard };
                         return Poll::Pending;
                     }
                 },
@@ -239,13 +289,13 @@ impl Future for Connecting {
                     State::Punching {
                         expectation: expected_peers.expect(remote_addr, peer_id)?,
                         over: use_guard.drivers().punch(remote_addr, &listeners)?,
-                        _use_guard: use_guard,
+                        use_guard,
                     }
                 }
                 State::Punching {
                     mut expectation,
                     mut over,
-                    _use_guard,
+                    use_guard,
                 } => {
                     if let Poll::Ready(connected) = expectation.poll(cx) {
                         return Poll::Ready(Ok(connected));
@@ -253,14 +303,14 @@ impl Future for Connecting {
                     if let Poll::Ready(over) = over.poll_unpin(cx) {
                         return Poll::Ready(Err(match over {
                             Ok(()) => HandshakeError::TimedOut,
-                            Err(oneshot::Canceled) => ConnectionError::DriverStopped.into(),
+                            Err(oneshot::Canceled) => never_begun(&use_guard),
                         }
                         .into()));
                     }
                     self.state = State::Punching {
                         expectation,
                         over,
-                        _use_guard,
+                        use_guard,
                     };
                     return Poll::Pending;
                 }
@@ -268,6 +318,15 @@ impl Future for Connecting {
                 State::Done => panic!("`Connecting` polled after it has resolved"),
             };
         }
+    }
+}
+
+/// Why a request was dropped without an answer.
+fn never_begun(use_guard: &UseGuard) -> HandshakeError {
+    if use_guard.drivers().is_shut_down() {
+        HandshakeError::ShutDown
+    } else {
+        ConnectionError::DriverStopped.into()
     }
 }
 
@@ -285,6 +344,7 @@ impl fmt::Debug for Connecting {
                 "state",
                 &match self.state {
                     State::Dial(_) | State::Incoming(_) | State::Punch(_) => "not begun",
+                    State::Link { .. } => "looking for its link",
                     State::Punching { .. } => "punching a hole",
                     State::DialRequested { .. } | State::AcceptRequested { .. } => "requested",
                     State::Dialling { .. } | State::Handshake(_) => "handshaking",

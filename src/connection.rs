@@ -7,10 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p_core::muxing::{StreamMuxer, StreamMuxerEvent};
+use libp2p_core::{
+    Multiaddr,
+    muxing::{StreamMuxer, StreamMuxerEvent},
+};
+use libp2p_identity::PeerId;
 use quinn_proto::VarInt;
 
-use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::Stream};
+use crate::{
+    address, driver::DrivenConnection, error::ConnectionError, stats::ConnectionStats,
+    stream::Stream,
+};
 
 /// An authenticated connection, which carries streams.
 ///
@@ -29,6 +36,61 @@ use crate::{address, driver::DrivenConnection, error::ConnectionError, stream::S
 ///
 /// A pending `poll_…` may be abandoned at any time: nothing is lost. After an error, a repeated
 /// call returns the same error.
+///
+/// # Example
+///
+/// Without a Swarm, a node dials itself and opens a stream:
+///
+/// ```
+/// use std::{future::poll_fn, pin::Pin, task::Poll};
+///
+/// use futures::{AsyncReadExt, AsyncWriteExt};
+/// use libp2p_core::{
+///     Endpoint, StreamMuxer, Transport as _,
+///     transport::{DialOpts, ListenerId, PortUse, TransportEvent},
+/// };
+/// use libp2p_identity::Keypair;
+/// use libp2p_quinn::{Config, Transport};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut transport = Transport::new(Config::new(&Keypair::generate_ed25519()));
+/// transport.listen_on(ListenerId::next(), "/ip4/127.0.0.1/udp/0/quic-v1".parse()?)?;
+/// let (incoming, addr) = tokio::sync::oneshot::channel();
+/// tokio::spawn(async move {
+///     let mut addr = Some(incoming);
+///     loop {
+///         match poll_fn(|cx| Pin::new(&mut transport).poll(cx)).await {
+///             TransportEvent::NewAddress { listen_addr, .. } => {
+///                 let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+///                 let dial = transport.dial(listen_addr, options);
+///                 let _ = addr.take().map(|addr| addr.send(dial));
+///             }
+///             TransportEvent::Incoming { upgrade, .. } => {
+///                 tokio::spawn(async move {
+///                     let (_peer, mut connection) = upgrade.await.expect("a handshake");
+///                     let inbound = poll_fn(|cx| Pin::new(&mut connection).poll_inbound(cx));
+///                     let mut stream = inbound.await.expect("a stream");
+///                     stream.write_all(b"hello").await.expect("room");
+///                     stream.close().await.expect("an open stream");
+///                     poll_fn(|cx| Pin::new(&mut connection).poll_close(cx)).await
+///                 });
+///             }
+///             _ => {}
+///         }
+///     }
+/// });
+/// let (peer, mut connection) = addr.await??.await?;
+/// assert_eq!(connection.peer_id(), Some(peer));
+/// let mut stream = poll_fn(|cx| Pin::new(&mut connection).poll_outbound(cx)).await?;
+/// stream.write_all(b"?").await?;
+/// let mut answer = String::new();
+/// stream.read_to_string(&mut answer).await?;
+/// assert_eq!(answer, "hello");
+/// println!("{} is {:?} away", connection.remote_address(), connection.stats().rtt);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Connection {
     inner: DrivenConnection,
 }
@@ -36,6 +98,26 @@ pub struct Connection {
 impl Connection {
     pub(crate) fn new(inner: DrivenConnection) -> Self {
         Self { inner }
+    }
+
+    /// The authenticated peer; `None` if the connection ended without one, because a dial has
+    /// reached another peer than its address names.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        self.inner.with(|connection| {
+            let authenticated = connection.authenticated();
+            authenticated.map(|authenticated| authenticated.peer_id)
+        })
+    }
+
+    /// The peer's current address, without its peer ID. It changes when the peer migrates.
+    pub fn remote_address(&self) -> Multiaddr {
+        let addr = self.inner.with(|connection| connection.remote_addr());
+        address::to_multiaddr(addr)
+    }
+
+    /// The statistics of this connection. After its end they stay as they were.
+    pub fn stats(&self) -> ConnectionStats {
+        self.inner.with(|connection| connection.stats())
     }
 
     /// Closes the connection at once, with an error code and a reason for the peer (RFC 9000

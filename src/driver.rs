@@ -17,6 +17,9 @@ mod socket_group;
 mod sockets;
 #[cfg(feature = "nat")]
 mod stun;
+#[cfg(not(feature = "nat"))]
+#[path = "driver/no_stun.rs"]
+mod stun;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,19 @@ pub enum ConfigError {
     /// One keep-alive packet may be lost, so the interval must not exceed half of the idle timeout.
     #[error("keep-alive interval exceeds half of the idle timeout")]
     KeepAliveTooLong,
+    /// A handshake would end before its first packet is sent again.
+    ///
+    /// That happens after three times the initial round-trip time.
+    #[error("three initial round-trip times exceed the handshake timeout")]
+    InitialRttTooLong,
+    /// The file for TLS secrets cannot be opened.
+    #[error("no TLS secrets can be written to {}", path.display())]
+    KeyLog {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// A value that the protocol or the purpose of the setting does not allow.
     #[error("{name} is out of range: {expected}")]
     OutOfRange {
@@ -39,6 +52,15 @@ pub enum ConfigError {
         name: &'static str,
         /// The values that the setter accepts.
         expected: &'static str,
+    },
+    /// There is no directory for qlog files, and none can be made.
+    #[cfg(feature = "qlog")]
+    #[error("no qlog files can be written to {}", directory.display())]
+    Qlog {
+        /// The directory.
+        directory: std::path::PathBuf,
+        /// The reason.
+        source: io::Error,
     },
     /// The receive window of one stream exceeds that of the whole connection.
     #[error("stream receive window exceeds the connection's receive window")]
@@ -87,9 +109,9 @@ pub enum DialError {
     /// many packets wait to be sent.
     #[error("too many dials wait")]
     Overloaded,
-    /// quinn-proto refused to create the connection.
-    #[error("the endpoint refused to connect: {0}")]
-    Refused(String),
+    /// The QUIC implementation refused to create the connection.
+    #[error("the endpoint refused to connect")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The transport was [shut down](crate::Handle::shutdown).
     #[error("the transport is shut down")]
     ShutDown,
@@ -169,6 +191,11 @@ pub enum RebindError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
+    /// This side has abandoned the handshake, for instance because the [`Connecting`] was dropped.
+    ///
+    /// [`Connecting`]: crate::Connecting
+    #[error("the handshake was abandoned")]
+    Abandoned,
     /// We refused the peer's certificate.
     #[error("peer not authenticated")]
     Certificate(#[from] CertificateError),
@@ -194,13 +221,12 @@ pub enum HandshakeError {
     /// The peer does not accept connections now (CONNECTION_REFUSED, RFC 9000 §20.1).
     #[error("refused by the peer")]
     Refused,
-    /// The handshake did not begin or was abandoned: the listener was removed, the transport was
-    /// shut down, or the incoming connection had waited too long.
-    #[error("the incoming connection is gone")]
-    Stale,
+    /// The transport was [shut down](crate::Handle::shutdown).
+    #[error("the transport is shut down")]
+    ShutDown,
     /// The handshake took longer than
     /// [`handshake_timeout`](crate::ConfigBuilder::handshake_timeout), including the time it waited
-    /// to begin; or no packet came from the peer for
+    /// to begin or to be accepted; or no packet came from the peer for
     /// [`idle_timeout`](crate::ConfigBuilder::idle_timeout).
     #[error("handshake timed out")]
     TimedOut,
@@ -229,7 +255,7 @@ pub enum HandshakeError {
 pub enum ConnectionError {
     /// The peer's QUIC implementation aborted the connection (CONNECTION_CLOSE of type 0x1c, RFC
     /// 9000 §19.19).
-    #[error("aborted by the peer with transport error {code:#x}: {reason}")]
+    #[error("aborted by the peer with transport error {code:#x}: {}", reason.escape_debug())]
     AbortedByPeer {
         /// Transport error code (RFC 9000 §20.1). Codes of 0x100 and above carry a TLS alert.
         code: u64,
@@ -283,7 +309,8 @@ impl fmt::Display for Goodbye<'_> {
             write!(f, " with code {:#x}", self.code)?;
         }
         if !self.reason.is_empty() {
-            write!(f, ": {}", self.reason)?;
+            // It is the peer's text: a line break in it must not forge a line of a log.
+            write!(f, ": {}", self.reason.escape_debug())?;
         }
         Ok(())
     }
@@ -294,6 +321,24 @@ impl fmt::Display for Goodbye<'_> {
 /// [`Stream`](crate::Stream) puts it into the [`io::Error`] that `AsyncRead` and `AsyncWrite`
 /// return. Use [`io::Error::get_ref`] and a downcast to get it back, even behind libp2p's boxed
 /// streams.
+///
+/// # Example
+///
+/// ```
+/// use std::io;
+///
+/// use libp2p_quinn::StreamError;
+///
+/// /// The code with which the peer has reset a stream.
+/// fn reset_code(error: &io::Error) -> Option<u64> {
+///     match error.get_ref()?.downcast_ref()? {
+///         StreamError::Reset(code) => Some(*code),
+///         _ => None,
+///     }
+/// }
+///
+/// assert_eq!(reset_code(&StreamError::Reset(7).into()), Some(7));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {

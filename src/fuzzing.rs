@@ -3,14 +3,20 @@
 //! Each entry point takes the fuzzer's bytes and panics if an invariant is violated. [`TARGETS`]
 //! lists them with seed inputs.
 
-mod config;
-mod multiaddr;
+use arbitrary::{Arbitrary, Unstructured};
 
-pub use self::{config::config, multiaddr::multiaddr};
-pub use crate::{
-    authenticator::fuzzing::{certificate, signed, signed_key},
-    proto::fuzzing::{datagram, endpoints, muxer, registry},
+mod config;
+mod datagram;
+mod endpoints;
+mod multiaddr;
+mod muxer;
+mod registry;
+
+pub use self::{
+    config::config, datagram::datagram, endpoints::endpoints, multiaddr::multiaddr, muxer::muxer,
+    registry::registry,
 };
+pub use crate::authenticator::fuzzing::{certificate, signed, signed_key};
 
 /// A fuzz target: its name, its entry point and its seed inputs.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -34,6 +40,15 @@ pub const TARGETS: [Target; 8] = [
         crate::authenticator::fuzzing::signed_keys,
     ),
 ];
+
+/// Generates values until the input is used up.
+fn all<'a, T: Arbitrary<'a>>(input: &mut Unstructured<'a>) -> arbitrary::Result<Vec<T>> {
+    let mut all = Vec::new();
+    while !input.is_empty() {
+        all.push(T::arbitrary(input)?);
+    }
+    Ok(all)
+}
 
 /// Seed inputs for targets that accept any bytes.
 fn noise() -> Vec<Vec<u8>> {

@@ -3,18 +3,48 @@
 use std::{fmt, future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{Either, select};
+use libp2p_core::Multiaddr;
+use libp2p_identity::PeerId;
 use quinn_proto::VarInt;
 
-use crate::{driver::Drivers, error::RebindError, net::sleep, stats::Stats};
+use crate::{
+    address::{self, QuicAddress},
+    connection_handle::ConnectionHandle,
+    driver::Drivers,
+    error::RebindError,
+    net::{interfaces, sleep},
+    proto::Established,
+    stats::{RegistryStats, Stats, TransportStats},
+};
 
 /// Reads the statistics of a [`Transport`](crate::Transport), moves its sockets and shuts it down;
 /// cheap to clone.
 ///
-/// It keeps nothing alive: when the transport and its connections are gone, the statistics stay as
-/// they were.
+/// It keeps no connection and no socket alive: when the transport and its connections are gone, the
+/// statistics stay as they were.
+///
+/// # Example
+///
+/// ```
+/// use libp2p_core::Transport as _;
+/// use libp2p_identity::Keypair;
+/// use libp2p_quinn::{Config, Transport};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let transport = Transport::new(Config::new(&Keypair::generate_ed25519()));
+/// let handle = transport.handle();
+/// // A Swarm takes `transport`; the handle stays.
+/// drop(transport);
+/// assert_eq!(handle.transport_stats().dials, 0);
+/// assert!(handle.stats().connections.is_empty());
+/// handle.closed().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Handle {
-    drivers: Arc<Drivers>,
+    pub(crate) drivers: Arc<Drivers>,
 }
 
 impl Handle {
@@ -25,12 +55,133 @@ impl Handle {
     /// Returns the current statistics.
     ///
     /// It locks each connection briefly, so call it every few seconds rather than for every packet.
+    /// [`transport_stats`](Self::transport_stats) and [`registry_stats`](Self::registry_stats) are
+    /// cheaper.
     pub fn stats(&self) -> Stats {
         self.drivers.stats()
     }
 
+    /// Returns the statistics of the transport as a whole. It locks no connection, but its cost
+    /// grows with their number.
+    pub fn transport_stats(&self) -> TransportStats {
+        self.drivers.totals().transport
+    }
+
+    /// Returns the statistics of the connection-ID registry. It locks no connection, but its cost
+    /// grows with their number.
+    pub fn registry_stats(&self) -> RegistryStats {
+        self.drivers.totals().registry
+    }
+
+    /// Returns the connections that have not ended and whose peer is authenticated. It locks none
+    /// of them. Its cost, and that of the two methods below, grows with the number of connections.
+    ///
+    /// A connection that the application has closed is among them while its streams are
+    /// [still being delivered](crate::ConfigBuilder::linger_timeout).
+    pub fn connections(&self) -> Vec<ConnectionHandle> {
+        self.connections_where(|_| true)
+    }
+
+    /// Returns those of the [`connections`](Self::connections) that lead to this peer.
+    pub fn connections_with(&self, peer_id: &PeerId) -> Vec<ConnectionHandle> {
+        self.connections_where(|connection| connection.peer_id == *peer_id)
+    }
+
+    /// Returns those of the [`connections`](Self::connections) whose peer is at this address; with
+    /// a `/p2p/…` at its end, those that also lead to that peer. A link-local address without a
+    /// zone is that address on any link. There are none at an address that is not QUIC.
+    ///
+    /// # The connections of a Swarm
+    ///
+    /// libp2p numbers connections (`ConnectionId`) without telling the transport, so this is how
+    /// the connection of a `SwarmEvent` is found. Two dials to the same address of a peer cannot be
+    /// told apart by their events. The address of a dial by name is that name; then peer and
+    /// [direction](ConnectionHandle::is_outbound) have to do.
+    ///
+    /// ```
+    /// use futures::StreamExt;
+    /// use libp2p::{identity::PeerId, ping, swarm::SwarmEvent};
+    /// use libp2p_core::ConnectedPoint;
+    /// use libp2p_quinn::{Config, ConnectionHandle, Handle, Transport};
+    ///
+    /// fn find(
+    ///     handle: &Handle,
+    ///     peer: PeerId,
+    ///     endpoint: &ConnectedPoint,
+    /// ) -> Option<ConnectionHandle> {
+    ///     let mut found = handle.connections_at(endpoint.get_remote_address());
+    ///     found.retain(|connection| {
+    ///         connection.peer_id() == peer && connection.is_outbound() == endpoint.is_dialer()
+    ///     });
+    ///     found.pop()
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut handle = None;
+    /// let mut swarm = libp2p::SwarmBuilder::with_new_identity()
+    ///     .with_tokio()
+    ///     .with_other_transport(|key| {
+    ///         let transport = Transport::new(Config::new(key));
+    ///         handle = Some(transport.handle());
+    ///         transport
+    ///     })?
+    ///     .with_behaviour(|_| ping::Behaviour::default())?
+    ///     .build();
+    /// let handle = handle.expect("a transport");
+    /// # let mut other = libp2p::SwarmBuilder::with_new_identity()
+    /// #     .with_tokio()
+    /// #     .with_other_transport(|key| Transport::new(Config::new(key)))?
+    /// #     .with_behaviour(|_| ping::Behaviour::default())?
+    /// #     .build();
+    /// # other.listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse()?)?;
+    /// # let addr = loop {
+    /// #     if let SwarmEvent::NewListenAddr { address, .. } = other.select_next_some().await {
+    /// #         break address.with_p2p(*other.local_peer_id()).expect("an address");
+    /// #     }
+    /// # };
+    /// # tokio::spawn(async move { loop { other.select_next_some().await; } });
+    /// # swarm.dial(addr)?;
+    /// loop {
+    ///     match swarm.select_next_some().await {
+    ///         SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+    ///             let connection = find(&handle, peer_id, &endpoint).expect("it has not ended");
+    ///             println!("{peer_id} is {:?} away", connection.stats().map(|stats| stats.rtt));
+    ///             connection.close(7, "no more of it");
+    ///         }
+    ///         SwarmEvent::ConnectionClosed { cause, .. } => {
+    ///             println!("closed: {cause:?}");
+    ///             break;
+    ///         }
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connections_at(&self, addr: &Multiaddr) -> Vec<ConnectionHandle> {
+        let Some(addr) = QuicAddress::parse(addr, interfaces::index_of) else {
+            return Vec::new();
+        };
+        self.connections_where(|connection| {
+            address::reaches(addr.socket_addr, connection.remote_addr)
+                && (addr.peer_id).is_none_or(|peer_id| connection.peer_id == peer_id)
+        })
+    }
+
+    fn connections_where(&self, is_wanted: impl Fn(&Established) -> bool) -> Vec<ConnectionHandle> {
+        let established = self.drivers.established(is_wanted).into_iter();
+        established
+            .map(|(shard, found)| ConnectionHandle::new(Arc::clone(&self.drivers), shard, found))
+            .collect()
+    }
+
     /// Resets all totals to zero. It does not reset figures marked *now*, nor those of single
     /// connections.
+    ///
+    /// A counter that goes down confuses what reads it regularly, such as Prometheus: then take
+    /// differences instead. Transports with clones of one configuration share
+    /// [`qlog_dropped`](TransportStats::qlog_dropped).
     pub fn reset_stats(&self) {
         self.drivers.reset_stats();
     }
@@ -83,7 +234,8 @@ impl Handle {
     /// The future may be dropped at any time; that changes nothing.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let drivers = Arc::clone(&self.drivers);
-        poll_fn(move |cx| drivers.poll_idle(cx))
+        let waker = Arc::default();
+        poll_fn(move |cx| drivers.poll_idle(cx, &waker))
     }
 
     /// Closes all connections and listeners, and resolves when no connection is left. Returns
@@ -125,11 +277,6 @@ impl Handle {
             }
             in_time
         }
-    }
-
-    #[cfg(feature = "nat")]
-    pub(crate) fn drivers(&self) -> &Arc<Drivers> {
-        &self.drivers
     }
 }
 

@@ -25,25 +25,57 @@
 //! - [`Config`] has every setting, its default and the reason for the default.
 //! - [`Handle`] gives [`Stats`] even after a Swarm has taken the transport: of the
 //!   [transport](TransportStats), its [listeners](ListenerStats), its
-//!   [connections](ConnectionStats) and its [connection-ID registry](RegistryStats).
+//!   [connections](ConnectionStats) and its [connection-ID registry](RegistryStats). It finds
+//!   single connections, and a [`ConnectionHandle`] reads and closes one of them.
 //! - [`Error`] is the error that the transport reports to libp2p. It wraps one enum for each
 //!   moment: [`DialError`], [`ListenError`] and [`HandshakeError`]. After the handshake,
 //!   [`ConnectionError`] and [`StreamError`] apply.
 //! - With the feature `nat`, the module `nat` uses STUN to find the addresses at which others see
 //!   the listeners, and how the NAT behaves.
-//! - [`PeerAuthenticator`] verifies a libp2p certificate on its own. It returns a [`VerifiedPeer`]
+//! - With the feature `qlog`, each connection writes a qlog file into the directory that the
+//!   configuration names.
+//! - [`verify_certificate`] verifies a libp2p certificate on its own. It returns a [`VerifiedPeer`]
 //!   or a [`CertificateError`].
+//!
+//! # Traces
+//!
+//! Each connection has a span of [`tracing`] with the name `connection` at the level `debug`. Its
+//! fields are `id` (the [number](ConnectionHandle::number)), `side`, `remote_addr`, and `peer` once
+//! it is authenticated. quinn-proto's events are in it. Our own events have the field `reason`
+//! where something was refused, dropped, changed or closed, or `error` where the system gives one.
+//! For a dropped datagram the reason is the name of the counter in [`RegistryStats`] or
+//! [`TransportStats`]. What is dropped is at the level `trace`, and what happens to a connection at
+//! `debug`. A subscriber must not call the transport, because connections are locked while it runs.
 //!
 //! # Requirements
 //!
 //! A tokio runtime with time and I/O enabled, and addresses of the form
 //! `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    missing_docs,
+    unnameable_types,
+    unreachable_pub
+)]
+
+/// Compiles the examples of documents.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/switching.md")]
+    struct Switching;
+}
+
 mod address;
 mod authenticator;
 mod config;
 mod connecting;
 mod connection;
+mod connection_handle;
 mod driver;
 mod error;
 mod expected_peers;
@@ -56,26 +88,41 @@ mod listener;
 #[cfg(feature = "nat")]
 pub mod nat;
 mod net;
+mod packets;
 mod proto;
+#[cfg(not(feature = "qlog"))]
+#[path = "no_qlog.rs"]
+mod qlog;
+#[cfg(feature = "qlog")]
+mod qlog;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(
+    fuzzing,
+    allow(dead_code, reason = "tests use more of it than fuzz targets do")
+)]
+mod simulation;
 mod stats;
 mod stream;
 mod sync;
+mod trace;
 mod transport;
 
 #[cfg(feature = "nat")]
 pub use self::stats::StunStats;
 pub use self::{
-    authenticator::{CertificateError, GenerateError, PeerAuthenticator, VerifiedPeer},
-    config::{Config, ConfigBuilder, RetryPolicy},
+    authenticator::{CertificateError, GenerateError, VerifiedPeer, verify_certificate},
+    config::{Config, ConfigBuilder, CongestionControl, Preset, RetryPolicy},
     connecting::Connecting,
     connection::Connection,
+    connection_handle::ConnectionHandle,
     error::{
         ConfigError, ConnectionError, DialError, Error, HandshakeError, ListenError, RebindError,
         StreamError,
     },
     handle::Handle,
     stats::{
-        ConnectionStats, ListenerStats, RegistryStats, SEQUENCE_BUCKETS, Stats, TransportStats,
+        ConnectionStats, FrameStats, ListenerStats, PacketStats, RegistryStats, SEQUENCE_BUCKETS,
+        Stats, TransportStats,
     },
     stream::Stream,
     transport::Transport,

@@ -6,6 +6,9 @@ pub(crate) mod clock;
 mod fault;
 pub(crate) mod host_addresses;
 pub(crate) mod interfaces;
+mod key_log;
+#[cfg(feature = "qlog")]
+pub(crate) mod log_files;
 pub(crate) mod memory;
 mod steering;
 pub(crate) mod task;
@@ -15,8 +18,9 @@ mod unreachable;
 
 pub(crate) use self::{
     fault::Fault,
+    key_log::KeyLogFile,
     steering::bind_steered,
     timer::{Timer, sleep},
-    udp_socket::{Backlog, BufferSizes, ReceiveBuffers, UdpSocket},
+    udp_socket::{Backlog, BufferSizes, ReceiveBuffers, Shortfall, UdpSocket},
     unreachable::{Obstacle, Unreachable},
 };

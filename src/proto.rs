@@ -5,9 +5,7 @@
 //! Therefore a unit test can run two nodes and a lossy network in virtual time, and the same seed
 //! replays the same run.
 
-mod address_limits;
-mod admission;
-mod arrivals;
+mod amplification;
 mod budget;
 mod closing;
 mod congestion;
@@ -15,37 +13,27 @@ mod connection;
 mod connection_id;
 mod datagram;
 mod deadlines;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
+mod delivery;
 mod handshake_bytes;
 mod hole_punch;
 mod inbox;
 mod linger;
+mod pacing;
 mod path_doubts;
-mod pending;
 mod per_interface;
-mod recent_retries;
 mod reception;
 mod registry;
 mod router;
 mod shard;
 mod silence;
-#[cfg(any(test, fuzzing))]
-#[cfg_attr(
-    fuzzing,
-    allow(dead_code, reason = "tests use more of it than fuzz targets do")
-)]
-pub(crate) mod simulation;
 mod slot;
-mod sources;
 mod spare;
-mod streams;
 #[cfg(feature = "nat")]
 mod stun;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod turn_queue;
-mod turn_requests;
 mod unanswered;
 mod untaken;
 mod work;
@@ -55,20 +43,29 @@ pub use self::stun::MappingBehaviour;
 #[cfg(feature = "nat")]
 pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
-    admission::AdmissionLimits,
     budget::Budget,
-    congestion::{CubicFactory, LiftableFactory},
-    connection::{Connection, SharedConnection, lock},
-    connection_id::{IdQuota, Shards},
-    datagram::{Datagram, Incoming, Outbound, Sent, SocketHandle},
+    congestion::{BbrFactory, CubicFactory, LiftableFactory},
+    connection::{
+        Connection, FIRST_PEER_STREAMS, ReceiveWindows, SharedConnection, StreamId, StreamLimits,
+        lock, with,
+    },
+    connection_id::{IdQuota, ShardCount},
+    datagram::{Datagram, Incoming, Outbound, Routed, Sent, SocketHandle, Unrouted},
     hole_punch::PunchKey,
-    pending::{IncomingKey, PendingLimits},
     per_interface::PerInterface,
-    registry::{Registry, Totals},
-    router::{Route, long_header_id, route},
-    shard::{DialDeadlines, Settings, Shard, ShardSeed},
-    slot::Offload,
-    streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits},
+    reception::{AdmissionLimits, IncomingKey, PendingLimits},
+    registry::{Established, Registry, Totals, sum},
+    router::long_header_id,
+    shard::{DialDeadlines, Logged, MAX_UNMATCHED, MakeLoggedConfig, Settings, Shard, ShardSeed},
+    turn::Offload,
     turn_queue::Load,
     work::Meter,
+};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{
+    connection_id::{
+        CONNECTION_ID_LEN, IssuedIds, MAX_SHARDS, ShardConnectionIdGenerator, ShardId,
+    },
+    registry::Unfinished,
+    router::{HeaderForm, Route, route},
 };

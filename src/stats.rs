@@ -4,11 +4,15 @@
 //! start of the transport or from the last [`Handle::reset_stats`](crate::Handle::reset_stats).
 //! Figures marked *now* are not reset.
 
+mod packets;
+
 use std::{net::SocketAddr, ops::AddAssign, time::Duration};
 
 use libp2p_core::transport::ListenerId;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
+
+pub use packets::{FrameStats, PacketStats};
 
 /// Everything that a transport counts.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +22,11 @@ pub struct Stats {
     pub connections: Vec<ConnectionStats>,
     /// Every listener, in the order in which they were opened.
     pub listeners: Vec<ListenerStats>,
+    /// Packets and frames of all connections, also of those that have ended.
+    ///
+    /// [`Handle::reset_stats`](crate::Handle::reset_stats) forgets the connections that have ended.
+    /// Those that have not keep what they have counted, and so does this sum.
+    pub packets: PacketStats,
     /// The connection IDs, and what happened to the datagrams routed by them.
     pub registry: RegistryStats,
     /// Requests to STUN servers and their answers.
@@ -66,8 +75,27 @@ pub struct TransportStats {
     pub dials_expired: u64,
     /// Dials that should leave from a listener's port and left from another one, because that host
     /// had not answered packets from the listener's port. A dial that tried the listener's port
-    /// first counts twice in [`dials`](Self::dials).
+    /// first counts twice in [`dials`](Self::dials), and once among the handshakes.
     pub dials_from_other_port: u64,
+    /// Connections that ended because the peer's QUIC implementation aborted them
+    /// ([`ConnectionError::AbortedByPeer`](crate::ConnectionError::AbortedByPeer)). This figure and
+    /// the next ones count authenticated connections, each of them once.
+    pub ended_aborted_by_peer: u64,
+    /// Connections that ended because the peer's application closed them.
+    pub ended_closed_by_peer: u64,
+    /// Connections that ended because their driver stopped.
+    pub ended_driver_stopped: u64,
+    /// Connections that ended because we closed them.
+    pub ended_locally_closed: u64,
+    /// Connections that ended because the peer had no state for them (RFC 9000 §10.3).
+    pub ended_reset: u64,
+    /// Connections that ended because no packet came from the peer for the idle timeout.
+    pub ended_timed_out: u64,
+    /// Connections that ended because the peer violated the protocol, or for an internal error.
+    pub ended_violation: u64,
+    /// Connections that were closed because their peer sent more than it was permitted (RFC 9000
+    /// §4.1).
+    pub exceeded_credit: u64,
     /// Handshakes that ended with an authenticated peer.
     pub handshakes_completed: u64,
     /// Handshakes that ended without one, including those that timed out.
@@ -90,6 +118,10 @@ pub struct TransportStats {
     /// Connections that stopped using ECN marks or batches after a silence, and then got an answer:
     /// the path had dropped one or the other.
     pub path_doubts: u64,
+    /// qlog records that were not written because there was no room for them, or because the disk
+    /// failed; over all transports with the same [`Config`](crate::Config). A connection for which
+    /// there is no file counts as one. Always 0 without the feature `qlog`.
+    pub qlog_dropped: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
     /// Refusals, hole punches and STUN requests that were dropped because too many waited to be
@@ -130,6 +162,11 @@ pub struct TransportStats {
     /// had the old address any more, or the peer acknowledged nothing for three seconds and the
     /// operating system preferred another source address.
     pub source_changes: u64,
+    /// Connections that were to move like that and could not: the peer forbids it, the handshake is
+    /// not confirmed, there is no unused connection ID, or only the peer may move. They stay, and
+    /// end at their idle timeout unless the old address works again. A connection that may move
+    /// later counts here as well.
+    pub source_changes_refused: u64,
     /// Connections that were closed because their peer left more gaps in its stream data, or cut it
     /// into more pieces, than a bad network would.
     pub too_fragmented: u64,
@@ -161,8 +198,6 @@ pub struct ConnectionStats {
     pub bytes_sent: u64,
     /// The TLS cipher suite (RFC 8446 §B.4); `None` until it is negotiated.
     pub cipher_suite: Option<&'static str>,
-    /// The number of times the congestion controller reacted to loss or ECN marks.
-    pub congestion_events: u64,
     /// Congestion window, in bytes.
     pub congestion_window_bytes: u64,
     /// Datagrams received.
@@ -178,14 +213,14 @@ pub struct ConnectionStats {
     /// The address of the socket from which the connection sends. If the socket is bound to a
     /// wildcard address, the source IP replaces the wildcard once a packet of the peer has arrived.
     pub local_addr: SocketAddr,
-    /// Packets that were declared lost (RFC 9002 §6).
-    pub lost_packets: u64,
     /// The smallest round-trip time measured on this path.
     pub min_rtt: Duration,
     /// The largest UDP payload that the path is known to carry, in bytes.
     pub mtu_bytes: u16,
     /// Streams that the application holds, or whose last data is not sent yet.
     pub open_streams: usize,
+    /// Packets, losses and frames.
+    pub packets: PacketStats,
     /// The peer; `None` until it is authenticated.
     pub peer_id: Option<PeerId>,
     /// The peer's address, as of its last authenticated packet.
@@ -323,96 +358,196 @@ pub const SEQUENCE_BUCKETS: usize = 16;
 
 impl AddAssign for TransportStats {
     fn add_assign(&mut self, other: Self) {
-        self.buffered_bytes += other.buffered_bytes;
-        self.accepts_dropped_overload += other.accepts_dropped_overload;
-        self.bytes_received += other.bytes_received;
-        self.bytes_sent += other.bytes_sent;
-        self.datagrams_received += other.datagrams_received;
-        self.datagrams_sent += other.datagrams_sent;
-        self.closes_repeated += other.closes_repeated;
-        self.debts += other.debts;
-        self.dials += other.dials;
-        self.dropped_crypto += other.dropped_crypto;
-        self.dials_dropped_overload += other.dials_dropped_overload;
-        self.dials_from_other_port += other.dials_from_other_port;
-        self.dials_expired += other.dials_expired;
-        self.handshakes_completed += other.handshakes_completed;
-        self.handshakes_failed += other.handshakes_failed;
-        self.handshakes_too_costly += other.handshakes_too_costly;
-        self.handshakes_timed_out += other.handshakes_timed_out;
-        self.hole_punches += other.hole_punches;
-        self.incoming += other.incoming;
-        self.incoming_refused += other.incoming_refused;
-        self.lingers_given_up += other.lingers_given_up;
-        self.path_doubts += other.path_doubts;
-        self.receive_errors += other.receive_errors;
-        self.requests_dropped_overload += other.requests_dropped_overload;
-        self.retries_sent += other.retries_sent;
-        self.retries_withheld += other.retries_withheld;
-        self.segmentation_fallbacks += other.segmentation_fallbacks;
-        self.send_backoffs += other.send_backoffs;
-        self.send_errors += other.send_errors;
-        self.sends_not_credited += other.sends_not_credited;
-        self.sends_too_large += other.sends_too_large;
-        self.sends_unreachable += other.sends_unreachable;
-        self.shards += other.shards;
-        self.sockets += other.sockets;
-        self.source_changes += other.source_changes;
-        self.sockets_rebound += other.sockets_rebound;
-        self.too_fragmented += other.too_fragmented;
+        let Self {
+            buffered_bytes,
+            accepts_dropped_overload,
+            bytes_received,
+            bytes_sent,
+            datagrams_received,
+            datagrams_sent,
+            closes_repeated,
+            debts,
+            dials,
+            dropped_crypto,
+            dials_dropped_overload,
+            dials_from_other_port,
+            dials_expired,
+            ended_aborted_by_peer,
+            ended_closed_by_peer,
+            ended_driver_stopped,
+            ended_locally_closed,
+            ended_reset,
+            ended_timed_out,
+            ended_violation,
+            exceeded_credit,
+            handshakes_completed,
+            handshakes_failed,
+            handshakes_too_costly,
+            handshakes_timed_out,
+            hole_punches,
+            incoming,
+            incoming_refused,
+            lingers_given_up,
+            path_doubts,
+            qlog_dropped,
+            receive_errors,
+            requests_dropped_overload,
+            retries_sent,
+            retries_withheld,
+            segmentation_fallbacks,
+            send_backoffs,
+            send_errors,
+            sends_not_credited,
+            sends_too_large,
+            sends_unreachable,
+            shards,
+            sockets,
+            source_changes,
+            source_changes_refused,
+            sockets_rebound,
+            too_fragmented,
+        } = other;
+        self.buffered_bytes += buffered_bytes;
+        self.accepts_dropped_overload += accepts_dropped_overload;
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+        self.datagrams_received += datagrams_received;
+        self.datagrams_sent += datagrams_sent;
+        self.closes_repeated += closes_repeated;
+        self.debts += debts;
+        self.dials += dials;
+        self.dropped_crypto += dropped_crypto;
+        self.dials_dropped_overload += dials_dropped_overload;
+        self.dials_from_other_port += dials_from_other_port;
+        self.dials_expired += dials_expired;
+        self.ended_aborted_by_peer += ended_aborted_by_peer;
+        self.ended_closed_by_peer += ended_closed_by_peer;
+        self.ended_driver_stopped += ended_driver_stopped;
+        self.ended_locally_closed += ended_locally_closed;
+        self.ended_reset += ended_reset;
+        self.ended_timed_out += ended_timed_out;
+        self.ended_violation += ended_violation;
+        self.exceeded_credit += exceeded_credit;
+        self.handshakes_completed += handshakes_completed;
+        self.handshakes_failed += handshakes_failed;
+        self.handshakes_too_costly += handshakes_too_costly;
+        self.handshakes_timed_out += handshakes_timed_out;
+        self.hole_punches += hole_punches;
+        self.incoming += incoming;
+        self.incoming_refused += incoming_refused;
+        self.lingers_given_up += lingers_given_up;
+        self.path_doubts += path_doubts;
+        self.qlog_dropped += qlog_dropped;
+        self.receive_errors += receive_errors;
+        self.requests_dropped_overload += requests_dropped_overload;
+        self.retries_sent += retries_sent;
+        self.retries_withheld += retries_withheld;
+        self.segmentation_fallbacks += segmentation_fallbacks;
+        self.send_backoffs += send_backoffs;
+        self.send_errors += send_errors;
+        self.sends_not_credited += sends_not_credited;
+        self.sends_too_large += sends_too_large;
+        self.sends_unreachable += sends_unreachable;
+        self.shards += shards;
+        self.sockets += sockets;
+        self.source_changes += source_changes;
+        self.source_changes_refused += source_changes_refused;
+        self.sockets_rebound += sockets_rebound;
+        self.too_fragmented += too_fragmented;
     }
 }
 
 impl AddAssign<&Self> for RegistryStats {
     fn add_assign(&mut self, other: &Self) {
-        self.active_ids += other.active_ids;
-        self.closing += other.closing;
-        self.connections += other.connections;
-        self.dropped_budget += other.dropped_budget;
-        self.dropped_handshake_full += other.dropped_handshake_full;
-        self.dropped_inbox_full += other.dropped_inbox_full;
-        self.dropped_late_handshake += other.dropped_late_handshake;
-        self.dropped_overload += other.dropped_overload;
-        self.dropped_source_full += other.dropped_source_full;
-        self.foreign += other.foreign;
-        self.forwarded += other.forwarded;
-        self.handshake_sources += other.handshake_sources;
-        self.handshaking += other.handshaking;
-        self.initial_ids += other.initial_ids;
-        self.issued_ids += other.issued_ids;
+        let Self {
+            active_ids,
+            closing,
+            connections,
+            dropped_budget,
+            dropped_handshake_full,
+            dropped_inbox_full,
+            dropped_late_handshake,
+            dropped_overload,
+            dropped_source_full,
+            foreign,
+            forwarded,
+            handshake_sources,
+            handshaking,
+            initial_ids,
+            issued_ids,
+            issued_sequence_numbers,
+            malformed,
+            martian,
+            non_quic,
+            oversized,
+            peers,
+            pending_incoming,
+            pending_incoming_bytes,
+            remote_addresses,
+            responses_sent,
+            retired_ids,
+            routed_established,
+            routed_initial,
+            routing_time,
+            timed_datagrams,
+            unknown,
+        } = other;
+        self.active_ids += active_ids;
+        self.closing += closing;
+        self.connections += connections;
+        self.dropped_budget += dropped_budget;
+        self.dropped_handshake_full += dropped_handshake_full;
+        self.dropped_inbox_full += dropped_inbox_full;
+        self.dropped_late_handshake += dropped_late_handshake;
+        self.dropped_overload += dropped_overload;
+        self.dropped_source_full += dropped_source_full;
+        self.foreign += foreign;
+        self.forwarded += forwarded;
+        self.handshake_sources += handshake_sources;
+        self.handshaking += handshaking;
+        self.initial_ids += initial_ids;
+        self.issued_ids += issued_ids;
         for (sum, count) in self
             .issued_sequence_numbers
             .iter_mut()
-            .zip(other.issued_sequence_numbers)
+            .zip(issued_sequence_numbers)
         {
             *sum += count;
         }
-        self.malformed += other.malformed;
-        self.martian += other.martian;
-        self.non_quic += other.non_quic;
-        self.oversized += other.oversized;
-        self.peers += other.peers;
-        self.pending_incoming += other.pending_incoming;
-        self.pending_incoming_bytes += other.pending_incoming_bytes;
-        self.remote_addresses += other.remote_addresses;
-        self.responses_sent += other.responses_sent;
-        self.retired_ids += other.retired_ids;
-        self.routed_established += other.routed_established;
-        self.routed_initial += other.routed_initial;
-        self.routing_time += other.routing_time;
-        self.timed_datagrams += other.timed_datagrams;
-        self.unknown += other.unknown;
+        self.malformed += malformed;
+        self.martian += martian;
+        self.non_quic += non_quic;
+        self.oversized += oversized;
+        self.peers += peers;
+        self.pending_incoming += pending_incoming;
+        self.pending_incoming_bytes += pending_incoming_bytes;
+        self.remote_addresses += remote_addresses;
+        self.responses_sent += responses_sent;
+        self.retired_ids += retired_ids;
+        self.routed_established += routed_established;
+        self.routed_initial += routed_initial;
+        self.routing_time += *routing_time;
+        self.timed_datagrams += timed_datagrams;
+        self.unknown += unknown;
     }
 }
 
 #[cfg(feature = "nat")]
 impl AddAssign for StunStats {
     fn add_assign(&mut self, other: Self) {
-        self.answers += other.answers;
-        self.dropped_malformed += other.dropped_malformed;
-        self.dropped_unexpected += other.dropped_unexpected;
-        self.refused += other.refused;
-        self.requests_sent += other.requests_sent;
-        self.unanswered += other.unanswered;
+        let Self {
+            answers,
+            dropped_malformed,
+            dropped_unexpected,
+            refused,
+            requests_sent,
+            unanswered,
+        } = other;
+        self.answers += answers;
+        self.dropped_malformed += dropped_malformed;
+        self.dropped_unexpected += dropped_unexpected;
+        self.refused += refused;
+        self.requests_sent += requests_sent;
+        self.unanswered += unanswered;
     }
 }

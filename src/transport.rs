@@ -59,8 +59,8 @@ pub struct Transport {
     /// The addresses of this host; `None` unless there is a wildcard listener.
     host: Option<AddressWatch>,
     expected_peers: Arc<ExpectedPeers>,
-    /// Incoming connections that may be the one for which a dial as listener waits.
-    candidates: Vec<Candidate>,
+    /// Incoming connections from addresses from which dials as listener expect their peers.
+    candidates: Vec<Unreported>,
     /// Listeners that are closed but not yet reported as closed.
     closed: VecDeque<(ListenerId, Result<(), Error>)>,
     /// How many stopped drivers have been reported to the listeners.
@@ -111,7 +111,7 @@ impl Transport {
             .iter()
             .find(|listener| Arc::ptr_eq(listener.socket(), connection.socket()))?;
         let remote_addr = connection.remote_addr();
-        let candidate = Candidate {
+        let candidate = Unreported {
             listener_id: listener.id(),
             local_addr: listener.incoming_addr(&connection),
             remote_addr,
@@ -160,7 +160,7 @@ impl Transport {
                 }
                 Err(error) => Err(error),
             };
-            let event = Candidate {
+            let event = Unreported {
                 upgrade: Connecting::settled(reported),
                 ..candidate
             };
@@ -400,15 +400,15 @@ impl transport::Transport for Transport {
     }
 }
 
-/// An incoming connection from an address from which a dial as listener expects its peer.
-struct Candidate {
+/// An incoming connection that the transport has not reported.
+struct Unreported {
     listener_id: ListenerId,
     local_addr: Multiaddr,
     remote_addr: SocketAddr,
     upgrade: Connecting,
 }
 
-impl Candidate {
+impl Unreported {
     fn into_event(self) -> TransportEvent<Connecting, Error> {
         TransportEvent::Incoming {
             listener_id: self.listener_id,

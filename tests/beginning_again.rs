@@ -5,7 +5,12 @@
 
 mod support;
 
-use std::{future::poll_fn, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use futures::{AsyncReadExt, AsyncWriteExt, future::poll_immediate};
 use libp2p_core::{
@@ -13,12 +18,12 @@ use libp2p_core::{
     muxing::StreamMuxerExt,
     transport::{ListenerId, TransportError, TransportEvent},
 };
-use libp2p_quinn::{ConnectionError, DialError, Error, ListenError};
+use libp2p_quinn::{ConnectionError, DialError, Error, HandshakeError, ListenError};
 use multiaddr::Multiaddr;
 use support::{
     node::{
-        LOOPBACK_V4, NEW_PORT, Node, bounded, connect, connect_at, quic_addr, runtime, socket_addr,
-        until,
+        LOOPBACK_V4, NEW_PORT, Node, bounded, connect, connect_at, handshake_error, poll_now,
+        quic_addr, runtime, socket_addr, until,
     },
     relay::Relay,
     streams::{accept, ask, open, open_between, transfer_through_echo},
@@ -47,6 +52,36 @@ async fn a_port_is_listened_on_again_while_connections_live_on_it() {
         }
         dialled.close().await.unwrap();
         echo.await.unwrap();
+    })
+    .await;
+}
+
+/// Drivers close the socket meanwhile, or have had no time for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_without_connections_is_listened_on_again_at_once() {
+    bounded(async {
+        for shards in [1, 3] {
+            let mut listener = Node::with(|config| config.shards(shards));
+            let (mut id, addr) = listener.listen_at(LOOPBACK_V4).await;
+            for _ in 0..50 {
+                assert!(listener.transport.remove_listener(id));
+                id = ListenerId::next();
+                listener.transport.listen_on(id, addr.clone()).unwrap();
+            }
+            loop {
+                if let TransportEvent::NewAddress { listener_id, .. } = listener.event().await
+                    && listener_id == id
+                {
+                    break;
+                }
+            }
+            let mut dialer = Node::new();
+            let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
+            let echo = tokio::spawn(support::node::echo(accepted));
+            transfer_through_echo(&mut dialled, 10_000).await;
+            dialled.close().await.unwrap();
+            echo.await.unwrap();
+        }
     })
     .await;
 }
@@ -169,6 +204,28 @@ async fn shutdown_lets_nobody_in_who_has_knocked_before() {
 }
 
 #[tokio::test]
+async fn shutdown_ends_what_waits_to_begin() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let mut dial = dialer.try_dial(&addr, NEW_PORT).unwrap();
+        let mut knock = tokio::select! {
+            knock = listener.knock() => knock,
+            dialled = &mut dial => panic!("{dialled:?}"),
+        };
+        assert!(poll_now(&mut knock.upgrade).is_pending());
+        let shutdown = listener.transport.handle().shutdown(7, "", SECOND);
+        assert!(shutdown.await);
+        assert_eq!(
+            handshake_error(knock.upgrade.await),
+            HandshakeError::ShutDown
+        );
+        assert_eq!(handshake_error(dial.await), HandshakeError::Refused);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn shutdown_tells_every_peer_and_lets_nothing_begin() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
@@ -271,6 +328,33 @@ async fn closed_resolves_when_the_last_connection_is() {
 }
 
 /// Listens again where listeners have lost their runtime.
+/// A task that nothing else keeps.
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[tokio::test]
+async fn futures_that_wait_for_the_end_are_forgotten_with_their_wakers() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let (_dialled, _accepted) = connect(&mut dialer, &mut listener).await;
+        let handle = dialer.transport.handle();
+        let mut tasks = Vec::new();
+        for _ in 0..100 {
+            let task = Arc::new(Task);
+            tasks.push(Arc::downgrade(&task));
+            let waker = Waker::from(task);
+            let mut closed = Box::pin(handle.closed());
+            let polled = closed.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        assert!(tasks.iter().all(|task| task.strong_count() == 0));
+    })
+    .await;
+}
+
 async fn listen_anew(node: &mut Node) -> (ListenerId, Multiaddr) {
     let id = ListenerId::next();
     let listens = (node.transport).listen_on(id, LOOPBACK_V4.parse().unwrap());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use libp2p_identity::Keypair;
-use libp2p_quinn::{CertificateError, PeerAuthenticator};
+use libp2p_quinn::{CertificateError, verify_certificate};
 use support::certificates::{
     Expected, Hash, Signer, Template, broken_host_signatures, cases, hosts, sign, signed_key, today,
 };
@@ -23,7 +23,7 @@ fn every_case_ends_as_it_must() {
             continue;
         };
         let now = today();
-        let verified = PeerAuthenticator::verify(certificate, case.expected_peer.as_ref(), now);
+        let verified = verify_certificate(certificate, case.expected_peer.as_ref(), now);
         case.check(
             &verified
                 .as_ref()
@@ -53,7 +53,7 @@ fn every_truncation_is_bad_encoding() {
     for signer in [Signer::p256(), Signer::rsa_pss(Hash::Sha256)] {
         let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
         for end in 0..certificate.len() {
-            let verified = PeerAuthenticator::verify(&certificate[..end], None, today());
+            let verified = verify_certificate(&certificate[..end], None, today());
             assert!(
                 matches!(verified, Err(CertificateError::BadEncoding { .. })),
                 "{end}: {verified:?}"
@@ -66,12 +66,12 @@ fn every_truncation_is_bad_encoding() {
 fn every_change_of_one_bit_is_refused() {
     for signer in [Signer::p256(), Signer::ed25519()] {
         let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
-        assert!(PeerAuthenticator::verify(&certificate, None, today()).is_ok());
+        assert!(verify_certificate(&certificate, None, today()).is_ok());
         for index in 0..certificate.len() {
             for bit in 0..8 {
                 let mut changed = certificate.clone();
                 changed[index] ^= 1 << bit;
-                let verified = PeerAuthenticator::verify(&changed, None, today());
+                let verified = verify_certificate(&changed, None, today());
                 assert!(verified.is_err(), "bit {bit} of byte {index}: {verified:?}");
             }
         }
@@ -90,7 +90,7 @@ fn every_replacement_of_one_byte_is_refused() {
             }
             let mut changed = certificate.clone();
             changed[index] = byte;
-            let verified = PeerAuthenticator::verify(&changed, None, today());
+            let verified = verify_certificate(&changed, None, today());
             assert!(verified.is_err(), "{byte} at {index}: {verified:?}");
         }
     }
@@ -103,11 +103,11 @@ fn every_insertion_and_deletion_of_one_byte_is_refused() {
     for index in 0..certificate.len() {
         let mut shorter = certificate.clone();
         shorter.remove(index);
-        assert!(PeerAuthenticator::verify(&shorter, None, today()).is_err());
+        assert!(verify_certificate(&shorter, None, today()).is_err());
         for byte in [0x00, 0x01, 0x80, 0xff] {
             let mut longer = certificate.clone();
             longer.insert(index, byte);
-            assert!(PeerAuthenticator::verify(&longer, None, today()).is_err());
+            assert!(verify_certificate(&longer, None, today()).is_err());
         }
     }
 }
@@ -115,7 +115,7 @@ fn every_insertion_and_deletion_of_one_byte_is_refused() {
 #[test]
 fn every_broken_byte_of_the_host_signature_is_noticed() {
     for certificate in broken_host_signatures() {
-        let verified = PeerAuthenticator::verify(&certificate, None, today());
+        let verified = verify_certificate(&certificate, None, today());
         assert_eq!(verified, Err(CertificateError::HostSignature));
     }
 }
@@ -129,7 +129,7 @@ fn no_change_of_the_signed_key_survives_a_new_self_signature() {
             let mut changed = value.clone();
             changed[index] ^= 1 << (index % 8);
             let certificate = Template::with_signed_key(&changed, &signer).sign(&signer);
-            let verified = PeerAuthenticator::verify(&certificate, None, today());
+            let verified = verify_certificate(&certificate, None, today());
             assert!(
                 matches!(
                     verified,
@@ -153,7 +153,7 @@ fn no_change_that_survives_a_new_self_signature_changes_the_peer() {
         let mut changed = signed_part.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
         let certificate = sign(&changed, &signer);
-        if let Ok(peer) = PeerAuthenticator::verify(&certificate, None, today()) {
+        if let Ok(peer) = verify_certificate(&certificate, None, today()) {
             assert_eq!(peer.peer_id(), host.public().to_peer_id());
             harmless += 1;
         }
@@ -170,7 +170,7 @@ fn validity_includes_both_its_ends() {
     let certificate = Template::new(&Keypair::generate_ed25519(), &signer).sign(&signer);
     let verify = |seconds| {
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
-        PeerAuthenticator::verify(&certificate, None, now).map(drop)
+        verify_certificate(&certificate, None, now).map(drop)
     };
     assert_eq!(verify(begin - 1), Err(CertificateError::NotYetValid));
     assert_eq!(verify(begin), Ok(()));
@@ -178,7 +178,7 @@ fn validity_includes_both_its_ends() {
     assert_eq!(verify(end + 1), Err(CertificateError::Expired));
     let before_1970 = UNIX_EPOCH - Duration::from_secs(1);
     assert_eq!(
-        PeerAuthenticator::verify(&certificate, None, before_1970),
+        verify_certificate(&certificate, None, before_1970),
         Err(CertificateError::NotYetValid)
     );
 }
@@ -190,7 +190,7 @@ fn mismatch_names_both_peers() {
     let certificate = Template::new(&host, &signer).sign(&signer);
     let wanted = Keypair::generate_ed25519().public().to_peer_id();
     let Err(CertificateError::PeerMismatch { expected, actual }) =
-        PeerAuthenticator::verify(&certificate, Some(&wanted), today())
+        verify_certificate(&certificate, Some(&wanted), today())
     else {
         panic!("the certificate proves another peer");
     };

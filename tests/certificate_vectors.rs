@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use libp2p_identity::{Keypair, PeerId};
-use libp2p_quinn::{CertificateError, PeerAuthenticator};
+use libp2p_quinn::{CertificateError, verify_certificate};
 use serde_json::Value;
 
 mod support;
@@ -23,7 +23,7 @@ fn vectors_of_the_specification() {
     for vector in vectors {
         let name = vector["name"].as_str().unwrap();
         let certificate = hex(vector["certificate_der_hex"].as_str().unwrap());
-        let verified = PeerAuthenticator::verify(&certificate, None, today());
+        let verified = verify_certificate(&certificate, None, today());
         if vector["valid"].as_bool().unwrap() {
             let expected: PeerId = vector["peer_id"].as_str().unwrap().parse().unwrap();
             assert_eq!(verified.unwrap().peer_id(), expected, "{name}");
@@ -39,13 +39,13 @@ fn certificates_of_the_official_implementation_are_accepted() {
     for host in support::certificates::hosts() {
         let (certificate, _) = libp2p_tls::certificate::generate(&host).unwrap();
         let peer_id = host.public().to_peer_id();
-        let peer = PeerAuthenticator::verify(&certificate, Some(&peer_id), today()).unwrap();
+        let peer = verify_certificate(&certificate, Some(&peer_id), today()).unwrap();
         assert_eq!(peer.peer_id(), peer_id);
         assert_eq!(*peer.public_key(), host.public());
 
         let other = Keypair::generate_ed25519().public().to_peer_id();
         assert_eq!(
-            PeerAuthenticator::verify(&certificate, Some(&other), today()),
+            verify_certificate(&certificate, Some(&other), today()),
             Err(CertificateError::PeerMismatch {
                 expected: Box::new(other),
                 actual: Box::new(peer_id),

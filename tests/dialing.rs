@@ -341,6 +341,30 @@ async fn a_silent_peer_ends_with_the_idle_timeout_if_that_is_shorter() {
 }
 
 #[tokio::test]
+async fn connection_tells_its_peer_its_address_and_its_figures() {
+    bounded(async {
+        let (mut dialer, mut listener) = (Node::new(), Node::new());
+        let addr = listener.listen().await;
+        let dial = dialer.dial(&addr);
+        let upgrade = async { listener.knock().await.upgrade.await };
+        let (dialled, accepted) = tokio::join!(dial, upgrade);
+        let (dialled, accepted) = (dialled.unwrap().1, accepted.unwrap().1);
+        assert_eq!(dialled.peer_id(), Some(listener.peer_id));
+        assert_eq!(accepted.peer_id(), Some(dialer.peer_id));
+        assert_eq!(dialled.remote_address(), addr);
+        let (dialled, accepted) = (dialled.stats(), accepted.stats());
+        assert!(dialled.is_outbound && !accepted.is_outbound);
+        assert_eq!(dialled.local_addr.port(), accepted.remote_addr.port());
+        assert_eq!(accepted.local_addr.port(), dialled.remote_addr.port());
+        let (handle, all) = (dialer.transport.handle(), dialer.stats());
+        assert_eq!(all.connections.len(), 1);
+        assert_eq!(handle.transport_stats().handshakes_completed, 1);
+        assert_eq!(handle.registry_stats(), all.registry);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn another_peer_than_the_expected_one_fails_the_handshake_on_both_sides() {
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
@@ -352,6 +376,7 @@ async fn another_peer_than_the_expected_one_fails_the_handshake_on_both_sides() 
         // The dial resolves to the other peer, and the connection cannot be used.
         let (met, mut connection) = dialled.unwrap();
         assert_eq!(met, listener.peer_id);
+        assert_eq!(connection.peer_id(), None);
         let end = poll_fn(|cx| connection.poll_unpin(cx)).await.unwrap_err();
         assert!(matches!(end, ConnectionError::Violation { .. }), "{end:?}");
         let opened = poll_fn(|cx| connection.poll_outbound_unpin(cx)).await;

@@ -79,6 +79,62 @@ async fn random_datagrams_leave_the_listening_socket_until_the_dial_is_dropped()
     .await;
 }
 
+/// Its datagrams are random, so any shard may get them. Without them a dial sends nothing for a
+/// second.
+#[cfg(target_os = "linux")]
+#[test]
+fn peer_that_punches_is_heard_whichever_shard_gets_its_datagrams() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use support::cables::{Near, at_near};
+
+    let result = at_near(async |near: Near| {
+        let quick = Duration::from_millis(700);
+        let mut node = Node::with(|config| config.shards(2)?.handshake_timeout(quick));
+        // There is no NAT on loopback.
+        node.listen_at("/ip4/10.1.0.1/udp/0/quic-v1").await;
+        let (tell, told) = std::sync::mpsc::sync_channel(5);
+        let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+        let received: Arc<[AtomicU64; 5]> = Arc::default();
+        let counts = Arc::clone(&received);
+        let far = near.spawn_at_far(async move || {
+            for index in 0..counts.len() {
+                let socket = UdpSocket::bind("10.1.0.2:0").await.unwrap();
+                tell.send(socket.local_addr().unwrap()).unwrap();
+                let counts = Arc::clone(&counts);
+                tokio::spawn(async move {
+                    let mut buf = [0; 2048];
+                    loop {
+                        let (_, from) = socket.recv_from(&mut buf).await.unwrap();
+                        counts[index].fetch_add(1, Ordering::Relaxed);
+                        // The first one is silent.
+                        if index > 0 {
+                            socket.send_to(&[0; 8], from).await.unwrap();
+                        }
+                    }
+                });
+            }
+            let _ = is_over.await;
+        });
+        // Two dials for each shard get an answer.
+        for _ in 0..received.len() {
+            let addr = quic_addr(told.recv().unwrap());
+            let error = handshake_error(node.dial(&addr).await);
+            assert_eq!(error, HandshakeError::TimedOut);
+        }
+        let [silent, others @ ..] = &*received;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        until(|| others.iter().all(|other| count(other) > count(silent))).await;
+        drop(over);
+        until(|| far.is_finished()).await;
+        far.join().unwrap().unwrap();
+    });
+    support::required::or_skip("namespaces", result);
+}
+
 #[tokio::test]
 async fn peer_that_dials_meanwhile_is_what_the_dial_resolves_to() {
     bounded(async {
@@ -261,6 +317,44 @@ async fn what_cannot_work_is_refused() {
         let addr = at(([127, 0, 0, 1], 99).into(), PeerId::random());
         let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
         assert!(poll_immediate(&mut dial).await.is_none());
+    })
+    .await;
+}
+
+/// Nothing else wakes the driver.
+#[tokio::test]
+async fn dial_that_nobody_answers_times_out() {
+    bounded(async {
+        let mut node = Node::with(|config| config.handshake_timeout(Duration::from_millis(500)));
+        node.listen().await;
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = at(silent.local_addr().unwrap(), PeerId::random());
+        let dialled = punch(&mut node, &addr, PortUse::Reuse).unwrap().await;
+        assert_eq!(handshake_error(dialled), HandshakeError::TimedOut);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn shutdown_ends_dials_that_punch() {
+    bounded(async {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = at(silent.local_addr().unwrap(), PeerId::random());
+        for has_begun in [false, true] {
+            let mut node = Node::new();
+            node.listen().await;
+            let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+            assert!(poll_now(&mut dial).is_pending());
+            if has_begun {
+                silent.recv_from(&mut [0; 100]).await.unwrap();
+            }
+            let shutdown = node
+                .transport
+                .handle()
+                .shutdown(0, "", Duration::from_secs(1));
+            assert!(shutdown.await);
+            assert_eq!(handshake_error(dial.await), HandshakeError::ShutDown);
+        }
     })
     .await;
 }

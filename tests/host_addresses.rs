@@ -175,6 +175,22 @@ fn link_local_addresses_are_not_announced_without_a_zone() {
     }));
 }
 
+/// An interface without a carrier does not look for other hosts with its addresses (RFC 4862 §5.4).
+#[test]
+fn address_is_announced_once_no_other_host_is_known_to_have_it() {
+    or_skip(at_home(CABLE, async |home: Home| {
+        let mut node = listening(WILDCARD_V6);
+        announced(&mut node, 1).await;
+        home.ip("link set d1 down");
+        home.ip("address add 2001:db8::1/64 dev d0");
+        home.ip("link add d2 type veth peer name d3\nlink set d2 addrgenmode none\nlink set d2 up");
+        home.ip("address add 2001:db8::2/64 dev d2 nodad");
+        assert_eq!(change(&mut node).await, new("2001:db8::2"));
+        home.ip("link set d1 up");
+        assert_eq!(change(&mut node).await, new("2001:db8::1"));
+    }));
+}
+
 /// An event of a wildcard listener.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {

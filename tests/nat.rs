@@ -10,7 +10,7 @@ mod support;
 
 use std::{
     cell::RefCell,
-    env, fs,
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,6 +21,7 @@ use std::{
 
 use serde_json::Value;
 use support::{
+    example::example,
     required::or_skip,
     scene::{Nat, PUBLIC, Place, Ports, Scene, Strangers},
 };
@@ -164,7 +165,7 @@ impl Program {
     fn start(scene: &Scene, place: Place, words: &[&str], options: &[&str]) -> Self {
         let mut command = in_scene(scene, place);
         command
-            .arg(example())
+            .arg(hole_punch())
             .args(words)
             .args(options)
             .arg("--json");
@@ -226,38 +227,10 @@ impl Drop for Program {
     }
 }
 
-/// Builds the example with the settings of this test; `cargo test --test nat` alone does not.
-fn example() -> &'static Path {
-    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let test = env::current_exe().unwrap();
-        let built = test.ancestors().nth(2).unwrap();
-        let profile = match built.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let mut cargo = Command::new(env!("CARGO"));
-        // With the variables that Cargo sets for tests, Cargo would rebuild dependencies that read
-        // them.
-        for (name, _) in env::vars_os() {
-            let is_ours = |name: &str| name.starts_with("CARGO_PKG_");
-            if name.to_str().is_some_and(is_ours) {
-                cargo.env_remove(name);
-            }
-        }
-        let status = cargo
-            .args(["build", "--quiet", "--example", "hole_punch"])
-            .args(["--profile", profile])
-            .arg("--target-dir")
-            .arg(target)
-            .env_remove("CARGO_MANIFEST_DIR")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(status.success());
-        built.join("examples/hole_punch")
-    })
+/// The program of the example, built once.
+fn hole_punch() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| example("hole_punch"))
 }
 
 /// More lines than a program prints.

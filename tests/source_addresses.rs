@@ -137,6 +137,19 @@ fn connection_to_an_official_listener_keeps_its_source() {
         family.prefer_new(&near);
         transfer_through_echo(&mut connection, 200_000).await;
         assert_eq!(sends_from(&node.stats()), [family.old].into());
+        assert_eq!(node.stats().transport.source_changes_refused, 0);
+
+        // It survives if its address comes back before its idle timeout.
+        family.remove_old(&near);
+        let back = async {
+            until(|| node.stats().transport.source_changes_refused > 0).await;
+            near.run("ip address add 10.1.0.1/24 dev a0");
+        };
+        tokio::join!(ask(&mut connection), back);
+        let stats = node.stats();
+        assert_eq!(sends_from(&stats), [family.old].into());
+        assert_eq!(stats.transport.source_changes, 0);
+        assert_eq!(stats.transport.source_changes_refused, 1);
         drop(over);
         until(|| official.is_finished()).await;
         official.join().unwrap().unwrap();
@@ -201,8 +214,11 @@ fn address_that_is_gone_for_a_while_ends_nothing() {
             near.run("ip address add 10.1.0.1/24 dev a0");
         };
         tokio::join!(asked, back);
-        assert_eq!(node.stats().transport.source_changes, 0);
-        assert_eq!(node.stats().transport.handshakes_completed, 1);
+        let transport = node.stats().transport;
+        assert_eq!(transport.source_changes, 0);
+        // There is no other address to move to.
+        assert_eq!(transport.source_changes_refused, 0);
+        assert_eq!(transport.handshakes_completed, 1);
     }));
 }
 

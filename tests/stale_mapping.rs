@@ -69,6 +69,8 @@ fn dial_leaves_from_another_port_after_two_that_were_silent() {
                 // The first dial tries the listener's port as well; once another port has answered,
                 // no dial does.
                 assert_eq!(after.dials - before, 3 - dials, "{lost:?}");
+                // Those of the two silent dials; a dial that begins again has one handshake.
+                assert_eq!(after.handshakes_failed, 2, "{lost:?}");
                 drop(connection);
                 until(|| node.stats().registry.connections == 0).await;
             }

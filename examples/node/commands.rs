@@ -1,6 +1,6 @@
 //! The commands of the program.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures::StreamExt;
 use libp2p::{
@@ -11,7 +11,9 @@ use libp2p_quinn::{ConnectionStats, Handle};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
+    args::Args,
     failure::{self, Failure},
+    metrics,
     node::{BehaviourEvent, Node, interrupted},
     progress::Progress,
     summary::{self, Summary},
@@ -28,8 +30,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Both nodes in this process.
-pub(crate) async fn both(bytes: u64) -> Result<(), Failure> {
-    let mut listener = Node::new()?;
+pub(crate) async fn both(args: &Args) -> Result<(), Failure> {
+    let mut listener = Node::new(&args.logs)?;
+    serve_metrics(&listener, args.metrics).await?;
     let listener_handle = listener.handle.clone();
     let addr = "/ip4/127.0.0.1/udp/0/quic-v1"
         .parse()
@@ -44,8 +47,8 @@ pub(crate) async fn both(bytes: u64) -> Result<(), Failure> {
         listener.close().await;
     });
 
-    let mut dialer = Node::new()?;
-    let result = until_interrupted(talk(&mut dialer, addr, bytes)).await;
+    let mut dialer = Node::new(&args.logs)?;
+    let result = until_interrupted(talk(&mut dialer, addr, args.bytes)).await;
     dialer.close().await;
     let _ = stop.send(());
     let _ = listening.await;
@@ -56,7 +59,7 @@ pub(crate) async fn both(bytes: u64) -> Result<(), Failure> {
     print!("{}", summary.table());
     print!(
         "{}",
-        summary::registries(&[
+        summary::totals(&[
             ("dialer", dialer.handle.stats()),
             ("listener", listener_handle.stats()),
         ])
@@ -65,23 +68,22 @@ pub(crate) async fn both(bytes: u64) -> Result<(), Failure> {
 }
 
 /// The dialling node only.
-pub(crate) async fn dial(addr: Multiaddr, bytes: u64) -> Result<(), Failure> {
-    let mut node = Node::new()?;
-    let result = until_interrupted(talk(&mut node, addr, bytes)).await;
+pub(crate) async fn dial(addr: Multiaddr, args: &Args) -> Result<(), Failure> {
+    let mut node = Node::new(&args.logs)?;
+    serve_metrics(&node, args.metrics).await?;
+    let result = until_interrupted(talk(&mut node, addr, args.bytes)).await;
     node.close().await;
     let summary = result?;
     drained(&node.handle).await;
     print!("{}", summary.table());
-    print!(
-        "{}",
-        summary::registries(&[("dialer", node.handle.stats())])
-    );
+    print!("{}", summary::totals(&[("dialer", node.handle.stats())]));
     Ok(())
 }
 
 /// The listening node only.
-pub(crate) async fn listen(addr: Multiaddr) -> Result<(), Failure> {
-    let mut node = Node::new()?;
+pub(crate) async fn listen(addr: Multiaddr, args: &Args) -> Result<(), Failure> {
+    let mut node = Node::new(&args.logs)?;
+    serve_metrics(&node, args.metrics).await?;
     let addr = node.listen(addr).await?;
     println!("listening, until Ctrl-C; in another terminal, there or elsewhere:");
     println!("  cargo run --release --example node -- dial {addr}");
@@ -92,10 +94,16 @@ pub(crate) async fn listen(addr: Multiaddr) -> Result<(), Failure> {
     node.close().await;
     drained(&node.handle).await;
     println!();
-    print!(
-        "{}",
-        summary::registries(&[("listener", node.handle.stats())])
-    );
+    print!("{}", summary::totals(&[("listener", node.handle.stats())]));
+    Ok(())
+}
+
+/// Serves the metrics of a node, if they are wanted.
+async fn serve_metrics(node: &Node, addr: Option<SocketAddr>) -> Result<(), Failure> {
+    if let Some(addr) = addr {
+        let addr = metrics::serve(&node.handle, addr).await?;
+        println!("metrics at http://{addr}/metrics");
+    }
     Ok(())
 }
 

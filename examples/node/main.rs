@@ -6,12 +6,16 @@
 //! cargo run --release --example node -- dial MULTIADDR        # … the other, there or elsewhere
 //! ```
 //!
+//! With `--metrics`, a node serves its metrics to Prometheus; it prints where. `--keylog` and
+//! `--qlog` write what Wireshark and qvis read.
+//!
 //! Exit code: 0 for success, which for `listen` includes Ctrl-C; 1 for a failure, with one line on
 //! stderr; 2 for invalid arguments; 130 for Ctrl-C before the end.
 
 mod args;
 mod commands;
 mod failure;
+mod metrics;
 mod node;
 mod progress;
 mod summary;
@@ -24,17 +28,17 @@ use failure::Failure;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Args { command, bytes } = match Args::parse(std::env::args().skip(1)) {
+    let args = match Args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
         Err(error) => {
             eprintln!("node: {error}; try --help");
             return ExitCode::from(2);
         }
     };
-    let result = match command {
-        Command::Both => commands::both(bytes).await,
-        Command::Dial(addr) => commands::dial(addr, bytes).await,
-        Command::Listen(addr) => commands::listen(addr).await,
+    let result = match args.command.clone() {
+        Command::Both => commands::both(&args).await,
+        Command::Dial(addr) => commands::dial(addr, &args).await,
+        Command::Listen(addr) => commands::listen(addr, &args).await,
         Command::Help => {
             print!("{}", args::HELP);
             Ok(())

@@ -12,7 +12,7 @@ use libp2p::{
 };
 use libp2p_quinn::{Config, Handle, Transport};
 
-use crate::{failure::Failure, transfer};
+use crate::{args::Logs, failure::Failure, transfer};
 
 /// Longest wait for peers to acknowledge the data sent to them.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,12 +33,18 @@ pub(crate) struct Node {
 
 impl Node {
     /// Creates a node with a new identity. It does nothing yet.
-    pub(crate) fn new() -> Result<Self, Failure> {
+    pub(crate) fn new(logs: &Logs) -> Result<Self, Failure> {
         let key = Keypair::generate_ed25519();
-        let transport = Transport::new(Config::new(&key));
+        let builder = Config::builder(&key).key_log_file(logs.secrets.clone());
+        #[cfg(feature = "qlog")]
+        let builder = builder.qlog_dir(logs.qlog.clone());
+        let config = builder
+            .build()
+            .map_err(|error| Failure::new("cannot configure the transport", &error))?;
+        let transport = Transport::new(config);
         let handle = transport.handle();
-        // If you need no statistics, replace `.with_quic()` simply by `.with_other_transport(|key|
-        // Transport::new(Config::new(key)))`.
+        // If you need no statistics and no settings, replace `.with_quic()` simply by
+        // `.with_other_transport(|key| Transport::new(Config::new(key)))`.
         let Ok(builder) = SwarmBuilder::with_existing_identity(key)
             .with_tokio()
             .with_other_transport(|_| transport);

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use libp2p::{Multiaddr, PeerId};
-use libp2p_quinn::{ConnectionStats, RegistryStats, Stats};
+use libp2p_quinn::{ConnectionStats, Stats};
 
 use crate::transfer::{Outcome, Request};
 
@@ -29,7 +29,8 @@ impl Summary {
             ("dialled", self.addr.to_string()),
         ];
         if let Some(agent) = &self.agent {
-            rows.push(("agent", agent.clone()));
+            // The peer has chosen it: nothing in it may move the cursor.
+            rows.push(("agent", agent.escape_debug().to_string()));
         }
         if let Some(connection) = &self.connection {
             let unknown = "unknown";
@@ -50,7 +51,7 @@ impl Summary {
                         "{} sent, {} received, {} lost",
                         connection.datagrams_sent,
                         connection.datagrams_received,
-                        connection.lost_packets
+                        connection.packets.lost_packets
                     ),
                 ),
             ]);
@@ -71,21 +72,35 @@ impl Summary {
     }
 }
 
-/// The connection-ID registries side by side, after connections are closed.
-pub(crate) fn registries(nodes: &[(&str, Stats)]) -> String {
-    type Figure = (&'static str, fn(&RegistryStats) -> u64);
-    const FIGURES: [Figure; 9] = [
-        ("connections now", |registry| registry.connections as u64),
-        ("active IDs now", |registry| registry.active_ids),
-        ("IDs issued", |registry| registry.issued_ids),
-        ("IDs retired", |registry| registry.retired_ids),
-        ("routed by our ID", |registry| registry.routed_established),
-        ("routed in handshakes", |registry| registry.routed_initial),
-        ("unknown ID", |registry| registry.unknown),
-        ("not QUIC", |registry| registry.non_quic),
-        ("malformed", |registry| registry.malformed),
+/// What the transports have counted, side by side, after connections are closed.
+pub(crate) fn totals(nodes: &[(&str, Stats)]) -> String {
+    type Figure = (&'static str, fn(&Stats) -> u64);
+    const FIGURES: [Figure; 17] = [
+        ("connections now", |stats| stats.registry.connections as u64),
+        ("active IDs now", |stats| stats.registry.active_ids),
+        ("IDs issued", |stats| stats.registry.issued_ids),
+        ("IDs retired", |stats| stats.registry.retired_ids),
+        ("routed by our ID", |stats| {
+            stats.registry.routed_established
+        }),
+        ("routed in handshakes", |stats| {
+            stats.registry.routed_initial
+        }),
+        ("unknown ID", |stats| stats.registry.unknown),
+        ("not QUIC", |stats| stats.registry.non_quic),
+        ("malformed", |stats| stats.registry.malformed),
+        ("packets sent", |stats| stats.packets.packets_sent),
+        ("packets lost", |stats| stats.packets.lost_packets),
+        ("MTU probes", |stats| stats.packets.mtu_probes_sent),
+        ("MTU probes lost", |stats| stats.packets.mtu_probes_lost),
+        ("black holes", |stats| stats.packets.black_holes),
+        ("closed by us", |stats| stats.transport.ended_locally_closed),
+        ("closed by the peer", |stats| {
+            stats.transport.ended_closed_by_peer
+        }),
+        ("timed out", |stats| stats.transport.ended_timed_out),
     ];
-    let mut table = format!("{:21}", "registry");
+    let mut table = format!("{:21}", "totals");
     for (name, _) in nodes {
         let _ = write!(table, " {name:>10}");
     }
@@ -93,7 +108,7 @@ pub(crate) fn registries(nodes: &[(&str, Stats)]) -> String {
     for (name, figure) in FIGURES {
         let _ = write!(table, "  {name:19} ");
         for (_, stats) in nodes {
-            let _ = write!(table, " {:>10}", figure(&stats.registry));
+            let _ = write!(table, " {:>10}", figure(stats));
         }
         table.push('\n');
     }

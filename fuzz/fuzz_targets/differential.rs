@@ -1,13 +1,15 @@
-//! Our verifier of certificates beside that of libp2p-tls, which rust-libp2p and js-libp2p use.
+//! Compares our verifier of certificates with that of libp2p-tls, which rust-libp2p and js-libp2p
+//! use.
 //!
-//! Input as for `certificate`. What both accept proves the same peer; and where they disagree there is a reason that is
-//! known. Go's verifier is compared over the corpus of this target, by `fuzz/compare`.
+//! The input is as for `certificate`. If both accept a certificate, they must name the same peer.
+//! If only we refuse it, the reason must be in a list. `fuzz/compare` compares Go's verifier over
+//! the corpus of this target.
 #![no_main]
 
 use std::time::SystemTime;
 
 use libfuzzer_sys::fuzz_target;
-use libp2p_quinn::{CertificateError, PeerAuthenticator, fuzzing};
+use libp2p_quinn::{CertificateError, fuzzing, verify_certificate};
 use rustls_pki_types::CertificateDer;
 
 fuzz_target!(|data: &[u8]| {
@@ -18,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
         0 => rest.to_vec(),
         _ => fuzzing::signed(rest),
     };
-    let ours = PeerAuthenticator::verify(&certificate, None, SystemTime::now());
+    let ours = verify_certificate(&certificate, None, SystemTime::now());
     let der = CertificateDer::from(&certificate[..]);
     let theirs = libp2p_tls::certificate::parse(&der).map(|parsed| parsed.peer_id());
     match (&ours, &theirs) {
@@ -29,20 +31,20 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Rules that libp2p-tls does not have; `interop/certificates.toml` says where they come from.
+/// Whether libp2p-tls does not have this rule. `interop/certificates.toml` explains the rules.
 fn is_stricter(reason: &CertificateError) -> bool {
     matches!(
         reason,
-        // It looks at the algorithm outside of the signed part only.
+        // libp2p-tls checks only the algorithm outside the signed part,
         CertificateError::AlgorithmMismatch
-            // And at its name only, not at its parameters.
+            // and only its name, not its parameters.
             | CertificateError::AlgorithmUnsupported
-            // It reads more than DER, and more than version 3.
+            // It also accepts encodings that are not DER, and versions other than 3.
             | CertificateError::BadEncoding { .. }
             | CertificateError::ExtensionDuplicate
             | CertificateError::UniqueId
             | CertificateError::Version
-            // It decodes host keys that are not written in the only way, and weak ones.
+            // It accepts host keys that are weak or not encoded canonically.
             | CertificateError::HostKey { .. }
             // It has no limits.
             | CertificateError::TooLarge { .. }

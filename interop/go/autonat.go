@@ -16,7 +16,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// startAutoNAT makes the host a server of AutoNAT v2, which dials back from a host of its own, and lets it be a client.
+// startAutoNAT makes the host a server of AutoNAT v2, which dials back from its own host, and lets
+// it be a client.
 func startAutoNAT(h host.Host, opts options) (*autonatv2.AutoNAT, error) {
 	dialer, err := libp2p.New(
 		libp2p.Transport(libp2pquic.NewTransport),
@@ -37,8 +38,9 @@ func startAutoNAT(h host.Host, opts options) (*autonatv2.AutoNAT, error) {
 	return nat, nat.Start(h)
 }
 
-// allowPrivateAddrs is the option of that name, which makes a loopback address as good as any other. go-libp2p
-// exports it from v0.49 on; until then the field that it sets is looked up by name.
+// allowPrivateAddrs is the option of that name, which makes a loopback address as good as any
+// other. go-libp2p exports it from v0.49 on; until then the field that it sets is looked up by
+// name.
 func allowPrivateAddrs() autonatv2.AutoNATOption {
 	option := reflect.TypeFor[autonatv2.AutoNATOption]()
 	set := reflect.MakeFunc(option, func(arguments []reflect.Value) []reflect.Value {
@@ -84,8 +86,8 @@ func beside(addr ma.Multiaddr) string {
 	return fmt.Sprintf("%s/udp/0/quic-v1", ip)
 }
 
-// withoutLateResets is a host whose handlers cannot reset a stream that they have closed, and so throw away what is
-// still to be sent. go-libp2p's handler of dial-backs does both.
+// withoutLateResets is a host whose handlers cannot reset a stream that they have closed, which
+// would discard the data that was not sent yet. go-libp2p's handler of dial-backs does both.
 type withoutLateResets struct{ host.Host }
 
 func (h withoutLateResets) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {

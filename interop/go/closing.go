@@ -23,7 +23,7 @@ const (
 	upload = 500 * time.Millisecond
 )
 
-// endings hears of the connections that the other side has closed.
+// endings is notified of the connections that the other side has closed.
 type endings struct {
 	sync.Mutex
 	// closed are those that were closed here.
@@ -235,8 +235,8 @@ func (c *closer) letPeerClose(code uint64) error {
 	}
 }
 
-// askToClose makes the peer send so many bytes, and then close the connection with this code, or
-// with 0.
+// askToClose makes the peer send size bytes, and then close the connection with this code, or with
+// 0.
 func (c *closer) askToClose(code uint64, size int64) (network.Stream, error) {
 	s, err := c.open(closeProtocol)
 	if err != nil {

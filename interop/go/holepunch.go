@@ -24,7 +24,8 @@ import (
 // holePunchAttempts is how often DCUtR tries.
 const holePunchAttempts = 3
 
-// puncher is a host behind a NAT, connected to a relay. It prints what the example hole_punch prints with --json.
+// puncher is a host behind a NAT, connected to a relay. It prints what the example hole_punch
+// prints with --json.
 type puncher struct {
 	host   host.Host
 	relay  peer.AddrInfo

@@ -16,8 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// What every peer serves, and the facts that ours does; the README says what each protocol is. Ping and identify
-// come with the host.
+// What every peer serves, and the facts that ours does; the README says what each protocol is. Ping
+// and identify come with the host.
 const (
 	abortProtocol     protocol.ID = "/interop/abort/1.0.0"
 	closeProtocol     protocol.ID = "/interop/close/1.0.0"

@@ -1,4 +1,4 @@
-// How connections end: what a listener closes and hears of, and what a dialer does and hears.
+// How connections end: what a listener closes and sees, and what a dialer does and sees.
 
 import { CLOSE, ECHO, PERF, PING, SINK } from './names.mjs'
 import { BLOCK_BYTES, Reader, sleep, write, writeZeros } from './streams.mjs'

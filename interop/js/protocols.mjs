@@ -1,4 +1,5 @@
-// What every peer serves; the README says what each protocol is. Ping and identify are js-libp2p's own.
+// What every peer serves; the README says what each protocol is. Ping and identify are js-libp2p's
+// own.
 
 import { createHash } from 'node:crypto'
 import { handlers as closing } from './closing.mjs'

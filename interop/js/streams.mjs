@@ -1,4 +1,5 @@
-// Reading and writing js-libp2p's streams, which are event emitters, in order and with back-pressure.
+// Reading and writing js-libp2p's streams, which are event emitters, in order and with
+// back-pressure.
 
 export const BLOCK_BYTES = 64 * 1024
 

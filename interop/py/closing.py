@@ -1,4 +1,4 @@
-"""How connections end: what a listener closes and hears of, and what a dialer does and hears."""
+"""How connections end: what a listener closes and sees, and what a dialer does and sees."""
 
 import json
 import time
@@ -161,7 +161,7 @@ class Closer:
         self.seen["heard"].append(await self._ended.receive())
 
     async def ask(self, code, size):
-        """Makes the peer send so many bytes, and then close the connection, with this code or 0."""
+        """Makes the peer send `size` bytes, and then close the connection, with this code or 0."""
         stream = await self.open(CLOSE)
         await write(stream, code.to_bytes(8, "big") + size.to_bytes(8, "big"))
         return stream

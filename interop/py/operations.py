@@ -243,7 +243,8 @@ async def slow_reader(host, peer_id, options):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
-        # Long enough for the sender to have filled all that it can, not so long that the peer reads.
+        # Long enough for the sender to have filled all that it can, and not so long that the peer
+        # reads.
         await trio.sleep(options.seconds * 0.8)
         unread = sent
     answer = bytearray()

@@ -19,7 +19,7 @@ pub(super) struct Certificate {
 /// Generates the key of a certificate: ECDSA P-256, which every peer supports and TLS handles
 /// fastest.
 pub(super) fn generate_key() -> Result<KeyPair, GenerateError> {
-    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(GenerateError::Certificate)
+    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(GenerateError::certificate)
 }
 
 /// Creates a certificate in which the host key signs `key`.
@@ -52,7 +52,7 @@ pub(super) fn generate(host: &Keypair, key: &KeyPair) -> Result<Certificate, Gen
 
     let certificate = parameters
         .self_signed(key)
-        .map_err(GenerateError::Certificate)?;
+        .map_err(GenerateError::certificate)?;
     Ok(Certificate {
         der: certificate.into(),
         key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
@@ -69,7 +69,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::authenticator::peer::PeerAuthenticator;
+    use crate::authenticator::peer::verify_certificate;
 
     #[test]
     fn every_certificate_of_ours_is_one_that_we_accept() {
@@ -77,7 +77,7 @@ mod tests {
         let host = Keypair::generate_ed25519();
         for _ in 0..300 {
             let certificate = generate(&host, &generate_key().unwrap()).unwrap();
-            let peer = PeerAuthenticator::verify(
+            let peer = verify_certificate(
                 &certificate.der,
                 None,
                 UNIX_EPOCH + Duration::from_secs(1_800_000_000),
@@ -92,7 +92,7 @@ mod tests {
         let certificate = generate(&host, &generate_key().unwrap()).unwrap();
         for year in [6, 30, 130, 1000] {
             let now = UNIX_EPOCH + Duration::from_secs(year * 365 * 24 * 60 * 60);
-            assert!(PeerAuthenticator::verify(&certificate.der, None, now).is_ok());
+            assert!(verify_certificate(&certificate.der, None, now).is_ok());
         }
     }
 

@@ -124,7 +124,7 @@ pub enum CertificateError {
 pub enum GenerateError {
     /// The certificate could not be created.
     #[error("failed to create the certificate")]
-    Certificate(#[source] rcgen::Error),
+    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// The host key could not sign the certificate's key.
     #[error("host key failed to sign the certificate's key")]
@@ -137,5 +137,15 @@ pub enum GenerateError {
 
     /// The cryptography provider does not support TLS 1.3 over QUIC with our key.
     #[error("failed to configure TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl GenerateError {
+    pub(super) fn certificate(error: rcgen::Error) -> Self {
+        Self::Certificate(error.into())
+    }
+
+    pub(super) fn tls(error: rustls::Error) -> Self {
+        Self::Tls(error.into())
+    }
 }

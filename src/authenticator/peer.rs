@@ -21,44 +21,48 @@ use super::{
     signed_key::{self, SignedKey},
 };
 
-/// Verifies certificates according to the [libp2p TLS specification], without a connection.
+/// Verifies one certificate in DER according to the [libp2p TLS specification], and that it proves
+/// `expected` if that is given.
 ///
 /// Connections do the same inside their handshake. Use this if you have a certificate from
 /// elsewhere, or in a tool.
 ///
+/// `now` is the wall-clock time, normally `SystemTime::now()`; the validity period is compared with
+/// it.
+///
+/// A certificate alone does not prove who presents it, because anyone can copy it. The presenter
+/// must also prove that it holds the certificate's key, as the TLS handshake requires.
+///
+/// # Errors
+///
+/// A [`CertificateError`] for the first rule that is violated. The order is: size and encoding,
+/// version and algorithms, extensions, validity, the two signatures, and last the expected peer.
+/// Hence [`CertificateError::PeerMismatch`] names a peer that the certificate proves.
+///
+/// # Example
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use libp2p_quinn::verify_certificate;
+///
+/// let verdict = verify_certificate(b"not a certificate", None, SystemTime::now());
+/// assert!(verdict.is_err());
+/// ```
+///
 /// [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct PeerAuthenticator;
+pub fn verify_certificate(
+    der: &[u8],
+    expected: Option<&PeerId>,
+    now: SystemTime,
+) -> Result<VerifiedPeer, CertificateError> {
+    static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+        LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
-impl PeerAuthenticator {
-    /// Verifies one certificate in DER, and that it proves `expected` if that is given.
-    ///
-    /// `now` is the wall-clock time, normally `SystemTime::now()`; the validity period is compared
-    /// with it.
-    ///
-    /// A certificate alone does not prove who presents it, because anyone can copy it. The
-    /// presenter must also prove that it holds the certificate's key, as the TLS handshake
-    /// requires.
-    ///
-    /// # Errors
-    ///
-    /// A [`CertificateError`] for the first rule that is violated. The order is: size and encoding,
-    /// version and algorithms, extensions, validity, the two signatures, and last the expected
-    /// peer. Hence [`CertificateError::PeerMismatch`] names a peer that the certificate proves.
-    pub fn verify(
-        der: &[u8],
-        expected: Option<&PeerId>,
-        now: SystemTime,
-    ) -> Result<VerifiedPeer, CertificateError> {
-        static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
-            LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
-
-        let now = unix_seconds(now);
-        let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(now)?;
-        peer.expect(expected)?;
-        Ok(peer)
-    }
+    let now = unix_seconds(now);
+    let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(now)?;
+    peer.expect(expected)?;
+    Ok(peer)
 }
 
 /// The peer that a certificate proves.

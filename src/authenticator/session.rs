@@ -25,12 +25,14 @@ use rustls::{
 };
 
 use super::{
-    crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
     error::{CertificateError, GenerateError},
-    packet_watch::{PacketWatch, WatchedKey},
     post_handshake::PostHandshake,
     tls::{ALPN, Initial, Tls},
     verifier::{Record, Verdict},
+};
+use crate::packets::{
+    CryptoBudget, DroppedPackets, LimitedKey, PacketWatch, Phase, StreamCredit, StreamWindows,
+    WatchedKey,
 };
 
 /// The value of [`Session::handshake_data`].
@@ -74,10 +76,10 @@ impl Sessions {
         let record = Arc::new(Record::default());
         sessions
             .connect(None, Vec::new(), &record)
-            .map_err(GenerateError::Tls)?;
+            .map_err(GenerateError::tls)?;
         sessions
             .accept(Vec::new(), &record)
-            .map_err(GenerateError::Tls)?;
+            .map_err(GenerateError::tls)?;
         Ok(sessions)
     }
 
@@ -133,6 +135,7 @@ pub(super) struct ClientConfig {
     pub(super) sessions: Arc<Sessions>,
     pub(super) dropped: Arc<DroppedPackets>,
     pub(super) expected: Option<PeerId>,
+    pub(super) windows: StreamWindows,
 }
 
 impl crypto::ClientConfig for ClientConfig {
@@ -146,7 +149,7 @@ impl crypto::ClientConfig for ClientConfig {
         let record = Arc::new(Record::default());
         let connection = self
             .sessions
-            .connect(self.expected, encode(params), &record)
+            .connect(self.expected, encode(params, self.windows), &record)
             // The same configuration worked in `Sessions::new`, so the system's randomness has
             // failed.
             .map_err(|_| ConnectError::EndpointStopping)?;
@@ -155,6 +158,7 @@ impl crypto::ClientConfig for ClientConfig {
             record,
             self.sessions.clone(),
             CryptoBudget::new(&self.dropped),
+            self.windows,
         )))
     }
 }
@@ -163,6 +167,7 @@ impl crypto::ClientConfig for ClientConfig {
 pub(super) struct ServerConfig {
     pub(super) sessions: Arc<Sessions>,
     pub(super) dropped: Arc<DroppedPackets>,
+    pub(super) windows: StreamWindows,
 }
 
 impl crypto::ServerConfig for ServerConfig {
@@ -193,13 +198,14 @@ impl crypto::ServerConfig for ServerConfig {
         let record = Arc::new(Record::default());
         let connection = self
             .sessions
-            .accept(encode(params), &record)
+            .accept(encode(params, self.windows), &record)
             .expect("the same parts made a server connection in `Sessions::new`");
         Box::new(TlsSession::new(
             Connection::Server(connection),
             record,
             self.sessions.clone(),
             CryptoBudget::new(&self.dropped),
+            self.windows,
         ))
     }
 }
@@ -232,13 +238,14 @@ impl TlsSession {
         record: Arc<Record>,
         sessions: Arc<Sessions>,
         crypto: Arc<CryptoBudget>,
+        windows: StreamWindows,
     ) -> Self {
         Self {
             state: State::Handshake(Box::new(connection)),
             record,
             sessions,
             crypto,
-            watch: Arc::default(),
+            watch: Arc::new(PacketWatch::new(windows)),
             is_reported: false,
             next_secrets: None,
         }
@@ -497,7 +504,7 @@ fn negotiated(connection: &Connection) -> Option<Negotiated> {
     })
 }
 
-/// Finds one of the peer's transport parameters that quinn-proto parses but does not expose.
+/// Finds a transport parameter of the peer that quinn-proto parses but does not expose.
 fn parameter(mut parameters: &[u8], wanted: u64) -> Option<&[u8]> {
     // quinn-proto refuses malformed parameters, so errors need not be reported here.
     loop {
@@ -542,9 +549,12 @@ fn handshake_keys(
     }
 }
 
-fn encode(parameters: &TransportParameters) -> Vec<u8> {
+fn encode(parameters: &TransportParameters, windows: StreamWindows) -> Vec<u8> {
     let mut encoded = Vec::new();
     parameters.write(&mut encoded);
+    if windows.may_grow() {
+        StreamCredit::lower_parameters(windows, &mut encoded);
+    }
     encoded
 }
 

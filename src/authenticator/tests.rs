@@ -21,8 +21,8 @@ use self::{
     },
 };
 use super::{
-    Authenticator, CertificateError, GenerateError, Negotiated, PeerAuthenticator, certificate,
-    crypto_provider, tls::ALPN, verifier::Verdict,
+    Authenticator, CertificateError, GenerateError, Negotiated, certificate, crypto_provider,
+    tls::ALPN, verifier::Verdict, verify_certificate,
 };
 
 #[allow(dead_code, unused_imports, reason = "each test uses a part of it")]
@@ -38,8 +38,8 @@ mod peers;
 fn both_sides_learn_whom_they_talk_to() {
     for client_host in hosts() {
         for server_host in hosts() {
-            let client = Authenticator::new(&client_host).unwrap();
-            let server = Authenticator::new(&server_host).unwrap();
+            let client = Authenticator::new(&client_host, None).unwrap();
+            let server = Authenticator::new(&server_host, None).unwrap();
             let server_id = server_host.public().to_peer_id();
             let mut client = start_client(&client, Some(server_id));
             let mut server = start_server(&server);
@@ -160,9 +160,9 @@ fn wrong_peer_fails_inside_the_handshake() {
     let server_host = Keypair::generate_ed25519();
     let actual = server_host.public().to_peer_id();
     let expected = Keypair::generate_ed25519().public().to_peer_id();
-    let client = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let client = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let mut client = start_client(&client, Some(expected));
-    let mut server = start_server(&Authenticator::new(&server_host).unwrap());
+    let mut server = start_server(&Authenticator::new(&server_host, None).unwrap());
 
     let failure = shake_hands(&mut client, &mut server).unwrap_err();
 
@@ -184,7 +184,7 @@ fn wrong_peer_fails_inside_the_handshake() {
 
 #[test]
 fn client_hello_names_nobody_and_offers_libp2p_only() {
-    let client = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let client = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let mut client = start_client(&client, None);
     let mut hello = Vec::new();
     client.write_handshake(&mut hello);
@@ -206,7 +206,7 @@ fn client_hello_names_nobody_and_offers_libp2p_only() {
 fn name_in_the_client_hello_is_ignored_but_reported() {
     let peer = RawPeer::new(&good_case());
     let mut client = peer.client(&[ALPN], "example.com");
-    let mut server = start_server(&Authenticator::new(&Keypair::generate_ed25519()).unwrap());
+    let mut server = start_server(&Authenticator::new(&Keypair::generate_ed25519(), None).unwrap());
     shake_hands(&mut client, &mut server).unwrap();
     assert_eq!(
         negotiated(&*server).unwrap().server_name.as_deref(),
@@ -216,7 +216,7 @@ fn name_in_the_client_hello_is_ignored_but_reported() {
 
 #[test]
 fn any_protocol_but_libp2p_is_refused() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let peer = RawPeer::new(&good_case());
     for protocols in [&[][..], &[&b"h3"[..]], &[b"libp2p2"], &[b"LIBP2P"]] {
         let mut client = peer.client(protocols, "localhost");
@@ -243,7 +243,7 @@ fn any_protocol_but_libp2p_is_refused() {
 
 #[test]
 fn every_case_ends_as_it_must_with_the_peer_as_server() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     for case in cases() {
         let mut client = start_client(&ours, case.expected_peer);
         let mut server = RawPeer::new(&case).server(&[ALPN]);
@@ -254,7 +254,7 @@ fn every_case_ends_as_it_must_with_the_peer_as_server() {
 
 #[test]
 fn every_case_ends_as_it_must_with_the_peer_as_client() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     for case in cases() {
         if case.number == 56 {
             continue; // A server expects no particular peer.
@@ -293,7 +293,7 @@ fn peer_outlives_the_validity_of_its_certificate() {
 
 #[test]
 fn known_certificate_proves_nothing_for_who_lacks_its_key() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let case = good_case();
     let mut client = start_client(&ours, None);
     let mut server = RawPeer::new(&case).server(&[ALPN]);
@@ -318,7 +318,7 @@ fn known_certificate_proves_nothing_for_who_lacks_its_key() {
 
 #[test]
 fn known_certificate_is_not_taken_for_another_peers() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let case = good_case();
     let expected = PeerId::random();
     for (expected, is_good) in [(None, true), (Some(expected), false), (None, true)] {
@@ -409,14 +409,14 @@ fn our_certificates_are_accepted_by_the_official_implementation() {
         assert_eq!(theirs.peer_id(), host.public().to_peer_id());
 
         let (theirs, _) = libp2p_tls::certificate::generate(&host).unwrap();
-        let peer = PeerAuthenticator::verify(&theirs, None, certificates::today()).unwrap();
+        let peer = verify_certificate(&theirs, None, certificates::today()).unwrap();
         assert_eq!(peer.peer_id(), host.public().to_peer_id());
     }
 }
 
 #[test]
 fn only_version_1_is_spoken() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let destination = ConnectionId::new(&[1; 8]);
     let server = ours.server();
     assert!(server.initial_keys(1, &destination).is_ok());
@@ -434,7 +434,7 @@ fn only_version_1_is_spoken() {
 
 #[test]
 fn retry_is_valid_with_its_tag_only() {
-    let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+    let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
     let client = start_client(&ours, None);
     let destination = ConnectionId::new(&[7; 8]);
     let (header, token) = (&b"header"[..], &b"token"[..]);
@@ -473,7 +473,7 @@ fn check(case: &Case, ours: &dyn Session, ended: Result<(), Failure>, side: Side
 
 fn pair() -> (Box<dyn Session>, Box<dyn Session>) {
     let [client, server] =
-        [(); 2].map(|()| Authenticator::new(&Keypair::generate_ed25519()).unwrap());
+        [(); 2].map(|()| Authenticator::new(&Keypair::generate_ed25519(), None).unwrap());
     (start_client(&client, None), start_server(&server))
 }
 

@@ -105,7 +105,7 @@ impl Tls {
             .and_then(|suite| suite.tls13()?.quic_suite())
             .ok_or(GenerateError::InitialSuite)?;
         let unused = self.verifier(None, &Arc::new(Record::default()));
-        let server = self.server(unused).map_err(GenerateError::Tls)?;
+        let server = self.server(unused).map_err(GenerateError::tls)?;
         let server = QuicServerConfig::with_initial(Arc::new(server), suite)
             .map_err(|_| GenerateError::InitialSuite)?;
         Ok(Initial { suite, server })

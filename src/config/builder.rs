@@ -1,15 +1,19 @@
 //! The setters of the configuration, and the limits that they check.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use libp2p_identity::Keypair;
 use quinn_proto::{IdleTimeout, VarInt};
 
 use super::{
-    knobs::{Knobs, LARGEST_MTU_BYTES, LEAST_BUFFERED_BYTES, LEAST_PENDING_INCOMING_BYTES},
+    congestion::CongestionControl,
+    knobs::{
+        Knobs, LARGEST_MTU_BYTES, LEAST_BUFFERED_BYTES, LEAST_PENDING_INCOMING_BYTES, MIN_MTU_BYTES,
+    },
+    preset::Preset,
     retry::RetryPolicy,
 };
-use crate::{error::ConfigError, net::BufferSizes, proto::Shards};
+use crate::{error::ConfigError, net::BufferSizes, proto::ShardCount};
 
 /// Far longer than any handshake takes.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(3600);
@@ -22,6 +26,12 @@ const LONGEST_LINGER: Duration = Duration::from_secs(3600);
 const KEEP_ALIVE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 
+/// From a round trip within a city to one over a satellite and back, with a queue.
+const INITIAL_RTTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
+
+/// From the least window of RFC 9002 §7.2 to what a path of 1 Gbit/s and 80 ms holds.
+const INITIAL_WINDOWS: RangeInclusive<u64> = 2_400..=10_000_000;
+
 /// quinn-proto keeps two map entries for each stream that a peer may open: with this limit, an idle
 /// connection takes 5 MB.
 const MOST_PEER_STREAMS: u32 = 65_536;
@@ -29,10 +39,26 @@ const MOST_PEER_STREAMS: u32 = 65_536;
 /// From the size of one batch of datagrams to more than any kernel grants.
 const SOCKET_BUFFERS: RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
 
-/// Smallest UDP payload that every path for QUIC carries (RFC 9000 §14).
-pub(crate) const MIN_MTU_BYTES: u16 = 1200;
-
 /// Changes settings from their defaults; [`Config::builder`](super::Config::builder) creates it.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use libp2p_identity::Keypair;
+/// use libp2p_quinn::{Config, ConfigError};
+///
+/// let keypair = Keypair::generate_ed25519();
+/// let config = Config::builder(&keypair)
+///     .handshake_timeout(Duration::from_secs(4))
+///     .and_then(|builder| builder.idle_timeout(Some(Duration::from_secs(20))))
+///     .and_then(|builder| builder.build());
+/// assert!(config.is_ok());
+///
+/// let error = Config::builder(&keypair).handshake_timeout(Duration::ZERO).err();
+/// assert!(matches!(error, Some(ConfigError::OutOfRange { name: "handshake_timeout", .. })));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct ConfigBuilder {
@@ -55,16 +81,36 @@ impl ConfigBuilder {
         self
     }
 
+    /// BBR for each second connection and CUBIC for the others, to let them compete. The first one
+    /// has BBR if `is_bbr_first`.
+    #[cfg(test)]
+    pub(crate) fn rivals(mut self, is_bbr_first: bool) -> Self {
+        self.knobs.rivals = Some(std::sync::Arc::new(u32::from(is_bbr_first).into()));
+        self
+    }
+
+    /// The congestion control of all connections.
+    ///
+    /// Default: [`CongestionControl::Cubic`], which fills long and fast paths and shares them with
+    /// the TCP connections of today's systems. [`CongestionControl::Bbr`] is for paths that lose
+    /// packets at random.
+    pub fn congestion_control(mut self, control: CongestionControl) -> Self {
+        self.knobs.congestion_control = control;
+        self
+    }
+
     /// Bytes that a peer may send on all streams together before we have read any of them.
     ///
     /// Bounds the memory of a connection with a slow reader (RFC 9000 §4.1). Default: 15,000,000,
-    /// half again as much as one stream, so that one stalled stream does not stall the others.
+    /// half again as much as one stream, so that one stalled stream does not stall the others. It
+    /// grows to 66,000,000 with the window of a stream. If either of the two is set, neither grows.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
     pub fn connection_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
         self.knobs.connection_receive_window = window("connection_receive_window_bytes", bytes)?;
+        self.knobs.grows_receive = false;
         Ok(self)
     }
 
@@ -119,6 +165,48 @@ impl ConfigBuilder {
             });
         }
         self.knobs.idle_timeout = timeout;
+        Ok(self)
+    }
+
+    /// The round-trip time that a connection assumes before it has measured one (RFC 9002 §6.2.2).
+    ///
+    /// A first packet that is lost is sent again after three times as long. Over a path that is
+    /// longer than that, every handshake sends some packets twice. Default: 333 ms, as the RFC
+    /// recommends.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 1 ms and above 1 s. [`build`](Self::build) returns
+    /// [`ConfigError::InitialRttTooLong`] if three times a value above the default exceed the
+    /// [`handshake_timeout`](Self::handshake_timeout).
+    pub fn initial_rtt(mut self, rtt: Duration) -> Result<Self, ConfigError> {
+        if !INITIAL_RTTS.contains(&rtt) {
+            return Err(ConfigError::OutOfRange {
+                name: "initial_rtt",
+                expected: "1 ms to 3 s",
+            });
+        }
+        self.knobs.initial_rtt = rtt;
+        Ok(self)
+    }
+
+    /// Bytes that a connection may send before the first acknowledgement (RFC 9002 §7.2).
+    ///
+    /// More shortens short transfers over long paths, and overruns queues of slow ones: what is
+    /// lost then costs more time than was won. Default: 12,000, ten datagrams of 1200 bytes, as the
+    /// RFC recommends. To a peer on the same host it is one datagram of the interface more.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] below 2,400, two datagrams, and above 10,000,000.
+    pub fn initial_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        if !INITIAL_WINDOWS.contains(&bytes) {
+            return Err(ConfigError::OutOfRange {
+                name: "initial_window_bytes",
+                expected: "2,400 to 10,000,000",
+            });
+        }
+        self.knobs.initial_window = bytes;
         Ok(self)
     }
 
@@ -324,6 +412,29 @@ impl ConfigBuilder {
         Ok(self)
     }
 
+    /// Appends the TLS secrets of all connections to this file, which is made if there is none.
+    ///
+    /// With these secrets Wireshark decrypts captured packets, and so can everybody who has both.
+    /// Each handshake writes a few lines, on the driver's task and before the peer is
+    /// authenticated, so peers decide how long the file grows: it is for debugging. Nothing more
+    /// is written once it has 256 MiB, or after an error, and one warning says so. Default: `None`.
+    pub fn key_log_file(mut self, path: Option<PathBuf>) -> Self {
+        self.knobs.key_log_file = path;
+        self
+    }
+
+    /// Whether the environment variable `SSLKEYLOGFILE` names the file for
+    /// [`key_log_file`](Self::key_log_file), if that is not set.
+    ///
+    /// The variable is read when the configuration is built. If the file cannot be opened, there
+    /// is a warning and no key log. A program with more privileges than the user who starts it
+    /// must turn this off, or that user chooses a file for it to append to. Default: on, as in
+    /// other TLS software; without the variable it does nothing.
+    pub fn key_log_from_env(mut self, enabled: bool) -> Self {
+        self.knobs.key_log_from_env = enabled;
+        self
+    }
+
     /// Whether to measure how long the routing of each datagram takes, for
     /// [`RegistryStats::routing_time`](crate::RegistryStats::routing_time).
     ///
@@ -349,6 +460,50 @@ impl ConfigBuilder {
     /// Default: on.
     pub fn mtu_discovery(mut self, enabled: bool) -> Self {
         self.knobs.mtu_discovery = enabled;
+        self
+    }
+
+    /// Sets several settings to values that fit together.
+    ///
+    /// Call it first: it replaces what was set before of its own settings, and later calls replace
+    /// what it has set. Default: none.
+    pub fn preset(mut self, preset: Preset) -> Self {
+        preset.apply(&mut self.knobs);
+        self
+    }
+
+    /// Writes a [qlog] file for each connection into this directory, which is made if there is
+    /// none.
+    ///
+    /// The name of a file is the ID that the dialer has chosen for its first packet, and the side:
+    /// `…_client.sqlog` for the dialer, `…_server.sqlog` for the listener. Its description is the
+    /// [number](crate::ConnectionHandle::number) of the connection. quinn-proto logs packets that
+    /// are sent, received or lost, and the state of congestion control.
+    ///
+    /// It is for debugging: each packet costs the driver some microseconds more. A thread writes
+    /// the files. They have at most 64 MiB each, and the transports with this configuration write
+    /// no more once 10,000 files or 1 GiB are in the directory. Files that are there when the
+    /// configuration is built count and are not changed; two processes need two directories. What
+    /// is beyond a limit, or cannot be written, is dropped and counted as
+    /// [`TransportStats::qlog_dropped`](crate::TransportStats::qlog_dropped). Records that wait for
+    /// the thread when the process ends are lost. Default: `None`.
+    ///
+    /// [qlog]: https://datatracker.ietf.org/doc/draft-ietf-quic-qlog-main-schema/
+    #[cfg(feature = "qlog")]
+    pub fn qlog_dir(mut self, directory: Option<PathBuf>) -> Self {
+        self.knobs.qlog_dir = directory;
+        self
+    }
+
+    /// Whether the environment variable `QLOGDIR` names a directory for
+    /// [`qlog_dir`](Self::qlog_dir), if that is not set.
+    ///
+    /// The variable is read when the configuration is built. Default: off. Unlike
+    /// [`key_log_from_env`](Self::key_log_from_env), it costs time for each packet, and the
+    /// variable may be meant for another QUIC implementation in the same environment.
+    #[cfg(feature = "qlog")]
+    pub fn qlog_from_env(mut self, enabled: bool) -> Self {
+        self.knobs.qlog_from_env = enabled;
         self
     }
 
@@ -384,8 +539,9 @@ impl ConfigBuilder {
     ///
     /// Bounds the memory for retransmissions. In addition, an eighth of it (at most a megabyte) and
     /// one write may wait to be sent. It should be twice the bandwidth-delay product of the path.
-    /// To a peer on the same host it is at most 512 KiB, because there all of it waits in the peer's
-    /// receive buffer. Default: 10,000,000.
+    /// To a peer on the same host it is at most 512 KiB, because there all of it waits in the
+    /// peer's receive buffer. Default: 10,000,000. It grows to 48,000,000 as twice the congestion
+    /// window. If it is set, it does not grow.
     ///
     /// # Errors
     ///
@@ -398,6 +554,7 @@ impl ConfigBuilder {
             });
         }
         self.knobs.send_window = bytes;
+        self.knobs.grows_send = false;
         Ok(self)
     }
 
@@ -413,7 +570,7 @@ impl ConfigBuilder {
     ///
     /// [`ConfigError::OutOfRange`] for 0 and for more than 64.
     pub fn shards(mut self, shards: u8) -> Result<Self, ConfigError> {
-        self.knobs.shards = Shards::new(shards).ok_or(ConfigError::OutOfRange {
+        self.knobs.shards = ShardCount::new(shards).ok_or(ConfigError::OutOfRange {
             name: "shards",
             expected: "1 to 64",
         })?;
@@ -446,13 +603,16 @@ impl ConfigBuilder {
 
     /// Bytes that a peer may send on one stream before we have read any of them (RFC 9000 §4.1).
     ///
-    /// Default: 10,000,000, enough for 800 Mbit/s at a round-trip time of 100 ms.
+    /// Default: 10,000,000, enough for 800 Mbit/s at a round-trip time of 100 ms. It grows to
+    /// 44,000,000 where the application reads as much as half of that in a round trip, and shrinks
+    /// again. If this or the window of a connection is set, neither grows.
     ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] for 0 and for 2^62 and above.
     pub fn stream_receive_window_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
         self.knobs.stream_receive_window = window("stream_receive_window_bytes", bytes)?;
+        self.knobs.grows_receive = false;
         Ok(self)
     }
 }
@@ -475,4 +635,34 @@ fn at_least_one(name: &'static str, count: usize) -> Result<usize, ConfigError> 
         });
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The setters of the builder, by the text of this file.
+    fn setters() -> BTreeSet<&'static str> {
+        let lines = include_str!("builder.rs").lines();
+        let setters = lines.filter_map(|line| line.strip_prefix("    pub fn "));
+        let setters = setters.filter_map(|rest| rest.split_once("(mut self"));
+        setters.map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn every_setter_has_a_row_in_the_documentation_and_no_other_row_is_there() {
+        let rows = include_str!("../../docs/configuration.md").lines();
+        let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let rows: BTreeSet<_> = rows.map(|(name, _)| name).collect();
+        assert!(rows.contains("idle_timeout"));
+        assert_eq!(rows, setters());
+    }
+
+    #[test]
+    fn every_setter_is_called_by_the_fuzz_target() {
+        let target = include_str!("../fuzzing/config.rs");
+        for name in setters() {
+            assert!(target.contains(&format!("builder.{name}(")), "{name}");
+        }
+    }
 }

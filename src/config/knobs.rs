@@ -1,18 +1,19 @@
 //! The values of all settings, their defaults, and what they come to in quinn-proto.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::ControllerFactory,
 };
 
-use super::{builder::MIN_MTU_BYTES, retry::RetryPolicy};
+use super::{congestion::CongestionControl, retry::RetryPolicy};
 use crate::{
     error::ConfigError,
     net::{BufferSizes, interfaces::WIDEST_NETWORK_BYTES, memory},
+    packets::StreamWindows,
     proto::{
-        AdmissionLimits, Budget, CubicFactory, FIRST_PEER_STREAMS, LiftableFactory, Offload,
-        PendingLimits, ReceiveWindows, Shards, StreamLimits,
+        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PendingLimits,
+        ReceiveWindows, ShardCount, StreamLimits,
     },
 };
 
@@ -32,14 +33,31 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What other libp2p implementations allow.
 const MAX_PEER_STREAMS: u32 = 256;
 
+/// What RFC 9002 §6.2.2 recommends where nothing is known of a path.
+const INITIAL_RTT: Duration = Duration::from_millis(333);
+
+/// Ten datagrams of 1200 bytes (RFC 9002 §7.2).
+const INITIAL_WINDOW_BYTES: u64 = 12_000;
+
 /// Enough for 800 Mbit/s at 100 ms on one stream.
 const STREAM_RECEIVE_WINDOW_BYTES: u32 = 10_000_000;
+
+/// What a path of 5 Gbit/s and 63 ms holds, and an eighth more, because quinn-proto gives credit in
+/// eighths. The window of the connection grows in proportion, to 66 MB.
+const LARGEST_STREAM_RECEIVE_WINDOW_BYTES: u32 = 44_000_000;
+
+// Otherwise a sender would use up its first window before quinn-proto gives it an eighth more.
+const _: () = assert!(STREAM_RECEIVE_WINDOW_BYTES > LARGEST_STREAM_RECEIVE_WINDOW_BYTES / 8);
 
 /// Half a stream more than one stream's window: a stalled stream does not stall the others.
 const CONNECTION_RECEIVE_WINDOW_BYTES: u32 = 15_000_000;
 
 /// As much unacknowledged data as one stream's window lets out.
 const SEND_WINDOW_BYTES: u64 = 10_000_000;
+
+/// What the largest window of one stream lets out, and what arrives while acknowledgements are on
+/// their way.
+const LARGEST_SEND_WINDOW_BYTES: u64 = 48_000_000;
 
 /// Four of them fill the largest batch. Larger ones are of use on loopback alone: 65,500 bytes save
 /// a transfer 5 % of its CPU time, and cost a short connection 15 % more for the probe.
@@ -49,12 +67,12 @@ const MAX_MTU_BYTES: u16 = 16_370;
 /// and UDP.
 const USUAL_MTU_BYTES: u16 = 1452;
 
-/// Where the search for the MTU ends. Ethernet's is found with two probes instead of six; a path of 1492 bytes
-/// (PPPoE) is used with 4 % less than it carries.
+/// The search for the MTU ends at this step. It finds that of Ethernet with two probes instead of
+/// six. A path of 1492 bytes (PPPoE) is used with 4 % less than it carries.
 const MTU_STEP_BYTES: u16 = 64;
 
-/// A receive buffer should hold so many of the datagrams that peers are allowed to send: a burst of them is
-/// lost otherwise.
+/// The number of datagrams of the largest size allowed to peers that a receive buffer should hold.
+/// With less room a burst of them is lost.
 const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
 
 /// What may be in flight on the way back to the same host, and no more is written ahead. All of it
@@ -70,22 +88,27 @@ const SAME_HOST_WINDOW_BYTES: u64 = 512 * 1024;
 /// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.
 pub(super) const LARGEST_MTU_BYTES: u16 = 65_500;
 
-/// Smallest limit that we tell peers for what they send us: 1500 bytes of Ethernet less IPv4 and UDP headers.
+/// Smallest UDP payload that every path for QUIC carries (RFC 9000 §14).
+pub(crate) const MIN_MTU_BYTES: u16 = 1200;
+
+/// The smallest `max_udp_payload_size` that we send: 1500 bytes of Ethernet less IPv4 and UDP
+/// headers.
 const MAX_RECEIVE_BYTES: u16 = 1472;
 
-/// A burst of 80 ms at 800 Mbit/s; the kernel may grant less. The usual default of 208 KiB drops a burst
-/// of two hundred handshakes.
+/// A burst of 80 ms at 800 Mbit/s; the kernel may grant less. The usual default of 208 KiB drops a
+/// burst of two hundred handshakes.
 const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Some 50 MB if all of them stall. With round trips of 200 ms, it is also as many as the TLS work of a core leaves
-/// unfinished at once.
+/// Some 50 MB if all of them stall. With round trips of 200 ms, it is also the number of handshakes
+/// that are unfinished at once when TLS uses a whole core.
 const MAX_INCOMING_HANDSHAKES: usize = 1024;
 
-/// Hundreds of peers may share the IPv4 address of their carrier's NAT and come back at the same moment: 300 all get
-/// in within a second. With less they need a second attempt; with more, few addresses could take all places.
+/// Hundreds of peers may share the IPv4 address of their carrier's NAT and come back at the same
+/// moment: 300 all get in within a second. With less they need a second attempt; with more, few
+/// addresses could take all places.
 const MAX_HANDSHAKES_PER_SOURCE: usize = 128;
 
-/// Of the places for handshakes, senders that have not proven their address get one in so many, so that forged
+/// Senders that have not proven their address get one place for handshakes in four, so that forged
 /// addresses never take the others.
 const PLACES_PER_UNPROVEN: usize = 4;
 
@@ -95,18 +118,18 @@ const MAX_PENDING_INCOMING: usize = 1024;
 /// An Initial or two for each of those that may wait, and half as much again.
 const MAX_PENDING_INCOMING_BYTES: usize = 4 * 1024 * 1024;
 
-/// So many sources it takes to hold all of them. An eighth is an Initial or two for each of the handshakes that one
-/// source may have.
+/// The number of sources that together can use the whole limit. An eighth is an Initial or two for
+/// each of the handshakes that one source may have.
 const SOURCES_OF_BYTES: usize = 8;
 
-/// Bytes that one incoming connection may hold that was not answered: a ClientHello with a post-quantum key share
-/// takes two datagrams, a client may retransmit them.
+/// Bytes that one incoming connection may hold that was not answered: a ClientHello with a
+/// post-quantum key share takes two datagrams, and a client may retransmit them.
 const INCOMING_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Room for one of these, whether its address is proven or not.
 pub(super) const LEAST_PENDING_INCOMING_BYTES: usize = 2 * INCOMING_BUFFER_BYTES;
 
-/// The share of the memory that connections may hold: one part in so many.
+/// Connections may hold this part of the memory: an eighth.
 const MEMORY_PARTS: u64 = 8;
 
 /// What they may hold where the system does not say how much memory there is.
@@ -115,17 +138,25 @@ const USUAL_BUFFERED_BYTES: u64 = 1024 * 1024 * 1024;
 /// A few connections can do something with this.
 pub(super) const LEAST_BUFFERED_BYTES: u64 = 1024 * 1024;
 
-/// One: 8 and 64 connections between two processes on two cores took 6 % more CPU time for each byte with two, and
-/// were no faster. One is what two cores can be kept busy with.
-const SHARDS: Shards = Shards::ONE;
+/// One: 8 and 64 connections between two processes on two cores took 6 % more CPU time for each
+/// byte with two, and were no faster. One is enough to keep two cores busy.
+const SHARDS: ShardCount = ShardCount::ONE;
 
 /// One field for each setting of [`ConfigBuilder`](super::ConfigBuilder).
 #[derive(Clone, Debug)]
 pub(super) struct Knobs {
+    pub(super) congestion_control: CongestionControl,
     pub(super) connection_receive_window: VarInt,
+    /// Receive windows grow unless one of them was set; so does the send window.
+    pub(super) grows_receive: bool,
+    pub(super) grows_send: bool,
     pub(super) handshake_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) initial_rtt: Duration,
+    pub(super) initial_window: u64,
     pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) key_log_file: Option<PathBuf>,
+    pub(super) key_log_from_env: bool,
     pub(super) linger_timeout: Duration,
     pub(super) max_buffered_bytes: Option<u64>,
     pub(super) max_handshakes_per_source: usize,
@@ -138,23 +169,37 @@ pub(super) struct Knobs {
     pub(super) migration: bool,
     pub(super) mtu_discovery: bool,
     pub(super) offload: Offload,
+    #[cfg(feature = "qlog")]
+    pub(super) qlog_dir: Option<PathBuf>,
+    #[cfg(feature = "qlog")]
+    pub(super) qlog_from_env: bool,
     pub(super) retry: RetryPolicy,
     pub(super) send_window: u64,
-    pub(super) shards: Shards,
+    pub(super) shards: ShardCount,
     pub(super) socket_buffers: BufferSizes,
     pub(super) stream_receive_window: VarInt,
     /// quinn-proto's congestion control in place of ours, to compare them.
     #[cfg(test)]
     pub(super) uses_quinn_cubic: bool,
+    /// CUBIC and BBR in turn, to let them compete.
+    #[cfg(test)]
+    pub(super) rivals: Option<Arc<std::sync::atomic::AtomicU32>>,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
         Self {
+            congestion_control: CongestionControl::default(),
             connection_receive_window: CONNECTION_RECEIVE_WINDOW_BYTES.into(),
+            grows_receive: true,
+            grows_send: true,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
+            initial_rtt: INITIAL_RTT,
+            initial_window: INITIAL_WINDOW_BYTES,
             keep_alive_interval: Some(KEEP_ALIVE_INTERVAL),
+            key_log_file: None,
+            key_log_from_env: true,
             linger_timeout: LINGER_TIMEOUT,
             max_buffered_bytes: None,
             max_handshakes_per_source: MAX_HANDSHAKES_PER_SOURCE,
@@ -170,6 +215,10 @@ impl Default for Knobs {
                 ecn: true,
                 segmentation: true,
             },
+            #[cfg(feature = "qlog")]
+            qlog_dir: None,
+            #[cfg(feature = "qlog")]
+            qlog_from_env: false,
             retry: RetryPolicy::default(),
             send_window: SEND_WINDOW_BYTES,
             shards: SHARDS,
@@ -180,6 +229,8 @@ impl Default for Knobs {
             stream_receive_window: STREAM_RECEIVE_WINDOW_BYTES.into(),
             #[cfg(test)]
             uses_quinn_cubic: false,
+            #[cfg(test)]
+            rivals: None,
         }
     }
 }
@@ -195,7 +246,19 @@ impl Knobs {
         if self.stream_receive_window > self.connection_receive_window {
             return Err(ConfigError::StreamWindowTooLarge);
         }
+        // A short timeout with the default is the user's choice.
+        if self.initial_rtt > INITIAL_RTT && 3 * self.initial_rtt > self.handshake_timeout {
+            return Err(ConfigError::InitialRttTooLong);
+        }
         Ok(())
+    }
+
+    /// Where qlog files are written, if they are.
+    #[cfg(feature = "qlog")]
+    pub(super) fn qlog_directory(&self) -> Option<PathBuf> {
+        let of_env = || std::env::var_os("QLOGDIR").filter(|name| !name.is_empty());
+        let of_env = || self.qlog_from_env.then(of_env).flatten().map(PathBuf::from);
+        self.qlog_dir.clone().or_else(of_env)
     }
 
     /// What all connections of a transport may hold.
@@ -250,9 +313,29 @@ impl Knobs {
             max_peer_streams: self.max_peer_streams,
             windows: ReceiveWindows {
                 connection: self.connection_receive_window.into(),
-                stream: self.stream_receive_window.into(),
+                stream: self.stream_windows(),
             },
             send_window: self.send_window,
+            largest_send_window: if self.grows_send {
+                LARGEST_SEND_WINDOW_BYTES
+            } else {
+                self.send_window
+            },
+        }
+    }
+
+    pub(super) fn stream_windows(&self) -> StreamWindows {
+        StreamWindows {
+            first: self.stream_receive_window.into(),
+            largest: self.largest_stream_window().into(),
+        }
+    }
+
+    fn largest_stream_window(&self) -> VarInt {
+        if self.grows_receive {
+            LARGEST_STREAM_RECEIVE_WINDOW_BYTES.into()
+        } else {
+            self.stream_receive_window
         }
     }
 
@@ -264,13 +347,13 @@ impl Knobs {
         mtu_discovery
             .upper_bound(search.upper)
             .minimum_change(search.step);
-        let mut congestion = CubicFactory::default();
+        let mut initial_window = self.initial_window;
         if is_wide {
             // One large probe would fill the usual window.
-            congestion.initial_window += u64::from(search.upper.min(MAX_MTU_BYTES));
+            initial_window += u64::from(search.upper.min(MAX_MTU_BYTES));
         }
         let congestion = LiftableFactory {
-            inner: self.congestion(congestion),
+            inner: self.congestion(initial_window),
             same_host_window: is_wide.then_some(SAME_HOST_WINDOW_BYTES),
         };
         let mut config = TransportConfig::default();
@@ -279,12 +362,13 @@ impl Knobs {
                 IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
             }))
             .keep_alive_interval(self.keep_alive_interval)
+            .initial_rtt(self.initial_rtt)
             .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS).into())
             // libp2p has neither unidirectional streams nor datagrams.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .receive_window(self.connection_receive_window)
-            .stream_receive_window(self.stream_receive_window)
+            .stream_receive_window(self.largest_stream_window())
             .send_window(self.send_window)
             .congestion_controller_factory(Arc::new(congestion))
             // The spin bit shows the round-trip time to everyone on the path (RFC 9000 §17.4).
@@ -296,14 +380,21 @@ impl Knobs {
         config
     }
 
-    fn congestion(&self, ours: CubicFactory) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn congestion(&self, initial_window: u64) -> Arc<dyn ControllerFactory + Send + Sync> {
         #[cfg(test)]
         if self.uses_quinn_cubic {
             let mut theirs = quinn_proto::congestion::CubicConfig::default();
-            theirs.initial_window(ours.initial_window);
+            theirs.initial_window(initial_window);
             return Arc::new(theirs);
         }
-        Arc::new(ours)
+        #[cfg(test)]
+        if let Some(count) = &self.rivals {
+            return Arc::new(super::congestion::Rivals {
+                count: Arc::clone(count),
+                initial_window,
+            });
+        }
+        self.congestion_control.factory(initial_window)
     }
 }
 

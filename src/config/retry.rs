@@ -1,6 +1,6 @@
 //! When a client has to prove its address.
 
-use crate::proto::Shards;
+use crate::proto::ShardCount;
 
 /// When an incoming connection has to prove its address before we spend resources on it.
 ///
@@ -32,7 +32,7 @@ pub enum RetryPolicy {
 impl RetryPolicy {
     /// The number of unfinished handshakes from which on a shard asks for a Retry; `None` never
     /// asks.
-    pub(super) fn threshold(self, shards: Shards) -> Option<usize> {
+    pub(super) fn threshold(self, shards: ShardCount) -> Option<usize> {
         match self {
             Self::Always => Some(0),
             Self::Never => None,
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn shards_share_the_threshold() {
-        let four = Shards::new(4).unwrap();
+        let four = ShardCount::new(4).unwrap();
         let threshold = |handshakes| RetryPolicy::UnderLoad { handshakes }.threshold(four);
         assert_eq!(threshold(0), Some(0));
         assert_eq!(threshold(1), Some(1));

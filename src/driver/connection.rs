@@ -13,7 +13,7 @@ use super::{doorbell::Doorbell, silent_hosts::Heard, wakers};
 use crate::{
     authenticator::CertificateError,
     error::HandshakeError,
-    proto::{Connection, SharedConnection, lock},
+    proto::{Connection, SharedConnection, with},
 };
 
 /// A connection, with the doorbell of its driver.
@@ -40,21 +40,8 @@ impl DrivenConnection {
     /// Calls `act` on the connection, and wakes the driver if the connection then has something to
     /// send.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
-        let mut due = Vec::new();
-        let mut connection = lock(&self.connection);
-        let result = act(&mut connection);
-        let wants_turn = connection.announce_turn();
-        connection.take_due(&mut due);
-        let displaced = connection.take_displaced();
-        drop(connection);
-        // Dropping a waker may drop a task and with it a stream of this connection, so it happens
-        // after unlocking.
-        drop(displaced);
-        if wants_turn {
-            self.doorbell.ring_for(self.handle);
-        }
-        wakers::wake(due);
-        result
+        let ring = || self.doorbell.ring_for(self.handle);
+        with(&self.connection, act, ring, wakers::wake)
     }
 }
 
@@ -81,7 +68,7 @@ impl Handshake {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(PeerId, DrivenConnection), HandshakeError>> {
         let Some(connection) = &self.connection else {
-            return Poll::Ready(Err(HandshakeError::Stale));
+            return Poll::Ready(Err(HandshakeError::Abandoned));
         };
         let result = ready!(connection.with(|connection| {
             if !connection.heard_nothing() {
@@ -91,7 +78,7 @@ impl Handshake {
         }));
         Poll::Ready(match (result, self.connection.take()) {
             (Ok(peer_id), Some(connection)) => Ok((peer_id, connection)),
-            (Ok(_), None) => Err(HandshakeError::Stale),
+            (Ok(_), None) => Err(HandshakeError::Abandoned),
             (
                 Err(HandshakeError::Certificate(CertificateError::PeerMismatch { actual, .. })),
                 Some(connection),
@@ -109,7 +96,7 @@ impl Handshake {
 impl Drop for Handshake {
     fn drop(&mut self) {
         if let Some(connection) = &self.connection {
-            connection.with(|connection| connection.abandon(HandshakeError::Stale));
+            connection.with(|connection| connection.abandon(HandshakeError::Abandoned));
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The drivers of one transport, and the state that they share with it and with its handles.
 
+#[cfg(feature = "nat")]
+mod stun_client;
+
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{
@@ -17,19 +20,18 @@ use futures::channel::oneshot;
 use libp2p_core::transport::ListenerId;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use quinn_proto::VarInt;
+use quinn_proto::{ConnectionHandle, VarInt};
 
-#[cfg(feature = "nat")]
-use super::stun::StunDispatcher;
 use super::{
-    connection::Handshake,
+    connection::{DrivenConnection, Handshake},
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{CloseAll, Mailbox, Undeliverable},
     requests::{Dial, PacketRequest, Request},
-    silent_hosts::{Advice, Departure, FIRST_TRY, Heard, Port, SilentHosts},
+    silent_hosts::{Advice, Departure, Heard, Port, SilentHosts, first_try},
     socket_group::SocketGroup,
-    sockets::Sockets,
+    sockets::{Former, Sockets},
+    stun::StunDispatcher,
     task::{Driver, ReceiveSettings, Shared},
     wakers::Reply,
 };
@@ -38,24 +40,23 @@ use crate::{
     authenticator::GenerateError,
     config::{Config, MIN_MTU_BYTES},
     error::{DialError, Error, RebindError},
-    net::{UdpSocket, clock, host_addresses, interfaces, task::Runtime},
-    proto::{Budget, Registry, Shard, ShardSeed, Shards, lock},
+    net::{UdpSocket, clock, interfaces, task::Runtime},
+    proto::{Budget, Established, Registry, Shard, ShardCount, ShardSeed, Totals, lock, sum},
     stats::{ListenerStats, Stats},
-    sync::{self, Mutex},
+    sync::{self, AtomicWaker, Mutex},
 };
 
 /// The drivers of one transport: their mailboxes, sockets and statistics.
 pub(crate) struct Drivers {
     config: Config,
     budget: Budget,
-    shards: Shards,
+    shards: ShardCount,
     mailboxes: Arc<[Arc<Mailbox>]>,
     registries: Vec<Arc<Mutex<Registry>>>,
     incoming: Arc<IncomingQueue>,
     idle: Arc<Idle>,
     is_shut_down: AtomicBool,
     listeners: Mutex<Vec<Listening>>,
-    #[cfg(feature = "nat")]
     stun: Arc<StunDispatcher>,
     sockets: Arc<Sockets>,
     /// Whether drivers were started and have not been given up for new ones.
@@ -91,6 +92,10 @@ pub(crate) enum OpenError {
     Certificate(Arc<GenerateError>),
     DriverStopped,
 }
+
+/// Attempts to bind an address while drivers, which run on other threads, close the socket that
+/// listened there. One takes some microseconds, and a driver closes it in its next round.
+const CLOSING_ATTEMPTS: usize = 1000;
 
 /// Keeps the drivers running even if they have no connections. Dropping it tells them to stop once
 /// they have none.
@@ -135,7 +140,6 @@ impl Drivers {
             idle: Arc::default(),
             is_shut_down: AtomicBool::new(false),
             listeners: Mutex::default(),
-            #[cfg(feature = "nat")]
             stun: Arc::default(),
             has_drivers: Mutex::default(),
             next_shard: AtomicUsize::new(0),
@@ -152,9 +156,21 @@ impl Drivers {
         addr: SocketAddr,
     ) -> Result<Arc<SocketGroup>, OpenError> {
         self.begin_again();
-        match self.sockets.listen_again(addr) {
-            Some(socket) => Ok(socket),
-            None => self.open_socket(runtime, addr, true),
+        let mut attempts = match self.sockets.listen_again(addr) {
+            Former::Open(socket) => return Ok(socket),
+            Former::Closing => CLOSING_ATTEMPTS,
+            Former::None => 1,
+        };
+        loop {
+            attempts -= 1;
+            match self.open_socket(runtime, addr, true) {
+                Err(OpenError::Bind(error))
+                    if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 =>
+                {
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
         }
     }
 
@@ -211,10 +227,12 @@ impl Drivers {
         self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
             .request(Request::Dial(Dial {
                 config: Box::new(config),
+                max_payload,
                 remote_addr,
                 socket,
                 deadline,
-                silent_for: port.is_first().then(|| FIRST_TRY.min(timeout / 2)),
+                silent_for: (port.is_first())
+                    .then(|| first_try(self.config.initial_rtt(), timeout)),
                 reply,
             }))
             .map_err(not_dialled)?;
@@ -293,10 +311,11 @@ impl Drivers {
         self.is_shut_down.load(Ordering::Relaxed)
     }
 
-    /// Ready when there is no connection.
-    pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when there is no connection. Each future that waits has a waker of its own, which is
+    /// forgotten with it.
+    pub(crate) fn poll_idle(&self, cx: &Context<'_>, waker: &Arc<AtomicWaker>) -> Poll<()> {
         // Registered before checking, so that no change is missed in between.
-        self.idle.register(cx);
+        self.idle.register(cx, waker);
         let mut registries = self.registries.iter();
         if registries.any(|registry| sync::lock(registry).has_connections()) {
             Poll::Pending
@@ -392,40 +411,6 @@ impl Drivers {
         sync::lock(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
     }
 
-    /// The socket of a listener, if it belongs to this transport.
-    #[cfg(feature = "nat")]
-    pub(crate) fn listening_socket(&self, listener_id: ListenerId) -> Option<Arc<SocketGroup>> {
-        sync::lock(&self.listeners)
-            .iter()
-            .find(|listener| listener.stats.listener_id == listener_id)?
-            .socket
-            .upgrade()
-    }
-
-    /// Sends a datagram that is not QUIC. It is lost if the driver has stopped or its queue is
-    /// full.
-    #[cfg(feature = "nat")]
-    pub(crate) fn send(
-        &self,
-        socket: Arc<SocketGroup>,
-        remote_addr: SocketAddr,
-        contents: Vec<u8>,
-    ) {
-        let Ok(mailbox) = self.mailbox(0) else {
-            return;
-        };
-        let _ = mailbox.request(Request::Packet(PacketRequest::Send {
-            remote_addr,
-            socket,
-            contents,
-        }));
-    }
-
-    #[cfg(feature = "nat")]
-    pub(crate) fn stun(&self) -> &StunDispatcher {
-        &self.stun
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
             listeners: sync::lock(&self.listeners)
@@ -435,51 +420,84 @@ impl Drivers {
                     ..listener.stats.clone()
                 })
                 .collect(),
-            #[cfg(feature = "nat")]
-            stun: self.stun.stats(),
             ..Stats::default()
         };
-        let mut peers = HashSet::new();
-        let mut remote_addrs = HashSet::new();
-        for (shard, registry) in self.registries.iter().enumerate() {
-            // Never both locks at once: a driver locks the registry while it holds a connection.
-            let connections = {
-                let registry = sync::lock(registry);
-                registry.add_to(&mut stats.registry, &mut stats.transport);
-                peers.extend(registry.peers().copied());
-                remote_addrs.extend(registry.remote_addrs().copied());
-                registry.connections()
-            };
-            for (connection, local_addr) in connections {
-                let connection = lock(&connection).stats(shard, local_addr);
-                stats.connections.push(connection);
-            }
+        self.stun.report(&mut stats);
+        let mut connections = Vec::new();
+        let totals = self.sum(|registry| {
+            connections.extend(registry.connections());
+            stats.packets += registry.packets_of_ended();
+        });
+        stats.registry = totals.registry;
+        stats.transport = totals.transport;
+        // The registries are unlocked: a driver locks one while it holds a connection.
+        stats.connections = (connections.iter())
+            .map(|connection| lock(connection).stats())
+            .collect();
+        for connection in &stats.connections {
+            stats.packets += connection.packets;
         }
-        stats.registry.peers = peers.len();
-        stats.registry.remote_addresses = remote_addrs.len();
-        stats.transport.dials_from_other_port = self.silent_hosts.dials();
-        stats.transport.dropped_crypto = self.config.dropped_crypto();
-        stats.transport.buffered_bytes = self.budget.used();
-        stats.transport.shards = self.shards.count();
-        stats.transport.sockets = self.sockets.open();
-        stats.transport.sockets_rebound = self.sockets.rebound();
         stats
+    }
+
+    /// The wanted ones of the connections that have not ended and whose peer is authenticated, each
+    /// with its shard. It locks none of them.
+    pub(crate) fn established(
+        &self,
+        is_wanted: impl Fn(&Established) -> bool,
+    ) -> Vec<(usize, Established)> {
+        let mut all = Vec::new();
+        for (shard, registry) in self.registries.iter().enumerate() {
+            let registry = sync::lock(registry);
+            let wanted = registry.established().filter(&is_wanted);
+            all.extend(wanted.map(|found| (shard, found)));
+        }
+        all
+    }
+
+    /// The connection of this shard with this handle and number, unless it has ended.
+    pub(crate) fn find(
+        &self,
+        shard: usize,
+        handle: ConnectionHandle,
+        number: u64,
+    ) -> Option<DrivenConnection> {
+        let connection = sync::lock(&self.registries[shard]).find(handle, number)?;
+        let doorbell = Arc::clone(self.mailboxes[shard].doorbell());
+        Some(DrivenConnection::new(connection, handle, doorbell))
+    }
+
+    /// The statistics without those of single connections. It locks none.
+    pub(crate) fn totals(&self) -> Totals {
+        self.sum(|_| {})
+    }
+
+    fn sum(&self, visit: impl FnMut(&Registry)) -> Totals {
+        let mut totals = sum(&self.registries, visit);
+        let transport = &mut totals.transport;
+        transport.dials_from_other_port = self.silent_hosts.dials();
+        transport.dropped_crypto = self.config.dropped_crypto();
+        transport.qlog_dropped = self.config.qlog_dropped();
+        transport.buffered_bytes = self.budget.used();
+        transport.shards = self.shards.count();
+        transport.sockets = self.sockets.open();
+        transport.sockets_rebound = self.sockets.rebound();
+        totals
     }
 
     pub(crate) fn reset_stats(&self) {
         for registry in &self.registries {
             sync::lock(registry).reset();
         }
-        self.config.reset_dropped_crypto();
+        self.config.reset_dropped();
         self.sockets.reset_stats();
         self.silent_hosts.reset_stats();
-        #[cfg(feature = "nat")]
         self.stun.reset_stats();
     }
 
     /// The mailbox of shard `shard` modulo the number of shards, or of the next shard that has a
     /// running driver.
-    fn mailbox(&self, shard: usize) -> Result<&Mailbox, DialError> {
+    pub(super) fn mailbox(&self, shard: usize) -> Result<&Mailbox, DialError> {
         (0..self.mailboxes.len())
             .map(|step| &*self.mailboxes[(shard + step) % self.mailboxes.len()])
             .find(|mailbox| !mailbox.has_stopped())
@@ -537,7 +555,7 @@ impl Drivers {
             .filter_map(Weak::upgrade)
             .filter(|socket| self.sockets.is_current(socket))
             .collect();
-        if address::needs_zone(remote_addr.ip()) && address::zone(remote_addr).is_none() {
+        if address::lacks_zone(remote_addr) {
             // The target's link is unknown, and a wildcard socket does not tell it either, so a
             // socket with a zone comes first.
             let has_zone =
@@ -590,7 +608,6 @@ impl Drivers {
             shards: self.shards,
             mailboxes: Arc::clone(&self.mailboxes),
             incoming: Arc::clone(&self.incoming),
-            #[cfg(feature = "nat")]
             stun: Arc::clone(&self.stun),
             sockets: Arc::clone(&self.sockets),
             idle: Arc::clone(&self.idle),
@@ -634,13 +651,10 @@ impl Drivers {
     }
 }
 
-/// Adds a zone to `remote_addr` if it needs one and has none: that of the socket, or of the only
-/// link. Without a zone the kernel would choose a link, and answers would come from an address that
-/// differs in its zone.
+/// Adds the zone of the socket to `remote_addr` if that needs one and has none. Without a zone the
+/// kernel would choose a link, and answers would come from an address that differs in its zone.
 fn in_zone_of(socket: &SocketGroup, remote_addr: SocketAddr) -> SocketAddr {
-    address::in_zone(remote_addr, || {
-        address::zone(socket.local_addr()).or_else(host_addresses::only_link)
-    })
+    address::in_zone(remote_addr, || address::zone(socket.local_addr()))
 }
 
 /// The reason why a dial has not begun.

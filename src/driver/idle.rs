@@ -2,27 +2,36 @@
 
 use std::{
     mem,
-    sync::atomic::{AtomicBool, Ordering},
-    task::{Context, Waker},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Context,
 };
 
 use super::wakers;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicWaker, Mutex, lock};
 
-/// The tasks that wait until all connections are closed.
+/// The futures that wait until all connections are closed.
 #[derive(Default)]
 pub(super) struct Idle {
-    waiting: Mutex<Vec<Waker>>,
-    /// Whether any task waits; cheaper to check than the mutex.
+    /// Those that were dropped stay until the next one is added.
+    waiting: Mutex<Vec<Weak<AtomicWaker>>>,
+    /// Whether any future waits; cheaper to check than the mutex.
     is_awaited: AtomicBool,
 }
 
 impl Idle {
-    /// Wakes the task when a driver has no connection left. The task then checks all drivers.
-    pub(super) fn register(&self, cx: &Context<'_>) {
+    /// Wakes the task of a future when a driver has no connection left. It then checks all drivers.
+    pub(super) fn register(&self, cx: &Context<'_>, waker: &Arc<AtomicWaker>) {
+        waker.register(cx.waker());
         let mut waiting = lock(&self.waiting);
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
+        if !waiting
+            .iter()
+            .any(|other| other.as_ptr() == Arc::as_ptr(waker))
+        {
+            waiting.retain(|other| other.strong_count() > 0);
+            waiting.push(Arc::downgrade(waker));
         }
         self.is_awaited.store(true, Ordering::Release);
     }
@@ -34,7 +43,7 @@ impl Idle {
             self.is_awaited.store(false, Ordering::Relaxed);
             let due = mem::take(&mut *waiting);
             drop(waiting);
-            wakers::wake(due);
+            wakers::wake(due.iter().filter_map(|waker| waker.upgrade()?.take()));
         }
     }
 }

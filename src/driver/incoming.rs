@@ -94,7 +94,7 @@ impl IncomingConnection {
             }
             Err(Undeliverable::Overloaded) => Err(HandshakeError::Overloaded),
             Err(Undeliverable::Stopped) => Err(ConnectionError::DriverStopped.into()),
-            Err(Undeliverable::ShutDown) => Err(HandshakeError::Stale),
+            Err(Undeliverable::ShutDown) => Err(HandshakeError::ShutDown),
         }
     }
 }

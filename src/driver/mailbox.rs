@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     mem,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     net::{Obstacle, UdpSocket},
-    proto::Datagram,
+    proto::{Datagram, MAX_UNMATCHED},
     sync::{Mutex, lock},
 };
 
@@ -36,6 +39,8 @@ const MAX_UNREACHABLE: usize = 64;
 pub(crate) struct Mailbox {
     inside: Mutex<Inside>,
     doorbell: Arc<Doorbell>,
+    /// Whether the driver is to be told about unmatched datagrams.
+    hears_unmatched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -67,6 +72,8 @@ pub(super) struct Mail {
     pub(super) overflowed: u64,
     /// Addresses that were not reached, each with the initial ID of the dial concerned.
     pub(super) unreachable: Vec<(SocketAddr, Vec<u8>, Obstacle)>,
+    /// Senders of datagrams that belong to no connection of the shard that got them.
+    pub(super) unmatched: Vec<SocketAddr>,
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<SocketGroup>)>,
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
@@ -111,7 +118,7 @@ pub(super) enum Undeliverable {
     ShutDown,
 }
 
-/// Identifies one of a mailbox's successive drivers.
+/// Identifies one of the successive drivers of a mailbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Generation(u64);
 
@@ -185,6 +192,23 @@ impl Mailbox {
             if unreachable.len() < MAX_UNREACHABLE {
                 unreachable.push((remote_addr, initial_id, obstacle));
             }
+        });
+    }
+
+    /// Sets whether a dial of this shard may wait for a datagram that belongs to no connection.
+    pub(super) fn hear_unmatched(&self, hears: bool) {
+        self.hears_unmatched.store(hears, Ordering::Relaxed);
+    }
+
+    /// Leaves the senders of such datagrams that another shard has got, if it waits for any.
+    pub(super) fn note_unmatched(&self, remote_addrs: &[SocketAddr]) {
+        if !self.hears_unmatched.load(Ordering::Relaxed) {
+            return;
+        }
+        self.post(|inside| {
+            let unmatched = &mut inside.mail.unmatched;
+            let room = MAX_UNMATCHED.saturating_sub(unmatched.len());
+            unmatched.extend(remote_addrs.iter().take(room));
         });
     }
 
@@ -308,7 +332,8 @@ impl Mailbox {
     }
 
     /// Accepts nothing from now on. Drops the remaining requests, whose callers then get an error.
-    pub(super) fn stop(&self) {
+    /// Returns the rest of what has arrived.
+    pub(super) fn stop(&self) -> Mail {
         let mut inside = lock(&self.inside);
         let stopped = Inside {
             stopped: true,
@@ -318,7 +343,7 @@ impl Mailbox {
         };
         let left = mem::replace(&mut *inside, stopped);
         drop(inside);
-        drop(left);
+        left.mail
     }
 
     fn post(&self, write: impl FnOnce(&mut Inside)) {

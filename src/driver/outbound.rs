@@ -41,7 +41,7 @@ struct DeferredBatches {
     retry_at: Option<Instant>,
     /// How often in a row the interface was busy.
     backoffs: u32,
-    /// A batch of a connection, perhaps with answers to strangers behind it.
+    /// The first one is a connection's batch; answers to strangers may follow.
     batches: VecDeque<(Transmit, Vec<u8>)>,
 }
 

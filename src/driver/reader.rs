@@ -15,6 +15,7 @@ use crate::net::{Backlog, Fault, ReceiveBuffers, UdpSocket, Unreachable, clock};
 /// A socket that a driver reads.
 pub(super) struct Reader {
     io: Arc<UdpSocket>,
+    /// The group of the socket.
     socket: Weak<SocketGroup>,
     /// Resolves when the socket has an ICMP error.
     reported: BoxFuture<'static, ()>,

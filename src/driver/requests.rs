@@ -56,7 +56,10 @@ pub(super) enum PacketRequest {
         over: Reply<()>,
     },
     /// Send a datagram that is not QUIC.
-    #[cfg(feature = "nat")]
+    #[cfg_attr(
+        not(feature = "nat"),
+        expect(dead_code, reason = "only STUN sends such datagrams")
+    )]
     Send {
         remote_addr: SocketAddr,
         socket: Arc<SocketGroup>,
@@ -75,6 +78,8 @@ pub(super) struct Accept {
 /// A dial that is to begin.
 pub(super) struct Dial {
     pub(super) config: Box<ClientConfig>,
+    /// The largest UDP payload of the interface in bytes, if known.
+    pub(super) max_payload: Option<u16>,
     pub(super) remote_addr: SocketAddr,
     pub(super) socket: Arc<SocketGroup>,
     /// When the handshake timeout is over, whether the handshake has begun or not.
@@ -117,14 +122,31 @@ impl Request {
 impl Requests {
     /// Whether there is room for a request of this kind. If there is none, counts it as dropped.
     pub(super) fn has_room_for(&mut self, request: &Request) -> bool {
-        let (waiting, limit, dropped) = match request {
-            Request::Accept(_) => (self.accepts.len(), MAX_ACCEPTS, &mut self.dropped.accepts),
-            Request::Dial(_) => (self.dials.len(), MAX_DIALS, &mut self.dropped.dials),
-            Request::Packet(_) => (self.packets.len(), MAX_PACKETS, &mut self.dropped.packets),
+        let dropped = &mut self.dropped;
+        let (waiting, limit, dropped, reason) = match request {
+            Request::Accept(_) => (
+                self.accepts.len(),
+                MAX_ACCEPTS,
+                &mut dropped.accepts,
+                "accepts_dropped_overload",
+            ),
+            Request::Dial(_) => (
+                self.dials.len(),
+                MAX_DIALS,
+                &mut dropped.dials,
+                "dials_dropped_overload",
+            ),
+            Request::Packet(_) => (
+                self.packets.len(),
+                MAX_PACKETS,
+                &mut dropped.packets,
+                "requests_dropped_overload",
+            ),
         };
         let has_room = waiting < limit;
         if !has_room {
             *dropped += 1;
+            tracing::trace!(reason, "dropped a request");
         }
         has_room
     }

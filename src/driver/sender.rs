@@ -183,6 +183,10 @@ impl Sender {
     /// Counts a batch that was dropped because too many waited.
     pub(super) fn note_lost(&mut self) {
         self.counts.send_errors += 1;
+        tracing::trace!(
+            reason = "send_errors",
+            "dropped a batch, because too many wait"
+        );
     }
 
     /// Takes the counts since the last call.
@@ -203,7 +207,7 @@ fn send_persistently(io: &UdpSocket, transmit: &Transmit, contents: &[u8]) -> io
     for _ in 1..MAX_TRIES {
         match io.try_send(transmit, contents) {
             Ok(()) => return Ok(()),
-            // ICMP causes none of these errors.
+            // ICMP causes none of these errors: a closed port is `Fault::Unreachable`.
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock
                     || matches!(

@@ -106,18 +106,18 @@ impl SilentHosts {
         comes_through: impl FnOnce(u16) -> bool,
     ) {
         let host = departure.host;
-        let known = || {
-            let known = lock(&self.hosts).get(host).copied();
-            known.filter(|silent| !silent.is_over(now))
-        };
+        // Locked once, so that what another dial learns meanwhile is not overwritten.
+        let mut hosts = lock(&self.hosts);
+        let known = hosts.get(host).copied();
+        let known = known.filter(|silent| !silent.is_over(now));
         let mut retry_at = now + REMEMBERED;
         let stage = match (departure.port, heard) {
             (Port::Only, _) => return,
             (Port::Listener { .. }, Heard::Something) => {
-                lock(&self.hosts).forget(host);
+                hosts.forget(host);
                 return;
             }
-            (Port::Listener { number, .. }, Heard::Nothing) => match known() {
+            (Port::Listener { number, .. }, Heard::Nothing) => match known {
                 None => Stage::Once,
                 Some(silent) if silent.stage == Stage::Once => {
                     if comes_through(number) {
@@ -130,7 +130,7 @@ impl SilentHosts {
             (Port::Other, Heard::Something) => {
                 // The port need not have been the cause: the host may have been down for a while,
                 // for instance.
-                retry_at = known().map_or(retry_at, |silent| silent.retry_at);
+                retry_at = known.map_or(retry_at, |silent| silent.retry_at);
                 Stage::AnswersElsewhere
             }
             // The host is most likely dead.
@@ -142,7 +142,7 @@ impl SilentHosts {
             until,
             retry_at,
         };
-        lock(&self.hosts).note(now, host, silent);
+        hosts.note(now, host, silent);
     }
 
     pub(super) fn count_dial(&self) {
@@ -179,10 +179,19 @@ impl Passing for Silent {
     }
 }
 
-/// How long the listener's port is tried first. The first packet is sent again after a second, by
-/// which time a peer that punches a hole has opened its router; half a second more is for the
-/// answer.
-pub(super) const FIRST_TRY: Duration = Duration::from_millis(1500);
+/// How long the listener's port is tried first. When the first packet is sent again, after three
+/// times the initial round trip (RFC 9002 §6.2.2), a peer that punches a hole has opened its
+/// router; half a second more is for the answer.
+pub(super) fn first_try(initial_rtt: Duration, handshake_timeout: Duration) -> Duration {
+    let until_answered = 3 * initial_rtt + Duration::from_millis(500);
+    if until_answered > FIRST_TRY {
+        return until_answered;
+    }
+    FIRST_TRY.min(handshake_timeout / 2)
+}
+
+/// Enough with the default of the initial round trip.
+const FIRST_TRY: Duration = Duration::from_millis(1500);
 
 /// Twice the time for which routers should keep an unused mapping (RFC 4787 §4.3).
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -249,6 +258,31 @@ mod tests {
     }
 
     #[test]
+    fn what_two_dials_learn_at_once_is_not_mixed() {
+        let (hosts, now) = (SilentHosts::default(), clock::now());
+        learn(&hosts, now, FROM_LISTENER, Heard::Nothing);
+        let departure = Departure {
+            host: host(),
+            port: FROM_LISTENER,
+            deadline: now,
+        };
+        std::thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let hosts = &hosts;
+            hosts.learn(now, &departure, Heard::Nothing, |_| {
+                scope.spawn(move || {
+                    learn(hosts, now, FROM_LISTENER, Heard::Something);
+                    let _ = tell.send(());
+                });
+                // The other one has to wait.
+                let _ = told.recv_timeout(Duration::from_millis(50));
+                false
+            });
+        });
+        assert_eq!(hosts.advice(now, host()), Advice::Listener);
+    }
+
+    #[test]
     fn listeners_port_is_tried_again_although_another_one_is_answered() {
         let (hosts, began) = (SilentHosts::default(), clock::now());
         learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
@@ -264,6 +298,15 @@ mod tests {
         assert_eq!(hosts.advice(now, host()), Advice::Other);
         learn(&hosts, now, FROM_LISTENER, Heard::Something);
         assert_eq!(hosts.advice(now, host()), Advice::Listener);
+    }
+
+    #[test]
+    fn first_try_outlasts_the_first_retransmission_unless_the_handshake_is_short() {
+        let ms = Duration::from_millis;
+        assert_eq!(first_try(ms(333), ms(5000)), ms(1500));
+        assert_eq!(first_try(ms(100), ms(5000)), ms(1500));
+        assert_eq!(first_try(ms(333), ms(2000)), ms(1000));
+        assert_eq!(first_try(ms(1000), ms(5000)), ms(3500));
     }
 
     #[test]

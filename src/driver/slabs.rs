@@ -7,7 +7,9 @@ use std::{
 
 use bytes::BytesMut;
 
-/// The most slabs of one driver: two receive batches, 4 MiB.
+/// The most slabs of one driver, 4 MiB: what two system calls can receive.
+///
+/// A batch is here what GRO has merged into one read: datagrams of one sender.
 ///
 /// A datagram keeps its whole slab, and the peer decides for how long: data that the application
 /// does not read, or that waits for missing data before it, is kept. So beyond the length of their

@@ -87,6 +87,11 @@ impl SocketGroup {
         ios.get(shard % ios.len().max(1)).map(Arc::clone)
     }
 
+    /// The UDP sockets, for all shards.
+    pub(super) fn ios(&self) -> Vec<Arc<UdpSocket>> {
+        lock(&self.ios).clone()
+    }
+
     /// Accepts connections again.
     pub(super) fn listen_again(&self) {
         self.listening.store(true, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use super::{socket_group::SocketGroup, wakers};
 use crate::{
     net::clock,
     proto::StunClient,
-    stats::StunStats,
+    stats::{Stats, StunStats},
     sync::{Mutex, MutexGuard, lock},
 };
 
@@ -74,8 +74,9 @@ impl StunDispatcher {
         self.lock().totals += stats;
     }
 
-    pub(super) fn stats(&self) -> StunStats {
-        self.lock().totals
+    /// Adds its counts to the statistics of the transport.
+    pub(super) fn report(&self, stats: &mut Stats) {
+        stats.stun = self.lock().totals;
     }
 
     pub(super) fn reset_stats(&self) {

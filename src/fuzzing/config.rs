@@ -5,13 +5,11 @@ use std::{sync::LazyLock, time::Duration};
 use arbitrary::{Arbitrary, Unstructured};
 use libp2p_identity::Keypair;
 
+use super::all;
 use crate::{
-    config::{Config, ConfigBuilder, RetryPolicy},
+    config::{Config, ConfigBuilder, CongestionControl, Preset, RetryPolicy},
     error::ConfigError,
-    proto::{
-        fuzzing::all,
-        simulation::{network::Network, node::Setup},
-    },
+    simulation::{network::Network, node::Setup},
 };
 
 /// Applies settings in any order. Each setter accepts or refuses its value, and a configuration of
@@ -34,19 +32,41 @@ struct Plan {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Setting {
+    Bbr,
+    Cubic,
+    NewReno,
     ConnectionReceiveWindow(u64),
+    Ecn(bool),
     HandshakeTimeout(u64),
     IdleTimeout(Option<u64>),
+    InitialRtt(u64),
+    InitialWindow(u64),
     KeepAliveInterval(Option<u64>),
+    KeyLogOff,
+    KeyLogFromEnv(bool),
+    LingerTimeout(u64),
+    MaxBufferedBytes(Option<u64>),
+    MaxHandshakesPerSource(usize),
+    MaxIncomingHandshakes(usize),
     MaxMtu(u16),
     MaxPeerStreams(u32),
     MaxPendingIncoming(u16),
+    MaxPendingIncomingBytes(usize),
     MeasureRouting(bool),
     Migration(bool),
     MtuDiscovery(bool),
+    HighThroughput,
+    LowLatency,
+    ManyStreams,
+    MemoryConstrained,
+    #[cfg(feature = "qlog")]
+    QlogOff,
+    #[cfg(feature = "qlog")]
+    QlogFromEnv(bool),
     RetryAlways,
     RetryNever,
     RetryUnderLoad(usize),
+    SegmentationOffload(bool),
     SendWindow(u64),
     Shards(u8),
     SocketBuffers(u32, u32),
@@ -128,21 +148,43 @@ impl Setting {
     fn apply(self, builder: ConfigBuilder) -> Result<ConfigBuilder, ConfigError> {
         let time = Duration::from_millis;
         match self {
+            Self::Bbr => Ok(builder.congestion_control(CongestionControl::Bbr)),
+            Self::Cubic => Ok(builder.congestion_control(CongestionControl::Cubic)),
+            Self::NewReno => Ok(builder.congestion_control(CongestionControl::NewReno)),
             Self::ConnectionReceiveWindow(bytes) => builder.connection_receive_window_bytes(bytes),
+            Self::Ecn(enabled) => Ok(builder.ecn(enabled)),
             Self::HandshakeTimeout(ms) => builder.handshake_timeout(time(ms)),
             Self::IdleTimeout(ms) => builder.idle_timeout(ms.map(time)),
+            Self::InitialRtt(ms) => builder.initial_rtt(time(ms)),
+            Self::InitialWindow(bytes) => builder.initial_window_bytes(bytes),
             Self::KeepAliveInterval(ms) => builder.keep_alive_interval(ms.map(time)),
+            Self::KeyLogOff => Ok(builder.key_log_file(None)),
+            Self::KeyLogFromEnv(enabled) => Ok(builder.key_log_from_env(enabled)),
+            Self::LingerTimeout(ms) => builder.linger_timeout(time(ms)),
+            Self::MaxBufferedBytes(bytes) => builder.max_buffered_bytes(bytes),
+            Self::MaxHandshakesPerSource(count) => builder.max_handshakes_per_source(count),
+            Self::MaxIncomingHandshakes(count) => builder.max_incoming_handshakes(count),
             Self::MaxMtu(bytes) => builder.max_mtu_bytes(bytes),
             Self::MaxPeerStreams(streams) => builder.max_peer_streams(streams),
             Self::MaxPendingIncoming(count) => builder.max_pending_incoming(count.into()),
+            Self::MaxPendingIncomingBytes(bytes) => builder.max_pending_incoming_bytes(bytes),
             Self::MeasureRouting(enabled) => Ok(builder.measure_routing(enabled)),
             Self::Migration(enabled) => Ok(builder.migration(enabled)),
             Self::MtuDiscovery(enabled) => Ok(builder.mtu_discovery(enabled)),
+            Self::HighThroughput => Ok(builder.preset(Preset::HighThroughput)),
+            Self::LowLatency => Ok(builder.preset(Preset::LowLatency)),
+            Self::ManyStreams => Ok(builder.preset(Preset::ManyStreams)),
+            Self::MemoryConstrained => Ok(builder.preset(Preset::MemoryConstrained)),
+            #[cfg(feature = "qlog")]
+            Self::QlogOff => Ok(builder.qlog_dir(None)),
+            #[cfg(feature = "qlog")]
+            Self::QlogFromEnv(enabled) => Ok(builder.qlog_from_env(enabled)),
             Self::RetryAlways => Ok(builder.retry_policy(RetryPolicy::Always)),
             Self::RetryNever => Ok(builder.retry_policy(RetryPolicy::Never)),
             Self::RetryUnderLoad(handshakes) => {
                 Ok(builder.retry_policy(RetryPolicy::UnderLoad { handshakes }))
             }
+            Self::SegmentationOffload(enabled) => Ok(builder.segmentation_offload(enabled)),
             Self::SendWindow(bytes) => builder.send_window_bytes(bytes),
             Self::Shards(count) => builder.shards(count),
             Self::SocketBuffers(receive, send) => {
@@ -160,6 +202,7 @@ impl Setting {
             | Self::IdleTimeout(Some(ms))
             | Self::KeepAliveInterval(Some(ms)) => !(ROUND_TRIPS..LONGEST_TIME).contains(&ms),
             Self::MaxPeerStreams(streams) => streams > 1024,
+            Self::ManyStreams => true,
             Self::Shards(count) => count > 4,
             _ => false,
         }

@@ -81,7 +81,7 @@ impl Behaviour {
     /// Creates the behaviour for the transport of this handle, with the servers and the interval of
     /// `config`.
     pub fn new(handle: &Handle, config: Config) -> Self {
-        let drivers = Arc::clone(handle.drivers());
+        let drivers = Arc::clone(&handle.drivers);
         let client = StunClient::new(config.servers, config.interval, rand::random());
         Self {
             registration: drivers.stun().register(client),

@@ -25,7 +25,6 @@ use futures::{
 };
 
 use self::notifications::Notifications;
-pub(crate) use self::truth::only_link;
 use super::task::{self, Runtime};
 use crate::sync::{AtomicWaker, Mutex, lock};
 
@@ -195,6 +194,11 @@ async fn follow(board: &Board) {
             None => super::sleep(interval).await,
         }
     }
+}
+
+/// The zone of link-local addresses, if only one link that is up has such addresses.
+pub(crate) async fn only_link() -> Option<u32> {
+    task::unblocked(truth::only_link).await.ok()?
 }
 
 /// Returns when an address has changed, or the interval is over.

@@ -32,6 +32,49 @@ pub(crate) struct BufferSizes {
     pub(crate) send: usize,
 }
 
+/// A socket buffer that is smaller than was asked for, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortfall {
+    pub(crate) asked: usize,
+    pub(crate) granted: usize,
+    /// The setting of the kernel that limits it, if it has a name.
+    pub(crate) sysctl: Option<&'static str>,
+}
+
+impl BufferSizes {
+    /// The buffers that are smaller than asked for, of a socket for which the kernel has reported
+    /// these sizes.
+    pub(crate) fn shortfalls(self, reported: Self) -> impl Iterator<Item = Shortfall> {
+        let [receive, send] = LIMITS;
+        let buffers = [
+            (self.receive, reported.receive, receive),
+            (self.send, reported.send, send),
+        ];
+        buffers.into_iter().filter_map(|(asked, reported, sysctl)| {
+            let granted = reported / REPORTED_PER_GRANTED;
+            (granted < asked).then_some(Shortfall {
+                asked,
+                granted,
+                sysctl,
+            })
+        })
+    }
+}
+
+/// Linux reports twice the size that it grants, because its own records take a part (socket(7)).
+const REPORTED_PER_GRANTED: usize = if IS_LINUX { 2 } else { 1 };
+
+/// What limits the receive and the send buffer.
+const LIMITS: [Option<&str>; 2] = if IS_LINUX {
+    [Some("net.core.rmem_max"), Some("net.core.wmem_max")]
+} else if cfg!(unix) {
+    [Some("kern.ipc.maxsockbuf"); 2]
+} else {
+    [None; 2]
+};
+
+const IS_LINUX: bool = cfg!(any(target_os = "android", target_os = "linux"));
+
 /// A UDP socket for QUIC: it does not fragment datagrams, and reports to which local address they
 /// were sent.
 pub(crate) struct UdpSocket {

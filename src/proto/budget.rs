@@ -1,7 +1,7 @@
 //! The memory for data that all connections of a transport share.
 
 use std::{
-    cmp,
+    cmp, mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,12 +17,15 @@ pub(crate) struct Budget(Arc<Bytes>);
 struct Bytes {
     limit: u64,
     used: AtomicU64,
+    /// Windows that have grown.
+    grown: AtomicU64,
 }
 
 /// The share of one connection.
 #[derive(Debug)]
 pub(super) struct BudgetShare {
     bytes: u64,
+    grown: u64,
     /// The allowance that the connection was last told.
     allowance: u64,
 }
@@ -31,6 +34,7 @@ impl Default for BudgetShare {
     fn default() -> Self {
         Self {
             bytes: 0,
+            grown: 0,
             allowance: u64::MAX,
         }
     }
@@ -41,6 +45,7 @@ impl Budget {
         Self(Arc::new(Bytes {
             limit,
             used: AtomicU64::new(0),
+            grown: AtomicU64::new(0),
         }))
     }
 
@@ -56,6 +61,14 @@ impl Budget {
         cmp::max(self.0.limit.saturating_sub(self.used()) / PART, LEAST)
     }
 
+    /// Whether windows may grow beyond those that connections begin with. What a window once was,
+    /// its peer can use later, so growth ends while there is still much left for others: when half
+    /// of the memory is used, or promised to those whose windows have grown.
+    pub(super) fn lets_windows_grow(&self) -> bool {
+        let most = self.used().max(self.0.grown.load(Ordering::Relaxed));
+        most < self.0.limit / 2
+    }
+
     /// Whether the budget is used up. It may even be exceeded, because peers still have credit from
     /// before their windows shrank.
     pub(super) fn is_used_up(&self) -> bool {
@@ -66,18 +79,12 @@ impl Budget {
 impl BudgetShare {
     /// Sets the number of bytes that the connection holds.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
-        match bytes.cmp(&self.bytes) {
-            cmp::Ordering::Less => {
-                let less = self.bytes - bytes;
-                budget.0.used.fetch_sub(less, Ordering::Relaxed);
-            }
-            cmp::Ordering::Equal => return,
-            cmp::Ordering::Greater => {
-                let more = bytes - self.bytes;
-                budget.0.used.fetch_add(more, Ordering::Relaxed);
-            }
-        }
-        self.bytes = bytes;
+        change(&budget.0.used, &mut self.bytes, bytes);
+    }
+
+    /// Sets how many bytes the peer may send, if the connection's window has grown.
+    pub(super) fn set_grown(&mut self, bytes: u64, budget: &Budget) {
+        change(&budget.0.grown, &mut self.grown, bytes);
     }
 
     /// Whether the connection has to be told its new allowance. Small changes, and changes above
@@ -95,6 +102,20 @@ impl BudgetShare {
     /// used up, and the connection holds more than its minimum.
     pub(super) fn is_over(&self, budget: &Budget) -> bool {
         self.bytes > LEAST && budget.is_used_up()
+    }
+}
+
+/// Changes a part of a total.
+fn change(total: &AtomicU64, part: &mut u64, bytes: u64) {
+    let before = mem::replace(part, bytes);
+    match bytes.cmp(&before) {
+        cmp::Ordering::Less => {
+            total.fetch_sub(before - bytes, Ordering::Relaxed);
+        }
+        cmp::Ordering::Equal => {}
+        cmp::Ordering::Greater => {
+            total.fetch_add(bytes - before, Ordering::Relaxed);
+        }
     }
 }
 
@@ -132,6 +153,21 @@ mod tests {
         }
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.allowance(), LIMIT / PART);
+    }
+
+    #[test]
+    fn windows_grow_until_half_is_used_or_promised() {
+        let budget = Budget::new(LIMIT);
+        let mut share = BudgetShare::default();
+        share.set(LIMIT / 2 - 1, &budget);
+        assert!(budget.lets_windows_grow());
+        share.set(LIMIT / 2, &budget);
+        assert!(!budget.lets_windows_grow());
+        share.set(0, &budget);
+        share.set_grown(LIMIT / 2, &budget);
+        assert!(!budget.lets_windows_grow());
+        share.set_grown(0, &budget);
+        assert!(budget.lets_windows_grow());
     }
 
     #[test]

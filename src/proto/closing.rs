@@ -145,8 +145,10 @@ const MAX_CLOSING: usize = 4096;
 /// With short round trips, a peer is late because its machine is busy with other work.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-/// Packets that arrive later are answered with a stateless reset.
-const LONGEST: Duration = Duration::from_secs(1);
+/// As long as the socket of dials stays open without a connection, and long enough for round trips
+/// of half a second. [`MAX_CLOSING`] bounds the memory. Packets that arrive later at a listener are
+/// answered with a stateless reset.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The default of `max_ack_delay` (RFC 9000 §18.2).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);

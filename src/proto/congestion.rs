@@ -1,8 +1,10 @@
 //! Congestion control that lets the close of a connection pass, and tells what was acknowledged.
 
+mod bbr;
 mod cubic;
 mod curve;
 mod flight;
+mod paced;
 mod start;
 
 use std::{
@@ -19,7 +21,8 @@ use quinn_proto::{
     congestion::{Controller, ControllerFactory, ControllerMetrics},
 };
 
-pub(crate) use self::cubic::CubicFactory;
+pub(super) use self::paced::{Gate, Paced};
+pub(crate) use self::{bbr::BbrFactory, cubic::CubicFactory};
 use crate::sync::lock_alone;
 
 /// Makes controllers of another kind that can be lifted.
@@ -31,10 +34,15 @@ pub(crate) struct LiftableFactory {
 
 impl ControllerFactory for LiftableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner = Arc::clone(&self.inner).build(now, current_mtu);
+        let paced = inner.clone_box().into_any().downcast::<bbr::Bbr>();
         Box::new(Liftable {
-            inner: Arc::clone(&self.inner).build(now, current_mtu),
+            inner,
             same_host_window: self.same_host_window,
-            shared: Arc::default(),
+            shared: Arc::new(Shared {
+                paced: paced.ok().map(|bbr| bbr.paced()),
+                ..Shared::default()
+            }),
         })
     }
 }
@@ -58,6 +66,8 @@ struct Shared {
     sent_before: Mutex<Option<Instant>>,
     /// Whether one was acknowledged.
     found_late: AtomicBool,
+    /// If the controller has a pacing rate.
+    paced: Option<Paced>,
 }
 
 impl PathControl {
@@ -82,6 +92,14 @@ impl PathControl {
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
     pub(super) fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// What paces the connection, if its controller has a rate. On the same host there is nothing
+    /// to pace for.
+    pub(super) fn paced(&self) -> Option<&Paced> {
+        let paced = self.0.paced.as_ref()?;
+        let is_network = self.0.same_host_window.load(Ordering::Relaxed) == 0;
+        (is_network && !self.0.is_lifted.load(Ordering::Relaxed)).then_some(paced)
     }
 
     /// What may be in flight, if the path leads back to the same host.
@@ -243,7 +261,10 @@ mod tests {
     fn build(same_host_window: Option<u64>) -> Liftable {
         let now = crate::net::clock::now();
         Liftable {
-            inner: Arc::new(CubicFactory::default()).build(now, 1_200),
+            inner: Arc::new(CubicFactory {
+                initial_window: 12_000,
+            })
+            .build(now, 1_200),
             same_host_window,
             shared: Arc::default(),
         }

@@ -67,13 +67,13 @@ impl Default for IdQuota {
 
 /// The number of shards of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shards(u8);
+pub(crate) struct ShardCount(u8);
 
 /// One shard of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ShardId(u8);
 
-impl Shards {
+impl ShardCount {
     pub(crate) const ONE: Self = Self(1);
 
     /// `None` unless there is at least one shard and at most [`MAX_SHARDS`].
@@ -105,7 +105,7 @@ impl ShardId {
 pub(crate) struct ShardConnectionIdGenerator {
     rng: StdRng,
     shard: ShardId,
-    shards: Shards,
+    shards: ShardCount,
     issued: IssuedIds,
 }
 
@@ -120,7 +120,12 @@ impl IssuedIds {
 }
 
 impl ShardConnectionIdGenerator {
-    pub(crate) fn new(shard: ShardId, shards: Shards, seed: [u8; 32], issued: IssuedIds) -> Self {
+    pub(crate) fn new(
+        shard: ShardId,
+        shards: ShardCount,
+        seed: [u8; 32],
+        issued: IssuedIds,
+    ) -> Self {
         Self {
             rng: StdRng::from_seed(seed),
             shard,
@@ -162,7 +167,7 @@ impl ConnectionIdGenerator for ShardConnectionIdGenerator {
 }
 
 /// The byte of `shard` in the same run of `shards` numbers as `byte`.
-fn congruent(byte: u8, shard: ShardId, shards: Shards) -> u8 {
+fn congruent(byte: u8, shard: ShardId, shards: ShardCount) -> u8 {
     let base = byte - byte % shards.0;
     // The last run is incomplete: if it lacks the shard's number, the first run is used.
     base.checked_add(shard.0).unwrap_or(shard.0)
@@ -177,7 +182,7 @@ mod tests {
     #[test]
     fn an_issued_id_leads_back_to_its_shard() {
         for count in 1..=MAX_SHARDS {
-            let shards = Shards::new(count).unwrap();
+            let shards = ShardCount::new(count).unwrap();
             for shard in shards.iter() {
                 let mut generator =
                     ShardConnectionIdGenerator::new(shard, shards, [7; 32], IssuedIds::default());
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn ids_of_other_shards_and_other_lengths_are_foreign() {
-        let shards = Shards::new(4).unwrap();
+        let shards = ShardCount::new(4).unwrap();
         let [a, b] = [0, 1].map(|n| {
             ShardConnectionIdGenerator::new(ShardId(n), shards, [n; 32], IssuedIds::default())
         });
@@ -205,7 +210,7 @@ mod tests {
 
     #[test]
     fn ids_do_not_repeat_and_all_first_bytes_occur() {
-        let shards = Shards::new(1).unwrap();
+        let shards = ShardCount::new(1).unwrap();
         let issued = IssuedIds::default();
         let mut generator =
             ShardConnectionIdGenerator::new(ShardId(0), shards, [1; 32], issued.clone());
@@ -218,8 +223,8 @@ mod tests {
 
     #[test]
     fn the_number_of_shards_is_bounded() {
-        assert!(Shards::new(0).is_none());
-        assert!(Shards::new(MAX_SHARDS).is_some());
-        assert!(Shards::new(MAX_SHARDS + 1).is_none());
+        assert!(ShardCount::new(0).is_none());
+        assert!(ShardCount::new(MAX_SHARDS).is_some());
+        assert!(ShardCount::new(MAX_SHARDS + 1).is_none());
     }
 }

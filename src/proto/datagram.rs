@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::BytesMut;
 use quinn_proto::{EcnCodepoint, Transmit};
 
-use super::{connection_id::ShardId, pending::IncomingKey, router::HeaderForm};
+use super::{connection_id::ShardId, reception::IncomingKey, router::HeaderForm};
 
 /// The least that a datagram counts in limits on bytes: about the memory for keeping it, however
 /// short it is.
@@ -16,7 +16,7 @@ pub(super) fn charge_of(len: usize) -> usize {
     len.max(LEAST_CHARGE)
 }
 
-/// What the core knows of a socket: the driver has it, and the core passes the handle on to send.
+/// A handle to a socket. The driver owns the socket; the core only passes the handle back.
 pub(crate) trait SocketHandle: Clone {
     fn local_addr(&self) -> SocketAddr;
 
@@ -66,6 +66,51 @@ pub(crate) enum Sent {
     SourceGone,
 }
 
+/// A datagram as it was read from a socket.
+pub(crate) struct Unrouted<S> {
+    pub(crate) socket: S,
+    pub(crate) remote_addr: SocketAddr,
+    /// The local address at which it arrived, if it is known.
+    pub(crate) local_ip: Option<IpAddr>,
+    pub(crate) ecn: Option<EcnCodepoint>,
+    pub(crate) contents: BytesMut,
+    /// See [`Datagram::held`].
+    pub(crate) held: usize,
+}
+
+impl<S> Unrouted<S> {
+    pub(crate) fn to(self, shard: ShardId, header: HeaderForm) -> Datagram<S> {
+        let Self {
+            socket,
+            remote_addr,
+            local_ip,
+            ecn,
+            contents,
+            held,
+        } = self;
+        Datagram {
+            socket,
+            shard,
+            header,
+            remote_addr,
+            local_ip,
+            ecn,
+            contents,
+            held,
+        }
+    }
+}
+
+/// What is left to do with a datagram after routing.
+pub(crate) enum Routed<S> {
+    /// Nothing: the shard has handled or dropped it.
+    Done,
+    /// It belongs to another shard.
+    Forward(Datagram<S>),
+    /// It is not QUIC. These are its contents.
+    NonQuic(BytesMut),
+}
+
 /// A datagram that was routed to a shard.
 pub(crate) struct Datagram<S> {
     pub(crate) socket: S,
@@ -95,4 +140,12 @@ pub(crate) struct Incoming<S> {
     pub(crate) socket: S,
     pub(crate) remote_addr: SocketAddr,
     pub(crate) local_ip: Option<IpAddr>,
+}
+
+/// The number of datagrams in a transmit.
+pub(super) fn datagrams(transmit: &Transmit) -> u64 {
+    match transmit.segment_size {
+        Some(size) => transmit.size.div_ceil(size) as u64,
+        None => 1,
+    }
 }

@@ -12,28 +12,64 @@ use quinn_proto::ConnectionHandle;
 #[derive(Debug)]
 pub(super) struct Linger {
     until: Instant,
-    /// Bytes acknowledged at the last progress.
-    acknowledged: u64,
+    /// At the last progress.
+    acknowledged: Acknowledged,
     progress_by: Instant,
+    asks_at: Instant,
+}
+
+/// What the peer has acknowledged on the current path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    pub(super) bytes: u64,
+    pub(super) times: u64,
 }
 
 impl Linger {
-    /// `timeout` is the longest time, and `acknowledged` the number of bytes acknowledged so far.
-    pub(super) fn begin(now: Instant, timeout: Duration, acknowledged: u64, rtt: Duration) -> Self {
+    /// `timeout` is the longest time, and `acknowledged` what was acknowledged so far.
+    pub(super) fn begin(
+        now: Instant,
+        timeout: Duration,
+        acknowledged: Acknowledged,
+        rtt: Duration,
+    ) -> Self {
         Self {
             until: now + timeout,
             acknowledged,
             progress_by: now + patience(rtt),
+            asks_at: now + ASKED,
         }
     }
 
-    /// Notes the number of bytes acknowledged so far.
-    pub(super) fn note_acknowledged(&mut self, now: Instant, bytes: u64, rtt: Duration) {
-        // The number is smaller after a migration, because each path counts from zero.
-        if bytes != self.acknowledged {
-            self.acknowledged = bytes;
+    /// Notes what was acknowledged so far.
+    ///
+    /// Any acknowledgement is progress: while a reader pauses, and the peer gives no credit, there
+    /// is nothing to acknowledge but [what it is asked](Self::asks).
+    pub(super) fn note_acknowledged(
+        &mut self,
+        now: Instant,
+        acknowledged: Acknowledged,
+        rtt: Duration,
+    ) {
+        // The numbers are smaller after a migration, because each path counts from zero.
+        if acknowledged != self.acknowledged {
+            self.acknowledged = acknowledged;
             self.progress_by = now + patience(rtt);
         }
+    }
+
+    /// Whether to ask the peer for an acknowledgement now.
+    pub(super) fn asks(&mut self, now: Instant) -> bool {
+        let is_due = self.asks_at <= now;
+        if is_due {
+            self.asks_at = now + ASKED;
+        }
+        is_due
+    }
+
+    /// When it ends, even if not everything is delivered, or is to be looked at again.
+    pub(super) fn next_timeout(&self) -> Instant {
+        self.deadline().min(self.asks_at)
     }
 
     /// When it ends, even if not everything is delivered.
@@ -81,6 +117,9 @@ fn patience(rtt: Duration) -> Duration {
     (PATIENCE_RTTS * rtt).max(LEAST_PATIENCE)
 }
 
+/// How often the peer is asked whether it is still there.
+const ASKED: Duration = Duration::from_secs(1);
+
 /// Two retransmissions and their answers, if the RTT variation is half of the RTT.
 const PATIENCE_RTTS: u32 = 9;
 
@@ -120,13 +159,14 @@ mod tests {
     fn it_is_over_without_progress_and_in_any_case_after_the_timeout() {
         let rtt = Duration::from_millis(10);
         let began = clock::now();
-        let mut linger = Linger::begin(began, 10 * SECOND, 1_000, rtt);
+        let acknowledged = |bytes, times| Acknowledged { bytes, times };
+        let mut linger = Linger::begin(began, 10 * SECOND, acknowledged(1_000, 9), rtt);
         assert_eq!(linger.deadline(), began + 3 * SECOND);
-        linger.note_acknowledged(began + SECOND, 1_000, rtt);
+        linger.note_acknowledged(began + SECOND, acknowledged(1_000, 9), rtt);
         assert_eq!(linger.deadline(), began + 3 * SECOND, "nothing new");
-        linger.note_acknowledged(began + 2 * SECOND, 1_001, rtt);
+        linger.note_acknowledged(began + 2 * SECOND, acknowledged(1_000, 10), rtt);
         assert_eq!(linger.deadline(), began + 5 * SECOND);
-        linger.note_acknowledged(began + 4 * SECOND, 1_002, SECOND);
+        linger.note_acknowledged(began + 4 * SECOND, acknowledged(1_002, 11), SECOND);
         assert_eq!(linger.deadline(), began + 10 * SECOND);
     }
 }

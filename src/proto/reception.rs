@@ -5,20 +5,30 @@ use std::{sync::Arc, time::Instant};
 
 use quinn_proto::{ConnectionId, Endpoint, ServerConfig};
 
-use super::{
-    admission::{Admission, AdmissionLimits, Admissions, Rejection},
-    pending::{FirstPacket, IncomingKey, Pending, PendingIncoming, PendingLimits},
-    recent_retries::RecentRetries,
-    registry::Unfinished,
-    sources::Source,
+pub(crate) use self::{
+    admission::AdmissionLimits,
+    pending::{IncomingKey, PendingLimits},
 };
+use self::{
+    admission::Admissions, pending::PendingIncoming, recent_retries::RecentRetries, sources::Source,
+};
+pub(super) use self::{
+    admission::{Admission, Rejection},
+    pending::{FirstPacket, Pending},
+};
+use super::registry::Unfinished;
+
+mod admission;
+mod pending;
+mod recent_retries;
+mod sources;
 
 /// Datagrams with Initial packets of clients must not be shorter (RFC 9000 §14.1), in bytes.
 const MIN_INITIAL: usize = 1200;
 
-/// The most datagrams in one round that cost work for strangers: keys for a first packet, and
-/// perhaps an answer. That is a few milliseconds of work at most. A receive batch may have eight
-/// times as many, while connections wait for their turns.
+/// The most datagrams that cost work for strangers before connections have turns again: keys for a
+/// first packet, and perhaps an answer. That is a few milliseconds of work at most. A receive batch
+/// may have eight times as many, while connections wait for their turns.
 const STRANGERS_PER_ROUND: usize = 256;
 
 /// Incoming connections before their handshake, and the count of those in it.
@@ -32,7 +42,7 @@ pub(super) struct Reception<S> {
     closed_server: Arc<ServerConfig>,
     /// Whether quinn-proto currently has `closed_server`.
     is_closed: bool,
-    /// Datagrams in this round that have cost work for strangers.
+    /// Datagrams since connections last had turns that have cost work for strangers.
     strangers: usize,
 }
 
@@ -67,6 +77,7 @@ impl<S> Reception<S> {
         &self.server
     }
 
+    /// Connections are about to have turns, so strangers are counted anew.
     pub(super) fn begin_round(&mut self) {
         self.strangers = 0;
     }
@@ -76,7 +87,7 @@ impl<S> Reception<S> {
         self.strangers += 1;
     }
 
-    /// Whether this round has done as much work for strangers as it may.
+    /// Whether as much work was done for strangers as may be before the next turns.
     pub(super) fn is_busy(&self) -> bool {
         self.strangers >= STRANGERS_PER_ROUND
     }

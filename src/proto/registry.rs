@@ -1,19 +1,28 @@
 //! The statistics of one shard: which connections there are, which IDs they have, what was routed.
 //!
-//! Routing does not use any of it (see [`route`](super::route)), and quinn-proto maps IDs to
+//! Routing does not use any of it (see [`router`](super::router)), and quinn-proto maps IDs to
 //! connections, so a stale entry cannot lose a packet. The registry answers queries, and it shows
 //! leaks: every figure marked *now* is zero once all connections are drained.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::{connection::SharedConnection, spare};
+use super::{
+    connection::{Connection, SharedConnection},
+    spare,
+};
 pub(super) use crate::sync::lock;
 use crate::{
     address::Host,
-    stats::{RegistryStats, SEQUENCE_BUCKETS, TransportStats},
+    error::ConnectionError,
+    stats::{PacketStats, RegistryStats, SEQUENCE_BUCKETS, TransportStats},
+    sync::Mutex,
 };
 
 /// The statistics of one shard.
@@ -23,18 +32,22 @@ pub(crate) struct Registry {
     remotes: HashMap<SocketAddr, usize>,
     peers: HashMap<PeerId, usize>,
     unfinished: Unfinished,
+    /// The number of connections that have begun.
+    begun: u64,
     totals: Totals,
+    /// Of connections that have ended.
+    packets: PacketStats,
 }
 
 /// Incoming connections whose handshake is not complete.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Unfinished {
+pub(crate) struct Unfinished {
     /// Those that wait for the application's answer.
-    pub(super) pending: usize,
+    pub(crate) pending: usize,
     /// Bytes of datagrams held by pending connections.
-    pub(super) pending_bytes: usize,
+    pub(crate) pending_bytes: usize,
     /// The number of networks from which they come.
-    pub(super) sources: usize,
+    pub(crate) sources: usize,
 }
 
 /// Totals. A shard adds up its own and posts the sum once a round; the fields marked *now* stay
@@ -45,14 +58,49 @@ pub(crate) struct Totals {
     pub(crate) transport: TransportStats,
 }
 
+/// Adds up the totals of all shards of a transport. Calls `visit` with each shard's registry, so
+/// that what else it reads fits the totals.
+pub(crate) fn sum(registries: &[Arc<Mutex<Registry>>], mut visit: impl FnMut(&Registry)) -> Totals {
+    let mut totals = Totals::default();
+    let mut peers = HashSet::new();
+    let mut remote_addrs = HashSet::new();
+    for registry in registries {
+        let registry = lock(registry);
+        registry.add_to(&mut totals.registry, &mut totals.transport);
+        peers.extend(registry.peers().copied());
+        remote_addrs.extend(registry.remote_addrs().copied());
+        visit(&registry);
+    }
+    totals.registry.peers = peers.len();
+    totals.registry.remote_addresses = remote_addrs.len();
+    totals
+}
+
 struct Entry {
     /// `None` once the connection has ended and only its IDs are left.
     connection: Option<SharedConnection>,
+    number: u64,
     local_addr: SocketAddr,
     remote_addr: SocketAddr,
     peer_id: Option<PeerId>,
-    has_initial_id: bool,
+    /// Whether the peer has dialled us. Then the ID that it chose for its first packets leads to
+    /// the connection as well.
+    is_inbound: bool,
+    /// Whether the dial begins again from another port, so that its handshake goes on there.
+    begins_again: bool,
     ids: Ids,
+}
+
+/// A connection whose peer is authenticated, as the registry knew it when it was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Established {
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) is_outbound: bool,
+    pub(crate) local_addr: SocketAddr,
+    /// It tells the connection from others with the same handle, earlier or later.
+    pub(crate) number: u64,
+    pub(crate) peer_id: PeerId,
+    pub(crate) remote_addr: SocketAddr,
 }
 
 /// The connection IDs that were issued to one connection.
@@ -67,14 +115,21 @@ struct Ids {
 }
 
 impl Registry {
+    /// The number of the next connection, which no other connection of this registry has.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun - 1
+    }
+
     /// Adds a connection. It already has one ID, that of the handshake.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
         handle: ConnectionHandle,
+        number: u64,
         connection: SharedConnection,
         local_addr: SocketAddr,
         remote_addr: SocketAddr,
-        has_initial_id: bool,
+        is_inbound: bool,
     ) {
         *self.remotes.entry(remote_addr).or_default() += 1;
         self.totals.registry.issued_ids += 1;
@@ -83,10 +138,12 @@ impl Registry {
             handle,
             Entry {
                 connection: Some(connection),
+                number,
                 local_addr,
                 remote_addr,
                 peer_id: None,
-                has_initial_id,
+                is_inbound,
+                begins_again: false,
                 ids: Ids {
                     next_sequence: 1,
                     retired: 0,
@@ -97,7 +154,7 @@ impl Registry {
     }
 
     /// Notes that `count` more IDs were issued to a connection.
-    pub(super) fn issued(&mut self, handle: ConnectionHandle, count: u64) {
+    pub(crate) fn issued(&mut self, handle: ConnectionHandle, count: u64) {
         let Some(entry) = self.connections.get_mut(&handle) else {
             return;
         };
@@ -118,7 +175,7 @@ impl Registry {
         ids.has_batch = true;
     }
 
-    pub(super) fn authenticated(&mut self, handle: ConnectionHandle, peer_id: PeerId) {
+    pub(crate) fn authenticated(&mut self, handle: ConnectionHandle, peer_id: PeerId) {
         let Some(entry) = self.connections.get_mut(&handle) else {
             return;
         };
@@ -127,7 +184,7 @@ impl Registry {
         self.totals.transport.handshakes_completed += 1;
     }
 
-    pub(super) fn migrated(
+    pub(crate) fn migrated(
         &mut self,
         handle: ConnectionHandle,
         local_addr: SocketAddr,
@@ -142,19 +199,32 @@ impl Registry {
         entry.local_addr = local_addr;
     }
 
+    /// Notes that a dial is given up to begin again from another port.
+    pub(super) fn begins_again(&mut self, handle: ConnectionHandle) {
+        if let Some(entry) = self.connections.get_mut(&handle) {
+            entry.begins_again = true;
+        }
+    }
+
     /// Notes the end of a connection. Its IDs stay for a while, so that late packets can be
     /// attributed.
-    pub(super) fn end(&mut self, handle: ConnectionHandle) {
+    pub(crate) fn end(&mut self, handle: ConnectionHandle, connection: &Connection) {
         let Some(entry) = self.connections.get_mut(&handle) else {
             return;
         };
         if entry.connection.take().is_none() {
             return;
         }
+        self.packets += connection.packet_stats();
         release(&mut self.remotes, &entry.remote_addr);
+        let transport = &mut self.totals.transport;
         match entry.peer_id {
-            Some(peer_id) => release(&mut self.peers, &peer_id),
-            None => self.totals.transport.handshakes_failed += 1,
+            Some(peer_id) => {
+                release(&mut self.peers, &peer_id);
+                *ended(transport, connection.loss()) += 1;
+            }
+            None if entry.begins_again => {}
+            None => transport.handshakes_failed += 1,
         }
     }
 
@@ -163,9 +233,8 @@ impl Registry {
         !self.remotes.is_empty()
     }
 
-    /// Removes a connection.
-    pub(super) fn remove(&mut self, handle: ConnectionHandle) {
-        self.end(handle);
+    /// Removes a connection that has ended.
+    pub(crate) fn remove(&mut self, handle: ConnectionHandle) {
         if let Some(entry) = self.connections.remove(&handle) {
             self.totals.registry.retired_ids += entry.ids.active();
         }
@@ -182,7 +251,7 @@ impl Registry {
         self.connections.capacity() + self.remotes.capacity() + self.peers.capacity()
     }
 
-    pub(super) fn set_unfinished(&mut self, unfinished: Unfinished) {
+    pub(crate) fn set_unfinished(&mut self, unfinished: Unfinished) {
         self.unfinished = unfinished;
     }
 
@@ -191,12 +260,38 @@ impl Registry {
         self.totals.transport += totals.transport;
     }
 
-    /// All connections that have not ended, with the addresses from which they send.
-    pub(crate) fn connections(&self) -> Vec<(SharedConnection, SocketAddr)> {
-        self.connections
-            .values()
-            .filter_map(|entry| Some((entry.connection.clone()?, entry.local_addr)))
-            .collect()
+    /// Packets and frames of the connections that have ended.
+    pub(crate) fn packets_of_ended(&self) -> PacketStats {
+        self.packets
+    }
+
+    /// All connections that have not ended.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = SharedConnection> {
+        let entries = self.connections.values();
+        entries.filter_map(|entry| entry.connection.clone())
+    }
+
+    /// The connections that have not ended and whose peer is authenticated.
+    pub(crate) fn established(&self) -> impl Iterator<Item = Established> {
+        let entries = self.connections.iter();
+        entries.filter_map(|(&handle, entry)| {
+            entry.connection.as_ref()?;
+            Some(Established {
+                handle,
+                is_outbound: !entry.is_inbound,
+                local_addr: entry.local_addr,
+                number: entry.number,
+                peer_id: entry.peer_id?,
+                remote_addr: entry.remote_addr,
+            })
+        })
+    }
+
+    /// The connection with this handle and number, unless it has ended.
+    pub(crate) fn find(&self, handle: ConnectionHandle, number: u64) -> Option<SharedConnection> {
+        let entry = self.connections.get(&handle)?;
+        let entry = Some(entry).filter(|entry| entry.number == number)?;
+        entry.connection.clone()
     }
 
     /// Whether there is an authenticated connection with this host over the socket at this port.
@@ -236,7 +331,7 @@ impl Registry {
             sources,
         } = self.unfinished;
         registry.handshake_sources += sources;
-        registry.initial_ids += pending + entries().filter(|entry| entry.has_initial_id).count();
+        registry.initial_ids += pending + entries().filter(|entry| entry.is_inbound).count();
         registry.pending_incoming += pending;
         registry.pending_incoming_bytes += pending_bytes;
     }
@@ -244,12 +339,28 @@ impl Registry {
     /// Resets the totals; figures marked *now* stay.
     pub(crate) fn reset(&mut self) {
         self.totals = Totals::default();
+        self.packets = PacketStats::default();
     }
 }
 
 impl Ids {
     fn active(self) -> u64 {
         self.next_sequence - self.retired
+    }
+}
+
+/// The counter of connections that have ended like this.
+fn ended<'a>(totals: &'a mut TransportStats, loss: Option<&ConnectionError>) -> &'a mut u64 {
+    match loss {
+        Some(ConnectionError::AbortedByPeer { .. }) => &mut totals.ended_aborted_by_peer,
+        Some(ConnectionError::ClosedByPeer { .. }) => &mut totals.ended_closed_by_peer,
+        Some(ConnectionError::DriverStopped) | None => &mut totals.ended_driver_stopped,
+        Some(ConnectionError::LocallyClosed) => &mut totals.ended_locally_closed,
+        Some(ConnectionError::Reset) => &mut totals.ended_reset,
+        Some(ConnectionError::TimedOut) => &mut totals.ended_timed_out,
+        Some(ConnectionError::Violation { .. } | ConnectionError::VersionMismatch) => {
+            &mut totals.ended_violation
+        }
     }
 }
 

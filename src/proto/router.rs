@@ -2,7 +2,7 @@
 
 use quinn_proto::{VarInt, coding::Codec};
 
-use super::connection_id::{CONNECTION_ID_LEN, ShardId, Shards};
+use super::connection_id::{CONNECTION_ID_LEN, ShardCount, ShardId};
 
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Malformed {
 ///
 /// This is arithmetic over the invariant bytes of RFC 8999: there is no table to look up or to
 /// lock, and nothing that a forged datagram could change.
-pub(crate) fn route(datagram: &[u8], shards: Shards) -> Route {
+pub(crate) fn route(datagram: &[u8], shards: ShardCount) -> Route {
     let Some(&first) = datagram.first() else {
         return Route::Drop(Malformed::Empty);
     };
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn truncated_headers_are_told_from_empty_ones() {
-        let shards = Shards::new(4).unwrap();
+        let shards = ShardCount::new(4).unwrap();
         assert_eq!(route(&[], shards), Route::Drop(Malformed::Empty));
         assert_eq!(route(&[0xc0; 5], shards), Route::Drop(Malformed::Truncated));
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
         let request = [
             0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
         ];
-        assert_eq!(route(&request, Shards::new(2).unwrap()), Route::NonQuic);
+        assert_eq!(route(&request, ShardCount::new(2).unwrap()), Route::NonQuic);
     }
 
     proptest! {
@@ -250,7 +250,7 @@ mod tests {
             } else {
                 long(first, version, &dcid, &rest)
             };
-            let shards = Shards::new(count).unwrap();
+            let shards = ShardCount::new(count).unwrap();
             let decoded = PartialDecode::new(
                 BytesMut::from(&datagram[..]),
                 &FixedLengthConnectionIdParser::new(CONNECTION_ID_LEN),
@@ -284,7 +284,7 @@ mod tests {
             datagram in proptest::collection::vec(any::<u8>(), 0..80),
             count in 1..=super::super::connection_id::MAX_SHARDS,
         ) {
-            if let Route::Quic { shard, .. } = route(&datagram, Shards::new(count).unwrap()) {
+            if let Route::Quic { shard, .. } = route(&datagram, ShardCount::new(count).unwrap()) {
                 prop_assert!(shard.index() < usize::from(count));
             }
         }

@@ -37,6 +37,7 @@ mod retry;
 mod routing;
 mod scenario;
 mod scene;
+mod settings;
 mod silence;
 mod source_address;
 mod streams;
@@ -46,8 +47,9 @@ mod timing;
 mod transfer;
 mod trials;
 mod wan;
+mod windows;
 
-use super::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
+use crate::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 
 /// The number of seeds of a quick run.
 const QUICK_SEEDS: u64 = 50;

@@ -102,9 +102,20 @@ impl UnansweredDials {
         let initial_id = self.by_addr.remove(&remote_addr)?;
         self.by_id.get(&initial_id).map(|dial| dial.handle)
     }
+
+    /// Whether there are dials that may be half of a hole punch and have heard nothing.
+    pub(super) fn may_punch(&self) -> bool {
+        !self.by_addr.is_empty()
+    }
 }
 
+/// When quinn-proto sends the first packet of a dial again: after three times the initial RTT (RFC
+/// 9002 §6.2.2), here the default one.
+pub(super) const FIRST_RETRANSMISSION: Duration = Duration::from_millis(3 * 333);
+
 /// How long a dial that may be one side of a hole punch ignores "port unreachable": longer than the
-/// start times of the two sides differ, and shorter than the time to the first retransmission. That
-/// time is one second, three times the initial RTT (RFC 9002 §6.2.2).
+/// start times of the two sides differ, and with the default of `initial_rtt` shorter than the time
+/// to the first retransmission.
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
+
+const _: () = assert!(REFUSAL_PATIENCE.as_millis() < FIRST_RETRANSMISSION.as_millis());

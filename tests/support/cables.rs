@@ -119,6 +119,16 @@ impl Near {
         self.cables.near.run(&words, "").unwrap();
     }
 
+    /// Runs a command at the far host.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub(crate) fn run_at_far(&self, command: &str) {
+        let words: Vec<_> = command.split(' ').collect();
+        self.cables.far.run(&words, "").unwrap();
+    }
+
     /// Has nft do this at the near host.
     ///
     /// # Panics

@@ -15,6 +15,8 @@ pub(crate) mod cables;
 pub(crate) mod capture;
 pub(crate) mod certificates;
 pub(crate) mod complaints;
+pub(crate) mod example;
+pub(crate) mod forwarder;
 #[cfg(target_os = "linux")]
 pub(crate) mod home;
 pub(crate) mod hostile_tls;
@@ -31,6 +33,7 @@ pub(crate) mod streams;
 #[cfg(target_os = "linux")]
 pub(crate) mod stun_server;
 pub(crate) mod swarm;
+pub(crate) mod trace;
 pub(crate) mod trap;
 #[cfg(target_os = "linux")]
 pub(crate) mod visit;

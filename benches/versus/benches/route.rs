@@ -1,4 +1,4 @@
-//! To which shard a datagram belongs: our router, and the parser of quinn-proto, which it takes the place of.
+//! Finding the shard of a datagram: our router, and the parser of quinn-proto that it replaces.
 
 use std::hint::black_box;
 
@@ -6,9 +6,9 @@ use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use quinn_proto::{FixedLengthConnectionIdParser, PartialDecode};
 
-use self::{connection_id::Shards, router::route};
+use self::{connection_id::ShardCount, router::route};
 
-// Not public: these are the files that the transport is built of.
+// The transport does not export these modules, so this includes their files.
 #[path = "../../../src/proto/connection_id.rs"]
 #[expect(
     dead_code,
@@ -21,7 +21,7 @@ mod connection_id;
 mod router;
 
 fn route_datagrams(criterion: &mut Criterion) {
-    let shards = Shards::new(4).expect("a number of shards that there may be");
+    let shards = ShardCount::new(4).expect("a number of shards that there may be");
     let mut group = criterion.benchmark_group("route");
     for (name, datagram) in [("short header", short()), ("long header", long())] {
         group.bench_function(BenchmarkId::new("ours", name), |bencher| {

@@ -1,10 +1,10 @@
-//! One verification of a libp2p certificate, by kind of host key: ours, and that of libp2p-tls.
+//! Verifying one libp2p certificate, for each type of host key: ours and libp2p-tls.
 
 use std::{hint::black_box, time::SystemTime};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use libp2p_identity::Keypair;
-use libp2p_quinn::PeerAuthenticator;
+use libp2p_quinn::verify_certificate;
 
 fn verify(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("verify");
@@ -19,7 +19,7 @@ fn verify(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("ours", name), |bencher| {
             bencher.iter(|| {
                 let now = SystemTime::now();
-                PeerAuthenticator::verify(black_box(&certificate), Some(&peer), now)
+                verify_certificate(black_box(&certificate), Some(&peer), now)
                     .expect("it was made for this peer")
             });
         });

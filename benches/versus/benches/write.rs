@@ -1,7 +1,8 @@
-//! One write of an application, by its size: ours, which gathers small ones, and libp2p-quic.
+//! One write of an application, for several sizes: ours, which combines small writes, and
+//! libp2p-quic.
 //!
-//! The peer reads all of it, in the same process and over loopback: this is what a write takes when many
-//! follow each other, and not what it takes until it returns.
+//! The peer reads everything, in the same process and over loopback. So the figure is the time that
+//! each of many consecutive writes takes, and not the time until a single write returns.
 
 use std::{
     future::poll_fn,
@@ -37,7 +38,7 @@ fn write(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter_custom(|writes| {
                     let stream = Arc::clone(&stream);
-                    // On a worker of the runtime, like a node's tasks.
+                    // On a worker thread of the runtime, where the tasks of a node run.
                     let task = runtime.spawn(async move {
                         let block = vec![0x5a; size];
                         let mut stream = stream.lock().await;
@@ -82,7 +83,7 @@ where
         .boxed()
 }
 
-/// A stream whose other end reads whatever comes.
+/// Opens a stream whose peer reads everything.
 async fn connect(transport: fn() -> Muxing) -> Stream {
     let mut listener = transport();
     let any = "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address");
@@ -105,7 +106,7 @@ async fn connect(transport: fn() -> Muxing) -> Stream {
     let mut stream = poll_fn(|cx| Pin::new(&mut muxer).poll_outbound(cx))
         .await
         .expect("it opens a stream");
-    // So that the listener hears of it.
+    // The listener only sees the stream when data arrives.
     stream.write_all(&[0]).await.expect("the peer reads");
     tokio::spawn(async move {
         let _transport = dialer;
@@ -124,7 +125,7 @@ async fn serve(mut listener: Muxing) {
     };
     let (_, mut muxer) = upgrade.await.expect("it connects");
     let mut stream = poll_fn(|cx| {
-        // As a Swarm does.
+        // A Swarm polls in this order.
         while Pin::new(&mut muxer).poll(cx)?.is_ready() {}
         Pin::new(&mut muxer).poll_inbound(cx)
     })

@@ -1,4 +1,4 @@
-//! The workloads by name.
+//! The workloads and their names.
 
 mod kind;
 
@@ -16,7 +16,7 @@ use crate::{
     stack::{Profile, StackName},
 };
 
-/// One workload with everything that both processes must agree on.
+/// One workload, with all parameters that both processes need.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub name: String,
@@ -27,28 +27,28 @@ pub struct Scenario {
     pub group: Group,
 }
 
-/// What is run together.
+/// Which command runs a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     Main,
-    /// Takes minutes for each stack, and is run when it is named.
+    /// Takes minutes for each stack, and runs only if the command line names it.
     Long,
     /// Links with delay, loss and a rate.
     Links,
 }
 
-/// What is between the processes.
+/// The network between the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     Loopback,
-    /// Ethernet, as far as the largest datagram goes.
+    /// A cable with the MTU of Ethernet.
     Ethernet,
-    /// Ethernet, and a relay in the middle of it.
+    /// A relay between two TUN devices with the same MTU.
     Relayed,
 }
 
 impl Scenario {
-    /// In words.
+    /// A description for the report.
     pub fn setting(&self) -> String {
         let placement = match self.placement {
             Placement::Pinned => "server on CPU 0, client on CPU 1",
@@ -57,15 +57,17 @@ impl Scenario {
         let profile = match self.profile {
             Profile::Equalised => "equalised",
             Profile::Shipped => "as shipped",
+            Profile::StockBuffers => "as shipped, socket buffers of 208 KiB",
         };
         let network = match self.network {
             Network::Loopback => "loopback",
-            Network::Ethernet | Network::Relayed => "veth, MTU 1500",
+            Network::Ethernet => "veth, MTU 1500",
+            Network::Relayed => "TUN, MTU 1500",
         };
         format!("{profile}; {placement}; {network}")
     }
 
-    /// Not every stack can do everything.
+    /// Whether a stack can run this workload.
     pub fn is_for(&self, stack: StackName) -> bool {
         match stack {
             StackName::QuinnAes | StackName::QuinnChacha => {
@@ -84,6 +86,7 @@ impl Scenario {
                         })
                     )
             }
+            StackName::TcpCubic | StackName::TcpBbr => matches!(self.kind, Kind::Link { .. }),
             StackName::Ours | StackName::Official => true,
         }
     }
@@ -101,8 +104,8 @@ impl FromStr for Scenario {
     }
 }
 
-/// The workloads that `words` choose: each by its name, or all of a group whose name contains it; the whole
-/// group without words.
+/// The workloads that `words` choose. A word is the name of a workload, or a part of the names of
+/// workloads in `group`. Without words, all workloads of `group`.
 pub fn choose(words: &[String], group: Group) -> Vec<&'static Scenario> {
     let is_name = |word: &String| all().iter().any(|scenario| scenario.name == *word);
     let chooses = |word: &String, scenario: &Scenario| {
@@ -118,7 +121,7 @@ pub fn choose(words: &[String], group: Group) -> Vec<&'static Scenario> {
         .collect()
 }
 
-/// Prints the names.
+/// Prints the names of all workloads.
 pub fn list() {
     for scenario in all() {
         let note = match scenario.group {
@@ -147,12 +150,12 @@ fn build() -> Vec<Scenario> {
             placement,
             profile,
             network: match kind {
-                Kind::Link(_) => Network::Relayed,
+                Kind::Link { .. } => Network::Relayed,
                 _ => Network::Loopback,
             },
             group: match kind {
                 Kind::Idle { connections } if connections > 1000 => Group::Long,
-                Kind::Link(_) => Group::Links,
+                Kind::Link { .. } => Group::Links,
                 _ => Group::Main,
             },
         });
@@ -290,17 +293,39 @@ fn build() -> Vec<Scenario> {
         Unpinned,
         Shipped,
     );
+    let link = |rate, round_trip, loss, write| {
+        let link = Link {
+            round_trip,
+            loss,
+            rate,
+        };
+        Kind::Link { link, write }
+    };
     for rate in [100, 1000] {
         for round_trip in [10, 50, 100] {
+            let name = format!("link-{rate}M-{round_trip}ms");
             for (percent, loss) in [("0", 0), ("0.1", 1), ("1", 10)] {
-                let link = Link {
-                    round_trip,
-                    loss,
-                    rate,
-                };
-                let name = format!("link-{rate}M-{round_trip}ms-{percent}%");
-                add(name, Kind::Link(link), Unpinned, Shipped);
+                add(
+                    format!("{name}-{percent}%"),
+                    link(rate, round_trip, loss, BLOCK),
+                    Unpinned,
+                    Shipped,
+                );
             }
+            add(
+                format!("{name}-0%-208K"),
+                link(rate, round_trip, 0, BLOCK),
+                Unpinned,
+                StockBuffers,
+            );
+        }
+        for write in [1024, 1400] {
+            add(
+                format!("link-{rate}M-50ms-0%-write-{write}"),
+                link(rate, 50, 0, write),
+                Unpinned,
+                Shipped,
+            );
         }
     }
     for (name, direction) in [("up", Up), ("down", Down)] {
@@ -341,5 +366,15 @@ mod tests {
         assert_eq!(names("idle", Group::Main), ["idle-1000"]);
         assert_eq!(names("idle-10000", Group::Main), ["idle-10000"]);
         assert!(names("link", Group::Main).is_empty());
+    }
+
+    #[test]
+    fn only_links_are_measured_with_tcp() {
+        for scenario in all() {
+            let is_link = matches!(scenario.kind, Kind::Link { .. });
+            assert_eq!(scenario.is_for(StackName::TcpBbr), is_link);
+            assert_eq!(scenario.group == Group::Links, is_link);
+        }
+        assert_eq!(choose(&[], Group::Links).len(), 18 + 6 + 4);
     }
 }

@@ -1,8 +1,8 @@
-//! How the processes of a measurement talk: lines on standard input and output.
+//! The lines that the processes of a measurement exchange over standard input and output.
 //!
-//! The client stops at checkpoints. `run` then has the server mark what it has used so far, and hands that to
-//! the client, which goes on. So both ends are measured by themselves over the same span, and nothing is said
-//! while something is measured.
+//! The client stops at checkpoints. At each, `run` asks the server for a mark of what it has used
+//! so far, and passes the mark to the client, which then continues. So each process measures
+//! itself over the same span, and they exchange no lines within it.
 
 use std::io::{self, BufRead, Write};
 
@@ -15,16 +15,16 @@ use crate::{
     stack::Facts,
 };
 
-/// What a server says.
+/// A line that a server prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerLine {
-    /// `HOST:PORT/PEER`, when it is bound.
+    /// `HOST:PORT/PEER`, once the socket is bound.
     Listening(String),
     Mark(Mark),
 }
 
-/// What a client says.
+/// A line that a client prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientLine {
@@ -32,23 +32,23 @@ pub enum ClientLine {
     Result { metrics: Metrics, facts: Facts },
 }
 
-/// A moment at which both ends were marked while nothing happened.
+/// A moment of silence, with a mark of both processes.
 pub struct Checkpoint {
     before: Mark,
     pub server: Mark,
     after: Mark,
 }
 
-/// What both ends have used between two checkpoints.
+/// What both processes have used between two checkpoints.
 pub struct Spent {
     pub client: Usage,
     pub server: Usage,
 }
 
 impl Checkpoint {
-    /// Waits until the server has been marked.
+    /// Waits for the mark of the server.
     pub async fn reach() -> Result<Self> {
-        // A client accepts none.
+        // A client accepts no connections.
         let none = Connections::default();
         let before = Mark::now(&none)?;
         let server = tokio::task::spawn_blocking(|| {
@@ -66,7 +66,7 @@ impl Checkpoint {
         })
     }
 
-    /// The client's state.
+    /// The mark of the client.
     pub fn client(&self) -> &Mark {
         &self.before
     }
@@ -80,7 +80,7 @@ impl Checkpoint {
 }
 
 impl Spent {
-    /// The same, as if it had been done in the time of another span.
+    /// The same usage, with the duration of another span.
     pub fn in_the_time_of(mut self, other: &Self) -> Self {
         self.client.wall = other.client.wall;
         self.server.wall = other.server.wall;
@@ -104,7 +104,7 @@ impl Spent {
         metrics
     }
 
-    /// The figures of things that were done one by one.
+    /// The figures of repeated operations.
     pub fn per_operation(&self, operations: usize) -> Metrics {
         let operations = operations as f64;
         let [client, server] =

@@ -15,13 +15,14 @@ use crate::{
         floor::Floor,
         libp2p::{Flavour, Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
+        tcp::{Bbr, Cubic, Tcp},
     },
     workload::{
         Effort, bulk, close, flood, handshakes, idle, link, ping_pong, short_streams, swarm,
     },
 };
 
-/// Does the workload against a server, and says what came out.
+/// Runs the workload against a server and prints the result.
 pub fn drive(
     stack: StackName,
     scenario: &Scenario,
@@ -45,11 +46,13 @@ pub fn drive(
         StackName::QuinnChacha => drive_streams::<Quinn<Chacha>>(kind, setup, server, effort),
         StackName::Floor => drive_streams::<Floor>(kind, setup, server, effort),
         StackName::Bare => drive_streams::<Bare>(kind, setup, server, effort),
+        StackName::TcpCubic => drive_streams::<Tcp<Cubic>>(kind, setup, server, effort),
+        StackName::TcpBbr => drive_streams::<Tcp<Bbr>>(kind, setup, server, effort),
     }?;
     say(&ClientLine::Result { metrics, facts })
 }
 
-/// What only libp2p's transports can do, and what every stack can.
+/// Runs a workload over a libp2p transport, which can run more of them than the other stacks.
 fn drive_libp2p<F: Flavour>(
     kind: Kind,
     setup: Setup,
@@ -82,7 +85,7 @@ fn drive_streams<E: Endpoint>(
             }
             Kind::ShortStreams => short_streams::run::<E>(setup, server, effort).await,
             Kind::Idle { connections } => idle::run::<E>(connections, setup, server, effort).await,
-            Kind::Link(_) => link::run::<E>(setup, server, effort).await,
+            Kind::Link { write, .. } => link::run::<E>(write, setup, server, effort).await,
             Kind::Close { .. } | Kind::Swarm(_) => bail!("only libp2p's transports do that"),
             Kind::Go(_) => bail!("go-libp2p has programs of its own"),
             Kind::Flood => flood::run::<E>(setup, server, effort).await,
@@ -90,7 +93,7 @@ fn drive_streams<E: Endpoint>(
     })
 }
 
-/// In a task, because only tasks run on the runtime's workers.
+/// Runs a future in a task, because only tasks run on the worker threads of the runtime.
 fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let runtime = runtime()?;
     let task = runtime.spawn(work);

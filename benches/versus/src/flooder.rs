@@ -1,6 +1,6 @@
-//! A process that begins handshakes as fast as it is told to, and never goes on with them.
+//! A process that begins handshakes at a given rate and abandons them.
 //!
-//! Its packets are made beforehand: what they cost must not be missing elsewhere while they are sent.
+//! It makes its packets in advance, so that this takes no CPU time during the measurement.
 
 use std::{
     io::{self, BufRead},
@@ -33,9 +33,9 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     server: Address,
-    /// Handshakes begun in each second.
+    /// Handshakes to begin in each second.
     per_second: u32,
-    /// How many there are at most.
+    /// Handshakes to prepare, which is the most that it can begin.
     prepared: u32,
 }
 
@@ -44,20 +44,20 @@ pub struct Options {
 enum Line {
     Ready,
     Started,
-    /// How many datagrams have come back.
+    /// The number of datagrams that came back.
     Stopped(u64),
 }
 
-/// A flood that is ready to begin.
+/// A flood whose packets are ready.
 pub struct Flood(Process);
 
-/// A flood that goes on.
+/// A flood in progress.
 pub struct Flooding(Process);
 
 impl Flood {
     pub fn prepare(server: &Address, effort: Effort) -> Result<Self> {
         let rate = effort.flood_per_second();
-        // For the transfer and what is around it.
+        // Enough for the transfer, its start and its end.
         let seconds = (effort.time() + MARGIN).as_secs_f64();
         let prepared = (f64::from(rate) * seconds).min(MOST);
         let process = Process::start(&[
@@ -82,7 +82,7 @@ impl Flood {
 }
 
 impl Flooding {
-    /// Returns how many datagrams the server has answered with.
+    /// Returns the number of datagrams that the server sent back.
     pub fn stop(mut self) -> Result<u64> {
         self.0.say("stop")?;
         match self.0.hear()? {
@@ -106,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stopped);
     thread::spawn(move || {
-        // A line, or the end of all of them.
+        // A line and the end of standard input both mean stop.
         let _ = io::stdin().read_line(&mut String::new());
         stop.store(true, Ordering::Relaxed);
     });
@@ -132,7 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 type Datagrams = Vec<(quinn_proto::Transmit, Vec<u8>)>;
 
-/// The first flights of many handshakes, each of another connection.
+/// The first flights of many connections.
 fn prepare(options: &Options) -> Result<Vec<Datagrams>> {
     let tls = Tls::new(&Keypair::generate_ed25519(), First::Aes)?;
     let crypto = QuicClientConfig::try_from(tls.client(options.server.peer)?)?;
@@ -154,11 +154,11 @@ fn prepare(options: &Options) -> Result<Vec<Datagrams>> {
     Ok(flights)
 }
 
-/// How often it looks what is due.
+/// The interval between bursts.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What surrounds the transfer that is flooded.
+/// The time for the start and the end of the flooded transfer.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// 3 KB each.
+/// The most handshakes to prepare. Each takes 3 KB of memory.
 const MOST: f64 = 100_000.0;

@@ -1,6 +1,7 @@
-//! Through go-libp2p: the peers of the interoperability matrix, whose `perf` uploads and downloads.
+//! Transfers with go-libp2p, by the `perf` protocol of the peers of the interoperability matrix.
 //!
-//! They are whole nodes with a Swarm, so the figures compare with each other and not with the other workloads.
+//! These peers are complete nodes with a Swarm. So the figures compare with each other, and not
+//! with those of other workloads.
 
 use std::{
     fs,
@@ -24,14 +25,14 @@ use crate::{
     workload::Effort,
 };
 
-/// Who dials.
+/// The node that dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialer {
     Go,
     Rust,
 }
 
-/// Fails if the peers are not there.
+/// Fails if the programs of the peers were not built.
 pub fn check_built() -> Result<()> {
     for program in [GO, RUST] {
         ensure!(
@@ -59,7 +60,7 @@ pub fn measure(stack: StackName, dialer: Dialer, effort: Effort) -> Result<Metri
     let peer = start(dialling, stack, &["dial", address, "perf", "--size", &size])?;
     let result: Value = peer.hear()?;
     ensure!(result["ok"] == true, "{result}");
-    // That of the Rust node; what it took to start is in it if it is the one that dials.
+    // The CPU time of the Rust node. If it dials, this includes its start.
     let spent = match dialer {
         Dialer::Go => cpu(listener.id())?.saturating_sub(before),
         Dialer::Rust => {
@@ -91,7 +92,7 @@ fn start(program: &str, stack: StackName, arguments: &[&str]) -> Result<Process>
     Process::spawn(command)
 }
 
-/// Waits for a child to end, and leaves it there to be asked.
+/// Waits until a child ends, but leaves it a zombie, so that its figures can still be read.
 fn wait_for_end(id: u32) -> Result<()> {
     let pid = Pid::from_raw(i32::try_from(id)?);
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
@@ -106,7 +107,7 @@ fn wait_for_end(id: u32) -> Result<()> {
 /// User and system time of another process.
 fn cpu(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The name before it may contain anything.
+    // The name in front of it may contain any character, even a parenthesis.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks =
@@ -123,10 +124,10 @@ fn path(program: &str) -> PathBuf {
         .join(program)
 }
 
-/// Where the matrix has built them.
+/// The programs that the matrix has built.
 const GO: &str = "go/target/peer";
 const RUST: &str = "rust/target/release/peer";
 
-/// How long a peer may take to end when it has said its result.
+/// How long a peer may take to end after it has printed its result.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);

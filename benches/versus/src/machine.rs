@@ -1,4 +1,4 @@
-//! Where and when, and with which versions.
+//! The machine, the date and the versions of a run.
 
 use std::{fs, thread};
 
@@ -13,7 +13,7 @@ pub struct Machine {
     pub cpu: String,
     pub cpus: usize,
     pub kernel: String,
-    /// Most that the kernel grants a socket for receiving, in bytes.
+    /// The largest receive buffer that the kernel grants a socket, in bytes.
     pub rmem_max: String,
     pub versions: Vec<String>,
 }
@@ -46,9 +46,9 @@ fn cpu() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Of what makes the difference, from the lockfile of this program.
+/// The versions of the packages that matter for the figures, from this program's lock file.
 fn versions() -> Result<Vec<String>> {
-    let lockfile: toml::Table = include_str!("../Cargo.lock").parse()?;
+    let lockfile: toml::Table = include_str!("../../../Cargo.lock").parse()?;
     let packages = lockfile["package"]
         .as_array()
         .map_or(&[][..], Vec::as_slice);

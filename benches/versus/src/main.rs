@@ -1,4 +1,5 @@
-//! Runs the same workloads over this transport, the official one, quinn, quinn-proto alone and bare UDP.
+//! Runs the same workloads over this transport, the official one, quinn, quinn-proto alone and bare
+//! UDP.
 
 mod catalogue;
 mod control;
@@ -20,6 +21,7 @@ mod sample;
 mod serve;
 mod service;
 mod stack;
+mod tun;
 mod udp;
 mod workload;
 
@@ -75,9 +77,9 @@ enum Command {
     /// The process of a link; `links` starts it.
     #[command(hide = true)]
     Relay(relay::Options),
-    /// The process that keeps a network namespace; `run` starts it.
+    /// The process that keeps a network namespace alive; `run` starts it.
     #[command(hide = true)]
-    Network,
+    Network(network::Options),
 }
 
 fn main() -> ExitCode {
@@ -109,7 +111,7 @@ fn run(command: Command) -> Result<()> {
         } => drive::drive(stack, &scenario, server, effort, &place)?,
         Command::Flood(options) => flooder::run(&options)?,
         Command::Relay(options) => relay::run(&options)?,
-        Command::Network => network::run()?,
+        Command::Network(options) => network::run(&options)?,
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a process has used, measured by itself.
+//! What a process has used, as it measures itself.
 
 use std::{
     fs,
@@ -30,18 +30,18 @@ pub struct Mark {
     pub resident: u64,
     /// Connections accepted so far.
     pub connections: u64,
-    /// Connections that have ended so far, also those that ended before they were accepted.
+    /// Connections that have ended so far, including those that ended before they were accepted.
     pub ended: u64,
 }
 
-/// The connections of a server, counted by the tasks that have them.
+/// The connections of a server, counted by the tasks that own them.
 #[derive(Debug, Default)]
 pub struct Connections {
     pub accepted: AtomicU64,
     pub ended: AtomicU64,
 }
 
-/// What happened between two marks of one process.
+/// What a process has used between two marks.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     pub wall: Duration,

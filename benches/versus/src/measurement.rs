@@ -6,11 +6,11 @@ use crate::{
     catalogue::{Kind, Network, Scenario},
     control::{ClientLine, ServerLine},
     go,
-    metric::Metrics,
-    network::{Place, Places},
+    metric::{Metric, Metrics},
+    network::{Buffers, Place, Places},
     process::Process,
     relay::Relay,
-    stack::{Facts, StackName},
+    stack::{Facts, Profile, StackName},
     workload::Effort,
 };
 
@@ -27,7 +27,10 @@ impl Preparation {
         let places = match scenario.network {
             Network::Loopback => Places::loopback(),
             Network::Ethernet => Places::ethernet()?,
-            Network::Relayed => Places::relayed()?,
+            Network::Relayed => Places::relayed(match scenario.profile {
+                Profile::StockBuffers => Buffers::Default,
+                Profile::Equalised | Profile::Shipped => Buffers::Large,
+            })?,
         };
         Ok(Self { places })
     }
@@ -52,20 +55,17 @@ impl Preparation {
             words.extend(place.arguments());
             words
         };
+        let link = match scenario.kind {
+            Kind::Link { link, .. } => {
+                let dropped = self.places.dropped()?;
+                Some((Relay::start(&self.places, link, seed.into())?, dropped))
+            }
+            _ => None,
+        };
         let mut server = Process::start(&words("serve", &self.places.server))?;
         let ServerLine::Listening(address) = server.hear()? else {
             bail!("the server says something else than its address");
         };
-        let relay = match scenario.kind {
-            Kind::Link(link) => {
-                let place = &self.places.relay;
-                Some(Relay::start(&address.parse()?, link, seed.into(), place)?)
-            }
-            _ => None,
-        };
-        let address = relay
-            .as_ref()
-            .map_or(address, |relay| relay.address.to_string());
         let mut arguments = words("drive", &self.places.client);
         arguments.push(address);
         arguments.extend(effort.arguments());
@@ -79,7 +79,13 @@ impl Preparation {
                     };
                     client.say(&serde_json::to_string(&mark)?)?;
                 }
-                ClientLine::Result { metrics, facts } => return Ok((metrics, Some(facts))),
+                ClientLine::Result { mut metrics, facts } => {
+                    if let Some((_, before)) = link {
+                        let dropped = self.places.dropped()? - before;
+                        metrics.insert(Metric::DroppedBeforeLink, dropped as f64);
+                    }
+                    return Ok((metrics, Some(facts)));
+                }
             }
         }
     }

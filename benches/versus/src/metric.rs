@@ -1,4 +1,4 @@
-//! The figures that a workload gives.
+//! The figures that a workload measures.
 
 use std::collections::BTreeMap;
 
@@ -32,12 +32,13 @@ pub enum Metric {
     KeptInFlood,
     AnsweredInFlood,
     AcceptedShare,
+    DroppedBeforeLink,
     SystemShare,
     SwitchesPerSecond,
 }
 
 impl Metric {
-    /// How tables and plots call it.
+    /// The name in tables and plots.
     pub fn label(self) -> &'static str {
         match self {
             Self::MegabytesPerSecond => "MB/s",
@@ -62,12 +63,13 @@ impl Metric {
             Self::KeptInFlood => "kept",
             Self::AnsweredInFlood => "answered/s",
             Self::AcceptedShare => "accepted %",
+            Self::DroppedBeforeLink => "not taken",
             Self::SystemShare => "system %",
             Self::SwitchesPerSecond => "switches/s",
         }
     }
 
-    /// Whether more is better than less; neither for what only explains.
+    /// Whether a larger value is better; `None` for a figure that only explains others.
     pub fn more_is_better(self) -> Option<bool> {
         match self {
             Self::MegabytesPerSecond
@@ -77,7 +79,10 @@ impl Metric {
             | Self::MegabytesPerSecondInFlood
             | Self::KeptInFlood
             | Self::AcceptedShare => Some(true),
-            Self::AnsweredInFlood | Self::SystemShare | Self::SwitchesPerSecond => None,
+            Self::AnsweredInFlood
+            | Self::DroppedBeforeLink
+            | Self::SystemShare
+            | Self::SwitchesPerSecond => None,
             _ => Some(false),
         }
     }

@@ -1,22 +1,23 @@
-//! Network namespaces with cables between them: Ethernet's MTU, and nothing else.
+//! Network namespaces, connected by veth cables or by a relay, with the MTU of Ethernet.
 //!
-//! A namespace lives as long as the processes in it, so nothing is left behind, whatever happens. It takes
-//! the privileges of root, and the programs `ip` and `nsenter`.
+//! The kernel removes a namespace when its last process ends, so nothing stays behind, even after a
+//! crash. This needs root and the programs `ip` and `nsenter`.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::Ipv4Addr,
     process::{Command, id},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     control::{say, wait_for_end},
     process::Process,
+    stack::STOCK_BUFFER,
 };
 
 /// Where a process of a measurement runs.
@@ -31,16 +32,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// Enters the namespace; before there are threads.
+    /// Enters the namespace. Call this before any thread starts.
     pub fn enter(&self) -> Result<()> {
-        if let Some(id) = self.namespace {
-            let namespace = File::open(path(id))?;
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        }
-        Ok(())
+        self.namespace.map_or(Ok(()), enter)
     }
 
-    /// The arguments that make another process run there.
+    /// The command-line arguments that place another process there.
     pub fn arguments(&self) -> Vec<String> {
         let namespace = self.namespace.map(|id| format!("--namespace={id}"));
         [format!("--ip={}", self.ip)]
@@ -59,68 +56,142 @@ impl Default for Place {
     }
 }
 
-/// The places of a measurement. Its namespaces are there until it is dropped.
+/// Where the processes of a measurement run. Dropping it removes the namespaces.
 pub struct Places {
     pub server: Place,
     pub client: Place,
-    /// Between the two, if there is anything.
-    pub relay: Place,
     _namespaces: Vec<Namespace>,
 }
 
 impl Places {
-    /// All on loopback.
+    /// Places all processes on loopback.
     pub fn loopback() -> Self {
         Self {
             server: Place::default(),
             client: Place::default(),
-            relay: Place::default(),
             _namespaces: Vec::new(),
         }
     }
 
-    /// A cable from the server to the client.
+    /// Lays a cable from the server to the client.
     pub fn ethernet() -> Result<Self> {
-        let namespaces = [Namespace::new()?, Namespace::new()?];
+        let namespaces = [
+            Namespace::new(Buffers::Default)?,
+            Namespace::new(Buffers::Default)?,
+        ];
         let [server, client] = &namespaces;
-        lay_cable([server, client], SERVER_CABLE)?;
+        lay_cable([server, client])?;
         Ok(Self {
-            server: server.place(SERVER_CABLE[0]),
-            client: client.place(SERVER_CABLE[1]),
-            relay: Place::default(),
+            server: server.place(ADDRESSES[0]),
+            client: client.place(ADDRESSES[1]),
             _namespaces: namespaces.into(),
         })
     }
 
-    /// A cable from the server to the relay, and one from the relay to the client.
-    pub fn relayed() -> Result<Self> {
-        let namespaces = [Namespace::new()?, Namespace::new()?, Namespace::new()?];
-        let [server, relay, client] = &namespaces;
-        lay_cable([server, relay], SERVER_CABLE)?;
-        lay_cable([relay, client], CLIENT_CABLE)?;
+    /// Gives server and client a TUN device each. A relay connects them.
+    pub fn relayed(buffers: Buffers) -> Result<Self> {
+        let namespaces = [Namespace::new(buffers)?, Namespace::new(buffers)?];
+        for (namespace, address) in namespaces.iter().zip(ADDRESSES) {
+            add_tun(namespace, address, buffers)?;
+        }
+        let [server, client] = &namespaces;
         Ok(Self {
-            server: server.place(SERVER_CABLE[0]),
-            relay: relay.place(CLIENT_CABLE[0]),
-            client: client.place(CLIENT_CABLE[1]),
+            server: server.place(ADDRESSES[0]),
+            client: client.place(ADDRESSES[1]),
             _namespaces: namespaces.into(),
         })
+    }
+
+    /// The processes that keep the namespaces of server and client alive, if they have any.
+    pub fn namespaces(&self) -> impl Iterator<Item = u32> {
+        [&self.server, &self.client]
+            .into_iter()
+            .filter_map(|place| place.namespace)
+    }
+
+    /// The packets that the TUN devices have dropped so far, because a relay did not take them in
+    /// time.
+    pub fn dropped(&self) -> Result<u64> {
+        self.namespaces()
+            .map(|process| {
+                let devices = fs::read_to_string(format!("/proc/{process}/net/dev"))?;
+                dropped(&devices).context("no TUN device in /proc/net/dev")
+            })
+            .sum()
     }
 }
 
-/// A network namespace, by the process that holds it.
+/// The packets that were dropped because a TUN device was full, in the text of `/proc/net/dev`.
+fn dropped(devices: &str) -> Option<u64> {
+    let line = devices
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(TUN))?;
+    // After eight columns of what was received come the bytes, packets, errors and drops of what
+    // was sent.
+    line.strip_prefix(':')?
+        .split_whitespace()
+        .nth(8 + 3)?
+        .parse()
+        .ok()
+}
+
+/// How much may wait in the kernel, apart from the sockets' buffers that each process asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Buffers {
+    /// As much as Linux allows by default.
+    Default,
+    /// So much that only the link limits a transfer: 4 MiB until a relay takes the packets, 32 MiB
+    /// in a TCP socket.
+    Large,
+}
+
+impl Buffers {
+    /// The packets that may wait in a TUN device until the relay takes them: the bytes of a receive
+    /// buffer.
+    fn packets(self) -> usize {
+        let bytes = match self {
+            Self::Default => STOCK_BUFFER,
+            Self::Large => 4 * 1024 * 1024,
+        };
+        bytes / MTU
+    }
+
+    /// The settings of a namespace, below `/proc/sys/net/ipv4`.
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        // Otherwise the kernel's TCP would begin with what it has learned about the path in an
+        // earlier measurement.
+        const FORGET: (&str, &str) = ("tcp_no_metrics_save", "1");
+        match self {
+            Self::Default => &[FORGET],
+            Self::Large => &[
+                FORGET,
+                ("tcp_rmem", "4096 131072 33554432"),
+                ("tcp_wmem", "4096 16384 33554432"),
+            ],
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Options {
+    buffers: Buffers,
+}
+
+/// A network namespace, with the process that keeps it alive.
 struct Namespace(Process);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
-    /// By the process that holds it.
+    /// The process that keeps the namespace alive.
     Namespace(u32),
     Failed(String),
 }
 
 impl Namespace {
-    fn new() -> Result<Self> {
-        let process = Process::start(&["network".to_owned()])?;
+    fn new(buffers: Buffers) -> Result<Self> {
+        let buffers = buffers.to_possible_value().context("no name")?;
+        let process = Process::start(&["network".to_owned(), buffers.get_name().to_owned()])?;
         match process.hear()? {
             Line::Namespace(_) => Ok(Self(process)),
             Line::Failed(why) => bail!(why),
@@ -134,7 +205,7 @@ impl Namespace {
         }
     }
 
-    /// The program `ip`, in the namespace.
+    /// Runs the program `ip` in the namespace.
     fn ip(&self, arguments: &[&str]) -> Result<()> {
         let output = Command::new("nsenter")
             .arg(format!("--net={}", path(self.0.id())))
@@ -150,20 +221,40 @@ impl Namespace {
         );
         Ok(())
     }
+
+    /// Assigns an address to a device, and brings it up.
+    fn bring_up(&self, device: &str, address: Ipv4Addr) -> Result<()> {
+        self.ip(&["address", "add", &format!("{address}/30"), "dev", device])?;
+        self.ip(&["link", "set", device, "up"])
+    }
 }
 
-/// From one namespace to another one, with these addresses.
-fn lay_cable(ends: [&Namespace; 2], addresses: [Ipv4Addr; 2]) -> Result<()> {
-    // The end of a relay's cable has to differ from that of its other one.
-    let names = addresses.map(|address| format!("cable{}", address.octets()[3]));
+/// Lays a cable between two namespaces and assigns the addresses of its ends.
+fn lay_cable(ends: [&Namespace; 2]) -> Result<()> {
     let there = ends[1].0.id().to_string();
     ends[0].ip(&[
-        "link", "add", &names[0], "type", "veth", "peer", "name", &names[1], "netns", &there,
+        "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &there,
     ])?;
-    for ((namespace, address), name) in ends.into_iter().zip(addresses).zip(&names) {
-        namespace.ip(&["address", "add", &format!("{address}/30"), "dev", name])?;
-        namespace.ip(&["link", "set", name, "up"])?;
+    for (namespace, address) in ends.into_iter().zip(ADDRESSES) {
+        namespace.bring_up(CABLE, address)?;
     }
+    Ok(())
+}
+
+fn add_tun(namespace: &Namespace, address: Ipv4Addr, buffers: Buffers) -> Result<()> {
+    namespace.ip(&["tuntap", "add", TUN, "mode", "tun"])?;
+    // Without an IPv6 address the kernel sends nothing of its own, which could be lost instead of
+    // a packet of the measurement.
+    namespace.ip(&["link", "set", TUN, "addrgenmode", "none"])?;
+    let queue = buffers.packets().to_string();
+    namespace.ip(&["link", "set", TUN, "txqueuelen", &queue])?;
+    namespace.bring_up(TUN, address)
+}
+
+/// Moves this thread, and those that it starts later, to the namespace of a process.
+pub fn enter(process: u32) -> Result<()> {
+    let namespace = File::open(path(process))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
     Ok(())
 }
 
@@ -171,16 +262,46 @@ fn path(process: u32) -> String {
     format!("/proc/{process}/ns/net")
 }
 
-/// The process that keeps a namespace; ends when standard input does.
-pub fn run() -> Result<()> {
+/// The process that keeps a namespace alive, until its standard input ends.
+pub fn run(options: &Options) -> Result<()> {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         return say(&Line::Failed(format!("no network namespace: {error}")));
+    }
+    for (name, value) in options.buffers.settings() {
+        if let Err(error) = fs::write(format!("/proc/sys/net/ipv4/{name}"), value) {
+            return say(&Line::Failed(format!("{name}: {error}")));
+        }
     }
     say(&Line::Namespace(id()))?;
     wait_for_end();
     Ok(())
 }
 
-/// Addresses of the cable that the server is at, and of the one that the client is at where there are two.
-const SERVER_CABLE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-const CLIENT_CABLE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 5), Ipv4Addr::new(192, 0, 2, 6)];
+/// The addresses of the server and the client.
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+
+/// The name of both ends of a cable.
+const CABLE: &str = "cable";
+
+/// The name of the TUN device in each namespace of a relayed network.
+pub const TUN: &str = "tun";
+
+/// The MTU of Ethernet, which both kinds of devices have by default.
+pub const MTU: usize = 1500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drops_of_the_tun_device_are_read() {
+        let devices = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo
+    lo:     900       9    1    2    3     4          5         6      700       7    8   10   11
+   tun: 4004992   27922    0    1    0     0          0         0 67890123  452603    0  180    0
+";
+        assert_eq!(dropped(devices), Some(180));
+        assert_eq!(dropped("    lo: 900 9 1 2 3 4 5 6 700 7 8 10 11"), None);
+    }
+}

@@ -1,4 +1,4 @@
-//! Which CPUs a process runs on.
+//! The CPUs on which a process runs.
 
 use std::thread;
 
@@ -11,9 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// The server on CPU 0, the client on CPU 1.
+    /// The server runs on CPU 0, the client on CPU 1.
     Pinned,
-    /// Wherever the kernel puts them.
+    /// The kernel chooses.
     Unpinned,
 }
 
@@ -24,7 +24,7 @@ pub enum Side {
 }
 
 impl Placement {
-    /// Moves this process, before it has threads.
+    /// Moves this process. Call this before any thread starts.
     pub fn apply(self, side: Side) -> Result<()> {
         if self == Self::Pinned {
             let mut cpus = CpuSet::new();
@@ -38,7 +38,7 @@ impl Placement {
     }
 }
 
-/// The same runtime for every stack: multi-threaded, with a worker for each CPU that the process may use.
+/// The runtime of all stacks: multi-threaded, with a worker for each CPU that the process may use.
 pub fn runtime() -> Result<Runtime> {
     Ok(Builder::new_multi_thread()
         .worker_threads(workers()?)

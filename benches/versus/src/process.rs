@@ -1,4 +1,4 @@
-//! The processes of a measurement, which outlive neither their time nor their owner.
+//! The processes of a measurement. Each ends with its owner, or after a time limit.
 
 use std::{
     env,
@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 
-/// A child that speaks JSON lines, mostly this program again. Dropping it ends it.
+/// A child process that exchanges JSON lines with us, usually another instance of this program.
+/// Dropping it ends the process.
 pub struct Process {
     child: Child,
     input: ChildStdin,
@@ -56,7 +57,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The next thing that it says.
+    /// Waits for the next line that the process prints.
     pub fn hear<T: DeserializeOwned>(&self) -> Result<T> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let line = self
@@ -74,13 +75,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Ends this process when it has taken longer than any measurement takes.
+/// Ends this process after a time that no measurement needs.
 pub fn limit_time() {
     thread::spawn(|| {
         thread::sleep(LONGEST + Duration::from_secs(5));
@@ -89,15 +90,15 @@ pub fn limit_time() {
     });
 }
 
-/// Each of many peers has a socket of its own.
+/// Raises the limit of open files, because some workloads have a socket for each of many peers.
 pub fn raise_file_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(())
 }
 
-/// No measurement takes so long.
+/// Longer than any measurement.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// Lines that wait to be heard.
+/// Lines that a process has printed and nobody has read yet.
 const LINES: usize = 64;

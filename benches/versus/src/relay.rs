@@ -1,56 +1,56 @@
-//! A link between two sockets: delay, loss and rate, for one client at a time.
+//! A link between two network namespaces with delay, loss and a rate.
 //!
-//! What it drops is decided by a seeded generator, so that each measurement loses the same datagrams of those
-//! that come. Before the link there is a queue of one bandwidth-delay product, as a good router has it; what
-//! does not fit is dropped.
+//! A TUN device in each namespace hands the relay every IP packet that leaves it, so all protocols
+//! pass the same link. A seeded generator decides which packets are lost, so two measurements with
+//! the same arrivals lose the same packets. In front of the link is a queue of one bandwidth-delay
+//! product, as in a good router. The link drops packets that find the queue full.
 
 use std::{
     collections::VecDeque,
-    net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use quinn_udp::{EcnCodepoint, Transmit};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::{self, ServerLine, say},
-    network::Place,
+    control::{self, say},
+    network::{self, Places},
     process::{self, Process},
-    stack::Address,
-    udp::Udp,
+    tun::Tun,
 };
 
-/// What a link is like.
+/// The parameters of a link.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
     /// Milliseconds of delay, there and back together.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=2000))]
     pub round_trip: u16,
-    /// Datagrams of a thousand that are lost in each direction.
+    /// Packets out of a thousand that are lost in each direction.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=500))]
     pub loss: u16,
-    /// Mbit/s in each direction.
+    /// Mbit/s of IP packets in each direction.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub rate: u16,
 }
 
 #[derive(Args)]
 pub struct Options {
-    server: Address,
+    /// The processes in whose network namespaces the two ends of the link are.
+    #[arg(num_args = 2)]
+    ends: Vec<u32>,
+    #[arg(long)]
     seed: u64,
     #[command(flatten)]
     link: Link,
-    #[command(flatten)]
-    place: Place,
 }
 
 impl Link {
-    /// The arguments of the process.
+    /// The command-line arguments of the process.
     fn arguments(&self) -> [String; 3] {
         [
             format!("--round-trip={}", self.round_trip),
@@ -60,56 +60,53 @@ impl Link {
     }
 }
 
-/// A link that is there until this is dropped.
+/// A running link. Dropping it ends the process.
 pub struct Relay {
     _process: Process,
-    /// What to dial instead of the server.
-    pub address: Address,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    /// The link is up.
+    Up,
 }
 
 impl Relay {
-    pub fn start(server: &Address, link: Link, seed: u64, place: &Place) -> Result<Self> {
-        let mut arguments = vec!["relay".to_owned(), server.to_string(), seed.to_string()];
+    /// Connects the namespaces of the server and the client.
+    pub fn start(places: &Places, link: Link, seed: u64) -> Result<Self> {
+        let mut arguments = vec!["relay".to_owned(), format!("--seed={seed}")];
+        arguments.extend(places.namespaces().map(|process| process.to_string()));
         arguments.extend(link.arguments());
-        arguments.extend(place.arguments());
         let process = Process::start(&arguments)?;
-        let ServerLine::Listening(address) = process.hear()? else {
-            bail!("the relay says something else than its address");
-        };
-        Ok(Self {
-            _process: process,
-            address: address.parse()?,
-        })
+        let Line::Up = process.hear()?;
+        Ok(Self { _process: process })
     }
 }
 
-/// The process of a relay; ends when standard input does.
+/// The process of a relay. It runs until standard input ends.
 pub fn run(options: &Options) -> Result<()> {
-    options.place.enter()?;
-    process::limit_time();
-    let front = Udp::bind(options.place.ip)?;
-    let back = Udp::bind(Ipv4Addr::UNSPECIFIED)?;
-    let address = Address {
-        socket: front.local_addr()?,
-        peer: options.server.peer,
-    };
-    let client = Arc::new(Mutex::new(None));
-    let direction = |salt| Direction {
-        random: SmallRng::seed_from_u64(options.seed.wrapping_mul(2) + salt),
-        link: options.link,
-        free_at: Instant::now(),
-        queue: VecDeque::new(),
-    };
-    let (up, down) = (direction(0), direction(1));
-
-    let (from, to) = (front.try_clone()?, back.try_clone()?);
-    let (server, sender) = (options.server.socket, Arc::clone(&client));
-    thread::spawn(move || {
-        let note = |addr| *lock(&sender) = Some(addr);
-        up.pass(from, &to, note, || Some(server))
+    let ends = options.ends.iter().map(|process| {
+        network::enter(*process)?;
+        Ok(Arc::new(Tun::attach(network::TUN)?))
     });
-    thread::spawn(move || down.pass(back, &front, |_| (), || *lock(&client)));
-    say(&ServerLine::Listening(address.to_string()))?;
+    let ends: Vec<_> = ends.collect::<Result<_>>()?;
+    process::limit_time();
+    for (salt, (from, to)) in [(0, 1), (1, 0)].into_iter().enumerate() {
+        let direction = Direction {
+            random: SmallRng::seed_from_u64(options.seed.wrapping_mul(2) + salt as u64),
+            link: options.link,
+            free_at: Instant::now(),
+            queue: VecDeque::new(),
+        };
+        let (from, to) = (Arc::clone(&ends[from]), Arc::clone(&ends[to]));
+        thread::spawn(move || {
+            if let Err(error) = direction.pass(&from, &to) {
+                eprintln!("the link is down: {error:#}");
+            }
+        });
+    }
+    say(&Line::Up)?;
     control::wait_for_end();
     Ok(())
 }
@@ -118,62 +115,49 @@ pub fn run(options: &Options) -> Result<()> {
 struct Direction {
     random: SmallRng,
     link: Link,
-    /// When the link has sent everything that waits for it.
+    /// When the link will have sent the whole queue.
     free_at: Instant,
-    /// What is under way, by the time of its arrival.
-    queue: VecDeque<Datagram>,
+    /// The packets in flight, in order of arrival.
+    queue: VecDeque<Packet>,
 }
 
-struct Datagram {
+struct Packet {
     arrives: Instant,
-    ecn: Option<EcnCodepoint>,
     contents: Vec<u8>,
 }
 
 impl Direction {
-    fn pass(
-        mut self,
-        mut from: Udp,
-        to: &Udp,
-        note_sender: impl Fn(SocketAddr),
-        destination: impl Fn() -> Option<SocketAddr>,
-    ) -> Result<()> {
+    fn pass(mut self, from: &Tun, to: &Tun) -> Result<()> {
+        let mut buffer = [0; network::MTU];
         loop {
-            while let Some(datagram) = self.arrived(Instant::now()) {
-                if let Some(destination) = destination() {
-                    // One that the kernel does not take is lost.
-                    let _ = to.send(&Transmit {
-                        destination,
-                        ecn: datagram.ecn,
-                        contents: &datagram.contents,
-                        segment_size: None,
-                        src_ip: None,
-                    });
-                }
+            while let Some(packet) = self.arrived(Instant::now()) {
+                // A packet that the kernel rejects is lost.
+                let _ = to.send(&packet.contents);
             }
             let wait = self
                 .queue
                 .front()
                 .map(|next| next.arrives.saturating_duration_since(Instant::now()));
-            for (meta, message) in from.receive(wait)? {
-                let now = Instant::now();
-                note_sender(meta.addr);
-                for contents in message.chunks(meta.stride.max(1)) {
-                    self.enter(now, meta.ecn, contents);
-                }
+            from.wait(wait)?;
+            let now = Instant::now();
+            for _ in 0..BATCH {
+                let Some(contents) = from.receive(&mut buffer)? else {
+                    break;
+                };
+                self.enter(now, contents);
             }
         }
     }
 
-    /// The next one that has come through the link by now.
-    fn arrived(&mut self, now: Instant) -> Option<Datagram> {
+    /// Takes the next packet that has arrived by now.
+    fn arrived(&mut self, now: Instant) -> Option<Packet> {
         if self.queue.front()?.arrives > now {
             return None;
         }
         self.queue.pop_front()
     }
 
-    fn enter(&mut self, now: Instant, ecn: Option<EcnCodepoint>, contents: &[u8]) {
+    fn enter(&mut self, now: Instant, contents: &[u8]) {
         if self.random.random_range(0..1000) < self.link.loss {
             return;
         }
@@ -183,14 +167,13 @@ impl Direction {
         }
         let bits = contents.len() as u64 * 8;
         self.free_at = start + Duration::from_nanos(bits * 1000 / u64::from(self.link.rate));
-        self.queue.push_back(Datagram {
+        self.queue.push_back(Packet {
             arrives: self.free_at + self.round_trip() / 2,
-            ecn,
             contents: contents.to_vec(),
         });
     }
 
-    /// How long the queue before the link may take.
+    /// The longest time that a packet may spend in the queue.
     fn longest_wait(&self) -> Duration {
         self.round_trip().max(SHORTEST_QUEUE)
     }
@@ -200,12 +183,11 @@ impl Direction {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Even a link without delay has a queue.
+/// The length of the queue of a link without delay.
 const SHORTEST_QUEUE: Duration = Duration::from_millis(5);
+
+/// Packets that the relay takes at once, before it looks which of the others have arrived.
+const BATCH: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_arrive_after_half_a_round_trip_at_the_rate_of_the_link() {
+    fn packets_arrive_after_half_a_round_trip_at_the_rate_of_the_link() {
         let link = Link {
             round_trip: 100,
             loss: 0,
@@ -229,9 +211,9 @@ mod tests {
         };
         let mut direction = direction(link, 0);
         let now = Instant::now();
-        direction.enter(now, None, &[0; 1000]);
-        direction.enter(now, None, &[0; 1000]);
-        // A thousand bytes take a millisecond.
+        direction.enter(now, &[0; 1000]);
+        direction.enter(now, &[0; 1000]);
+        // At this rate a thousand bytes take a millisecond.
         let ms = |ms| now + Duration::from_millis(ms);
         assert!(direction.arrived(ms(50)).is_none());
         assert!(direction.arrived(ms(51)).is_some());
@@ -249,7 +231,7 @@ mod tests {
         let mut direction = direction(link, 0);
         let now = Instant::now();
         for _ in 0..1000 {
-            direction.enter(now, None, &[0; 1000]);
+            direction.enter(now, &[0; 1000]);
         }
         assert_eq!(direction.queue.len(), 101);
     }
@@ -267,10 +249,10 @@ mod tests {
             let mut now = Instant::now();
             for number in 0..20_000_u32 {
                 now += Duration::from_millis(1);
-                direction.enter(now, None, &number.to_be_bytes());
+                direction.enter(now, &number.to_be_bytes());
                 passed.extend(direction.arrived(now + Duration::from_millis(1)));
             }
-            let contents = passed.into_iter().map(|datagram| datagram.contents);
+            let contents = passed.into_iter().map(|packet| packet.contents);
             contents.collect::<Vec<_>>()
         };
         let (one, same, other) = (passed(1), passed(1), passed(2));

@@ -1,4 +1,4 @@
-//! What is told of the measurements.
+//! The report of a run.
 
 mod cells;
 mod links;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{goals::Outcome, machine::Machine, sample::Table, workload::Effort};
 
-/// All of a run; what the JSON file has.
+/// The results of a run, as the JSON file contains them.
 #[derive(Serialize)]
 pub struct Report {
     pub machine: Machine,
@@ -24,7 +24,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes report.md, report.txt, report.json and a picture of each workload.
+    /// Writes `report.md`, `report.txt`, `report.json` and a picture of each workload.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("report.md"), markdown::page(self))?;

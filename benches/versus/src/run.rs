@@ -1,4 +1,4 @@
-//! All measurements of a run, in their order, and the report.
+//! Runs all measurements in order, and writes the report.
 
 use std::path::PathBuf;
 
@@ -18,15 +18,17 @@ use crate::{
 
 #[derive(Args)]
 pub struct Options {
-    /// Names of workloads, or parts of them; all if there is none, but for those that `list` calls long.
+    /// Names of workloads, or parts of names. Without any, all workloads run except those that
+    /// `list` marks as long.
     only: Vec<String>,
     /// Rounds of each workload.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// What is compared with ours, which is always there, twice; all by default, and for links the official one.
+    /// Stacks to compare ours with: all by default, for `links` the official one. Ours always runs
+    /// twice.
     #[arg(long, value_delimiter = ',')]
     against: Vec<StackName>,
-    /// Where to write the report: report.txt, report.json and a picture of each workload.
+    /// Directory for report.md, report.txt, report.json and a picture of each workload.
     #[arg(long)]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -68,8 +70,8 @@ pub fn run(options: &Options, group: Group) -> Result<()> {
     Ok(())
 }
 
-/// All rounds of one workload. Each second round goes through the contenders in the opposite order, so that
-/// what changes on the machine meanwhile changes for all of them.
+/// Runs all rounds of one workload. Every second round runs the stacks in reverse order, so that a
+/// gradual change of the machine affects all of them alike.
 fn measure(scenario: &Scenario, options: &Options) -> Table {
     let mut contenders = vec![(OURS, StackName::Ours)];
     contenders.extend(

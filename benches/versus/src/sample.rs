@@ -1,4 +1,4 @@
-//! What was measured, and what it says.
+//! The measured values, and their medians and ratios.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,11 @@ use crate::{
     stack::Facts,
 };
 
-/// The label of ours.
+/// The label of our stack.
 pub const OURS: &str = "ours";
 
-/// The label of ours when it comes a second time in the same round: how far two runs of the same thing differ.
+/// The label of our stack's second run in each round. The two runs show how far two measurements of
+/// the same stack differ.
 pub const AGAIN: &str = "ours again";
 
 /// All rounds of one workload.
@@ -21,20 +22,20 @@ pub struct Table {
     pub scenario: String,
     /// How the stacks were configured, and where they ran.
     pub setting: String,
-    /// Why it could not be measured here.
+    /// Why this machine could not measure it.
     pub skipped: Option<String>,
     pub columns: Vec<Column>,
 }
 
-/// One contender.
+/// The results of one stack.
 #[derive(Debug, Serialize)]
 pub struct Column {
-    /// The stack; the second run of ours in each round is `ours again`.
+    /// The name of the stack, or `ours again`.
     pub label: String,
     pub facts: Option<Facts>,
-    /// By round; none where it has failed.
+    /// One entry for each round; `None` if the round has failed.
     pub rounds: Vec<Option<Metrics>>,
-    /// Why some have failed.
+    /// The errors of the failed rounds.
     pub failures: Vec<String>,
 }
 
@@ -48,7 +49,7 @@ pub struct Spread {
 }
 
 impl Column {
-    /// What every round gave.
+    /// The values of all rounds.
     pub fn all(&self, metric: Metric) -> impl Iterator<Item = f64> {
         let rounds = self.rounds.iter().flatten();
         rounds.filter_map(move |metrics| metrics.get(&metric).copied())
@@ -58,7 +59,7 @@ impl Column {
         Spread::of(self.all(metric).collect())
     }
 
-    /// This one divided by another, round by round.
+    /// The ratio to another column, round by round.
     pub fn ratio(&self, other: &Self, metric: Metric) -> Option<Spread> {
         let value = |metrics: &Option<Metrics>| metrics.as_ref()?.get(&metric).copied();
         Spread::of(
@@ -77,7 +78,7 @@ impl Table {
         self.columns.iter().find(|column| column.label == label)
     }
 
-    /// All figures that some contender has.
+    /// All figures that at least one stack has.
     pub fn metrics(&self) -> BTreeSet<Metric> {
         let rounds = self.columns.iter().flat_map(|column| &column.rounds);
         rounds.flatten().flat_map(BTreeMap::keys).copied().collect()
@@ -88,7 +89,7 @@ impl Spread {
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)? as f64;
-        // Between two values, where the place is not one.
+        // Interpolates if the place lies between two values.
         let at = |place: f64| {
             let index = last * place;
             let (below, above) = (

@@ -24,6 +24,7 @@ use crate::{
         libp2p::{Flavour, Libp2p, Official, Ours},
         quinn::{Aes, Chacha, Quinn},
         swarm::Node,
+        tcp::{Bbr, Cubic, Tcp},
     },
 };
 
@@ -44,6 +45,8 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
         StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario.kind, setup),
         StackName::Floor => serve_streams::<Floor>(scenario.kind, setup),
         StackName::Bare => serve_streams::<Bare>(scenario.kind, setup),
+        StackName::TcpCubic => serve_streams::<Tcp<Cubic>>(scenario.kind, setup),
+        StackName::TcpBbr => serve_streams::<Tcp<Bbr>>(scenario.kind, setup),
     }
 }
 
@@ -64,7 +67,7 @@ fn serve_libp2p<F: Flavour>(kind: Kind, setup: Setup) -> Result<()> {
 fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {
     let runtime = runtime()?;
     let connections = Arc::new(Connections::default());
-    // Nothing runs on this thread: it is not one of the runtime's workers.
+    // This is not a worker thread of the runtime, so no connection runs here.
     let identity = Keypair::generate_ed25519();
     let endpoint = runtime.block_on(E::bind(&identity, setup))?;
     let address = endpoint.address();
@@ -73,7 +76,7 @@ fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {
     marks(&connections)
 }
 
-/// Marks what was used whenever a line comes in.
+/// Prints a mark for each line of standard input.
 fn marks(connections: &Connections) -> Result<()> {
     for line in io::stdin().lock().lines() {
         line?;
@@ -98,7 +101,7 @@ async fn accept<E: Endpoint>(endpoint: E, kind: Kind, connections: Arc<Connectio
                     connections.accepted.fetch_add(1, Ordering::Relaxed);
                     serve_connection::<E>(connection).await;
                 }
-                // Its client has left already; the figures tell how many have.
+                // The client has already closed it; *accepted* shows how many are missing.
                 Err(_) if matches!(kind, Kind::Close { .. }) => {}
                 Err(error) => eprintln!("incoming: {error:#}"),
             }
@@ -111,11 +114,11 @@ async fn accept<E: Endpoint>(endpoint: E, kind: Kind, connections: Arc<Connectio
     }
 }
 
-/// Serves its streams until the connection ends.
+/// Serves the streams of a connection until it ends.
 async fn serve_connection<E: Endpoint>(connection: E::Connection) {
     while let Ok(stream) = connection.accept().await {
         let serve = async move {
-            // The client finds out, or has left.
+            // The client notices the error, or has closed the connection.
             let _ = service::serve(stream).await;
         };
         if E::ONE_AT_A_TIME {

@@ -1,30 +1,30 @@
-//! What is said on a stream: a request that begins it, and what follows. Both sides of it.
+//! The protocol on a stream, for both sides: a request, and what follows it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What the one who opens a stream asks for.
+/// What the opener of a stream asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Reads to the end and answers with the number of bytes.
     Sink,
-    /// Sends so many bytes, or for so long, in writes of one size.
+    /// Sends an amount, in writes of one size.
     Source(Amount),
     /// Sends each message of this size back.
     Echo { size: usize },
-    /// Answers with so many bytes when the request has ended.
+    /// Answers with `bytes` bytes when the request has ended.
     Reply { bytes: usize },
 }
 
-/// How much is sent.
+/// How much to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amount {
     pub bytes: u64,
-    /// Size of each write; a divisor of 64 KiB.
+    /// Size of each write, at most 64 KiB. The last write of each 64 KiB may be smaller.
     pub write: usize,
-    /// When to end even if there is more to send.
+    /// The longest time; it ends the transfer even if bytes are left.
     pub limit: Duration,
 }
 
@@ -78,7 +78,7 @@ impl Request {
     }
 }
 
-/// Does what the request at the beginning of a stream asks for.
+/// Reads the request of a stream and serves it.
 pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
     match Request::receive(&mut stream).await? {
         Request::Sink => {
@@ -90,7 +90,7 @@ pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()
         }
         Request::Echo { size } => {
             let mut message = vec![0; size];
-            // An error is the end, between two messages.
+            // The stream ends between two messages, which is no error here.
             while stream.read_exact(&mut message).await.is_ok() {
                 stream.write_all(&message).await?;
                 stream.flush().await?;
@@ -105,28 +105,25 @@ pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()
     Ok(())
 }
 
-/// Writes an amount, and returns how much it was.
+/// Writes an amount and returns the number of bytes.
 pub async fn write(stream: &mut (impl AsyncWrite + Unpin), amount: Amount) -> Result<u64> {
     let start = Instant::now();
     let more = |sent| sent < amount.bytes && start.elapsed() < amount.limit;
     write_while(stream, amount.write, more).await
 }
 
-/// Writes for as long as there is to be more after so many bytes, and returns how many it were.
+/// Writes while `more` agrees, given the bytes sent so far. Returns the number of bytes.
 pub async fn write_while(
     stream: &mut (impl AsyncWrite + Unpin),
     size: usize,
     more: impl Fn(u64) -> bool,
 ) -> Result<u64> {
-    ensure!(
-        size > 0 && BLOCK.is_multiple_of(size),
-        "writes of {size} bytes"
-    );
+    ensure!((1..=BLOCK).contains(&size), "writes of {size} bytes");
     let mut block = vec![0x5a; BLOCK];
     let mut sent = 0;
     while more(sent) {
         block[..STAMP].copy_from_slice(&sent.to_be_bytes());
-        for piece in block.chunks_exact(size) {
+        for piece in block.chunks(size) {
             stream.write_all(piece).await?;
         }
         sent += BLOCK as u64;
@@ -134,7 +131,7 @@ pub async fn write_while(
     Ok(sent)
 }
 
-/// Reads to the end, checks the pattern, and returns how much it was.
+/// Reads to the end, checks the pattern, and returns the number of bytes.
 pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
     let mut buffer = vec![0; BLOCK];
     let mut received: u64 = 0;
@@ -144,7 +141,7 @@ pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
         if length == 0 {
             break;
         }
-        // Stamps that lie across two reads are passed over.
+        // Does not check a stamp that is split across two reads.
         let mut at = received.next_multiple_of(BLOCK as u64) - received;
         while at + STAMP as u64 <= length as u64 {
             let stamp = &buffer[at as usize..][..STAMP];
@@ -165,7 +162,7 @@ pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
     Ok(received)
 }
 
-/// Every block of so many bytes begins with its position in the stream, which costs nothing to check.
+/// The size of a block. Each block begins with its position in the stream, which is cheap to check.
 pub const BLOCK: usize = 64 * 1024;
 
 const STAMP: usize = size_of::<u64>();
@@ -192,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_read_whatever_the_writes() {
-        for size in [64, 1024, BLOCK] {
+        for size in [64, 1024, 1400, BLOCK] {
             let bytes = written(size);
             let length = bytes.len() as u64;
             let read = block_on(read_to_end(&mut Cursor::new(bytes))).unwrap();

@@ -1,4 +1,4 @@
-//! What is compared, behind traits that cost nothing.
+//! The stacks, behind traits without dynamic dispatch.
 
 pub mod bare;
 pub mod equalised;
@@ -6,6 +6,7 @@ pub mod floor;
 pub mod libp2p;
 pub mod quinn;
 pub mod swarm;
+pub mod tcp;
 pub mod tls;
 
 use std::{
@@ -21,7 +22,7 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p_identity::{Keypair, PeerId};
 use serde::{Deserialize, Serialize};
 
-/// One of the things that are compared.
+/// The stacks that `versus` compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum StackName {
@@ -29,14 +30,18 @@ pub enum StackName {
     Ours,
     /// libp2p-quic through the same traits, driven by the same code.
     Official,
-    /// quinn with the TLS of ours, AES-128-GCM first.
+    /// quinn with our TLS, AES-128-GCM first.
     QuinnAes,
-    /// The same with ChaCha20-Poly1305 first, as the official one has it.
+    /// The same with ChaCha20-Poly1305 first, as in the official transport.
     QuinnChacha,
     /// quinn-proto and a blocking socket in one thread, AES-128-GCM.
     Floor,
     /// UDP and AES-128-GCM, without a protocol.
     Bare,
+    /// The kernel's TCP with CUBIC, without encryption.
+    TcpCubic,
+    /// The same with BBR.
+    TcpBbr,
 }
 
 impl StackName {
@@ -47,6 +52,8 @@ impl StackName {
         Self::QuinnChacha,
         Self::Floor,
         Self::Bare,
+        Self::TcpCubic,
+        Self::TcpBbr,
     ];
 
     /// The name on the command line and in tables.
@@ -58,6 +65,8 @@ impl StackName {
             Self::QuinnChacha => "quinn-chacha",
             Self::Floor => "floor",
             Self::Bare => "bare",
+            Self::TcpCubic => "tcp-cubic",
+            Self::TcpBbr => "tcp-bbr",
         }
     }
 }
@@ -68,19 +77,28 @@ impl StackName {
 pub enum Profile {
     /// MTU, windows, stream limit and timeouts are the same in all stacks.
     Equalised,
-    /// What each stack does if nobody tells it otherwise.
+    /// The defaults of each stack.
     Shipped,
+    /// The defaults, on a machine that grants no larger socket buffers than Linux does by default.
+    StockBuffers,
 }
 
-/// How an endpoint is made, apart from its identity.
+/// The largest socket buffer that Linux grants by default (`net.core.rmem_max`, `wmem_max`): 208
+/// KiB.
+///
+/// A network namespace cannot set these limits for itself. A stack that asks for this much has what
+/// it would be granted there, and a stack that asks for nothing has it anyway.
+pub const STOCK_BUFFER: usize = 212_992;
+
+/// The settings of an endpoint, except its identity.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub profile: Profile,
-    /// Of the interface to bind to: the loopback one, or one in a network of our own.
+    /// The local address to bind to: loopback, or an address in a network namespace.
     pub ip: Ipv4Addr,
 }
 
-/// Where a server is, and who it is; `HOST:PORT/PEER` on the command line.
+/// The address and the identity of a server; `HOST:PORT/PEER` on the command line.
 #[derive(Clone, Debug)]
 pub struct Address {
     pub socket: SocketAddr,
@@ -105,7 +123,7 @@ impl FromStr for Address {
     }
 }
 
-/// What a stack has to say of itself for the report.
+/// What the report says about a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     pub suite: String,
@@ -115,7 +133,7 @@ pub struct Facts {
     pub segments: String,
 }
 
-/// A socket with everything that it takes to dial and to be dialled.
+/// An endpoint of a stack, which can dial and accept.
 pub trait Endpoint: Send + Sync + Sized + 'static {
     type Connection: Connection;
     type Incoming: Future<Output = Result<Self::Connection>> + Send;
@@ -128,22 +146,22 @@ pub trait Endpoint: Send + Sync + Sized + 'static {
 
     fn address(&self) -> Address;
 
-    /// The handshake up to a connection that can open streams.
+    /// Dials, and waits until the connection can open streams.
     fn connect(&self, to: &Address) -> impl Future<Output = Result<Self::Connection>> + Send;
 
-    /// The next connection that somebody begins; for one caller at a time.
+    /// Waits for the next incoming connection. Only one caller at a time.
     fn accept(&self) -> impl Future<Output = Result<Self::Incoming>> + Send;
 
-    /// What is known, with a connection of it established.
+    /// The facts about this stack, once it has a connection.
     fn facts(&self, connection: &Self::Connection) -> Facts;
 }
 
-/// An established connection; the last clone that goes closes it.
+/// An established connection. Dropping the last clone closes it.
 pub trait Connection: Clone + Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     fn open(&self) -> impl Future<Output = Result<Self::Stream>> + Send;
 
-    /// For one caller at a time.
+    /// Waits for the next stream of the peer. Only one caller at a time.
     fn accept(&self) -> impl Future<Output = Result<Self::Stream>> + Send;
 }

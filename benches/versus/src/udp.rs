@@ -1,4 +1,4 @@
-//! A blocking UDP socket with segmentation offload, for everything here that has no runtime.
+//! A blocking UDP socket with segmentation offload, for the stacks and processes without a runtime.
 
 use std::{
     io::{self, IoSliceMut},
@@ -26,15 +26,10 @@ impl Udp {
     /// Binds to a free port.
     pub fn bind(ip: Ipv4Addr) -> Result<Self> {
         let io = UdpSocket::bind((ip, 0))?;
-        // The kernel grants what it will.
+        // The kernel may grant less.
         let _ = SockRef::from(&io).set_recv_buffer_size(BUFFER);
         let _ = SockRef::from(&io).set_send_buffer_size(BUFFER);
         Self::new(io)
-    }
-
-    /// The same socket, for another thread.
-    pub fn try_clone(&self) -> Result<Self> {
-        Self::new(self.io.try_clone()?)
     }
 
     fn new(io: UdpSocket) -> Result<Self> {
@@ -50,12 +45,12 @@ impl Udp {
         self.io.local_addr()
     }
 
-    /// What the kernel has granted, as it counts.
+    /// The size that the kernel has granted, as the kernel reports it.
     pub fn receive_buffer(&self) -> io::Result<usize> {
         SockRef::from(&self.io).recv_buffer_size()
     }
 
-    /// Waits until the kernel takes it.
+    /// Sends, and blocks until the kernel accepts the datagrams.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         loop {
             match self.state.try_send((&self.io).into(), transmit) {
@@ -67,7 +62,8 @@ impl Udp {
         }
     }
 
-    /// One batch, waiting no longer than that, or for ever; none if nothing has come.
+    /// Receives one batch. Blocks for at most `wait`, or without limit if it is `None`. Returns
+    /// nothing if nothing has arrived.
     pub fn receive(
         &mut self,
         wait: Option<Duration>,
@@ -103,8 +99,8 @@ impl Udp {
     }
 }
 
-/// Largest UDP payload with what GRO may put behind it.
+/// The most bytes that one receive returns, with GRO.
 const LARGEST: usize = 64 * 1024;
 
-/// What ours asks for by default.
+/// Our transport asks for this size by default.
 const BUFFER: usize = 8 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! What the client does, one file for each kind of workload.
+//! What the client does: one file for each kind of workload.
 
 pub mod bulk;
 pub mod close;
@@ -22,7 +22,7 @@ use crate::{
     stack::{Endpoint, Setup},
 };
 
-/// How much is done in one measurement; what ends first ends it.
+/// The size of one measurement. The limit that is reached first ends it.
 #[derive(Args, Clone, Copy, Debug, Serialize)]
 pub struct Effort {
     /// MB of a bulk transfer.
@@ -37,7 +37,7 @@ pub struct Effort {
     /// Connections of a workload that makes many.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     handshakes: u32,
-    /// Seconds for which idle connections are watched.
+    /// Seconds for which idle connections are measured.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=60))]
     idle_seconds: u64,
     /// Handshakes that a flood begins in each second.
@@ -54,7 +54,7 @@ impl Effort {
         Duration::from_millis(self.millis)
     }
 
-    /// Of a transfer over a link with delay.
+    /// The longest time of a transfer over a link with delay.
     pub fn link_time(&self) -> Duration {
         3 * self.time()
     }
@@ -79,7 +79,7 @@ impl Effort {
         self.flood
     }
 
-    /// The arguments that make another process do as much.
+    /// The command-line arguments that give another process the same effort.
     pub fn arguments(&self) -> [String; 6] {
         [
             format!("--megabytes={}", self.megabytes),
@@ -92,12 +92,12 @@ impl Effort {
     }
 }
 
-/// An endpoint with a new identity.
+/// Makes an endpoint with a new identity.
 async fn client<E: Endpoint>(setup: Setup) -> Result<E> {
     E::bind(&Keypair::generate_ed25519(), setup).await
 }
 
-/// Median and 99th percentile of how long operations took.
+/// The median and the 99th percentile of the durations of operations.
 fn quantiles(mut times: Vec<Duration>) -> Metrics {
     times.sort_unstable();
     let micros = |at| quantile(&times, at).as_secs_f64() * 1e6;
@@ -107,7 +107,7 @@ fn quantiles(mut times: Vec<Duration>) -> Metrics {
     ])
 }
 
-/// Duration at a place in the order of many, from 0 to 1.
+/// The quantile `at` (0 to 1) of sorted durations.
 fn quantile(sorted: &[Duration], at: f64) -> Duration {
     let index = (sorted.len().saturating_sub(1) as f64 * at).round();
     sorted.get(index as usize).copied().unwrap_or_default()

@@ -1,7 +1,9 @@
-//! Our verifier of certificates beside those of libp2p-tls and go-libp2p, over a directory of inputs for `differential`:
-//! `compare DIRECTORY VERIFY`, where VERIFY is the program of interop/go/verify.
+//! Compares our verifier of certificates with those of libp2p-tls and go-libp2p, over a directory
+//! of inputs for `differential`: `compare DIRECTORY VERIFY`, where VERIFY is the program of
+//! interop/go/verify.
 //!
-//! Prints who disagrees about how many, and why. Fails where two accept and name different peers.
+//! Prints how many certificates each verifier judges differently, and why. Fails if two verifiers
+//! accept a certificate and name different peers.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +16,7 @@ use std::{
     time::SystemTime,
 };
 
-use libp2p_quinn::{PeerAuthenticator, fuzzing};
+use libp2p_quinn::{fuzzing, verify_certificate};
 use rustls_pki_types::CertificateDer;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,11 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whom a certificate proves, or why it is refused.
+/// The peer that a certificate proves, or why it is refused.
 type Verdict = Result<String, String>;
 
 fn ours(certificate: &[u8]) -> Verdict {
-    match PeerAuthenticator::verify(certificate, None, SystemTime::now()) {
+    match verify_certificate(certificate, None, SystemTime::now()) {
         Ok(peer) => Ok(peer.peer_id().to_string()),
         Err(error) => Err(error.to_string()),
     }
@@ -58,7 +60,7 @@ fn rust(certificate: &[u8]) -> Verdict {
     }
 }
 
-/// go-libp2p's verifier, in a process of its own.
+/// go-libp2p's verifier, in its own process.
 struct Go {
     _process: Child,
     questions: ChildStdin,

@@ -1,10 +1,11 @@
-//! Writes what the fuzz targets begin with: `seeds DIRECTORY` makes a directory for each target in it.
+//! Writes the first inputs of the fuzz targets: `seeds DIRECTORY` makes a subdirectory for each
+//! target.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use libp2p_quinn::fuzzing;
 
-/// In the tests of the verifier: every certificate that must be refused, and good ones.
+/// The certificates of the verifier's tests: good ones, and every kind that must be refused.
 #[allow(dead_code, unused_imports, reason = "only the cases are of use here")]
 #[path = "../../../tests/support/certificates.rs"]
 mod certificates;
@@ -19,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in ["certificate", "differential"] {
         let whole = certificates::cases().into_iter().filter_map(|case| {
             let certificate = case.certificate()?;
-            // Larger ones only slow down.
+            // Larger inputs only slow the fuzzer down.
             (certificate.len() < LARGEST).then(|| [&[0], certificate].concat())
         });
         write(&directory.join(name), whole)?;
@@ -30,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 const LARGEST: usize = 2048;
 
-/// Each into a file of its own, beside those that are there.
+/// Writes each seed to its own file, beside the existing files.
 fn write(
     directory: &PathBuf,
     seeds: impl IntoIterator<Item = Vec<u8>>,

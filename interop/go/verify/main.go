@@ -1,5 +1,5 @@
-// Verify reads certificates, one a line in hexadecimal, and says of each whom go-libp2p takes it to prove, or why it
-// refuses it.
+// Verify reads certificates, one a line in hexadecimal. For each it prints which peer it proves to
+// go-libp2p, or why go-libp2p refuses it.
 package main
 
 import (
@@ -26,7 +26,7 @@ func main() {
 		} else {
 			fmt.Fprintf(out, "peer %s\n", id)
 		}
-		// Whoever asks waits for each answer.
+		// The caller waits for each answer.
 		if err := out.Flush(); err != nil {
 			fail(err)
 		}

@@ -56,7 +56,7 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
     }
     let cases = section.cases.as_ref();
     let cases = cases.map(|name| tests.cases(name)).transpose()?;
-    page.push_str("| # | what | what must come of it |");
+    page.push_str("| # | what | what must happen |");
     page.push_str(match cases {
         Some(_) => " cases | shown by |\n|---|---|---|---|---|\n",
         None => " shown by |\n|---|---|---|---|\n",
@@ -149,8 +149,8 @@ fn cell(text: &str) -> String {
 const INTRODUCTION: &str = "\
 # Testing
 
-Which test shows what, and what the long tests have found. `soak table` writes this page; what is in it is to be changed
-in [soak/matrix.toml](../soak/matrix.toml).
+Which test shows what, and what the long tests have found. `soak table` writes this page from
+[soak/matrix.toml](../soak/matrix.toml).
 
 | command | what it does |
 |---|---|
@@ -161,8 +161,9 @@ in [soak/matrix.toml](../soak/matrix.toml).
 | `tests/miri` | what needs neither sockets nor cryptography, in Miri: no undefined behaviour, no leaks |
 | `fuzz/run` | the fuzz targets, 30 CPU minutes each; `--smoke`: ten seconds each |
 
-A test is named by its program and by its path there: `lib` has the unit tests, among them the simulated network, `tests/…`
-what uses the transport from outside, `fuzz` the fuzz targets, `flood`, `attack` and `churn` the parts of the long set.
+A test is named by its program and by its path there: `lib` has the unit tests, among them the
+simulated network, `tests/…` what uses the transport from outside, `fuzz` the fuzz targets, and
+`flood`, `attack` and `churn` the parts of the long set.
 ";
 
 #[cfg(test)]

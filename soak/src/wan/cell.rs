@@ -1,4 +1,5 @@
-//! A cell of the grid: one path with all of its seeds, with our congestion control and quinn-proto's.
+//! A cell of the grid: one path with all of its seeds, with our congestion control and
+//! quinn-proto's.
 
 use super::{
     grid::{Kind, Table},
@@ -55,9 +56,22 @@ impl Cell<'_> {
         some.next().is_some_and(|cell| cell.agrees(told, &AXES))
     }
 
+    /// Whether the queue is shorter than any that a router should have (half a product).
+    pub fn has_short_queue(&self) -> bool {
+        self.ours.iter().any(|told| told.asked("queue") < 0.5)
+    }
+
     /// Our goodput, in theirs.
     pub fn kept(&self) -> Option<f64> {
         (!self.theirs.is_empty()).then(|| mean(&self.ours) / mean(&self.theirs))
+    }
+
+    /// The largest that this may be in truth: two standard errors more, which seeds of random loss
+    /// have. Without loss there is one seed, and no error.
+    pub fn kept_at_most(&self) -> Option<f64> {
+        let kept = self.kept()?;
+        let error = relative_error(&self.ours).hypot(relative_error(&self.theirs));
+        Some(kept * (1.0 + 2.0 * error))
     }
 
     pub fn deaths(&self) -> usize {
@@ -69,4 +83,17 @@ impl Cell<'_> {
 /// Mean goodput, in Mb/s.
 pub fn mean(seeds: &[&Told]) -> f64 {
     seeds.iter().map(|told| told.number("goodput")).sum::<f64>() / seeds.len() as f64
+}
+
+/// The standard error of the mean goodput, as a part of it.
+fn relative_error(seeds: &[&Told]) -> f64 {
+    if seeds.len() < 2 {
+        return 0.0;
+    }
+    let mean = mean(seeds);
+    let squares = seeds
+        .iter()
+        .map(|told| (told.number("goodput") - mean).powi(2));
+    let count = seeds.len() as f64;
+    (squares.sum::<f64>() / (count - 1.0) / count).sqrt() / mean
 }

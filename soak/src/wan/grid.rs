@@ -26,6 +26,12 @@ pub enum Kind {
     Deaths,
     Fairness,
     Cost,
+    /// One flow, with each controller.
+    Alone,
+    /// Flows that share a path, with the same controller or with different ones.
+    Contest,
+    /// Flows that write little.
+    Limited,
 }
 
 pub const RATES: [u32; 3] = [100, 1000, 5000];

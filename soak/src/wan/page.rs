@@ -13,28 +13,24 @@ use crate::figures::Figures;
 
 const HEAD: &str = "# Long and fast paths
 
-What one stream makes of paths with a rate, a round trip, random loss and a queue, in virtual time: two nodes of the core with
-default settings, and a client that uploads for as long as the path is looked at. `soak wan` writes this page.
+What one stream reaches on paths with a rate, a round trip, random loss and a queue, in virtual
+time: two nodes of the core with default settings, and a client that uploads all the time. `soak
+wan` writes this page.
 
-- The sender's interface has 10 Gb/s. Behind it is a queue that drops what finds it full; its size is given in products of rate
-  and round trip (BDP). Random loss is in both directions. Each datagram has 28 bytes of headers. Hosts gather what arrives for
-  50 µs.
+- The sender's interface has 10 Gb/s. Behind it is a queue that drops what finds it full; its size
+  is given in products of rate and round trip (BDP). Random loss is in both directions. Each
+  datagram has 28 bytes of headers. Hosts gather what arrives for 50 µs.
 - Packets are not encrypted, and CPU time is not simulated.
-- Goodput is what the application has read from the beginning on, handshake and slow start included: 20 s; 10 s at 1 Gb/s
-  without loss; 8 s at 5 Gb/s, and 4 s at a round trip of 10 ms. With loss it is the mean of the seeds.
+- Goodput is what the application has read from the beginning on, handshake and slow start
+  included: 20 s; 10 s at 1 Gb/s without loss; 8 s at 5 Gb/s, and 4 s at a round trip of 10 ms. With
+  loss it is the mean of the seeds.
 - *Before* is with quinn-proto 0.11.19's CUBIC, for the same seeds.
 - *64 MB* are all three windows; without, they are the defaults.
 ";
 
 pub fn write(figures: &Figures, tables: &[Table], told: &[Told]) -> Result<String> {
     let mut page = HEAD.to_owned();
-    writeln!(page, "\n`{}`, {}", figures.command, figures.date)?;
-    writeln!(page, "\n- {}", commit()?)?;
-    for figure in &figures.figure {
-        let wanted = figure.wanted.as_ref();
-        let wanted = wanted.map_or_else(String::new, |wanted| format!(" ({wanted})"));
-        writeln!(page, "- {}: {}{wanted}", figure.name, figure.value)?;
-    }
+    self::figures(&mut page, figures)?;
     for table in tables {
         let about: Vec<_> = (table.asked.iter())
             .filter_map(|asked| told.iter().find(|told| told.is_about(&asked.path)))
@@ -44,9 +40,22 @@ pub fn write(figures: &Figures, tables: &[Table], told: &[Told]) -> Result<Strin
             Kind::Deaths => deaths(&mut page, &about)?,
             Kind::Fairness => fairness(&mut page, &about)?,
             Kind::Cost => cost(&mut page, &about)?,
+            Kind::Alone | Kind::Contest | Kind::Limited => {}
         }
     }
     Ok(page)
+}
+
+/// The command, the commit, and the figures.
+pub fn figures(page: &mut String, figures: &Figures) -> Result<()> {
+    writeln!(page, "\n`{}`, {}", figures.command, figures.date)?;
+    writeln!(page, "\n- {}", commit()?)?;
+    for figure in &figures.figure {
+        let wanted = figure.wanted.as_ref();
+        let wanted = wanted.map_or_else(String::new, |wanted| format!(" ({wanted})"));
+        writeln!(page, "- {}: {}{wanted}", figure.name, figure.value)?;
+    }
+    Ok(())
 }
 
 fn grid(page: &mut String, cells: &[Cell<'_>]) -> Result<()> {
@@ -58,8 +67,9 @@ fn grid(page: &mut String, cells: &[Cell<'_>]) -> Result<()> {
         writeln!(page, "\n## {rate} Mb/s\n")?;
         writeln!(
             page,
-            "| RTT ms | loss % | queue BDP | windows | goodput Mb/s | before | change % | 1 / 10 / 100 MB after s | \
-             before | lost % | before | window, most, MB | before | black holes | before | died |\n\
+            "| RTT ms | loss % | queue BDP | windows | goodput Mb/s | before | change % | \
+             1 / 10 / 100 MB after s | before | lost % | before | window, most, MB | before | \
+             black holes | before | died |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for cell in cells.iter().filter(of_rate) {
@@ -128,9 +138,9 @@ fn deaths(page: &mut String, told: &[&Told]) -> Result<()> {
     writeln!(
         page,
         "\n## Slow start that overruns a queue\n\n\
-         With quinn-proto's CUBIC, because ours overruns few of these queues. \
-         Read by quinn-proto 0.11.19 in order, a connection ends when a stream has more than 1,024 gaps. \
-         The figure is how many gaps there were at most at the receiver; **†** has died.\n"
+         With quinn-proto's CUBIC, because ours overruns few of these queues. Read by quinn-proto\n\
+         0.11.19 in order, a connection ends when a stream has more than 1,024 gaps. The figure\n\
+         is the most gaps at the receiver; **†** has died.\n"
     )?;
     for windows in WINDOWS {
         let told = of(told, "windows", windows.into());
@@ -169,7 +179,8 @@ fn deaths(page: &mut String, told: &[&Told]) -> Result<()> {
 fn fairness(page: &mut String, told: &[&Told]) -> Result<()> {
     writeln!(
         page,
-        "\n## Fairness\n\nTwo connections on 100 Mb/s, one a second after the other; the second half of 40 s.\n\n\
+        "\n## Fairness\n\n\
+         Two connections on 100 Mb/s, one a second after the other; the second half of 40 s.\n\n\
          | RTT ms | queue BDP | Jain's index | before | died |\n|---|---|---|---|---|"
     )?;
     for ours in of(told, "quinn", 0.0) {
@@ -195,8 +206,9 @@ fn fairness(page: &mut String, told: &[&Told]) -> Result<()> {
 fn cost(page: &mut String, told: &[&Told]) -> Result<()> {
     writeln!(
         page,
-        "\n## Small writes\n\nCPU time of the sender's thread, core and writer, without encryption: 5 Gb/s, 63 ms, 10 MB in \
-         flight. The writer writes as long as anything is taken.\n\n\
+        "\n## Small writes\n\n\
+         CPU time of the sender's thread, core and writer, without encryption: 5 Gb/s, 63 ms,\n\
+         10 MB in flight. The writer writes as long as anything is taken.\n\n\
          | bytes of a write | s/GB | goodput Mb/s |\n|---|---|---|"
     )?;
     for told in told {
@@ -217,7 +229,7 @@ fn of<'a>(told: &[&'a Told], name: &str, value: f64) -> Vec<&'a Told> {
         .collect()
 }
 
-fn significant(number: f64) -> String {
+pub fn significant(number: f64) -> String {
     if number < 10.0 {
         format!("{number:.2}")
     } else if number < 100.0 {

@@ -7,6 +7,8 @@ pub struct Told {
     asked: BTreeMap<String, f64>,
     /// Of the first flow, and of all together.
     values: BTreeMap<String, String>,
+    /// Of each flow.
+    flows: Vec<BTreeMap<String, String>>,
     deaths: usize,
 }
 
@@ -24,6 +26,13 @@ impl Told {
             .collect::<Option<_>>()?;
         let mut values = BTreeMap::new();
         let mut deaths = 0;
+        let words = |text: &str| -> BTreeMap<String, String> {
+            let words = text.split(' ').filter_map(|word| word.split_once('='));
+            words
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        };
+        let flows = rest.split("flow ").skip(1).map(words).collect();
         for (name, value) in rest.split(' ').filter_map(|word| word.split_once('=')) {
             deaths += usize::from(name == "died" && value != "-");
             values
@@ -33,6 +42,7 @@ impl Told {
         values.contains_key("goodput").then_some(Self {
             asked,
             values,
+            flows,
             deaths,
         })
     }
@@ -54,6 +64,12 @@ impl Told {
 
     pub fn number(&self, name: &str) -> f64 {
         self.text(name).parse().unwrap_or(f64::NAN)
+    }
+
+    /// A number of each flow.
+    pub fn of_each<'a>(&'a self, name: &'a str) -> impl Iterator<Item = f64> + 'a {
+        let texts = self.flows.iter().map(move |flow| flow.get(name));
+        texts.map(|text| text.and_then(|text| text.parse().ok()).unwrap_or(f64::NAN))
     }
 
     pub fn is_dead(&self) -> bool {
@@ -86,6 +102,7 @@ mod tests {
         let told = Told::parse(line).unwrap_or_else(|| panic!("{line}"));
         assert_eq!((told.asked("rtt"), told.number("goodput")), (10.0, 18.5));
         assert!(told.is_dead());
+        assert_eq!(told.of_each("goodput").collect::<Vec<_>>(), [18.5, 3.0]);
         assert!(told.is_about("seed=2,rate=20") && !told.is_about("rate=20,seed=1"));
         assert!(told.number("t10").is_nan());
     }

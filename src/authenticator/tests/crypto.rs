@@ -150,7 +150,7 @@ fn padding_is_left_out_and_nothing_else() {
     // Of a packet with only PADDING, one byte is kept: a packet needs a frame.
     assert_eq!(decrypted(&padding), [0]);
     // An empty packet stays empty.
-    assert_eq!(decrypted(&[]), []);
+    assert!(decrypted(&[]).is_empty());
     // An unknown frame.
     let wrong = [&padding, &[0x21][..], &padding].concat();
     assert_eq!(decrypted(&wrong), wrong[1000..]);
@@ -180,7 +180,7 @@ struct Pairs {
 
 impl Pairs {
     fn new() -> Self {
-        let ours = Authenticator::new(&Keypair::generate_ed25519()).unwrap();
+        let ours = Authenticator::new(&Keypair::generate_ed25519(), None).unwrap();
         let mut client = start_client(&ours, None);
         let mut server = start_server(&ours);
         let initial = Pair::initial(&*client, &*server);

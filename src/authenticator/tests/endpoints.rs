@@ -48,10 +48,10 @@ fn connect(host: &Keypair, expected: PeerId) -> (Outcome, Outcome) {
         reason = "time stands still, but has to begin somewhere"
     )]
     let now = Instant::now();
-    let client_tls = Authenticator::new(&Keypair::generate_ed25519())
+    let client_tls = Authenticator::new(&Keypair::generate_ed25519(), None)
         .unwrap()
         .client(Some(expected));
-    let server_tls = Authenticator::new(host).unwrap().server();
+    let server_tls = Authenticator::new(host, None).unwrap().server();
     let server_config = quinn_proto::ServerConfig::new(server_tls, Arc::new(NoKey));
     let mut endpoints = [None, Some(Arc::new(server_config))].map(|server_config| {
         let config = Arc::new(EndpointConfig::new(Arc::new(NoKey)));

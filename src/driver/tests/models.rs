@@ -43,9 +43,9 @@ fn what_a_thread_does_is_served_and_others_are_woken() {
         let driver = spawn(|| block_on(driver));
         let other = spawn({
             let connection = connection.clone();
-            move || connection.with(|connection| connection.abandon(HandshakeError::Stale))
+            move || connection.with(|connection| connection.abandon(HandshakeError::Abandoned))
         });
-        assert_eq!(established(&connection), HandshakeError::Stale);
+        assert_eq!(established(&connection), HandshakeError::Abandoned);
         mailbox.close();
         other.join().unwrap();
         driver.join().unwrap();
@@ -182,6 +182,7 @@ fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake
     mailbox
         .request(Request::Dial(Dial {
             config: Box::new(CONFIG.client(None, None).unwrap()),
+            max_payload: None,
             remote_addr: nobody(),
             socket: Arc::clone(socket),
             deadline: clock::now() + CONFIG.handshake_timeout(),

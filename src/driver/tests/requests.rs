@@ -31,7 +31,7 @@ use crate::{
     },
     error::{ConnectionError, Error, HandshakeError},
     net::clock,
-    proto::{Datagram, IncomingKey, Route, Shards, route},
+    proto::{Datagram, IncomingKey, Route, ShardCount, route},
     stats::{RegistryStats, TransportStats},
     sync::lock,
 };
@@ -264,7 +264,7 @@ fn nothing_begins_after_a_shutdown() {
     };
     assert_refused(&scene);
     // Also incoming connections that the application already knows.
-    assert_eq!(incoming.accept().err(), Some(HandshakeError::Stale));
+    assert_eq!(incoming.accept().err(), Some(HandshakeError::ShutDown));
     scene.round(|scene| scene.totals().incoming_refused == 1);
     assert_eq!(scene.totals().dials, 0);
     // A new driver begins none either.
@@ -393,7 +393,7 @@ fn worthless(id: &[u8], len: usize, socket: Arc<SocketGroup>) -> Datagram<Arc<So
     let mut contents = BytesMut::zeroed(len);
     contents[0] = 0x40;
     contents[1..=id.len()].copy_from_slice(id);
-    let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
+    let Route::Quic { shard, header } = route(&contents, ShardCount::ONE) else {
         panic!("not QUIC");
     };
     Datagram {
@@ -474,6 +474,7 @@ impl Scene {
         let (reply, answer) = Reply::new();
         let dial = Dial {
             config: Box::new(CONFIG.client(None, None).unwrap()),
+            max_payload: None,
             remote_addr,
             socket: Arc::clone(&self.world.socket),
             deadline: clock::now() + CONFIG.handshake_timeout(),

@@ -21,7 +21,7 @@ use crate::{
         task::{Driver, ReceiveSettings, Shared},
     },
     net::{BufferSizes, UdpSocket, clock, task::Runtime},
-    proto::{Datagram, DialDeadlines, Registry, Route, Shard, ShardSeed, Shards, route},
+    proto::{Datagram, DialDeadlines, Registry, Route, Shard, ShardCount, ShardSeed, route},
     sync::Mutex,
 };
 
@@ -72,6 +72,7 @@ impl World {
                 now,
                 deadlines,
                 CONFIG.client(None, None).unwrap(),
+                None,
                 nobody(),
                 Arc::clone(&socket),
             )
@@ -81,10 +82,9 @@ impl World {
             driver: Driver::new(
                 shard,
                 Shared {
-                    shards: Shards::ONE,
+                    shards: ShardCount::ONE,
                     mailboxes,
                     incoming: Arc::clone(&incoming),
-                    #[cfg(feature = "nat")]
                     stun: Arc::default(),
                     sockets,
                     idle: Arc::default(),
@@ -106,8 +106,8 @@ impl World {
 fn shard(registry: Arc<Mutex<Registry>>) -> Shard<Arc<SocketGroup>> {
     const SEED: [u8; 32] = [7; 32];
     Shard::new(
-        Shards::ONE.of(0),
-        Shards::ONE,
+        ShardCount::ONE.of(0),
+        ShardCount::ONE,
         CONFIG.settings(true, 208 * 1024, SEED, SEED).unwrap(),
         ShardSeed {
             connection_ids: SEED,
@@ -138,7 +138,7 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<SocketGroup> {
 /// The first packet of a connection, as another shard forwards it.
 pub(super) fn first_packet(socket: Arc<SocketGroup>) -> Datagram<Arc<SocketGroup>> {
     let contents = BytesMut::from(&FIRST_PACKET[..]);
-    let Route::Quic { shard, header } = route(&contents, Shards::ONE) else {
+    let Route::Quic { shard, header } = route(&contents, ShardCount::ONE) else {
         panic!("not QUIC");
     };
     Datagram {

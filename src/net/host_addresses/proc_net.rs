@@ -1,8 +1,9 @@
-//! The addresses of this host, read from files in `/proc` on Linux if netlink sockets are not
-//! permitted.
+//! What Linux tells of the addresses of this host in files in `/proc`.
 //!
-//! Systemd's `RestrictAddressFamilies=` and other sandboxes refuse the socket, and getifaddrs(3) of
-//! glibc and musl has no alternative.
+//! They are read as well as getifaddrs(3), because that does not tell which IPv6 addresses cannot
+//! be used, and instead of it if netlink sockets are not permitted: systemd's
+//! `RestrictAddressFamilies=` and other sandboxes refuse the socket, and getifaddrs(3) of glibc and
+//! musl has no alternative.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +14,7 @@ use std::{
 /// Reads the addresses in the network namespace of the calling thread.
 pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     let mut ips = local_routes(&fs::read_to_string("/proc/thread-self/net/fib_trie")?);
-    match fs::read_to_string("/proc/thread-self/net/if_inet6") {
+    match fs::read_to_string(INET6) {
         Ok(text) => ips.extend(inet6_addresses(&text)),
         // A kernel without IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -21,6 +22,23 @@ pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     }
     Ok(ips)
 }
+
+/// The IPv6 addresses that no interface may use yet, or any more, as far as the file can be read.
+pub(super) fn unusable() -> BTreeSet<IpAddr> {
+    fs::read_to_string(INET6).map_or_else(|_| BTreeSet::new(), |text| unusable_in(&text))
+}
+
+const INET6: &str = "/proc/thread-self/net/if_inet6";
+
+/// An address that was found at another host (RFC 4862 §5.4.5): `IFA_F_DADFAILED` of Linux.
+const DUPLICATE: u8 = 0x08;
+
+/// A tentative address that may be used nevertheless (RFC 4429): `IFA_F_OPTIMISTIC`.
+const OPTIMISTIC: u8 = 0x04;
+
+/// An address that is not known to be unique, so that packets to it are dropped (RFC 4862 §5.4):
+/// `IFA_F_TENTATIVE`.
+const TENTATIVE: u8 = 0x40;
 
 /// The local IPv4 addresses in the routing table: a line has a prefix, and each line below it a
 /// route for that prefix.
@@ -37,12 +55,38 @@ fn local_routes(text: &str) -> BTreeSet<IpAddr> {
     ips
 }
 
-/// The IPv6 addresses of all interfaces: one in each line, in hexadecimal digits without colons.
+/// The IPv6 addresses that an interface may use.
 fn inet6_addresses(text: &str) -> impl Iterator<Item = IpAddr> {
+    let usable = inet6_lines(text).filter(|&(_, flags)| is_usable(flags));
+    usable.map(|(ip, _)| ip)
+}
+
+fn unusable_in(text: &str) -> BTreeSet<IpAddr> {
+    let unusable = inet6_lines(text).filter(|&(_, flags)| !is_usable(flags));
+    let mut ips: BTreeSet<_> = unusable.map(|(ip, _)| ip).collect();
+    if !ips.is_empty() {
+        // Another interface may have the same address.
+        for ip in inet6_addresses(text) {
+            ips.remove(&ip);
+        }
+    }
+    ips
+}
+
+fn is_usable(flags: u8) -> bool {
+    flags & DUPLICATE == 0 && (flags & TENTATIVE == 0 || flags & OPTIMISTIC != 0)
+}
+
+/// The IPv6 addresses of all interfaces, with their flags. Each line has the address, in
+/// hexadecimal digits without colons, the index of the interface, the length of the prefix, the
+/// scope, the flags and the name of the interface.
+fn inet6_lines(text: &str) -> impl Iterator<Item = (IpAddr, u8)> {
     text.lines().filter_map(|line| {
-        let digits = line.split_whitespace().next()?;
+        let mut words = line.split_whitespace();
+        let digits = words.next()?;
         let bits = u128::from_str_radix(digits, 16).ok()?;
-        (digits.len() == 32).then(|| Ipv6Addr::from_bits(bits).into())
+        let flags = u8::from_str_radix(words.nth(3)?, 16).ok()?;
+        (digits.len() == 32).then(|| (Ipv6Addr::from_bits(bits).into(), flags))
     })
 }
 
@@ -95,5 +139,23 @@ zz000000000000000000000000000001 01 80 10 80       lo
 ";
         let read: BTreeSet<_> = inet6_addresses(text).collect();
         assert_eq!(read, ips(&["::1", "2001:db8::6"]));
+    }
+
+    #[test]
+    fn addresses_that_no_interface_may_use_are_left_out() {
+        let text = "\
+20010db8000000000000000000000001 02 40 00 40       d0
+20010db8000000000000000000000002 02 40 00 c8       d0
+20010db8000000000000000000000003 02 40 00 44       d0
+20010db8000000000000000000000004 02 40 00 20       d0
+20010db8000000000000000000000005 02 40 00 48       d0
+20010db8000000000000000000000005 03 40 00 80       d1
+";
+        let read: BTreeSet<_> = inet6_addresses(text).collect();
+        let usable = ["2001:db8::3", "2001:db8::4", "2001:db8::5"];
+        assert_eq!(read, ips(&usable));
+        let unusable = ["2001:db8::1", "2001:db8::2"];
+        assert_eq!(unusable_in(text), ips(&unusable));
+        assert_eq!(unusable_in(""), BTreeSet::new());
     }
 }

@@ -11,7 +11,7 @@ use crate::address;
 /// The first error of the system, if no alternative works either.
 pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     let ips = match listed() {
-        Ok(listed) => listed.into_iter().map(|listed| listed.ip).collect(),
+        Ok(listed) => usable(listed.into_iter().map(|listed| listed.ip).collect()),
         // If getifaddrs(3) may not open a netlink socket.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         Err(refusal) => super::proc_net::read().map_err(|_| refusal)?,
@@ -21,6 +21,18 @@ pub(super) fn read() -> io::Result<BTreeSet<IpAddr>> {
     Ok(announced(ips))
 }
 
+/// Leaves out the addresses that the kernel does not use yet, or any more: another host may have
+/// them. getifaddrs(3) does not tell.
+fn usable(mut ips: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    for ip in super::proc_net::unusable() {
+        ips.remove(&ip);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = &mut ips;
+    ips
+}
+
 /// The addresses that other hosts can dial without a zone.
 fn announced(mut ips: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     ips.retain(|&ip| !ip.is_unspecified() && !address::needs_zone(ip));
@@ -28,7 +40,7 @@ fn announced(mut ips: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
 }
 
 /// The zone of link-local addresses, if only one link that is up has such addresses. May block.
-pub(crate) fn only_link() -> Option<u32> {
+pub(super) fn only_link() -> Option<u32> {
     let links: BTreeSet<u32> = listed()
         .ok()?
         .into_iter()
@@ -126,7 +138,8 @@ mod tests {
         // The addresses may change between the two readings, hence several attempts.
         let agree = || {
             let listed = listed().unwrap().into_iter().map(|listed| listed.ip);
-            announced(listed.collect()) == announced(super::super::proc_net::read().unwrap())
+            announced(usable(listed.collect()))
+                == announced(super::super::proc_net::read().unwrap())
         };
         assert!((0..10).any(|_| agree()));
     }

@@ -1,11 +1,6 @@
 //! CUBIC (RFC 9438).
 
-use std::{
-    any::Any,
-    mem,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{any::Any, mem, sync::Arc, time::Instant};
 
 use quinn_proto::{
     RttEstimator,
@@ -15,21 +10,13 @@ use quinn_proto::{
 use super::{
     curve::{BETA, Curve},
     flight::Flight,
-    start::{Start, Step},
+    start::{Newest, Start, Step},
 };
 
 /// Makes controllers with this initial window, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CubicFactory {
     pub(crate) initial_window: u64,
-}
-
-impl Default for CubicFactory {
-    fn default() -> Self {
-        Self {
-            initial_window: INITIAL_WINDOW,
-        }
-    }
 }
 
 impl ControllerFactory for CubicFactory {
@@ -41,8 +28,8 @@ impl ControllerFactory for CubicFactory {
 /// The window of one path.
 ///
 /// It grows when it is used, and only then (RFC 9002 §7.8), so it does not grow beyond twice what
-/// was in flight. quinn-proto's word for that, `app_limited`, is not heard: it means the moment before
-/// the acknowledgement, and is not given while the pacer holds packets back.
+/// was in flight. It ignores quinn-proto's `app_limited`, which describes the moment before the
+/// acknowledgement, and is not set while the pacer holds packets back.
 ///
 /// Every loss counts. That a packet was late and not lost (RFC 9438 §4.9) cannot be seen from here:
 /// quinn-proto 0.11.19 forgets what it has declared lost, and says nothing of its acknowledgement.
@@ -69,14 +56,6 @@ struct Batch {
     /// Of those that were sent after the window was reduced.
     news: u64,
     newest: Option<Newest>,
-}
-
-/// The newest of some packets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Newest {
-    pub(super) sent: Instant,
-    /// As it was known before these packets.
-    pub(super) smoothed_rtt: Duration,
 }
 
 impl Cubic {
@@ -270,9 +249,6 @@ impl Controller for Cubic {
     }
 }
 
-/// Ten datagrams of 1200 bytes (RFC 9002 §7.2).
-const INITIAL_WINDOW: u64 = 12_000;
-
 /// How many times as large as what was in flight the window may be.
 const MOST_UNUSED: f64 = 2.0;
 
@@ -282,11 +258,12 @@ const UNUSED_PACKETS: f64 = 4.0;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, time::Duration};
 
     use super::*;
 
     const PACKET: u64 = 1_200;
+    const INITIAL_WINDOW: u64 = 12_000;
 
     /// A path without a queue: what is sent is acknowledged a round trip later.
     struct Path {
@@ -480,8 +457,8 @@ mod tests {
         assert!(path.cubic.window() > 2 * 1_452);
     }
 
-    /// Sends as much as the window and a pacer let, over a bottleneck that takes so long for each
-    /// packet, with a delay that depends on when it was sent.
+    /// Sends as much as the window and a pacer let, over a bottleneck that takes `per_packet` for
+    /// each packet, with a delay that depends on when it was sent.
     fn send(
         path: &mut Path,
         per_packet: Duration,

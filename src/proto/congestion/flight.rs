@@ -22,7 +22,7 @@ impl Flight {
         }
     }
 
-    /// So many were in flight.
+    /// Notes the bytes in flight.
     pub(super) fn note(&mut self, in_flight: u64) {
         self.peak = self.peak.max(in_flight);
     }

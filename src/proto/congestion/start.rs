@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::cubic::Newest;
-
 /// What becomes of the window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Step {
@@ -28,9 +26,12 @@ pub(super) enum Step {
 /// While the window doubles in each round trip, a queue is first seen when it is already as long as
 /// the path, a round trip later. So it is not enough to stop there, as HyStart++ does (RFC 9406):
 /// the window falls back to what the path has delivered in its least round trip, and a little more,
-/// and follows that. If no more is delivered than before, the path is full, and slow start over. If
-/// it was some other delay, it is gone after a while, or stays as long as it was with the smaller
-/// window: slow start goes on, and all it has lost is time.
+/// and follows that. If no more is delivered than before, the path is full, or the delay is that of
+/// others: acknowledgements wait behind the data that the peer sends. The window that was to fill
+/// the path is too small for the longer round trips, and the rate is level because the window is. A
+/// trial tells: the window follows as if the delay were no queue of ours. If that delivers no more
+/// either, slow start is over. If it was some other delay, it is gone after a while, or stays as
+/// long as it was with the smaller window: slow start goes on, and all it has lost is time.
 #[derive(Clone, Debug)]
 pub(super) struct Start {
     state: State,
@@ -38,6 +39,14 @@ pub(super) struct Start {
     recent: Recent,
     /// The least round-trip time, without a queue of ours.
     base: Duration,
+}
+
+/// The newest of some packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Newest {
+    pub(super) sent: Instant,
+    /// As it was known before these packets.
+    pub(super) smoothed_rtt: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -51,10 +60,12 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Following {
-    /// The largest rate of a round trip.
-    best: f64,
+    /// That of the rounds that count as level, and of the last round.
+    rate: f64,
+    /// What the delay was when it was last level: in a trial, it is taken for that of others.
+    others: Option<Duration>,
     round: Round,
-    /// Rounds that were as fast as that.
+    /// Rounds in a row that were as fast as that.
     level: u8,
     /// Rounds in a row that met no queue, or a delay that is too long to be one of ours.
     idle: u8,
@@ -81,7 +92,8 @@ impl Round {
 impl Following {
     fn begin(now: Instant, rate: f64) -> Self {
         Self {
-            best: rate,
+            rate,
+            others: None,
             round: Round::begin(now),
             level: 0,
             idle: 0,
@@ -91,14 +103,14 @@ impl Following {
     /// A round is over; returns what it was.
     fn next(&mut self, now: Instant, rate: f64, base: Duration) -> Round {
         let round = mem::replace(&mut self.round, Round::begin(now));
-        let is_faster = rate > FASTER * self.best;
+        let is_same = (self.rate / FASTER..=self.rate * FASTER).contains(&rate);
         if !round.has_queue || round.least > MOST_ROUND_TRIPS * (base + LEAST_DELAY) {
             self.idle += 1;
         } else {
             self.idle = 0;
-            self.level = if is_faster { 0 } else { self.level + 1 };
+            self.level = if is_same { self.level + 1 } else { 0 };
         }
-        self.best = self.best.max(rate);
+        self.rate = if is_same { self.rate.max(rate) } else { rate };
         round
     }
 }
@@ -117,7 +129,7 @@ impl Start {
         self.delivery.note_sent(now);
     }
 
-    /// So many bytes were acknowledged together.
+    /// Notes bytes that were acknowledged together.
     pub(super) fn note_acknowledged(
         &mut self,
         now: Instant,
@@ -144,7 +156,12 @@ impl Start {
         let (Some(rate), Some(rtt)) = (rate, self.recent.least()) else {
             return Step::Grow;
         };
-        let queued = rtt.saturating_sub(self.base);
+        let others = match &self.state {
+            State::Following(following) => following.others.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        let base = self.base + others;
+        let queued = rtt.saturating_sub(base);
         let limit = (self.base / 8).clamp(LEAST_DELAY, MOST_DELAY);
         match &mut self.state {
             State::Doubling if queued >= limit => {
@@ -156,9 +173,14 @@ impl Start {
                 following.round.least = following.round.least.min(rtt);
                 following.round.has_queue |= queued >= limit / 2;
                 if newest.sent >= following.round.began {
-                    let round = following.next(now, rate, self.base);
-                    if following.level >= ROUNDS {
-                        return Step::End(f64::INFINITY);
+                    let round = following.next(now, rate, base);
+                    if following.level >= LEVEL_ROUNDS {
+                        if following.others.is_some() {
+                            return Step::End(following.rate * base.as_secs_f64());
+                        }
+                        following.level = 0;
+                        let delay = rtt.saturating_sub(self.base);
+                        following.others = Some(delay.max(spare(self.base)));
                     }
                     if following.idle >= ROUNDS {
                         // The way may have become longer.
@@ -168,7 +190,7 @@ impl Start {
                         return Step::Grow;
                     }
                 }
-                Step::Follow(fitting(rate, self.base))
+                Step::Follow(fitting(rate, base))
             }
         }
     }
@@ -183,7 +205,12 @@ impl Start {
 /// A quarter more than the path holds is what it takes to see whether it can deliver more. Hosts
 /// that wake up late hold some milliseconds' worth themselves.
 fn fitting(rate: f64, rtt: Duration) -> f64 {
-    rate * (rtt + (rtt / 4).max(LEAST_DELAY)).as_secs_f64()
+    rate * (rtt + spare(rtt)).as_secs_f64()
+}
+
+/// What is in flight beyond what the path holds, as a time.
+fn spare(rtt: Duration) -> Duration {
+    (rtt / 4).max(LEAST_DELAY)
 }
 
 /// What was delivered, and how fast.
@@ -273,16 +300,20 @@ const SAMPLES: usize = 8;
 const LEAST_DELAY: Duration = Duration::from_millis(4);
 const MOST_DELAY: Duration = Duration::from_millis(16);
 
-/// What is faster, in the largest rate before. Where the path is not full, the window lets a round be
-/// faster by a quarter.
+/// A round is faster or slower if its rate differs by this factor. Where the path is not full, the
+/// window lets a round be faster by a quarter. Slower ones tell nothing: others have sent more, or
+/// nothing was sent until the packets that were too many had arrived.
 const FASTER: f64 = 1.1;
 
 /// Round trips with a window that fits, or with half of the one that first met a queue, are at most
 /// this many times the least one.
 const MOST_ROUND_TRIPS: u32 = 2;
 
-/// Rounds without a change after which the path counts as full, or as not full. The packets that
-/// were too many take one or two rounds to arrive or to be found lost, and nothing is sent meanwhile.
+/// Rounds of the same rate that tell something. The first one may still be of the window before.
+const LEVEL_ROUNDS: u8 = 2;
+
+/// Rounds without a queue of ours after which the path counts as not full. The packets that were
+/// too many take one or two rounds to arrive or to be found lost, and nothing is sent meanwhile.
 const ROUNDS: u8 = 3;
 
 /// A mark each sixteenth of the least round trip, and queues of up to seven times as much.

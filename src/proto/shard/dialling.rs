@@ -1,17 +1,17 @@
 //! Dials and hole punches.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{mem, net::SocketAddr, sync::Arc, time::Instant};
 
 use quinn_proto::{ClientConfig, ConnectError, ConnectionHandle, ConnectionId};
 use rand::Rng;
 
-use super::{Begun, Shard, slot};
+use super::{Begun, Logged, Shard, slot};
 use crate::{
     error::HandshakeError,
     proto::{
-        address_limits::AddressLimits,
+        amplification::AddressLimits,
         connection::{Direction, SharedConnection, lock},
-        datagram::SocketHandle,
+        datagram::{SocketHandle, local_addr},
         hole_punch::PunchKey,
     },
 };
@@ -23,6 +23,10 @@ const INITIAL_ID_LEN: usize = 8;
 /// quinn-proto requires a server name, which libp2p does not send.
 const SERVER_NAME: &str = "libp2p";
 
+/// The most senders of unmatched datagrams that wait at a shard, for other shards or from them.
+/// They only save time; further ones are dropped.
+pub(crate) const MAX_UNMATCHED: usize = 64;
+
 /// When a dial is given up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialDeadlines {
@@ -33,11 +37,14 @@ pub(crate) struct DialDeadlines {
 
 impl<S: SocketHandle> Shard<S> {
     /// Begins a connection to `remote_addr`, from `socket`.
+    ///
+    /// `max_payload` is the largest UDP payload of the interface in bytes, if known.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
         deadlines: DialDeadlines,
         mut config: ClientConfig,
+        max_payload: Option<u16>,
         remote_addr: SocketAddr,
         socket: S,
     ) -> Result<(ConnectionHandle, SharedConnection), ConnectError> {
@@ -47,12 +54,24 @@ impl<S: SocketHandle> Shard<S> {
         let mut initial_id = [0; INITIAL_ID_LEN];
         self.rng.fill_bytes(&mut initial_id);
         let initial_id = ConnectionId::new(&initial_id);
+        let trace = self.trace(Direction::Outbound, remote_addr);
+        let _entered = trace.span.clone().entered();
+        if let Some(logged) = &self.logged {
+            let connection = Logged {
+                initial_id,
+                is_outbound: true,
+                now,
+                number: trace.number,
+            };
+            config.transport_config(logged(max_payload, &connection));
+        }
         config.initial_dst_cid_provider(Arc::new(move || initial_id));
         let (handle, connection) = self
             .endpoint
             .connect(now, config, remote_addr, SERVER_NAME)?;
         self.totals.transport.dials += 1;
-        let connection = self.connection(connection, Direction::Outbound);
+        let local_addr = local_addr(&socket, None);
+        let connection = self.connection(connection, trace, local_addr, Direction::Outbound);
         let may_punch = socket.is_listening();
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
@@ -116,14 +135,40 @@ impl<S: SocketHandle> Shard<S> {
     /// Handles a datagram from `remote_addr` that belongs to no connection. If a dial waits for an
     /// answer from there, its peer is most likely punching a hole for it. Then it sends its first
     /// packet again at once.
-    pub(crate) fn note_unmatched_datagram(&mut self, remote_addr: SocketAddr) {
+    ///
+    /// The bytes of such a datagram are random, so they lead to any shard. The dial may be of
+    /// another one ([`take_unmatched`](Self::take_unmatched)).
+    pub(super) fn note_unmatched_datagram(&mut self, remote_addr: SocketAddr) {
+        if !self.hear_unmatched(remote_addr)
+            && self.shards.count() > 1
+            && self.unmatched.len() < MAX_UNMATCHED
+        {
+            self.unmatched.push(remote_addr);
+        }
+    }
+
+    /// Handles a datagram that belongs to no connection and that another shard may have got.
+    /// Returns whether a dial of this shard waits for it.
+    pub(crate) fn hear_unmatched(&mut self, remote_addr: SocketAddr) -> bool {
         let Some(handle) = self.unanswered.unmatched_datagram_from(remote_addr) else {
-            return;
+            return false;
         };
         let Some(slot) = slot(&mut self.slots, handle) else {
-            return;
+            return false;
         };
         lock(&slot.connection).note_unmatched_datagram();
         self.want_turn(handle);
+        true
+    }
+
+    /// Takes the senders of datagrams that belong to no connection, for which no dial of this shard
+    /// waits.
+    pub(crate) fn take_unmatched(&mut self) -> Vec<SocketAddr> {
+        mem::take(&mut self.unmatched)
+    }
+
+    /// Whether [`hear_unmatched`](Self::hear_unmatched) may find a dial.
+    pub(crate) fn may_hear_unmatched(&self) -> bool {
+        self.unanswered.may_punch()
     }
 }

@@ -1,19 +1,19 @@
 //! Incoming connections: admitted, asked for a proof of their address, accepted or refused.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use quinn_proto::ConnectionHandle;
 
-use super::{Begun, Shard};
+use super::{Begun, Logged, Shard};
 use crate::{
     error::{ConnectionError, HandshakeError},
     proto::{
-        address_limits::AddressLimits,
-        admission::Rejection,
+        amplification::AddressLimits,
         connection::{Direction, SharedConnection},
-        datagram::{Incoming, Outbound, SocketHandle},
-        pending::{FirstPacket, IncomingKey, Pending},
+        datagram::{Incoming, Outbound, SocketHandle, local_addr},
+        reception::{FirstPacket, IncomingKey, Pending, Rejection},
     },
+    trace::dropped,
 };
 
 impl<S: SocketHandle> Shard<S> {
@@ -36,13 +36,14 @@ impl<S: SocketHandle> Shard<S> {
             ..
         } = *first;
         let totals = &mut self.totals;
+        let remote_addr = incoming.remote_address();
         match rejection {
             Rejection::Unproven if self.reception.owes_retry(now, initial_id) => {
                 return self.retry(incoming, &socket, out);
             }
-            Rejection::Unproven => totals.transport.retries_withheld += 1,
-            Rejection::Full => totals.registry.dropped_overload += 1,
-            Rejection::SourceFull => totals.registry.dropped_source_full += 1,
+            Rejection::Unproven => dropped!(totals.transport, retries_withheld, remote_addr),
+            Rejection::Full => dropped!(totals.registry, dropped_overload, remote_addr),
+            Rejection::SourceFull => dropped!(totals.registry, dropped_source_full, remote_addr),
         }
         self.endpoint.ignore(incoming);
     }
@@ -51,9 +52,11 @@ impl<S: SocketHandle> Shard<S> {
     /// state is kept.
     fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
         self.buf.clear();
+        let remote_addr = incoming.remote_address();
         match self.endpoint.retry(incoming, &mut self.buf) {
             Ok(transmit) => {
                 self.totals.transport.retries_sent += 1;
+                tracing::trace!(reason = "unproven", %remote_addr, "sent a Retry");
                 self.count_sent(&transmit);
                 // If it is blocked, it is dropped: it is an answer to a stranger.
                 let _ = out.send(socket, transmit, &self.buf);
@@ -78,6 +81,10 @@ impl<S: SocketHandle> Shard<S> {
     /// Begins the handshake of an incoming connection; TLS work starts here.
     ///
     /// `max_payload` is the largest UDP payload of the interface in bytes, if known.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError::TimedOut`] if the connection has waited for too long.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -86,21 +93,36 @@ impl<S: SocketHandle> Shard<S> {
         out: &mut impl Outbound<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
         let Some(pending) = self.reception.take_pending(key) else {
-            return Err(HandshakeError::Stale);
+            return Err(HandshakeError::TimedOut);
         };
-        let server = self.servers.get(max_payload, || {
-            let mut server = self.reception.server().clone();
-            server.transport_config((self.transport)(max_payload));
-            server
-        });
         self.buf.clear();
         let source = pending.incoming.local_ip();
+        let trace = self.trace(Direction::Inbound, pending.incoming.remote_address());
+        let _entered = trace.span.clone().entered();
+        let with = |transport| {
+            let mut server = self.reception.server().clone();
+            server.transport_config(transport);
+            server
+        };
+        let server = match &self.logged {
+            None => (self.servers).get(max_payload, || with((self.transport)(max_payload))),
+            Some(logged) => {
+                let connection = Logged {
+                    initial_id: *pending.incoming.orig_dst_cid(),
+                    is_outbound: false,
+                    now,
+                    number: trace.number,
+                };
+                Arc::new(with(logged(max_payload, &connection)))
+            }
+        };
         match self
             .endpoint
             .accept(pending.incoming, now, &mut self.buf, Some(server))
         {
             Ok((handle, connection)) => {
-                let connection = self.connection(connection, Direction::Inbound);
+                let local_addr = local_addr(&pending.socket, source);
+                let connection = self.connection(connection, trace, local_addr, Direction::Inbound);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
@@ -122,6 +144,7 @@ impl<S: SocketHandle> Shard<S> {
             Err(error) => {
                 self.release(pending.admission);
                 self.totals.transport.handshakes_failed += 1;
+                tracing::debug!(reason = %error.cause, "the handshake has failed");
                 if let Some(transmit) = error.response {
                     self.count_sent(&transmit);
                     let _ = out.send(&pending.socket, transmit, &self.buf);
@@ -134,18 +157,20 @@ impl<S: SocketHandle> Shard<S> {
     /// Refuses an incoming connection (CONNECTION_REFUSED, RFC 9000 §20.1).
     pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
         if let Some(pending) = self.reception.take_pending(key) {
-            self.turn_away(pending, out);
+            self.turn_away(pending, "not_accepted", out);
         }
     }
 
     /// Refuses all connections that wait for an answer.
     pub(crate) fn refuse_all(&mut self, out: &mut impl Outbound<S>) {
         while let Some(pending) = self.reception.take_any() {
-            self.turn_away(pending, out);
+            self.turn_away(pending, "shut_down", out);
         }
     }
 
-    fn turn_away(&mut self, pending: Pending<S>, out: &mut impl Outbound<S>) {
+    fn turn_away(&mut self, pending: Pending<S>, reason: &str, out: &mut impl Outbound<S>) {
+        let remote_addr = pending.incoming.remote_address();
+        tracing::debug!(reason, %remote_addr, "refused an incoming connection");
         self.release(pending.admission);
         self.totals.transport.incoming_refused += 1;
         self.buf.clear();

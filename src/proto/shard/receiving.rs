@@ -9,18 +9,65 @@ use super::{Shard, slot};
 use crate::{
     address,
     proto::{
-        datagram::{Datagram, Outbound, SocketHandle, charge_of},
-        pending::FirstPacket,
-        reception::Unwelcome,
-        router::{HeaderForm, long_header_id, short_packet_offset},
+        datagram::{Datagram, Outbound, Routed, SocketHandle, Unrouted, charge_of},
+        reception::{FirstPacket, Unwelcome},
+        registry::Totals,
+        router::{HeaderForm, Route, long_header_id, route, short_packet_offset},
         slot::InboxDatagram,
+        work::Meter,
     },
+    trace::dropped,
 };
 
 /// Longest connection ID in version 1 (RFC 9000 §17.2), in bytes.
 const MAX_ID_LEN: usize = 20;
 
 impl<S: SocketHandle> Shard<S> {
+    /// Counts and routes a datagram that was read by this shard's driver, and handles it if it
+    /// belongs to this shard. With a meter, the time for routing is counted as well.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        unrouted: Unrouted<S>,
+        meter: Option<&impl Meter>,
+        out: &mut impl Outbound<S>,
+    ) -> Routed<S> {
+        let began = meter.map(Meter::now);
+        let route = route(&unrouted.contents, self.shards);
+        let took = meter.zip(began).map(|(meter, began)| meter.now() - began);
+        let Totals {
+            registry,
+            transport,
+        } = &mut self.totals;
+        if let Some(took) = took {
+            registry.timed_datagrams += 1;
+            registry.routing_time += took;
+        }
+        transport.datagrams_received += 1;
+        transport.bytes_received += unrouted.contents.len() as u64;
+        match route {
+            Route::Quic { shard, header } => {
+                let datagram = unrouted.to(shard, header);
+                if shard != self.id {
+                    registry.forwarded += 1;
+                    return Routed::Forward(datagram);
+                }
+                self.handle(now, datagram, out);
+                Routed::Done
+            }
+            Route::NonQuic => {
+                dropped!(registry, non_quic, unrouted.remote_addr);
+                self.note_unmatched_datagram(unrouted.remote_addr);
+                Routed::NonQuic(unrouted.contents)
+            }
+            Route::Drop(_) => {
+                dropped!(registry, malformed, unrouted.remote_addr);
+                self.note_unmatched_datagram(unrouted.remote_addr);
+                Routed::Done
+            }
+        }
+    }
+
     /// Handles a datagram: puts it into the inbox of its connection, or begins a new connection
     /// with it.
     pub(crate) fn handle(
@@ -37,13 +84,13 @@ impl<S: SocketHandle> Shard<S> {
             ..
         } = datagram;
         if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
-            self.totals.registry.martian += 1;
+            dropped!(self.totals.registry, martian, remote_addr);
             return;
         }
         if shard != self.id {
             // The datagram belongs to another shard. It gets no stateless reset and no answer, and
             // begins no connection.
-            self.totals.registry.foreign += 1;
+            dropped!(self.totals.registry, foreign, remote_addr);
             return;
         }
         if header == HeaderForm::Short {
@@ -100,9 +147,9 @@ impl<S: SocketHandle> Shard<S> {
             {
                 let totals = &mut self.totals.registry;
                 match unwelcome {
-                    Unwelcome::Overload => totals.dropped_overload += 1,
-                    Unwelcome::SourceFull => totals.dropped_source_full += 1,
-                    Unwelcome::TooShort => totals.malformed += 1,
+                    Unwelcome::Overload => dropped!(totals, dropped_overload, remote_addr),
+                    Unwelcome::SourceFull => dropped!(totals, dropped_source_full, remote_addr),
+                    Unwelcome::TooShort => dropped!(totals, malformed, remote_addr),
                 }
                 return false;
             }
@@ -126,13 +173,13 @@ impl<S: SocketHandle> Shard<S> {
                     return true;
                 };
                 if header == HeaderForm::Long && slot.is_confirmed {
-                    totals.dropped_late_handshake += 1;
+                    dropped!(totals, dropped_late_handshake, remote_addr);
                     return true;
                 }
                 if header == HeaderForm::Long
                     && !slot.handshake_bytes.take(len, &mut self.handshake_bytes)
                 {
-                    totals.dropped_handshake_full += 1;
+                    dropped!(totals, dropped_handshake_full, remote_addr);
                     return true;
                 }
                 let received = InboxDatagram {
@@ -147,14 +194,14 @@ impl<S: SocketHandle> Shard<S> {
                 if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
                     self.want_turn(handle);
                 } else {
-                    totals.dropped_inbox_full += 1;
+                    dropped!(totals, dropped_inbox_full, remote_addr);
                 }
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
                 self.reception.note_stranger();
                 let Some(initial_id) = initial_id.filter(|_| socket.is_listening()) else {
-                    totals.unknown += 1;
+                    dropped!(totals, unknown, remote_addr);
                     self.endpoint.ignore(incoming);
                     return false;
                 };
@@ -170,13 +217,14 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
             Some(DatagramEvent::Response(transmit)) => {
-                totals.unknown += 1;
+                dropped!(totals, unknown, remote_addr);
                 if socket.is_listening()
                     && !self.reception.is_busy()
                     && out.is_ready(&socket, remote_addr)
                 {
                     self.reception.note_stranger();
                     totals.responses_sent += 1;
+                    tracing::trace!(%remote_addr, "answered a datagram of no connection");
                     self.count_sent(&transmit);
                     // If it is blocked, it is dropped: it is an answer to a stranger.
                     let _ = out.send(&socket, transmit, &self.buf);
@@ -195,10 +243,10 @@ impl<S: SocketHandle> Shard<S> {
                     }
                     // quinn-proto dropped it before it derived any keys.
                     None if header == HeaderForm::Long && self.reception.is_closed() => {
-                        totals.dropped_overload += 1;
+                        dropped!(totals, dropped_overload, remote_addr);
                     }
                     _ => {
-                        totals.unknown += 1;
+                        dropped!(totals, unknown, remote_addr);
                         self.note_unmatched_datagram(remote_addr);
                     }
                 }

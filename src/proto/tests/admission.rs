@@ -82,7 +82,7 @@ fn whoever_forges_an_address_does_not_shut_its_owner_out() {
         deliver(&mut network, owner, &flight);
     }
     network.nodes[1].turn(network.now);
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!((transport.incoming, registry.handshaking), (2, 2));
     // At least one for each of the others, for which no state is kept.
     assert!(transport.retries_sent >= 18);
@@ -92,15 +92,15 @@ fn whoever_forges_an_address_does_not_shut_its_owner_out() {
     let dialer = network.dial(2, 1);
     assert_eq!(outcome(&mut network, &dialer), Ok(()));
     // The forged connections are still there. They cost the owner of the address only a round trip.
-    assert_eq!(network.nodes[1].books().0.handshaking, 3);
+    assert_eq!(network.nodes[1].stats().0.handshaking, 3);
     assert_eq!(network.elapsed() - before, Duration::from_millis(40));
-    assert_eq!(network.nodes[1].books().0.dropped_source_full, 0);
+    assert_eq!(network.nodes[1].stats().0.dropped_source_full, 0);
     // No other address is asked for a proof.
-    let retries = network.nodes[1].books().1.retries_sent;
+    let retries = network.nodes[1].stats().1.retries_sent;
     let stranger = network.add(Setup::default());
     let dialer = network.dial(stranger, 1);
     assert_eq!(outcome(&mut network, &dialer), Ok(()));
-    assert_eq!(network.nodes[1].books().1.retries_sent, retries);
+    assert_eq!(network.nodes[1].stats().1.retries_sent, retries);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
     // Two that were not asked for a proof, and two that have given it. The others get neither a
     // place nor an answer.
     assert_eq!(held(&network), 4);
-    let (registry, _) = network.nodes[1].books();
+    let (registry, _) = network.nodes[1].stats();
     assert!(registry.dropped_source_full >= 2);
     assert_eq!(
         (registry.handshake_sources, registry.pending_incoming),
@@ -124,7 +124,7 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
     network.dial(2, 1);
     network.run_for(SECOND / 10);
     assert_eq!(held(&network), 5);
-    assert_eq!(network.nodes[1].books().0.handshake_sources, 2);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, 2);
 
     // Places become free, and retransmissions find them.
     let now = network.now;
@@ -135,7 +135,7 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
     }
     assert!(network.elapsed() < HANDSHAKE_TIMEOUT);
     network.run_for(SECOND);
-    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, 0);
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn hundreds_of_peers_behind_one_address_come_at_once_and_all_get_in() {
     }
     // The last of them connect after one retransmission.
     assert!(network.elapsed() < 2 * SECOND, "{:?}", network.elapsed());
-    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(network.nodes[1].stats().1.retries_sent > 0);
     network.run_for(SECOND);
-    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, 0);
 }
 
 /// If each address had its limit, a few addresses would take all places.
@@ -175,7 +175,7 @@ fn attackers_who_prove_many_addresses_leave_places_to_others() {
         }
         network.run_for(SECOND / 20);
     }
-    let books = network.nodes[1].books().0;
+    let books = network.nodes[1].stats().0;
     assert_eq!(books.handshake_sources, ATTACKERS);
     assert!(
         (ATTACKERS..64).contains(&held(&network)),
@@ -189,7 +189,7 @@ fn attackers_who_prove_many_addresses_leave_places_to_others() {
     let dialer = network.dial(2, 1);
     let before = held(&network);
     network.run_for(SECOND / 20);
-    assert_eq!(network.nodes[1].books().0.handshake_sources, ATTACKERS + 1);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, ATTACKERS + 1);
     let last = network.nodes[1].held.pop_back().unwrap();
     assert_eq!(network.nodes[1].held.len(), before);
     network.nodes[1].held.clear();
@@ -208,13 +208,13 @@ fn forged_addresses_take_a_quarter_of_the_places() {
         deliver(&mut network, host(100, number as u8), flight);
         network.nodes[1].turn(network.now);
     }
-    assert_eq!(network.nodes[1].books().0.handshaking, 2);
+    assert_eq!(network.nodes[1].stats().0.handshaking, 2);
     network.nodes[1].take_outgoing();
     for _ in 0..5 {
         let dialer = network.dial(2, 1);
         assert_eq!(outcome(&mut network, &dialer), Ok(()));
     }
-    assert_eq!(network.nodes[1].books().0.dropped_overload, 0);
+    assert_eq!(network.nodes[1].stats().0.dropped_overload, 0);
 }
 
 #[test]
@@ -227,12 +227,12 @@ fn listener_with_all_places_taken_is_silent_and_serves_those_it_has() {
     }));
     let (established, accepted) = network.connect(2, 1);
     network.run_for(SECOND);
-    let before = network.nodes[1].books();
+    let before = network.nodes[1].stats();
     for (number, flight) in first_flights(&mut network, 30).iter().enumerate() {
         deliver(&mut network, host(100, number as u8), flight);
         network.nodes[1].turn(network.now);
     }
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!(registry.handshaking, 4);
     assert!(registry.dropped_overload - before.0.dropped_overload >= 26);
     assert_eq!(transport.incoming - before.1.incoming, 4);
@@ -274,7 +274,7 @@ fn what_waits_is_bounded_in_bytes_of_each_connection() {
         deliver(&mut network, host(100, 0), &flight);
     }
     network.nodes[1].turn(network.now);
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!(transport.incoming, 1);
     let bytes = registry.pending_incoming_bytes;
     assert!(
@@ -291,7 +291,7 @@ fn what_waits_is_bounded_in_bytes_of_all() {
     let mut network = three(listener(Answer::Hold, |config| {
         config.max_pending_incoming_bytes(BYTES).unwrap()
     }));
-    let bytes = |network: &Network| network.nodes[1].books().0.pending_incoming_bytes;
+    let bytes = |network: &Network| network.nodes[1].stats().0.pending_incoming_bytes;
     let flights = first_flights(&mut network, 20);
     let length: usize = flights[0]
         .iter()
@@ -304,7 +304,7 @@ fn what_waits_is_bounded_in_bytes_of_all() {
     }
     network.nodes[1].turn(network.now);
     assert!(bytes(&network) <= BYTES / 2 && bytes(&network) > BYTES / 2 - 2 * length);
-    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(network.nodes[1].stats().1.retries_sent > 0);
     network.nodes[1].take_outgoing();
     // The other half is for senders that have proven it; here it is the minimum of one source.
     for _ in 0..20 {
@@ -312,7 +312,7 @@ fn what_waits_is_bounded_in_bytes_of_all() {
     }
     network.run_for(SECOND);
     assert!(bytes(&network) <= BYTES && bytes(&network) > BYTES - 2 * length);
-    let (registry, _) = network.nodes[1].books();
+    let (registry, _) = network.nodes[1].stats();
     assert!(registry.dropped_overload + registry.dropped_source_full > 0);
 
     network.nodes[1].answer = Answer::Refuse;
@@ -338,7 +338,7 @@ fn what_waits_is_bounded_in_bytes_of_each_source() {
         network.dial(0, 1);
     }
     network.run_for(SECOND / 10);
-    let (registry, _) = network.nodes[1].books();
+    let (registry, _) = network.nodes[1].stats();
     let of_one = registry.pending_incoming_bytes;
     assert!(
         (BYTES_PER_SOURCE * 3 / 4..=BYTES_PER_SOURCE).contains(&of_one),
@@ -348,14 +348,14 @@ fn what_waits_is_bounded_in_bytes_of_each_source() {
     // Another source has as much.
     network.dial(2, 1);
     network.run_for(SECOND / 10);
-    assert!(network.nodes[1].books().0.pending_incoming_bytes > of_one);
+    assert!(network.nodes[1].stats().0.pending_incoming_bytes > of_one);
     assert_eq!(registry.dropped_overload, 0);
     // After they are answered, others may wait.
     let now = network.now;
     for _ in 0..held(&network) {
         network.nodes[1].answer_held(now, true);
     }
-    assert_eq!(network.nodes[1].books().0.pending_incoming_bytes, 0);
+    assert_eq!(network.nodes[1].stats().0.pending_incoming_bytes, 0);
     network.run_for(2 * SECOND);
     assert!(held(&network) > 0);
 }
@@ -366,14 +366,14 @@ fn short_datagrams_do_not_wait() {
     let flight = first_flights(&mut network, 1).remove(0);
     deliver(&mut network, host(100, 0), &flight);
     network.nodes[1].turn(network.now);
-    let before = network.nodes[1].books().0;
+    let before = network.nodes[1].stats().0;
     let now = network.now;
     // The same header, and so the same connection.
     for len in [60, 300, 1199] {
         network.nodes[1].receive(now, host(100, 0), &flight[0].contents[..len]);
     }
     network.nodes[1].turn(now);
-    let after = network.nodes[1].books().0;
+    let after = network.nodes[1].stats().0;
     assert_eq!(after.malformed - before.malformed, 3);
     assert_eq!(after.pending_incoming_bytes, before.pending_incoming_bytes);
     network.run_until_empty();
@@ -431,11 +431,11 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
             // long looks like a first packet.
             network.run_for(3 * HANDSHAKE_TIMEOUT);
             network.nodes[1].held.clear();
-            let books = network.nodes[1].books().0;
+            let books = network.nodes[1].stats().0;
             assert_eq!((books.pending_incoming, books.handshake_sources), (0, 0));
         }
     }
-    assert_eq!(network.nodes[1].books().0.dropped_overload, 0);
+    assert_eq!(network.nodes[1].stats().0.dropped_overload, 0);
 }
 
 #[test]
@@ -449,12 +449,12 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
     let now = network.now;
     network.nodes[1].turn(now);
     let round = |network: &mut Network| {
-        let before = network.nodes[1].books();
+        let before = network.nodes[1].stats();
         for flight in &flights {
             network.nodes[1].receive(now, host(100, 1), &flight[0].contents);
         }
         network.nodes[1].turn(now);
-        let after = network.nodes[1].books();
+        let after = network.nodes[1].stats();
         (
             after.1.incoming - before.1.incoming,
             after.0.dropped_overload - before.0.dropped_overload,
@@ -471,7 +471,7 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
         network.nodes[1].receive(now, host(100, 2), &unknown_version);
     }
     network.nodes[1].turn(now);
-    assert_eq!(network.nodes[1].books().0.responses_sent, SHARE);
+    assert_eq!(network.nodes[1].stats().0.responses_sent, SHARE);
 }
 
 #[test]
@@ -483,14 +483,14 @@ fn handshake_that_is_kept_alive_but_not_completed_ends_with_its_deadline() {
     let mut last = began;
     // It sends the same packets again and again, often enough for any idle timeout.
     while network.now < began + 2 * HANDSHAKE_TIMEOUT {
-        if network.nodes[1].books().0.handshaking == 1 || network.now == began {
+        if network.nodes[1].stats().0.handshaking == 1 || network.now == began {
             last = network.now;
             deliver(&mut network, attacker, &flight);
         }
         network.run_for(SECOND / 4);
     }
     assert!(last < began + HANDSHAKE_TIMEOUT);
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!(transport.handshakes_timed_out, 1);
     assert_eq!((registry.connections, registry.handshake_sources), (0, 0));
 }
@@ -547,8 +547,8 @@ fn no_flood_exceeds_the_limits_or_leaves_anything() {
                 network.dial(2, 1);
             }
             network.run_for(SECOND / 20);
-            let (registry, _) = network.nodes[1].books();
-            let shards = network.nodes[1].cores.len();
+            let (registry, _) = network.nodes[1].stats();
+            let shards = network.nodes[1].shards.len();
             let unfinished = registry.handshaking + registry.pending_incoming;
             assert!(
                 unfinished <= PLACES.div_ceil(shards) * shards,

@@ -57,8 +57,8 @@ fn close_is_forgotten_although_nobody_answers() {
     assert_eq!(end, Ok(()));
     assert_eq!(network.elapsed(), begun);
     // Its memory is freed at once; its IDs after at most a second, and not after the idle timeout.
-    assert_eq!(network.nodes[0].books().0.connections, 0);
-    assert_eq!(network.nodes[0].books().0.closing, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
+    assert_eq!(network.nodes[0].stats().0.closing, 1);
     network.run_for(Duration::from_secs(1));
     network.nodes[0].assert_empty();
 }
@@ -116,7 +116,7 @@ fn close_that_was_lost_is_repeated_when_the_peer_sends_something() {
     assert_eq!(end, Err(closed));
     network.run_until_empty();
     // Once for the data that it had sent, and perhaps once for its own last packet.
-    let repeated = network.nodes[0].books().1.closes_repeated;
+    let repeated = network.nodes[0].stats().1.closes_repeated;
     assert!((1..=2).contains(&repeated), "{repeated}");
 }
 
@@ -130,7 +130,7 @@ fn what_a_connection_holds_goes_with_it() {
     drop(listener);
     dialer.close(0);
     network.run_for(Duration::from_millis(20));
-    assert_eq!(network.nodes[1].books().0.closing, 1);
+    assert_eq!(network.nodes[1].stats().0.closing, 1);
     assert!(far.upgrade().is_none());
     let near = Arc::downgrade(&dialer.connection);
     drop(dialer);
@@ -145,14 +145,14 @@ fn handshake_that_has_failed_gives_its_place_back_at_once() {
     let expected = network.nodes[stranger].peer_id();
     let dialer = network.dial_expecting(0, 1, Some(expected));
     network.run_for(Duration::from_millis(15));
-    assert_eq!(network.nodes[1].books().0.handshake_sources, 1);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, 1);
     let end = network.block_on(async move { dialer.established().await });
     assert!(
         matches!(end, Err(HandshakeError::Certificate(_))),
         "{end:?}"
     );
     network.run_for(Duration::from_millis(15));
-    assert_eq!(network.nodes[1].books().0.handshake_sources, 0);
+    assert_eq!(network.nodes[1].stats().0.handshake_sources, 0);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn packets_of_the_handshake_are_dropped_once_it_is_confirmed() {
         network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
     }
     network.settle();
-    let dropped = network.nodes[1].books().0.dropped_late_handshake;
+    let dropped = network.nodes[1].stats().0.dropped_late_handshake;
     assert_eq!(dropped, first_flight.len() as u64);
 }
 
@@ -195,7 +195,7 @@ fn handshake_takes_so_many_bytes_and_no_more() {
             .map(|datagram| datagram.contents.len())
             .sum::<usize>();
     let over = (sent - 96 * 1024) / first_flight[0].contents.len();
-    let dropped = network.nodes[1].books().0.dropped_handshake_full as usize;
+    let dropped = network.nodes[1].stats().0.dropped_handshake_full as usize;
     assert!((over..=over + 2).contains(&dropped), "{dropped} of {over}");
 }
 
@@ -245,7 +245,7 @@ fn peer_that_missed_the_close_learns_of_it_by_a_stateless_reset() {
     // The next keep-alive is answered with a reset.
     let end = network.block_on(async move { dialer.address_change().await });
     assert_eq!(end, Err(ConnectionError::Reset));
-    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    assert_eq!(network.nodes[1].stats().0.responses_sent, 1);
     network.run_until_empty();
     assert_empty(&network);
 }
@@ -269,7 +269,7 @@ fn panic_in_the_middle_of_using_a_connection_ends_it_and_no_other() {
     assert_eq!(waited, Err(ConnectionError::DriverStopped));
     assert_eq!(opened, Err(ConnectionError::DriverStopped));
     network.settle();
-    assert_eq!(network.nodes[0].books().0.connections, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 1);
     // Its peer sends something some time later, and gets a reset.
     let end = network.block_on(async move { far.address_change().await });
     assert_eq!(end, Err(ConnectionError::Reset));
@@ -298,7 +298,7 @@ fn reset_right_behind_a_close_is_not_taken_for_the_reason() {
             .unwrap();
     });
     network.run_for(Duration::from_millis(15));
-    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    assert_eq!(network.nodes[1].stats().0.responses_sent, 1);
     let reset = network.intercept();
 
     // Both arrive before the connection has its turn.
@@ -352,7 +352,7 @@ fn end_of_the_driver_is_told_to_everyone_who_waits() {
     for datagram in network.intercept() {
         network.nodes[0].receive(now, datagram.from, &datagram.contents);
     }
-    assert!(network.nodes[0].cores[0].inbox_bytes() > 0);
+    assert!(network.nodes[0].shards[0].inbox_bytes() > 0);
     network.nodes[0].orphan_all();
     network.settle();
     network.nodes[0].assert_empty();
@@ -437,4 +437,33 @@ fn what_arrived_before_the_end_can_still_be_read() {
 
 fn assert_empty(network: &Network) {
     network.nodes.iter().for_each(Node::assert_empty);
+}
+
+/// The peer sends something two seconds later, over a path of 600 ms.
+#[test]
+fn close_that_was_lost_is_repeated_from_a_dialling_socket_on_a_long_path() {
+    let far = Impairments {
+        delay: Duration::from_millis(300),
+        ..Impairments::NONE
+    };
+    let dialing = Setup {
+        listening: false,
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, dialing, Setup::default());
+    network.impair(far);
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    dialer.close(7);
+    network.impair(Impairments::DEAD);
+    network.settle();
+    network.impair(far);
+    network.run_for(Duration::from_secs(2));
+    let stream = listener.open().now_or_never().unwrap().unwrap();
+    listener.write_now(stream, b"hello");
+    let end = network.block_on(async move { listener.address_change().await });
+    let Err(ConnectionError::ClosedByPeer { code, .. }) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(code, 7);
 }

@@ -223,7 +223,7 @@ async fn send(stream: Rc<Held>, half: Half) -> Result<Heard, ConnectionError> {
         let chunk = Content(half.key).part(sent, most.min(end - sent));
         match peer.write_all(stream.stream, &chunk).await {
             Err(StreamError::Stopped(code)) if matches!(half.end, End::Stop(_)) => {
-                assert_eq!(code, STOP_CODE.into());
+                assert_eq!(code, u64::from(STOP_CODE));
                 return Ok(Heard::default());
             }
             result => told(peer, result)?,
@@ -273,7 +273,7 @@ async fn receive(stream: Rc<Held>, half: Half) -> Result<Heard, ConnectionError>
                 received += count;
             }
             Err(StreamError::Reset(code)) if matches!(half.end, End::Reset(_)) => {
-                assert_eq!(code, RESET_CODE.into());
+                assert_eq!(code, u64::from(RESET_CODE));
                 heard.reset += 1;
                 break;
             }

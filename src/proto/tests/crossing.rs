@@ -33,14 +33,14 @@ fn cross(shards: u8) -> [u8; 32] {
         exchange_between(&mut network, dialer, &listener, 1, 20_000);
     }
     for node in &network.nodes {
-        let (registry, transport) = node.books();
+        let (registry, transport) = node.stats();
         assert_eq!((registry.connections, registry.peers), (2, 1));
         assert_eq!((transport.dials, transport.incoming), (1, 1));
     }
     // One connection is enough; closing the other one does not affect it.
     dialers[0].close(0);
     network.run_for(std::time::Duration::from_secs(2));
-    assert_eq!(network.nodes[0].books().0.connections, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 1);
     assert_eq!(dialers[1].loss(), None);
     dialers[1].close(0);
     network.run_until_empty();
@@ -55,7 +55,7 @@ fn node_that_dials_itself_reaches_itself() {
         let node = network.add(setup(shards));
         let (dialer, listener) = network.connect(node, node);
         exchange_between(&mut network, &dialer, &listener, 1, 20_000);
-        let (registry, transport) = network.nodes[node].books();
+        let (registry, transport) = network.nodes[node].stats();
         assert_eq!((registry.connections, registry.peers), (2, 1));
         assert_eq!(transport.handshakes_completed, 2);
         dialer.close(0);

@@ -20,15 +20,13 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    authenticator::Survey,
     error::{ConnectionError, HandshakeError},
-    proto::{
-        StreamId,
-        simulation::{
-            frame::{self, Frame, Number},
-            initial::Addressed,
-            rewrite::{Changes, Level},
-        },
+    packets::Survey,
+    proto::StreamId,
+    simulation::{
+        frame::{self, Frame, Number},
+        initial::Addressed,
+        rewrite::{Changes, Level},
     },
 };
 
@@ -50,7 +48,7 @@ fn pieces_that_come_for_ever_are_dropped_until_the_time_is_over() {
     }
     // The first packet does not count in the budget.
     let admitted = 1 + HANDSHAKE_FRAMES / PIECES as u64;
-    let books = network.nodes[VICTIM].books();
+    let books = network.nodes[VICTIM].stats();
     // The bytes of a handshake are limited as well.
     let dropped = books.1.dropped_crypto + books.0.dropped_handshake_full;
     assert_eq!(dropped, u64::from(packets) - admitted);
@@ -60,7 +58,7 @@ fn pieces_that_come_for_ever_are_dropped_until_the_time_is_over() {
     assert_honest_goes_on(&mut network);
     network.run_for(Duration::from_secs(5));
     network.run_until_empty();
-    assert_eq!(network.nodes[VICTIM].books().1.handshakes_timed_out, 1);
+    assert_eq!(network.nodes[VICTIM].stats().1.handshakes_timed_out, 1);
     network.nodes[VICTIM].assert_empty();
 }
 
@@ -73,7 +71,7 @@ fn first_packet_in_too_many_pieces_begins_nothing() {
         let now = network.now;
         network.nodes[VICTIM].receive(now, ANYWHERE.into(), &packet);
         network.settle();
-        let books = network.nodes[VICTIM].books();
+        let books = network.nodes[VICTIM].stats();
         assert_eq!(books.0.connections, begun);
         assert_eq!(books.1.dropped_crypto, 1 - begun as u64);
     }
@@ -93,7 +91,7 @@ fn packet_in_too_many_pieces_is_dropped_alone() {
         network.nodes[1].receive(now, from, &packet);
     }
     network.settle();
-    assert_eq!(network.nodes[1].books().1.dropped_crypto, 50);
+    assert_eq!(network.nodes[1].stats().1.dropped_crypto, 50);
     let established = network.block_on(async move { dialer.established().await });
     assert_eq!(established.unwrap(), network.nodes[1].peer_id());
 }
@@ -115,7 +113,7 @@ fn dial_that_is_answered_with_too_much_fails_at_once() {
     network.settle();
     let outcome = dialer.established().now_or_never().unwrap();
     assert_eq!(outcome, Err(HandshakeError::Connection(too_much())));
-    let dropped = network.nodes[0].books().1.dropped_crypto;
+    let dropped = network.nodes[0].stats().1.dropped_crypto;
     assert_eq!(dropped, packets as u64 - HANDSHAKE_FRAMES / PIECES as u64);
     network.nodes[0].assert_empty();
 }
@@ -130,7 +128,7 @@ fn handshake_packets_in_too_many_pieces_end_nowhere() {
         let (from, to) = side.roles();
         scene.network.dial(from, to);
         scene.network.run_for(Duration::from_secs(10));
-        let (registry, transport) = scene.network.nodes[VICTIM].books();
+        let (registry, transport) = scene.network.nodes[VICTIM].stats();
         assert!(transport.dropped_crypto > 0, "{side:?}");
         let ended = (registry.connections, transport.handshakes_completed);
         assert_eq!(ended, (0, 0), "{side:?}");
@@ -159,7 +157,7 @@ fn established_peer_may_send_a_little_and_is_let_go_then() {
             assert_eq!(pair.victim.loss(), Some(too_much()));
             assert_honest_goes_on(&mut scene.network);
             scene.network.run_for(Duration::from_secs(5));
-            let registry = scene.network.nodes[VICTIM].books().0;
+            let registry = scene.network.nodes[VICTIM].stats().0;
             assert_eq!(registry.connections, 0);
         }
     }
@@ -209,7 +207,7 @@ fn hello_in_twenty_pieces_is_heard_however_often_it_comes() {
     assert_eq!(established.unwrap(), network.nodes[VICTIM].peer_id());
     assert!(network.elapsed() > Duration::from_millis(900));
     assert_eq!(cutter.lock().unwrap().packets, 4);
-    assert_eq!(network.nodes[VICTIM].books().1.dropped_crypto, 0);
+    assert_eq!(network.nodes[VICTIM].stats().1.dropped_crypto, 0);
 }
 
 proptest! {
@@ -385,7 +383,7 @@ impl Scene {
     }
 
     fn dropped(&self) -> u64 {
-        self.network.nodes[VICTIM].books().1.dropped_crypto
+        self.network.nodes[VICTIM].stats().1.dropped_crypto
     }
 }
 

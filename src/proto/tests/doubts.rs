@@ -27,7 +27,7 @@ fn dial_through_a_router_that_drops_marked_packets_takes_a_second_and_the_next_o
     let took = network.elapsed() - begun;
     assert!(took < 2 * SECOND, "{took:?}");
     transfer(&mut network, &first, &first_peer);
-    assert_eq!(network.nodes[0].books().1.path_doubts, 1);
+    assert_eq!(network.nodes[0].stats().1.path_doubts, 1);
     // The doubt is now remembered for the host.
     let begun = network.elapsed();
     let (second, second_peer) = network.connect(0, 1);
@@ -60,7 +60,7 @@ fn outage_is_no_reason_to_doubt_for_long() {
         ..Impairments::NONE
     });
     transfer(&mut network, &dialer, &listener);
-    assert_eq!(network.nodes[0].books().1.path_doubts, 0);
+    assert_eq!(network.nodes[0].stats().1.path_doubts, 0);
 }
 
 #[test]

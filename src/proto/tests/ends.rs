@@ -11,11 +11,8 @@ use super::{
 };
 use crate::{
     error::{ConnectionError, StreamError},
-    proto::{
-        StreamId,
-        simulation::frame::{Frame, Number},
-        streams::Holding,
-    },
+    proto::{StreamId, connection::Holding},
+    simulation::frame::{Frame, Number},
 };
 
 #[test]

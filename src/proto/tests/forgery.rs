@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionError, HandshakeError},
-    proto::simulation::{
+    simulation::{
         frame::{self, Frame, Number},
         initial::{Addressed, header},
     },
@@ -147,7 +147,7 @@ fn forged_first_packets_do_not_touch_a_connection() {
     }
     network.run_for(Duration::from_secs(1));
     assert_eq!((dialer.loss(), listener.loss()), (None, None));
-    assert_eq!(network.nodes[1].books().0.connections, 1);
+    assert_eq!(network.nodes[1].stats().0.connections, 1);
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn retry_with_a_token_of_any_size_leaves_the_dialer_whole() {
         dial.receive(Forgery::Retry(len).against(&dial.first));
         let end = dial.outcome();
         assert!(end.is_err(), "{len}: {end:?}");
-        let sent = dial.network.nodes[0].books().1.datagrams_sent;
+        let sent = dial.network.nodes[0].stats().1.datagrams_sent;
         assert!(sent < 64, "{len}: {sent} datagrams");
         // A new dial succeeds.
         dial.network.nodes[1].accepted.clear();
         dial.network.connect(0, 1);
         dial.network.run_for(Duration::from_secs(10));
-        assert_eq!(dial.network.nodes[0].books().0.connections, 1, "{len}");
+        assert_eq!(dial.network.nodes[0].stats().0.connections, 1, "{len}");
     }
 }
 
@@ -200,7 +200,7 @@ fn two_nodes_that_reset_each_other_soon_stop() {
     let sent: u64 = network
         .nodes
         .iter()
-        .map(|node| node.books().1.datagrams_sent)
+        .map(|node| node.stats().1.datagrams_sent)
         .sum();
     // Each is at least one byte smaller than the one before, and usually half as large.
     assert!((1..1_400 - 21).contains(&sent), "{sent}");
@@ -340,7 +340,7 @@ fn answers(network: &mut Network, datagram: &[u8]) -> Vec<Vec<u8>> {
 /// Asserts that node 1 has kept no state.
 fn assert_untouched(network: &Network) {
     network.nodes[1].assert_empty();
-    assert_eq!(network.nodes[1].books().1.incoming, 0);
+    assert_eq!(network.nodes[1].stats().1.incoming, 0);
 }
 
 /// quinn-proto's default.

@@ -11,7 +11,7 @@ use std::{
 use quinn_proto::TransportErrorCode;
 
 use super::scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM};
-use crate::proto::simulation::frame::{Frame, Number};
+use crate::simulation::frame::{Frame, Number};
 
 /// The default.
 const STREAM_WINDOW: u64 = 10_000_000;
@@ -251,13 +251,13 @@ fn retirement_of_an_id_that_was_never_issued_closes() {
 #[test]
 fn flood_of_retirements_is_answered_id_by_id() {
     let mut scene = Scene::new(Hostile::Dials);
-    let active = scene.network.nodes[VICTIM].books().0.active_ids;
+    let active = scene.network.nodes[VICTIM].stats().0.active_ids;
     for sequence in 0..20 {
         scene.say(&[Frame::RetireConnectionId(Number(sequence))]);
         if !scene.is_open() {
             break;
         }
-        let books = scene.network.nodes[VICTIM].books().0;
+        let books = scene.network.nodes[VICTIM].stats().0;
         assert!(books.active_ids <= active);
     }
     // Retiring the ID to which the packet was sent is a violation (RFC 9000 §19.16). quinn-proto
@@ -270,7 +270,7 @@ fn flood_of_retirements_is_answered_id_by_id() {
 fn challenges_are_answered_one_by_one_and_not_all() {
     for side in SIDES {
         let mut scene = Scene::new(side);
-        let before = scene.network.nodes[VICTIM].books().1;
+        let before = scene.network.nodes[VICTIM].stats().1;
         let packets = 10;
         for number in 0..packets {
             let flood: Vec<_> = (0..CHALLENGES_IN_A_PACKET)
@@ -279,7 +279,7 @@ fn challenges_are_answered_one_by_one_and_not_all() {
             scene.say(&flood);
         }
         scene.assert_open();
-        let after = scene.network.nodes[VICTIM].books().1;
+        let after = scene.network.nodes[VICTIM].stats().1;
         let answers = after.datagrams_sent - before.datagrams_sent;
         let bytes = after.bytes_sent - before.bytes_sent;
         // A response may fill a datagram (RFC 9000 §8.2.2), and other packets are sent as well; a
@@ -361,7 +361,7 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
         for (sent, received) in sent.iter().zip(&received) {
             assert!(*sent <= 3 * received, "{sent} for {received}");
         }
-        let withheld = scene.network.nodes[VICTIM].books().1.sends_not_credited;
+        let withheld = scene.network.nodes[VICTIM].stats().1.sends_not_credited;
         assert!(withheld > 0, "{addresses}");
         assert_eq!(scene.victim.loss(), None);
         scene.assert_honest_goes_on();

@@ -25,7 +25,7 @@ fn both_sides_are_authenticated_and_counted_once() {
     network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
 
-    let books = [0, 1].map(|node| network.nodes[node].books());
+    let books = [0, 1].map(|node| network.nodes[node].stats());
     for (registry, transport) in &books {
         assert_eq!(registry.connections, 1);
         assert_eq!(registry.handshaking, 0);
@@ -67,15 +67,15 @@ fn dial_dropped_during_the_handshake_leaves_nothing_at_once() {
         dialer.abandon();
         network.settle();
         network.nodes[0].assert_empty();
-        assert_eq!(network.nodes[0].books().1.handshakes_failed, 1);
+        assert_eq!(network.nodes[0].stats().1.handshakes_failed, 1);
         assert_eq!(
             network.block_on(async move { dialer.established().await }),
-            Err(HandshakeError::Stale)
+            Err(HandshakeError::Abandoned)
         );
 
         network.run_until_empty();
         network.nodes[1].assert_empty();
-        assert_eq!(network.nodes[1].books().1.handshakes_completed, 0);
+        assert_eq!(network.nodes[1].stats().1.handshakes_completed, 0);
     }
 }
 
@@ -91,7 +91,7 @@ fn silent_peer_fails_the_dial_after_the_handshake_timeout() {
     let late = network.elapsed() - HANDSHAKE_TIMEOUT;
     assert!(late < SLACK, "{late:?}");
     network.nodes[0].assert_empty();
-    assert_eq!(network.nodes[0].books().1.handshakes_timed_out, 1);
+    assert_eq!(network.nodes[0].stats().1.handshakes_timed_out, 1);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn peer_that_falls_silent_fails_the_handshake_on_both_sides() {
     network.run_until_empty();
     for node in &network.nodes {
         node.assert_empty();
-        assert_eq!(node.books().1.handshakes_timed_out, 1);
+        assert_eq!(node.stats().1.handshakes_timed_out, 1);
     }
 }
 
@@ -138,7 +138,7 @@ fn incoming_connection_that_nobody_answers_is_forgotten() {
     let mut network = Network::pair(1, Setup::default(), setup);
     let dialer = network.dial(0, 1);
     network.run_for(Duration::from_millis(15));
-    let (books, _) = network.nodes[1].books();
+    let (books, _) = network.nodes[1].stats();
     assert_eq!((books.pending_incoming, books.initial_ids), (1, 1));
     assert_eq!(books.connections, 0);
 
@@ -148,10 +148,10 @@ fn incoming_connection_that_nobody_answers_is_forgotten() {
     );
     network.run_until_empty();
     network.nodes[1].assert_empty();
-    assert_eq!(network.nodes[1].books().1.incoming_refused, 1);
+    assert_eq!(network.nodes[1].stats().1.incoming_refused, 1);
     let now = network.now;
     let answer = network.nodes[1].answer_held(now, true);
-    assert_eq!(answer, Some(HandshakeError::Stale));
+    assert_eq!(answer, Some(HandshakeError::TimedOut));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn incoming_connections_past_the_limit_are_dropped() {
     }
     network.run_for(Duration::from_millis(15));
     assert_eq!(network.nodes[1].held.len(), 3);
-    assert_eq!(network.nodes[1].books().0.pending_incoming, 3);
+    assert_eq!(network.nodes[1].stats().0.pending_incoming, 3);
     network.run_until_empty();
     network.nodes[1].assert_empty();
 }
@@ -181,7 +181,7 @@ fn refused_dial_says_so() {
     let mut network = Network::pair(1, Setup::default(), setup);
     let dialer = network.dial(0, 1);
     assert_eq!(outcome(&mut network, &dialer), Err(HandshakeError::Refused));
-    assert_eq!(network.nodes[1].books().1.incoming_refused, 1);
+    assert_eq!(network.nodes[1].stats().1.incoming_refused, 1);
     network.run_until_empty();
     for node in &network.nodes {
         node.assert_empty();
@@ -229,7 +229,7 @@ fn wrong_peer_fails_the_dial_and_never_counts_as_a_peer() {
     network.run_until_empty();
     for node in &network.nodes {
         node.assert_empty();
-        let (_, transport) = node.books();
+        let (_, transport) = node.stats();
         assert_eq!(
             (transport.handshakes_completed, transport.handshakes_failed),
             (0, 1)
@@ -256,7 +256,7 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     let now = network.now;
     network.nodes[0].receive(now, answer.from, &answer.contents);
     network.settle();
-    assert_eq!(network.nodes[0].books().0.handshaking, 1);
+    assert_eq!(network.nodes[0].stats().0.handshaking, 1);
     network.intercept();
     let unanswered = network.dial(0, 1);
     network.settle();
@@ -268,13 +268,13 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     let addr = network.nodes[1].addr();
     let other_port = SocketAddr::new(addr.ip(), addr.port() + 1);
     let now = network.now;
-    network.nodes[0].cores[0].unreachable(now, other_port, quoted, HandshakeError::Unreachable);
+    network.nodes[0].shards[0].unreachable(now, other_port, quoted, HandshakeError::Unreachable);
     // Forged by an attacker who has not seen the packet.
-    network.nodes[0].cores[0].unreachable(now, addr, &[7; 8], HandshakeError::Unreachable);
-    network.nodes[0].cores[0].unreachable(now, addr, &[], HandshakeError::Unreachable);
+    network.nodes[0].shards[0].unreachable(now, addr, &[7; 8], HandshakeError::Unreachable);
+    network.nodes[0].shards[0].unreachable(now, addr, &[], HandshakeError::Unreachable);
     network.settle();
     assert_eq!(unanswered.loss(), None);
-    network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
+    network.nodes[0].shards[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     assert_eq!(
         outcome(&mut network, &unanswered),
         Err(HandshakeError::Unreachable)
@@ -282,7 +282,7 @@ fn unreachable_address_fails_only_dials_to_it_that_have_heard_nothing() {
     for unaffected in [established, answered, elsewhere] {
         assert_eq!(unaffected.loss(), None);
     }
-    assert_eq!(network.nodes[0].books().0.connections, 3);
+    assert_eq!(network.nodes[0].stats().0.connections, 3);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     for datagram in network.intercept() {
         let quoted = long_header_id(&datagram.contents).unwrap();
         let now = network.now;
-        network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
+        network.nodes[0].shards[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     }
     network.settle();
     assert_eq!(refused.loss(), None);
@@ -315,7 +315,7 @@ fn dial_from_a_listener_believes_only_later_that_nobody_listens() {
     let again = network.intercept().swap_remove(0);
     let quoted = long_header_id(&again.contents).unwrap();
     let now = network.now;
-    network.nodes[0].cores[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
+    network.nodes[0].shards[0].unreachable(now, addr, quoted, HandshakeError::Unreachable);
     assert_eq!(
         outcome(&mut network, &refused),
         Err(HandshakeError::Unreachable)

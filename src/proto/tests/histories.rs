@@ -224,7 +224,7 @@ impl History {
                     let Some(quoted) = long_header_id(&datagram) else {
                         continue;
                     };
-                    for core in &mut network.nodes[node].cores {
+                    for core in &mut network.nodes[node].shards {
                         core.unreachable(now, addr, quoted, HandshakeError::Unreachable);
                     }
                 }
@@ -265,7 +265,7 @@ impl History {
             assert_eq!(peer.open_streams(), 0);
         }
         for node in &self.network.nodes {
-            let (registry, transport) = node.books();
+            let (registry, transport) = node.stats();
             assert_eq!(registry.issued_ids, registry.retired_ids);
             assert!(transport.handshakes_timed_out <= transport.handshakes_failed);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{network::Network, node::Setup};
-use crate::proto::PunchKey;
+use crate::proto::{PunchKey, unanswered::FIRST_RETRANSMISSION};
 
 const TARGET: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
@@ -70,6 +70,21 @@ fn dial_that_was_too_early_need_not_wait_to_send_again() {
 }
 
 #[test]
+fn first_packet_of_a_dial_is_sent_again_when_we_expect_it() {
+    let mut network = Network::new(1);
+    network.add(Setup::default());
+    let now = network.now;
+    let _dialled = network.nodes[0].dial(now, SocketAddr::from(TARGET), None);
+    network.settle();
+    assert!(!network.intercept().is_empty());
+    let just_before = FIRST_RETRANSMISSION - Duration::from_millis(1);
+    network.run_for(just_before);
+    assert!(network.intercept().is_empty());
+    network.run_for(FIRST_RETRANSMISSION - just_before);
+    assert!(!network.intercept().is_empty());
+}
+
+#[test]
 fn unmatched_datagram_makes_a_dial_send_once_more_and_not_more_often() {
     let mut network = Network::new(1);
     network.add(Setup::default());
@@ -85,7 +100,7 @@ fn unmatched_datagram_makes_a_dial_send_once_more_and_not_more_often() {
         network.intercept();
         let elsewhere = SocketAddr::new(target.ip(), target.port() + 1);
         for from in [elsewhere, target, target] {
-            for noise in [&[0; 8][..], &[0x40; 64]] {
+            for noise in [&[0; 8][..], &[0x40; 64], &[0x40; 20]] {
                 network.nodes[node].receive(now, from, noise);
             }
             network.settle();
@@ -96,6 +111,37 @@ fn unmatched_datagram_makes_a_dial_send_once_more_and_not_more_often() {
             .iter()
             .filter(|datagram| datagram.contents.len() >= 1200);
         assert_eq!(initials.count(), expected, "node {node}");
+    }
+}
+
+#[test]
+fn unmatched_datagram_is_heard_whichever_shard_gets_it() {
+    let mut network = Network::new(1);
+    network.add(Setup {
+        shards: 2,
+        ..Setup::default()
+    });
+    let mut port = TARGET.1;
+    let shorts = [0x40, 0x41].map(|first| [first; 20]);
+    let longer = [0, 0x40, 0x41].map(|first| [first; 64]);
+    // The datagrams of a hole punch are too short for a stateless reset.
+    let noises =
+        (shorts.iter().map(|noise| &noise[..])).chain(longer.iter().map(|noise| &noise[..]));
+    for noise in noises {
+        // One dial for each shard.
+        for _ in 0..2 {
+            port += 1;
+            let target = SocketAddr::from((TARGET.0, port));
+            let now = network.now;
+            let _dialled = network.nodes[0].dial(now, target, None);
+            network.settle();
+            network.intercept();
+            network.nodes[0].receive(now, target, noise);
+            network.settle();
+            let sent = network.intercept();
+            let is_initial = |contents: &[u8]| contents.len() >= 1200;
+            assert!(sent.iter().any(|sent| is_initial(&sent.contents)), "{port}");
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn dial_without_ids_left_fails_and_the_next_one_does_not() {
     let (now, addr) = (network.now, network.nodes[1].addr());
     let third = network.nodes[0].try_dial(now, addr, None);
     assert!(matches!(third, Err(ConnectError::CidsExhausted)));
-    assert_eq!(network.nodes[0].books().1.dials, 2);
+    assert_eq!(network.nodes[0].stats().1.dials, 2);
 
     first.close(0);
     network.run_for(SECOND);
@@ -48,7 +48,7 @@ fn incoming_connection_without_ids_left_is_dropped_until_there_are() {
     network.connect(0, 1);
     let third = network.dial(0, 1);
     network.run_for(SECOND / 2);
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!((registry.connections, transport.incoming), (2, 2));
     assert!(registry.dropped_overload > 0);
 
@@ -101,9 +101,9 @@ fn peer_that_wants_ever_new_ids_is_left() {
         reason: "too many connection IDs retired".to_owned(),
     };
     assert_eq!(dialer.loss(), Some(limit_error));
-    assert!(network.nodes[0].books().0.issued_ids <= 1 + FREE + 2);
-    let told = ConnectionError::ClosedByPeer {
-        code: 0,
+    assert!(network.nodes[0].stats().0.issued_ids <= 1 + FREE + 2);
+    let told = ConnectionError::AbortedByPeer {
+        code: 9,
         reason: "too many connection IDs retired".to_owned(),
     };
     assert_eq!(listener.loss(), Some(told));

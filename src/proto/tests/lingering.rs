@@ -16,7 +16,8 @@ use super::{
 use crate::{
     config::ConfigBuilder,
     error::{ConnectionError, StreamError},
-    proto::{StreamId, simulation::frame::Frame},
+    proto::StreamId,
+    simulation::frame::Frame,
 };
 
 static CONTENTS: [u8; 300_000] = [7; 300_000];
@@ -45,7 +46,7 @@ fn what_was_closed_properly_arrives_although_the_connection_is_closed_behind_it(
         let ends = [Err(closed_with(0)), Err(ConnectionError::Reset)];
         assert!(ends.contains(&end), "{end:?}");
         network.run_until_empty();
-        assert_eq!(network.nodes[0].books().1.lingers_given_up, 0);
+        assert_eq!(network.nodes[0].stats().1.lingers_given_up, 0);
     }
 }
 
@@ -152,7 +153,7 @@ fn whoever_closes_at_once_after_all_waits_no_longer() {
     network.run_for(Duration::from_millis(20));
     // With the code of the first close.
     assert_eq!(listener.loss(), Some(closed_with(0)));
-    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
+    assert_eq!(network.nodes[0].stats().1.lingers_given_up, 1);
 }
 
 #[test]
@@ -164,10 +165,10 @@ fn peer_that_acknowledges_nothing_is_waited_for_three_seconds() {
     network.impair(Impairments::DEAD);
     assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
     network.run_for(Duration::from_millis(2_900));
-    assert_eq!(network.nodes[0].books().0.connections, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 1);
     network.run_for(Duration::from_millis(200));
-    assert_eq!(network.nodes[0].books().0.connections, 0);
-    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
+    assert_eq!(network.nodes[0].stats().1.lingers_given_up, 1);
 }
 
 #[test]
@@ -189,10 +190,10 @@ fn peer_that_acknowledges_little_by_little_is_waited_for_no_longer_than_was_set(
     write_and_finish(&mut network, &dialer);
     assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
     network.run_for(Duration::from_millis(9_900));
-    assert_eq!(network.nodes[0].books().0.connections, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 1);
     network.run_for(Duration::from_millis(200));
-    assert_eq!(network.nodes[0].books().0.connections, 0);
-    assert_eq!(network.nodes[0].books().1.lingers_given_up, 1);
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
+    assert_eq!(network.nodes[0].stats().1.lingers_given_up, 1);
     network.run_for(Duration::from_secs(30));
     assert_eq!(listener.loss(), Some(closed_with(0)));
 }
@@ -206,7 +207,7 @@ fn peer_that_goes_itself_is_not_waited_for() {
     assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
     listener.close(7);
     network.run_for(Duration::from_millis(100));
-    assert_eq!(network.nodes[0].books().0.connections, 0);
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
     network.run_until_empty();
 }
 
@@ -318,7 +319,7 @@ fn peer_that_is_waited_for_has_the_same_limits_as_another_one() {
             assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
         }
         assert_eq!(too_fragmented(&scene), 1);
-        let books = scene.network.nodes[VICTIM].books().1;
+        let books = scene.network.nodes[VICTIM].stats().1;
         assert_eq!(books.lingers_given_up, 1);
     }
 }
@@ -467,4 +468,61 @@ fn closed_with(code: u64) -> ConnectionError {
         code,
         reason: String::new(),
     }
+}
+
+/// The peer has no credit to give, and acknowledges only what it is asked.
+#[test]
+fn reader_that_pauses_gets_what_was_closed_properly() {
+    for (pause, loss) in [(2, 0.0), (6, 0.0), (20, 0.0), (20, 0.2)] {
+        let small = Setup {
+            configure: |builder| builder.stream_receive_window_bytes(64 * 1024).unwrap(),
+            ..Setup::default()
+        };
+        let mut network = Network::pair(1, Setup::default(), small);
+        let (dialer, listener) = network.connect(0, 1);
+        network.run_for(Duration::from_secs(1));
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        let mut written = 0;
+        for _ in 0..10 {
+            written += dialer.write_now(stream, &CONTENTS[..10_000]);
+            network.settle();
+        }
+        assert!(written > 70_000, "{written}");
+        network.run_for(Duration::from_secs(1));
+        let reading = listener.accept().now_or_never().unwrap().unwrap();
+        dialer.finish(stream).unwrap();
+        assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+        network.impair(Impairments {
+            loss,
+            ..Impairments::NONE
+        });
+        network.run_for(Duration::from_secs(pause));
+        network.impair(Impairments::NONE);
+        let received =
+            network.block_on(async move { listener.read_to_end(reading).await.unwrap() });
+        assert_eq!(received.len(), written, "after {pause} s, loss {loss}");
+        assert_eq!(network.nodes[0].stats().1.lingers_given_up, 0);
+    }
+}
+
+#[test]
+fn delivery_that_the_idle_timeout_ends_is_counted() {
+    let short = Setup {
+        configure: |builder| {
+            let builder = builder.keep_alive_interval(None).unwrap();
+            builder.idle_timeout(Some(Duration::from_secs(1))).unwrap()
+        },
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, short.clone(), short);
+    let (dialer, _listener) = network.connect(0, 1);
+    network.run_for(Duration::from_millis(300));
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    dialer.write_now(stream, &CONTENTS[..50_000]);
+    dialer.finish(stream).unwrap();
+    network.impair(Impairments::DEAD);
+    assert_eq!(dialer.closed().now_or_never(), Some(Ok(())));
+    network.run_for(Duration::from_secs(10));
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
+    assert_eq!(network.nodes[0].stats().1.lingers_given_up, 1);
 }

@@ -42,7 +42,7 @@ fn peers_that_send_what_nobody_reads_share_the_budget_and_nothing_is_lost() {
         assert!(used <= LIMIT + PEERS * 4 * LEAST, "{used}");
     }
     assert!(network.nodes[0].budget.used() > LIMIT / 2);
-    assert!(network.nodes[0].books().0.dropped_budget > 0);
+    assert!(network.nodes[0].stats().0.dropped_budget > 0);
     let read = pairs
         .iter()
         .zip(&streams)

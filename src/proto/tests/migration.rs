@@ -44,7 +44,7 @@ fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
             assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
             let reported = listener.address_change().now_or_never();
             assert_eq!(reported, Some(Ok(addr)));
-            let books = network.nodes[1].books().0;
+            let books = network.nodes[1].stats().0;
             assert!(books.forwarded > 0);
             assert_eq!((books.foreign, books.responses_sent), (0, 0));
             assert_eq!((dialler.loss(), listener.loss()), (None, None));

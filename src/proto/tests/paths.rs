@@ -56,8 +56,8 @@ fn forged_congestion_slows_a_transfer_down_and_it_is_exact() {
         let began = network.elapsed();
         exchange_between(&mut network, &dialer, &listener, 1, 500_000);
         let stats = dialer.stats();
-        assert_eq!(stats.congestion_events > 0, ecn == Ecn::ForgedCe);
-        assert_eq!(stats.lost_packets, 0);
+        assert_eq!(stats.packets.congestion_events > 0, ecn == Ecn::ForgedCe);
+        assert_eq!(stats.packets.lost_packets, 0);
         network.elapsed() - began
     });
     assert!(times[1] > times[0], "{times:?}");
@@ -90,7 +90,7 @@ fn path_that_becomes_narrow_is_used_as_it_is_and_grows_again() {
 }
 
 /// The old path is kept until the new one is validated, which does not happen here. However, an
-/// attacker who is always first and continues can slow a transfer down as if he were on the path
+/// attacker who is always first and continues can slow a transfer down as if it were on the path
 /// (RFC 9000 §9.3.3).
 #[test]
 fn copies_from_a_forged_address_neither_move_nor_stop_a_transfer() {
@@ -178,8 +178,8 @@ fn where_migration_is_forbidden_copies_from_a_forged_address_get_no_answer_and_c
     }
 }
 
-/// An attacker who forwards all datagrams in both directions is a path, and is used as one. When he
-/// stops, the connection goes on without him (RFC 9000 §9.3.3).
+/// An attacker who forwards all datagrams in both directions is a path, and is used as one. When
+/// this ends, the connection goes on over the other path (RFC 9000 §9.3.3).
 #[test]
 fn path_through_somebody_who_only_forwards_is_left_when_he_stops() {
     for seed in seeds().take(10) {

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     config::ConfigBuilder,
-    proto::{StreamId, simulation::frame::Frame, streams::Holding},
+    proto::{StreamId, connection::Holding},
+    simulation::frame::Frame,
 };
 
 /// The default.
@@ -562,7 +563,7 @@ pub(super) fn holding(peer: &Peer) -> Holding {
 }
 
 pub(super) fn too_fragmented(scene: &Scene) -> u64 {
-    scene.network.nodes[VICTIM].books().1.too_fragmented
+    scene.network.nodes[VICTIM].stats().1.too_fragmented
 }
 
 /// Asserts how much memory the victim's connection to the hostile peer takes, including its part of

@@ -37,7 +37,7 @@ fn replayed_connection_begins_nothing_but_a_handshake_that_fails() {
     exchange_between(&mut network, &dialer, &listener, 1, 1000);
     dialer.close(0);
     network.run_until_empty();
-    let before = network.nodes[1].books().1;
+    let before = network.nodes[1].stats().1;
 
     let now = network.now;
     for datagram in &recorded {
@@ -48,7 +48,7 @@ fn replayed_connection_begins_nothing_but_a_handshake_that_fails() {
     let end = network.block_on(async move { replayed.established().await });
     assert!(end.is_err());
     network.run_until_empty();
-    let after = network.nodes[1].books().1;
+    let after = network.nodes[1].stats().1;
     assert_eq!(after.handshakes_completed, before.handshakes_completed);
     network.nodes.iter().for_each(Node::assert_empty);
 }

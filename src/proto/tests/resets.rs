@@ -150,7 +150,7 @@ fn no_id_is_issued_twice_by_any_shard_of_any_node() {
     let issued: u64 = network
         .nodes
         .iter()
-        .map(|node| node.books().0.issued_ids)
+        .map(|node| node.stats().0.issued_ids)
         .sum();
     assert!(ids.len() as u64 >= issued && issued > 4 * 4 * 2);
     let different: HashSet<_> = ids.iter().cloned().collect();
@@ -234,7 +234,7 @@ fn another_node_at_the_address_cannot_reset_what_the_one_before_has_forgotten() 
         }
         network.run_for(packets);
     }
-    assert!(network.nodes[1].books().0.responses_sent > 0);
+    assert!(network.nodes[1].stats().0.responses_sent > 0);
     assert!(pairs.iter().all(|(dialer, _)| dialer.loss().is_none()));
     for (dialer, _) in pairs {
         let end = network.block_on(async move { dialer.address_change().await });
@@ -255,7 +255,7 @@ fn forged_resets_by_the_thousand_are_counted_and_hardly_answered() {
         [(1, &listener), (0, &dialer)].map(|(node, peer)| id_in_use(&mut network, node, peer));
     network.run_for(SECOND);
     for (node, id) in ids.iter().enumerate() {
-        let before = network.nodes[node].books();
+        let before = network.nodes[node].stats();
         let peer = network.nodes[1 - node].addr();
         for seed in 0..FORGED {
             let now = network.now;
@@ -269,7 +269,7 @@ fn forged_resets_by_the_thousand_are_counted_and_hardly_answered() {
             }
         }
         network.run_for(SECOND);
-        let after = network.nodes[node].books();
+        let after = network.nodes[node].stats();
         assert_eq!(after.0.unknown - before.0.unknown, FORGED);
         assert!(after.0.routed_established - before.0.routed_established >= FORGED);
         // Each shard answers once in 20 ms; this took one second, and one more.
@@ -297,7 +297,7 @@ fn nodes_of_many_shards_that_reset_each_other_soon_stop() {
     let sent: u64 = network
         .nodes
         .iter()
-        .map(|node| node.books().1.datagrams_sent)
+        .map(|node| node.stats().1.datagrams_sent)
         .sum();
     // Most of them are not answered, and each answer is shorter.
     assert!((1..AT_ONCE).contains(&sent), "{sent}");
@@ -352,7 +352,7 @@ fn id_in_use(network: &mut Network, node: usize, peer: &Peer) -> Vec<u8> {
     network.run_for(SECOND);
     network.intercept();
     peer.with(|connection| connection.probe());
-    network.nodes[node].cores[peer.shard].want_turn(peer.handle);
+    network.nodes[node].shards[peer.shard].want_turn(peer.handle);
     network.settle();
     let packet = network.intercept().swap_remove(0).contents;
     assert_eq!(packet[0] & 0xc0, 0x40);

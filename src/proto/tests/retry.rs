@@ -32,7 +32,7 @@ fn dialer_that_proves_its_address_is_let_in() {
     let (dialer, listener) = network.connect(0, 1);
     // One and a half round trips, and one more for the proof.
     assert_eq!(network.elapsed(), Duration::from_millis(50));
-    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(network.nodes[1].stats().1.retries_sent > 0);
 
     dialer.close(0);
     listener.close(0);
@@ -61,7 +61,7 @@ fn stranger_that_never_comes_back_leaves_nothing() {
         .iter()
         .map(|datagram| datagram.contents.len())
         .sum();
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     // One is enough for all of them.
     assert_eq!(transport.retries_sent, 1);
     assert_eq!(transport.retries_withheld, first.len() as u64 - 1);
@@ -79,7 +79,7 @@ fn dialer_that_has_given_up_is_not_asked_again_and_again() {
     dialer.close(0);
     network.run_for(10 * SECOND);
     assert!(network.nodes[0].is_empty());
-    let (_, transport) = network.nodes[1].books();
+    let (_, transport) = network.nodes[1].stats();
     assert!(transport.retries_sent >= 1);
     // It closes for seconds; without the limit there would be a Retry for each round trip of 20 ms.
     assert!(transport.retries_sent <= 3, "{}", transport.retries_sent);
@@ -99,7 +99,7 @@ fn token_is_worth_nothing_at_another_address() {
         network.nodes[1].receive(now, thief, &datagram.contents);
     }
     network.nodes[1].turn(now);
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!((transport.incoming, registry.connections), (0, 0));
 }
 
@@ -114,12 +114,12 @@ fn only_a_busy_listener_asks() {
         network.dial(0, 1);
         network.run_for(SECOND / 10);
         assert_eq!(network.nodes[1].held.len(), dials);
-        assert_eq!(network.nodes[1].books().1.retries_sent, 0);
+        assert_eq!(network.nodes[1].stats().1.retries_sent, 0);
     }
     network.dial(0, 1);
     network.run_for(SECOND / 10);
     assert_eq!(network.nodes[1].held.len(), 3);
-    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(network.nodes[1].stats().1.retries_sent > 0);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn handshakes_that_are_over_are_no_load() {
         dialer.abandon();
         network.run_for(SECOND);
     }
-    assert_eq!(network.nodes[1].books().1.retries_sent, 0);
+    assert_eq!(network.nodes[1].stats().1.retries_sent, 0);
 
     // Meanwhile, these are in their handshake.
     for _ in 0..2 {
@@ -152,7 +152,7 @@ fn handshakes_that_are_over_are_no_load() {
     network.impair(Impairments::NONE);
     network.dial(0, 1);
     network.run_for(SECOND / 10);
-    assert!(network.nodes[1].books().1.retries_sent > 0);
+    assert!(network.nodes[1].stats().1.retries_sent > 0);
 }
 
 /// The most dials until one succeeds, with a tenth of all datagrams lost.
@@ -170,7 +170,7 @@ fn retried_dials_get_through_loss() {
             loss: 0.1,
             ..Impairments::NONE
         });
-        // One of some hundreds of handshakes loses so many datagrams in a row that it times out.
+        // In some hundreds of handshakes, one times out because it loses many datagrams in a row.
         let is_connected = (0..MOST_ATTEMPTS).any(|_| {
             let dialer = network.dial(0, 1);
             let handshake = network.block_on(async move { dialer.established().await });

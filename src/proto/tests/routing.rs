@@ -32,7 +32,7 @@ fn datagrams_that_all_come_in_at_the_wrong_shard_arrive_all_the_same() {
             exchange_over(&mut network, seed, 20_000);
         }
         for node in &network.nodes {
-            let (registry, transport) = node.books();
+            let (registry, transport) = node.stats();
             assert_eq!(registry.forwarded, transport.datagrams_received);
             assert_eq!(registry.foreign, 0);
             assert!(registry.routed_initial > 0 && registry.routed_established > 0);
@@ -43,7 +43,7 @@ fn datagrams_that_all_come_in_at_the_wrong_shard_arrive_all_the_same() {
 #[test]
 fn datagram_handed_to_a_wrong_shard_is_foreign_and_gets_no_answer() {
     let (mut network, dialer, listener) = four_shards();
-    let before = network.nodes[1].books().0;
+    let before = network.nodes[1].stats().0;
     // An Initial, and packets of an established connection.
     network.dial(0, 1);
     send_something(&dialer);
@@ -64,7 +64,7 @@ fn datagram_handed_to_a_wrong_shard_is_foreign_and_gets_no_answer() {
     node.turn(now);
     assert!(node.take_outgoing().is_empty());
     assert!(node.held.is_empty() && node.accepted.is_empty());
-    let (books, _) = node.books();
+    let (books, _) = node.stats();
     assert_eq!(books.foreign - before.foreign, handed);
     assert_eq!(books.responses_sent, before.responses_sent);
     assert_eq!(books.connections, before.connections);
@@ -114,7 +114,7 @@ fn socket_that_only_dials_answers_no_stranger() {
     let end = network.block_on(async move { stranger.established().await });
     assert_eq!(end, Err(HandshakeError::TimedOut));
 
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!(transport.datagrams_sent, 0);
     assert_eq!(registry.responses_sent, 0);
     assert_eq!(registry.pending_incoming, 0);
@@ -140,7 +140,7 @@ fn noise_of_any_kind_is_survived_and_starts_nothing() {
             (None, None),
             "seed {seed}"
         );
-        assert_eq!(network.nodes[1].books().0.connections, 1, "seed {seed}");
+        assert_eq!(network.nodes[1].stats().0.connections, 1, "seed {seed}");
     }
 }
 
@@ -155,7 +155,7 @@ fn listener_follows_a_peer_whose_address_changes() {
         let (dialer, listener) = network.connect(0, 1);
         network.run_for(Duration::from_secs(1));
         for _ in 0..3 {
-            let before = network.nodes[1].books().0;
+            let before = network.nodes[1].stats().0;
             let addr = network.rebind(0);
             send_something(&dialer);
             let seen = network.block_on({
@@ -166,10 +166,10 @@ fn listener_follows_a_peer_whose_address_changes() {
             assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
             network.run_for(Duration::from_secs(30));
             assert_eq!((dialer.loss(), listener.loss()), (None, None));
-            let after = network.nodes[1].books().0;
+            let after = network.nodes[1].stats().0;
             assert_eq!(after.connections, 1);
             // The peer uses another ID, so that its move cannot be traced (RFC 9000 §9.5).
-            let retired = |node: usize| network.nodes[node].books().0.retired_ids;
+            let retired = |node: usize| network.nodes[node].stats().0.retired_ids;
             assert!(after.retired_ids >= before.retired_ids);
             assert!(
                 retired(0) > 0,
@@ -243,12 +243,12 @@ fn what_comes_from_no_host_is_not_answered() {
     }
     network.settle();
     assert!(network.intercept().is_empty());
-    let books = network.nodes[1].books().0;
+    let books = network.nodes[1].stats().0;
     assert_eq!((books.martian, books.responses_sent), (4, 0));
     let from = "192.0.2.9:9".parse().unwrap();
     network.nodes[1].receive(now, from, &unknown_version);
     network.settle();
-    assert_eq!(network.nodes[1].books().0.responses_sent, 1);
+    assert_eq!(network.nodes[1].stats().0.responses_sent, 1);
 }
 
 /// An answer would have to leave from that address, which the kernel refuses; quinn-udp would then
@@ -266,11 +266,11 @@ fn what_was_sent_to_many_is_not_answered() {
     }
     network.nodes[1].turn(now);
     assert!(network.nodes[1].take_outgoing().is_empty());
-    let (registry, transport) = network.nodes[1].books();
+    let (registry, transport) = network.nodes[1].stats();
     assert_eq!((registry.martian, transport.incoming), (3, 0));
     network.nodes[1].receive_at("192.0.2.2".parse().unwrap(), now, from, &first);
     network.nodes[1].turn(now);
-    assert_eq!(network.nodes[1].books().1.incoming, 1);
+    assert_eq!(network.nodes[1].stats().1.incoming, 1);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn connections_between_the_same_addresses_are_told_apart() {
     };
     let mut network = Network::pair(1, setup.clone(), setup);
     let pairs: Vec<_> = (0..CONNECTIONS).map(|_| network.connect(0, 1)).collect();
-    let books = network.nodes[1].books().0;
+    let books = network.nodes[1].stats().0;
     assert_eq!(books.connections, CONNECTIONS);
     assert_eq!((books.remote_addresses, books.peers), (1, 1));
 
@@ -302,7 +302,7 @@ fn connections_between_the_same_addresses_are_told_apart() {
         });
         assert_eq!(received, Ok(vec![number]));
     }
-    let books = network.nodes[1].books().0;
+    let books = network.nodes[1].stats().0;
     assert_eq!(books.connections, CONNECTIONS / 2);
     assert_eq!((books.remote_addresses, books.peers), (1, 1));
 }
@@ -310,9 +310,9 @@ fn connections_between_the_same_addresses_are_told_apart() {
 #[test]
 fn reset_books_forget_sums_and_keep_what_is_now() {
     let (mut network, dialer, _) = four_shards();
-    let before = network.nodes[0].books().0;
-    network.nodes[0].reset_books();
-    let (after, transport) = network.nodes[0].books();
+    let before = network.nodes[0].stats().0;
+    network.nodes[0].reset_stats();
+    let (after, transport) = network.nodes[0].stats();
     assert_eq!(transport, TransportStats::default());
     let now = RegistryStats {
         active_ids: before.active_ids,
@@ -385,7 +385,7 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
     for node in 0..2 {
         assert_books_balance(&mut network, node);
         network.nodes[node].assert_empty();
-        assert_eq!(network.nodes[node].books().0.active_ids, 0);
+        assert_eq!(network.nodes[node].stats().0.active_ids, 0);
     }
 }
 
@@ -394,7 +394,7 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
 pub(super) fn assert_books_balance(network: &mut Network, node: usize) {
     network.settle();
     let now = network.now;
-    let (books, _) = network.nodes[node].books();
+    let (books, _) = network.nodes[node].stats();
     assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
     assert_eq!(network.nodes[node].routable_ids(now), books.active_ids);
     assert_eq!(

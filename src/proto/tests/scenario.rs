@@ -380,7 +380,7 @@ impl Scenario {
             assert_eq!(peer.open_streams(), 0);
         }
         for node in &network.nodes {
-            let (registry, _) = node.books();
+            let (registry, _) = node.stats();
             assert_eq!(registry.issued_ids, registry.retired_ids);
             assert_eq!(registry.foreign, 0);
         }

@@ -216,7 +216,7 @@ fn remote_ip(network: &Network, node: usize) -> IpAddr {
 }
 
 fn source_changes(network: &Network, node: usize) -> u64 {
-    network.nodes[node].books().1.source_changes
+    network.nodes[node].stats().1.source_changes
 }
 
 fn close(network: &mut Network, dialer: &Peer) {

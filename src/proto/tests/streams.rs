@@ -202,7 +202,7 @@ fn small_writes_are_gathered_and_stay_in_order() {
     let (mut network, dialer, listener) = connected(Setup::default());
     let (stream, accepted) = open_stream(&mut network, &dialer, &listener);
     let contents = payload(1, 70_000);
-    let before = network.nodes[0].books().1.datagrams_sent;
+    let before = network.nodes[0].stats().1.datagrams_sent;
     let mut sizes = (1..40).cycle();
     let mut rest = &contents[..];
     while !rest.is_empty() {
@@ -215,7 +215,7 @@ fn small_writes_are_gathered_and_stay_in_order() {
     let received = network.block_on(async move { listener.read_to_end(accepted).await });
     assert!(received.unwrap()[1..] == contents);
     // 3,500 writes; they fill 60 datagrams, in addition to acknowledgements and MTU probes.
-    let datagrams = network.nodes[0].books().1.datagrams_sent - before;
+    let datagrams = network.nodes[0].stats().1.datagrams_sent - before;
     assert!(datagrams < 100, "{datagrams}");
 }
 
@@ -226,7 +226,7 @@ fn first_write_after_a_pause_leaves_at_once_and_the_others_in_the_same_turn() {
     for size in [1, 1000, 1024, 5000] {
         network.run_for(Duration::from_secs(1));
         let now = network.now;
-        let sent = |network: &Network| network.nodes[0].books().1.bytes_sent;
+        let sent = |network: &Network| network.nodes[0].stats().1.bytes_sent;
         let before = sent(&network);
         for _ in 0..2 {
             assert_eq!(dialer.write_now(stream, &vec![0; size]), size);

@@ -8,6 +8,7 @@
 //!     cargo test --release --lib proto::tests::wan::paths_that -- --nocapture
 //! ```
 
+mod bbr;
 mod path;
 mod run;
 
@@ -21,6 +22,16 @@ use self::{
     path::WanPath,
     run::{Outcome, run},
 };
+
+/// What one stream reaches on a path, in Mb/s.
+pub(super) fn goodput_in_mbits(asked: &str) -> f64 {
+    let outcome = run(&WanPath::parse(asked));
+    let [flow] = &outcome.flows[..] else {
+        panic!("{} flows", outcome.flows.len());
+    };
+    assert_eq!(flow.death, None, "{asked}");
+    flow.goodput
+}
 
 #[test]
 fn paths_that_were_asked_for_are_told_about() {
@@ -65,7 +76,7 @@ fn slow_start_that_overruns_a_queue_costs_no_connection() {
     }
 }
 
-/// What has piled up for a reader that is far behind is left in quinn-proto, but not with so many
+/// What has piled up for a reader that is far behind is left in quinn-proto, but not with that many
 /// gaps.
 #[test]
 fn slow_start_that_overruns_a_queue_costs_no_connection_of_a_slow_reader() {
@@ -121,6 +132,20 @@ fn writes_of_any_size_are_handed_on_in_large_chunks_while_much_is_in_flight() {
         assert!(flow.read > 10_000_000, "{write}: {outcome}");
         assert!(flow.mean_chunk > 15_000, "{write}: {outcome}");
     }
+}
+
+/// Acknowledgements wait behind what is sent the other way. Slow start must not take that for a
+/// queue of its own, and leave one direction with a part of the rate.
+#[test]
+fn both_directions_of_a_connection_fill_their_paths() {
+    let goodput = |quinn: u8| -> f64 {
+        let asked = format!("rate=20,rtt=100,queue=1,back=1,seconds=20,quinn={quinn}");
+        let outcome = run(&WanPath::parse(&asked));
+        assert_eq!(outcome.flows.len(), 2);
+        outcome.flows.iter().map(|flow| flow.goodput).sum()
+    };
+    let (ours, theirs) = (goodput(0), goodput(1));
+    assert!(ours > 0.98 * theirs, "{ours} {theirs}");
 }
 
 #[test]

@@ -1,30 +1,29 @@
-//! What a workload does, and how much of it at a time.
+//! The kinds of workloads and their parameters.
 
 use crate::{go::Dialer, relay::Link};
 
-/// What is done.
+/// What a workload does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// As many bytes as possible.
+    /// A transfer at full speed.
     Bulk(Bulk),
-    /// One message after the other, there and back.
+    /// One message at a time, there and back.
     PingPong { size: usize, beside: Beside },
-    /// One connection after the other, or many at a time.
+    /// Handshakes, one at a time or many.
     Handshakes { peers: Peers, at_once: usize },
-    /// Connections of a returning peer, each of them closed by the one who dials, one after the
-    /// other or many at a time.
+    /// Connections of a returning peer, one at a time or many. The dialer closes each of them.
     Close { closing: Closing, at_once: usize },
     /// Streams with a request and a reply of 100 bytes.
     ShortStreams,
-    /// Connections on which nothing happens.
+    /// Idle connections.
     Idle { connections: usize },
-    /// A bulk upload while others begin handshakes that they never finish.
+    /// A bulk upload during a flood of unfinished handshakes.
     Flood,
-    /// What whole nodes do, each with a Swarm.
+    /// Work of complete nodes, each with a Swarm.
     Swarm(NodeWork),
-    /// A download over a link.
-    Link(Link),
-    /// Upload and download between a Rust node and one of go-libp2p.
+    /// A download over a link, in writes of `write` bytes.
+    Link { link: Link, write: usize },
+    /// Upload and download between a Rust node and a go-libp2p node.
     Go(Dialer),
 }
 
@@ -41,12 +40,12 @@ pub struct Bulk {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the one that dials.
+    /// From the dialer to the listener.
     Up,
     Down,
 }
 
-/// What else goes on.
+/// What runs beside a ping-pong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
     Nothing,
@@ -56,41 +55,42 @@ pub enum Beside {
     OtherConnection,
 }
 
-/// Who begins the connections.
+/// Which peers dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
-    /// Each one a new peer with a key, a certificate and a socket of its own, all made in advance.
+    /// A new peer for each connection, with its own key, certificate and socket, all made in
+    /// advance.
     New,
-    /// The same peer with the same certificate every time.
+    /// The same peer with the same certificate each time.
     Returning,
 }
 
 /// When a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// As soon as the client has it. The server may not have it yet, and then never does.
+    /// As soon as the client's handshake is complete. The server's may not be, and then never is.
     AtOnce,
-    /// When the next one is there, so that the server has this one.
+    /// When the next connection exists, so that the server has accepted this one.
     WhenTheNextIsThere,
 }
 
-/// What the node that dials does.
+/// What the dialing node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeWork {
     /// 64 bytes there and back on one stream.
     Ping,
     /// Dials, waits until both nodes have identified themselves, and disconnects.
     Identify,
-    /// Dials, and disconnects when it is connected.
+    /// Dials, and disconnects once it is connected.
     DialClose,
-    /// As many bytes as possible on one stream, in writes of `write` bytes.
+    /// A transfer at full speed on one stream, in writes of `write` bytes.
     Upload { write: usize },
-    /// Requests with a reply of 100 bytes, each on a stream of its own.
+    /// Requests with a reply of 100 bytes, each on its own stream.
     Requests { at_once: usize },
 }
 
 impl NodeWork {
-    /// Whether the nodes speak identify; where nobody waits for it, it is only in the way.
+    /// Whether the nodes support identify. Where no workload waits for it, it would only add noise.
     pub fn identifies(self) -> bool {
         self == Self::Identify
     }

@@ -1,10 +1,10 @@
-//! Cells of tables, and how they are lined up.
+//! The cells of text tables and their alignment.
 
 use std::fmt::Write;
 
 use crate::sample::Spread;
 
-/// Columns side by side, the first one to the left.
+/// Puts columns side by side. The first one is aligned to the left, the others to the right.
 pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)

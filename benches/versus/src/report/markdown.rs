@@ -1,9 +1,9 @@
-//! The same tables with their pictures, as a page of the documentation.
+//! The report as a page of the documentation, with pictures.
 
 use super::{Report, text};
 use crate::sample::Table;
 
-/// What the goals have come to first, then each workload.
+/// The whole page: the goals first, then each workload.
 pub fn page(report: &Report) -> String {
     let mut parts = vec![
         format!(

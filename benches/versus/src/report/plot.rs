@@ -1,4 +1,4 @@
-//! One picture for each workload.
+//! A picture for each workload.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     sample::{Column, OURS, Table},
 };
 
-/// Draws a bar for each contender and figure: the median, its quartiles, and every round as a dot.
+/// Draws a bar for each stack and figure: the median, the quartiles, and a dot for each round.
 pub fn write(table: &Table, path: &Path) -> Result<()> {
     let metrics: Vec<Metric> = table
         .metrics()
@@ -75,7 +75,7 @@ fn draw_panel(
         .label_style((FONT, 14))
         .draw()?;
     for (index, column) in table.columns.iter().enumerate() {
-        // The first one on top.
+        // The first stack is on top.
         let middle = (count - index) as f64 - 0.5;
         draw_bar(&mut chart, column, metric, middle)?;
         let (x, y) = chart.backend_coord(&(0.0, middle));
@@ -131,6 +131,6 @@ const FONT: &str = "sans-serif";
 const WIDTH: u32 = 960;
 const PER_ROW: usize = 3;
 const TITLE: u32 = 40;
-/// Around the bars of a panel, and each of the bars.
+/// The margin around the bars of a panel, and the height of a bar.
 const PANEL: u32 = 80;
 const ROW: u32 = 22;

@@ -1,4 +1,4 @@
-//! Tables for people.
+//! The report as text.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::{
     sample::{AGAIN, OURS, Table},
 };
 
-/// All of it.
+/// The whole report.
 pub fn report(report: &Report) -> String {
     let mut parts = vec![machine(&report.machine)];
     parts.extend(report.tables.iter().map(table));
@@ -21,7 +21,7 @@ pub fn report(report: &Report) -> String {
     parts.join("\n")
 }
 
-/// What all workloads together say.
+/// The summary of all workloads.
 pub fn summary(report: &Report) -> String {
     [
         facts(&report.tables),
@@ -34,7 +34,7 @@ pub fn summary(report: &Report) -> String {
     .join("\n")
 }
 
-/// One workload: every contender's medians, and ours divided by each of them.
+/// One workload: the medians of each stack, and our ratios to them.
 pub fn table(table: &Table) -> String {
     if let Some(why) = &table.skipped {
         return format!("{} ({})\n  skipped: {why}\n", table.scenario, table.setting);
@@ -74,7 +74,7 @@ pub fn table(table: &Table) -> String {
     text
 }
 
-/// Where, when and with what.
+/// The machine, the date and the versions.
 pub fn machine(machine: &Machine) -> String {
     format!(
         "{}\n{}, {} CPUs, {}, net.core.rmem_max {}\n{}\n",
@@ -87,7 +87,7 @@ pub fn machine(machine: &Machine) -> String {
     )
 }
 
-/// What each stack has negotiated, or is configured to.
+/// What each stack has negotiated, or how it is configured.
 fn facts(tables: &[Table]) -> Option<String> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for table in tables {
@@ -121,7 +121,7 @@ fn facts(tables: &[Table]) -> Option<String> {
     (rows.len() > 1).then(|| aligned(&rows))
 }
 
-/// The goals, with ours beside each one that was measured.
+/// The goals, with the measured ratio where there is one.
 fn goals(outcomes: &[Outcome]) -> Option<String> {
     let head = ["goal", "figure", "against", "bound", "ours", ""];
     let mut rows = vec![head.map(ToOwned::to_owned).to_vec()];

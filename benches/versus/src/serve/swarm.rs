@@ -28,7 +28,7 @@ pub async fn serve(mut node: Node, connections: Arc<Connections>) {
             SwarmEvent::ConnectionClosed { .. } => {
                 connections.ended.fetch_add(1, Ordering::Relaxed);
             }
-            // Its client has left already; the figures tell how many have.
+            // The client has already closed it; *accepted* shows how many are missing.
             SwarmEvent::IncomingConnectionError { .. } => {
                 connections.ended.fetch_add(1, Ordering::Relaxed);
             }
@@ -36,7 +36,7 @@ pub async fn serve(mut node: Node, connections: Arc<Connections>) {
                 message: Message::Request { channel, .. },
                 ..
             })) => {
-                // The client finds out, or has left.
+                // The client notices the error, or has closed the connection.
                 let _ = node
                     .swarm
                     .behaviour_mut()
@@ -51,7 +51,7 @@ pub async fn serve(mut node: Node, connections: Arc<Connections>) {
 async fn serve_streams(mut incoming: IncomingStreams) {
     while let Some((_, stream)) = incoming.next().await {
         tokio::spawn(async move {
-            // The client finds out, or has left.
+            // The client notices the error, or has closed the connection.
             let _ = service::serve(stream).await;
         });
     }

@@ -1,8 +1,8 @@
-//! UDP with segmentation offload and AES-128-GCM for each datagram, and no protocol: the limit.
+//! UDP with segmentation offload and AES-128-GCM for each datagram, without a protocol: the limit.
 //!
-//! There is no handshake, no acknowledgement and no retransmission. A receiver gives credit, so that its
-//! socket's buffer does not overflow; a datagram that is lost all the same fails the measurement. The key is
-//! no secret: nothing is protected here, only computed.
+//! It has no handshake, no acknowledgements and no retransmission. The receiver gives credit, so
+//! that its socket buffer does not overflow. If a datagram is lost nevertheless, the measurement
+//! fails. The key is public: the encryption only costs its CPU time and protects nothing.
 
 use std::{
     future::{Ready, ready},
@@ -88,7 +88,7 @@ impl Endpoint for Bare {
     }
 }
 
-/// Both ends of the only stream at a time.
+/// A connection with one stream at a time.
 #[derive(Clone)]
 pub struct Link(Arc<Mutex<Inner>>);
 
@@ -120,20 +120,20 @@ struct Inner {
     socket: Udp,
     key: LessSafeKey,
     remote: Option<SocketAddr>,
-    /// How many bytes may be under way.
+    /// The most bytes in flight.
     window: u64,
-    /// Sealed datagrams that leave together.
+    /// Encrypted datagrams that the next system call sends.
     batch: Vec<u8>,
-    /// How many datagrams were sealed and opened, which is their nonce.
+    /// The numbers of encrypted and of decrypted datagrams, which are their nonces.
     sealed: u64,
     opened: u64,
-    /// Bytes sent, and of those the ones that the peer says it has.
+    /// Bytes sent, and how many of them the peer has credited.
     sent: u64,
     acknowledged: u64,
-    /// Bytes received, and of those the ones that the peer was told of.
+    /// Bytes received, and how many of them we have credited.
     received: u64,
     credited: u64,
-    /// What was received, and how much of it was read.
+    /// Received data, and how much of it was read.
     contents: Vec<u8>,
     taken: usize,
     ended: bool,
@@ -151,7 +151,7 @@ impl Inner {
             .seal_in_place_separate_tag(nonce, Aad::from([kind]), body)?;
         self.batch.extend_from_slice(tag.as_ref());
         self.sealed += 1;
-        // Only the last one of a batch may be shorter.
+        // GSO allows only the last datagram of a batch to be shorter.
         if self.batch.len() + DATAGRAM > BATCH || payload.len() < PAYLOAD {
             self.flush()?;
         }
@@ -173,7 +173,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Receives a batch, and gives credit for what came before it.
+    /// Receives a batch, and gives credit for the one before it.
     fn receive(&mut self) -> Result<()> {
         if self.taken == self.contents.len() {
             self.contents.clear();
@@ -196,7 +196,7 @@ impl Inner {
                 let start = self.contents.len();
                 self.contents.resize(start + body.len(), 0);
                 let opened = &mut self.contents[start..];
-                // Its nonce is its number, so it does not open if one before it was lost.
+                // The nonce is the datagram's number, so decryption fails after a loss.
                 self.key
                     .open_separate_gather(nonce(self.opened), Aad::from([*kind]), body, tag, opened)
                     .with_context(|| format!("datagram {} was lost", self.opened))?;
@@ -243,7 +243,7 @@ impl Inner {
     }
 }
 
-/// The stream; each call sends or receives for as long as it has to.
+/// The stream. Each call blocks until it has sent or received.
 pub struct Stream(Link);
 
 impl AsyncRead for Stream {
@@ -280,7 +280,7 @@ fn nonce(number: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
-/// What a datagram carries.
+/// The first byte of a datagram, which says what it carries.
 const DATA: u8 = 0;
 const END: u8 = 1;
 const CREDIT: u8 = 2;
@@ -289,6 +289,6 @@ const DATAGRAM: usize = equalised::MTU as usize;
 const TAG: usize = 16;
 const PAYLOAD: usize = DATAGRAM - 1 - TAG;
 
-/// As large as ours.
+/// The most segments of a GSO batch, as in our transport.
 const SEGMENTS: usize = 44;
 const BATCH: usize = SEGMENTS * DATAGRAM;

@@ -1,4 +1,4 @@
-//! The numbers that are the same in all stacks: the defaults of both libp2p transports.
+//! The settings that all equalised stacks share: the defaults of both libp2p transports.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use anyhow::Result;
 pub const MTU: u16 = 1452;
 pub const STREAM_WINDOW: u32 = 10_000_000;
 pub const CONNECTION_WINDOW: u32 = 15_000_000;
-/// quinn-proto's default, which the official transport leaves as it is.
+/// The default of quinn-proto, which the official transport does not change.
 pub const SEND_WINDOW: u64 = 10_000_000;
 pub const STREAMS: u32 = 256;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// All of them, for those who use quinn-proto directly.
+/// All of these settings, for the stacks that use quinn-proto directly.
 pub fn transport() -> Result<quinn_proto::TransportConfig> {
     let mut discovery = quinn_proto::MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU);
@@ -32,5 +32,5 @@ pub fn transport() -> Result<quinn_proto::TransportConfig> {
     Ok(transport)
 }
 
-/// In words.
+/// The windows, for the report.
 pub const WINDOWS: &str = "10 MB stream, 15 MB connection, 10 MB send";

@@ -1,6 +1,7 @@
-//! quinn-proto and a blocking socket in one thread: the floor under everything that is built on quinn-proto.
+//! quinn-proto and a blocking socket in one thread: the least CPU time of a transport that uses
+//! quinn-proto.
 //!
-//! Its streams never wait in a task's sense: a read or write drives the connection until it can answer.
+//! Its streams are never pending: a read or a write drives the connection until it has a result.
 
 use std::{
     future::{Ready, ready},
@@ -78,7 +79,7 @@ impl Endpoint for Floor {
         let mut client = ClientConfig::new(Arc::new(crypto));
         client.transport_config(Arc::new(equalised::transport()?));
         let mut inner = self.node.lock();
-        // The name is not sent, but has to be one.
+        // TLS sends no server name here, but the function needs a valid one.
         let connection = inner
             .endpoint
             .connect(Instant::now(), client, to.socket, "l")?;
@@ -109,7 +110,7 @@ impl Endpoint for Floor {
     }
 }
 
-/// The one connection of an endpoint, and everything else.
+/// An endpoint with its only connection.
 #[derive(Clone)]
 pub struct Node(Arc<Mutex<Inner>>);
 
@@ -161,7 +162,7 @@ impl Inner {
         Ok(connection)
     }
 
-    /// Drives until something is there.
+    /// Drives the connection until `get` returns something.
     fn until<T>(&mut self, mut get: impl FnMut(&mut Self) -> Option<T>) -> Result<T> {
         loop {
             if let Some(value) = get(self) {
@@ -174,7 +175,7 @@ impl Inner {
         }
     }
 
-    /// Sends what is to be sent, and receives; waits if there is nothing to send.
+    /// Sends all pending packets, then receives. Blocks if there was nothing to send.
     fn turn(&mut self) -> Result<()> {
         let sent_all = self.send()?;
         let wait = if sent_all {
@@ -210,7 +211,7 @@ impl Inner {
         Ok(())
     }
 
-    /// A few batches; returns whether that was all.
+    /// Sends a few batches. Returns whether nothing is left.
     fn send(&mut self) -> Result<bool> {
         let Some((_, connection)) = &mut self.connection else {
             return Ok(true);
@@ -278,7 +279,7 @@ fn hand_on(
     }
 }
 
-/// A transmit of quinn-proto's through the socket.
+/// Sends a transmit of quinn-proto through the socket.
 pub fn send(socket: &Udp, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
     socket.send(&quinn_udp::Transmit {
         destination: transmit.destination,
@@ -291,7 +292,7 @@ pub fn send(socket: &Udp, transmit: &Transmit, contents: &[u8]) -> io::Result<()
     })
 }
 
-/// A stream; each call drives the connection for as long as it has to.
+/// A stream. Each call drives the connection until it has a result.
 pub struct Stream {
     id: StreamId,
     node: Node,
@@ -335,7 +336,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our half; if there is more to send, the next call does.
+    /// Ends our half. The next call that drives the connection sends what is left.
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.node.lock();
         let finished = inner
@@ -350,7 +351,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// As much as there is; `Some(0)` at the end, `None` if something may still come.
+/// Reads the available data. Returns `Some(0)` at the end, and `None` if there is none yet.
 fn read(
     connection: &mut quinn_proto::Connection,
     id: StreamId,
@@ -377,13 +378,13 @@ fn read(
             Err(error) => return Err(io::Error::other(error)),
         }
     };
-    // Whatever is to be sent now goes out with the next turn.
+    // The next turn sends the window update, if one is due.
     let _ = chunks.finalize();
     Ok((filled > 0 || ended).then_some(filled))
 }
 
-/// Largest GSO batch: a UDP datagram of 65,507 bytes in pieces of 1452, as ours has it.
+/// The most segments of a GSO batch, as in our transport: 65,507 bytes in datagrams of 1452.
 const SEGMENTS: usize = 44;
 
-/// How many go out before the socket is read again.
+/// The most batches to send before the next receive.
 const BATCHES: usize = 4;

@@ -1,4 +1,4 @@
-//! Both libp2p transports, through libp2p's traits and by the same code.
+//! Both libp2p transports, driven through libp2p's traits by the same code.
 
 use std::{
     future::poll_fn,
@@ -18,9 +18,9 @@ use libp2p_core::{
 use libp2p_identity::{Keypair, PeerId};
 use multiaddr::{Multiaddr, Protocol};
 
-use super::{Address, Connection, Endpoint, Facts, Profile, Setup, equalised};
+use super::{Address, Connection, Endpoint, Facts, Profile, STOCK_BUFFER, Setup, equalised};
 
-/// Which transport it is.
+/// One of the two transports.
 pub trait Flavour: Send + Sync + 'static {
     type Muxer: StreamMuxer<
             Substream: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -36,7 +36,7 @@ pub trait Flavour: Send + Sync + 'static {
         > + Send
         + Unpin
         + 'static;
-    /// What looks into the transport from outside.
+    /// A handle that reads the state of the transport.
     type Probe: Send + Sync + 'static;
 
     fn transport(identity: &Keypair, profile: Profile) -> Result<(Self::Transport, Self::Probe)>;
@@ -58,6 +58,9 @@ impl Flavour for Ours {
     fn transport(identity: &Keypair, profile: Profile) -> Result<(Self::Transport, Self::Probe)> {
         let config = match profile {
             Profile::Shipped => libp2p_quinn::Config::new(identity),
+            Profile::StockBuffers => libp2p_quinn::Config::builder(identity)
+                .socket_buffer_bytes(STOCK_BUFFER, STOCK_BUFFER)?
+                .build()?,
             Profile::Equalised => libp2p_quinn::Config::builder(identity)
                 .max_mtu_bytes(equalised::MTU)?
                 .stream_receive_window_bytes(equalised::STREAM_WINDOW.into())?
@@ -83,7 +86,7 @@ impl Flavour for Ours {
             group: text(connection.and_then(|connection| connection.key_exchange_group)),
             mtu: mtu.map_or_else(|| "?".to_owned(), |mtu| mtu.to_string()),
             windows: equalised::WINDOWS.to_owned(),
-            // As many as fit into the largest UDP payload.
+            // As many segments as the largest UDP payload holds.
             segments: mtu.map_or_else(
                 || "?".to_owned(),
                 |mtu| format!("up to {}", (65_507 / mtu.max(1)).clamp(1, 44)),
@@ -110,7 +113,7 @@ impl Flavour for Official {
         Ok((libp2p_quic::tokio::Transport::new(config), profile))
     }
 
-    /// It tells nothing; this is what its configuration leads to.
+    /// This transport reports nothing. These facts follow from its configuration.
     fn facts(_: &Self::Probe) -> Facts {
         Facts {
             suite: "TLS13_CHACHA20_POLY1305_SHA256 (configured)".to_owned(),
@@ -122,7 +125,7 @@ impl Flavour for Official {
     }
 }
 
-/// A transport that listens, so that its dials leave from the same socket.
+/// A transport that listens, so that it dials from the same socket.
 pub struct Libp2p<F: Flavour> {
     transport: Mutex<F::Transport>,
     probe: F::Probe,
@@ -190,7 +193,7 @@ impl<F: Flavour> Endpoint for Libp2p<F> {
 /// A muxer that several tasks can use.
 pub struct Muxed<F: Flavour> {
     muxer: Arc<Mutex<F::Muxer>>,
-    /// The trait has one waker for all who open streams.
+    /// Serialises the tasks that open streams, because the trait keeps only one waker.
     opening: Arc<tokio::sync::Mutex<()>>,
     flavour: PhantomData<F>,
 }
@@ -204,7 +207,7 @@ impl<F: Flavour> Muxed<F> {
         }
     }
 
-    /// Closes it as a Swarm does, and waits for the end of that.
+    /// Closes the connection with `poll_close`, as a Swarm does, and waits until that is complete.
     pub async fn close(self) -> Result<()> {
         Ok(poll_fn(|cx| Pin::new(&mut *lock(&self.muxer)).poll_close(cx)).await?)
     }
@@ -228,7 +231,7 @@ impl<F: Flavour> Connection for Muxed<F> {
         Ok(poll_fn(|cx| Pin::new(&mut *lock(&self.muxer)).poll_outbound(cx)).await?)
     }
 
-    /// Polls for events first, as a Swarm does.
+    /// Polls the muxer for events first, as a Swarm does.
     async fn accept(&self) -> Result<Self::Stream> {
         let stream = poll_fn(|cx| {
             let mut muxer = lock(&self.muxer);

@@ -1,4 +1,4 @@
-//! quinn as it is, with the TLS of ours.
+//! quinn with our TLS settings.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use super::{
     tls::{First, Tls},
 };
 
-/// Which suite comes first, as a type.
+/// The preferred cipher suite, as a type.
 pub trait Preference: Send + Sync + 'static {
     const FIRST: First;
 }
@@ -52,7 +52,7 @@ impl<P: Preference> Endpoint for Quinn<P> {
         let tls = Tls::new(identity, P::FIRST)?;
         let transport = Arc::new(match setup.profile {
             Profile::Equalised => equalised::transport()?,
-            Profile::Shipped => quinn::TransportConfig::default(),
+            Profile::Shipped | Profile::StockBuffers => quinn::TransportConfig::default(),
         });
         let crypto = QuicServerConfig::try_from(tls.server()?)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -80,7 +80,7 @@ impl<P: Preference> Endpoint for Quinn<P> {
         let crypto = QuicClientConfig::try_from(self.tls.client(to.peer)?)?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
         client.transport_config(Arc::clone(&self.transport));
-        // The name is not sent, but has to be one.
+        // TLS sends no server name here, but the function needs a valid one.
         let connecting = self.endpoint.connect_with(client, to.socket, "l")?;
         Ok(connecting.await?)
     }
@@ -105,7 +105,9 @@ impl<P: Preference> Endpoint for Quinn<P> {
             mtu: connection.stats().path.current_mtu.to_string(),
             windows: match self.profile {
                 Profile::Equalised => equalised::WINDOWS,
-                Profile::Shipped => "1.25 MB stream, no limit for the connection, 10 MB send",
+                Profile::Shipped | Profile::StockBuffers => {
+                    "1.25 MB stream, no limit for the connection, 10 MB send"
+                }
             }
             .to_owned(),
             segments: "up to 10".to_owned(),
@@ -158,7 +160,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our half, and does not wait for the peer to have it.
+    /// Ends our half, without waiting for the peer's acknowledgement.
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.send.finish().map_err(io::Error::from))
     }

@@ -1,4 +1,4 @@
-//! Whole nodes: a Swarm over either of libp2p's transports, and nothing else that differs.
+//! Complete nodes: a Swarm over one of the two libp2p transports. Everything else is the same.
 
 mod exchange;
 
@@ -30,10 +30,10 @@ pub struct Node {
     pub facts: FactsOf,
 }
 
-/// What is known of a node's transport, with a connection of it established.
+/// Returns the facts about a node's transport, once it has a connection.
 pub type FactsOf = Box<dyn Fn() -> Facts + Send>;
 
-/// The protocols of a node; those that a workload does not use cost what they cost every node.
+/// The protocols of a node. Those that a workload does not use cost both transports the same.
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p_swarm::derive_prelude")]
 pub struct Behaviour {
@@ -43,7 +43,7 @@ pub struct Behaviour {
 }
 
 impl Node {
-    /// Binds to a free port, over the transport of `F`.
+    /// Binds to a free port, with the transport of `F`.
     pub async fn bind<F: Flavour>(
         identity: &Keypair,
         setup: Setup,
@@ -87,9 +87,10 @@ impl Node {
         })
     }
 
-    /// Begins to dial, also if it is connected already.
+    /// Dials, even if the node is already connected to this peer.
     pub fn dial(&mut self, to: &Address) -> Result<()> {
-        // Without a peer there are no conditions; the address names it all the same.
+        // Options made from an address have no condition, such as "not connected yet". The address
+        // contains the peer ID.
         Ok(self.swarm.dial(DialOpts::from(multiaddr(to)))?)
     }
 }
@@ -109,11 +110,11 @@ impl Behaviour {
     }
 }
 
-/// Begins with a request, as the streams of the other workloads do.
+/// A stream that begins with a request, as in the other workloads.
 pub const STREAM: StreamProtocol = StreamProtocol::new("/versus/stream/1");
 
-/// A question and a reply.
+/// A stream with a question and a reply.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/versus/exchange/1");
 
-/// Longer than any connection is without streams before its node closes it.
+/// Longer than any connection of a workload has no streams.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,7 +1,7 @@
-//! TLS for the stacks that are no libp2p transport: that of ours, restated with rustls' own parts.
+//! TLS for the stacks that are not libp2p transports: our settings, made from the parts of rustls.
 //!
-//! libp2p certificates in both directions, each verified once, by [`PeerAuthenticator`]; the same key-exchange
-//! groups, no session resumption.
+//! Both sides have libp2p certificates, which [`verify_certificate`] verifies once each. The key
+//! exchange groups are the same, and there is no session resumption.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use libp2p_identity::{Keypair, PeerId};
-use libp2p_quinn::PeerAuthenticator;
+use libp2p_quinn::verify_certificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
@@ -33,14 +33,14 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Which cipher suite comes first.
+/// The preferred cipher suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
     Aes,
     Chacha,
 }
 
-/// A certificate and what to do with it.
+/// A certificate with its key, from which TLS configurations are made.
 pub struct Tls {
     provider: Arc<CryptoProvider>,
     certificate: Arc<SingleCertAndKey>,
@@ -115,7 +115,7 @@ struct Verifier {
 impl Verifier {
     fn verify(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        PeerAuthenticator::verify(certificate, self.expected.as_ref(), now)
+        verify_certificate(certificate, self.expected.as_ref(), now)
             .map(drop)
             .map_err(|_| CertificateError::ApplicationVerificationFailure.into())
     }
@@ -127,7 +127,7 @@ impl Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        // Not by webpki, which does not know libp2p's critical extension.
+        // webpki would refuse libp2p's critical extension.
         let (_, certificate) = X509Certificate::from_der(certificate)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let key = SubjectPublicKeyInfoDer::from(certificate.subject_pki.raw);

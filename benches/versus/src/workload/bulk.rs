@@ -1,4 +1,4 @@
-//! As many bytes as possible, on one stream or many, on one connection or many.
+//! Transfers at full speed, on one or many streams of one or many connections.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub async fn run<E: Endpoint>(
         write: bulk.write,
         limit: effort.time(),
     };
-    // The path's MTU and the congestion window have been found by then.
+    // Long enough to discover the path MTU and to grow the congestion window.
     let warm_up = Amount {
         limit: WARM_UP,
         ..share(WARM_UP_BYTES)
@@ -44,7 +44,7 @@ pub async fn run<E: Endpoint>(
     Ok((start.until(&end).per_byte(bytes), facts))
 }
 
-/// Transfers an amount on each stream, and returns what that was on all of them.
+/// Transfers an amount on each stream, and returns the number of bytes on all of them.
 pub async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount) -> Result<u64> {
     let mut tasks = Vec::new();
     for connection in connections {
@@ -65,7 +65,7 @@ pub async fn transfer<C: Connection>(connections: &[C], bulk: Bulk, each: Amount
     Ok(all)
 }
 
-/// Uploads an amount on a new stream, and returns what that was.
+/// Uploads an amount on a new stream, and returns the number of bytes.
 pub async fn upload<S>(mut stream: S, amount: Amount) -> Result<u64>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -89,6 +89,6 @@ async fn download(connection: &impl Connection, amount: Amount) -> Result<u64> {
     service::read_to_end(&mut stream).await
 }
 
-/// How long, and how much, is transferred before anything is measured.
+/// The transfer before the measurement ends after this time or this number of bytes.
 pub const WARM_UP: Duration = Duration::from_millis(400);
 pub const WARM_UP_BYTES: u64 = 32_000_000;

@@ -1,4 +1,4 @@
-//! Connections of a returning peer that are closed again.
+//! Connections of a returning peer, each of which the client closes.
 
 use std::{
     mem,
@@ -46,14 +46,14 @@ pub async fn run<F: Flavour>(
         .map(|held| lane(&endpoint, &server, each, held));
     let done = try_join_all(lanes).await?;
     let mut metrics = outcome(&start, each * at_once).await?;
-    // Those that are held by now were not measured.
+    // The connections that are still held were not measured.
     let times = done.into_iter().flat_map(|(times, _held)| times).collect();
     metrics.extend(quantiles(times));
     Ok((metrics, facts))
 }
 
-/// What connections took that were opened and closed since `start`, when the client is done with
-/// them: the time until now, and the CPU time until both sides have forgotten all of them.
+/// The figures of the connections that were opened and closed since `start`, once the client has
+/// finished: the time until now, and the CPU time until both sides have forgotten all of them.
 pub async fn outcome(start: &Checkpoint, count: usize) -> Result<Metrics> {
     let done = Checkpoint::reach().await?;
     tokio::time::sleep(FORGETTING).await;
@@ -61,7 +61,7 @@ pub async fn outcome(start: &Checkpoint, count: usize) -> Result<Metrics> {
     let spent = start.until(&end).in_the_time_of(&start.until(&done));
     let accepted = end.server.connections - start.server.connections;
     let ended = end.server.ended - start.server.ended;
-    // A server keeps a connection whose last packet is lost until its idle timeout.
+    // If the last packet is lost, the server keeps the connection until its idle timeout.
     ensure!(
         ended * 10 >= count as u64 * 9,
         "{ended} of {count} have ended"
@@ -74,7 +74,8 @@ pub async fn outcome(start: &Checkpoint, count: usize) -> Result<Metrics> {
     Ok(metrics)
 }
 
-/// Dials again and again, and closes each connection, or the one before it if one is held.
+/// Dials repeatedly. Closes each connection at once, or if one is `held`, closes the held one
+/// and holds the new one.
 async fn lane<F: Flavour>(
     endpoint: &Libp2p<F>,
     server: &Address,
@@ -97,6 +98,6 @@ async fn lane<F: Flavour>(
 
 pub const WARM_UP: usize = 8;
 
-/// Longer than either transport keeps a closed connection: three probe timeouts, RFC 9000 §10.2,
-/// and ours not for more than a second.
+/// Longer than either transport keeps a closed connection: three probe timeouts (RFC 9000 §10.2),
+/// in ours at most a second.
 pub const FORGETTING: Duration = Duration::from_millis(1200);

@@ -1,4 +1,4 @@
-//! A bulk upload, first alone and then while a third process begins handshakes that it never finishes.
+//! A bulk upload, first alone, then while a third process begins handshakes and abandons them.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub async fn run<E: Endpoint>(
         streams: 1,
         write: BLOCK,
     };
-    // By time, so that both transfers last as long.
+    // Limited by time, so that both transfers take equally long.
     let amount = |limit| Amount {
         bytes: u64::MAX,
         write: BLOCK,

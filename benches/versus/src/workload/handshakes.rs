@@ -1,4 +1,4 @@
-//! Connections from the first packet to both ends having them, and nothing else.
+//! Handshakes: from the first packet until both sides have the connection.
 
 use std::{
     sync::Arc,
@@ -33,7 +33,7 @@ pub async fn run<E: Endpoint>(
     }
     let mut dialers = endpoints.iter().cycle().cloned();
 
-    // Kept until the end: closing is not measured.
+    // These stay open until the end, because closing is not measured.
     let mut warm = Vec::new();
     for endpoint in dialers.by_ref().take(WARM_UP) {
         warm.push(endpoint.connect(&server).await?);
@@ -49,7 +49,7 @@ pub async fn run<E: Endpoint>(
         .try_collect()
         .await?;
     let mut end = Checkpoint::reach().await?;
-    // A client is done half a round trip before its server.
+    // The client completes the handshake half a round trip before the server.
     for _ in 0..PATIENCE {
         if end.server.connections == start.server.connections + count as u64 {
             break;
@@ -77,6 +77,6 @@ async fn dial<E: Endpoint>(endpoint: Arc<E>, server: Address) -> Result<(E::Conn
 
 const WARM_UP: usize = 8;
 
-/// How often, and after which pause, the server is asked whether it has them all.
+/// How often, and with which pause, to ask the server whether it has all connections.
 const PATIENCE: usize = 100;
 const PAUSE: Duration = Duration::from_millis(10);

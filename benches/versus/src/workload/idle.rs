@@ -1,4 +1,4 @@
-//! Connections on which nothing happens but keep-alives.
+//! Idle connections: nothing happens on them except keep-alives.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub async fn run<E: Endpoint>(
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
     let endpoint = client::<E>(setup).await?;
-    // What comes with the first connection is not what a connection takes.
+    // The first connection comes with allocations that happen only once and must not count.
     let first = endpoint.connect(&server).await?;
     tokio::time::sleep(SETTLE).await;
     let empty = Checkpoint::reach().await?;
@@ -30,7 +30,7 @@ pub async fn run<E: Endpoint>(
         let dials = stream::iter(dials).buffer_unordered(AT_ONCE);
         connections.extend(dials.try_collect::<Vec<_>>().await?);
     }
-    // The handshakes' last packets, and the timers of those.
+    // Waits for the last packets of the handshakes and for their timers.
     tokio::time::sleep(SETTLE).await;
     let full = Checkpoint::reach().await?;
     tokio::time::sleep(effort.idle()).await;
@@ -45,7 +45,7 @@ pub async fn run<E: Endpoint>(
     let count = connections.len() as f64;
     let kilobytes = |empty: u64, full: u64| (full as f64 - empty as f64) / 1e3 / count;
     let spent = full.until(&end);
-    // For all connections, in each second.
+    // CPU time of all connections in each second.
     let micros = |usage: Usage| usage.cpu().as_secs_f64() * 1e6 / usage.wall.as_secs_f64();
     let metrics = Metrics::from([
         (
@@ -62,7 +62,7 @@ pub async fn run<E: Endpoint>(
     Ok((metrics, endpoint.facts(&first)))
 }
 
-/// Handshakes at a time: few, so that what they take for a moment is not what is measured.
+/// Handshakes at a time: few, so that their temporary memory does not count.
 const AT_ONCE: usize = 8;
 
 const SETTLE: Duration = Duration::from_secs(2);

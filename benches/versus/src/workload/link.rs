@@ -1,4 +1,4 @@
-//! A download over a link, from its first packet on, for so long: what has arrived by then counts.
+//! A download over a link: the bytes that have arrived a fixed time after the first packet.
 
 use std::time::Instant;
 
@@ -14,11 +14,13 @@ use crate::{
 };
 
 pub async fn run<E: Endpoint>(
+    write: usize,
     setup: Setup,
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    // What a process does once is not the link's; by another endpoint, because one may remember the server.
+    // Work that a process does only once must not count. Another endpoint does it, because an
+    // endpoint may remember the server.
     client::<E>(setup).await?.connect(&server).await?;
     let endpoint = client::<E>(setup).await?;
     let start = Checkpoint::reach().await?;
@@ -28,8 +30,8 @@ pub async fn run<E: Endpoint>(
     let mut stream = connection.open().await?;
     let request = Request::Source(Amount {
         bytes: u64::MAX,
-        write: BLOCK,
-        // It is this side that ends it.
+        write,
+        // The client ends the transfer earlier.
         limit: 2 * effort.link_time(),
     });
     request.send(&mut stream).await?;

@@ -1,4 +1,4 @@
-//! One message after the other, there and back, alone or beside a bulk upload.
+//! One message at a time, there and back, alone or beside a bulk upload.
 
 use std::{
     sync::{
@@ -43,7 +43,7 @@ pub async fn run<E: Endpoint>(
     let mut metrics = echo.measure(effort).await?;
     let facts = endpoint.facts(&connection);
     if let Some(upload) = upload {
-        // The CPU is that of the upload too.
+        // The CPU time would include that of the upload.
         for metric in [
             Metric::CpuMicrosPerOperation,
             Metric::ClientCpuMicrosPerOperation,
@@ -56,14 +56,14 @@ pub async fn run<E: Endpoint>(
     Ok((metrics, facts))
 }
 
-/// A stream on which messages come back.
+/// A stream on which the peer sends messages back.
 pub struct Echo<S> {
     stream: S,
     message: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Echo<S> {
-    /// Asks for messages of this size to be sent back, and warms up.
+    /// Asks the peer to send back messages of this size, and warms up.
     pub async fn begin(mut stream: S, size: usize) -> Result<Self> {
         Request::Echo { size }.send(&mut stream).await?;
         let mut echo = Self {
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo<S> {
         Ok(echo)
     }
 
-    /// As many messages as the effort says, and what they took.
+    /// Sends the messages that `effort` asks for, and returns their figures.
     pub async fn measure(&mut self, effort: Effort) -> Result<Metrics> {
         let mut trips = Vec::with_capacity(effort.operations());
         let start = Checkpoint::reach().await?;
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo<S> {
     }
 }
 
-/// A bulk upload in a task of its own.
+/// A bulk upload in its own task.
 struct Upload {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<f64>>,
@@ -123,7 +123,7 @@ impl Upload {
         Self { stop, task }
     }
 
-    /// Ends it, and returns its MB/s.
+    /// Ends the upload and returns its MB/s.
     async fn stop(self) -> Result<f64> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await?
@@ -132,8 +132,8 @@ impl Upload {
 
 const WARM_UP: usize = 200;
 
-/// Until the congestion window has been found.
+/// How long the congestion window needs to grow.
 const UPLOAD_WARM_UP: Duration = Duration::from_millis(400);
 
-/// Nothing is measured for so long.
+/// Longer than any measurement.
 const LONGEST: Duration = Duration::from_secs(90);

@@ -1,4 +1,4 @@
-//! Streams that carry a request and a reply, many at a time.
+//! Streams with a request and a reply, many at a time.
 
 use anyhow::{Result, ensure};
 use futures::{AsyncReadExt, AsyncWriteExt, future::try_join_all};
@@ -27,7 +27,7 @@ pub async fn run<E: Endpoint>(
     Ok((start.until(&end).per_operation(each * AT_ONCE), facts))
 }
 
-/// Opens `each` streams, one after the other, in each of many tasks.
+/// Starts many tasks, each of which opens `each` streams, one after the other.
 async fn ask(connection: &impl Connection, each: usize) -> Result<()> {
     let tasks = (0..AT_ONCE).map(|_| {
         let connection = connection.clone();
@@ -50,7 +50,7 @@ async fn ask(connection: &impl Connection, each: usize) -> Result<()> {
     Ok(())
 }
 
-/// Fewer than every stack lets a peer open.
+/// Streams at a time: fewer than the limit of any stack.
 const AT_ONCE: usize = 100;
 
 const REPLY: usize = 100;

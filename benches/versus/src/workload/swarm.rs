@@ -1,4 +1,4 @@
-//! Whole nodes: what one does that dials, by the events of its Swarm.
+//! Complete nodes: the work of the dialing node, measured by the events of its Swarm.
 
 use std::{
     collections::HashMap,
@@ -72,7 +72,7 @@ async fn upload(mut client: Client, write: usize, effort: Effort) -> Result<(Met
     Ok((start.until(&end).per_byte(bytes), (streams.facts)()))
 }
 
-/// Connections that one node begins and ends, one after the other.
+/// Dials and disconnects, one connection after the other.
 async fn visits(mut client: Client, work: NodeWork, effort: Effort) -> Result<(Metrics, Facts)> {
     let count = effort.handshakes();
     client.connect().await?;
@@ -104,19 +104,19 @@ async fn requests(mut client: Client, at_once: usize, effort: Effort) -> Result<
     Ok((metrics, (client.node.facts)()))
 }
 
-/// A node, and the one that it dials.
+/// A node and the address that it dials.
 struct Client {
     node: Node,
     server: Address,
 }
 
-/// What a client waits for.
+/// An event that a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Connected,
-    /// The server has identified itself.
+    /// The server has sent its identify information.
     Heard,
-    /// This node has.
+    /// This node has sent its own.
     Told,
     Reply(OutboundRequestId),
     Closed,
@@ -140,7 +140,7 @@ impl Client {
         self.until(Step::Closed).await
     }
 
-    /// From dialling to the end of the connection.
+    /// Makes one connection, and returns the time from the dial to its end.
     async fn visit(&mut self, work: NodeWork) -> Result<Duration> {
         let begin = Instant::now();
         self.connect().await?;
@@ -155,7 +155,7 @@ impl Client {
         Ok(begin.elapsed())
     }
 
-    /// Sends `count` requests, or those that `limit` is enough for; returns how long each reply took.
+    /// Sends `count` requests, or fewer if `limit` ends first. Returns how long each reply took.
     async fn ask(
         &mut self,
         count: usize,
@@ -189,7 +189,7 @@ impl Client {
         Ok(())
     }
 
-    /// The next step, or why there will be none.
+    /// Waits for the next step, or fails if the connection fails.
     async fn next(&mut self) -> Result<Step> {
         loop {
             match self.node.swarm.select_next_some().await {
@@ -209,7 +209,7 @@ impl Client {
         }
     }
 
-    /// Has a task of its own poll the Swarm from now on.
+    /// Moves the Swarm to its own task, and returns a way to open streams.
     fn streams(mut self) -> Streams {
         let control = self.node.swarm.behaviour().streams.new_control();
         tokio::spawn(async move {
@@ -241,7 +241,7 @@ fn step(event: BehaviourEvent) -> Result<Option<Step>> {
     })
 }
 
-/// Streams of a node that is connected.
+/// Opens streams on a connected node.
 struct Streams {
     control: Control,
     server: Address,
@@ -254,5 +254,5 @@ impl Streams {
     }
 }
 
-/// Bytes of a message.
+/// The bytes of a message.
 const PING: usize = 64;

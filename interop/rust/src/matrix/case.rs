@@ -184,7 +184,15 @@ impl Listener {
 
     /// The facts of its latest connection.
     fn facts(&mut self) -> Value {
-        self.latest(|line| line.get("connected").is_some())["facts"].clone()
+        let facts = self.latest(|line| line.get("connected").is_some())["facts"].clone();
+        if !facts.is_null() {
+            return facts;
+        }
+        // A connection that is over before it is reported has none; an earlier one may have some.
+        let mut told = self.seen.iter().rev().map(|line| &line["facts"]);
+        told.find(|facts| !facts.is_null())
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Its first `count` lines with `what` of `peer`. After four seconds, those received so far.

@@ -259,9 +259,16 @@ impl Case {
 fn ours(root: &Path, program: &Path) -> Result<PathBuf, String> {
     let programs = program.parent().ok_or("the matrix is nowhere")?;
     let target = programs.parent().ok_or("no target directory")?;
-    Invocation::new(["cargo", "build", "--release", "--locked", "--target-dir"])
-        .with([target.display().to_string()])
-        .run(&root.join("suites"), BUILD)?;
+    Invocation::new([
+        "cargo",
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "interop-suites",
+    ])
+    .with(["--target-dir".to_owned(), target.display().to_string()])
+    .run(root, BUILD)?;
     Ok(programs.to_owned())
 }
 

@@ -174,7 +174,7 @@ fn py(dir: &Path) -> Result<Ready, String> {
 
 /// The version of a crate in the lockfile.
 fn locked(root: &Path, name: &str) -> Result<String, String> {
-    let lockfile: toml::Table = read(&root.join("rust/Cargo.lock"))?
+    let lockfile: toml::Table = read(&root.join("../Cargo.lock"))?
         .parse()
         .map_err(|error| format!("Cargo.lock: {error}"))?;
     lockfile["package"]

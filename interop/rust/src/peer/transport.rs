@@ -90,7 +90,7 @@ impl Facts {
                 json!({
                     "cipher_suite": connection.cipher_suite,
                     "key_exchange_group": connection.key_exchange_group,
-                    "lost_packets": connection.lost_packets,
+                    "lost_packets": connection.packets.lost_packets,
                     "mtu_bytes": connection.mtu_bytes,
                     "remote_addr": connection.remote_addr.to_string(),
                     "retries_sent": stats.transport.retries_sent,

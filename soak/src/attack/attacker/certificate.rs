@@ -65,14 +65,14 @@ pub const PREFIX: &[u8] = b"libp2p-tls-handshake:";
 mod tests {
     use std::time::SystemTime;
 
-    use libp2p_quinn::PeerAuthenticator;
+    use libp2p_quinn::verify_certificate;
 
     use super::*;
 
     #[test]
     fn a_peer_is_one_and_nobody_is_none() {
         let verify = |certificate: Certificate| {
-            PeerAuthenticator::verify(&certificate.der, None, SystemTime::now())
+            verify_certificate(&certificate.der, None, SystemTime::now())
         };
         assert!(verify(Certificate::of_a_peer().unwrap()).is_ok());
         assert!(verify(Certificate::of_nobody().unwrap()).is_err());

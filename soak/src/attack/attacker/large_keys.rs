@@ -248,7 +248,7 @@ const SIGNED_KEY: [u8; 12] = *b"\x06\x0a\x2b\x06\x01\x04\x01\x83\xa2\x5a\x01\x01
 
 #[cfg(test)]
 mod tests {
-    use libp2p_quinn::PeerAuthenticator;
+    use libp2p_quinn::verify_certificate;
     use std::time::SystemTime;
 
     use super::*;
@@ -278,7 +278,7 @@ mod tests {
     fn nothing_is_wrong_with_a_certificate_but_its_keys() {
         let keys = LargeKeys::new().unwrap();
         let certificate = keys.certificate(1).unwrap();
-        let verdict = PeerAuthenticator::verify(&certificate, None, SystemTime::now());
+        let verdict = verify_certificate(&certificate, None, SystemTime::now());
         if let Err(error) = verdict {
             let error = error.to_string();
             assert!(

@@ -25,15 +25,45 @@ pub(super) struct WanPath {
     queue: f64,
     /// All windows, in MB; 0 is as they are by default.
     pub(super) windows: u32,
-    /// Whether quinn-proto's congestion control is used in place of ours.
+    /// Whether the preset for throughput is used.
+    pub(super) is_for_throughput: bool,
+    /// Whether NewReno is used.
+    pub(super) is_reno: bool,
+    /// Whether BBR is used.
+    pub(super) is_bbr: bool,
+    /// CUBIC and BBR in turn, for one connection after another.
+    pub(super) rivals: Rivals,
+    /// Whether quinn-proto's congestion control is used in place of ours, and windows do not grow.
     pub(super) is_quinn: bool,
     /// Bytes of each write.
-    pub(super) write: usize,
+    write: usize,
     /// In Mb/s, what the reader takes at most; 0 is as fast as it comes.
     reads: f64,
     pub(super) flows: u32,
+    /// In seconds, by how much one flow begins after another.
+    apart: f64,
+    /// In ms, how often the last flow writes, once each time; 0 is as often as anything is taken.
+    every: f64,
+    pub(super) back: Back,
     seconds: f64,
     pub(super) seed: u64,
+}
+
+/// What the listener sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Back {
+    Nothing,
+    /// As much as the dialer, on a stream of its own.
+    AsMuch,
+    /// What it has read, on the same stream.
+    Echo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rivals {
+    No,
+    CubicFirst,
+    BbrFirst,
 }
 
 impl WanPath {
@@ -44,10 +74,17 @@ impl WanPath {
             loss: 0.0,
             queue: 1.0,
             windows: 0,
+            is_for_throughput: false,
+            is_reno: false,
+            is_bbr: false,
+            rivals: Rivals::No,
             is_quinn: false,
             write: 64 * 1024,
             reads: 0.0,
             flows: 1,
+            apart: 1.0,
+            every: 0.0,
+            back: Back::Nothing,
             seconds: 20.0,
             seed: 1,
         };
@@ -60,10 +97,31 @@ impl WanPath {
                 "loss" => path.loss = number,
                 "queue" => path.queue = number,
                 "windows" => path.windows = number as u32,
+                "throughput" => path.is_for_throughput = number != 0.0,
+                "reno" => path.is_reno = number != 0.0,
+                "bbr" => path.is_bbr = number != 0.0,
+                "rivals" => {
+                    path.rivals = match value {
+                        "0" => Rivals::No,
+                        "1" => Rivals::CubicFirst,
+                        "2" => Rivals::BbrFirst,
+                        _ => panic!("no rivals: {value}"),
+                    }
+                }
                 "quinn" => path.is_quinn = number != 0.0,
                 "write" => path.write = number as usize,
                 "reads" => path.reads = number,
                 "flows" => path.flows = number as u32,
+                "apart" => path.apart = number,
+                "every" => path.every = number,
+                "back" => {
+                    path.back = match value {
+                        "0" => Back::Nothing,
+                        "1" => Back::AsMuch,
+                        "2" => Back::Echo,
+                        _ => panic!("nothing to send back: {value}"),
+                    }
+                }
                 "seconds" => path.seconds = number,
                 "seed" => path.seed = number as u64,
                 _ => panic!("no part of a path: {name}"),
@@ -76,7 +134,32 @@ impl WanPath {
         Duration::from_secs_f64(self.seconds)
     }
 
-    /// How long the reader takes for so many bytes.
+    /// When a flow begins, after the first one.
+    pub(super) fn beginning(&self, flow: u32) -> Duration {
+        Duration::from_secs_f64(self.apart * f64::from(flow))
+    }
+
+    /// How long a flow pauses after each write, if it does.
+    pub(super) fn pause(&self, flow: u32) -> Option<Duration> {
+        let pauses = self.every > 0.0 && flow + 1 == self.flows;
+        pauses.then(|| Duration::from_secs_f64(self.every / 1e3))
+    }
+
+    /// Bytes of each write of a flow.
+    pub(super) fn write(&self, flow: u32) -> usize {
+        if self.every > 0.0 && self.pause(flow).is_none() {
+            64 * 1024
+        } else {
+            self.write
+        }
+    }
+
+    /// A round trip without a queue.
+    pub(super) fn round_trip(&self) -> Duration {
+        Duration::from_secs_f64(self.rtt / 1e3)
+    }
+
+    /// How long the reader takes for `bytes` bytes.
     pub(super) fn reading_time(&self, bytes: usize) -> Duration {
         if self.reads == 0.0 {
             return Duration::ZERO;
@@ -111,18 +194,32 @@ impl fmt::Display for WanPath {
             loss,
             queue,
             windows,
+            is_for_throughput,
+            is_reno,
+            is_bbr,
+            rivals,
             is_quinn,
             write,
             reads,
             flows,
+            apart,
+            every,
+            back,
             seconds,
             seed,
         } = self;
         write!(
             f,
-            "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},quinn={},\
-             write={write},reads={reads},flows={flows},seconds={seconds},seed={seed}",
-            u8::from(*is_quinn)
+            "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
+             throughput={},reno={},bbr={},rivals={},quinn={},\
+             write={write},reads={reads},flows={flows},apart={apart},every={every},\
+             back={},seconds={seconds},seed={seed}",
+            u8::from(*is_for_throughput),
+            u8::from(*is_reno),
+            u8::from(*is_bbr),
+            *rivals as u8,
+            u8::from(*is_quinn),
+            *back as u8
         )
     }
 }

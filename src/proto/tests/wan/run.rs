@@ -1,13 +1,16 @@
-//! Streams that upload for ever, over one path.
+//! Streams that never end, over one path.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
     fmt,
     future::poll_fn,
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
+
+use futures::future::join;
 
 use super::{
     super::{
@@ -16,9 +19,14 @@ use super::{
         peer::Peer,
         tasks::Alarms,
     },
-    path::WanPath,
+    path::{Back, Rivals, WanPath},
 };
-use crate::{authenticator::Protection, config::ConfigBuilder, net::clock, proto::StreamId};
+use crate::{
+    authenticator::Protection,
+    config::{ConfigBuilder, CongestionControl, Preset},
+    net::clock,
+    proto::StreamId,
+};
 
 /// As Linux cuts batches of full datagrams.
 const MAX_SEGMENTS: usize = 44;
@@ -29,10 +37,7 @@ const MILESTONES: [u64; 3] = [1_000_000, 10_000_000, 100_000_000];
 /// How often the sender is looked at.
 const SAMPLED: Duration = Duration::from_millis(20);
 
-/// By how much one flow begins after another.
-const BETWEEN_FLOWS: Duration = Duration::from_secs(1);
-
-/// What came of one path.
+/// The result of one path.
 #[derive(Debug, PartialEq)]
 pub(super) struct Outcome {
     pub(super) flows: Vec<FlowOutcome>,
@@ -48,7 +53,7 @@ pub(super) struct FlowOutcome {
     pub(super) goodput: f64,
     /// In Mb/s, in the second half of the run.
     pub(super) late_goodput: f64,
-    /// Seconds until so much was read.
+    /// Seconds until each of [`MILESTONES`] was read.
     milestones: [Option<f64>; 3],
     /// Packets.
     pub(super) sent: u64,
@@ -60,6 +65,10 @@ pub(super) struct FlowOutcome {
     mtu: u16,
     pub(super) most_cwnd: u64,
     pub(super) most_in_flight: u64,
+    /// By how much round trips were longer than the path makes them, in the second half.
+    pub(super) mean_delay: Duration,
+    /// From a write until all of it was read, if writes pause: half of them, and all.
+    pub(super) latency: [Duration; 2],
     /// At the receiver.
     pub(super) most_gaps: u32,
     pub(super) most_held: u64,
@@ -94,8 +103,8 @@ impl fmt::Display for Outcome {
             write!(
                 f,
                 " flow goodput={:.3} late={:.3} t1={one} t10={ten} t100={hundred} sent={} lost={} \
-                 events={} black_holes={} chunk={} mtu={} cwnd={} in_flight={} gaps={} held={} died={died} \
-                 why={why}",
+                 events={} black_holes={} chunk={} mtu={} cwnd={} in_flight={} gaps={} held={} \
+                 delay={:.2} latency={:.1} latest={:.1} died={died} why={why}",
                 flow.goodput,
                 flow.late_goodput,
                 flow.sent,
@@ -108,13 +117,20 @@ impl fmt::Display for Outcome {
                 flow.most_in_flight,
                 flow.most_gaps,
                 flow.most_held,
+                in_ms(flow.mean_delay),
+                in_ms(flow.latency[0]),
+                in_ms(flow.latency[1]),
             )?;
         }
         Ok(())
     }
 }
 
-/// Lets flows upload for as long as the path says, or until all are dead.
+fn in_ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Lets flows run for the time that the path sets, or until all are dead.
 pub(super) fn run(path: &WanPath) -> Outcome {
     let setup = setup(path);
     let mut network = Network::pair(path.seed, setup.clone(), setup);
@@ -122,11 +138,12 @@ pub(super) fn run(path: &WanPath) -> Outcome {
     network.impair(path.impairments());
     let cpu = network.count_cpu_time(0);
     let began = network.now;
-    let mut flows: Vec<Flow> = Vec::new();
+    let (mut flows, mut connections) = (Vec::<Flow>::new(), 0);
     while network.now - began < path.time() {
-        let due = began + BETWEEN_FLOWS * flows.len() as u32;
-        if flows.len() < path.flows as usize && network.now >= due {
-            flows.push(Flow::begin(&mut network, path, &cpu));
+        let due = began + path.beginning(connections);
+        if connections < path.flows && network.now >= due {
+            flows.extend(connect(&mut network, path, connections, &cpu));
+            connections += 1;
         }
         network.run_for(SAMPLED);
         let is_late = network.now - began >= path.time() / 2;
@@ -144,72 +161,128 @@ pub(super) fn run(path: &WanPath) -> Outcome {
     }
 }
 
-/// One connection with one stream.
+/// One direction of a connection.
 struct Flow {
     began: Instant,
-    dialer: Peer,
-    listener: Option<Peer>,
-    accepted: Rc<RefCell<Option<Peer>>>,
+    sender: End,
+    receiver: End,
     progress: Rc<RefCell<Progress>>,
     /// When the second half began, and what was read by then.
     late: Option<(Instant, u64)>,
+    round_trip: Duration,
+    /// By how much round trips were longer than that, in the second half.
+    delays: Vec<Duration>,
     outcome: FlowOutcome,
 }
+
+/// One side of a connection, once it is known.
+type End = Rc<OnceCell<Peer>>;
 
 #[derive(Default)]
 struct Progress {
     read: u64,
     milestones: [Option<Instant>; 3],
+    written: u64,
+    /// When it was written, and what was written by then.
+    writes: VecDeque<(Instant, u64)>,
+    /// From a write until it was read.
+    latencies: Vec<Duration>,
+}
+
+/// Returns the flow from the dialer, and the one back to it if there is any.
+fn connect(
+    network: &mut Network,
+    path: &WanPath,
+    number: u32,
+    cpu: &Rc<Cell<Duration>>,
+) -> Vec<Flow> {
+    let path = *path;
+    let (write, pause) = (path.write(number), path.pause(number));
+    let (dialer, listener) = (End::default(), End::default());
+    let there = Flow::begin(network.now, &path, &dialer, &listener);
+    let back = Flow::begin(network.now, &path, &listener, &dialer);
+
+    let (alarms, noted, accepted) = (network.alarms(), Rc::clone(&there.progress), listener);
+    network.serve(move |peer| {
+        let _ = accepted.set(peer.clone());
+        let (alarms, noted) = (alarms.clone(), Rc::clone(&noted));
+        Box::pin(async move {
+            let answer = async {
+                if path.back == Back::AsMuch {
+                    let stream = peer.open().await.unwrap();
+                    upload(&peer, stream, write, &Cell::default()).await;
+                }
+            };
+            let Ok(stream) = peer.accept().await else {
+                return;
+            };
+            let echo = path.back == Back::Echo;
+            let download = download(path, &peer, stream, &alarms, &noted, echo);
+            join(download, answer).await;
+        })
+    });
+
+    let peer = network.dial(0, 1);
+    let _ = dialer.set(peer.clone());
+    let (alarms, noted, cpu) = (network.alarms(), Rc::clone(&back.progress), Rc::clone(cpu));
+    let written = Rc::clone(&there.progress);
+    network.spawn(async move {
+        peer.established().await.unwrap();
+        let stream = peer.open().await.unwrap();
+        let answer = async {
+            let stream = match path.back {
+                Back::Nothing => return,
+                Back::AsMuch => peer.accept().await.unwrap(),
+                Back::Echo => stream,
+            };
+            download(path, &peer, stream, &alarms, &noted, false).await;
+        };
+        match pause {
+            None => drop(join(upload(&peer, stream, write, &cpu), answer).await),
+            Some(pause) => write_now_and_then(&peer, stream, write, pause, &alarms, &written).await,
+        }
+    });
+    match path.back {
+        Back::Nothing => vec![there],
+        Back::AsMuch | Back::Echo => vec![there, back],
+    }
 }
 
 impl Flow {
-    fn begin(network: &mut Network, path: &WanPath, cpu: &Rc<Cell<Duration>>) -> Self {
-        let began = network.now;
-        let progress = Rc::new(RefCell::new(Progress::default()));
-        let accepted = Rc::new(RefCell::new(None));
-        let (alarms, noted, taken) = (network.alarms(), Rc::clone(&progress), Rc::clone(&accepted));
-        let path = *path;
-        network.serve(move |peer| {
-            *taken.borrow_mut() = Some(peer.clone());
-            Box::pin(download(path, peer, alarms.clone(), Rc::clone(&noted)))
-        });
-        let dialer = network.dial(0, 1);
-        let (writer, write, cpu) = (dialer.clone(), path.write, Rc::clone(cpu));
-        network.spawn(async move {
-            writer.established().await.unwrap();
-            let stream = writer.open().await.unwrap();
-            upload(&writer, stream, write, &cpu).await;
-        });
+    fn begin(now: Instant, path: &WanPath, sender: &End, receiver: &End) -> Self {
         Self {
-            began,
-            dialer,
-            listener: None,
-            accepted,
-            progress,
+            began: now,
+            sender: Rc::clone(sender),
+            receiver: Rc::clone(receiver),
+            progress: Rc::default(),
             late: None,
+            round_trip: path.round_trip(),
+            delays: Vec::new(),
             outcome: FlowOutcome::default(),
         }
     }
 
     fn look(&mut self, now: Instant, is_late: bool) {
-        if self.listener.is_none() {
-            self.listener = self.accepted.take();
-        }
         if is_late && self.late.is_none() {
             self.late = Some((now, self.progress.borrow().read));
         }
-        let in_flight = self.dialer.with(|connection| connection.bytes_in_flight());
-        let cwnd = self.dialer.stats().congestion_window_bytes;
         let outcome = &mut self.outcome;
-        outcome.most_in_flight = outcome.most_in_flight.max(in_flight);
-        outcome.most_cwnd = outcome.most_cwnd.max(cwnd);
-        if let Some(listener) = &self.listener {
-            let (held, _) = listener.with(|connection| connection.received());
+        if let Some(sender) = self.sender.get() {
+            let in_flight = sender.with(|connection| connection.bytes_in_flight());
+            outcome.most_in_flight = outcome.most_in_flight.max(in_flight);
+            let stats = sender.stats();
+            outcome.most_cwnd = outcome.most_cwnd.max(stats.congestion_window_bytes);
+            if is_late {
+                self.delays.push(stats.rtt.saturating_sub(self.round_trip));
+            }
+        }
+        if let Some(receiver) = self.receiver.get() {
+            let (held, _) = receiver.with(|connection| connection.received());
             outcome.most_gaps = outcome.most_gaps.max(held.gaps);
-            outcome.most_held = outcome.most_held.max(listener.stats().held_bytes);
+            outcome.most_held = outcome.most_held.max(receiver.stats().held_bytes);
         }
         if outcome.death.is_none() {
-            let ends = [Some(&self.dialer), self.listener.as_ref()];
+            let ends = [self.sender.get(), self.receiver.get()];
             // Who has ended it says why.
             let loss = ends
                 .into_iter()
@@ -222,10 +295,21 @@ impl Flow {
     }
 
     fn end(self, now: Instant) -> FlowOutcome {
-        let Progress { read, milestones } = *self.progress.borrow();
+        let Progress {
+            read,
+            milestones,
+            ref mut latencies,
+            ..
+        } = *self.progress.borrow_mut();
+        latencies.sort_unstable();
+        let latency = [latencies.len() / 2, latencies.len().saturating_sub(1)]
+            .map(|index| latencies.get(index).copied().unwrap_or_default());
         let rate = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e6 / time.as_secs_f64();
-        let quic = self.dialer.with(|connection| connection.quic_stats());
-        let (chunks, bytes) = self.dialer.with(|connection| connection.handed_over());
+        let Some(sender) = self.sender.get() else {
+            return self.outcome;
+        };
+        let quic = sender.with(|connection| connection.quic_stats());
+        let (chunks, bytes) = sender.with(|connection| connection.handed_over());
         FlowOutcome {
             read,
             goodput: rate(read, now - self.began),
@@ -239,6 +323,8 @@ impl Flow {
             mean_chunk: bytes / chunks.max(1),
             black_holes: quic.path.black_holes_detected,
             mtu: quic.path.current_mtu,
+            mean_delay: self.delays.iter().sum::<Duration>() / (self.delays.len().max(1) as u32),
+            latency,
             ..self.outcome
         }
     }
@@ -264,21 +350,60 @@ async fn upload(peer: &Peer, stream: StreamId, write: usize, cpu: &Cell<Duration
     .await;
 }
 
+/// Writes once, and again after each pause.
+async fn write_now_and_then(
+    peer: &Peer,
+    stream: StreamId,
+    write: usize,
+    pause: Duration,
+    alarms: &Alarms,
+    progress: &RefCell<Progress>,
+) {
+    let data = vec![0; write];
+    loop {
+        {
+            let mut progress = progress.borrow_mut();
+            progress.written += write as u64;
+            let written = progress.written;
+            progress.writes.push_back((alarms.now(), written));
+        }
+        if peer.write_all(stream, &data).await.is_err() {
+            return;
+        }
+        alarms.after(pause).await;
+    }
+}
+
 /// Reads whatever comes, until the connection is over.
-async fn download(path: WanPath, peer: Peer, alarms: Alarms, progress: Rc<RefCell<Progress>>) {
-    let Ok(stream) = peer.accept().await else {
-        return;
-    };
+async fn download(
+    path: WanPath,
+    peer: &Peer,
+    stream: StreamId,
+    alarms: &Alarms,
+    progress: &RefCell<Progress>,
+    echo: bool,
+) {
     let mut buf = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = peer.read(stream, &mut buf).await {
         alarms.after(path.reading_time(count)).await;
-        let mut progress = progress.borrow_mut();
-        progress.read += count as u64;
-        let read = progress.read;
-        for (time, bytes) in progress.milestones.iter_mut().zip(MILESTONES) {
-            if read >= bytes {
-                time.get_or_insert_with(|| alarms.now());
+        progress.borrow_mut().note_read(count, alarms.now());
+        if echo && peer.write_all(stream, &buf[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Progress {
+    fn note_read(&mut self, count: usize, now: Instant) {
+        self.read += count as u64;
+        for (time, bytes) in self.milestones.iter_mut().zip(MILESTONES) {
+            if self.read >= bytes {
+                time.get_or_insert(now);
             }
+        }
+        while let Some((time, _)) = (self.writes).pop_front_if(|&mut (_, bytes)| bytes <= self.read)
+        {
+            self.latencies.push(now - time);
         }
     }
 }
@@ -286,6 +411,11 @@ async fn download(path: WanPath, peer: Peer, alarms: Alarms, progress: Rc<RefCel
 fn setup(path: &WanPath) -> Setup {
     Setup {
         configure: match (path.windows, path.is_quinn) {
+            _ if path.rivals == Rivals::CubicFirst => |builder| builder.rivals(false),
+            _ if path.rivals == Rivals::BbrFirst => |builder| builder.rivals(true),
+            _ if path.is_reno => |builder| builder.congestion_control(CongestionControl::NewReno),
+            _ if path.is_bbr => |builder| builder.congestion_control(CongestionControl::Bbr),
+            _ if path.is_for_throughput => |builder| builder.preset(Preset::HighThroughput),
             (0, false) => configure::<0, false>,
             (0, true) => configure::<0, true>,
             (64, false) => configure::<64, false>,
@@ -303,18 +433,19 @@ fn setup(path: &WanPath) -> Setup {
     }
 }
 
-/// With all three windows of so many MB; 0 are the defaults.
+/// Sets all three windows to `MB` megabytes; 0 keeps the defaults.
 fn configure<const MB: u64, const IS_QUINN: bool>(mut builder: ConfigBuilder) -> ConfigBuilder {
     if IS_QUINN {
         builder = builder.quinn_cubic();
     }
-    if MB == 0 {
-        return builder;
-    }
-    let bytes = MB * 1_000_000;
+    let [stream, connection, send] = match MB {
+        0 if IS_QUINN => [10, 15, 10],
+        0 => return builder,
+        all => [all; 3],
+    };
     builder
-        .stream_receive_window_bytes(bytes)
-        .and_then(|builder| builder.connection_receive_window_bytes(bytes))
-        .and_then(|builder| builder.send_window_bytes(bytes))
+        .stream_receive_window_bytes(stream * 1_000_000)
+        .and_then(|builder| builder.connection_receive_window_bytes(connection * 1_000_000))
+        .and_then(|builder| builder.send_window_bytes(send * 1_000_000))
         .unwrap()
 }

@@ -1,4 +1,4 @@
-//! A question of 25 bytes and a reply of 100, each of them the whole of its half of a stream.
+//! A question of 25 bytes and a reply of 100. Each is all that its side sends on a stream.
 
 use std::io::{self, ErrorKind};
 
@@ -6,7 +6,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p_request_response::Codec;
 use libp2p_swarm::StreamProtocol;
 
-/// How questions and replies are written and read.
+/// The codec of questions and replies.
 #[derive(Clone, Default)]
 pub struct Exchange;
 
@@ -58,7 +58,7 @@ impl Codec for Exchange {
     }
 }
 
-/// Reads `N` bytes. The stream has to end behind them.
+/// Reads `N` bytes, after which the stream has to end.
 async fn read<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     io.read_exact(&mut bytes).await?;
@@ -68,10 +68,10 @@ async fn read<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<[
     }
 }
 
-/// What is asked.
+/// The question.
 pub const QUESTION: <Exchange as Codec>::Request = [0x5a; 25];
 
-/// What is answered.
+/// The reply.
 pub const REPLY: <Exchange as Codec>::Response = [1; 100];
 
 #[cfg(test)]

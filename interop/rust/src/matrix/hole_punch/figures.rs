@@ -84,7 +84,8 @@ impl Figures {
         };
         let text = toml::to_string(&document).map_err(|error| error.to_string())?;
         Ok(format!(
-            "# Hole punching, every run of the last long one. Written by `interop/run --only hole-punch --runs N`.\n\
+            "# Hole punching: every run of the last long one.\n\
+             # Written by `interop/run --only hole-punch --runs N`.\n\
              # Times are from the relayed connection to the direct one.\n\n{text}"
         ))
     }

@@ -1,0 +1,162 @@
+//! The file of the configuration, read and written by a thread: the Swarm's task does not wait for
+//! the disk, and needs no particular runtime.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    task::{Context, Poll, ready},
+    thread,
+    time::Duration,
+};
+
+use futures::{FutureExt, channel::oneshot};
+use web_time::Instant;
+
+use crate::{
+    error::{LoadError, SaveError},
+    snapshot::Snapshot,
+};
+
+#[derive(Debug)]
+pub(crate) struct SnapshotFile {
+    path: PathBuf,
+    interval: Duration,
+    /// At most one thread at a time. Nothing is written before the file has been read.
+    job: Job,
+    /// The thread that writes. Dropping this waits for it, so that an older list never replaces one
+    /// that is saved after that.
+    writer: Option<thread::JoinHandle<()>>,
+    /// When the file was last written, or was tried to.
+    written: Option<Instant>,
+    /// The user wants it to be written at once.
+    asked: bool,
+    /// There is something to write.
+    dirty: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Unread,
+    Load(oneshot::Receiver<Result<Snapshot, LoadError>>),
+    Save(oneshot::Receiver<Result<usize, SaveError>>),
+    None,
+}
+
+/// What a thread has done.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Loaded(Result<Snapshot, LoadError>),
+    /// With the number of peers.
+    Saved(Result<usize, SaveError>),
+}
+
+impl SnapshotFile {
+    pub(crate) fn new(path: PathBuf, interval: Duration) -> Self {
+        Self {
+            path,
+            interval,
+            job: Job::Unread,
+            writer: None,
+            written: None,
+            asked: false,
+            dirty: false,
+        }
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(self.job, Job::Unread | Job::Load(_))
+    }
+
+    pub(crate) fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    pub(crate) fn change(&mut self) {
+        self.dirty = true;
+    }
+
+    /// When to write, if there is a reason and the file is not in use.
+    pub(crate) fn next_write(&self, now: Instant) -> Option<Instant> {
+        match self.job {
+            Job::None if self.asked => Some(now),
+            Job::None if self.dirty => Some(self.written.map_or(now, |at| at + self.interval)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn write(&mut self, snapshot: Snapshot, now: Instant) {
+        self.asked = false;
+        self.dirty = false;
+        self.written = Some(now);
+        let (receiver, writer) = run(&self.path, SaveError::Thread, move |path| {
+            snapshot.save(path).map(|()| snapshot.peers().len())
+        });
+        self.job = Job::Save(receiver);
+        self.writer = writer;
+    }
+
+    /// Begins to read the file if that has not been done, and tells what a thread has done.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        if let Job::Unread = self.job {
+            let (receiver, _) = run(&self.path, LoadError::Thread, Snapshot::load);
+            self.job = Job::Load(receiver);
+        }
+        let done = match &mut self.job {
+            Job::Load(job) => {
+                let result = ready!(job.poll_unpin(cx));
+                Done::Loaded(result.unwrap_or_else(|_| Err(LoadError::Thread(gone()))))
+            }
+            Job::Save(job) => {
+                let result = ready!(job.poll_unpin(cx));
+                let result = result.unwrap_or_else(|_| Err(SaveError::Thread(gone())));
+                // What was not written has still to be.
+                self.dirty |= result.is_err();
+                Done::Saved(result)
+            }
+            Job::Unread | Job::None => return Poll::Pending,
+        };
+        self.job = Job::None;
+        Poll::Ready(done)
+    }
+}
+
+impl Drop for SnapshotFile {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // A panic of the thread has been reported by the channel, if at all.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Runs `work` in a thread, of which there is one a minute: a pool would not pay.
+fn run<T, E>(
+    path: &Path,
+    no_thread: fn(io::Error) -> E,
+    work: impl FnOnce(&Path) -> Result<T, E> + Send + 'static,
+) -> (
+    oneshot::Receiver<Result<T, E>>,
+    Option<thread::JoinHandle<()>>,
+)
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let path = path.to_owned();
+    let thread = thread::Builder::new().name("libp2p-rejoin".into());
+    // Nobody waits any more if the behaviour is gone.
+    let spawned = thread.spawn(move || drop(sender.send(work(&path))));
+    match spawned {
+        Ok(thread) => (receiver, Some(thread)),
+        Err(error) => {
+            let (sender, receiver) = oneshot::channel();
+            let _ = sender.send(Err(no_thread(error)));
+            (receiver, None)
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread has panicked")
+}

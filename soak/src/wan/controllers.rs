@@ -1,0 +1,342 @@
+//! Congestion control of one kind beside another: the same paths for each, and flows that compete.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use super::{
+    grid::{Asked, Kind, Table},
+    page,
+    told::Told,
+};
+use crate::figures::Figures;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Controller {
+    Cubic,
+    Bbr,
+    Newreno,
+    /// quinn-proto's CUBIC.
+    Quinn,
+}
+
+impl Controller {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+            Self::Newreno => "newreno",
+            Self::Quinn => "quinn",
+        }
+    }
+
+    /// What asks for it: the three together tell controllers apart.
+    fn part(self) -> &'static str {
+        match self {
+            Self::Cubic => "bbr=0,reno=0,quinn=0",
+            Self::Bbr => "bbr=1,reno=0,quinn=0",
+            Self::Newreno => "bbr=0,reno=1,quinn=0",
+            Self::Quinn => "bbr=0,reno=0,quinn=1",
+        }
+    }
+}
+
+/// What competes on one path.
+struct Contest {
+    path: String,
+    /// In the order of their beginnings.
+    flows: &'static str,
+}
+
+const HEAD: &str = "# Congestion control of one kind beside another
+
+The same paths in virtual time for each controller, as in [wan.md](wan.md), with default windows.
+`soak wan --controller` writes this page.
+
+- Goodput is from the beginning on, with slow start: 20 s at 100 Mb/s, 10 s at 1 Gb/s. With several
+  seeds it is their mean, and the other columns are of the first.
+- *Delay* is by how much round trips are longer than the path makes them, on average in the second
+  half.
+";
+
+/// Seconds of a contest.
+const CONTEST_SECONDS: u32 = 40;
+
+pub fn tables(controllers: &[Controller], seeds: u64, short: bool) -> Vec<Table> {
+    let alone = alone(short)
+        .iter()
+        .flat_map(|path| with_controllers(path, controllers, seeds))
+        .collect();
+    let contests = contests(controllers, short)
+        .into_iter()
+        .map(|contest| contest.path);
+    let limited = limited(short)
+        .iter()
+        .flat_map(|(_, path)| with_controllers(path, controllers, 1))
+        .collect();
+    [
+        (Kind::Alone, alone),
+        (Kind::Contest, contests.collect()),
+        (Kind::Limited, limited),
+    ]
+    .into_iter()
+    .map(|(kind, paths): (_, Vec<String>)| Table {
+        kind,
+        asked: paths
+            .into_iter()
+            .map(|path| Asked {
+                path,
+                is_measured: false,
+            })
+            .collect(),
+    })
+    .collect()
+}
+
+fn alone(short: bool) -> Vec<String> {
+    if short {
+        return ["rate=100,rtt=63,loss=1,queue=1,seconds=8".to_owned()].into();
+    }
+    let mut paths = Vec::new();
+    for (rate, seconds) in [(100, 20), (1000, 10)] {
+        for rtt in [10, 63, 150] {
+            for loss in [0.0, 0.1, 1.0] {
+                for queue in [0.1, 0.5, 1.0, 4.0] {
+                    paths.push(format!(
+                        "rate={rate},rtt={rtt},loss={loss},queue={queue},seconds={seconds}"
+                    ));
+                }
+            }
+        }
+    }
+    paths
+}
+
+fn with_controllers<'a>(
+    path: &'a str,
+    controllers: &'a [Controller],
+    seeds: u64,
+) -> impl Iterator<Item = String> {
+    // Without loss, seeds differ in little.
+    let seeds = if path.contains("loss=0,") { 1 } else { seeds };
+    (1..=seeds).flat_map(move |seed| {
+        controllers
+            .iter()
+            .map(move |controller| format!("{path},{},seed={seed}", controller.part()))
+    })
+}
+
+/// Flows of CUBIC and BBR that share a path, if both are asked for.
+fn contests(controllers: &[Controller], short: bool) -> Vec<Contest> {
+    let has = |controller| controllers.contains(&controller);
+    if !has(Controller::Cubic) || !has(Controller::Bbr) {
+        return Vec::new();
+    }
+    let (rtts, queues) = if short {
+        (&[10][..], &[1.0][..])
+    } else {
+        (&[10, 63][..], &[0.5, 1.0, 4.0][..])
+    };
+    let kinds = [
+        ("bbr=0,rivals=0,flows=2", "cubic, cubic"),
+        ("bbr=1,rivals=0,flows=2", "bbr, bbr"),
+        ("bbr=0,rivals=1,flows=2", "cubic, bbr"),
+        ("bbr=0,rivals=2,flows=2", "bbr, cubic"),
+        ("bbr=1,rivals=0,flows=2,apart=10", "bbr, bbr 10 s later"),
+        ("bbr=0,rivals=0,flows=8", "8 cubic"),
+        ("bbr=1,rivals=0,flows=8", "8 bbr"),
+        ("bbr=0,rivals=1,flows=8", "4 cubic, 4 bbr"),
+    ];
+    let kinds = if short { &kinds[1..3] } else { &kinds[..] };
+    let mut contests = Vec::new();
+    for rtt in rtts {
+        for queue in queues {
+            for &(kind, flows) in kinds {
+                let apart = if kind.contains("apart") {
+                    ""
+                } else {
+                    ",apart=1"
+                };
+                contests.push(Contest {
+                    path: format!(
+                        "rate=100,rtt={rtt},queue={queue},{kind}{apart},every=0,quinn=0,reno=0,\
+                         seconds={CONTEST_SECONDS}"
+                    ),
+                    flows,
+                });
+            }
+        }
+    }
+    contests
+}
+
+/// Flows that pause after each write.
+fn limited(short: bool) -> Vec<(&'static str, String)> {
+    let all = [
+        (
+            "1 Mb/s",
+            "rate=100,rtt=63,loss=0,flows=1,every=20,write=2500",
+        ),
+        (
+            "1 Mb/s, 1 % of loss",
+            "rate=100,rtt=63,loss=1,flows=1,every=20,write=2500",
+        ),
+        (
+            "1 Mb/s beside a bulk flow",
+            "rate=100,rtt=63,loss=0,flows=2,every=20,write=2500",
+        ),
+        (
+            "20 kB each 100 ms",
+            "rate=20,rtt=40,loss=0,flows=1,every=100,write=20000",
+        ),
+        (
+            "100 kB each 100 ms",
+            "rate=100,rtt=63,loss=0,flows=1,every=100,write=100000",
+        ),
+        (
+            "100 kB each 100 ms beside a bulk flow",
+            "rate=100,rtt=63,loss=0,flows=2,every=100,write=100000",
+        ),
+    ];
+    let all = if short { &all[..1] } else { &all[..] };
+    all.iter()
+        .map(|&(what, path)| (what, format!("{path},queue=1,seconds=30")))
+        .collect()
+}
+
+pub fn write(figures: &Figures, controllers: &[Controller], told: &[Told]) -> Result<String> {
+    let mut page = HEAD.to_owned();
+    page::figures(&mut page, figures)?;
+    write_alone(&mut page, controllers, told)?;
+    write_contests(&mut page, controllers, told)?;
+    write_limited(&mut page, controllers, told)?;
+    Ok(page)
+}
+
+fn write_alone(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
+    writeln!(page, "\n## Alone\n")?;
+    write!(page, "| Mb/s | RTT ms | loss % | queue BDP |")?;
+    for name in ["Mb/s", "delay ms", "lost %", "1 / 10 / 100 MB after s"] {
+        for controller in controllers {
+            write!(page, " {name}, {} |", controller.name())?;
+        }
+    }
+    writeln!(page, "\n|{}", "---|".repeat(4 + 4 * controllers.len()))?;
+    for path in alone(false) {
+        let rows: Vec<Vec<&Told>> = (controllers.iter())
+            .map(|controller| about(told, &format!("{path},{}", controller.part())))
+            .collect();
+        let Some(first) = rows.iter().flatten().next() else {
+            continue;
+        };
+        write!(
+            page,
+            "| {} | {} | {} | {} |",
+            first.asked("rate"),
+            first.asked("rtt"),
+            first.asked("loss"),
+            first.asked("queue")
+        )?;
+        let columns: [fn(&[&Told]) -> String; 4] = [
+            |seeds| page::significant(super::cell::mean(seeds)),
+            |seeds| format!("{:.1}", seeds[0].number("delay")),
+            |seeds| {
+                format!(
+                    "{:.1}",
+                    100.0 * seeds[0].number("lost") / seeds[0].number("sent")
+                )
+            },
+            |seeds| {
+                ["t1", "t10", "t100"]
+                    .map(|name| seeds[0].text(name))
+                    .join(" / ")
+            },
+        ];
+        for column in columns {
+            for seeds in &rows {
+                let text = if seeds.is_empty() {
+                    "–".to_owned()
+                } else {
+                    column(seeds)
+                };
+                write!(page, " {text} |")?;
+            }
+        }
+        writeln!(page)?;
+    }
+    Ok(())
+}
+
+fn write_contests(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
+    let contests = contests(controllers, false);
+    if contests.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "\n## Together\n\n\
+         Flows on 100 Mb/s, one a second after the other if not told otherwise; the second half of\n\
+         {CONTEST_SECONDS} s.\n\n\
+         | RTT ms | queue BDP | flows | Jain's index | Mb/s of each | delay ms |\n\
+         |---|---|---|---|---|---|"
+    )?;
+    for contest in contests {
+        for told in about(told, &contest.path) {
+            writeln!(
+                page,
+                "| {} | {} | {} | {:.2} | {} | {:.1} |",
+                told.asked("rtt"),
+                told.asked("queue"),
+                contest.flows,
+                told.number("jain"),
+                told.of_each("late")
+                    .map(page::significant)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                told.number("delay"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn write_limited(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
+    writeln!(
+        page,
+        "\n## Flows that write little\n\n\
+         From a write until all of it was read, in ms: half of the writes, and all.\n"
+    )?;
+    write!(page, "| | Mb/s | RTT ms |")?;
+    for controller in controllers {
+        write!(page, " {} |", controller.name())?;
+    }
+    writeln!(page, "\n|{}", "---|".repeat(3 + controllers.len()))?;
+    for (what, path) in limited(false) {
+        let rows: Vec<_> = (controllers.iter())
+            .filter_map(|controller| {
+                let asked = format!("{path},{}", controller.part());
+                about(told, &asked).first().copied()
+            })
+            .collect();
+        let Some(first) = rows.first() else {
+            continue;
+        };
+        write!(
+            page,
+            "| {what} | {} | {} |",
+            first.asked("rate"),
+            first.asked("rtt")
+        )?;
+        for told in rows {
+            let last = |name| told.of_each(name).last().unwrap_or(f64::NAN);
+            write!(page, " {:.1}, {:.1} |", last("latency"), last("latest"))?;
+        }
+        writeln!(page)?;
+    }
+    Ok(())
+}
+
+fn about<'a>(told: &'a [Told], path: &str) -> Vec<&'a Told> {
+    told.iter().filter(|told| told.is_about(path)).collect()
+}

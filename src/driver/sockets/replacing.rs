@@ -1,0 +1,247 @@
+//! Replaces sockets that were given up or have failed.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{Sockets, for_dials::Place};
+use crate::{
+    driver::socket_group::SocketGroup,
+    error::RebindError,
+    net::{clock, sleep, task::Runtime},
+    sync::lock,
+};
+
+/// How long a socket that was given up is still read: about as long as a datagram to it may be
+/// under way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The most sockets that are kept open only for that. Each is a descriptor, and [`Sockets::rebind`]
+/// may be called often.
+const MAX_LINGERING: usize = 16;
+
+/// Delay before a failed socket is bound again: by then all drivers have most likely dropped it.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
+
+/// Interval between attempts to bind an address again, and the shortest time between two reported
+/// failures of a socket.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// The most failed sockets of listeners that wait to be reported. There is at most one report a
+/// second for each.
+const MAX_FAILED: usize = 64;
+
+impl Sockets {
+    /// Replaces each socket that dials and does not listen, or none of them if an error occurs. A
+    /// replacement that is not used yet is kept.
+    pub(in crate::driver) fn rebind(self: &Arc<Self>) -> Result<(), RebindError> {
+        if self.have_stopped() {
+            return Err(RebindError::DriverStopped);
+        }
+        let Some(runtime) = self.runtime() else {
+            return Ok(());
+        };
+        let mut dialling = lock(&self.dialling);
+        // Unused sockets need no replacement: the next dial opens a new one.
+        self.close_idle();
+        let mut moves = Vec::new();
+        for place in dialling.places() {
+            if place.is_used(self.is_kept(&place.current))
+                && let Some(socket) = place.current.upgrade()
+            {
+                let successor = self.open_beside(&runtime, &socket)?;
+                moves.push((place, socket, successor));
+            }
+        }
+        for (place, socket, successor) in moves {
+            self.give_up(&runtime, place, socket, &successor, "rebind");
+        }
+        drop(dialling);
+        self.tell_drivers();
+        Ok(())
+    }
+
+    /// Handles a failed socket. If it only dials, another socket replaces it. In any case its own
+    /// address is bound again, for the connections that cannot move.
+    pub(in crate::driver) fn replace_failed(
+        self: &Arc<Self>,
+        socket: &Arc<SocketGroup>,
+        error: io::Error,
+    ) {
+        let Some(runtime) = self.runtime() else {
+            return;
+        };
+        if !socket.begin_repair() {
+            return;
+        }
+        tracing::warn!(%error, addr = %socket.local_addr(), "a socket has failed");
+        self.report(socket, error);
+        if let Err(error) = self.replace(&runtime, socket) {
+            tracing::debug!(%error, "could not open another socket");
+        }
+        runtime.spawn(bind_again(
+            Arc::downgrade(self),
+            Arc::downgrade(socket),
+            runtime.clone(),
+        ));
+    }
+
+    /// Sockets of listeners that have failed since the last call. The transport is woken when there
+    /// are any.
+    pub(in crate::driver) fn take_failed(&self) -> VecDeque<(Weak<SocketGroup>, io::Error)> {
+        std::mem::take(&mut *lock(&self.failed))
+    }
+
+    /// Opens a socket at another port of the same wildcard address.
+    fn open_beside(
+        &self,
+        runtime: &Runtime,
+        socket: &SocketGroup,
+    ) -> Result<Arc<SocketGroup>, RebindError> {
+        let addr = SocketAddr::new(socket.local_addr().ip(), 0);
+        let context = runtime.enter();
+        let ios = self.bind(runtime, addr).map_err(RebindError::Bind)?;
+        drop(context);
+        self.put_to_use(ios, false)
+            .map_err(|_| RebindError::DriverStopped)
+    }
+
+    /// Replaces a failed socket if it only dials.
+    fn replace(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        socket: &Arc<SocketGroup>,
+    ) -> Result<(), RebindError> {
+        let mut dialling = lock(&self.dialling);
+        let place = dialling
+            .places()
+            .find(|place| Weak::as_ptr(&place.current) == Arc::as_ptr(socket));
+        let now = clock::now();
+        let Some(place) = place.filter(|place| {
+            // If the replacement fails again so soon, another one is unlikely to do better.
+            (place.replaced_at).is_none_or(|replaced_at| now >= replaced_at + NEXT_ATTEMPT)
+        }) else {
+            return Ok(());
+        };
+        let successor = self.open_beside(runtime, socket)?;
+        self.give_up(runtime, place, Arc::clone(socket), &successor, "failed");
+        place.replaced_at = Some(now);
+        drop(dialling);
+        self.tell_drivers();
+        Ok(())
+    }
+
+    /// Replaces this socket. The old one stays open for a while and owns the new one until someone
+    /// uses it.
+    fn give_up(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        place: &mut Place,
+        socket: Arc<SocketGroup>,
+        successor: &Arc<SocketGroup>,
+        reason: &str,
+    ) {
+        let (from, to) = (socket.local_addr(), successor.local_addr());
+        tracing::debug!(reason, %from, %to, "replaced a socket");
+        place.give_up(&socket, successor);
+        self.keep_instead(&socket, successor);
+        self.rebound.fetch_add(1, Ordering::Relaxed);
+        self.let_linger(runtime, socket);
+    }
+
+    /// Keeps a socket open for datagrams that are under way to it.
+    fn let_linger(self: &Arc<Self>, runtime: &Runtime, socket: Arc<SocketGroup>) {
+        let lingers = Lingers {
+            sockets: Arc::downgrade(self),
+            socket: Arc::downgrade(&socket),
+        };
+        let mut lingering = lock(&self.lingering);
+        lingering.push_back(socket);
+        let closed = if lingering.len() > MAX_LINGERING {
+            lingering.pop_front()
+        } else {
+            None
+        };
+        drop(lingering);
+        drop(closed);
+        runtime.spawn(async move {
+            sleep(LINGER).await;
+            drop(lingers);
+        });
+    }
+
+    fn tell_drivers(&self) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.note_given_up();
+        }
+    }
+
+    /// Makes the transport report a failed socket, if a listener uses it.
+    fn report(&self, socket: &Arc<SocketGroup>, error: io::Error) {
+        if !crate::proto::SocketHandle::is_listening(socket) {
+            return;
+        }
+        let mut failed = lock(&self.failed);
+        if failed.len() < MAX_FAILED {
+            failed.push_back((Arc::downgrade(socket), error));
+        }
+        drop(failed);
+        self.incoming.wake();
+    }
+
+    /// Binds the address of a failed socket again.
+    fn repair(&self, runtime: &Runtime, socket: &Arc<SocketGroup>) -> io::Result<()> {
+        let ios = self.bind(runtime, socket.local_addr())?;
+        socket.reopen(ios.clone());
+        self.rebound.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(reason = "failed", addr = %socket.local_addr(), "bound a socket again");
+        // This fails only if all drivers have stopped, and then no connection needs what arrives.
+        let _ = self.read(socket, &ios);
+        Ok(())
+    }
+}
+
+/// Closes a socket that was kept open for a while. It does so on drop, so also if the runtime shuts
+/// down earlier.
+struct Lingers {
+    sockets: Weak<Sockets>,
+    socket: Weak<SocketGroup>,
+}
+
+impl Drop for Lingers {
+    fn drop(&mut self) {
+        let (Some(sockets), Some(socket)) = (self.sockets.upgrade(), self.socket.upgrade()) else {
+            return;
+        };
+        lock(&sockets.lingering).retain(|lingering| !Arc::ptr_eq(lingering, &socket));
+    }
+}
+
+/// Binds the address of a failed socket again as soon as possible, unless nobody uses the socket
+/// any more.
+async fn bind_again(sockets: Weak<Sockets>, socket: Weak<SocketGroup>, runtime: Runtime) {
+    sleep(FIRST_ATTEMPT).await;
+    loop {
+        {
+            let (Some(sockets), Some(socket)) = (sockets.upgrade(), socket.upgrade()) else {
+                return;
+            };
+            match sockets.repair(&runtime, &socket) {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::debug!(%error, addr = %socket.local_addr(), "could not bind again");
+                }
+            }
+        }
+        sleep(NEXT_ATTEMPT).await;
+    }
+    // Errors until then are ignored: they concern the old socket, or they will occur again.
+    sleep(NEXT_ATTEMPT).await;
+    if let Some(socket) = socket.upgrade() {
+        socket.end_repair();
+    }
+}

@@ -1,0 +1,194 @@
+//! Reads the sockets, and takes in what other shards have read.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{Driver, serving::Clocks};
+use crate::{
+    driver::{
+        reader::{Read, Reader},
+        slabs::Piece,
+        socket_group::SocketGroup,
+    },
+    net::{Backlog, clock},
+    proto::{Routed, Unrouted, long_header_id},
+    trace::dropped,
+};
+
+/// The settings for receiving.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::driver) struct ReceiveSettings {
+    /// Larger datagrams are dropped: we announce this limit to peers (`max_udp_payload_size`, RFC
+    /// 9000 §18.2).
+    pub(in crate::driver) max_datagram_bytes: usize,
+    pub(in crate::driver) measure_routing: bool,
+}
+
+/// The most ICMP errors read from each socket in one round. Anyone who knows the port can cause
+/// them.
+const REPORTS_PER_ROUND: usize = 64;
+
+/// Sockets are not read while more bytes than this wait for their connections' turns; then
+/// datagrams wait in the kernel's buffer.
+pub(in crate::driver) const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+impl Driver {
+    /// Reads each socket once, beginning with a different one each time. Returns whether there may
+    /// be more.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Backlog {
+        self.readers.retain(Reader::is_used);
+        let mut backlog = Backlog::None;
+        for step in 0..self.readers.len() {
+            if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
+                // Serving the connections asks for another round, which reads the sockets.
+                return Backlog::More;
+            }
+            let index = (self.next_reader + step) % self.readers.len();
+            let reports = self.hear_unreachable(cx, index);
+            let datagrams = self.receive_from(cx, index);
+            if [reports, datagrams].contains(&Backlog::More) {
+                backlog = Backlog::More;
+            }
+        }
+        self.next_reader = self.next_reader.wrapping_add(1);
+        backlog
+    }
+
+    /// Takes datagrams that other shards have read for this one, unless enough wait already. The
+    /// rest stays in the mailbox, which is bounded.
+    pub(super) fn take_forwarded(&mut self) -> Backlog {
+        let room = MAX_INBOX_BYTES.saturating_sub(self.shard.inbox_bytes());
+        let mut datagrams = Vec::new();
+        let has_more = self.mailbox().take_forwarded(room, &mut datagrams);
+        let now = clock::now();
+        for datagram in datagrams {
+            self.shard.handle(now, datagram, &mut self.outbound);
+        }
+        if has_more {
+            Backlog::More
+        } else {
+            Backlog::None
+        }
+    }
+
+    /// Reads ICMP errors about datagrams that were not delivered.
+    fn hear_unreachable(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+        let reader = &mut self.readers[index];
+        let Some(socket) = reader.socket() else {
+            return Backlog::None;
+        };
+        for _ in 0..REPORTS_PER_ROUND {
+            let Poll::Ready(report) = reader.poll_report(cx) else {
+                return Backlog::None;
+            };
+            let Some(report) = report else {
+                continue;
+            };
+            self.shared
+                .stun
+                .unreachable(&socket, report.remote_addr, &report.quoted);
+            // The connection ID of our first packets is random, so only a host on the path can
+            // quote it.
+            let Some(initial_id) = long_header_id(&report.quoted) else {
+                continue;
+            };
+            for mailbox in self.shared.mailboxes.iter() {
+                mailbox.unreachable(report.remote_addr, initial_id.to_vec(), report.obstacle);
+            }
+        }
+        Backlog::More
+    }
+
+    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+        let reader = &mut self.readers[index];
+        let Some(socket) = reader.socket() else {
+            return Backlog::None;
+        };
+        match reader.read(cx, &mut self.buffers) {
+            Read::Nothing => Backlog::None,
+            Read::Batch(backlog) => {
+                self.handle_received(&socket);
+                backlog
+            }
+            Read::InTrouble(error) => {
+                tracing::debug!(%error, addr = %socket.local_addr(), "could not receive");
+                self.shard.totals().transport.receive_errors += 1;
+                Backlog::None
+            }
+            Read::Broken(error) => {
+                self.shard.totals().transport.receive_errors += 1;
+                self.shared.sockets.replace_failed(&socket, error);
+                Backlog::None
+            }
+        }
+    }
+
+    /// Routes the datagrams in the receive buffers.
+    fn handle_received(&mut self, socket: &Arc<SocketGroup>) {
+        // The time after the system call: a packet must not have an earlier time than the packets
+        // sent before it that it acknowledges.
+        let now = clock::now();
+        let ReceiveSettings {
+            max_datagram_bytes,
+            measure_routing,
+        } = self.settings;
+        for received in self.buffers.iter() {
+            let fitting = received.up_to(max_datagram_bytes);
+            let totals = self.shard.totals();
+            dropped!(totals.registry, oversized += fitting.too_large);
+            totals.transport.datagrams_received += fitting.too_large;
+            totals.transport.bytes_received +=
+                (received.contents.len() - fitting.contents.len()) as u64;
+            if fitting.too_large > 0 && fitting.contents.is_empty() {
+                continue;
+            }
+            for Piece { contents, held } in self.slabs.cut(fitting.contents, received.stride) {
+                let unrouted = Unrouted {
+                    socket: Arc::clone(socket),
+                    remote_addr: received.remote_addr,
+                    local_ip: received.local_ip,
+                    ecn: received.ecn,
+                    contents,
+                    held,
+                };
+                let meter = measure_routing.then_some(&Clocks);
+                match (self.shard).receive(now, unrouted, meter, &mut self.outbound) {
+                    Routed::Done => {}
+                    Routed::Forward(datagram) => {
+                        self.forward[datagram.shard.index()].push(datagram);
+                    }
+                    Routed::NonQuic(contents) => {
+                        self.shared
+                            .stun
+                            .receive(now, socket, received.remote_addr, &contents);
+                    }
+                }
+            }
+        }
+        for (mailbox, datagrams) in self.shared.mailboxes.iter().zip(&mut self.forward) {
+            if !datagrams.is_empty() {
+                mailbox.forward(datagrams);
+            }
+        }
+    }
+
+    /// Tells the other shards about datagrams for which one of their dials may wait.
+    pub(super) fn pass_on_unmatched(&mut self) {
+        if self.shared.shards.count() == 1 {
+            return;
+        }
+        self.mailbox()
+            .hear_unmatched(self.shard.may_hear_unmatched());
+        let unmatched = self.shard.take_unmatched();
+        if unmatched.is_empty() {
+            return;
+        }
+        for (shard, mailbox) in self.shared.mailboxes.iter().enumerate() {
+            if shard != self.shard.id().index() {
+                mailbox.note_unmatched(&unmatched);
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What is counted, checked, dropped and changed in packets while they are encrypted or decrypted,
+//! before quinn-proto acts on them and before the peer gets them.
+//!
+//! [`authenticator`](crate::authenticator) wraps the keys of TLS into the keys of this module.
+
+mod crypto_limits;
+mod frames;
+mod stream_credit;
+mod watch;
+
+#[cfg(test)]
+pub(crate) use self::frames::Survey;
+pub(crate) use self::{
+    crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
+    stream_credit::{StreamCredit, StreamWindows},
+    watch::{Challenge, PacketWatch, WatchedKey},
+};

@@ -1,0 +1,86 @@
+//! How much memory a connection holds, and may hold.
+
+use std::time::Instant;
+
+use super::Connection;
+
+impl Connection {
+    /// Upper bound on the memory of received data that the application has not read, in bytes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.streams.held_bytes()
+    }
+
+    /// Upper bound on the bytes of received and sent data that it holds.
+    pub(in crate::proto) fn buffered_bytes(&mut self) -> u64 {
+        self.note_acknowledged();
+        self.streams.held_bytes() + self.streams.unacknowledged_bytes()
+    }
+
+    /// Sets how many bytes it may hold in each direction.
+    pub(in crate::proto) fn set_allowance(&mut self, bytes: u64) {
+        self.streams().set_receive_limit(bytes);
+        self.streams().set_send_allowance(bytes);
+    }
+
+    /// Lets windows grow with the bandwidth-delay product, and shrink again. The connection may
+    /// hold `allowance` bytes in each direction.
+    pub(in crate::proto) fn look_at_windows(
+        &mut self,
+        now: Instant,
+        allowance: u64,
+        may_grow: bool,
+    ) {
+        // A peer that acknowledges late makes round trips longer than they are, and so do queues.
+        let rtt = self.quic.rtt().min(2 * self.quic.min_rtt());
+        let mut streams = self.streams();
+        streams.look_at_receive_windows(now, rtt, allowance, may_grow);
+        streams.look_at_send_window(may_grow);
+    }
+
+    /// How far the peer may be ahead of readers, if the window for received data has grown.
+    pub(in crate::proto) fn grown_bytes(&self) -> u64 {
+        self.streams.grown_bytes()
+    }
+
+    #[cfg(test)]
+    pub(in crate::proto) fn grown(&self) -> super::streams::Grown {
+        self.streams.grown()
+    }
+
+    pub(super) fn note_acknowledged(&mut self) {
+        let acknowledged = self.path_control.acknowledged();
+        let news = acknowledged.saturating_sub(self.acknowledged);
+        self.acknowledged = acknowledged;
+        let is_all = self.quic.streams().send_streams() == 0;
+        self.streams.note_acknowledged(news, is_all);
+    }
+
+    /// Sets whether packets with stream data are dropped. Returns how many were dropped since the
+    /// last call.
+    pub(in crate::proto) fn refuse_data(&self, refuses: bool) -> u64 {
+        self.watch.as_ref().map_or(0, |watch| {
+            watch.refuse_data(refuses);
+            watch.take_refused()
+        })
+    }
+
+    /// Limits how many bytes the peer may send ahead of what the application has read, regardless
+    /// of the configuration. Credit that the peer already has stays valid.
+    #[cfg(test)]
+    pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
+        self.streams().set_receive_limit(bytes);
+    }
+
+    /// The received data, and how many pieces of it were moved from quinn-proto's memory to ours so
+    /// far.
+    #[cfg(test)]
+    pub(in crate::proto) fn received(&self) -> (super::streams::Holding, u64) {
+        self.streams.received()
+    }
+
+    /// How many chunks of stream data quinn-proto was given, and of how many bytes.
+    #[cfg(test)]
+    pub(in crate::proto) fn handed_over(&self) -> (u64, u64) {
+        self.streams.handed_over()
+    }
+}

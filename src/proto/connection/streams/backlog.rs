@@ -1,0 +1,113 @@
+//! Upper bounds of what quinn-proto holds of a stream, because it does not tell.
+
+/// More pieces than this are taken out of quinn-proto. Two turns bring as many.
+///
+/// An application that keeps up reads earlier, which saves a copy. More pieces would cost time,
+/// because the time for each frame grows with the number of small pieces that quinn-proto has.
+pub(super) const PILE: u8 = 128;
+
+/// A datagram that has just arrived.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Arrival {
+    /// A number that differs from that of the datagram before.
+    pub(super) number: u32,
+    /// Bytes of memory that it is in. quinn-proto keeps all of them as long as it keeps any part of
+    /// the datagram.
+    pub(super) held: u32,
+}
+
+/// What has arrived of one stream and was not taken out of quinn-proto.
+///
+/// Each stream has one of these, so the counters are small. A counter stays at its largest value.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Backlog {
+    held: u32,
+    /// The number of the datagram with the last frame.
+    last: u32,
+    pieces: u16,
+    /// Frames that shared their datagram with an earlier one of the stream.
+    crumbs: u8,
+    /// Whether a frame has arrived since quinn-proto last had nothing to hand out.
+    is_news: bool,
+}
+
+impl Backlog {
+    /// Notes a frame. If the stream has `gaps`, the frame may fill several of them, and so become
+    /// several pieces: what lies between the gaps has arrived before.
+    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32) {
+        let is_crumb = self.is_news && self.last == arrival.number;
+        self.is_news = true;
+        self.last = arrival.number;
+        if is_crumb {
+            self.crumbs = self.crumbs.saturating_add(1);
+            self.pieces = self.pieces.saturating_add(1);
+            return;
+        }
+        self.held = self.held.saturating_add(arrival.held);
+        // All frames of a datagram together have at most as many bytes as the datagram, and a piece
+        // and what separates it from the next one have at least a byte each.
+        let parts = gaps.min(arrival.held / 2);
+        let parts = u16::try_from(parts).unwrap_or(u16::MAX);
+        self.pieces = self.pieces.saturating_add(1).saturating_add(parts);
+    }
+
+    /// Notes that `bytes` bytes were taken, and whether that was all of a piece.
+    ///
+    /// Their memory is freed only when everything in it was taken, and quinn-proto does not tell
+    /// what else is there. So this subtracts only `bytes`; [`clear`](Self::clear) subtracts the
+    /// rest.
+    pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool) {
+        self.held = self.held.saturating_sub(bytes as u32);
+        if is_whole_piece {
+            self.pieces = self.pieces.saturating_sub(1);
+        }
+    }
+
+    /// Notes that nothing is left according to our own count. quinn-proto has not reported yet that
+    /// there is nothing to read.
+    pub(super) fn empty(&mut self) {
+        *self = Self {
+            last: self.last,
+            is_news: self.is_news,
+            ..Self::default()
+        };
+    }
+
+    /// Notes that nothing is left, as quinn-proto has reported.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            last: self.last,
+            ..Self::default()
+        };
+    }
+
+    /// Notes that nothing can be read until another frame arrives.
+    pub(super) fn block(&mut self) {
+        self.is_news = false;
+    }
+
+    /// Whether there may be something to read.
+    pub(super) fn is_news(&self) -> bool {
+        self.is_news
+    }
+
+    /// Whether quinn-proto certainly holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces == 0
+    }
+
+    /// Whether the pieces may exceed [`PILE`], so that they should be taken out.
+    pub(super) fn is_pile(&self) -> bool {
+        self.pieces > PILE.into()
+    }
+
+    /// Whether many of the pieces are small.
+    pub(super) fn is_crumbled(&self) -> bool {
+        self.crumbs > PILE
+    }
+
+    /// Bytes of memory that quinn-proto holds.
+    pub(super) fn held(&self) -> u64 {
+        self.held.into()
+    }
+}

@@ -1,0 +1,144 @@
+//! How streams are opened by either side, and how many the peer may have.
+
+use std::{
+    mem,
+    task::{Poll, Waker},
+};
+
+use quinn_proto::{Dir, Side, VarInt};
+
+use super::{
+    SendState, StreamId, StreamState, Streams,
+    receive_part::{ReceivePart, RecvState},
+};
+use crate::error::ConnectionError;
+
+/// The factor by which the limit grows when half of it is used: in one step from 100 to the usual
+/// 256.
+const LIMIT_GROWTH: u32 = 4;
+
+impl Streams<'_> {
+    pub(crate) fn poll_open(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
+        self.alive()?;
+        match self.quic.streams().open(Dir::Bi) {
+            Some(id) => {
+                self.streams.states.insert(id, StreamState::default());
+                Poll::Ready(Ok(id))
+            }
+            None => {
+                self.turns.wait(&mut self.streams.outbound, waker);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes the next stream that the peer has opened.
+    ///
+    /// A stream that is not taken counts against the peer's limit, so an application that takes
+    /// none holds its peer back.
+    ///
+    /// Streams that came in before the end of the connection can be taken after it, unless we have
+    /// ended it.
+    pub(in crate::proto) fn poll_accept(
+        &mut self,
+        waker: &Waker,
+    ) -> Poll<Result<StreamId, ConnectionError>> {
+        if self.streams.waiting == 0 {
+            self.alive()?;
+            self.turns.wait(&mut self.streams.inbound, waker);
+            return Poll::Pending;
+        }
+        let id = peer_stream(self.quic.side(), self.streams.accepted);
+        self.streams.accepted += 1;
+        self.streams.waiting -= 1;
+        Poll::Ready(Ok(id))
+    }
+
+    /// Refuses the streams that wait, because nobody will take them.
+    pub(in crate::proto::connection) fn discard_waiting(&mut self) {
+        let waiting = mem::take(&mut self.streams.waiting) as usize;
+        for index in (self.streams.accepted..).take(waiting) {
+            let id = peer_stream(self.quic.side(), index);
+            if let Some(mut stream) = self.streams.states.remove(&id) {
+                self.streams
+                    .receiving
+                    .change(id, &mut stream.receive, ReceivePart::stop);
+            }
+            // The connection may go on to deliver other streams.
+            self.refuse(id);
+        }
+    }
+
+    /// The peer has opened streams. Their data is managed from now on, even before the application
+    /// takes them.
+    pub(super) fn on_opened(&mut self) {
+        if self.loss.is_some() {
+            self.refuse_new();
+            return;
+        }
+        self.raise_limit();
+        while let Some(id) = self.quic.streams().accept(Dir::Bi) {
+            let mut stream = StreamState::default();
+            // quinn-proto does not tell which of them the datagram had a frame of.
+            self.streams.receiving.note(&mut stream.receive);
+            self.streams.states.insert(id, stream);
+            self.streams.waiting += 1;
+        }
+        self.turns.wake(&mut self.streams.inbound);
+    }
+
+    /// Refuses streams that the peer has opened after the end of the connection.
+    fn refuse_new(&mut self) {
+        while let Some(id) = self.quic.streams().accept(Dir::Bi) {
+            self.refuse(id);
+        }
+    }
+
+    /// Refuses a stream of the peer, so that its data takes no memory.
+    fn refuse(&mut self, id: StreamId) {
+        // Fails if the stream is over; then nothing is left to refuse.
+        let _ = self.quic.recv_stream(id).stop(VarInt::from_u32(0));
+        self.turns.want();
+    }
+
+    /// Raises the limit on the peer's streams once half of it is used.
+    fn raise_limit(&mut self) {
+        let limit = self.streams.peer_streams;
+        let open = self.quic.streams().remote_open_streams(Dir::Bi);
+        if limit < self.streams.max_peer_streams && open >= u64::from(limit / 2) {
+            let raised = limit.saturating_mul(LIMIT_GROWTH);
+            self.streams.peer_streams = raised.min(self.streams.max_peer_streams);
+            self.set_limit();
+        }
+    }
+
+    /// Notes whether a stream of the peer is over for quinn-proto while the application has not
+    /// read it to its end. Such a stream still counts against the peer's limit.
+    pub(super) fn note_lingering(&mut self, id: StreamId) {
+        let is_peers = id.initiator() != self.quic.side();
+        let Some(stream) = self.streams.states.get_mut(&id).filter(|_| is_peers) else {
+            return;
+        };
+        let sends = matches!(stream.send, SendState::Open | SendState::Finishing);
+        let lingers = stream.receive.state == RecvState::Complete && !sends;
+        if mem::replace(&mut stream.lingers, lingers) != lingers {
+            if lingers {
+                self.streams.lingering += 1;
+            } else {
+                self.streams.lingering -= 1;
+            }
+            self.set_limit();
+        }
+    }
+
+    fn set_limit(&mut self) {
+        let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering);
+        self.quic.set_max_concurrent_streams(Dir::Bi, limit.into());
+        self.turns.want();
+    }
+}
+
+/// The ID of a stream that the peer of this side has opened.
+fn peer_stream(side: Side, index: u64) -> StreamId {
+    StreamId::new(!side, Dir::Bi, index)
+}

@@ -1,0 +1,314 @@
+//! The receiving part of a stream (RFC 9000 §3.2): from quinn-proto to the application.
+
+use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
+
+use super::{
+    backlog::{Arrival, Backlog},
+    reassembly::Reassembly,
+};
+
+/// The state of the receiving part of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RecvState {
+    #[default]
+    Open,
+    /// Everything was taken out of quinn-proto; the application has not read all of it.
+    Complete,
+    Finished,
+    Reset(u64),
+    /// We sent STOP_SENDING.
+    Stopped,
+}
+
+/// The receiving part of a stream.
+///
+/// As long as the application keeps up and nothing is missing, it reads from quinn-proto, without
+/// another copy in between. What piles up is taken out of quinn-proto. So quinn-proto has few
+/// pieces to sort whatever the peer sends, and keeps no datagram for long.
+///
+/// quinn-proto hands out data in the order of the stream, or in any order. A stream is read in
+/// order until something behind a gap was taken; then in any order, for good. From then on
+/// quinn-proto knows what has arrived, and drops duplicates as they come.
+#[derive(Default)]
+pub(super) struct ReceivePart {
+    pub(super) state: RecvState,
+    reassembly: Reassembly,
+    backlog: Backlog,
+    is_unordered: bool,
+    /// Whether more pieces than usual were allowed to pile up at some time. quinn-proto never frees
+    /// the memory for their places.
+    pub(super) is_large: bool,
+    /// Whether its pile stays in quinn-proto until its reader, which is behind, has caught up.
+    pub(super) is_left: bool,
+    /// Jumps of the packet number that the connection had seen at the last frame of this stream.
+    pub(super) jumps_seen: u64,
+    /// Frames that came after another jump since the pile was left. Each may have a gap before it.
+    pub(super) frames_behind_jumps: u64,
+    /// Whether it is to be drained when all frames of the datagram are noted.
+    pub(super) is_due: bool,
+}
+
+/// What a stream holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::proto) struct Holding {
+    /// Bytes in our memory.
+    pub(in crate::proto) bytes: u64,
+    pub(in crate::proto) pages: u32,
+    pub(in crate::proto) gaps: u32,
+    /// Memory in quinn-proto.
+    pub(in crate::proto) backlog: u64,
+}
+
+/// What was taken out of quinn-proto.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// Bytes that the application has got, from our memory or from quinn-proto.
+    pub(super) filled: usize,
+    /// Bytes that quinn-proto has handed out, and given credit for.
+    pub(super) bytes: u64,
+    pub(super) pieces: u32,
+    /// Whether the peer is to be told of the credit.
+    pub(super) transmit: bool,
+    /// Whether there is more.
+    pub(super) is_unfinished: bool,
+}
+
+impl ReceivePart {
+    /// Notes that this datagram had a frame of the stream, or its end. Returns how much more memory
+    /// quinn-proto may hold for the stream.
+    pub(super) fn note(&mut self, arrival: Arrival) -> u64 {
+        if self.state != RecvState::Open {
+            return 0;
+        }
+        let before = self.backlog.held();
+        self.backlog.add(arrival, self.reassembly.size().gaps);
+        self.backlog.held() - before
+    }
+
+    pub(super) fn holding(&self) -> Holding {
+        let size = self.reassembly.size();
+        Holding {
+            bytes: size.bytes,
+            pages: size.pages,
+            gaps: size.gaps,
+            backlog: self.backlog.held(),
+        }
+    }
+
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Whether the peer may send more on it, as far as we know.
+    pub(super) fn is_open(&self) -> bool {
+        self.state == RecvState::Open
+    }
+
+    /// The offset of the next byte that the application reads.
+    pub(super) fn position(&self) -> u64 {
+        self.reassembly.next()
+    }
+
+    /// Bytes in our memory that the application may read.
+    pub(super) fn ready(&self) -> u64 {
+        self.reassembly.ready()
+    }
+
+    /// Whether something was taken that has a gap before it, and the gap is still open.
+    pub(super) fn lacks_next(&self) -> bool {
+        self.state == RecvState::Open && self.reassembly.lacks_next()
+    }
+
+    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached.
+    ///
+    /// Also moves data behind a gap to our memory, up to `most` bytes.
+    pub(super) fn read(
+        &mut self,
+        quic: &mut Connection,
+        id: StreamId,
+        buf: &mut [u8],
+        most: usize,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        if self.meets_reset(quic, id) {
+            taken.transmit = true;
+            return taken;
+        }
+        taken.filled = self.reassembly.read(buf);
+        if taken.filled < buf.len() && self.state == RecvState::Open && self.backlog.is_news() {
+            self.read_on(quic, id, buf, &mut taken);
+            if self.is_behind_a_gap() {
+                let moved = self.drain(quic, id, most);
+                taken.bytes += moved.bytes;
+                taken.transmit |= moved.transmit;
+            }
+        }
+        if self.state == RecvState::Complete && self.reassembly.is_empty() {
+            self.state = RecvState::Finished;
+        }
+        taken
+    }
+
+    /// Takes up to `most` bytes out of quinn-proto.
+    pub(super) fn drain(&mut self, quic: &mut Connection, id: StreamId, most: usize) -> Taken {
+        let mut taken = Taken::default();
+        while self.state == RecvState::Open {
+            let mut recv_stream = quic.recv_stream(id);
+            let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
+                self.backlog.clear();
+                break;
+            };
+            let end = self.take_out(&mut chunks, most, &mut taken);
+            taken.transmit |= chunks.finalize().should_transmit();
+            match end {
+                None => {
+                    taken.is_unfinished = true;
+                    break;
+                }
+                Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
+                    // All bytes in order were read. Otherwise quinn-proto would return them again
+                    // and count them twice.
+                    self.is_unordered = true;
+                }
+                Some(end) => {
+                    self.meet(end);
+                    self.backlog.clear();
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Notes that the application reads no more of it.
+    pub(super) fn stop(&mut self) {
+        self.state = RecvState::Stopped;
+        self.discard();
+    }
+
+    /// Drops what has arrived.
+    fn discard(&mut self) {
+        self.reassembly.clear();
+        self.backlog.clear();
+    }
+
+    /// Notes a reset of the stream, and returns whether there was one. Data in our memory is then
+    /// dropped, as quinn-proto drops its own.
+    fn meets_reset(&mut self, quic: &mut Connection, id: StreamId) -> bool {
+        let may_have =
+            self.state == RecvState::Open && self.backlog.is_news() && !self.reassembly.is_empty();
+        if may_have && let Ok(Some(code)) = quic.recv_stream(id).received_reset() {
+            self.meet(End::Reset(code));
+            return true;
+        }
+        false
+    }
+
+    /// Whether everything that quinn-proto still has lies behind a gap, and is to be taken out: it
+    /// may be much, or other data behind a gap was taken before.
+    fn is_behind_a_gap(&self) -> bool {
+        let is_blocked = !self.backlog.is_news();
+        (self.lacks_next() && !is_blocked)
+            || (self.state == RecvState::Open && is_blocked && self.backlog.is_pile())
+    }
+
+    fn read_on(&mut self, quic: &mut Connection, id: StreamId, buf: &mut [u8], taken: &mut Taken) {
+        let mut recv_stream = quic.recv_stream(id);
+        let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
+            // It is over for quinn-proto, which does not tell how.
+            self.state = RecvState::Stopped;
+            return;
+        };
+        while taken.filled < buf.len() {
+            let wanted = buf.len() - taken.filled;
+            let (offset, bytes) = match next(&mut chunks, wanted) {
+                Ok(chunk) => chunk,
+                Err(end) => {
+                    self.meet(end);
+                    break;
+                }
+            };
+            taken.bytes += bytes.len() as u64;
+            self.took(bytes.len(), bytes.len() < wanted);
+            if offset != self.reassembly.next() {
+                // Chunks come by offset, so all later ones are behind this gap too.
+                self.reassembly.insert(offset, &bytes);
+                break;
+            }
+            buf[taken.filled..][..bytes.len()].copy_from_slice(&bytes);
+            taken.filled += bytes.len();
+            self.reassembly.skip(bytes.len());
+            taken.filled += self.reassembly.read(&mut buf[taken.filled..]);
+        }
+        // Here the peer gets credit for what the application reads. A slow reader stops its sender.
+        taken.transmit |= chunks.finalize().should_transmit();
+    }
+
+    /// Moves bytes to our memory until `taken` has reached `most`. Returns why there are no more,
+    /// or `None` if there may be.
+    fn take_out(&mut self, chunks: &mut Chunks<'_>, most: usize, taken: &mut Taken) -> Option<End> {
+        loop {
+            let wanted = most - (taken.bytes as usize).min(most);
+            if wanted == 0 {
+                return None;
+            }
+            let (offset, bytes) = match next(chunks, wanted) {
+                Ok(chunk) => chunk,
+                Err(end) => return Some(end),
+            };
+            taken.bytes += bytes.len() as u64;
+            taken.pieces += 1;
+            self.took(bytes.len(), bytes.len() < wanted);
+            self.reassembly.insert(offset, &bytes);
+        }
+    }
+
+    fn took(&mut self, bytes: usize, is_whole_piece: bool) {
+        self.backlog.took(bytes, is_whole_piece);
+        // Read in order, a frame is at most one piece.
+        if !self.is_unordered && self.backlog.is_empty() {
+            self.backlog.empty();
+        }
+    }
+
+    /// Notes why quinn-proto has no more bytes to hand out.
+    fn meet(&mut self, end: End) {
+        match end {
+            End::Blocked => {
+                if self.is_unordered {
+                    self.backlog.clear();
+                } else {
+                    self.backlog.block();
+                }
+            }
+            End::Complete => {
+                self.state = RecvState::Complete;
+                self.backlog.clear();
+            }
+            End::Reset(code) => {
+                self.state = RecvState::Reset(code.into_inner());
+                self.discard();
+            }
+        }
+    }
+}
+
+/// The reason why there are no more bytes.
+enum End {
+    /// Nothing more has arrived, or only what has a gap before it if the stream is read in order.
+    Blocked,
+    /// The stream has ended.
+    Complete,
+    /// The peer has reset the stream, with this code.
+    Reset(VarInt),
+}
+
+/// The next bytes, at most `most`, and their offset in the stream.
+fn next(chunks: &mut Chunks<'_>, most: usize) -> Result<(u64, bytes::Bytes), End> {
+    match chunks.next(most) {
+        Ok(Some(chunk)) => Ok((chunk.offset, chunk.bytes)),
+        Ok(None) => Err(End::Complete),
+        Err(ReadError::Blocked) => Err(End::Blocked),
+        Err(ReadError::Reset(code)) => Err(End::Reset(code)),
+    }
+}

@@ -1,0 +1,543 @@
+//! Received data of all streams of a connection: how much there is, and when it is taken out of
+//! quinn-proto.
+
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::{Connection, StreamId, VarInt};
+
+#[cfg(test)]
+use super::receive_part::Holding;
+use super::{
+    StreamState, Streams,
+    backlog::{Arrival, PILE},
+    growth::ReceiveGrowth,
+    reassembly::PAGE_BYTES,
+    receive_part::{ReceivePart, Taken},
+    window::ReceiveWindow,
+};
+use crate::packets::{StreamCredit, StreamWindows};
+
+/// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as
+/// a datagram of 1472 bytes has room for.
+///
+/// The memory that quinn-proto had for their places, 56 bytes each, it keeps for later streams;
+/// half of what it allocates may never have been used. With 256 streams that is 10 MB at most.
+const MOST_PIECES: u32 = PILE as u32 + 224;
+
+/// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that
+/// quinn-proto has at most.
+///
+/// A stream that nobody reads has a window's worth of them, if it is left alone.
+const LARGE_STREAMS: u8 = 8;
+
+/// If the connection's window exceeds a stream's by less than this part of the latter, nothing is
+/// kept for other streams.
+const LEAST_FOR_OTHERS: u64 = 8;
+
+/// Memory for received data beyond the receive window: datagrams are larger than what they carry,
+/// and the first and last [page](PAGE_BYTES) of each stream need not be full.
+const SLACK_BYTES: u64 = 1536 * 1024;
+
+/// Bytes of a window that has grown for one more byte of that memory. A datagram of 1200 bytes, the
+/// smallest there are in a transfer, has up to 45 bytes that are not data; half of that is in
+/// [`SLACK_BYTES`] even for the largest window.
+const BYTES_PER_SLACK: u64 = 48;
+
+/// Frames of a stream that may come after a jump of the packet number while its pile is left in
+/// quinn-proto, which ends the connection at 1,024 gaps. A frame that follows the stream's last one
+/// without a jump has no gap before it, unless packets have overtaken each other by far.
+const MOST_BEHIND_JUMPS: u64 = 512;
+
+/// Gaps that a connection may have in any case, with a little in each packet.
+const LEAST_GAPS: u64 = 4096;
+
+/// Bytes of the first receive window for one more gap.
+///
+/// A sender that loses every other packet of 1200 bytes, the smallest there are, has one for each
+/// two of them. A gap takes some 90 bytes, half of them in quinn-proto. A window that has grown
+/// allows no more gaps, so that everything beside the window stays below 16 MiB: with the default
+/// settings, a sender may lose every other of 20,000 packets, which are 25 MB or more.
+const BYTES_PER_GAP: u64 = 2400;
+
+/// What a gap counts for in bytes of memory.
+const GAP_BYTES: u64 = 90;
+
+/// What the streams of a connection hold of received data.
+pub(super) struct Receiving {
+    window: ReceiveWindow,
+    /// Of the window of a stream.
+    growth: ReceiveGrowth,
+    windows: ReceiveWindows,
+    /// What the peer was told about streams, if their windows may grow.
+    credit: Option<Arc<StreamCredit>>,
+    /// Bytes that the application has read.
+    read: u64,
+    /// How far behind a reader may be before no more is taken out for it.
+    read_ahead: u64,
+    /// Memory of datagrams in quinn-proto, and what of ours.
+    backlog: u64,
+    pages: u32,
+    gaps: u32,
+    /// The last datagram.
+    arrival: Arrival,
+    /// Packet numbers that did not follow the one before them.
+    jumps: u64,
+    /// Streams to be drained when all of its frames are noted.
+    due: u32,
+    is_arriving: bool,
+    large_left: u8,
+    is_too_fragmented: bool,
+    /// Pieces that were moved to our memory so far.
+    #[cfg(test)]
+    moved: u64,
+}
+
+/// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceiveWindows {
+    /// The window with which a connection begins; it grows in proportion to that of a stream.
+    pub(crate) connection: u64,
+    pub(crate) stream: StreamWindows,
+}
+
+/// To what the windows of a connection have grown.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct Grown {
+    pub(in crate::proto) stream: u64,
+    pub(in crate::proto) connection: u64,
+    /// How many streams have a larger limit than they began with.
+    pub(in crate::proto) limits: usize,
+}
+
+impl ReceiveWindows {
+    /// The connection's window beside such a window of a stream.
+    fn connection_beside(self, stream: u64) -> u64 {
+        (self.ratio() * stream as f64) as u64
+    }
+
+    /// The window of a stream beside such a window of the connection.
+    fn stream_beside(self, connection: u64) -> u64 {
+        (connection as f64 / self.ratio()) as u64
+    }
+
+    /// The least window of a stream whose sender gets so far ahead of its reader: by the window
+    /// and by what is [taken out](Self::read_ahead).
+    fn stream_for(self, ahead: u64) -> u64 {
+        (ahead as f64 * 2.0 / (1.0 + self.ratio())) as u64
+    }
+
+    fn ratio(self) -> f64 {
+        self.connection as f64 / self.stream.first as f64
+    }
+
+    /// How far behind the reader of a stream may be before no more is taken out for it: half of
+    /// what the connection's window has beyond the stream's own. The other half is left to other
+    /// streams.
+    fn read_ahead(self, stream: u64) -> u64 {
+        let beyond = self.connection_beside(stream).saturating_sub(stream);
+        if beyond < stream / LEAST_FOR_OTHERS {
+            return u64::MAX;
+        }
+        beyond / 2
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(windows: ReceiveWindows, credit: Option<Arc<StreamCredit>>) -> Self {
+        let StreamWindows { first, largest } = windows.stream;
+        Self {
+            window: ReceiveWindow::new(windows.connection),
+            growth: ReceiveGrowth::new(first, largest),
+            windows,
+            credit,
+            read: 0,
+            read_ahead: windows.read_ahead(first),
+            backlog: 0,
+            pages: 0,
+            gaps: 0,
+            arrival: Arrival::default(),
+            jumps: 0,
+            due: 0,
+            is_arriving: false,
+            large_left: LARGE_STREAMS,
+            is_too_fragmented: false,
+            #[cfg(test)]
+            moved: 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn received(&self) -> (Holding, u64) {
+        let held = Holding {
+            bytes: self.window.withheld(),
+            pages: self.pages,
+            gaps: self.gaps,
+            backlog: self.backlog,
+        };
+        (held, self.moved)
+    }
+
+    #[cfg(test)]
+    pub(super) fn grown(&self) -> Grown {
+        Grown {
+            stream: self.growth.current(),
+            connection: self.window.size(),
+            limits: self.credit.as_ref().map_or(0, |credit| credit.streams()),
+        }
+    }
+
+    /// Memory for received data, at most.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.data_bytes() + u64::from(self.gaps) * GAP_BYTES
+    }
+
+    /// How far the peer may be ahead of readers, if the window has grown.
+    pub(super) fn grown_bytes(&self) -> u64 {
+        let reach = self.window.reach();
+        if reach > self.windows.connection {
+            reach
+        } else {
+            0
+        }
+    }
+
+    /// Whether the peer has cut its data into more pieces than there is a reason for.
+    pub(super) fn is_too_fragmented(&self) -> bool {
+        self.is_too_fragmented
+    }
+
+    /// Does something to a stream's receiving part, and to the books.
+    pub(super) fn change<T>(
+        &mut self,
+        id: StreamId,
+        part: &mut ReceivePart,
+        change: impl FnOnce(&mut ReceivePart) -> T,
+    ) -> T {
+        let was_open = part.is_open();
+        let before = part.holding();
+        let result = change(part);
+        let after = part.holding();
+        if was_open
+            && !part.is_open()
+            && let Some(credit) = &self.credit
+        {
+            credit.leave(VarInt::from(id).into_inner());
+        }
+        self.backlog = self.backlog - before.backlog + after.backlog;
+        self.pages = self.pages - before.pages + after.pages;
+        self.gaps = self.gaps - before.gaps + after.gaps;
+        self.window.withhold(before.bytes, after.bytes);
+        result
+    }
+
+    /// Notes a frame of a stream; `true` if the stream is to be drained before its reader is woken.
+    pub(super) fn note(&mut self, part: &mut ReceivePart) -> bool {
+        if !self.is_arriving {
+            return false;
+        }
+        self.backlog += part.note(self.arrival);
+        if part.jumps_seen != self.jumps {
+            part.jumps_seen = self.jumps;
+            part.frames_behind_jumps += 1;
+        }
+        if !part.is_due && (part.lacks_next() || self.wants(part)) {
+            part.is_due = true;
+            self.due += 1;
+        }
+        part.is_due
+    }
+
+    /// Fills `buf` with what a stream has.
+    pub(super) fn read(
+        &mut self,
+        quic: &mut Connection,
+        id: StreamId,
+        part: &mut ReceivePart,
+        buf: &mut [u8],
+    ) -> Taken {
+        let step = self.window.step() as usize;
+        let taken = self.change(id, part, |part| part.read(quic, id, buf, step));
+        self.window.handed_out(taken.bytes);
+        self.read += taken.filled as u64;
+        taken
+    }
+
+    fn data_bytes(&self) -> u64 {
+        self.backlog + u64::from(self.pages) * PAGE_BYTES as u64
+    }
+
+    fn most_gaps(&self) -> u64 {
+        LEAST_GAPS + self.windows.connection / BYTES_PER_GAP
+    }
+
+    fn is_over(&self) -> bool {
+        let reach = self.window.reach();
+        let slack = SLACK_BYTES + reach.saturating_sub(self.windows.connection) / BYTES_PER_SLACK;
+        self.backlog > 0 && self.data_bytes() > reach.saturating_add(slack)
+    }
+
+    /// Whether a stream's pile is to be taken out.
+    ///
+    /// It is left in quinn-proto while its reader is far behind. Taking it out gives credit for the
+    /// stream: one stream that nobody reads could so use up the connection's credit and stop the
+    /// others. Only few streams may be left alone, and only if their data has few gaps.
+    fn wants(&mut self, part: &mut ReceivePart) -> bool {
+        let backlog = *part.backlog();
+        if !backlog.is_pile() {
+            part.is_left = false;
+            return false;
+        }
+        let is_behind = part.is_left || part.ready() >= self.read_ahead;
+        if !part.is_left {
+            part.frames_behind_jumps = 0;
+        }
+        let has_few_gaps =
+            part.holding().gaps <= PILE.into() && part.frames_behind_jumps <= MOST_BEHIND_JUMPS;
+        let is_easy = !backlog.is_crumbled() && has_few_gaps;
+        part.is_left = is_behind && is_easy && self.allow(part);
+        !part.is_left
+    }
+
+    /// Whether a stream may have many pieces in quinn-proto.
+    fn allow(&mut self, part: &mut ReceivePart) -> bool {
+        if !part.is_large {
+            let Some(left) = self.large_left.checked_sub(1) else {
+                return false;
+            };
+            self.large_left = left;
+            part.is_large = true;
+        }
+        true
+    }
+}
+
+/// For the connection.
+impl Streams<'_> {
+    /// A datagram has arrived. It keeps `held` bytes of memory until nothing of it is kept. The
+    /// events that come next are about it.
+    ///
+    /// `jumps` is how often a packet number did not follow the largest one before it, so far.
+    pub(crate) fn begin_arrival(&mut self, held: usize, jumps: u64) {
+        let receiving = &mut self.streams.receiving;
+        receiving.jumps = jumps;
+        receiving.arrival = Arrival {
+            number: receiving.arrival.number.wrapping_add(1),
+            held: u32::try_from(held).unwrap_or(u32::MAX),
+        };
+        receiving.is_arriving = true;
+    }
+
+    /// Whether the peer has sent more on a stream than it was told it may. That is a violation only
+    /// while the stream is open, see [`StreamCredit::take_exceeded`].
+    pub(crate) fn exceed_credit(&self) -> bool {
+        let credit = self.streams.receiving.credit.as_ref();
+        let exceeded = credit.map_or_else(Vec::new, |credit| credit.take_exceeded());
+        exceeded.into_iter().any(|stream| {
+            VarInt::from_u64(stream)
+                .ok()
+                .and_then(|id| self.streams.states.get(&StreamId::from(id)))
+                .is_some_and(|stream| stream.receive.is_open())
+        })
+    }
+
+    /// All that the datagram has brought is noted.
+    pub(crate) fn end_arrival(&mut self) {
+        self.streams.receiving.is_arriving = false;
+        if mem::take(&mut self.streams.receiving.due) > 0 {
+            self.drain_due();
+        }
+        while self.streams.receiving.is_over() {
+            let largest = (self.streams.states.iter())
+                .map(|(&id, stream)| (stream.receive.backlog().held(), id))
+                .max()
+                .filter(|&(held, _)| held > 0);
+            match largest {
+                Some((_, id)) => self.drain(id),
+                None => break,
+            }
+        }
+    }
+
+    fn drain_due(&mut self) {
+        let due: Vec<_> = (self.streams.states.iter_mut())
+            .filter_map(|(&id, stream)| mem::take(&mut stream.receive.is_due).then_some(id))
+            .collect();
+        for id in due {
+            self.drain(id);
+            if let Some(stream) = self.streams.states.get_mut(&id)
+                && !stream.receive.lacks_next()
+            {
+                self.turns.wake(&mut stream.reader);
+            }
+        }
+    }
+
+    /// A frame of the stream has arrived.
+    pub(super) fn on_readable(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        if !self.streams.receiving.note(&mut stream.receive) {
+            self.turns.wake(&mut stream.reader);
+        }
+    }
+
+    /// Limits the memory for received data.
+    pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
+        self.streams.receiving.window.set_limit(bytes);
+        self.settle();
+    }
+
+    /// Lets receive windows grow with what the application reads in a round trip, and shrink again.
+    /// `allowance` is the window of the connection for which there is memory beside others.
+    pub(crate) fn look_at_receive_windows(
+        &mut self,
+        now: Instant,
+        rtt: Duration,
+        allowance: u64,
+        may_grow: bool,
+    ) {
+        let receiving = &mut self.streams.receiving;
+        let windows = receiving.windows;
+        let mut most = windows.stream_beside(allowance);
+        if !may_grow {
+            most = most.min(receiving.growth.current());
+        }
+        if !(receiving.growth).look(now, rtt, receiving.read, most) {
+            return;
+        }
+        let stream = receiving.growth.current();
+        if let Some(credit) = &receiving.credit {
+            credit.set_window(stream);
+        }
+        let is_grown = receiving.window.size() > windows.connection;
+        let ahead = if is_grown { self.most_ahead() } else { 0 };
+        let receiving = &mut self.streams.receiving;
+        // What a stream may still send cannot be taken back, and must not be all that the
+        // connection may send, however little memory there is.
+        let least = windows.stream_for(ahead).min(windows.stream.largest);
+        let is_ahead = least > windows.stream.first;
+        let floor = is_ahead.then(|| windows.connection_beside(least));
+        receiving.window.set_floor(floor.unwrap_or(0));
+        let stream = stream.max(least);
+        receiving.read_ahead = windows.read_ahead(stream);
+        (receiving.window).set_size(windows.connection_beside(stream));
+        self.settle();
+    }
+
+    /// How far a peer may be ahead of the reader of a stream, at most.
+    fn most_ahead(&self) -> u64 {
+        let credit = self.streams.receiving.credit.as_ref();
+        let ahead = |(&id, stream): (&StreamId, &StreamState)| {
+            let part = &stream.receive;
+            match credit {
+                Some(credit) if part.is_open() => {
+                    let limit = credit.limit(VarInt::from(id).into_inner());
+                    limit.saturating_sub(part.position())
+                }
+                _ => part.holding().bytes,
+            }
+        };
+        self.streams.states.iter().map(ahead).max().unwrap_or(0)
+    }
+
+    /// Gives the peer as much credit as is free.
+    pub(super) fn settle(&mut self) {
+        if self.streams.receiving.window.settle(self.quic) {
+            self.turns.want();
+        }
+    }
+
+    /// Takes everything out of quinn-proto that it has of a stream.
+    fn drain(&mut self, id: StreamId) {
+        let mut pieces = 0;
+        loop {
+            let Some(stream) = self.streams.states.get_mut(&id) else {
+                return;
+            };
+            let receiving = &mut self.streams.receiving;
+            let step = receiving.window.step() as usize;
+            let taken = receiving.change(id, &mut stream.receive, |part| {
+                part.drain(self.quic, id, step)
+            });
+            receiving.window.handed_out(taken.bytes);
+            pieces += taken.pieces;
+            #[cfg(test)]
+            {
+                receiving.moved += u64::from(taken.pieces);
+            }
+            if taken.transmit {
+                self.turns.want();
+            }
+            self.settle();
+            if !taken.is_unfinished {
+                break;
+            }
+        }
+        let receiving = &mut self.streams.receiving;
+        receiving.is_too_fragmented |= u64::from(receiving.gaps) > receiving.most_gaps();
+        if let Some(stream) = self.streams.states.get_mut(&id) {
+            if pieces > MOST_PIECES {
+                receiving.is_too_fragmented |= !receiving.allow(&mut stream.receive);
+            }
+            if stream.may_linger() {
+                self.note_lingering(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROWN: u64 = 66_000_000;
+
+    /// With the default settings, and a window that has grown to the largest.
+    fn grown() -> Receiving {
+        let windows = ReceiveWindows {
+            connection: 15_000_000,
+            stream: StreamWindows {
+                first: 10_000_000,
+                largest: 44_000_000,
+            },
+        };
+        let mut receiving = Receiving::new(windows, None);
+        receiving.window.set_size(GROWN);
+        receiving
+    }
+
+    #[test]
+    fn grown_window_may_be_full_of_small_datagrams() {
+        let mut receiving = grown();
+        receiving.backlog = GROWN / 1155 * 1200;
+        assert!(!receiving.is_over());
+        receiving.backlog += SLACK_BYTES;
+        assert!(receiving.is_over());
+    }
+    /// As decision 25 adds it up.
+    #[test]
+    fn everything_beside_a_grown_window_is_less_than_16_mib() {
+        const STREAMS: u64 = 256;
+        /// Of a piece in quinn-proto, which allocates up to twice as many.
+        const PLACE_BYTES: u64 = 56 * 2;
+        const MOST_PLACES: u64 = 2048;
+
+        let mut receiving = grown();
+        receiving.backlog = GROWN;
+        while !receiving.is_over() {
+            receiving.backlog += 1024;
+        }
+        let slack = receiving.backlog - GROWN;
+        let pieces = STREAMS * u64::from(MOST_PIECES) * PLACE_BYTES
+            + u64::from(LARGE_STREAMS) * (MOST_PLACES - u64::from(MOST_PIECES)) * PLACE_BYTES;
+        let gaps = receiving.most_gaps() * GAP_BYTES + STREAMS * u64::from(PILE) * GAP_BYTES / 2;
+        let beside = pieces + slack + gaps;
+        assert!(beside < 16 * 1024 * 1024, "{beside}");
+    }
+}

@@ -1,0 +1,407 @@
+//! The receive window of a connection (RFC 9000 §4.1). All that changes quinn-proto's is here.
+
+use quinn_proto::VarInt;
+
+/// Most bytes that are taken from quinn-proto before the window is lowered by as much.
+///
+/// The peer may have this much credit too much for a moment, because quinn-proto gives credit as
+/// bytes are taken.
+const MAX_STEP_BYTES: u64 = 64 * 1024;
+
+/// In how many parts a window is given back while it is not free altogether. quinn-proto does the
+/// same, and for the same reason: each part is a frame to send.
+const PARTS: u64 = 8;
+
+/// How much a peer may send ahead of what the application has read.
+///
+/// quinn-proto takes a byte for read when it has handed it out, and lets the peer send another one.
+/// It has handed out two kinds of bytes: those that the application has, and those that wait for it
+/// in our memory. The second kind is withheld here.
+pub(super) struct ReceiveWindow {
+    /// The window if memory were no concern.
+    size: u64,
+    /// The largest `size` so far. The peer may still use the credit that it got then.
+    largest: u64,
+    /// The window that the memory allows, beside other connections.
+    limit: u64,
+    /// The window is never below this, whatever the limit.
+    floor: u64,
+    withheld: u64,
+    /// What quinn-proto has.
+    current: u64,
+    /// Credit that the peer had when the window was lowered. It cannot be taken back (RFC 9000
+    /// §4.1): quinn-proto gives less for the next bytes that are read. This is never less than
+    /// quinn-proto's own debt, which bytes that are dropped reduce as well.
+    debt: u64,
+}
+
+impl ReceiveWindow {
+    pub(super) fn new(configured: u64) -> Self {
+        Self {
+            size: configured,
+            largest: configured,
+            limit: u64::MAX,
+            floor: 0,
+            withheld: 0,
+            current: configured,
+            debt: 0,
+        }
+    }
+
+    /// As it is where there is memory enough.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How far the peer may be ahead of readers, with the credit that it still has from before the
+    /// window shrank.
+    pub(super) fn reach(&self) -> u64 {
+        let reach = self.size.max(self.withheld).saturating_add(self.debt);
+        reach.min(self.largest)
+    }
+
+    /// It grows or shrinks.
+    pub(super) fn set_size(&mut self, bytes: u64) {
+        self.size = bytes;
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// Most bytes that may be taken from quinn-proto before [`settle`](Self::settle).
+    pub(super) fn step(&self) -> u64 {
+        (self.size / PARTS).clamp(1, MAX_STEP_BYTES)
+    }
+
+    /// It shall have this much, however little memory there is.
+    pub(super) fn set_floor(&mut self, bytes: u64) {
+        self.floor = bytes;
+    }
+
+    /// The peer shall get no more than this, but always enough to go on.
+    pub(super) fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes.max(self.step());
+    }
+
+    /// Notes that `after` bytes wait for the application in our memory, instead of `before`.
+    pub(super) fn withhold(&mut self, before: u64, after: u64) {
+        self.withheld = self.withheld - before + after;
+    }
+
+    #[cfg(test)]
+    pub(super) fn withheld(&self) -> u64 {
+        self.withheld
+    }
+
+    /// Notes bytes that quinn-proto has handed out.
+    pub(super) fn handed_out(&mut self, bytes: u64) {
+        self.debt = self.debt.saturating_sub(bytes);
+    }
+
+    /// Has quinn-proto give as much credit as it should; `true` if the peer is to be told.
+    pub(super) fn settle(&mut self, quic: &mut quinn_proto::Connection) -> bool {
+        let before = self.current;
+        let expanded = self.adjust();
+        if self.current != before
+            && let Ok(window) = VarInt::from_u64(self.current)
+        {
+            quic.set_receive_window(window);
+        }
+        expanded
+    }
+
+    /// What the peer may be ahead of readers.
+    fn target(&self) -> u64 {
+        self.size.min(self.limit.max(self.floor))
+    }
+
+    fn adjust(&mut self) -> bool {
+        let target = self.target().saturating_sub(self.withheld);
+        if target < self.current {
+            self.debt = self.debt.saturating_add(self.current - target);
+            self.current = target;
+            return false;
+        }
+        // What the peer still has from before counts.
+        let mut raised = target.saturating_sub(self.debt);
+        if self.withheld == 0 {
+            // But it may all have been used up for what was dropped, and the peer must be able to
+            // go on.
+            raised = raised.max(target.min(self.step()));
+        }
+        let is_free = self.withheld == 0 && self.debt == 0;
+        let part = self.target() / PARTS;
+        let is_worth_a_frame =
+            is_free || self.current < self.step() || raised >= self.current.saturating_add(part);
+        if !is_worth_a_frame {
+            return false;
+        }
+        let expanded = raised > self.current;
+        self.current = self.current.max(raised);
+        expanded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: u64 = 1_000_000;
+
+    /// What quinn-proto and the peer make of it.
+    struct Connection {
+        window: ReceiveWindow,
+        /// As quinn-proto has it.
+        current: u64,
+        debt: u64,
+        /// Up to where the peer may send, of all streams together.
+        max_data: u64,
+        sent: u64,
+        /// What quinn-proto, we and the application have.
+        unread: u64,
+        waiting: u64,
+    }
+
+    impl Connection {
+        fn new() -> Self {
+            Self {
+                window: ReceiveWindow::new(WINDOW),
+                current: WINDOW,
+                debt: 0,
+                max_data: WINDOW,
+                sent: 0,
+                unread: 0,
+                waiting: 0,
+            }
+        }
+
+        fn send(&mut self, bytes: u64) {
+            let bytes = bytes.min(self.max_data - self.sent);
+            self.sent += bytes;
+            self.unread += bytes;
+        }
+
+        fn credit(&mut self, bytes: u64) {
+            self.unread -= bytes;
+            let paid = bytes.min(self.debt);
+            self.debt -= paid;
+            self.max_data += bytes - paid;
+        }
+
+        fn settle(&mut self) {
+            self.window.withhold(self.window.withheld, self.waiting);
+            self.window.adjust();
+            let current = self.window.current;
+            self.max_data += current.saturating_sub(self.current);
+            self.debt += self.current.saturating_sub(current);
+            self.current = current;
+        }
+
+        fn drain(&mut self, bytes: u64) {
+            let mut left = bytes.min(self.unread);
+            while left > 0 {
+                let step = left.min(self.window.step());
+                self.credit(step);
+                self.waiting += step;
+                self.window.handed_out(step);
+                self.settle();
+                left -= step;
+            }
+        }
+
+        /// The application reads, from quinn-proto if nothing waits.
+        fn read(&mut self, bytes: u64) {
+            let taken = bytes.min(self.waiting);
+            self.waiting -= taken;
+            let direct = (bytes - taken).min(self.unread);
+            if self.waiting == 0 {
+                self.credit(direct);
+                self.window.handed_out(direct);
+            }
+            self.settle();
+        }
+
+        /// The application drops a stream with this number of bytes, or the peer resets it.
+        fn drop_stream(&mut self, bytes: u64) {
+            self.waiting -= bytes.min(self.waiting);
+            self.credit(bytes.min(self.unread));
+            self.settle();
+        }
+
+        fn resize(&mut self, bytes: u64) {
+            self.window.set_size(bytes);
+            self.settle();
+        }
+
+        fn limit(&mut self, bytes: u64) {
+            self.window.set_limit(bytes);
+            self.settle();
+        }
+
+        fn outstanding(&self) -> u64 {
+            self.max_data - self.sent
+        }
+    }
+
+    #[test]
+    fn drained_bytes_count_until_they_are_read() {
+        let mut connection = Connection::new();
+        connection.send(u64::MAX);
+        connection.drain(u64::MAX);
+        // One step too much, for a moment.
+        let step = connection.window.step();
+        assert_eq!(connection.outstanding(), step);
+        connection.send(u64::MAX);
+        connection.drain(u64::MAX);
+        assert_eq!(connection.outstanding(), 0);
+        connection.read(WINDOW + step);
+        assert_eq!(connection.outstanding(), WINDOW);
+    }
+
+    #[test]
+    fn credit_that_was_lowered_and_raised_again_is_not_given_twice() {
+        let mut connection = Connection::new();
+        for _ in 0..100 {
+            connection.limit(WINDOW / 2);
+            connection.limit(WINDOW);
+        }
+        assert_eq!(connection.outstanding(), WINDOW);
+        connection.limit(WINDOW / 2);
+        connection.send(WINDOW);
+        connection.read(WINDOW);
+        assert_eq!(connection.outstanding(), WINDOW / 2);
+        connection.limit(WINDOW);
+        assert_eq!(connection.outstanding(), WINDOW);
+    }
+
+    #[test]
+    fn peer_gets_something_whatever_the_limit() {
+        let mut connection = Connection::new();
+        connection.limit(0);
+        for _ in 0..100 {
+            connection.send(u64::MAX);
+            assert!(connection.unread > 0, "the peer is blocked for ever");
+            connection.read(u64::MAX);
+        }
+    }
+
+    #[test]
+    fn window_that_has_grown_and_shrunk_is_what_it_was() {
+        let mut connection = Connection::new();
+        connection.window.set_size(4 * WINDOW);
+        connection.settle();
+        assert_eq!(connection.outstanding(), 4 * WINDOW);
+        connection.send(u64::MAX);
+        connection.drain(u64::MAX);
+        connection.window.set_size(WINDOW);
+        connection.settle();
+        // What it has it keeps, and nothing is added before as much is read.
+        let step = connection.window.step();
+        connection.read(3 * WINDOW);
+        assert!(
+            connection.outstanding() <= step,
+            "{}",
+            connection.outstanding()
+        );
+        connection.read(u64::MAX);
+        connection.send(u64::MAX);
+        connection.read(u64::MAX);
+        assert_eq!(connection.outstanding(), WINDOW);
+    }
+
+    #[test]
+    fn large_window_for_which_there_is_little_memory_is_given_back_in_small_parts() {
+        let mut connection = Connection::new();
+        connection.window.set_size(40 * WINDOW);
+        connection.settle();
+        connection.limit(WINDOW);
+        while connection.debt > 0 {
+            connection.send(u64::MAX);
+            connection.read(u64::MAX);
+        }
+        connection.send(u64::MAX);
+        connection.drain(u64::MAX);
+        for _ in 0..10 {
+            connection.read(WINDOW / 20);
+        }
+        assert!(
+            connection.outstanding() >= WINDOW / 2 - WINDOW / PARTS,
+            "{}",
+            connection.outstanding()
+        );
+    }
+
+    #[test]
+    fn limit_takes_no_more_than_down_to_the_floor() {
+        let mut connection = Connection::new();
+        connection.window.set_floor(WINDOW / 2);
+        connection.limit(0);
+        for _ in 0..4 {
+            connection.send(u64::MAX);
+            connection.read(u64::MAX);
+        }
+        assert_eq!(connection.outstanding(), WINDOW / 2);
+        connection.window.set_floor(2 * WINDOW);
+        connection.settle();
+        assert_eq!(connection.outstanding(), WINDOW);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Send(u64),
+        Drain(u64),
+        Read(u64),
+        Drop(u64),
+        Limit(u64),
+        Resize(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let bytes = prop_oneof![0..1000_u64, 0..2 * WINDOW];
+        (0..6, bytes).prop_map(|(kind, bytes)| match kind {
+            0 => Act::Send(bytes),
+            1 => Act::Drain(bytes),
+            2 => Act::Read(bytes),
+            3 => Act::Drop(bytes),
+            4 => Act::Limit(bytes),
+            _ => Act::Resize(bytes),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+
+        #[test]
+        fn memory_is_bounded_and_the_peer_is_never_stuck(
+            acts in proptest::collection::vec(act(), 1..200),
+            limits in any::<bool>(),
+        ) {
+            let mut connection = Connection::new();
+            for act in acts {
+                match act {
+                    Act::Send(bytes) => connection.send(bytes),
+                    Act::Drain(bytes) => connection.drain(bytes),
+                    Act::Read(bytes) => connection.read(bytes),
+                    Act::Drop(bytes) => connection.drop_stream(bytes),
+                    Act::Limit(bytes) if limits => connection.limit(bytes),
+                    Act::Resize(bytes) if limits => connection.resize(WINDOW + bytes),
+                    Act::Limit(_) | Act::Resize(_) => {}
+                }
+                let here = connection.unread + connection.waiting;
+                let most = connection.window.reach() + 2 * MAX_STEP_BYTES;
+                prop_assert!(here + connection.outstanding() <= most);
+            }
+            connection.resize(WINDOW);
+            connection.limit(u64::MAX);
+            // All is read, and the peer goes on, soon with all of its window.
+            for _ in 0..40 {
+                connection.read(u64::MAX);
+                connection.read(u64::MAX);
+                prop_assert!(connection.outstanding() > 0);
+                connection.send(u64::MAX);
+            }
+            connection.read(u64::MAX);
+            prop_assert_eq!(connection.outstanding(), WINDOW);
+        }
+    }
+}

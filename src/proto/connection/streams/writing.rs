@@ -1,0 +1,248 @@
+//! How the application writes to a stream and ends it, and how that is handed to quinn-proto.
+
+use std::{
+    num::NonZeroU32,
+    task::{Poll, Waker},
+};
+
+use quinn_proto::{FinishError, VarInt, WriteError};
+
+use super::{SendState, StreamId, Streams, gather::LARGEST_CHUNK};
+use crate::error::StreamError;
+
+impl Streams<'_> {
+    pub(crate) fn poll_write(
+        &mut self,
+        id: StreamId,
+        data: &[u8],
+        waker: &Waker,
+    ) -> Poll<Result<usize, StreamError>> {
+        self.alive()?;
+        let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
+        match stream.send {
+            SendState::Open => {}
+            SendState::Stopped(code) => return Poll::Ready(Err(StreamError::Stopped(code))),
+            SendState::Finishing | SendState::Finished | SendState::Reset => {
+                return Poll::Ready(Err(StreamError::Closed));
+            }
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let chunk_bytes = self.streams.chunk_bytes();
+        let gathers_no_more = (self.streams.gathering).is_full(self.streams.send_window.limit());
+        if stream.gather.is_full(chunk_bytes) || (gathers_no_more && !stream.gather.is_empty()) {
+            self.flush(id);
+        }
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        let all = &mut self.streams.gathering;
+        let turn = NonZeroU32::new(self.turns.count() as u32);
+        if gathers_no_more && !stream.gather.is_empty() {
+            // quinn-proto has just taken what it could and reported that the stream is blocked, so
+            // an event will report that it is writable again.
+            self.turns.wait(&mut stream.writer, waker);
+            return Poll::Pending;
+        }
+        if !gathers_no_more && stream.gather.wants(all, data.len(), chunk_bytes, turn) {
+            let taken = stream.gather.add(all, id, data, chunk_bytes);
+            if taken == 0 {
+                self.turns.wait(&mut stream.writer, waker);
+                return Poll::Pending;
+            }
+            self.turns.want();
+            return Poll::Ready(Ok(taken));
+        }
+        let data = &data[..data.len().min(LARGEST_CHUNK)];
+        let written = self.quic.send_stream(id).write(data);
+        if let Ok(written) = written {
+            stream.gather.note_direct(all, written, turn);
+        }
+        // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
+        self.turns.want();
+        match written {
+            Ok(written) => {
+                self.streams.send_window.note_written(written);
+                Poll::Ready(Ok(written))
+            }
+            Err(WriteError::Blocked) => {
+                self.turns.wait(&mut stream.writer, waker);
+                Poll::Pending
+            }
+            Err(WriteError::Stopped(code)) => {
+                Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
+            }
+            Err(WriteError::ClosedStream) => Poll::Ready(Err(StreamError::Closed)),
+        }
+    }
+
+    /// Ends our half of the stream. FIN follows what was written.
+    pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
+        self.end(id, true)
+    }
+
+    /// Ends our half of the stream. `is_promised` is whether a close of the connection waits until
+    /// the stream is delivered.
+    pub(super) fn end(&mut self, id: StreamId, is_promised: bool) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        match stream.send {
+            // A peer that stops reading needs no FIN. go-libp2p ends each stream with STOP_SENDING.
+            SendState::Stopped(_) | SendState::Finishing | SendState::Finished => return Ok(()),
+            SendState::Reset => return Err(StreamError::Closed),
+            SendState::Open => {}
+        }
+        if let Some(loss) = self.loss {
+            return Err(loss.clone().into());
+        }
+        stream.send = SendState::Finishing;
+        if is_promised {
+            self.streams.undelivered.insert(id);
+        }
+        self.flush(id);
+        Ok(())
+    }
+
+    /// Abandons our half of the stream.
+    pub(crate) fn reset(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        // Fails if the half is over, and then its state must not change.
+        self.quic
+            .send_stream(id)
+            .reset(code)
+            .map_err(|_| StreamError::Closed)?;
+        stream.gather.clear(&mut self.streams.gathering);
+        stream.send = SendState::Reset;
+        if stream.may_linger() {
+            self.note_lingering(id);
+        }
+        self.streams.undelivered.remove(&id);
+        self.turns.want();
+        Ok(())
+    }
+
+    /// The code of the peer's STOP_SENDING, if it sent one.
+    pub(crate) fn stop_code(&self, id: StreamId) -> Option<u64> {
+        match self.streams.states.get(&id)?.send {
+            SendState::Stopped(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Resets the streams that the application has not closed. Only closed ones are still
+    /// delivered.
+    pub(in crate::proto::connection) fn abandon_open(&mut self) {
+        let ids: Vec<_> = self.streams.states.keys().copied().collect();
+        for id in ids {
+            let Some(stream) = self.streams.states.get(&id) else {
+                continue;
+            };
+            if stream.send == SendState::Open {
+                // Fails if the peer has just stopped it; then nothing is left to do.
+                let _ = self.reset(id, VarInt::from_u32(0));
+            }
+        }
+    }
+
+    /// Hands gathered bytes to quinn-proto, as far as this turn may send them.
+    pub(in crate::proto::connection) fn flush_gathered(&mut self) {
+        for id in self.streams.gathering.take_listed() {
+            let all = &mut self.streams.gathering;
+            let stream = self.streams.states.get_mut(&id);
+            if stream.is_some_and(|stream| !stream.gather.unlist(all, id)) {
+                self.flush(id);
+            }
+        }
+    }
+
+    /// Hands a stream's gathered bytes to quinn-proto, as far as flow control permits, and then
+    /// FIN.
+    pub(super) fn flush(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        let mut send_stream = self.quic.send_stream(id);
+        if !stream.gather.is_empty() {
+            let all = &mut self.streams.gathering;
+            let written = stream.gather.hand_over(all, &mut send_stream);
+            self.streams.send_window.note_written(written);
+        }
+        if stream.send == SendState::Finishing && stream.gather.is_empty() {
+            let finished = send_stream.finish();
+            stream.send = match finished {
+                Ok(()) | Err(FinishError::ClosedStream) => SendState::Finished,
+                Err(FinishError::Stopped(code)) => {
+                    // The event that reports this may come after the stream was removed.
+                    let _ = send_stream.reset(code);
+                    SendState::Stopped(code.into_inner())
+                }
+            };
+            if finished.is_err() {
+                // It will never be acknowledged.
+                self.streams.undelivered.remove(&id);
+            }
+            if stream.dropped {
+                self.streams.states.remove(&id);
+            } else if stream.may_linger() {
+                self.note_lingering(id);
+            }
+        }
+        self.turns.want();
+    }
+
+    /// The peer has sent STOP_SENDING.
+    pub(super) fn on_stopped(&mut self, id: StreamId, code: VarInt) {
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        stream.gather.clear(&mut self.streams.gathering);
+        stream.send = SendState::Stopped(code.into_inner());
+        self.turns.wake(&mut stream.writer);
+        if stream.dropped {
+            self.streams.states.remove(&id);
+        } else if stream.may_linger() {
+            self.note_lingering(id);
+        }
+        self.streams.undelivered.remove(&id);
+        // RFC 9000 §3.5: the answer to STOP_SENDING is RESET_STREAM, preferably with the same code.
+        let _ = self.quic.send_stream(id).reset(code);
+        self.turns.want();
+    }
+
+    /// Sets how many written and unacknowledged bytes there is memory for.
+    pub(in crate::proto::connection) fn set_send_allowance(&mut self, bytes: u64) {
+        let changed = self.streams.send_window.set_allowance(bytes);
+        self.change_send_window(changed);
+    }
+
+    /// Sets the path's limit on written and unacknowledged bytes.
+    pub(in crate::proto::connection) fn set_path_limit(&mut self, bytes: Option<u64>) {
+        let changed = self.streams.send_window.set_path_limit(bytes);
+        self.change_send_window(changed);
+    }
+
+    /// Lets the send window grow with the congestion window, or only shrink.
+    pub(in crate::proto::connection) fn look_at_send_window(&mut self, may_grow: bool) {
+        let congestion_window = self.quic.congestion_state().window();
+        let changed = (self.streams.send_window).look(congestion_window, may_grow);
+        self.change_send_window(changed);
+    }
+
+    fn change_send_window(&mut self, changed: Option<u64>) {
+        if let Some(window) = changed {
+            self.quic.set_send_window(window);
+            // Writers may go on.
+            self.turns.want();
+        }
+    }
+}

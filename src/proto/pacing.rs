@@ -1,0 +1,378 @@
+//! Lets connections send as fast as their congestion control says.
+
+mod bucket;
+
+use std::time::{Duration, Instant};
+
+use quinn_proto::{Connection, FrameStats, Transmit};
+
+use self::bucket::Bucket;
+use super::congestion::{Gate, Paced};
+
+/// Spreads what one connection sends, in batches.
+///
+/// quinn-proto's own pacing knows only the window and the round trip. Here a bucket is filled at
+/// the rate of the controller, and bounds the datagrams of each call. While it is empty,
+/// quinn-proto is told that the window is full, so that acknowledgements and probes still pass, but
+/// nothing that congestion control counts.
+///
+/// Handshakes and closes must not ask.
+#[derive(Debug, Default)]
+pub(super) struct Pacer {
+    /// `None` until something was sent.
+    bucket: Option<Bucket>,
+    /// While the bucket is empty: when there is enough again for a batch.
+    resumes: Option<Instant>,
+    /// Since when something is held back, if anything is.
+    held: Option<Held>,
+    /// What had been received when the last datagram was sent, which carried an acknowledgement of
+    /// all that.
+    answered: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Instant,
+    /// Whether its time is over, and only the socket may be in the way.
+    is_overdue: bool,
+}
+
+/// What may be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Permit {
+    /// Datagrams of any kind.
+    Datagrams(u64),
+    /// Only what congestion control does not count.
+    Uncounted,
+}
+
+impl Pacer {
+    pub(super) fn poll_transmit(
+        &mut self,
+        quic: &mut Connection,
+        paced: &Paced,
+        now: Instant,
+        max_datagrams: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let mtu = quic.current_mtu().into();
+        let before = Frames::of(quic);
+        let permit = self.ask(now, paced.rate(), mtu, before.heard);
+        let (gate, datagrams) = match permit {
+            Permit::Uncounted => (Gate::Closed, 1),
+            Permit::Datagrams(datagrams) => match paced.room() / mtu {
+                // quinn-proto knows it better.
+                0 => (Gate::AsIs, 1),
+                room => (Gate::Open, datagrams.min(room)),
+            },
+        };
+        let datagrams = usize::try_from(datagrams).unwrap_or(usize::MAX);
+        paced.set_gate(gate);
+        let transmit = quic.poll_transmit(now, max_datagrams.min(datagrams), buf);
+        paced.set_gate(Gate::AsIs);
+        if let Some(transmit) = &transmit {
+            self.answered = before.heard;
+            let bytes = transmit.size as u64;
+            let is_counted = Frames::of(quic).elicited > before.elicited;
+            paced.note_sent(bytes, is_counted);
+            if is_counted {
+                self.note_sent(now, bytes, mtu);
+            }
+        } else if gate == Gate::Open {
+            paced.note_dry();
+            self.note_dry();
+        }
+        transmit
+    }
+
+    /// Whether something may be held back.
+    pub(super) fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// When to ask again.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let resumes = self.resumes?;
+        let held = self.held.filter(|held| !held.is_overdue);
+        let patience = held.map(|held| held.since + PATIENCE);
+        Some(patience.map_or(resumes, |patience| patience.min(resumes)))
+    }
+
+    /// Notes that time has passed, so that no deadline is left that is over.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.resumes.is_some_and(|resumes| resumes <= now) {
+            self.resumes = None;
+        }
+        if let Some(held) = &mut self.held {
+            held.is_overdue = held.since + PATIENCE <= now;
+        }
+    }
+
+    /// Sets the rate, in bytes per second, and returns what may be sent.
+    ///
+    /// Where data waits, quinn-proto 0.11.19 sends no acknowledgement without any. One that has
+    /// waited for [`PATIENCE`] takes a datagram on credit; `heard` counts what wants one.
+    fn ask(&mut self, now: Instant, rate: f64, mtu: u64, heard: u64) -> Permit {
+        let burst = burst(rate, mtu);
+        let bucket = (self.bucket).get_or_insert_with(|| Bucket::new(rate, burst, now));
+        bucket.adjust(rate, burst, now);
+        if let Some(resumes) = self.resumes {
+            // The rate may have risen since.
+            let earlier = bucket.next_at(batch(rate, mtu), now);
+            self.resumes = earlier.map_or(Some(resumes), |earlier| Some(earlier.min(resumes)));
+        }
+        if self.resumes.is_some_and(|resumes| resumes > now) {
+            return self.hold(now, heard);
+        }
+        self.resumes = None;
+        let datagrams = bucket.available(now) / mtu;
+        if datagrams == 0 {
+            self.resumes = bucket.next_at(batch(rate, mtu), now);
+            return self.hold(now, heard);
+        }
+        self.held = None;
+        Permit::Datagrams(datagrams)
+    }
+
+    fn hold(&mut self, now: Instant, heard: u64) -> Permit {
+        let held = *self.held.get_or_insert(Held {
+            since: now,
+            is_overdue: false,
+        });
+        if now.saturating_duration_since(held.since) < PATIENCE {
+            return Permit::Uncounted;
+        }
+        self.held = None;
+        if self.answered == heard {
+            Permit::Uncounted
+        } else {
+            Permit::Datagrams(1)
+        }
+    }
+
+    /// Notes bytes that were sent and are in flight.
+    fn note_sent(&mut self, now: Instant, bytes: u64, mtu: u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(bytes, now);
+            // What was taken on credit must not hold up all that follows.
+            bucket.owe_at_most(batch(bucket.rate(), mtu));
+            if bucket.available(now) < mtu {
+                self.resumes = bucket.next_at(batch(bucket.rate(), mtu), now);
+            }
+        }
+    }
+
+    /// Notes that there was nothing to send.
+    fn note_dry(&mut self) {
+        self.resumes = None;
+        self.held = None;
+    }
+}
+
+/// Frames that were sent or received and want an acknowledgement (RFC 9002 §2).
+#[derive(Clone, Copy)]
+struct Frames {
+    elicited: u64,
+    heard: u64,
+}
+
+impl Frames {
+    fn of(quic: &Connection) -> Self {
+        let stats = quic.stats();
+        let [elicited, heard] = [stats.frame_tx, stats.frame_rx].map(eliciting);
+        Self { elicited, heard }
+    }
+}
+
+/// All frames but ACK and CONNECTION_CLOSE; quinn-proto does not count PADDING.
+fn eliciting(frames: FrameStats) -> u64 {
+    frames.ack_frequency
+        + frames.crypto
+        + frames.data_blocked
+        + frames.datagram
+        + u64::from(frames.handshake_done)
+        + frames.immediate_ack
+        + frames.max_data
+        + frames.max_stream_data
+        + frames.max_streams_bidi
+        + frames.max_streams_uni
+        + frames.new_connection_id
+        + frames.new_token
+        + frames.path_challenge
+        + frames.path_response
+        + frames.ping
+        + frames.reset_stream
+        + frames.retire_connection_id
+        + frames.stop_sending
+        + frames.stream
+        + frames.stream_data_blocked
+        + frames.streams_blocked_bidi
+        + frames.streams_blocked_uni
+}
+
+/// What is sent at a time: what passes in a millisecond, but no more than a batch for segmentation
+/// offload, and two datagrams at least, because most peers acknowledge the second one.
+fn batch(rate: f64, mtu: u64) -> u64 {
+    let bytes = (rate * BATCH_TIME.as_secs_f64()) as u64;
+    bytes.min(MOST_BATCH).max(2 * mtu)
+}
+
+/// What may be sent at once after a silence: an initial window (RFC 9002 §7.7), so that a request
+/// is not spread over a part of a round trip. Wake-ups are late by up to two milliseconds; what
+/// could not be sent for that is not lost.
+fn burst(rate: f64, mtu: u64) -> f64 {
+    let late = rate * (BATCH_TIME + LATE).as_secs_f64();
+    late.max((IDLE_DATAGRAMS * mtu) as f64)
+}
+
+const BATCH_TIME: Duration = Duration::from_millis(1);
+const LATE: Duration = Duration::from_millis(2);
+const MOST_BATCH: u64 = 64 * 1024;
+const IDLE_DATAGRAMS: u64 = 10;
+
+/// How long an acknowledgement waits for a datagram that may be sent: less than the delay of 25 ms
+/// that peers expect (RFC 9000 §18.2).
+const PATIENCE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MTU: u64 = 1_200;
+    /// 12 packets in a millisecond.
+    const RATE: f64 = 14_400_000.0;
+
+    fn at(began: Instant, micros: u64) -> Instant {
+        began + Duration::from_micros(micros)
+    }
+
+    /// Sends all that is permitted.
+    fn exhaust(pacer: &mut Pacer, now: Instant, rate: f64) -> u64 {
+        let mut sent = 0;
+        while let Permit::Datagrams(datagrams) = pacer.ask(now, rate, MTU, 0) {
+            sent += datagrams;
+            pacer.note_sent(now, datagrams * MTU, MTU);
+        }
+        sent
+    }
+
+    #[test]
+    fn batches_are_a_millisecond_apart_and_make_the_rate() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        let burst = exhaust(&mut pacer, began, RATE);
+        assert_eq!(burst, 36, "three milliseconds' worth");
+        let (mut now, mut sent, mut batches) = (began, 0, 0);
+        while now < at(began, 100_000) {
+            now = pacer.next_timeout().unwrap();
+            sent += exhaust(&mut pacer, now, RATE);
+            batches += 1;
+        }
+        assert!((1_195..=1_212).contains(&sent), "{sent}");
+        assert!((99..=102).contains(&batches), "{batches}");
+    }
+
+    #[test]
+    fn what_late_wake_ups_miss_is_made_up_for() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, RATE);
+        let sent: u64 = (1..=50)
+            .map(|tick| exhaust(&mut pacer, at(began, 2_000 * tick), RATE))
+            .sum();
+        assert!((1_199..=1_200).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn initial_window_is_sent_at_once_after_a_silence() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        let slow = 120_000.0;
+        assert_eq!(exhaust(&mut pacer, began, slow), 10);
+        assert_eq!(exhaust(&mut pacer, at(began, 10_000), slow), 0);
+        assert_eq!(exhaust(&mut pacer, at(began, 1_000_000), slow), 10);
+        // Two datagrams at a time otherwise.
+        let next = pacer.next_timeout().unwrap();
+        assert!(next > at(began, 1_019_000) && next < at(began, 1_021_000));
+        assert_eq!(exhaust(&mut pacer, next, slow), 2);
+    }
+
+    #[test]
+    fn a_rate_that_rises_ends_the_wait_earlier() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, 120_000.0);
+        let before = pacer.next_timeout().unwrap();
+        assert_eq!(pacer.ask(at(began, 100), RATE, MTU, 0), Permit::Uncounted);
+        assert!(pacer.next_timeout().unwrap() < at(began, 1_200));
+        assert!(before > at(began, 10_000));
+    }
+
+    #[test]
+    fn acknowledgement_that_waits_takes_a_datagram_on_credit() {
+        let began = crate::net::clock::now();
+        let slow = 12_000.0;
+        let ask = |pacer: &mut Pacer, millis: u64, heard: u64| {
+            let now = at(began, 1_000 * millis);
+            let permit = pacer.ask(now, slow, MTU, heard);
+            if permit == Permit::Datagrams(1) {
+                pacer.answered = heard;
+                pacer.note_sent(now, MTU, MTU);
+            }
+            permit
+        };
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, slow);
+        // What wants it may have come before anything was held back.
+        assert_eq!(ask(&mut pacer, 1, 1), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 21, 1), Permit::Datagrams(1));
+
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, slow);
+        assert_eq!(ask(&mut pacer, 1, 0), Permit::Uncounted);
+        assert!(pacer.next_timeout().unwrap() <= at(began, 21_000));
+        assert_eq!(ask(&mut pacer, 19, 1), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 21, 1), Permit::Datagrams(1));
+        // That is owed, and nothing else has come that wants to be acknowledged.
+        assert_eq!(ask(&mut pacer, 22, 1), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 60, 1), Permit::Uncounted);
+        assert!(pacer.next_timeout().unwrap() > at(began, 61_000));
+    }
+
+    /// A peer that keeps sending has us answer more often than the rate allows.
+    #[test]
+    fn data_waits_for_one_batch_at_most_after_many_acknowledgements_on_credit() {
+        let began = crate::net::clock::now();
+        let slow = 12_000.0;
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, slow);
+        let mut now = began;
+        for heard in 1..=1_000 {
+            now += PATIENCE;
+            if pacer.ask(now, slow, MTU, heard) == Permit::Datagrams(1) {
+                pacer.answered = heard;
+                pacer.note_sent(now, MTU, MTU);
+            }
+        }
+        // Two datagrams are owed, and two are sent at a time.
+        assert!(pacer.next_timeout().unwrap() <= now + Duration::from_millis(401));
+        assert_eq!(
+            pacer.ask(now + Duration::from_millis(401), slow, MTU, 1_000),
+            Permit::Datagrams(2)
+        );
+    }
+
+    #[test]
+    fn no_deadline_is_left_without_anything_to_send() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        assert_eq!(pacer.next_timeout(), None);
+        exhaust(&mut pacer, began, RATE);
+        let next = pacer.next_timeout().unwrap();
+        pacer.handle_timeout(next);
+        assert_eq!(pacer.next_timeout(), None);
+        exhaust(&mut pacer, next, RATE);
+        pacer.note_dry();
+        assert_eq!(pacer.next_timeout(), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! How connections come to the shard, and how they leave it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use quinn_proto::{ConnectionHandle, ConnectionId, EndpointEvent, VarInt};
+
+use super::Shard;
+use crate::{
+    address::Host,
+    error::HandshakeError,
+    proto::{
+        amplification::AddressLimits,
+        budget::BudgetShare,
+        closing::{ClosePacket, ClosingConnections},
+        connection::{Connection, Direction, SharedConnection, Trace, lock},
+        datagram::SocketHandle,
+        deadlines::Armed,
+        delivery::Delivery,
+        handshake_bytes::HandshakeBytes,
+        inbox::Inbox,
+        path_doubts::{Doubter, PathDoubts},
+        reception::Admission,
+        registry::{self, Unfinished},
+        silence::Silence,
+        slot::Slot,
+        spare,
+        turn_queue::Load,
+        work::Account,
+    },
+    sync::Mutex,
+    trace::connection_span,
+};
+
+/// The initial state of a connection.
+pub(super) struct Begun {
+    /// Of an incoming connection: the local address of its first datagram.
+    pub(super) source: Option<IpAddr>,
+    pub(super) addresses: AddressLimits,
+    pub(super) deadline: Instant,
+    /// When a dial is given up that has received nothing.
+    pub(super) silent_until: Option<Instant>,
+    /// Only for incoming connections.
+    pub(super) admission: Option<Admission>,
+    /// Bytes of its datagrams received so far.
+    pub(super) received_bytes: usize,
+    /// The initial ID; only for dials.
+    pub(super) unanswered_dial: Option<ConnectionId>,
+    /// Whether the last datagram was marked for ECN; `None` if none has arrived.
+    pub(super) heard_marked: Option<bool>,
+}
+
+impl<S: SocketHandle> Shard<S> {
+    pub(super) fn connection(
+        &self,
+        quic: quinn_proto::Connection,
+        trace: Trace,
+        local_addr: SocketAddr,
+        direction: Direction,
+    ) -> Connection {
+        let (limits, linger_timeout) = (self.stream_limits, self.linger_timeout);
+        Connection::new(
+            quic,
+            trace,
+            self.id,
+            local_addr,
+            direction,
+            limits,
+            linger_timeout,
+        )
+    }
+
+    /// Numbers the next connection. No other connection of the transport has the same number.
+    pub(super) fn trace(&self, direction: Direction, remote_addr: SocketAddr) -> Trace {
+        let number = registry::lock(&self.registry).next_number();
+        let number = number * self.shards.count() as u64 + self.id.index() as u64;
+        let is_outbound = direction == Direction::Outbound;
+        Trace {
+            number,
+            span: connection_span(number, is_outbound, remote_addr),
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        connection: Connection,
+        socket: S,
+        begun: Begun,
+    ) -> SharedConnection {
+        let direction = connection.direction();
+        let (local_addr, remote_addr) = (connection.local_addr(), connection.remote_addr());
+        let mtu = connection.current_mtu();
+        let number = connection.number();
+        let shared = Arc::new(Mutex::new(connection));
+        registry::lock(&self.registry).insert(
+            handle,
+            number,
+            Arc::clone(&shared),
+            local_addr,
+            remote_addr,
+            direction == Direction::Inbound,
+        );
+        tracing::debug!(%local_addr, "the connection begins");
+        let known = self.doubtful_hosts.get(Host::of(remote_addr.ip()));
+        let mut handshake_bytes = HandshakeBytes::default();
+        handshake_bytes.add(begun.received_bytes, &mut self.handshake_bytes);
+        if self.slots.len() <= handle.0 {
+            self.slots.resize_with(handle.0 + 1, || None);
+        }
+        self.slots[handle.0] = Some(Slot {
+            connection: Arc::clone(&shared),
+            socket,
+            source: begun.source,
+            left: None,
+            delivery: Delivery::default(),
+            is_held: false,
+            mtu,
+            addresses: begun.addresses,
+            budget: BudgetShare::default(),
+            refuses_data: false,
+            admission: begun.admission,
+            inbox: Inbox::new(),
+            account: Account::new(),
+            waits_until: None,
+            armed: Armed::default(),
+            expired: false,
+            untried_path: false,
+            turns_without_sending: 0,
+            load: Load::default(),
+            handshake_deadline: Some(begun.deadline),
+            silent_until: begun.silent_until,
+            is_confirmed: false,
+            handshake_bytes,
+            silence: Silence::default(),
+            doubter: Doubter::new(known.copied().unwrap_or(PathDoubts::NONE)),
+            probes: false,
+            lingers_since: None,
+            close_deadline: None,
+            idle_since: now,
+            nothing_sent_since: false,
+            close_packet: None,
+            unanswered_dial: begun.unanswered_dial,
+            was_forbidden: false,
+            heard_marked: begun.heard_marked,
+            ids_issued: 0,
+            datagrams_received: 0,
+            queued: false,
+            blocked: false,
+        });
+        self.live += 1;
+        self.want_turn(handle);
+        shared
+    }
+
+    /// Removes the state of a connection that has ended, except what its closing or draining state
+    /// needs.
+    pub(super) fn close(&mut self, now: Instant, handle: ConnectionHandle, rtt: Duration) {
+        let close_packet = self.vacate(handle);
+        let until = ClosingConnections::<S>::deadline(now, rtt);
+        if let Some(evicted) = self.closing.insert(handle, until, close_packet) {
+            self.forget(evicted);
+        }
+    }
+
+    /// Discards a connection after its closing or draining state.
+    pub(super) fn forget(&mut self, handle: ConnectionHandle) {
+        self.endpoint.handle_event(handle, EndpointEvent::drained());
+        registry::lock(&self.registry).remove(handle);
+    }
+
+    /// Removes a connection that the endpoint has already discarded.
+    pub(super) fn remove(&mut self, handle: ConnectionHandle) {
+        self.vacate(handle);
+        registry::lock(&self.registry).remove(handle);
+    }
+
+    /// Removes a connection's slot, and notes its end. Returns the packet that has closed it, if
+    /// there is one.
+    fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
+        let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
+        self.live -= 1;
+        let connection = lock(&slot.connection);
+        registry::lock(&self.registry).end(handle, &connection);
+        drop(connection);
+        if let Some(admission) = slot.admission.take() {
+            self.release(admission);
+        }
+        if let Some(initial_id) = slot.unanswered_dial {
+            self.unanswered.remove(&initial_id);
+        }
+        slot.inbox.clear(&mut self.inbox_bytes);
+        slot.handshake_bytes.clear(&mut self.handshake_bytes);
+        slot.budget.set(0, &self.budget);
+        slot.budget.set_grown(0, &self.budget);
+        (self.lingering).remove(handle, &mut slot.lingers_since);
+        self.deadlines.disarm(handle, &mut slot.armed);
+        while self.slots.pop_if(|slot| slot.is_none()).is_some() {}
+        if let Some(room) = spare::room_for(self.slots.len(), self.slots.capacity()) {
+            self.slots.shrink_to(room);
+        }
+        slot.close_packet
+    }
+
+    /// Closes every connection at the application's request. Handshakes are abandoned.
+    pub(crate) fn close_connections(&mut self, code: VarInt, reason: &Bytes, at_once: bool) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if let Some(slot) = slot(&mut self.slots, handle) {
+                let mut connection = lock(&slot.connection);
+                if connection.authenticated().is_none() {
+                    connection.abandon(HandshakeError::ShutDown);
+                } else if at_once {
+                    connection.give_up_lingering();
+                    connection.close(code, reason.clone());
+                } else {
+                    connection.close_in_order(code, reason.clone());
+                }
+                drop(connection);
+                self.want_turn(handle);
+            }
+        }
+    }
+
+    /// Closes every connection because its driver stops. Their next turns send the
+    /// CONNECTION_CLOSE.
+    pub(crate) fn close_all(&mut self) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if let Some(slot) = slot(&mut self.slots, handle) {
+                lock(&slot.connection).close_with_driver();
+                self.want_turn(handle);
+            }
+        }
+    }
+
+    /// Ends every connection because its driver has stopped.
+    pub(crate) fn orphan_all(&mut self, wakers: &mut Vec<Waker>) {
+        for index in 0..self.slots.len() {
+            let handle = ConnectionHandle(index);
+            if let Some(slot) = slot(&mut self.slots, handle) {
+                let mut connection = lock(&slot.connection);
+                connection.orphan();
+                connection.take_due(wakers);
+                drop(connection);
+                self.remove(handle);
+            }
+        }
+        while let Some(handle) = self.closing.pop_first() {
+            self.forget(handle);
+        }
+        self.untaken.clear(wakers);
+        // Without an answer: after a panic there is none, and otherwise none is left.
+        while let Some(pending) = self.reception.take_any() {
+            self.endpoint.ignore(pending.incoming);
+            self.release(pending.admission);
+        }
+        // This includes a connection whose acceptance was interrupted by a panic.
+        registry::lock(&self.registry).set_unfinished(Unfinished::default());
+        self.post_totals();
+    }
+
+    /// Releases the admission of a handshake that has ended.
+    pub(super) fn release(&mut self, admission: Admission) {
+        self.reception.release(admission);
+        self.note_unfinished();
+    }
+
+    pub(super) fn note_unfinished(&self) {
+        registry::lock(&self.registry).set_unfinished(self.reception.unfinished());
+    }
+
+    /// The number of connections for which memory is allocated.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.slots.capacity() + self.unanswered.room() + registry::lock(&self.registry).room()
+    }
+}
+
+pub(super) fn slot<S>(
+    slots: &mut [Option<Slot<S>>],
+    handle: ConnectionHandle,
+) -> Option<&mut Slot<S>> {
+    slots.get_mut(handle.0)?.as_mut()
+}

@@ -1,0 +1,216 @@
+//! What one connection does in one turn.
+
+mod addresses;
+mod receiving;
+mod sending;
+mod silent_peer;
+
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::{ConnectionHandle, Endpoint};
+
+pub(crate) use self::sending::Offload;
+pub(super) use self::sending::Sending;
+use super::{
+    budget::Budget,
+    connection::Connection,
+    connection_id::{IdQuota, IssuedIds},
+    datagram::SocketHandle,
+    inbox::InboxBytes,
+    path_doubts::DoubtfulHosts,
+    registry::{self, Registry, Totals},
+    slot::Slot,
+};
+use crate::{error::HandshakeError, sync::Mutex, trace::dropped};
+
+/// The most bytes received and sent in a [light](super::turn_queue::Load::Light) turn: a few
+/// requests and replies, and much less than a transfer moves in a turn.
+pub(super) const LIGHT_BYTES: usize = 8 * 1024;
+
+/// How long a connection that has ended waits for a socket that is not writable.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One turn of one connection, which stays locked during the turn.
+pub(super) struct Turn<'a, S> {
+    pub(super) now: Instant,
+    pub(super) handle: ConnectionHandle,
+    pub(super) slot: &'a mut Slot<S>,
+    pub(super) connection: &'a mut Connection,
+    pub(super) endpoint: &'a mut Endpoint,
+    pub(super) id_quota: IdQuota,
+    /// The number of connections of the shard.
+    pub(super) connections: usize,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) keep_alive_interval: Option<Duration>,
+    pub(super) offload: Offload,
+    pub(super) doubtful_hosts: &'a mut DoubtfulHosts,
+    pub(super) issued: &'a IssuedIds,
+    pub(super) inbox_bytes: &'a mut InboxBytes,
+    pub(super) totals: &'a mut Totals,
+    pub(super) registry: &'a Mutex<Registry>,
+    pub(super) budget: &'a Budget,
+    /// Bytes received and sent.
+    pub(super) moved: usize,
+}
+
+impl<S: SocketHandle> Turn<'_, S> {
+    /// Applies what the application did since the last turn, and handles timers.
+    ///
+    /// Returns `true` if the connection is to be discarded after this turn.
+    pub(super) fn begin(&mut self) -> bool {
+        let now = self.now;
+        if self
+            .slot
+            .handshake_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.slot.handshake_deadline = None;
+            self.totals.transport.handshakes_timed_out += 1;
+            self.connection.abandon(HandshakeError::TimedOut);
+        }
+        if self.slot.silent_until.is_some_and(|until| until <= now) {
+            self.slot.silent_until = None;
+            if self.connection.heard_nothing() && self.connection.loss().is_none() {
+                tracing::debug!(
+                    reason = "heard_nothing",
+                    "the dial begins again from another port"
+                );
+                registry::lock(self.registry).begins_again(self.handle);
+                self.connection.abandon(HandshakeError::TimedOut);
+            }
+        }
+        if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
+            self.connection.give_up_silent();
+        }
+        self.keep_up();
+        let forget = self.connection.begin_turn(now);
+        if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
+            // Frees memory that a burst has needed.
+            self.slot.inbox.shrink(true);
+            let before = self.connection.remote_addr();
+            self.connection.handle_timeout(now);
+            // If the new path was not validated, quinn-proto returns to the previous one.
+            if self.connection.note_migration() {
+                let remote_addr = self.connection.remote_addr();
+                tracing::debug!(
+                    reason = "not_validated",
+                    from = %before,
+                    to = %remote_addr,
+                    "the peer's address has changed back"
+                );
+                if let Some(left) =
+                    (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr)
+                {
+                    self.slot.socket = left.socket;
+                    self.slot.source = left.source;
+                }
+                self.follow_peer();
+            }
+        }
+        forget
+    }
+
+    /// Exchanges events between the connection and the endpoint.
+    ///
+    /// Returns `true` if the connection is drained.
+    pub(super) fn exchange(&mut self) -> bool {
+        let mut drained = false;
+        while let Some(event) = self.connection.poll_endpoint_event() {
+            drained |= event.is_drained();
+            let before = self.issued.count();
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+            let issued = self.issued.count() - before;
+            if issued > 0 {
+                registry::lock(self.registry).issued(self.handle, issued);
+                self.slot.ids_issued += issued;
+            }
+        }
+        let Slot {
+            ids_issued,
+            datagrams_received,
+            ..
+        } = *self.slot;
+        if self.id_quota.is_exceeded(ids_issued, datagrams_received) {
+            self.connection.give_up_on_ids();
+        }
+        drained
+    }
+
+    pub(super) fn handle_application_events(&mut self) {
+        let authenticated = self.connection.handle_application_events();
+        self.after_events(authenticated);
+    }
+
+    fn after_events(&mut self, authenticated: bool) {
+        if authenticated && let Some(peer) = self.connection.authenticated() {
+            registry::lock(self.registry).authenticated(self.handle, peer.peer_id);
+        }
+        if authenticated {
+            // The handshake came from this address only.
+            self.slot.addresses.validate(self.connection.remote_addr());
+        }
+        if authenticated || self.connection.loss().is_some() {
+            self.slot.handshake_deadline = None;
+            self.slot.silent_until = None;
+        }
+    }
+
+    /// Updates the budget with what the connection holds, and tells the connection its allowance.
+    pub(super) fn share_memory(&mut self) {
+        let bytes = self.connection.buffered_bytes();
+        self.slot.budget.set(bytes, self.budget);
+        let is_over = self.slot.budget.is_over(self.budget);
+        if is_over || mem::take(&mut self.slot.refuses_data) {
+            self.slot.refuses_data = is_over;
+            let dropped = self.connection.refuse_data(is_over);
+            dropped!(self.totals.registry, dropped_budget += dropped);
+        }
+        let allowance = self.budget.allowance();
+        let may_grow = self.budget.lets_windows_grow();
+        (self.connection).look_at_windows(self.now, allowance, may_grow);
+        let grown = self.connection.grown_bytes();
+        self.slot.budget.set_grown(grown, self.budget);
+        if self.slot.budget.is_news(allowance) {
+            self.connection.set_allowance(allowance);
+        }
+    }
+
+    /// Whether the connection has ended and nothing is left to do: the peer was told, or has told
+    /// us.
+    pub(super) fn is_finished(&mut self, sending: Sending) -> bool {
+        if !self.connection.is_over() {
+            return false;
+        }
+        let close_by = *self
+            .slot
+            .close_deadline
+            .get_or_insert(self.now + CLOSE_TIMEOUT);
+        let is_told = match sending {
+            Sending::Done => {
+                self.slot.close_packet.is_some() || self.connection.was_ended_by_peer()
+            }
+            Sending::Blocked => self.slot.close_packet.is_some(),
+            Sending::Unfinished => false,
+        };
+        is_told || close_by <= self.now
+    }
+
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        let deadlines = [
+            self.connection.poll_timeout(),
+            self.slot.handshake_deadline,
+            self.slot.silent_until,
+            self.slot.close_deadline,
+            self.probe_at(),
+            self.keep_alive_at(),
+            self.connection.linger_timeout(),
+            self.idle_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,131 @@
+//! From which of our addresses a connection sends, and to which of its peer.
+
+use std::mem;
+
+use super::Turn;
+use crate::proto::{
+    datagram::{Outbound, SocketHandle, local_addr},
+    delivery::Verdict,
+    registry,
+};
+
+impl<S: SocketHandle> Turn<'_, S> {
+    /// Moves to the successor of the socket, if there is one.
+    ///
+    /// The connection stays on the old socket until the protocol permits the move.
+    pub(in crate::proto) fn follow_socket(&mut self, out: &impl Outbound<S>) {
+        let Some(successor) = self.slot.socket.successor() else {
+            return;
+        };
+        if self.migrate(false) {
+            self.slot.source = out.source_ip(&successor, self.connection.remote_addr());
+            self.slot.socket = successor;
+            self.register_path();
+            let local_addr = self.connection.local_addr();
+            tracing::debug!(reason = "socket_replaced", %local_addr, "moved to another address");
+        }
+    }
+
+    /// Moves to the source address that the kernel would choose, if that is a different one:
+    /// because the old address is gone, or because packets no longer arrive and the route may have
+    /// changed.
+    ///
+    /// The connection keeps the old address until the protocol permits the move, and the address
+    /// may come back.
+    pub(super) fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
+        let may_migrate = self.connection.may_migrate(is_gone);
+        if self.slot.is_held && !may_migrate {
+            return;
+        }
+        let source = out.source_ip(&self.slot.socket, self.connection.remote_addr());
+        if source.is_none() || source == self.slot.source {
+            return;
+        }
+        let reason = if is_gone {
+            "source_gone"
+        } else {
+            "nothing_arrives"
+        };
+        if may_migrate && self.migrate(is_gone) {
+            self.totals.transport.source_changes += 1;
+            self.slot.is_held = false;
+            self.slot.source = source;
+            self.register_path();
+            let local_addr = self.connection.local_addr();
+            tracing::debug!(reason, %local_addr, "moved to another address");
+        } else if !mem::replace(&mut self.slot.is_held, true) {
+            self.totals.transport.source_changes_refused += 1;
+            tracing::debug!(reason, "may not move to another address");
+        }
+    }
+
+    /// Checks whether packets arrive. If none do, another source address may work better.
+    pub(super) fn watch_delivery(&mut self, out: &impl Outbound<S>) {
+        if self.connection.authenticated().is_none() || self.connection.is_over() {
+            return;
+        }
+        let acknowledgements = self.connection.path_control().acknowledgements();
+        let delivery = &mut self.slot.delivery;
+        delivery.note_acknowledged(acknowledgements);
+        match delivery.judge(self.now) {
+            Verdict::Fine => {}
+            Verdict::Ask => self.connection.probe(),
+            Verdict::Nothing => self.leave_source(out, false),
+        }
+    }
+
+    /// Begins to use another connection ID, for a new local address. Returns `false` if that is not
+    /// permitted now.
+    fn migrate(&mut self, is_gone: bool) -> bool {
+        let Some(event) = self.connection.change_local_address(is_gone) else {
+            return false;
+        };
+        if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+            self.connection.handle_event(event);
+        }
+        true
+    }
+
+    /// Updates the state after a change of the peer's address, or its reversal.
+    pub(super) fn follow_peer(&mut self) {
+        self.note_mtu(true);
+        self.watch_path();
+        let remote_addr = self.connection.remote_addr();
+        if self.slot.addresses.is_validated(remote_addr) {
+            // The address may have been validated while the peer seemed to be elsewhere.
+            self.connection.note_validated(remote_addr);
+        }
+        self.register_path();
+    }
+
+    /// Looks for path validation frames unless the path is validated.
+    pub(super) fn watch_path(&self) {
+        let remote_addr = self.connection.remote_addr();
+        let is_validated = self.slot.addresses.is_validated(remote_addr);
+        self.connection.watch_paths(!is_validated);
+    }
+
+    pub(super) fn register_path(&mut self) {
+        let local_addr = local_addr(&self.slot.socket, self.slot.source);
+        self.connection.set_local_addr(local_addr);
+        registry::lock(self.registry).migrated(
+            self.handle,
+            local_addr,
+            self.connection.remote_addr(),
+        );
+    }
+
+    /// Traces a change of the MTU. A new path begins with the smallest.
+    pub(in crate::proto) fn note_mtu(&mut self, is_new_path: bool) {
+        let to = self.connection.current_mtu();
+        let from = mem::replace(&mut self.slot.mtu, to);
+        if from != to {
+            let reason = match (is_new_path, from < to) {
+                (true, _) => "path_changed",
+                (false, true) => "probe_acknowledged",
+                (false, false) => "black_hole",
+            };
+            tracing::debug!(reason, from, to, "the MTU has changed");
+        }
+    }
+}

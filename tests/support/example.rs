@@ -1,0 +1,47 @@
+//! Builds the examples with the settings and features of the tests.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Builds an example; `cargo test --test NAME` does not. Returns its program.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let test = env::current_exe().unwrap();
+    let built = test.ancestors().nth(2).unwrap();
+    let profile = match built.file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.arg("build");
+    // With the variables that Cargo sets for tests, Cargo would rebuild dependencies that read
+    // them.
+    for (name, _) in env::vars_os() {
+        let is_ours = |name: &str| name.starts_with("CARGO_PKG_");
+        if name.to_str().is_some_and(is_ours) {
+            cargo.env_remove(name);
+        }
+    }
+    for (feature, is_on) in [
+        ("nat", cfg!(feature = "nat")),
+        ("qlog", cfg!(feature = "qlog")),
+    ] {
+        if is_on {
+            cargo.args(["--features", feature]);
+        }
+    }
+    let status = cargo
+        .args(["--quiet", "--example", name])
+        .args(["--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .env_remove("CARGO_MANIFEST_DIR")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    built.join("examples").join(name)
+}
