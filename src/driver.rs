@@ -5,6 +5,7 @@ mod doorbell;
 mod drivers;
 mod idle;
 mod incoming;
+mod last_round;
 mod mailbox;
 mod outbound;
 mod reader;

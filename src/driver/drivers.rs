@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -117,8 +117,15 @@ impl Drop for UseGuard {
         for mailbox in self.0.mailboxes.iter() {
             mailbox.close();
         }
+        self.0.wait_for_goodbyes();
     }
 }
+
+/// The longest time that a thread waits for drivers on other threads to tell peers what was closed
+/// before the transport was dropped. It takes them some 50 µs, and longer on a busy machine.
+///
+/// The thread may be about to end the process, and need not wait for the runtime to end.
+const GOODBYE_TIME: Duration = Duration::from_millis(100);
 
 impl Drivers {
     fn new(config: Config) -> Self {
@@ -145,6 +152,19 @@ impl Drivers {
             next_shard: AtomicUsize::new(0),
             silent_hosts: SilentHosts::default(),
             config,
+        }
+    }
+
+    /// Waits a moment until the drivers have told the peers which connections are closed, if they
+    /// can while this thread is blocked.
+    fn wait_for_goodbyes(&self) {
+        let runtime = self.sockets.runtime();
+        if !runtime.is_some_and(|runtime| runtime.runs_beside_this_thread()) {
+            return;
+        }
+        let until = clock::now() + GOODBYE_TIME;
+        for mailbox in self.mailboxes.iter() {
+            mailbox.last_round().wait(until);
         }
     }
 

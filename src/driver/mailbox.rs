@@ -15,6 +15,7 @@ use quinn_proto::VarInt;
 
 use super::{
     doorbell::Doorbell,
+    last_round::LastRound,
     requests::{Dropped, Request, Requests},
     socket_group::SocketGroup,
 };
@@ -39,6 +40,7 @@ const MAX_UNREACHABLE: usize = 64;
 pub(crate) struct Mailbox {
     inside: Mutex<Inside>,
     doorbell: Arc<Doorbell>,
+    last_round: LastRound,
     /// Whether the driver is to be told about unmatched datagrams.
     hears_unmatched: AtomicBool,
 }
@@ -131,6 +133,10 @@ impl Generation {
 impl Mailbox {
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
         &self.doorbell
+    }
+
+    pub(super) fn last_round(&self) -> &LastRound {
+        &self.last_round
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
@@ -320,6 +326,7 @@ impl Mailbox {
 
     /// Accepts requests for a new driver from now on.
     pub(super) fn revive(&self) {
+        self.last_round.reset();
         let mut inside = lock(&self.inside);
         let next = Inside {
             is_shut_down: inside.is_shut_down,

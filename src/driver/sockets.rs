@@ -99,7 +99,8 @@ impl Sockets {
         self.mailboxes.iter().all(|mailbox| mailbox.has_stopped())
     }
 
-    fn runtime(&self) -> Option<Runtime> {
+    /// The runtime of the drivers, until all of them have stopped.
+    pub(super) fn runtime(&self) -> Option<Runtime> {
         lock(&self.runtime).clone()
     }
 

@@ -5,6 +5,7 @@ mod requests;
 mod serving;
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -66,6 +67,8 @@ pub(super) struct Driver {
     settings: ReceiveSettings,
     /// The transport was dropped.
     closing: bool,
+    /// Since then a round has ended with nothing left to send.
+    has_told_all: bool,
     /// The application has shut the transport down.
     is_shut_down: bool,
     /// Whether `poll` is running. If it still is when the driver is dropped, `poll` has panicked.
@@ -97,6 +100,7 @@ impl Driver {
             shared,
             settings,
             closing: false,
+            has_told_all: false,
             is_shut_down: false,
             is_running: false,
         }
@@ -162,6 +166,9 @@ impl Driver {
             }
             return Poll::Pending;
         }
+        if self.closing && !mem::replace(&mut self.has_told_all, true) {
+            self.mailbox().last_round().note_done();
+        }
         if self.closing && self.shard.is_empty() && self.readers.is_empty() {
             return Poll::Ready(());
         }
@@ -171,7 +178,7 @@ impl Driver {
     /// Takes what has arrived in the mailbox. Returns whether there may be more.
     fn take_mail(&mut self) -> Backlog {
         let mail = self.mailbox().take();
-        let mut turns = std::mem::take(&mut self.turns);
+        let mut turns = mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
         self.closing |= mail.closing;
         if let Some(close_all) = mail.close_all {
@@ -323,6 +330,7 @@ impl Drop for Driver {
         }
         self.shared.idle.wake();
         self.shared.incoming.wake();
+        self.mailbox().last_round().note_done();
     }
 }
 

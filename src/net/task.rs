@@ -7,8 +7,8 @@ use std::{
 };
 
 use tokio::{
-    runtime::{EnterGuard, Handle},
-    task::{coop, spawn_blocking, yield_now},
+    runtime::{EnterGuard, Handle, RuntimeFlavor},
+    task::{coop, spawn_blocking, try_id, yield_now},
 };
 
 /// No tokio runtime is running although one is required.
@@ -24,6 +24,12 @@ impl Runtime {
     /// The runtime in which the caller runs.
     pub(crate) fn current() -> Result<Self, NoRuntime> {
         Handle::try_current().map(Self).map_err(|_| NoRuntime)
+    }
+
+    /// Whether tasks run while the calling thread is blocked: on other threads, and none of them
+    /// would have been the next on this one.
+    pub(crate) fn runs_beside_this_thread(&self) -> bool {
+        self.0.runtime_flavor() == RuntimeFlavor::MultiThread && try_id().is_none()
     }
 
     /// Lets the calling thread open sockets until the result is dropped.
