@@ -1,10 +1,12 @@
 //! The drivers of one transport, and the state that they share with it and with its handles.
 
+mod dialling;
+mod statistics;
 #[cfg(feature = "nat")]
 mod stun_client;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     io,
     net::SocketAddr,
     sync::{
@@ -12,37 +14,31 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures::channel::oneshot;
-use libp2p_core::transport::ListenerId;
-use libp2p_identity::PeerId;
-use multiaddr::Multiaddr;
 use quinn_proto::{ConnectionHandle, VarInt};
 
+pub(crate) use self::dialling::DialFrom;
+use self::statistics::Listening;
 use super::{
-    connection::{DrivenConnection, Handshake},
+    connection::DrivenConnection,
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
-    mailbox::{CloseAll, Mailbox, Undeliverable},
-    requests::{Dial, PacketRequest, Request},
-    silent_hosts::{Advice, Departure, Heard, Port, SilentHosts, first_try},
+    mailbox::{CloseAll, Mailbox},
+    silent_hosts::SilentHosts,
     socket_group::SocketGroup,
     sockets::{Former, Sockets},
     stun::StunDispatcher,
     task::{Driver, ReceiveSettings, Shared},
-    wakers::Reply,
 };
 use crate::{
-    address::{self, Host},
     authenticator::GenerateError,
-    config::{Config, MIN_MTU_BYTES},
-    error::{DialError, Error, RebindError},
-    net::{UdpSocket, clock, interfaces, task::Runtime},
-    proto::{Budget, Established, Registry, Shard, ShardCount, ShardSeed, Totals, lock, sum},
-    stats::{ListenerStats, Stats},
+    config::Config,
+    error::{DialError, RebindError},
+    net::{UdpSocket, clock, task::Runtime},
+    proto::{Budget, Established, Registry, Shard, ShardCount, ShardSeed},
     sync::{self, AtomicWaker, Mutex},
 };
 
@@ -63,26 +59,6 @@ pub(crate) struct Drivers {
     has_drivers: Mutex<bool>,
     next_shard: AtomicUsize,
     silent_hosts: SilentHosts,
-}
-
-struct Listening {
-    /// Without the addresses, which `addresses` has.
-    stats: ListenerStats,
-    addresses: BTreeSet<Multiaddr>,
-    socket: Weak<SocketGroup>,
-}
-
-/// The socket from which a dial leaves.
-#[derive(Clone, Debug)]
-pub(crate) enum DialFrom {
-    /// A new socket for this dial.
-    New,
-    /// The socket of one of these listeners, each of which could reach the target. If all of them
-    /// are closed by then, the socket that dials without a listener share.
-    Reused(Vec<Weak<SocketGroup>>),
-    /// The socket that dials without a listener share, because the host has not answered packets
-    /// from a listener's port. The handshake timeout is already running and ends at `deadline`.
-    Other { deadline: Instant },
 }
 
 /// The reason why a socket could not be opened.
@@ -209,94 +185,6 @@ impl Drivers {
             .map_err(|_| OpenError::DriverStopped)
     }
 
-    /// Begins a dial. Call it when the dial is first polled, because its timeout runs from this
-    /// call.
-    pub(crate) fn dial(
-        &self,
-        runtime: &Runtime,
-        remote_addr: SocketAddr,
-        expected: Option<PeerId>,
-        from: DialFrom,
-    ) -> Result<(oneshot::Receiver<Result<Handshake, Error>>, Departure), DialError> {
-        if self.is_shut_down() {
-            return Err(DialError::ShutDown);
-        }
-        let now = clock::now();
-        let timeout = self.config.handshake_timeout();
-        let deadline = match from {
-            DialFrom::Other { deadline } => deadline,
-            DialFrom::New | DialFrom::Reused(_) => now + timeout,
-        };
-        let (socket, port) =
-            self.dial_socket(runtime, now, remote_addr, from)
-                .map_err(|error| match error {
-                    OpenError::Bind(error) => DialError::Bind(error),
-                    OpenError::Certificate(error) => DialError::Certificate(error),
-                    OpenError::DriverStopped => DialError::DriverStopped,
-                })?;
-        let remote_addr = in_zone_of(&socket, remote_addr);
-        let max_payload = interfaces::max_payload(socket.local_addr(), remote_addr)
-            .map_err(DialError::NoRoute)?;
-        if let Some(max_payload) = max_payload
-            && max_payload < MIN_MTU_BYTES
-        {
-            return Err(DialError::InterfaceTooNarrow { max_payload });
-        }
-        let config = self.config.client(expected, max_payload)?;
-        let (reply, receiver) = Reply::new();
-        self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
-            .request(Request::Dial(Dial {
-                config: Box::new(config),
-                max_payload,
-                remote_addr,
-                socket,
-                deadline,
-                silent_for: (port.is_first())
-                    .then(|| first_try(self.config.initial_rtt(), timeout)),
-                reply,
-            }))
-            .map_err(not_dialled)?;
-        let departure = Departure {
-            host: Host::of(remote_addr.ip()),
-            port,
-            deadline,
-        };
-        Ok((receiver, departure))
-    }
-
-    /// Records for a host whether a dial that has ended heard anything from it.
-    pub(crate) fn learn(&self, departure: &Departure, heard: Heard) {
-        let comes_through = |local_port| {
-            let mut registries = self.registries.iter();
-            registries.any(|registry| sync::lock(registry).has_peer_at(departure.host, local_port))
-        };
-        (self.silent_hosts).learn(clock::now(), departure, heard, comes_through);
-    }
-
-    /// Punches a hole: sends datagrams to `remote_addr` from the socket of one of these listeners,
-    /// each of which could reach it, until the returned receiver is dropped. The receiver resolves
-    /// when the time for a handshake is over, and is cancelled if the driver stops.
-    pub(crate) fn punch(
-        &self,
-        remote_addr: SocketAddr,
-        listeners: &[Weak<SocketGroup>],
-    ) -> Result<oneshot::Receiver<()>, DialError> {
-        let socket = self
-            .expected_socket(listeners, remote_addr)
-            .ok_or(DialError::NoListener)?;
-        let remote_addr = in_zone_of(&socket, remote_addr);
-        let (over, receiver) = Reply::new();
-        // One driver sends for all hole punches, so that it can limit how much is sent to one host.
-        self.mailbox(0)?
-            .request(Request::Packet(PacketRequest::Punch {
-                remote_addr,
-                socket,
-                over,
-            }))
-            .map_err(not_dialled)?;
-        Ok(receiver)
-    }
-
     /// Whether the current drivers may read this socket; earlier drivers may have opened it.
     pub(crate) fn may_be_read(&self, socket: &SocketGroup) -> bool {
         self.sockets.is_current(socket)
@@ -389,77 +277,6 @@ impl Drivers {
         self.sockets.take_failed()
     }
 
-    pub(crate) fn note_listener(&self, listener_id: ListenerId, socket: &Arc<SocketGroup>) {
-        let buffers = socket.buffer_sizes();
-        sync::lock(&self.listeners).push(Listening {
-            stats: ListenerStats {
-                addresses: Vec::new(),
-                listener_id,
-                local_addr: socket.local_addr(),
-                receive_buffer_bytes: buffers.receive,
-                send_buffer_bytes: buffers.send,
-            },
-            addresses: BTreeSet::new(),
-            socket: Arc::downgrade(socket),
-        });
-    }
-
-    /// Adds an address that a listener announces.
-    pub(crate) fn note_address(&self, listener_id: ListenerId, addr: Multiaddr) {
-        self.change_addresses(listener_id, |addresses| addresses.insert(addr));
-    }
-
-    /// Removes an address that a listener no longer announces.
-    pub(crate) fn forget_address(&self, listener_id: ListenerId, addr: &Multiaddr) {
-        self.change_addresses(listener_id, |addresses| addresses.remove(addr));
-    }
-
-    fn change_addresses(
-        &self,
-        listener_id: ListenerId,
-        change: impl FnOnce(&mut BTreeSet<Multiaddr>) -> bool,
-    ) {
-        if let Some(listener) = sync::lock(&self.listeners)
-            .iter_mut()
-            .find(|listener| listener.stats.listener_id == listener_id)
-        {
-            change(&mut listener.addresses);
-        }
-    }
-
-    pub(crate) fn forget_listener(&self, listener_id: ListenerId) {
-        sync::lock(&self.listeners).retain(|listener| listener.stats.listener_id != listener_id);
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats {
-            listeners: sync::lock(&self.listeners)
-                .iter()
-                .map(|listener| ListenerStats {
-                    addresses: listener.addresses.iter().cloned().collect(),
-                    ..listener.stats.clone()
-                })
-                .collect(),
-            ..Stats::default()
-        };
-        self.stun.report(&mut stats);
-        let mut connections = Vec::new();
-        let totals = self.sum(|registry| {
-            connections.extend(registry.connections());
-            stats.packets += registry.packets_of_ended();
-        });
-        stats.registry = totals.registry;
-        stats.transport = totals.transport;
-        // The registries are unlocked: a driver locks one while it holds a connection.
-        stats.connections = (connections.iter())
-            .map(|connection| lock(connection).stats())
-            .collect();
-        for connection in &stats.connections {
-            stats.packets += connection.packets;
-        }
-        stats
-    }
-
     /// The wanted ones of the connections that have not ended and whose peer is authenticated, each
     /// with its shard. It locks none of them.
     pub(crate) fn established(
@@ -487,34 +304,6 @@ impl Drivers {
         Some(DrivenConnection::new(connection, handle, doorbell))
     }
 
-    /// The statistics without those of single connections. It locks none.
-    pub(crate) fn totals(&self) -> Totals {
-        self.sum(|_| {})
-    }
-
-    fn sum(&self, visit: impl FnMut(&Registry)) -> Totals {
-        let mut totals = sum(&self.registries, visit);
-        let transport = &mut totals.transport;
-        transport.dials_from_other_port = self.silent_hosts.dials();
-        transport.dropped_crypto = self.config.dropped_crypto();
-        transport.qlog_dropped = self.config.qlog_dropped();
-        transport.buffered_bytes = self.budget.used();
-        transport.shards = self.shards.count();
-        transport.sockets = self.sockets.open();
-        transport.sockets_rebound = self.sockets.rebound();
-        totals
-    }
-
-    pub(crate) fn reset_stats(&self) {
-        for registry in &self.registries {
-            sync::lock(registry).reset();
-        }
-        self.config.reset_dropped();
-        self.sockets.reset_stats();
-        self.silent_hosts.reset_stats();
-        self.stun.reset_stats();
-    }
-
     /// The mailbox of shard `shard` modulo the number of shards, or of the next shard that has a
     /// running driver.
     pub(super) fn mailbox(&self, shard: usize) -> Result<&Mailbox, DialError> {
@@ -522,79 +311,6 @@ impl Drivers {
             .map(|step| &*self.mailboxes[(shard + step) % self.mailboxes.len()])
             .find(|mailbox| !mailbox.has_stopped())
             .ok_or(DialError::DriverStopped)
-    }
-
-    fn dial_socket(
-        &self,
-        runtime: &Runtime,
-        now: Instant,
-        remote_addr: SocketAddr,
-        from: DialFrom,
-    ) -> Result<(Arc<SocketGroup>, Port), OpenError> {
-        self.begin_again();
-        let (is_new, port) = match from {
-            DialFrom::New => (true, Port::Only),
-            DialFrom::Other { .. } => (false, Port::Other),
-            DialFrom::Reused(listeners) => match self.expected_socket(&listeners, remote_addr) {
-                Some(socket) => {
-                    let advice = self.silent_hosts.advice(now, Host::of(remote_addr.ip()));
-                    if advice != Advice::Other {
-                        let port = Port::Listener {
-                            number: socket.local_addr().port(),
-                            is_first: advice == Advice::ListenerFirst,
-                        };
-                        return Ok((socket, port));
-                    }
-                    (false, Port::Other)
-                }
-                None => (false, Port::Only),
-            },
-        };
-        if port == Port::Other {
-            self.silent_hosts.count_dial();
-        }
-        let socket = self
-            .sockets
-            .to_dial_from(remote_addr.ip(), is_new, |addr| {
-                self.open_socket(runtime, addr, false)
-            })?;
-        Ok((socket, port))
-    }
-
-    /// The socket from which an operator would expect the dial to leave: the one bound to the
-    /// source address that the kernel would choose, or a wildcard socket, for which the kernel
-    /// chooses that address. Any other socket belongs to another network, and answers might not
-    /// reach it.
-    fn expected_socket(
-        &self,
-        listeners: &[Weak<SocketGroup>],
-        remote_addr: SocketAddr,
-    ) -> Option<Arc<SocketGroup>> {
-        let sockets: Vec<_> = listeners
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|socket| self.sockets.is_current(socket))
-            .collect();
-        if address::lacks_zone(remote_addr) {
-            // The target's link is unknown, and a wildcard socket does not tell it either, so a
-            // socket with a zone comes first.
-            let has_zone =
-                |socket: &&Arc<SocketGroup>| address::zone(socket.local_addr()).is_some();
-            let zoned = sockets.iter().find(has_zone);
-            return zoned.or_else(|| sockets.first()).map(Arc::clone);
-        }
-        let is_wildcard = |socket: &&Arc<SocketGroup>| socket.local_addr().ip().is_unspecified();
-        if sockets.iter().all(|socket| is_wildcard(&socket)) {
-            return sockets.into_iter().next();
-        }
-        let Some(source) = interfaces::source_ip(remote_addr) else {
-            return sockets.into_iter().next();
-        };
-        sockets
-            .iter()
-            .find(|socket| socket.local_addr().ip() == source)
-            .or_else(|| sockets.iter().find(is_wildcard))
-            .map(Arc::clone)
     }
 
     /// If all drivers are gone, prepares for new ones.
@@ -668,20 +384,5 @@ impl Drivers {
         self.sockets.run_on(runtime);
         *has_drivers = true;
         Ok(())
-    }
-}
-
-/// Adds the zone of the socket to `remote_addr` if that needs one and has none. Without a zone the
-/// kernel would choose a link, and answers would come from an address that differs in its zone.
-fn in_zone_of(socket: &SocketGroup, remote_addr: SocketAddr) -> SocketAddr {
-    address::in_zone(remote_addr, || address::zone(socket.local_addr()))
-}
-
-/// The reason why a dial has not begun.
-fn not_dialled(undeliverable: Undeliverable) -> DialError {
-    match undeliverable {
-        Undeliverable::Overloaded => DialError::Overloaded,
-        Undeliverable::Stopped => DialError::DriverStopped,
-        Undeliverable::ShutDown => DialError::ShutDown,
     }
 }
