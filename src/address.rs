@@ -46,13 +46,16 @@ impl QuicAddress {
         let Protocol::QuicV1 = protocols.next()? else {
             return None;
         };
-        let peer_id = match protocols.next() {
-            None => None,
-            Some(Protocol::P2p(peer_id)) => Some(peer_id),
-            Some(_) => return None,
-        };
-        if protocols.next().is_some() {
-            return None;
+        // Programs add a peer ID to addresses that already have it, and no transport of libp2p
+        // minds. An address of two different peers has no meaning.
+        let mut peer_id = None;
+        for protocol in protocols {
+            let Protocol::P2p(named) = protocol else {
+                return None;
+            };
+            if peer_id.replace(named).is_some_and(|other| other != named) {
+                return None;
+            }
         }
         let socket_addr = match ip {
             IpAddr::V6(ip) if needs_zone(ip.into()) => {
@@ -215,6 +218,18 @@ mod tests {
         let v6 = parse(&format!("/ip6/2001:db8::7/udp/4001/quic-v1/p2p/{peer}")).unwrap();
         assert_eq!(v6.socket_addr, "[2001:db8::7]:4001".parse().unwrap());
         assert_eq!(v6.peer_id, Some(peer.parse().unwrap()));
+    }
+
+    #[test]
+    fn the_same_peer_may_be_named_twice_and_two_peers_not() {
+        let one = "p2p/12D3KooWM6CgA9iBFZmcYAHA6A2qvbAxqfkmrYiRQuz3XEsk4Ksv";
+        let other = "p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let quic = "/ip4/192.0.2.7/udp/4001/quic-v1";
+        let twice = parse(&format!("{quic}/{one}/{one}"));
+        assert_eq!(twice, parse(&format!("{quic}/{one}")));
+        assert!(twice.unwrap().peer_id.is_some());
+        assert_eq!(parse(&format!("{quic}/{one}/{other}")), None);
+        assert_eq!(parse(&format!("{quic}/{one}/{one}/p2p-circuit")), None);
     }
 
     #[test]
