@@ -75,8 +75,9 @@ impl Listener {
     pub(crate) fn can_reach(&self, remote: SocketAddr) -> bool {
         // A dial to loopback shows the peer our loopback address. A wildcard listener announces
         // that address first; before, the application does not know it.
-        let known =
-            !remote.ip().is_loopback() || self.addresses.announced().any(IpAddr::is_loopback);
+        let known = !self.is_wildcard()
+            || !remote.ip().is_loopback()
+            || self.addresses.announced().any(IpAddr::is_loopback);
         address::can_reach(self.local_addr(), remote) && known
     }
 

@@ -227,6 +227,22 @@ async fn a_loopback_listener_is_not_used_for_another_host() {
 }
 
 #[tokio::test]
+async fn a_loopback_listener_is_used_before_it_announces_its_address() {
+    bounded(async {
+        let mut dialer = Node::new();
+        let loopback = LOOPBACK_V4.parse().unwrap();
+        dialer
+            .transport
+            .listen_on(ListenerId::next(), loopback)
+            .unwrap();
+        let own = dialer.stats().listeners[0].local_addr.port();
+        let (_target, remote) = silent("127.0.0.1");
+        assert_eq!(leaves_from(&mut dialer, &remote).await.port(), own);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_wildcard_listener_is_used_for_every_host_once_its_loopback_address_is_known() {
     bounded(async {
         let mut dialer = Node::new();
