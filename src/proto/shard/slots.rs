@@ -71,6 +71,7 @@ impl<S: SocketHandle> Shard<S> {
             local_addr,
             direction,
             limits,
+            self.bandwidth.clone(),
             linger_timeout,
         )
     }
