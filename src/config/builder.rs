@@ -99,8 +99,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Limits on how fast stream data is sent and received. [`Handle::set_bandwidth_limits`] changes
-    /// them.
+    /// Limits on how fast stream data is sent and received. [`Handle::set_bandwidth_limits`]
+    /// changes them.
     ///
     /// With a limit on what is received, the receive window of a stream is at most what the lowest
     /// one lets in in half a second, or 64 KiB if that is more, and does not grow: the peer may

@@ -45,10 +45,11 @@ impl Bandwidth {
     }
 
     pub(crate) fn get(&self) -> BandwidthLimits {
-        let mut limits = BandwidthLimits::default();
-        limits.receive = lock(&self.0.receive.shared).rates;
-        limits.send = lock(&self.0.send.shared).rates;
-        limits
+        let rates = |limits: &Limits| lock(&limits.shared).rates;
+        BandwidthLimits {
+            receive: rates(&self.0.receive),
+            send: rates(&self.0.send),
+        }
     }
 
     pub(super) fn receive(&self) -> &Limits {

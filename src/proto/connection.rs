@@ -92,8 +92,7 @@ impl Connection {
         shard: ShardId,
         local_addr: SocketAddr,
         direction: Direction,
-        limits: StreamLimits,
-        bandwidth: Bandwidth,
+        (limits, bandwidth): (StreamLimits, Bandwidth),
         linger_timeout: Duration,
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();

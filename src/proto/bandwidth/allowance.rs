@@ -88,7 +88,7 @@ impl Allowance {
         self.needs_more()
     }
 
-    /// Has the stream wait for the next period. Returns whether the connection needs a turn to be
+    /// Makes the stream wait for the next period. Returns whether the connection needs a turn to be
     /// granted more.
     pub(in crate::proto) fn hold(
         &mut self,

@@ -70,8 +70,7 @@ impl<S: SocketHandle> Shard<S> {
             self.id,
             local_addr,
             direction,
-            limits,
-            self.bandwidth.clone(),
+            (limits, self.bandwidth.clone()),
             linger_timeout,
         )
     }

@@ -71,7 +71,7 @@ impl Streams<'_> {
         }
     }
 
-    /// Has the connection move what its limits let it by now.
+    /// Lets the connection move what its limits permit by now.
     pub(crate) fn grant_bandwidth(&mut self, peer_id: Option<&PeerId>, now: Instant) {
         let Some(mut allowances) = self.streams.allowances.take() else {
             return;
