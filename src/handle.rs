@@ -199,7 +199,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::OutOfRange`] if a limit is below 1,000 bytes per second; nothing changes then.
+    /// [`ConfigError::OutOfRange`] if a limit is below 1,000 bytes per second. Then nothing
+    /// changes.
     pub fn set_bandwidth_limits(&self, limits: BandwidthLimits) -> Result<(), ConfigError> {
         self.drivers.bandwidth().set(limits.check()?);
         Ok(())
