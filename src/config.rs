@@ -28,7 +28,9 @@ use crate::{
     authenticator::{Authenticator, GenerateError},
     error::{ConfigError, DialError},
     net::{BufferSizes, KeyLogFile},
-    proto::{Budget, IdQuota, Logged, MakeLoggedConfig, PerInterface, Settings, ShardCount},
+    proto::{
+        Bandwidth, Budget, IdQuota, Logged, MakeLoggedConfig, PerInterface, Settings, ShardCount,
+    },
     qlog::Qlog,
 };
 
@@ -43,6 +45,7 @@ pub struct Config {
     knobs: Knobs,
     reset_secret: ResetSecret,
     transports: Arc<PerInterface<TransportConfig>>,
+    bandwidth: Bandwidth,
     qlog: Option<Qlog>,
 }
 
@@ -55,6 +58,7 @@ impl Config {
             knobs: Knobs::default(),
             reset_secret: ResetSecret::new(keypair),
             transports: Arc::default(),
+            bandwidth: Bandwidth::default(),
             qlog: None,
         }
     }
@@ -74,10 +78,11 @@ impl Config {
         }
     }
 
-    /// A copy for one transport, so that its statistics count only its own packets.
+    /// A copy for one transport, so that its statistics and limits concern only itself.
     pub(crate) fn counting_for_itself(self) -> Self {
         Self {
             authenticator: self.authenticator.map(Authenticator::counting_for_itself),
+            bandwidth: Bandwidth::new(self.bandwidth.get()),
             ..self
         }
     }
@@ -94,7 +99,8 @@ impl Config {
         self.qlog.as_ref().map_or(0, Qlog::dropped)
     }
 
-    pub(crate) fn reset_dropped(&self) {
+    pub(crate) fn reset_counts(&self) {
+        self.bandwidth.reset_waits();
         if let Ok(authenticator) = &self.authenticator {
             authenticator.reset_dropped_crypto();
         }
@@ -110,6 +116,11 @@ impl Config {
     /// The memory budget of one transport's connections.
     pub(crate) fn budget(&self) -> Budget {
         self.knobs.budget()
+    }
+
+    /// The limits on bandwidth, which may change.
+    pub(crate) fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
     }
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
@@ -224,6 +235,7 @@ impl Config {
                 Arc::new(make) as MakeLoggedConfig
             }),
             admission: self.knobs.admission(),
+            bandwidth: self.bandwidth.clone(),
             handshake_timeout: self.knobs.handshake_timeout,
             id_quota: IdQuota::default(),
             idle_timeout: self.knobs.idle_timeout,
@@ -268,6 +280,7 @@ impl ConfigBuilder {
         let qlog = None;
         Ok(Config {
             authenticator: Ok(authenticator),
+            bandwidth: Bandwidth::new(knobs.bandwidth_limits),
             knobs,
             reset_secret: ResetSecret::new(&self.keypair),
             transports: Arc::default(),

@@ -9,9 +9,10 @@ use quinn_proto::VarInt;
 
 use crate::{
     address::{self, QuicAddress},
+    bandwidth::BandwidthLimits,
     connection_handle::ConnectionHandle,
     driver::Drivers,
-    error::RebindError,
+    error::{ConfigError, RebindError},
     net::{interfaces, sleep},
     proto::Established,
     stats::{RegistryStats, Stats, TransportStats},
@@ -184,6 +185,25 @@ impl Handle {
     /// [`qlog_dropped`](TransportStats::qlog_dropped).
     pub fn reset_stats(&self) {
         self.drivers.reset_stats();
+    }
+
+    /// The limits on bandwidth that hold now.
+    pub fn bandwidth_limits(&self) -> BandwidthLimits {
+        self.drivers.bandwidth().get()
+    }
+
+    /// Changes the limits on bandwidth. All connections follow within 100 ms.
+    ///
+    /// A peer that has credit from before a limit on what is received may still use that
+    /// ([`bandwidth_limits`](crate::ConfigBuilder::bandwidth_limits)).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] if a limit is below 1,000 bytes per second. Then nothing
+    /// changes.
+    pub fn set_bandwidth_limits(&self, limits: BandwidthLimits) -> Result<(), ConfigError> {
+        self.drivers.bandwidth().set(limits.check()?);
+        Ok(())
     }
 
     /// Moves the connections that were dialled from sockets without a listener to new sockets, each

@@ -72,6 +72,7 @@ mod documents {
 
 mod address;
 mod authenticator;
+mod bandwidth;
 mod config;
 mod connecting;
 mod connection;
@@ -111,6 +112,7 @@ mod transport;
 pub use self::stats::StunStats;
 pub use self::{
     authenticator::{CertificateError, GenerateError, VerifiedPeer, verify_certificate},
+    bandwidth::{BandwidthLimits, RateLimits},
     config::{Config, ConfigBuilder, CongestionControl, Preset, RetryPolicy},
     connecting::Connecting,
     connection::Connection,

@@ -6,6 +6,7 @@
 //! replays the same run.
 
 mod amplification;
+mod bandwidth;
 mod budget;
 mod closing;
 mod congestion;
@@ -43,6 +44,7 @@ pub use self::stun::MappingBehaviour;
 #[cfg(feature = "nat")]
 pub(crate) use self::stun::{Finding, StunClient, StunTransmit};
 pub(crate) use self::{
+    bandwidth::Bandwidth,
     budget::Budget,
     congestion::{BbrFactory, CubicFactory, LiftableFactory},
     connection::{

@@ -122,6 +122,9 @@ pub struct TransportStats {
     /// failed; over all transports with the same [`Config`](crate::Config). A connection for which
     /// there is no file counts as one. Always 0 without the feature `qlog`.
     pub qlog_dropped: u64,
+    /// How often a read of a stream had to wait for the limits on bandwidth
+    /// ([`bandwidth_limits`](crate::ConfigBuilder::bandwidth_limits)).
+    pub reads_limited: u64,
     /// Failed reads of a socket; each is tried again.
     pub receive_errors: u64,
     /// Refusals, hole punches and STUN requests that were dropped because too many waited to be
@@ -170,6 +173,8 @@ pub struct TransportStats {
     /// Connections that were closed because their peer left more gaps in its stream data, or cut it
     /// into more pieces, than a bad network would.
     pub too_fragmented: u64,
+    /// How often a write to a stream had to wait for the limits on bandwidth.
+    pub writes_limited: u64,
 }
 
 /// The statistics of one listener, now.
@@ -390,6 +395,7 @@ impl AddAssign for TransportStats {
             lingers_given_up,
             path_doubts,
             qlog_dropped,
+            reads_limited,
             receive_errors,
             requests_dropped_overload,
             retries_sent,
@@ -406,6 +412,7 @@ impl AddAssign for TransportStats {
             source_changes_refused,
             sockets_rebound,
             too_fragmented,
+            writes_limited,
         } = other;
         self.buffered_bytes += buffered_bytes;
         self.accepts_dropped_overload += accepts_dropped_overload;
@@ -438,6 +445,7 @@ impl AddAssign for TransportStats {
         self.lingers_given_up += lingers_given_up;
         self.path_doubts += path_doubts;
         self.qlog_dropped += qlog_dropped;
+        self.reads_limited += reads_limited;
         self.receive_errors += receive_errors;
         self.requests_dropped_overload += requests_dropped_overload;
         self.retries_sent += retries_sent;
@@ -454,6 +462,7 @@ impl AddAssign for TransportStats {
         self.source_changes_refused += source_changes_refused;
         self.sockets_rebound += sockets_rebound;
         self.too_fragmented += too_fragmented;
+        self.writes_limited += writes_limited;
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use libp2p_identity::Keypair;
-use libp2p_quinn::{Config, ConfigBuilder, ConfigError};
+use libp2p_quinn::{BandwidthLimits, Config, ConfigBuilder, ConfigError};
 
 /// Longer than any handshake takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -22,6 +22,12 @@ fn every_setter_refuses_what_cannot_work_and_names_itself() {
     };
     let accepts = |built: Built| assert!(built.is_ok(), "{built:?}");
     let config = || Config::builder(&keypair);
+    let name = "bandwidth_limits";
+    let mut limits = BandwidthLimits::default();
+    limits.send.each_peer = Some(999);
+    refuses(name, config().bandwidth_limits(limits));
+    limits.send.each_peer = Some(1_000);
+    accepts(config().bandwidth_limits(limits));
     let name = "connection_receive_window_bytes";
     refuses(name, config().connection_receive_window_bytes(0));
     refuses(name, config().connection_receive_window_bytes(LARGEST + 1));

@@ -56,6 +56,10 @@ pub(crate) const METRICS: &[Metric] = table! {
         transport.handshakes_too_costly [limit = "HandshakeCpuTime"];
         transport.too_fragmented [limit = "Fragments"];
     }
+    Counter "bandwidth_waits": "Reads and writes that had to wait for the limits on bandwidth, by direction" {
+        transport.reads_limited [direction = "Inbound"];
+        transport.writes_limited [direction = "Outbound"];
+    }
     Counter "qlog_dropped": "Records for qlog files that were not written" {
         transport.qlog_dropped;
     }

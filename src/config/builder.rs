@@ -13,7 +13,7 @@ use super::{
     preset::Preset,
     retry::RetryPolicy,
 };
-use crate::{error::ConfigError, net::BufferSizes, proto::ShardCount};
+use crate::{bandwidth::BandwidthLimits, error::ConfigError, net::BufferSizes, proto::ShardCount};
 
 /// Far longer than any handshake takes.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(3600);
@@ -97,6 +97,25 @@ impl ConfigBuilder {
     pub fn congestion_control(mut self, control: CongestionControl) -> Self {
         self.knobs.congestion_control = control;
         self
+    }
+
+    /// Limits on how fast stream data is sent and received. [`Handle::set_bandwidth_limits`]
+    /// changes them.
+    ///
+    /// With a limit on what is received, the receive window of a stream is at most what the lowest
+    /// one lets in in half a second, or 64 KiB if that is more, and does not grow: the peer may
+    /// send that much at once. A limit that is set later leaves windows as they are.
+    ///
+    /// Default: none.
+    ///
+    /// [`Handle::set_bandwidth_limits`]: crate::Handle::set_bandwidth_limits
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] if a limit is below 1,000 bytes per second.
+    pub fn bandwidth_limits(mut self, limits: BandwidthLimits) -> Result<Self, ConfigError> {
+        self.knobs.bandwidth_limits = limits.check()?;
+        Ok(self)
     }
 
     /// Bytes that a peer may send on all streams together before we have read any of them.

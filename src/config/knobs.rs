@@ -8,6 +8,7 @@ use quinn_proto::{
 
 use super::{congestion::CongestionControl, retry::RetryPolicy};
 use crate::{
+    bandwidth::BandwidthLimits,
     error::ConfigError,
     net::{BufferSizes, interfaces::WIDEST_NETWORK_BYTES, memory},
     packets::StreamWindows,
@@ -135,6 +136,13 @@ const MEMORY_PARTS: u64 = 8;
 /// What they may hold where the system does not say how much memory there is.
 const USUAL_BUFFERED_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// A peer may send at once what a limit on bandwidth lets in in half a second, which suffices for
+/// the longest paths.
+const LIMITED_WINDOWS_PER_SECOND: u64 = 2;
+
+/// Under a low limit, too: a few messages.
+const LEAST_LIMITED_WINDOW_BYTES: u64 = 64 * 1024;
+
 /// A few connections can do something with this.
 pub(super) const LEAST_BUFFERED_BYTES: u64 = 1024 * 1024;
 
@@ -145,6 +153,7 @@ const SHARDS: ShardCount = ShardCount::ONE;
 /// One field for each setting of [`ConfigBuilder`](super::ConfigBuilder).
 #[derive(Clone, Debug)]
 pub(super) struct Knobs {
+    pub(super) bandwidth_limits: BandwidthLimits,
     pub(super) congestion_control: CongestionControl,
     pub(super) connection_receive_window: VarInt,
     /// Receive windows grow unless one of them was set; so does the send window.
@@ -189,6 +198,7 @@ pub(super) struct Knobs {
 impl Default for Knobs {
     fn default() -> Self {
         Self {
+            bandwidth_limits: BandwidthLimits::default(),
             congestion_control: CongestionControl::default(),
             connection_receive_window: CONNECTION_RECEIVE_WINDOW_BYTES.into(),
             grows_receive: true,
@@ -312,7 +322,7 @@ impl Knobs {
         StreamLimits {
             max_peer_streams: self.max_peer_streams,
             windows: ReceiveWindows {
-                connection: self.connection_receive_window.into(),
+                connection: self.first_connection_window().into(),
                 stream: self.stream_windows(),
             },
             send_window: self.send_window,
@@ -326,13 +336,44 @@ impl Knobs {
 
     pub(super) fn stream_windows(&self) -> StreamWindows {
         StreamWindows {
-            first: self.stream_receive_window.into(),
+            first: self.first_stream_window().into(),
             largest: self.largest_stream_window().into(),
         }
     }
 
+    fn first_stream_window(&self) -> VarInt {
+        let limited = self.limited_stream_window();
+        limited.map_or(self.stream_receive_window, |limited| {
+            self.stream_receive_window.min(limited)
+        })
+    }
+
+    /// As much larger than that of a stream as is set.
+    fn first_connection_window(&self) -> VarInt {
+        let [stream, set, connection] = [
+            self.first_stream_window(),
+            self.stream_receive_window,
+            self.connection_receive_window,
+        ]
+        .map(|window| u128::from(window.into_inner()));
+        // Less than what is set, so it fits.
+        u64::try_from(connection * stream / set)
+            .ok()
+            .and_then(|window| VarInt::from_u64(window).ok())
+            .unwrap_or(self.connection_receive_window)
+    }
+
+    /// The window of a stream under a limit on what is received.
+    fn limited_stream_window(&self) -> Option<VarInt> {
+        let rate = self.bandwidth_limits.receive.lowest()?;
+        let window = (rate / LIMITED_WINDOWS_PER_SECOND).max(LEAST_LIMITED_WINDOW_BYTES);
+        VarInt::from_u64(window).ok()
+    }
+
     fn largest_stream_window(&self) -> VarInt {
-        if self.grows_receive {
+        if self.limited_stream_window().is_some() {
+            self.first_stream_window()
+        } else if self.grows_receive {
             LARGEST_STREAM_RECEIVE_WINDOW_BYTES.into()
         } else {
             self.stream_receive_window
@@ -367,7 +408,7 @@ impl Knobs {
             // libp2p has neither unidirectional streams nor datagrams.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
-            .receive_window(self.connection_receive_window)
+            .receive_window(self.first_connection_window())
             .stream_receive_window(self.largest_stream_window())
             .send_window(self.send_window)
             .congestion_controller_factory(Arc::new(congestion))

@@ -38,7 +38,7 @@ use crate::{
     config::Config,
     error::{DialError, RebindError},
     net::{UdpSocket, clock, task::Runtime},
-    proto::{Budget, Established, Registry, Shard, ShardCount, ShardSeed},
+    proto::{Bandwidth, Budget, Established, Registry, Shard, ShardCount, ShardSeed},
     sync::{self, AtomicWaker, Mutex},
 };
 
@@ -264,6 +264,10 @@ impl Drivers {
         socket.stop_listening();
         self.sockets.note_former_listener(socket);
         self.incoming.refuse_from(socket);
+    }
+
+    pub(crate) fn bandwidth(&self) -> &Bandwidth {
+        self.config.bandwidth()
     }
 
     /// Moves the connections that were dialled from sockets without a listener to new sockets.

@@ -7,6 +7,7 @@ use libp2p_identity::Keypair;
 
 use super::all;
 use crate::{
+    bandwidth::BandwidthLimits,
     config::{Config, ConfigBuilder, CongestionControl, Preset, RetryPolicy},
     error::ConfigError,
     simulation::{network::Network, node::Setup},
@@ -32,6 +33,7 @@ struct Plan {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Setting {
+    BandwidthLimits([Option<u64>; 6]),
     Bbr,
     Cubic,
     NewReno,
@@ -148,6 +150,18 @@ impl Setting {
     fn apply(self, builder: ConfigBuilder) -> Result<ConfigBuilder, ConfigError> {
         let time = Duration::from_millis;
         match self {
+            Self::BandwidthLimits(rates) => {
+                let mut limits = BandwidthLimits::default();
+                for (limits, rates) in [&mut limits.receive, &mut limits.send]
+                    .into_iter()
+                    .zip(rates.chunks(3))
+                {
+                    limits.each_connection = rates[0];
+                    limits.each_peer = rates[1];
+                    limits.total = rates[2];
+                }
+                builder.bandwidth_limits(limits)
+            }
             Self::Bbr => Ok(builder.congestion_control(CongestionControl::Bbr)),
             Self::Cubic => Ok(builder.congestion_control(CongestionControl::Cubic)),
             Self::NewReno => Ok(builder.congestion_control(CongestionControl::NewReno)),

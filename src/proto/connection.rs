@@ -26,7 +26,7 @@ use self::{
     streams::{StreamStates, Streams},
     turn_requests::TurnRequests,
 };
-use super::{congestion::PathControl, connection_id::ShardId, pacing::Pacer};
+use super::{bandwidth::Bandwidth, congestion::PathControl, connection_id::ShardId, pacing::Pacer};
 use crate::{
     authenticator::{Negotiated, Peer},
     error::{ConnectionError, HandshakeError},
@@ -92,7 +92,7 @@ impl Connection {
         shard: ShardId,
         local_addr: SocketAddr,
         direction: Direction,
-        limits: StreamLimits,
+        (limits, bandwidth): (StreamLimits, Bandwidth),
         linger_timeout: Duration,
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
@@ -122,7 +122,7 @@ impl Connection {
             shard,
             local_addr,
             moved_to: None,
-            streams: StreamStates::new(limits, credit),
+            streams: StreamStates::new(limits, bandwidth, credit),
             turns: TurnRequests::default(),
             wakers: ConnectionWakers::default(),
         }

@@ -26,6 +26,7 @@ use self::{
     slots::{Begun, slot},
 };
 use super::{
+    bandwidth::Bandwidth,
     budget::Budget,
     closing::ClosingConnections,
     connection::StreamLimits,
@@ -68,6 +69,7 @@ pub(crate) struct Shard<S> {
     keep_alive_interval: Option<Duration>,
     linger_timeout: Duration,
     offload: Offload,
+    bandwidth: Bandwidth,
     stream_limits: StreamLimits,
     /// Indexed by quinn-proto's connection handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
@@ -143,6 +145,7 @@ impl<S: SocketHandle> Shard<S> {
             keep_alive_interval: settings.keep_alive_interval,
             linger_timeout: settings.linger_timeout,
             offload: settings.offload,
+            bandwidth: settings.bandwidth,
             stream_limits: settings.stream_limits,
             slots: Vec::new(),
             live: 0,

@@ -12,6 +12,7 @@
 use std::ops::Range;
 
 mod admission;
+mod bandwidth;
 mod closing;
 mod conversation;
 mod crossing;

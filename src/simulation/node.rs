@@ -86,7 +86,8 @@ impl Node {
                 let builder = (setup.configure)(Config::builder(&host));
                 builder.shards(setup.shards).unwrap().build().unwrap()
             })
-            .with_authenticator(authenticator.clone());
+            .with_authenticator(authenticator.clone())
+            .counting_for_itself();
         let seeds: Vec<_> = count
             .iter()
             .map(|_| ShardSeed {

@@ -63,7 +63,7 @@ impl Drivers {
         for registry in &self.registries {
             sync::lock(registry).reset();
         }
-        self.config.reset_dropped();
+        self.config.reset_counts();
         self.sockets.reset_stats();
         self.silent_hosts.reset_stats();
         self.stun.reset_stats();
@@ -116,6 +116,7 @@ impl Drivers {
         let transport = &mut totals.transport;
         transport.dials_from_other_port = self.silent_hosts.dials();
         transport.dropped_crypto = self.config.dropped_crypto();
+        (transport.reads_limited, transport.writes_limited) = self.config.bandwidth().waits();
         transport.qlog_dropped = self.config.qlog_dropped();
         transport.buffered_bytes = self.budget.used();
         transport.shards = self.shards.count();

@@ -2,6 +2,7 @@
 //! waiting tasks.
 
 mod backlog;
+mod bandwidth;
 mod gather;
 mod growth;
 mod opening;
@@ -13,13 +14,14 @@ mod send_window;
 mod window;
 mod writing;
 
-use std::{sync::Arc, task::Waker};
+use std::{sync::Arc, task::Waker, time::Instant};
 
 use quinn_proto::{StreamEvent, VarInt};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use self::receiving::ReceiveWindows;
 use self::{
+    bandwidth::{Allowances, StreamShares},
     gather::{Gather, Gathering},
     receive_part::{ReceivePart, RecvState},
     receiving::Receiving,
@@ -28,7 +30,7 @@ use self::{
 #[cfg(test)]
 pub(in crate::proto) use self::{receive_part::Holding, receiving::Grown};
 use super::turn_requests::TurnRequests;
-use crate::{error::ConnectionError, packets::StreamCredit};
+use crate::{error::ConnectionError, packets::StreamCredit, proto::bandwidth::Bandwidth};
 pub(crate) use quinn_proto::StreamId;
 
 /// Streams that a peer may open before it has opened any.
@@ -128,6 +130,9 @@ pub(super) struct StreamStates {
     send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
     gathering: Gathering,
+    bandwidth: Bandwidth,
+    /// From the first time on that the bandwidth was limited.
+    allowances: Option<Box<Allowances>>,
     /// The task that waits for a stream of the peer.
     inbound: Option<Waker>,
     /// The task that waits to open a stream.
@@ -136,7 +141,11 @@ pub(super) struct StreamStates {
 
 impl StreamStates {
     /// `credit` is what the peer was told about the streams, if their windows may grow.
-    pub(super) fn new(limits: StreamLimits, credit: Option<Arc<StreamCredit>>) -> Self {
+    pub(super) fn new(
+        limits: StreamLimits,
+        bandwidth: Bandwidth,
+        credit: Option<Arc<StreamCredit>>,
+    ) -> Self {
         Self {
             max_peer_streams: limits.max_peer_streams,
             peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS),
@@ -148,6 +157,8 @@ impl StreamStates {
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
             states: FxHashMap::default(),
             gathering: Gathering::default(),
+            bandwidth,
+            allowances: None,
             inbound: None,
             outbound: None,
         }
@@ -213,6 +224,11 @@ impl StreamStates {
         self.receiving.is_too_fragmented()
     }
 
+    /// When the limits on bandwidth let more pass, if something waits for that.
+    pub(super) fn next_grant(&self) -> Option<Instant> {
+        self.allowances.as_ref()?.next_grant()
+    }
+
     /// Whether there are streams that were closed and may still be delivered.
     pub(super) fn has_undelivered(&self) -> bool {
         !self.undelivered.is_empty()
@@ -256,6 +272,7 @@ struct StreamState {
     reader: Option<Waker>,
     writer: Option<Waker>,
     gather: Gather,
+    shares: StreamShares,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,
     /// Whether the stream is over for quinn-proto, which would let the peer open another one, but

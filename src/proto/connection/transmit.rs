@@ -24,6 +24,7 @@ impl Connection {
         }
         self.linger(now);
         self.fit_path();
+        self.grant_bandwidth(now);
         let is_unsent = self.authenticated.is_some() && !self.has_sent_handshake;
         if !self.lingers()
             && !is_unsent
@@ -39,6 +40,11 @@ impl Connection {
         // Flushing requests a turn too, and this is the turn.
         self.turns.fulfil();
         false
+    }
+
+    fn grant_bandwidth(&mut self, now: Instant) {
+        let peer_id = self.authenticated.as_ref().map(|peer| peer.peer_id);
+        self.streams().grant_bandwidth(peer_id.as_ref(), now);
     }
 
     /// To a peer on this host, limits unacknowledged data: more would only wait in the peer's
@@ -116,7 +122,8 @@ impl Connection {
 
     pub(in crate::proto) fn poll_timeout(&mut self) -> Option<Instant> {
         let paced = (self.pacer.as_ref()).and_then(|pacer| pacer.next_timeout());
-        self.quic.poll_timeout().into_iter().chain(paced).min()
+        let deadlines = [self.quic.poll_timeout(), paced, self.streams.next_grant()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub(in crate::proto) fn handle_timeout(&mut self, now: Instant) {

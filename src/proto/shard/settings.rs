@@ -8,6 +8,7 @@ use std::{
 use quinn_proto::{ConnectionId, EndpointConfig, ServerConfig, TransportConfig};
 
 use crate::proto::{
+    bandwidth::Bandwidth,
     connection::StreamLimits,
     connection_id::IdQuota,
     reception::{AdmissionLimits, PendingLimits},
@@ -25,6 +26,7 @@ pub(crate) struct Settings {
     /// Makes the same for a single connection that is logged; `None` if none is.
     pub(crate) logged: Option<MakeLoggedConfig>,
     pub(crate) admission: AdmissionLimits,
+    pub(crate) bandwidth: Bandwidth,
     pub(crate) handshake_timeout: Duration,
     pub(crate) id_quota: IdQuota,
     pub(crate) idle_timeout: Option<Duration>,

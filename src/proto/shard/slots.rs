@@ -70,7 +70,7 @@ impl<S: SocketHandle> Shard<S> {
             self.id,
             local_addr,
             direction,
-            limits,
+            (limits, self.bandwidth.clone()),
             linger_timeout,
         )
     }

@@ -6,7 +6,7 @@ use quinn_proto::ConnectionIdGenerator;
 
 use super::Node;
 use crate::{
-    proto::{IssuedIds, Shard, ShardConnectionIdGenerator, Totals, sum},
+    proto::{Bandwidth, IssuedIds, Shard, ShardConnectionIdGenerator, Totals, sum},
     stats::{RegistryStats, TransportStats},
 };
 
@@ -18,14 +18,20 @@ impl Node {
             mut transport,
         } = sum(&self.registries, |_| {});
         transport.dropped_crypto = self.config.dropped_crypto();
+        (transport.reads_limited, transport.writes_limited) = self.config.bandwidth().waits();
         (registry, transport)
+    }
+
+    /// The limits on bandwidth, which a test may change.
+    pub(crate) fn bandwidth(&self) -> &Bandwidth {
+        self.config.bandwidth()
     }
 
     pub(crate) fn reset_stats(&self) {
         for registry in &self.registries {
             registry.lock().unwrap().reset();
         }
-        self.config.reset_dropped();
+        self.config.reset_counts();
     }
 
     pub(crate) fn remote_addrs(&self) -> HashSet<SocketAddr> {

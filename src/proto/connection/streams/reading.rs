@@ -6,6 +6,7 @@ use quinn_proto::VarInt;
 
 use super::{
     StreamId, Streams,
+    bandwidth::Way,
     receive_part::{ReceivePart, RecvState},
 };
 use crate::error::StreamError;
@@ -32,8 +33,17 @@ impl Streams<'_> {
             return Poll::Ready(Ok(0));
         }
         let was_complete = stream.receive.state == RecvState::Complete;
+        let permitted = self.permit(Way::Receive, id, buf.len(), waker);
+        if permitted == 0 {
+            return Poll::Pending;
+        }
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
         let receiving = &mut self.streams.receiving;
-        let taken = receiving.read(self.quic, id, &mut stream.receive, buf);
+        let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
             RecvState::Finished => Poll::Ready(Ok(0)),
@@ -51,6 +61,7 @@ impl Streams<'_> {
         if taken.transmit {
             self.turns.want();
         }
+        self.charge(Way::Receive, id, taken.filled);
         self.settle();
         if read.is_pending() {
             // Only now, because what arrived before the end of the connection can still be read.

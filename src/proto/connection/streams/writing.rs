@@ -7,11 +7,28 @@ use std::{
 
 use quinn_proto::{FinishError, VarInt, WriteError};
 
-use super::{SendState, StreamId, Streams, gather::LARGEST_CHUNK};
+use super::{SendState, StreamId, Streams, bandwidth::Way, gather::LARGEST_CHUNK};
 use crate::error::StreamError;
 
 impl Streams<'_> {
     pub(crate) fn poll_write(
+        &mut self,
+        id: StreamId,
+        data: &[u8],
+        waker: &Waker,
+    ) -> Poll<Result<usize, StreamError>> {
+        let permitted = self.permit(Way::Send, id, data.len(), waker);
+        if permitted == 0 && !data.is_empty() {
+            return Poll::Pending;
+        }
+        let written = self.poll_write_permitted(id, &data[..permitted], waker);
+        if let Poll::Ready(Ok(written)) = written {
+            self.charge(Way::Send, id, written);
+        }
+        written
+    }
+
+    fn poll_write_permitted(
         &mut self,
         id: StreamId,
         data: &[u8],
