@@ -75,9 +75,20 @@ fn counted(output: &str) -> BTreeMap<u8, usize> {
 }
 
 /// Test programs of the transport: `lib` or `tests/NAME`, and their paths.
+///
+/// They are built with all other packages of the workspace, as the gate builds them for its tests.
 fn programs() -> Result<BTreeMap<String, String>> {
+    let manifest = root().join("Cargo.toml");
     let mut cargo = Command::new("cargo")
-        .args(["test", "--no-run", "--all-features", "--lib", "--test", "*"])
+        .args([
+            "test",
+            "--no-run",
+            "--workspace",
+            "--all-features",
+            "--lib",
+            "--test",
+            "*",
+        ])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(root())
         .stdout(Stdio::piped())
@@ -89,6 +100,9 @@ fn programs() -> Result<BTreeMap<String, String>> {
         let Message::CompilerArtifact(artifact) = message? else {
             continue;
         };
+        if artifact.manifest_path != manifest {
+            continue;
+        }
         let Some(executable) = artifact.executable else {
             continue;
         };
