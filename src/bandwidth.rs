@@ -6,11 +6,17 @@ use crate::error::ConfigError;
 ///
 /// Only what streams carry counts, as the application writes and reads it. Handshakes,
 /// acknowledgements, closes, and the headers of packets are not limited, nor is what is sent again
-/// because it was lost. On top of a limit they take some percent.
+/// because it was lost. In a transfer they take some percent on top of a limit.
 ///
 /// A write beyond the limit is pending until there is room. A read beyond it is pending too, and so
-/// flow control gives the peer no further credit (RFC 9000 §4): the peer slows down, and may be
-/// ahead by the receive window. All streams get their turn, so a ping does not wait for a transfer.
+/// flow control gives the peer no further credit for the connection (RFC 9000 §4): the peer slows
+/// down, and may be ahead by the receive window. That works with peers that have something to say.
+/// It is no defence: data of streams that the application drops, or that is read after the end of
+/// a connection, does not count.
+///
+/// The streams of a connection get equal parts, and each may move a datagram's worth although
+/// others use all there is, so a ping does not wait for a transfer. If several transfers fill the
+/// receive window of the connection, all its streams wait for the peer's credit.
 ///
 /// # Example
 ///

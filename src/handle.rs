@@ -192,10 +192,12 @@ impl Handle {
         self.drivers.bandwidth().get()
     }
 
-    /// Changes the limits on bandwidth. All connections follow within 100 ms.
+    /// Changes the limits on bandwidth. All connections follow within a second.
     ///
-    /// A peer that has credit from before a limit on what is received may still use that
-    /// ([`bandwidth_limits`](crate::ConfigBuilder::bandwidth_limits)).
+    /// What was written before is sent without the new limit, up to the send window of a
+    /// connection. A limit on what is received slows down what the application reads; peers, of new
+    /// connections too, may be ahead by the receive windows of the
+    /// [configuration](crate::ConfigBuilder::bandwidth_limits).
     ///
     /// # Errors
     ///

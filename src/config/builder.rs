@@ -103,8 +103,9 @@ impl ConfigBuilder {
     /// changes them.
     ///
     /// With a limit on what is received, the receive window of a stream is at most what the lowest
-    /// one lets in in half a second, or 64 KiB if that is more, and does not grow: the peer may
-    /// send that much at once. A limit that is set later leaves windows as they are.
+    /// one lets in in a second, or 64 KiB if that is more, and that of a connection half again as
+    /// much. Each peer may send so much at once. A limit that is set or lifted later leaves the
+    /// windows of old and new connections as they are.
     ///
     /// Default: none.
     ///

@@ -136,11 +136,7 @@ const MEMORY_PARTS: u64 = 8;
 /// What they may hold where the system does not say how much memory there is.
 const USUAL_BUFFERED_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// A peer may send at once what a limit on bandwidth lets in in half a second, which suffices for
-/// the longest paths.
-const LIMITED_WINDOWS_PER_SECOND: u64 = 2;
-
-/// Under a low limit, too: a few messages.
+/// What a peer may send at once under a low limit: a few messages.
 const LEAST_LIMITED_WINDOW_BYTES: u64 = 64 * 1024;
 
 /// A few connections can do something with this.
@@ -348,36 +344,32 @@ impl Knobs {
         })
     }
 
-    /// As much larger than that of a stream as is set.
+    /// Half again as much as that of a stream under a limit, so that a stalled stream does not
+    /// stall the others.
     fn first_connection_window(&self) -> VarInt {
-        let [stream, set, connection] = [
-            self.first_stream_window(),
-            self.stream_receive_window,
-            self.connection_receive_window,
-        ]
-        .map(|window| u128::from(window.into_inner()));
-        // Less than what is set, so it fits.
-        u64::try_from(connection * stream / set)
-            .ok()
-            .and_then(|window| VarInt::from_u64(window).ok())
-            .unwrap_or(self.connection_receive_window)
+        let set = self.connection_receive_window;
+        let limited = self.limited_stream_window().and_then(|limited| {
+            let limited = limited.into_inner();
+            VarInt::from_u64(limited + limited / 2).ok()
+        });
+        limited.map_or(set, |limited| set.min(limited))
     }
 
-    /// The window of a stream under a limit on what is received.
+    /// The window of a stream under a limit on what is received: what that lets in in a second, so
+    /// that the longest paths can be filled.
     fn limited_stream_window(&self) -> Option<VarInt> {
         let rate = self.bandwidth_limits.receive.lowest()?;
-        let window = (rate / LIMITED_WINDOWS_PER_SECOND).max(LEAST_LIMITED_WINDOW_BYTES);
-        VarInt::from_u64(window).ok()
+        VarInt::from_u64(rate.max(LEAST_LIMITED_WINDOW_BYTES)).ok()
     }
 
     fn largest_stream_window(&self) -> VarInt {
-        if self.limited_stream_window().is_some() {
-            self.first_stream_window()
-        } else if self.grows_receive {
+        let largest = if self.grows_receive {
             LARGEST_STREAM_RECEIVE_WINDOW_BYTES.into()
         } else {
             self.stream_receive_window
-        }
+        };
+        let limited = self.limited_stream_window();
+        limited.map_or(largest, |limited| largest.min(limited))
     }
 
     pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {

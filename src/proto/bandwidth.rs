@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -38,7 +38,7 @@ impl Bandwidth {
         bandwidth
     }
 
-    /// Changes the limits. Those that wait notice within [`allowance::LOOK_AGAIN`].
+    /// Changes the limits. Those that wait notice it when it is their turn, or within a second.
     pub(crate) fn set(&self, limits: BandwidthLimits) {
         self.0.receive.set(limits.receive);
         self.0.send.set(limits.send);
@@ -76,39 +76,64 @@ impl Bandwidth {
 /// The limits in one direction.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
-    /// Whether there are any. Without, nothing else is looked at.
-    is_limited: AtomicBool,
+    epoch: AtomicU32,
     waits: AtomicU64,
     shared: Mutex<Shared>,
+}
+
+/// Tells limits from those before them, and whether there are any: then it is odd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Epoch(u32);
+
+impl Epoch {
+    /// Nothing is limited. Then nothing else is looked at.
+    pub(super) fn is_off(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+
+    fn next(self, is_limited: bool) -> Self {
+        Self((self.0 & !1).wrapping_add(2) + u32::from(is_limited))
+    }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     rates: RateLimits,
-    total: Option<Line>,
+    total: Line,
     /// The lines of peers with connections.
     peers: HashMap<PeerId, Weak<Mutex<Line>>>,
 }
 
 impl Limits {
-    pub(super) fn are_off(&self) -> bool {
-        !self.is_limited.load(Ordering::Relaxed)
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
     }
 
     pub(super) fn note_wait(&self) {
         self.waits.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn lowest(&self) -> Option<u64> {
+        lock(&self.shared).rates.lowest()
+    }
+
+    /// Everybody queues up anew: what was asked for at another rate may take for ever at this one.
     fn set(&self, rates: RateLimits) {
-        lock(&self.shared).rates = rates;
-        self.is_limited.store(rates.is_limited(), Ordering::Relaxed);
+        let mut shared = lock(&self.shared);
+        *shared = Shared {
+            rates,
+            ..Shared::default()
+        };
+        // Under the lock, so that the last call decides about both.
+        let Epoch(next) = self.epoch().next(rates.is_limited());
+        self.epoch.store(next, Ordering::Relaxed);
     }
 }
 
 /// The lines in which a connection waits: its own, that of its peer, and that of all.
 #[derive(Debug, Default)]
 struct Lines {
-    own: Option<Line>,
+    own: Line,
     peer: Option<Arc<Mutex<Line>>>,
 }
 
@@ -121,57 +146,44 @@ struct Places {
 }
 
 impl Lines {
-    /// Queues up for `bytes(lowest)`, where `lowest` is the lowest rate. Returns the number of
-    /// bytes, or `None` if there is no limit.
+    /// Queues up for bytes; `None` if the limits are not those of `epoch` any more.
     fn queue_up(
         &mut self,
         limits: &Limits,
+        epoch: Epoch,
         peer_id: Option<&PeerId>,
         now: Instant,
-        bytes: impl FnOnce(u64) -> u64,
-    ) -> Option<(u64, Places)> {
+        bytes: u64,
+    ) -> Option<Places> {
         let mut shared = lock(&limits.shared);
-        let shared = &mut *shared;
-        let rates = shared.rates;
-        let bytes = bytes(rates.lowest()?);
-        if rates.each_peer.is_none() {
-            self.peer = None;
-        } else if self.peer.is_none()
-            && let Some(peer_id) = peer_id
-        {
-            self.peer = Some(shared.line_of(peer_id));
+        if limits.epoch() != epoch {
+            return None;
         }
-        let queue_up = |line: &mut Option<Line>, rate: Option<u64>| {
-            let Some(rate) = rate else {
-                *line = None;
-                return None;
-            };
-            let line = line.get_or_insert_default();
-            Some(line.queue_up(rate, bytes, now))
-        };
+        let rates = shared.rates;
+        if rates.each_peer.is_some() && self.peer.is_none() {
+            self.peer = peer_id.map(|peer_id| shared.line_of(peer_id));
+        }
+        let queue_up = |line: &mut Line, rate: Option<u64>| Some(line.queue_up(rate?, bytes, now));
         let peer = self.peer.as_ref().zip(rates.each_peer);
-        let places = Places {
+        Some(Places {
             own: queue_up(&mut self.own, rates.each_connection),
             peer: peer.map(|(line, rate)| lock(line).queue_up(rate, bytes, now)),
             total: queue_up(&mut shared.total, rates.total),
-        };
-        Some((bytes, places))
+        })
     }
 
     /// When it is the connection's turn in all lines.
     fn turn_at(&mut self, limits: &Limits, places: Places, now: Instant) -> Instant {
         let mut shared = lock(&limits.shared);
-        let shared = &mut *shared;
         let rates = shared.rates;
-        let at = |line: Option<&mut Line>, place: Option<Place>, rate: Option<u64>| {
-            // Where the limit is gone, nobody waits.
-            Some(line?.turn_at(rate?, place?, now))
+        let at = |line: &mut Line, place: Option<Place>, rate: Option<u64>| {
+            Some(line.turn_at(rate?, place?, now))
         };
         let peer = self.peer.as_ref().map(|line| lock(line));
         [
-            at(self.own.as_mut(), places.own, rates.each_connection),
-            peer.and_then(|mut line| at(Some(&mut line), places.peer, rates.each_peer)),
-            at(shared.total.as_mut(), places.total, rates.total),
+            at(&mut self.own, places.own, rates.each_connection),
+            peer.and_then(|mut line| at(&mut line, places.peer, rates.each_peer)),
+            at(&mut shared.total, places.total, rates.total),
         ]
         .into_iter()
         .flatten()
@@ -185,7 +197,7 @@ impl Shared {
         if let Some(line) = self.peers.get(peer_id).and_then(Weak::upgrade) {
             return line;
         }
-        // Each line that is added removes those that nobody uses, once they are half of all.
+        // Those that nobody uses are removed when the map would have to grow.
         if self.peers.len() == self.peers.capacity() {
             self.peers.retain(|_, line| line.strong_count() > 0);
         }

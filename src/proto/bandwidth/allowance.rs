@@ -8,7 +8,7 @@ use std::{
 use libp2p_identity::PeerId;
 use quinn_proto::StreamId;
 
-use super::{Limits, Lines, Places};
+use super::{Epoch, Limits, Lines, Places, line::FASTEST};
 
 /// What one connection may move in one direction.
 ///
@@ -16,15 +16,20 @@ use super::{Limits, Lines, Places};
 /// used up, the connection queues up for more in its next turn, and streams are held until its turn
 /// in the line comes.
 ///
-/// Each stream may move one datagram's worth in each period although nothing is left. The
-/// connection owes it, and pays before it is granted anything new. So a ping passes beside a
-/// transfer that takes all, and streams that take all share it.
+/// A period lasts from one release of the held streams to the next. In it each stream gets an equal
+/// part, and one datagram's worth although nothing is left. The connection owes that, and pays
+/// before it is granted anything new. So a ping passes beside a transfer that takes all.
 #[derive(Debug, Default)]
 pub(in crate::proto) struct Allowance {
+    /// The limits that all this is about.
+    epoch: Epoch,
     /// What is left, or owed if negative.
     bytes: i64,
-    /// Each grant begins another period.
     period: u32,
+    /// What a stream may move in this period.
+    part: usize,
+    /// What the connection may owe in this period.
+    most_owed: i64,
     /// For how many bytes the connection has queued up, and where.
     queued: Option<(u64, Places)>,
     lines: Lines,
@@ -34,39 +39,53 @@ pub(in crate::proto) struct Allowance {
     held: Vec<StreamId>,
 }
 
-/// What a stream has used of its connection's allowance.
+/// What a stream has moved of its connection's allowance.
 #[derive(Debug, Default)]
 pub(in crate::proto) struct StreamShare {
-    /// The last period in which it has moved something although nothing was left.
-    borrowed_in: Option<u32>,
+    period: u32,
+    /// In that period.
+    moved: usize,
+    /// Whether it has got one more byte in that period.
+    has_looked: bool,
     is_held: bool,
 }
 
-/// What a stream may move in a period although nothing is left.
+/// What a stream may move in a period in any case.
 const DATAGRAM_BYTES: usize = 1_200;
 
-/// What is granted at a time: that which passes in this time, because timers have a resolution of a
-/// millisecond, and pings wait for no longer.
+/// How many streams may do so that did not wait in the period before. Streams that come and go must
+/// not make a debt that grows.
+const MOST_NEW_STREAMS: usize = 16;
+
+/// What is granted at a time, while streams wait: that which passes in this time. Timers have a
+/// resolution of a millisecond.
 const GRANT: Duration = Duration::from_millis(2);
 
 /// Who waits longer looks whether the limits have changed.
-pub(in crate::proto) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Allowance {
-    /// How many of these bytes the stream may move now; 0 means that it has to wait.
+    /// How many of these bytes, at least one, the stream may move now; 0 means that it has to wait.
     pub(in crate::proto) fn permit(
-        &self,
-        limits: &Limits,
-        share: &StreamShare,
+        &mut self,
+        epoch: Epoch,
+        share: &mut StreamShare,
         bytes: usize,
     ) -> usize {
-        if limits.are_off() {
-            return bytes;
-        }
-        match usize::try_from(self.bytes) {
-            Ok(left @ 1..) => bytes.min(left),
-            _ if share.borrowed_in != Some(self.period) => bytes.min(DATAGRAM_BYTES),
-            _ => 0,
+        self.begin(epoch);
+        share.begin(self.period);
+        let of_datagram = DATAGRAM_BYTES.saturating_sub(share.moved);
+        let left = usize::try_from(self.bytes.max(0)).unwrap_or(usize::MAX);
+        let lent = if self.bytes > -self.most_owed {
+            of_datagram
+        } else {
+            0
+        };
+        let of_part = self.part.max(DATAGRAM_BYTES).saturating_sub(share.moved);
+        match of_part.min(left.max(lent)) {
+            // One more byte, so that the end of a stream need not wait for the next period.
+            0 if !mem::replace(&mut share.has_looked, true) => 1,
+            most => bytes.min(most),
         }
     }
 
@@ -74,22 +93,19 @@ impl Allowance {
     /// granted more.
     pub(in crate::proto) fn charge(
         &mut self,
-        limits: &Limits,
+        epoch: Epoch,
         share: &mut StreamShare,
         bytes: usize,
     ) -> bool {
-        if limits.are_off() || bytes == 0 {
-            return false;
-        }
-        if self.bytes <= 0 {
-            share.borrowed_in = Some(self.period);
-        }
+        self.begin(epoch);
+        share.begin(self.period);
+        share.moved = share.moved.saturating_add(bytes);
         self.bytes = self.bytes.saturating_sub_unsigned(bytes as u64);
-        self.needs_more()
+        self.bytes <= 0 && self.turn_at.is_none()
     }
 
-    /// Makes the stream wait for the next period. Returns whether the connection needs a turn to be
-    /// granted more.
+    /// Makes the stream wait for the next period. Returns whether the connection needs a turn to
+    /// be granted more.
     pub(in crate::proto) fn hold(
         &mut self,
         limits: &Limits,
@@ -100,7 +116,14 @@ impl Allowance {
             limits.note_wait();
             self.held.push(id);
         }
-        self.needs_more()
+        self.turn_at.is_none()
+    }
+
+    /// Forgets a stream that is gone.
+    pub(in crate::proto) fn forget(&mut self, id: StreamId, share: &StreamShare) {
+        if share.is_held {
+            self.held.retain(|&held| held != id);
+        }
     }
 
     /// Grants what is due. Returns the streams that need not wait any more; their
@@ -111,18 +134,26 @@ impl Allowance {
         peer_id: Option<&PeerId>,
         now: Instant,
     ) -> Vec<StreamId> {
-        if limits.are_off() {
-            return self.end();
-        }
+        let epoch = limits.epoch();
+        self.begin(epoch);
         self.turn_at = None;
-        let before = self.bytes;
+        if epoch.is_off() {
+            return self.release();
+        }
+        let owed = self.bytes;
         while self.bytes <= 0 {
             if self.queued.is_none() {
-                let bytes = |rate| bytes_in(GRANT, rate).max(DATAGRAM_BYTES as u64);
-                self.queued = self.lines.queue_up(limits, peer_id, now, bytes);
+                let bytes = |rate| self.wanted(rate);
+                let bytes = limits.lowest().map(bytes);
+                self.queued = bytes.and_then(|bytes| {
+                    let places = self.lines.queue_up(limits, epoch, peer_id, now, bytes)?;
+                    Some((bytes, places))
+                });
             }
             let Some((bytes, places)) = self.queued else {
-                return self.end();
+                // The limits have changed in this moment.
+                self.turn_at = Some(now + GRANT);
+                return Vec::new();
             };
             let turn_at = self.lines.turn_at(limits, places, now);
             if turn_at > now {
@@ -132,16 +163,10 @@ impl Allowance {
             self.queued = None;
             self.bytes = self.bytes.saturating_add_unsigned(bytes);
         }
-        if before <= 0 {
-            self.period = self.period.wrapping_add(1);
+        if owed > 0 && self.held.is_empty() {
+            return Vec::new();
         }
-        let mut held = mem::take(&mut self.held);
-        if !held.is_empty() {
-            // The first one gets most of what is granted, so another one is first each time.
-            let first = self.period as usize % held.len();
-            held.rotate_left(first);
-        }
-        held
+        self.release()
     }
 
     /// When to [grant](Self::grant) more.
@@ -149,20 +174,41 @@ impl Allowance {
         self.turn_at
     }
 
-    /// There is no limit.
-    fn end(&mut self) -> Vec<StreamId> {
-        let held = mem::take(&mut self.held);
-        if self.period > 0 || self.bytes != 0 || self.queued.is_some() {
+    /// Begins anew if the limits have changed.
+    fn begin(&mut self, epoch: Epoch) {
+        if self.epoch != epoch {
             *self = Self {
-                period: self.period,
+                epoch,
+                period: self.period.wrapping_add(1),
+                most_owed: most_owed(0),
+                turn_at: self.turn_at,
+                held: mem::take(&mut self.held),
                 ..Self::default()
             };
         }
-        held
     }
 
-    fn needs_more(&self) -> bool {
-        self.bytes <= 0 && self.turn_at.is_none()
+    /// For how much to queue up. A connection that has something to say now and then takes no more
+    /// than that.
+    fn wanted(&self, rate: u64) -> u64 {
+        let datagram = DATAGRAM_BYTES as u64;
+        let rate = rate.min(FASTEST);
+        let grant = ((rate as f64 * GRANT.as_secs_f64()) as u64).max(datagram);
+        if self.held.is_empty() {
+            grant.min(self.bytes.unsigned_abs() + datagram)
+        } else {
+            grant
+        }
+    }
+
+    /// Begins a period.
+    fn release(&mut self) -> Vec<StreamId> {
+        let held = mem::take(&mut self.held);
+        self.period = self.period.wrapping_add(1);
+        let bytes = usize::try_from(self.bytes.max(0)).unwrap_or(usize::MAX);
+        self.part = bytes / held.len().max(1);
+        self.most_owed = most_owed(held.len());
+        held
     }
 }
 
@@ -170,8 +216,19 @@ impl StreamShare {
     pub(in crate::proto) fn release(&mut self) {
         self.is_held = false;
     }
+
+    fn begin(&mut self, period: u32) {
+        if self.period != period {
+            *self = Self {
+                period,
+                is_held: self.is_held,
+                ..Self::default()
+            };
+        }
+    }
 }
 
-fn bytes_in(time: Duration, rate: u64) -> u64 {
-    (rate as f64 * time.as_secs_f64()) as u64
+/// What a connection may owe in a period, before which so many streams have waited.
+fn most_owed(held: usize) -> i64 {
+    i64::try_from((held + MOST_NEW_STREAMS) * DATAGRAM_BYTES).unwrap_or(i64::MAX)
 }

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 /// Serves a number of bytes per second, first come, first served.
 ///
 /// All bytes for which anybody has ever queued up are numbered. A place is the number of its last
-/// byte, and its turn comes when the line has served that one. So a change of the rate needs to
-/// touch nobody who waits.
+/// byte, and its turn comes when the line has served that one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
     queued: f64,
@@ -40,12 +39,14 @@ impl Line {
             return now;
         }
         // Rounded up, so that nothing is missing then.
-        let wait = Duration::try_from_secs_f64(missing / rate as f64).unwrap_or(Duration::MAX);
+        let wait = Duration::try_from_secs_f64(missing / rate.min(FASTEST) as f64)
+            .unwrap_or(Duration::MAX);
         now.checked_add(wait.saturating_add(Duration::from_nanos(1)))
             .unwrap_or(now + LONGEST)
     }
 
     fn serve(&mut self, rate: u64, now: Instant) {
+        let rate = rate.min(FASTEST);
         let at = self.at.get_or_insert(now);
         let time = now.saturating_duration_since(*at);
         *at = now.max(*at);
@@ -53,6 +54,9 @@ impl Line {
         self.served = (self.served + rate as f64 * time.as_secs_f64()).min(most);
     }
 }
+
+/// Bytes per second, beyond which sums of them would lose digits: a terabyte.
+pub(super) const FASTEST: u64 = 1_000_000_000_000;
 
 /// Farther than anybody waits.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -100,7 +100,9 @@ impl Streams<'_> {
             stream.dropped = true;
         } else {
             stream.gather.clear(&mut self.streams.gathering);
-            self.streams.states.remove(&id);
+            if let Some(stream) = self.streams.states.remove(&id) {
+                self.streams.forget_shares(id, &stream.shares);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, future::join_all};
 
 use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
-use crate::{bandwidth::BandwidthLimits, proto::StreamId};
+use crate::{bandwidth::BandwidthLimits, error::StreamError, proto::StreamId};
 
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
@@ -223,7 +223,7 @@ fn ping_does_not_wait_for_a_transfer_that_is_limited() {
 }
 
 #[test]
-fn new_limits_hold_at_once_for_everybody() {
+fn new_limits_hold_within_a_second() {
     let mut network = network(BandwidthLimits::default(), BandwidthLimits::default());
     let (dialled, accepted) = network.connect(0, 1);
     let read = transfer(&mut network, &dialled, &accepted);
@@ -242,7 +242,7 @@ fn new_limits_hold_at_once_for_everybody() {
     set(&network, Some(1_000));
     network.run_for(Duration::from_secs(5));
     set(&network, None);
-    network.run_for(Duration::from_millis(500));
+    network.run_for(Duration::from_millis(1_500));
     let unlimited = rate(&mut network, &read, Duration::from_millis(500));
     assert!(unlimited > 20.0 * MB as f64, "{unlimited}");
     let (_, stats) = network.nodes[0].stats();
@@ -290,4 +290,178 @@ fn handshakes_and_closes_do_not_wait() {
     dialled.close(7);
     network.run_for(ROUND_TRIP);
     assert!(accepted.loss().is_some());
+}
+
+/// What was asked for at a high rate would take minutes at the low one.
+#[test]
+fn limit_that_falls_far_holds_up_nobody_for_long() {
+    let limit = |total| limits(|limits| limits.send.total = Some(total));
+    let mut network = network(limit(u64::MAX), BandwidthLimits::default());
+    let connections: Vec<_> = (0..20).map(|_| network.connect(0, 1)).collect();
+    let reads: Vec<_> = (connections.iter())
+        .map(|(dialled, accepted)| transfer(&mut network, dialled, accepted))
+        .collect();
+    network.run_for(Duration::from_millis(200));
+    network.nodes[0].bandwidth().set(limit(100_000));
+    // What was written before leaves first.
+    network.run_for(Duration::from_secs(3));
+    let before: Vec<_> = reads.iter().map(|read| read.get()).collect();
+    network.run_for(Duration::from_secs(10));
+    let rates = reads.iter().zip(before);
+    let rates: Vec<_> = rates.map(|(read, before)| read.get() - before).collect();
+    assert_is_near(rates.iter().sum::<u64>() as f64 / 10.0, 100_000);
+    assert!(rates.iter().all(|&bytes| bytes > 40_000), "{rates:?}");
+}
+
+#[test]
+fn limit_that_is_lifted_and_set_again_holds_up_nobody() {
+    let both = limits(|limits| {
+        limits.send.total = Some(MB);
+        limits.send.each_connection = Some(10_000);
+    });
+    let own = limits(|limits| limits.send.each_connection = Some(10_000));
+    let mut network = network(both, BandwidthLimits::default());
+    let connections = [0, 1].map(|_| network.connect(0, 1));
+    let reads = (connections.each_ref())
+        .map(|(dialled, accepted)| transfer(&mut network, dialled, accepted));
+    network.run_for(Duration::from_secs(60));
+    for _ in 0..5 {
+        for limits in [own, both] {
+            network.nodes[0].bandwidth().set(limits);
+            network.run_for(Duration::from_millis(150));
+        }
+    }
+    network.run_for(Duration::from_secs(2));
+    for read in reads {
+        assert_is_near(rate(&mut network, &read, Duration::from_secs(5)), 10_000);
+    }
+}
+
+/// Each of them may move a datagram although nothing is left.
+#[test]
+fn streams_that_come_and_go_do_not_evade_a_limit_or_hold_up_others() {
+    let limits = limits(|limits| limits.send.total = Some(100_000));
+    let mut network = network(limits, BandwidthLimits::default());
+    let (dialled, accepted) = network.connect(0, 1);
+    let long_lived = transfer(&mut network, &dialled, &accepted);
+    network.run_for(Duration::from_secs(1));
+    let read = Rc::new(Cell::new(0));
+    network.spawn({
+        let dialled = dialled.clone();
+        async move {
+            while let Ok(stream) = dialled.open().await {
+                dialled.write_all(stream, &[7; 1_200]).await.unwrap();
+                dialled.finish(stream).unwrap();
+                dialled.drop_stream(stream);
+            }
+        }
+    });
+    network.spawn({
+        let read = Rc::clone(&read);
+        async move {
+            while let Ok(stream) = accepted.accept().await {
+                count(accepted.clone(), stream, Rc::clone(&read)).await;
+                accepted.drop_stream(stream);
+            }
+        }
+    });
+    let before = long_lived.get();
+    network.run_for(Duration::from_secs(10));
+    let (short, long) = (read.get(), long_lived.get() - before);
+    assert!((short + long) as f64 / 10.0 < 105_000.0, "{short} {long}");
+    assert!(long > 50_000, "{short} {long}");
+}
+
+#[test]
+fn end_and_reset_of_a_stream_do_not_wait() {
+    let limits = limits(|limits| limits.receive.total = Some(1_000));
+    let mut network = network(BandwidthLimits::default(), limits);
+    let (dialled, accepted) = network.connect(0, 1);
+    let exchange = |reset: bool| {
+        let (dialled, accepted) = (dialled.clone(), accepted.clone());
+        async move {
+            let stream = dialled.open().await.unwrap();
+            dialled.write_all(stream, &[7; 1_100]).await.unwrap();
+            let accepted_stream = accepted.accept().await.unwrap();
+            read_exactly(&accepted, accepted_stream, 1_100).await;
+            if reset {
+                dialled.reset(stream, 7).unwrap();
+                let end = accepted.read(accepted_stream, &mut [0; 200]).await;
+                assert_eq!(end, Err(StreamError::Reset(7)));
+            } else {
+                dialled.finish(stream).unwrap();
+                let end = accepted.read(accepted_stream, &mut [0; 200]).await;
+                assert_eq!(end, Ok(0));
+            }
+        }
+    };
+    for reset in [false, true] {
+        let began = network.elapsed();
+        network.block_on(exchange(reset));
+        let took = network.elapsed() - began;
+        assert!(took < Duration::from_millis(100), "{took:?}");
+    }
+}
+
+/// As multistream-select reads the length of each message.
+#[test]
+fn small_operations_share_the_datagram_of_a_period() {
+    let limits = limits(|limits| limits.receive.total = Some(10_000));
+    let mut network = network(BandwidthLimits::default(), limits);
+    let (dialled, accepted) = network.connect(0, 1);
+    transfer(&mut network, &dialled, &accepted);
+    network.run_for(Duration::from_secs(10));
+    let stream = dialled.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialled.write_now(stream, &[7; 100]), 100);
+    let began = network.elapsed();
+    network.block_on(async move {
+        let stream = accepted.accept().await.unwrap();
+        for _ in 0..20 {
+            read_exactly(&accepted, stream, 1).await;
+        }
+        read_exactly(&accepted, stream, 80).await;
+    });
+    let took = network.elapsed() - began;
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+/// At a rate where grants are larger than datagrams.
+#[test]
+fn streams_of_a_connection_share_what_is_granted() {
+    for number in [2, 3, 5] {
+        let limits = limits(|limits| limits.send.total = Some(10 * MB));
+        let mut network = network(limits, BandwidthLimits::default());
+        let (dialled, accepted) = network.connect(0, 1);
+        let reads = transfers(&mut network, &dialled, &accepted, number);
+        network.run_for(Duration::from_secs(2));
+        let read = reads.iter().map(|read| read.get());
+        let (least, most) = (read.clone().min().unwrap(), read.clone().max().unwrap());
+        assert!(4 * least > 3 * most, "{:?}", read.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn limit_on_receiving_bounds_what_a_peer_sends_at_once() {
+    let rate = 200_000;
+    let listener = Setup {
+        configure: |builder| {
+            let limits = limits(|limits| limits.receive.total = Some(200_000));
+            builder.bandwidth_limits(limits).unwrap()
+        },
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, Setup::default(), listener);
+    let (dialled, accepted) = network.connect(0, 1);
+    let read = transfers(&mut network, &dialled, &accepted, 4);
+    network.run_for(Duration::from_secs(5));
+    let (read, sent) = (
+        read.iter().map(|read| read.get()).sum::<u64>(),
+        dialled.stats().bytes_sent,
+    );
+    assert_is_near(read as f64 / 5.0, rate);
+    // A second's worth for a stream, and half of that for others.
+    assert!(
+        sent as f64 <= 1.1 * (read + rate * 3 / 2) as f64,
+        "{sent} {read}"
+    );
 }

@@ -4,7 +4,7 @@ use std::{task::Waker, time::Instant};
 
 use libp2p_identity::PeerId;
 
-use super::{StreamId, Streams};
+use super::{StreamId, StreamState, StreamStates, Streams};
 use crate::proto::bandwidth::{Allowance, Bandwidth, Limits, StreamShare};
 
 /// What a connection may move.
@@ -29,43 +29,51 @@ pub(super) enum Way {
 }
 
 impl Streams<'_> {
-    /// How many of these bytes a stream may move now. If none, `waker` is woken when it may.
+    /// How many of these bytes, at least one, a stream may move now. If none, `waker` is woken when
+    /// it may.
     pub(super) fn permit(&mut self, way: Way, id: StreamId, bytes: usize, waker: &Waker) -> usize {
+        let StreamStates {
+            bandwidth,
+            allowances,
+            states,
+            ..
+        } = &mut *self.streams;
+        let limits = way.limits(bandwidth);
+        let epoch = limits.epoch();
         // What has arrived can still be read when the connection is over, which has no more turns.
-        if way.limits(&self.streams.bandwidth).are_off() || self.loss.is_some() {
+        if epoch.is_off() || self.loss.is_some() {
             return bytes;
         }
-        let bandwidth = self.streams.bandwidth.clone();
-        let limits = way.limits(&bandwidth);
-        let Some(stream) = self.streams.states.get_mut(&id) else {
+        let Some(stream) = states.get_mut(&id) else {
             return bytes;
         };
-        let allowance = way.allowance(self.streams.allowances.get_or_insert_default());
+        let allowance = way.allowance(allowances.get_or_insert_default());
         let share = way.share(&mut stream.shares);
-        let permitted = allowance.permit(limits, share, bytes);
+        let permitted = allowance.permit(epoch, share, bytes);
         if permitted == 0 {
             if allowance.hold(limits, id, share) {
                 self.turns.want();
             }
-            let slot = match way {
-                Way::Receive => &mut stream.reader,
-                Way::Send => &mut stream.writer,
-            };
-            self.turns.wait(slot, waker);
+            self.turns.wait(way.waker(stream), waker);
         }
         permitted
     }
 
     /// Notes that a stream has moved bytes.
     pub(super) fn charge(&mut self, way: Way, id: StreamId, bytes: usize) {
-        if way.limits(&self.streams.bandwidth).are_off() {
+        let StreamStates {
+            bandwidth,
+            allowances,
+            states,
+            ..
+        } = &mut *self.streams;
+        let epoch = way.limits(bandwidth).epoch();
+        if epoch.is_off() || bytes == 0 || self.loss.is_some() {
             return;
         }
-        let bandwidth = self.streams.bandwidth.clone();
-        if let Some(stream) = self.streams.states.get_mut(&id) {
-            let allowance = way.allowance(self.streams.allowances.get_or_insert_default());
-            let share = way.share(&mut stream.shares);
-            if allowance.charge(way.limits(&bandwidth), share, bytes) {
+        if let Some(stream) = states.get_mut(&id) {
+            let allowance = way.allowance(allowances.get_or_insert_default());
+            if allowance.charge(epoch, way.share(&mut stream.shares), bytes) {
                 self.turns.want();
             }
         }
@@ -73,24 +81,35 @@ impl Streams<'_> {
 
     /// Lets the connection move what its limits permit by now.
     pub(crate) fn grant_bandwidth(&mut self, peer_id: Option<&PeerId>, now: Instant) {
-        let Some(mut allowances) = self.streams.allowances.take() else {
+        let StreamStates {
+            bandwidth,
+            allowances: Some(allowances),
+            states,
+            ..
+        } = &mut *self.streams
+        else {
             return;
         };
-        let bandwidth = self.streams.bandwidth.clone();
         for way in [Way::Receive, Way::Send] {
-            let limits = way.limits(&bandwidth);
-            for id in way.allowance(&mut allowances).grant(limits, peer_id, now) {
-                let Some(stream) = self.streams.states.get_mut(&id) else {
+            let limits = way.limits(bandwidth);
+            for id in way.allowance(allowances).grant(limits, peer_id, now) {
+                let Some(stream) = states.get_mut(&id) else {
                     continue;
                 };
                 way.share(&mut stream.shares).release();
-                self.turns.wake(match way {
-                    Way::Receive => &mut stream.reader,
-                    Way::Send => &mut stream.writer,
-                });
+                self.turns.wake(way.waker(stream));
             }
         }
-        self.streams.allowances = Some(allowances);
+    }
+}
+
+impl StreamStates {
+    /// Forgets that a stream waits for the limits, because it is gone.
+    pub(super) fn forget_shares(&mut self, id: StreamId, shares: &StreamShares) {
+        if let Some(allowances) = &mut self.allowances {
+            allowances.receive.forget(id, &shares.receive);
+            allowances.send.forget(id, &shares.send);
+        }
     }
 }
 
@@ -114,6 +133,13 @@ impl Way {
         match self {
             Self::Receive => &mut allowances.receive,
             Self::Send => &mut allowances.send,
+        }
+    }
+
+    fn waker(self, stream: &mut StreamState) -> &mut Option<Waker> {
+        match self {
+            Self::Receive => &mut stream.reader,
+            Self::Send => &mut stream.writer,
         }
     }
 

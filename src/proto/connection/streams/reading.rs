@@ -18,6 +18,11 @@ impl Streams<'_> {
         buf: &mut [u8],
         waker: &Waker,
     ) -> Poll<Result<usize, StreamError>> {
+        let permitted = if buf.is_empty() {
+            0
+        } else {
+            self.permit(Way::Receive, id, buf.len(), waker)
+        };
         let stream = self
             .streams
             .states
@@ -33,16 +38,8 @@ impl Streams<'_> {
             return Poll::Ready(Ok(0));
         }
         let was_complete = stream.receive.state == RecvState::Complete;
-        let permitted = self.permit(Way::Receive, id, buf.len(), waker);
-        if permitted == 0 {
-            return Poll::Pending;
-        }
-        let stream = self
-            .streams
-            .states
-            .get_mut(&id)
-            .ok_or(StreamError::Closed)?;
         let receiving = &mut self.streams.receiving;
+        // Without a permission this still meets a reset, or the end if all is there.
         let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),

@@ -17,8 +17,20 @@ impl Streams<'_> {
         data: &[u8],
         waker: &Waker,
     ) -> Poll<Result<usize, StreamError>> {
+        self.alive()?;
+        let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
+        match stream.send {
+            SendState::Open => {}
+            SendState::Stopped(code) => return Poll::Ready(Err(StreamError::Stopped(code))),
+            SendState::Finishing | SendState::Finished | SendState::Reset => {
+                return Poll::Ready(Err(StreamError::Closed));
+            }
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         let permitted = self.permit(Way::Send, id, data.len(), waker);
-        if permitted == 0 && !data.is_empty() {
+        if permitted == 0 {
             return Poll::Pending;
         }
         let written = self.poll_write_permitted(id, &data[..permitted], waker);
@@ -34,20 +46,9 @@ impl Streams<'_> {
         data: &[u8],
         waker: &Waker,
     ) -> Poll<Result<usize, StreamError>> {
-        self.alive()?;
-        let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
-        match stream.send {
-            SendState::Open => {}
-            SendState::Stopped(code) => return Poll::Ready(Err(StreamError::Stopped(code))),
-            SendState::Finishing | SendState::Finished | SendState::Reset => {
-                return Poll::Ready(Err(StreamError::Closed));
-            }
-        }
-        if data.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
         let chunk_bytes = self.streams.chunk_bytes();
         let gathers_no_more = (self.streams.gathering).is_full(self.streams.send_window.limit());
+        let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
         if stream.gather.is_full(chunk_bytes) || (gathers_no_more && !stream.gather.is_empty()) {
             self.flush(id);
         }
