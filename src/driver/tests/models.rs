@@ -79,13 +79,13 @@ fn requests_are_answered_and_dropped_handshakes_forgotten() {
             ..
         } = World::new(&RUNTIME, Dialling::TooLong);
         let driver = spawn(|| block_on(driver));
-        let dialler = spawn(move || {
+        let dialer = spawn(move || {
             drop(dial(&mailbox, &socket).unwrap().unwrap());
             // Only after the dial, because `Connecting` keeps the drivers until then.
             mailbox.close();
         });
         drop(connection);
-        dialler.join().unwrap();
+        dialer.join().unwrap();
         driver.join().unwrap();
     });
 }
@@ -105,7 +105,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             assert!(block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx)))).is_pending());
             drop(driver);
         });
-        let dialler = spawn(move || {
+        let dialer = spawn(move || {
             if let Some(Ok(mut handshake)) = dial(&mailbox, &socket) {
                 let lost = block_on(poll_fn(|cx| handshake.poll(cx)));
                 assert_eq!(lost.err(), Some(ConnectionError::DriverStopped.into()));
@@ -115,7 +115,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             established(&connection),
             ConnectionError::DriverStopped.into()
         );
-        dialler.join().unwrap();
+        dialer.join().unwrap();
         driver.join().unwrap();
     });
 }
