@@ -175,15 +175,15 @@ fn attackers_who_prove_many_addresses_leave_places_to_others() {
         }
         network.run_for(SECOND / 20);
     }
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.handshake_sources, ATTACKERS);
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.handshake_sources, ATTACKERS);
     assert!(
         (ATTACKERS..64).contains(&held(&network)),
         "{}",
         held(&network)
     );
-    assert!(books.dropped_source_full > 0);
-    assert_eq!(books.dropped_overload, 0);
+    assert!(registry.dropped_source_full > 0);
+    assert_eq!(registry.dropped_overload, 0);
 
     // Another client is admitted at once.
     let dialer = network.dial(2, 1);
@@ -430,9 +430,12 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
             // And some more time, because the CONNECTION_CLOSE of a dialer that has waited for too
             // long looks like a first packet.
             network.run_for(3 * HANDSHAKE_TIMEOUT);
-            network.nodes[1].held.clear();
-            let books = network.nodes[1].stats().0;
-            assert_eq!((books.pending_incoming, books.handshake_sources), (0, 0));
+            network.nodes[1].unanswered_incoming.clear();
+            let registry = network.nodes[1].stats().0;
+            assert_eq!(
+                (registry.pending_incoming, registry.handshake_sources),
+                (0, 0)
+            );
         }
     }
     assert_eq!(network.nodes[1].stats().0.dropped_overload, 0);

@@ -63,11 +63,11 @@ fn datagram_handed_to_a_wrong_shard_is_foreign_and_gets_no_answer() {
     }
     node.turn(now);
     assert!(node.take_outgoing().is_empty());
-    assert!(node.held.is_empty() && node.accepted.is_empty());
-    let (books, _) = node.stats();
-    assert_eq!(books.foreign - before.foreign, handed);
-    assert_eq!(books.responses_sent, before.responses_sent);
-    assert_eq!(books.connections, before.connections);
+    assert!(node.unanswered_incoming.is_empty() && node.accepted.is_empty());
+    let (registry, _) = node.stats();
+    assert_eq!(registry.foreign - before.foreign, handed);
+    assert_eq!(registry.responses_sent, before.responses_sent);
+    assert_eq!(registry.connections, before.connections);
     assert_eq!(listener.loss(), None);
 }
 
@@ -176,7 +176,7 @@ fn listener_follows_a_peer_whose_address_changes() {
                 "the listener retires the dialer's IDs as it moves"
             );
             for node in 0..2 {
-                assert_books_balance(&mut network, node);
+                assert_ids_balance(&mut network, node);
             }
         }
         // Both still receive each other's packets.
@@ -243,8 +243,8 @@ fn what_comes_from_no_host_is_not_answered() {
     }
     network.settle();
     assert!(network.intercept().is_empty());
-    let books = network.nodes[1].stats().0;
-    assert_eq!((books.martian, books.responses_sent), (4, 0));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!((registry.martian, registry.responses_sent), (4, 0));
     let from = "192.0.2.9:9".parse().unwrap();
     network.nodes[1].receive(now, from, &unknown_version);
     network.settle();
@@ -283,9 +283,9 @@ fn connections_between_the_same_addresses_are_told_apart() {
     };
     let mut network = Network::pair(1, setup.clone(), setup);
     let pairs: Vec<_> = (0..CONNECTIONS).map(|_| network.connect(0, 1)).collect();
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.connections, CONNECTIONS);
-    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.connections, CONNECTIONS);
+    assert_eq!((registry.remote_addresses, registry.peers), (1, 1));
 
     let (closed, open) = pairs.split_at(CONNECTIONS / 2);
     for (dialer, _) in closed {
@@ -302,13 +302,13 @@ fn connections_between_the_same_addresses_are_told_apart() {
         });
         assert_eq!(received, Ok(vec![number]));
     }
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.connections, CONNECTIONS / 2);
-    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.connections, CONNECTIONS / 2);
+    assert_eq!((registry.remote_addresses, registry.peers), (1, 1));
 }
 
 #[test]
-fn reset_books_forget_sums_and_keep_what_is_now() {
+fn reset_registry_forgets_sums_and_keeps_what_is_now() {
     let (mut network, dialer, _) = four_shards();
     let before = network.nodes[0].stats().0;
     network.nodes[0].reset_stats();
@@ -359,7 +359,7 @@ fn stateless_reset_mostly_finds_its_connection_among_shards() {
 const SEEDS_FOR_CHANCE: u64 = 40;
 
 #[test]
-fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
+fn ids_that_the_registry_calls_active_are_those_that_lead_somewhere() {
     let setup = Setup {
         shards: 3,
         ..Setup::default()
@@ -371,19 +371,19 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
         network.rebind(0);
         network.run_for(Duration::from_secs(3));
         for node in 0..2 {
-            assert_books_balance(&mut network, node);
+            assert_ids_balance(&mut network, node);
         }
     }
     for peer in peers {
         peer.close(0);
         for node in 0..2 {
-            assert_books_balance(&mut network, node);
+            assert_ids_balance(&mut network, node);
         }
     }
     network.impair(Impairments::NONE);
     network.run_until_empty();
     for node in 0..2 {
-        assert_books_balance(&mut network, node);
+        assert_ids_balance(&mut network, node);
         network.nodes[node].assert_empty();
         assert_eq!(network.nodes[node].stats().0.active_ids, 0);
     }
@@ -391,17 +391,20 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
 
 /// IDs are issued, then active, then retired; quinn-proto knows all IDs that the registry counts as
 /// active.
-pub(super) fn assert_books_balance(network: &mut Network, node: usize) {
+pub(super) fn assert_ids_balance(network: &mut Network, node: usize) {
     network.settle();
     let now = network.now;
-    let (books, _) = network.nodes[node].stats();
-    assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
-    assert_eq!(network.nodes[node].routable_ids(now), books.active_ids);
+    let (registry, _) = network.nodes[node].stats();
     assert_eq!(
-        books.issued_sequence_numbers.iter().sum::<u64>(),
-        books.issued_ids
+        registry.issued_ids - registry.retired_ids,
+        registry.active_ids
     );
-    assert_eq!(books.foreign, 0);
+    assert_eq!(network.nodes[node].routable_ids(now), registry.active_ids);
+    assert_eq!(
+        registry.issued_sequence_numbers.iter().sum::<u64>(),
+        registry.issued_ids
+    );
+    assert_eq!(registry.foreign, 0);
 }
 
 /// Two nodes of four shards each, connected.
