@@ -150,7 +150,7 @@ fn incoming_connection_that_nobody_answers_is_forgotten() {
     network.nodes[1].assert_empty();
     assert_eq!(network.nodes[1].stats().1.incoming_refused, 1);
     let now = network.now;
-    let answer = network.nodes[1].answer_held(now, true);
+    let answer = network.nodes[1].answer_incoming(now, true);
     assert_eq!(answer, Some(HandshakeError::TimedOut));
 }
 
@@ -166,7 +166,7 @@ fn incoming_connections_past_the_limit_are_dropped() {
         network.dial(0, 1);
     }
     network.run_for(Duration::from_millis(15));
-    assert_eq!(network.nodes[1].held.len(), 3);
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), 3);
     assert_eq!(network.nodes[1].stats().0.pending_incoming, 3);
     network.run_until_empty();
     network.nodes[1].assert_empty();

@@ -169,7 +169,7 @@ impl History {
             Act::AnswerHeld { node, accept } => {
                 let now = network.now;
                 // There may be none, or it may have expired.
-                let _ = network.nodes[node].answer_held(now, accept);
+                let _ = network.nodes[node].answer_incoming(now, accept);
             }
             Act::Close(number) => {
                 if let Some(peer) = chosen(number) {
@@ -246,7 +246,7 @@ impl History {
         }
         self.act(Act::Answer(Answer::Refuse));
         for node in 0..2 {
-            while !self.network.nodes[node].held.is_empty() {
+            while !self.network.nodes[node].unanswered_incoming.is_empty() {
                 self.act(Act::AnswerHeld {
                     node,
                     accept: false,

@@ -113,12 +113,12 @@ fn only_a_busy_listener_asks() {
     for dials in 1..=2 {
         network.dial(0, 1);
         network.run_for(SECOND / 10);
-        assert_eq!(network.nodes[1].held.len(), dials);
+        assert_eq!(network.nodes[1].unanswered_incoming.len(), dials);
         assert_eq!(network.nodes[1].stats().1.retries_sent, 0);
     }
     network.dial(0, 1);
     network.run_for(SECOND / 10);
-    assert_eq!(network.nodes[1].held.len(), 3);
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), 3);
     assert!(network.nodes[1].stats().1.retries_sent > 0);
 }
 
