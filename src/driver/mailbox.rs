@@ -80,7 +80,7 @@ pub(super) struct Mail {
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
     /// The transport was dropped: stop once nothing is left to drive.
-    pub(super) closing: bool,
+    pub(super) transport_dropped: bool,
     /// Close all connections.
     pub(super) close_all: Option<CloseAll>,
 }
@@ -250,8 +250,8 @@ impl Mailbox {
         Ok(())
     }
 
-    pub(super) fn close(&self) {
-        self.post(|inside| inside.mail.closing = true);
+    pub(super) fn note_transport_dropped(&self) {
+        self.post(|inside| inside.mail.transport_dropped = true);
     }
 
     /// Makes the driver close all connections, and begin none from now on, including those already

@@ -65,8 +65,8 @@ pub(super) struct Driver {
     /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
-    /// The transport was dropped.
-    closing: bool,
+    /// The transport was dropped: the driver stops once nothing is left to drive.
+    transport_dropped: bool,
     /// Since then a round has ended with nothing left to send.
     has_told_all: bool,
     /// The application has shut the transport down.
@@ -99,7 +99,7 @@ impl Driver {
             next_unused: None,
             shared,
             settings,
-            closing: false,
+            transport_dropped: false,
             has_told_all: false,
             is_shut_down: false,
             is_running: false,
@@ -145,7 +145,7 @@ impl Driver {
         if !self.shard.has_connections() {
             self.shared.idle.wake();
         }
-        if self.closing && self.shard.is_empty() {
+        if self.transport_dropped && self.shard.is_empty() {
             // There will be no more dials.
             self.shared.sockets.close_kept();
         }
@@ -166,10 +166,10 @@ impl Driver {
             }
             return Poll::Pending;
         }
-        if self.closing && !mem::replace(&mut self.has_told_all, true) {
+        if self.transport_dropped && !mem::replace(&mut self.has_told_all, true) {
             self.mailbox().last_round().note_done();
         }
-        if self.closing && self.shard.is_empty() && self.readers.is_empty() {
+        if self.transport_dropped && self.shard.is_empty() && self.readers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -180,7 +180,7 @@ impl Driver {
         let mail = self.mailbox().take();
         let mut turns = mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
-        self.closing |= mail.closing;
+        self.transport_dropped |= mail.transport_dropped;
         if let Some(close_all) = mail.close_all {
             self.close_connections(&close_all);
         }
@@ -247,7 +247,7 @@ impl Driver {
             // If the queue is full, the connection is dropped, which requests a refusal.
             self.shared.incoming.push(incoming);
         }
-        if self.closing {
+        if self.transport_dropped {
             // The transport is gone, so no application will take them.
             self.shared.incoming.clear();
         }
