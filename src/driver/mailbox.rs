@@ -42,7 +42,7 @@ pub(crate) struct Mailbox {
     doorbell: Arc<Doorbell>,
     last_round: LastRound,
     /// Whether the driver is to be told about unmatched datagrams.
-    hears_unmatched: AtomicBool,
+    wants_unmatched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -202,13 +202,13 @@ impl Mailbox {
     }
 
     /// Sets whether a dial of this shard may wait for a datagram that belongs to no connection.
-    pub(super) fn hear_unmatched(&self, hears: bool) {
-        self.hears_unmatched.store(hears, Ordering::Relaxed);
+    pub(super) fn want_unmatched(&self, wants: bool) {
+        self.wants_unmatched.store(wants, Ordering::Relaxed);
     }
 
     /// Leaves the senders of such datagrams that another shard has got, if it waits for any.
     pub(super) fn note_unmatched(&self, remote_addrs: &[SocketAddr]) {
-        if !self.hears_unmatched.load(Ordering::Relaxed) {
+        if !self.wants_unmatched.load(Ordering::Relaxed) {
             return;
         }
         self.post(|inside| {

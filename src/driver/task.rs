@@ -209,7 +209,7 @@ impl Driver {
             }
         }
         for remote_addr in mail.unmatched {
-            self.shard.hear_unmatched(remote_addr);
+            self.shard.offer_unmatched(remote_addr);
         }
         for (io, socket) in mail.sockets {
             self.readers.push(Reader::new(io, socket));

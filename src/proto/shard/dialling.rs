@@ -139,7 +139,7 @@ impl<S: SocketHandle> Shard<S> {
     /// The bytes of such a datagram are random, so they lead to any shard. The dial may be of
     /// another one ([`take_unmatched`](Self::take_unmatched)).
     pub(super) fn note_unmatched_datagram(&mut self, remote_addr: SocketAddr) {
-        if !self.hear_unmatched(remote_addr)
+        if !self.offer_unmatched(remote_addr)
             && self.shards.count() > 1
             && self.unmatched.len() < MAX_UNMATCHED
         {
@@ -149,7 +149,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Handles a datagram that belongs to no connection and that another shard may have got.
     /// Returns whether a dial of this shard waits for it.
-    pub(crate) fn hear_unmatched(&mut self, remote_addr: SocketAddr) -> bool {
+    pub(crate) fn offer_unmatched(&mut self, remote_addr: SocketAddr) -> bool {
         let Some(handle) = self.unanswered.unmatched_datagram_from(remote_addr) else {
             return false;
         };
@@ -167,8 +167,8 @@ impl<S: SocketHandle> Shard<S> {
         mem::take(&mut self.unmatched)
     }
 
-    /// Whether [`hear_unmatched`](Self::hear_unmatched) may find a dial.
-    pub(crate) fn may_hear_unmatched(&self) -> bool {
+    /// Whether [`offer_unmatched`](Self::offer_unmatched) may find a dial.
+    pub(crate) fn wants_unmatched(&self) -> bool {
         self.unanswered.may_punch()
     }
 }
