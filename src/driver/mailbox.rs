@@ -160,10 +160,11 @@ impl Mailbox {
         if inside.is_shut_down && request.begins_connection() {
             return Err(Undeliverable::ShutDown);
         }
-        if !inside.requests.has_room_for(&request) {
+        let Inside { requests, mail, .. } = &mut *inside;
+        if !requests.has_room_for(&request, &mut mail.dropped) {
             return Err(Undeliverable::Overloaded);
         }
-        inside.requests.push(request);
+        requests.push(request);
         drop(inside);
         self.doorbell.ring();
         Ok(())
@@ -275,7 +276,6 @@ impl Mailbox {
         Mail {
             has_requests: !inside.requests.is_empty(),
             has_forwarded: !inside.forwarded.is_empty(),
-            dropped: inside.requests.take_dropped(),
             ..mem::take(&mut inside.mail)
         }
     }

@@ -23,6 +23,7 @@ use super::{
     mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
     reader::Reader,
+    requests::Dropped,
     round_scheduler::RoundScheduler,
     slabs::Slabs,
     socket_group::SocketGroup,
@@ -192,9 +193,7 @@ impl Driver {
         }
         self.turns = turns;
         self.has_requests = mail.has_requests;
-        let totals = self.shard.totals();
-        dropped!(totals.registry, dropped_overload += mail.overflowed);
-        mail.dropped.add_to(&mut totals.transport);
+        self.count_dropped(mail.dropped, mail.overflowed);
         if mail.given_up {
             self.shard.follow_sockets();
         }
@@ -219,6 +218,13 @@ impl Driver {
         } else {
             Backlog::None
         }
+    }
+
+    /// Counts what the mailbox had no room for.
+    fn count_dropped(&mut self, requests: Dropped, datagrams: u64) {
+        let totals = self.shard.totals();
+        dropped!(totals.registry, dropped_overload += datagrams);
+        requests.add_to(&mut totals.transport);
     }
 
     fn close_connections(&mut self, close_all: &CloseAll) {
@@ -310,6 +316,7 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let left = self.mailbox().stop();
+        self.count_dropped(left.dropped, left.overflowed);
         self.shared.sockets.driver_stopped();
         self.punches.clear();
         let has_panicked = self.is_running;
