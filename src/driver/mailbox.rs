@@ -1,4 +1,4 @@
-//! The requests of the application and of other shards to a driver.
+//! Where the application and other shards leave what they want from a driver.
 
 use std::{
     collections::VecDeque,

@@ -14,9 +14,12 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-#[cfg(test)]
-pub(super) use self::receiving::MAX_INBOX_BYTES;
 pub(super) use self::receiving::ReceiveSettings;
+#[cfg(all(test, not(loom)))]
+pub(super) use self::{
+    receiving::MAX_INBOX_BYTES,
+    requests::{HANDSHAKES_PER_ROUND, REQUESTS_PER_ROUND},
+};
 use super::{
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},

@@ -18,7 +18,7 @@ use futures::FutureExt;
 use loom::{future::block_on, thread};
 use tokio::runtime::Runtime;
 
-use super::world::{CONFIG, Dialling, FIRST_PACKET, World, first_packet, nobody, runtime};
+use super::world::{CONFIG, Dialling, World, dial, first_packet, nobody, runtime};
 use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
@@ -134,7 +134,7 @@ fn the_transport_hears_of_connections_and_its_answer_is_heard() {
         let driver = spawn(|| block_on(driver));
         let other_shard = spawn({
             let mailbox = Arc::clone(&mailbox);
-            move || mailbox.forward(&mut vec![first_packet(socket)])
+            move || mailbox.forward(&mut vec![first_packet(socket, &FIRST_PACKET)])
         });
         drop(connection);
         let incoming = block_on(poll_fn(|cx| incoming.poll(cx)));
@@ -195,6 +195,9 @@ fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake
 
 /// A runtime that never runs, so that no I/O and no timer becomes ready during a model.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
+
+/// The first packet of a connection.
+static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(dial);
 
 /// Runs `scene` in every interleaving with at most [`PREEMPTIONS`] preemptions.
 fn model(scene: impl Fn() + Send + Sync + 'static) {
