@@ -18,15 +18,15 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// The socket from which it sends; it follows the peer's authenticated packets.
     pub(super) socket: S,
-    /// The source address, if the socket has several: the local address of the peer's first
-    /// datagram. `None` until then; the kernel chooses.
-    pub(super) source: Option<IpAddr>,
+    /// The address from which it sends, if the socket has several: that at which the peer's first
+    /// datagram arrived. `None` until then; the kernel chooses.
+    pub(super) local_ip: Option<IpAddr>,
     /// The previous path to the peer, until the new one is validated or given up.
     pub(super) left: Option<LeftPath<S>>,
-    /// Whether packets from the current source arrive.
+    /// Whether packets from the current local address arrive.
     pub(super) delivery: Delivery,
-    /// Whether a move to another source address is due, but not permitted yet.
-    pub(super) is_held: bool,
+    /// Whether a move to another local address is due, but not permitted yet.
+    pub(super) move_is_due: bool,
     /// The MTU of the path, as of the last turn.
     pub(super) mtu: u16,
     pub(super) addresses: AddressLimits,
@@ -94,7 +94,7 @@ pub(super) struct Slot<S> {
 pub(super) struct LeftPath<S> {
     pub(super) remote_addr: SocketAddr,
     pub(super) socket: S,
-    pub(super) source: Option<IpAddr>,
+    pub(super) local_ip: Option<IpAddr>,
 }
 
 /// A datagram in the inbox of its connection.

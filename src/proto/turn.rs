@@ -105,7 +105,7 @@ impl<S: SocketHandle> Turn<'_, S> {
                     (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr)
                 {
                     self.slot.socket = left.socket;
-                    self.slot.source = left.source;
+                    self.slot.local_ip = left.local_ip;
                 }
                 self.follow_peer();
             }

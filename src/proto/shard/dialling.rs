@@ -76,7 +76,7 @@ impl<S: SocketHandle> Shard<S> {
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
-            source: None,
+            local_ip: None,
             // The anti-amplification limit applies to servers only (RFC 9000 §8).
             addresses: AddressLimits::new(Some(remote_addr)),
             deadline: deadlines.handshake,

@@ -96,7 +96,7 @@ impl<S: SocketHandle> Shard<S> {
             return Err(HandshakeError::TimedOut);
         };
         self.buf.clear();
-        let source = pending.incoming.local_ip();
+        let local_ip = pending.incoming.local_ip();
         let trace = self.trace(Direction::Inbound, pending.incoming.remote_address());
         let _entered = trace.span.clone().entered();
         let with = |transport| {
@@ -121,14 +121,14 @@ impl<S: SocketHandle> Shard<S> {
             .accept(pending.incoming, now, &mut self.buf, Some(server))
         {
             Ok((handle, connection)) => {
-                let local_addr = local_addr(&pending.socket, source);
+                let local_addr = local_addr(&pending.socket, local_ip);
                 let connection = self.connection(connection, trace, local_addr, Direction::Inbound);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
                 addresses.note_received(remote_addr, pending.bytes);
                 let begun = Begun {
-                    source,
+                    local_ip,
                     addresses,
                     deadline: pending.deadline,
                     silent_until: None,

@@ -40,7 +40,7 @@ use crate::{
 /// The initial state of a connection.
 pub(super) struct Begun {
     /// Of an incoming connection: the local address of its first datagram.
-    pub(super) source: Option<IpAddr>,
+    pub(super) local_ip: Option<IpAddr>,
     pub(super) addresses: AddressLimits,
     pub(super) deadline: Instant,
     /// When a dial is given up that has received nothing.
@@ -117,7 +117,7 @@ impl<S: SocketHandle> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
-            source: begun.source,
+            local_ip: begun.local_ip,
             left: None,
             delivery: Delivery::default(),
             is_held: false,

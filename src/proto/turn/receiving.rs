@@ -63,8 +63,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.totals.transport.exceeded_credit += u64::from(noted.exceeded_credit);
             self.after_events(noted.authenticated);
             let is_authenticated = self.connection.authenticated().is_some();
-            if self.slot.source.is_none() && is_authenticated && received.local_ip.is_some() {
-                self.slot.source = received.local_ip;
+            if self.slot.local_ip.is_none() && is_authenticated && received.local_ip.is_some() {
+                self.slot.local_ip = received.local_ip;
                 self.register_path();
             }
             if self.connection.note_migration() {
@@ -76,12 +76,12 @@ impl<S: SocketHandle> Turn<'_, S> {
                     "the peer's address has changed"
                 );
                 let socket = mem::replace(&mut self.slot.socket, received.socket);
-                let source = mem::replace(&mut self.slot.source, received.local_ip);
+                let local_ip = mem::replace(&mut self.slot.local_ip, received.local_ip);
                 if self.slot.addresses.is_validated(before) {
                     self.slot.left = Some(LeftPath {
                         remote_addr: before,
                         socket,
-                        source,
+                        local_ip,
                     });
                 }
                 self.slot.untried_path = true;

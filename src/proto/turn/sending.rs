@@ -129,7 +129,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let left = self.slot.left.as_ref();
             let left = left.filter(|left| left.remote_addr == transmit.destination);
             let left_socket = left.map(|left| left.socket.clone());
-            transmit.src_ip = left.map_or(self.slot.source, |left| left.source);
+            transmit.src_ip = left.map_or(self.slot.local_ip, |left| left.local_ip);
             // A peer that sends no marks may have found that marked packets do not arrive.
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
