@@ -120,7 +120,7 @@ impl<S: SocketHandle> Shard<S> {
             local_ip: begun.local_ip,
             left: None,
             delivery: Delivery::default(),
-            is_held: false,
+            move_is_due: false,
             mtu,
             addresses: begun.addresses,
             budget: BudgetShare::default(),

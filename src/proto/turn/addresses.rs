@@ -34,7 +34,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// may come back.
     pub(super) fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
         let may_migrate = self.connection.may_migrate(is_gone);
-        if self.slot.is_held && !may_migrate {
+        if self.slot.move_is_due && !may_migrate {
             return;
         }
         let local_ip = out.source_ip(&self.slot.socket, self.connection.remote_addr());
@@ -53,7 +53,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.register_path();
             let local_addr = self.connection.local_addr();
             tracing::debug!(reason, %local_addr, "moved to another address");
-        } else if !mem::replace(&mut self.slot.is_held, true) {
+        } else if !mem::replace(&mut self.slot.move_is_due, true) {
             self.totals.transport.source_changes_refused += 1;
             tracing::debug!(reason, "may not move to another address");
         }
