@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{error::HandshakeError, sync::Mutex, trace::dropped};
 
-/// The most bytes received and sent in a [light](super::turn_queue::Load::Light) turn: a few
-/// requests and replies, and much less than a transfer moves in a turn.
+/// The most bytes of datagrams received and sent in a [light](super::turn_queue::Load::Light) turn:
+/// a few requests and replies, and much less than a transfer moves in a turn.
 pub(super) const LIGHT_BYTES: usize = 8 * 1024;
 
 /// How long a connection that has ended waits for a socket that is not writable.
@@ -52,7 +52,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
     pub(super) budget: &'a Budget,
-    /// Bytes received and sent.
+    /// Bytes of the datagrams received and sent.
     pub(super) moved: usize,
 }
 

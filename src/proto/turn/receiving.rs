@@ -19,8 +19,9 @@ use crate::{
 /// transfer.
 const DATAGRAMS_PER_TURN: usize = 64;
 
-/// The most bytes of these datagrams, because datagrams may be large.
-const BYTES_PER_TURN: usize = 128 * 1024;
+/// No further datagram is handled once those handled count for this much memory (the charges of
+/// the inbox), because datagrams may be large.
+const CHARGE_PER_TURN: usize = 128 * 1024;
 
 impl<S: SocketHandle> Turn<'_, S> {
     /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
@@ -35,17 +36,18 @@ impl<S: SocketHandle> Turn<'_, S> {
         if self.slot.refuses_data || self.budget.is_used_up() {
             self.share_memory();
         }
-        let mut bytes = 0;
+        let mut charged = 0;
         for handled in 0..DATAGRAMS_PER_TURN {
             // The first one is handled even if waiting for the connection's lock took long.
-            if bytes >= BYTES_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
+            if charged >= CHARGE_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
                 break;
             }
             let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
                 break;
             };
             self.slot.account.earn(1, received.len);
-            bytes += charge;
+            charged += charge;
+            self.moved += received.len;
             let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
@@ -97,7 +99,6 @@ impl<S: SocketHandle> Turn<'_, S> {
                 self.watch_path();
             }
         }
-        self.moved += bytes;
         self.slot.inbox.shrink(false);
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {
