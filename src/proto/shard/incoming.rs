@@ -42,7 +42,7 @@ impl<S: SocketHandle> Shard<S> {
                 return self.retry(incoming, &socket, out);
             }
             Rejection::Unproven => dropped!(totals.transport, retries_withheld, remote_addr),
-            Rejection::Full => dropped!(totals.registry, dropped_overload, remote_addr),
+            Rejection::Overload => dropped!(totals.registry, dropped_overload, remote_addr),
             Rejection::SourceFull => dropped!(totals.registry, dropped_source_full, remote_addr),
         }
         self.endpoint.ignore(incoming);
@@ -84,7 +84,8 @@ impl<S: SocketHandle> Shard<S> {
     ///
     /// # Errors
     ///
-    /// [`HandshakeError::TimedOut`] if the connection has waited for too long.
+    /// [`HandshakeError::TimedOut`] if the connection has waited for too long, and
+    /// [`HandshakeError::Connection`] if quinn-proto finds that its first packet is not valid.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
