@@ -10,7 +10,7 @@ use crate::{
     error::HandshakeError,
     proto::{
         amplification::AddressLimits,
-        connection::{Direction, SharedConnection, lock},
+        connection::{Direction, SharedConnection, lock_connection},
         datagram::{SocketHandle, local_addr},
         hole_punch::PunchKey,
     },
@@ -31,7 +31,7 @@ pub(crate) const MAX_UNMATCHED: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialDeadlines {
     pub(crate) handshake: Instant,
-    /// When it is given up if nothing was received.
+    /// When it is given up if it has heard nothing.
     pub(crate) silent: Option<Instant>,
 }
 
@@ -128,7 +128,7 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).abandon(why);
+        lock_connection(&slot.connection).abandon(why);
         self.want_turn(handle);
     }
 
@@ -156,7 +156,7 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return false;
         };
-        lock(&slot.connection).note_unmatched_datagram();
+        lock_connection(&slot.connection).note_unmatched_datagram();
         self.want_turn(handle);
         true
     }

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// Short turns keep the latency of one connection's ping low during another connection's bulk
 /// transfer.
-const DATAGRAMS_PER_TURN: usize = 64;
+pub(in crate::proto) const DATAGRAMS_PER_TURN: usize = 64;
 
 /// No further datagram is handled once those handled count for this much memory (the charges of
 /// the inbox), because datagrams may be large.

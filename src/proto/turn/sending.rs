@@ -44,7 +44,7 @@ pub(in crate::proto) enum Sending {
 const TURNS_WITHOUT_SENDING: u8 = 3;
 
 /// The most batches of datagrams that one connection sends in one turn.
-const BATCHES_PER_TURN: usize = 2;
+pub(in crate::proto) const BATCHES_PER_TURN: usize = 2;
 
 /// The most datagrams of a batch with CONNECTION_CLOSE: one for each packet number space.
 ///
