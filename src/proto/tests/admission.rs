@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{ConfigBuilder, RetryPolicy},
     error::HandshakeError,
-    proto::deadlines::SLACK,
+    proto::{deadlines::SLACK, reception::STRANGERS_PER_ROUND},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -443,7 +443,7 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
 
 #[test]
 fn strangers_get_a_share_of_each_round_and_no_more() {
-    const SHARE: u64 = 256;
+    const SHARE: u64 = STRANGERS_PER_ROUND as u64;
 
     let mut network = three(listener(Answer::Hold, |config| {
         config.retry_policy(RetryPolicy::Never)
@@ -475,6 +475,27 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
     }
     network.nodes[1].turn(now);
     assert_eq!(network.nodes[1].stats().0.responses_sent, SHARE);
+}
+
+#[test]
+fn only_first_packets_are_dropped_for_lack_of_a_place() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.max_incoming_handshakes(1).unwrap()
+    }));
+    let flights = first_flights(&mut network, 2);
+    let now = network.now;
+    deliver(&mut network, host(100, 1), &flights[0]);
+    network.nodes[1].turn(now);
+    assert_eq!(held(&network), 1);
+    // A Handshake packet of no connection.
+    let mut stray = flights[1][0].contents.clone();
+    stray[0] |= 0x20;
+    network.nodes[1].receive(now, host(100, 2), &stray);
+    deliver(&mut network, host(100, 2), &flights[1]);
+    network.nodes[1].turn(now);
+    let (registry, _) = network.nodes[1].stats();
+    let dropped = (registry.unknown, registry.dropped_overload);
+    assert_eq!(dropped, (1, flights[1].len() as u64));
 }
 
 #[test]

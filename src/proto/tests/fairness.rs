@@ -15,7 +15,12 @@ use super::{
 };
 use crate::{
     error::HandshakeError,
-    proto::{Meter, work::HANDSHAKE_TIME},
+    proto::{
+        Meter,
+        shard::READY_BESIDE_TIMERS,
+        turn::{BATCHES_PER_TURN, DATAGRAMS_PER_TURN},
+        work::HANDSHAKE_TIME,
+    },
 };
 
 #[test]
@@ -279,9 +284,6 @@ fn timer_of_a_live_connection_does_not_wait_behind_those_of_a_crowd() {
     drop(dials);
 }
 
-/// The shard's constant.
-const READY_BESIDE_TIMERS: usize = 32;
-
 /// A datagram may fill only a small part of the memory that it holds.
 #[test]
 fn bytes_that_were_not_sent_earn_nothing() {
@@ -378,13 +380,7 @@ fn handshake_that_costs_much_has_no_debts_and_no_more_time_than_others() {
 /// The number of copies of each datagram.
 const COPIES: usize = 50;
 
-/// The shard's constant.
-const DATAGRAMS_PER_TURN: usize = 64;
-
-/// The shard's constant; a batch is one datagram here.
-const BATCHES_PER_TURN: usize = 2;
-
-/// A node with connections to two others.
+/// A node with connections to two others, which sends batches of one datagram.
 fn three() -> (Network, Peer, Peer) {
     let mut network = Network::new(1);
     network.add(Setup {

@@ -93,6 +93,7 @@ fn token_is_worth_nothing_at_another_address() {
     network.run_for(Duration::from_millis(25));
     // The dialer has its token, and this is its second attempt.
     let second = network.intercept();
+    assert!(!second.is_empty());
     let thief = ([198, 51, 100, 7], 4001).into();
     let now = network.now;
     for datagram in &second {
@@ -101,6 +102,12 @@ fn token_is_worth_nothing_at_another_address() {
     network.nodes[1].turn(now);
     let (registry, transport) = network.nodes[1].stats();
     assert_eq!((transport.incoming, registry.connections), (0, 0));
+    // At its own address the same token lets the dialer in.
+    for datagram in &second {
+        network.nodes[1].receive(now, datagram.from, &datagram.contents);
+    }
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].stats().1.incoming, 1);
 }
 
 #[test]

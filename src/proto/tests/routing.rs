@@ -88,6 +88,13 @@ fn wrong_shard_cannot_reset_a_connection() {
     assert!(network.nodes[0].take_outgoing().is_empty());
     network.run_for(Duration::from_secs(1));
     assert_eq!(dialer.loss(), None);
+    // The owner does answer.
+    let mut datagram = payload(0, 200);
+    datagram[0] = 0x40 | datagram[0] & 0x3f;
+    let (now, from) = (network.now, network.nodes[1].addr());
+    let owner = network.nodes[0].owner(&datagram);
+    network.nodes[0].receive_on(owner, now, from, &datagram);
+    assert_eq!(network.nodes[0].take_outgoing().len(), 1);
 }
 
 #[test]
@@ -124,24 +131,60 @@ fn socket_that_only_dials_answers_no_stranger() {
 
 #[test]
 fn noise_of_any_kind_is_survived_and_starts_nothing() {
+    let dropped = |stats: &RegistryStats| stats.non_quic + stats.malformed + stats.unknown;
+    let mut reported = 0;
     for seed in seeds() {
         let (mut network, dialer, listener) = four_shards();
         let mut random = StdRng::seed_from_u64(seed);
         let now = network.now;
         let addr = network.nodes[0].addr();
-        for number in 0..50 {
-            let len = random.random_range(0..1400);
-            let datagram = payload(seed << 16 | number, len);
+        let before = network.nodes[1].stats();
+        for number in 0..NOISE {
+            let is_initial = number % 2 == 0;
+            let least = if is_initial { LEAST_INITIAL } else { 0 };
+            let len = random.random_range(least..1400);
+            let mut datagram = payload(seed << 16 | number, len);
+            if is_initial {
+                initial_header(&mut datagram);
+            }
             network.nodes[1].receive(now, addr, &datagram);
         }
+        network.nodes[1].turn(now);
+        let after = network.nodes[1].stats();
+        // Until an incoming connection is accepted, its first packet is not decrypted.
+        let begun = after.1.incoming - before.1.incoming;
+        let dropped = dropped(&after.0) - dropped(&before.0);
+        assert_eq!(dropped + begun, NOISE, "seed {seed}: {after:?}");
+        reported += begun;
         network.run_for(Duration::from_secs(6));
+        let (registry, transport) = network.nodes[1].stats();
+        let ends = (transport.handshakes_completed, transport.handshakes_failed);
+        assert_eq!(ends, (1, begun), "seed {seed}");
         assert_eq!(
             (dialer.loss(), listener.loss()),
             (None, None),
             "seed {seed}"
         );
-        assert_eq!(network.nodes[1].stats().0.connections, 1, "seed {seed}");
+        assert_eq!(registry.connections, 1, "seed {seed}");
     }
+    assert!(reported > 0);
+}
+
+/// The number of datagrams of noise.
+const NOISE: u64 = 50;
+
+/// The least length of a datagram with a client's Initial packet (RFC 9000 §14.1).
+const LEAST_INITIAL: usize = 1200;
+
+/// Makes a datagram begin like an Initial packet of version 1 without a token (RFC 9000 §17.2.2).
+fn initial_header(datagram: &mut [u8]) {
+    let len = datagram.len();
+    datagram[0] = 0xc0 | datagram[0] & 0x0f;
+    datagram[1..6].copy_from_slice(&[0, 0, 0, 1, 8]);
+    datagram[14] = 8;
+    datagram[23] = 0;
+    let rest = (len - 26) as u16 | 0x4000;
+    datagram[24..26].copy_from_slice(&rest.to_be_bytes());
 }
 
 #[test]
@@ -155,7 +198,8 @@ fn listener_follows_a_peer_whose_address_changes() {
         let (dialer, listener) = network.connect(0, 1);
         network.run_for(Duration::from_secs(1));
         for _ in 0..3 {
-            let before = network.nodes[1].stats().0;
+            let retired = |network: &Network| network.nodes[0].stats().0.retired_ids;
+            let before = (network.nodes[1].stats().0.retired_ids, retired(&network));
             let addr = network.rebind(0);
             send_something(&dialer);
             let seen = network.block_on({
@@ -169,10 +213,9 @@ fn listener_follows_a_peer_whose_address_changes() {
             let after = network.nodes[1].stats().0;
             assert_eq!(after.connections, 1);
             // The peer uses another ID, so that its move cannot be traced (RFC 9000 §9.5).
-            let retired = |node: usize| network.nodes[node].stats().0.retired_ids;
-            assert!(after.retired_ids >= before.retired_ids);
+            assert!(after.retired_ids >= before.0);
             assert!(
-                retired(0) > 0,
+                retired(&network) > before.1,
                 "the listener retires the dialer's IDs as it moves"
             );
             for node in 0..2 {
