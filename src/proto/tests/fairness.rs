@@ -306,6 +306,28 @@ fn bytes_that_were_not_sent_earn_nothing() {
     assert!(network.nodes[0].shards[0].totals().transport.debts > 0);
 }
 
+/// A datagram counts for at least 512 bytes in an inbox, and acknowledgements are much shorter.
+#[test]
+fn turn_is_light_whatever_memory_its_small_datagrams_hold() {
+    let (mut network, senders) = receiver_and(1);
+    let mut datagrams = Vec::new();
+    while datagrams.len() < 20 {
+        open_and_write(&senders[0], 1);
+        network.settle();
+        datagrams.extend(network.intercept());
+    }
+    let now = network.now;
+    let receiver = &mut network.nodes[0];
+    for datagram in &datagrams {
+        receiver.receive(now, datagram.from, &datagram.contents);
+    }
+    turn(receiver, now);
+    assert!(!receiver.shards[0].has_ready());
+    let again = &datagrams[0];
+    receiver.receive(now, again.from, &again.contents);
+    assert!(receiver.shards[0].has_light());
+}
+
 /// After authentication, the limit of a handshake does not apply.
 #[test]
 fn handshake_that_was_costly_and_is_over_is_not_given_up() {
