@@ -18,7 +18,9 @@ use futures::FutureExt;
 use loom::{future::block_on, thread};
 use tokio::runtime::Runtime;
 
-use super::world::{CONFIG, Dialling, World, dial, first_packet, nobody, runtime};
+use super::world::{
+    CONFIG, Dialling, World, first_packet, first_packet_of_a_dial, nobody, runtime,
+};
 use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
@@ -197,7 +199,7 @@ fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
 
 /// The first packet of a connection.
-static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(dial);
+static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(first_packet_of_a_dial);
 
 /// Runs `scene` in every interleaving with at most [`PREEMPTIONS`] preemptions.
 fn model(scene: impl Fn() + Send + Sync + 'static) {

@@ -15,7 +15,7 @@ use futures::{FutureExt, channel::oneshot};
 use quinn_proto::VarInt;
 use tokio::runtime::{self, Builder};
 
-use super::world::{self, CONFIG, Dialling, World, dial, first_packet, nobody};
+use super::world::{self, CONFIG, Dialling, World, first_packet, first_packet_of_a_dial, nobody};
 use crate::{
     driver::{
         connection::Handshake,
@@ -524,7 +524,7 @@ impl Scene {
 
     /// Makes a peer dial us.
     fn incoming(&mut self) -> IncomingConnection {
-        let datagram = first_packet(Arc::clone(&self.world.socket), &dial());
+        let datagram = first_packet(Arc::clone(&self.world.socket), &first_packet_of_a_dial());
         self.mailbox().forward(&mut vec![datagram]);
         let mut incoming = None;
         self.round(|scene| {

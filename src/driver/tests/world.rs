@@ -184,7 +184,7 @@ pub(super) fn runtime() -> runtime::Runtime {
 }
 
 /// Dials, and returns the first packet.
-pub(super) fn dial() -> Vec<u8> {
+pub(super) fn first_packet_of_a_dial() -> Vec<u8> {
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
     let config = CONFIG.client(None, None).unwrap();
     let (_, mut connection) = endpoint
