@@ -1,8 +1,8 @@
 //! Authentication: our certificate, the peer's certificate, and TLS.
 //!
 //! libp2p authenticates both sides with TLS 1.3. Each side has an ephemeral key in a self-signed
-//! certificate. An extension of the certificate has a signature of the ephemeral key, made with the
-//! host key ([libp2p TLS specification]).
+//! certificate. An extension has the host key and its signature of the ephemeral key ([libp2p TLS
+//! specification]).
 //!
 //! [libp2p TLS specification]: https://github.com/libp2p/specs/blob/master/tls/tls.md
 
@@ -52,7 +52,7 @@ mod tests;
 mod tls;
 mod verifier;
 
-/// The certificate of one transport, and TLS with it in both roles.
+/// The certificate of one configuration, and TLS with it in both roles.
 #[derive(Clone, Debug)]
 pub(crate) struct Authenticator {
     sessions: Arc<Sessions>,
@@ -62,7 +62,7 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// Creates a certificate with a fresh key, signed by `host`.
+    /// Creates a certificate with a fresh key, which `host` signs.
     ///
     /// `key_log` receives the secrets of every connection, with which its traffic can be decrypted.
     pub(crate) fn new(
@@ -78,9 +78,9 @@ impl Authenticator {
         )
     }
 
-    /// Like [`new`](Self::new), but takes as arguments everything that is not a function of its
-    /// input: the certificate's key, randomness (in `provider`) and time. With a key whose
-    /// signatures are deterministic, such as Ed25519, the same arguments give the same handshakes.
+    /// Like [`new`](Self::new), with the sources of all that differs from run to run: the
+    /// certificate's key, randomness (in `provider`) and time. With a key whose signatures are
+    /// deterministic, such as Ed25519, the same arguments give the same handshakes.
     pub(crate) fn with_parts(
         host: &Keypair,
         certificate_key: &rcgen::KeyPair,

@@ -189,139 +189,159 @@ impl Future for Connecting {
     /// If it is polled again after it has resolved.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            self.state = match std::mem::replace(&mut self.state, State::Done) {
-                State::Link { mut link, unzoned } => {
-                    // There would be no thread to read on.
-                    Runtime::current().map_err(|_| DialError::NoRuntime)?;
-                    match link.poll_unpin(cx) {
-                        Poll::Ready(link) => unzoned.at_link(link),
-                        Poll::Pending => {
-                            self.state = State::Link { link, unzoned };
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                State::Dial(mut dial) => {
-                    let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
-                    // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field
-                    // if the dial begins again.
-                    let from = std::mem::replace(&mut dial.from, DialFrom::New);
-                    let drivers = dial.use_guard.drivers();
-                    let (reply, departure) =
-                        drivers.dial(&runtime, dial.remote_addr, dial.expected, from)?;
-                    let begun = Box::new(Begun {
-                        dial: *dial,
-                        departure,
-                    });
-                    State::DialRequested { reply, begun }
-                }
-                State::DialRequested { mut reply, begun } => match reply.poll_unpin(cx) {
-                    Poll::Ready(Ok(handshake)) => State::Dialling {
-                        handshake: handshake?,
-                        begun,
-                    },
-                    Poll::Ready(Err(oneshot::Canceled)) => {
-                        let error = if begun.dial.use_guard.drivers().is_shut_down() {
-                            DialError::ShutDown
-                        } else {
-                            DialError::DriverStopped
-                        };
-                        return Poll::Ready(Err(error.into()));
-                    }
-                    Poll::Pending => {
-                        self.state = State::DialRequested { reply, begun };
-                        return Poll::Pending;
-                    }
-                },
-                State::Dialling {
-                    mut handshake,
-                    begun,
-                } => match handshake.poll(cx) {
-                    Poll::Ready(result) => {
-                        match (*begun).end(result.as_ref().map(|_| ()), handshake.heard()) {
-                            Some(dial) => State::Dial(dial),
-                            None => return Poll::Ready(connected(result)),
-                        }
-                    }
-                    Poll::Pending => {
-                        self.state = State::Dialling { handshake, begun };
-                        return Poll::Pending;
-                    }
-                },
-                State::Incoming(incoming) => {
-                    let Incoming {
-                        use_guard,
-                        connection,
-                    } = *incoming;
-                    State::AcceptRequested {
-                        reply: connection.accept()?,
-                        use_guard,
-                    }
-                }
-                State::AcceptRequested {
-                    mut reply,
-                    use_guard,
-                } => match reply.poll_unpin(cx) {
-                    Poll::Ready(Ok(handshake)) => State::Handshake(handshake?),
-                    Poll::Ready(Err(oneshot::Canceled)) => {
-                        return Poll::Ready(Err(never_begun(&use_guard).into()));
-                    }
-                    Poll::Pending => {
-                        self.state = State::AcceptRequested { reply, use_guard };
-                        return Poll::Pending;
-                    }
-                },
-                State::Handshake(mut handshake) => match handshake.poll(cx) {
-                    Poll::Ready(result) => return Poll::Ready(connected(result)),
-                    Poll::Pending => {
-                        self.state = State::Handshake(handshake);
-                        return Poll::Pending;
-                    }
-                },
-                State::Punch(punch) => {
-                    let Punch {
-                        use_guard,
-                        expected_peers,
-                        remote_addr,
-                        peer_id,
-                        listeners,
-                    } = *punch;
-                    State::Punching {
-                        expectation: expected_peers.expect(remote_addr, peer_id)?,
-                        over: use_guard.drivers().punch(remote_addr, &listeners)?,
-                        use_guard,
-                    }
-                }
-                State::Punching {
-                    mut expectation,
-                    mut over,
-                    use_guard,
-                } => {
-                    if let Poll::Ready(connected) = expectation.poll(cx) {
-                        return Poll::Ready(Ok(connected));
-                    }
-                    if let Poll::Ready(over) = over.poll_unpin(cx) {
-                        return Poll::Ready(Err(match over {
-                            Ok(()) => HandshakeError::TimedOut,
-                            Err(oneshot::Canceled) => never_begun(&use_guard),
-                        }
-                        .into()));
-                    }
-                    self.state = State::Punching {
-                        expectation,
-                        over,
-                        use_guard,
-                    };
+            let state = std::mem::replace(&mut self.state, State::Done);
+            match state.step(cx)? {
+                Step::Next(state) => self.state = state,
+                Step::Wait(state) => {
+                    self.state = state;
                     return Poll::Pending;
                 }
-                State::Settled(result) => return Poll::Ready(*result),
-                State::Done => panic!("`Connecting` polled after it has resolved"),
-            };
+                Step::Resolve(connected) => return Poll::Ready(Ok(connected)),
+            }
         }
     }
 }
 
-/// Why a request was dropped without an answer.
+/// What a [`Connecting`] does next.
+enum Step {
+    /// It goes on in this state.
+    Next(State),
+    /// It waits in this state.
+    Wait(State),
+    Resolve((PeerId, Connection)),
+}
+
+impl State {
+    fn step(self, cx: &mut Context<'_>) -> Result<Step, Error> {
+        Ok(match self {
+            Self::Link { mut link, unzoned } => {
+                // There would be no thread to read on.
+                Runtime::current().map_err(|_| DialError::NoRuntime)?;
+                match link.poll_unpin(cx) {
+                    Poll::Ready(link) => Step::Next(unzoned.at_link(link)),
+                    Poll::Pending => Step::Wait(Self::Link { link, unzoned }),
+                }
+            }
+            Self::Dial(dial) => Step::Next(dial.begin()?),
+            Self::DialRequested { mut reply, begun } => match reply.poll_unpin(cx) {
+                Poll::Ready(Ok(handshake)) => Step::Next(Self::Dialling {
+                    handshake: handshake?,
+                    begun,
+                }),
+                Poll::Ready(Err(oneshot::Canceled)) => return Err(begun.dial.never_begun().into()),
+                Poll::Pending => Step::Wait(Self::DialRequested { reply, begun }),
+            },
+            Self::Dialling {
+                mut handshake,
+                begun,
+            } => match handshake.poll(cx) {
+                Poll::Ready(result) => {
+                    match (*begun).end(result.as_ref().map(|_| ()), handshake.heard()) {
+                        Some(dial) => Step::Next(Self::Dial(dial)),
+                        None => connected(result)?,
+                    }
+                }
+                Poll::Pending => Step::Wait(Self::Dialling { handshake, begun }),
+            },
+            Self::Incoming(incoming) => Step::Next(incoming.accept()?),
+            Self::AcceptRequested {
+                mut reply,
+                use_guard,
+            } => match reply.poll_unpin(cx) {
+                Poll::Ready(Ok(handshake)) => Step::Next(Self::Handshake(handshake?)),
+                Poll::Ready(Err(oneshot::Canceled)) => return Err(never_begun(&use_guard).into()),
+                Poll::Pending => Step::Wait(Self::AcceptRequested { reply, use_guard }),
+            },
+            Self::Handshake(mut handshake) => match handshake.poll(cx) {
+                Poll::Ready(result) => connected(result)?,
+                Poll::Pending => Step::Wait(Self::Handshake(handshake)),
+            },
+            Self::Punch(punch) => Step::Next(punch.begin()?),
+            Self::Punching {
+                mut expectation,
+                mut over,
+                use_guard,
+            } => {
+                if let Poll::Ready(connected) = expectation.poll(cx) {
+                    return Ok(Step::Resolve(connected));
+                }
+                match over.poll_unpin(cx) {
+                    Poll::Ready(Ok(())) => return Err(HandshakeError::TimedOut.into()),
+                    Poll::Ready(Err(oneshot::Canceled)) => {
+                        return Err(never_begun(&use_guard).into());
+                    }
+                    Poll::Pending => Step::Wait(Self::Punching {
+                        expectation,
+                        over,
+                        use_guard,
+                    }),
+                }
+            }
+            Self::Settled(result) => Step::Resolve((*result)?),
+            Self::Done => panic!("`Connecting` polled after it has resolved"),
+        })
+    }
+}
+
+impl Dial {
+    /// Requests the handshake from a driver.
+    fn begin(mut self) -> Result<State, Error> {
+        let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
+        // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field if the dial
+        // begins again.
+        let from = std::mem::replace(&mut self.from, DialFrom::New);
+        let drivers = self.use_guard.drivers();
+        let (reply, departure) = drivers.dial(&runtime, self.remote_addr, self.expected, from)?;
+        let begun = Box::new(Begun {
+            dial: self,
+            departure,
+        });
+        Ok(State::DialRequested { reply, begun })
+    }
+
+    /// Why the request was dropped without an answer.
+    fn never_begun(&self) -> DialError {
+        if self.use_guard.drivers().is_shut_down() {
+            DialError::ShutDown
+        } else {
+            DialError::DriverStopped
+        }
+    }
+}
+
+impl Incoming {
+    /// Requests the handshake from the driver.
+    fn accept(self) -> Result<State, Error> {
+        let Self {
+            use_guard,
+            connection,
+        } = self;
+        Ok(State::AcceptRequested {
+            reply: connection.accept()?,
+            use_guard,
+        })
+    }
+}
+
+impl Punch {
+    /// Expects the peer, and requests the hole punch from a driver.
+    fn begin(self) -> Result<State, Error> {
+        let Self {
+            use_guard,
+            expected_peers,
+            remote_addr,
+            peer_id,
+            listeners,
+        } = self;
+        Ok(State::Punching {
+            expectation: expected_peers.expect(remote_addr, peer_id)?,
+            over: use_guard.drivers().punch(remote_addr, &listeners)?,
+            use_guard,
+        })
+    }
+}
+
+/// Why a request to accept a connection, or to punch a hole, was dropped without an answer.
 fn never_begun(use_guard: &UseGuard) -> HandshakeError {
     if use_guard.drivers().is_shut_down() {
         HandshakeError::ShutDown
@@ -332,9 +352,9 @@ fn never_begun(use_guard: &UseGuard) -> HandshakeError {
 
 fn connected(
     result: Result<(PeerId, DrivenConnection), HandshakeError>,
-) -> Result<(PeerId, Connection), Error> {
+) -> Result<Step, HandshakeError> {
     let (peer_id, connection) = result?;
-    Ok((peer_id, Connection::new(connection)))
+    Ok(Step::Resolve((peer_id, Connection::new(connection))))
 }
 
 impl fmt::Debug for Connecting {

@@ -49,7 +49,7 @@ pub(crate) use self::{
     congestion::{BbrFactory, CubicFactory, LiftableFactory},
     connection::{
         Connection, FIRST_PEER_STREAMS, ReceiveWindows, SharedConnection, StreamId, StreamLimits,
-        lock, with,
+        lock_connection, with,
     },
     connection_id::{IdQuota, ShardCount},
     datagram::{Datagram, Incoming, Outbound, Routed, Sent, SocketHandle, Unrouted},

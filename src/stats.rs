@@ -40,33 +40,29 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportStats {
+    /// Accepted incoming connections that were refused because too many waited for their handshake
+    /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
+    pub accepts_dropped_overload: u64,
     /// Bytes of data that connections hold: received and not read, or written and not acknowledged,
     /// as of each connection's last turn;
     /// [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits them; now.
     pub buffered_bytes: u64,
-    /// Accepted incoming connections that were refused because too many waited for their handshake
-    /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
-    pub accepts_dropped_overload: u64,
     /// Bytes of UDP payload received.
     pub bytes_received: u64,
     /// Bytes of UDP payload sent.
     pub bytes_sent: u64,
+    /// Packets with a CONNECTION_CLOSE that were sent again because the peer went on sending (RFC
+    /// 9000 §10.2.1).
+    pub closes_repeated: u64,
     /// Datagrams received.
     pub datagrams_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
-    /// Packets with a CONNECTION_CLOSE that were sent again because the peer went on sending (RFC
-    /// 9000 §10.2.1).
-    pub closes_repeated: u64,
     /// Turns in which a connection's datagrams cost more CPU time than they had earned, so that the
     /// connection had to wait for its next turn.
     pub debts: u64,
     /// Dials whose first packet was created.
     pub dials: u64,
-    /// Packets dropped because of their CRYPTO frames: one packet, or all packets of the
-    /// connection, had more of them than any handshake needs. A connection over the limit accepts
-    /// no more packets.
-    pub dropped_crypto: u64,
     /// Dials that failed because too many waited to begin
     /// ([`DialError::Overloaded`](crate::DialError::Overloaded)).
     pub dials_dropped_overload: u64,
@@ -77,6 +73,10 @@ pub struct TransportStats {
     /// had not answered packets from the listener's port. A dial that tried the listener's port
     /// first counts twice in [`dials`](Self::dials), and once among the handshakes.
     pub dials_from_other_port: u64,
+    /// Packets dropped because of their CRYPTO frames: one packet, or all packets of the
+    /// connection, had more of them than any handshake needs. A connection over the limit accepts
+    /// no more packets.
+    pub dropped_crypto: u64,
     /// Connections that ended because the peer's QUIC implementation aborted them
     /// ([`ConnectionError::AbortedByPeer`](crate::ConnectionError::AbortedByPeer)). This figure and
     /// the next ones count authenticated connections, each of them once.
@@ -100,10 +100,10 @@ pub struct TransportStats {
     pub handshakes_completed: u64,
     /// Handshakes that ended without one, including those that timed out.
     pub handshakes_failed: u64,
-    /// Handshakes that ended because processing the peer's packets took too much CPU time.
-    pub handshakes_too_costly: u64,
     /// Handshakes that took longer than the handshake timeout.
     pub handshakes_timed_out: u64,
+    /// Handshakes that ended because processing the peer's packets took too much CPU time.
+    pub handshakes_too_costly: u64,
     /// Dials as listener that began to punch a hole.
     pub hole_punches: u64,
     /// Incoming connections that were offered to the application.
@@ -364,19 +364,19 @@ pub const SEQUENCE_BUCKETS: usize = 16;
 impl AddAssign for TransportStats {
     fn add_assign(&mut self, other: Self) {
         let Self {
-            buffered_bytes,
             accepts_dropped_overload,
+            buffered_bytes,
             bytes_received,
             bytes_sent,
+            closes_repeated,
             datagrams_received,
             datagrams_sent,
-            closes_repeated,
             debts,
             dials,
-            dropped_crypto,
             dials_dropped_overload,
-            dials_from_other_port,
             dials_expired,
+            dials_from_other_port,
+            dropped_crypto,
             ended_aborted_by_peer,
             ended_closed_by_peer,
             ended_driver_stopped,
@@ -387,8 +387,8 @@ impl AddAssign for TransportStats {
             exceeded_credit,
             handshakes_completed,
             handshakes_failed,
-            handshakes_too_costly,
             handshakes_timed_out,
+            handshakes_too_costly,
             hole_punches,
             incoming,
             incoming_refused,
@@ -408,25 +408,25 @@ impl AddAssign for TransportStats {
             sends_unreachable,
             shards,
             sockets,
+            sockets_rebound,
             source_changes,
             source_changes_refused,
-            sockets_rebound,
             too_fragmented,
             writes_limited,
         } = other;
-        self.buffered_bytes += buffered_bytes;
         self.accepts_dropped_overload += accepts_dropped_overload;
+        self.buffered_bytes += buffered_bytes;
         self.bytes_received += bytes_received;
         self.bytes_sent += bytes_sent;
+        self.closes_repeated += closes_repeated;
         self.datagrams_received += datagrams_received;
         self.datagrams_sent += datagrams_sent;
-        self.closes_repeated += closes_repeated;
         self.debts += debts;
         self.dials += dials;
-        self.dropped_crypto += dropped_crypto;
         self.dials_dropped_overload += dials_dropped_overload;
-        self.dials_from_other_port += dials_from_other_port;
         self.dials_expired += dials_expired;
+        self.dials_from_other_port += dials_from_other_port;
+        self.dropped_crypto += dropped_crypto;
         self.ended_aborted_by_peer += ended_aborted_by_peer;
         self.ended_closed_by_peer += ended_closed_by_peer;
         self.ended_driver_stopped += ended_driver_stopped;
@@ -437,8 +437,8 @@ impl AddAssign for TransportStats {
         self.exceeded_credit += exceeded_credit;
         self.handshakes_completed += handshakes_completed;
         self.handshakes_failed += handshakes_failed;
-        self.handshakes_too_costly += handshakes_too_costly;
         self.handshakes_timed_out += handshakes_timed_out;
+        self.handshakes_too_costly += handshakes_too_costly;
         self.hole_punches += hole_punches;
         self.incoming += incoming;
         self.incoming_refused += incoming_refused;
@@ -458,9 +458,9 @@ impl AddAssign for TransportStats {
         self.sends_unreachable += sends_unreachable;
         self.shards += shards;
         self.sockets += sockets;
+        self.sockets_rebound += sockets_rebound;
         self.source_changes += source_changes;
         self.source_changes_refused += source_changes_refused;
-        self.sockets_rebound += sockets_rebound;
         self.too_fragmented += too_fragmented;
         self.writes_limited += writes_limited;
     }

@@ -16,7 +16,8 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
 
 /// Locks, even if a thread has panicked while it held the lock. Only for data that is consistent
-/// between any two statements; connections have [a lock of their own](crate::proto::lock).
+/// between any two statements; for connections there is
+/// [`lock_connection`](crate::proto::lock_connection).
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

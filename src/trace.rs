@@ -1,7 +1,8 @@
 //! What is traced of a connection and of what is dropped.
 //!
-//! Nothing here is above the level `debug` but what happens once for a socket: anyone can send
-//! datagrams, and a log must not grow with them. What is dropped is at the level `trace`. While
+//! Events are at `debug` or below, except those that happen once for a socket: anyone can send
+//! datagrams, and a log must not grow with them. Dropped datagrams, and requests for which there is
+//! no room, are at `trace`; dials and incoming connections that are given up are at `debug`. While
 //! nobody subscribes, an event costs a relaxed load, and a span a comparison.
 
 use std::net::SocketAddr;

@@ -144,12 +144,17 @@ fn dial_from_a_listener_of_a_runtime_that_has_ended_leaves_from_elsewhere() {
     let (far, first) = (runtime(), runtime());
     let (mut node, mut peer) = (Node::new(), Node::new());
     let addr = far.block_on(peer.listen());
-    first.block_on(node.listen());
+    let own_addr = first.block_on(node.listen());
     let dial = node.dial(&addr);
     drop(first);
     runtime().block_on(bounded(async {
         let (dialled, _accepted) = tokio::join!(dial, peer.accept());
         assert!(dialled.is_ok());
+        let [connection] = &node.stats().connections[..] else {
+            panic!("not one connection");
+        };
+        let left_from = connection.local_addr.port();
+        assert_ne!(left_from, socket_addr(&own_addr).port());
     }));
 }
 
@@ -327,7 +332,6 @@ async fn closed_resolves_when_the_last_connection_is() {
     .await;
 }
 
-/// Listens again where listeners have lost their runtime.
 /// A task that nothing else keeps.
 struct Task;
 
@@ -355,6 +359,7 @@ async fn futures_that_wait_for_the_end_are_forgotten_with_their_wakers() {
     .await;
 }
 
+/// Listens again where listeners have lost their runtime.
 async fn listen_anew(node: &mut Node) -> (ListenerId, Multiaddr) {
     let id = ListenerId::next();
     let listens = (node.transport).listen_on(id, LOOPBACK_V4.parse().unwrap());

@@ -1,4 +1,6 @@
-//! Checks that every setting has its effect.
+//! Checks the effects of settings. Tests that need virtual time are in
+//! `src/proto/tests/settings.rs`, and those of what the authenticator gets in
+//! `src/authenticator/tests.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -157,7 +157,6 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
     const DIALS: usize = 8;
 
     bounded(async {
-        let mut completed = 0;
         let rounds = [0, 3, 5, 6].map(|accepts| [0, 1, 4].map(|steps| (accepts, steps)));
         for (accepts, steps) in rounds.into_iter().flatten() {
             let mut dialer = Node::with(|config| config.handshake_timeout(SHORT));
@@ -211,7 +210,6 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
                 }
             }
             assert_eq!((dialled.len(), echoes.len()), (accepts, accepts));
-            completed += accepts;
             for mut muxer in dialled {
                 ask(&mut muxer).await;
             }
@@ -232,7 +230,6 @@ async fn handshakes_under_way_as_a_listener_goes_end_once_on_both_sides() {
             assert_eq!(incoming.handshakes_failed, 0);
             assert!(incoming.incoming_refused <= (DIALS - accepts) as u64);
         }
-        assert!(completed > 0);
     })
     .await;
 }

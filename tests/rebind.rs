@@ -273,7 +273,7 @@ mod failing {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn transfer_survives_the_failure_of_the_dialler_s_socket() {
+    async fn transfer_survives_the_failure_of_the_dialer_s_socket() {
         for shards in [1, SHARDS] {
             bounded(async {
                 let (mut dialer, mut listener) = (sharded(shards), sharded(SHARDS));

@@ -7,116 +7,167 @@ use std::time::Duration;
 use libp2p_identity::Keypair;
 use libp2p_quinn::{BandwidthLimits, Config, ConfigBuilder, ConfigError};
 
-/// Longer than any handshake takes.
-const NEVER: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_secs(3600);
 
 type Built = Result<ConfigBuilder, ConfigError>;
 
 #[test]
-fn every_setter_refuses_what_cannot_work_and_names_itself() {
+fn every_setter_refuses_what_cannot_work_and_names_itself_and_what_can() {
     const LARGEST: u64 = (1 << 62) - 1;
+    const MILLISECOND: Duration = Duration::from_millis(1);
     let keypair = Keypair::generate_ed25519();
-    let refuses = |name: &'static str, built: Built| match built {
-        Err(ConfigError::OutOfRange { name: named, .. }) => assert_eq!(named, name),
+    let config = || Config::builder(&keypair);
+    let refuses = |name: &str, range: &str, built: Built| match built {
+        Err(ConfigError::OutOfRange {
+            name: named,
+            expected,
+        }) => assert_eq!((named, expected), (name, range)),
         other => panic!("{name}: {other:?}"),
     };
     let accepts = |built: Built| assert!(built.is_ok(), "{built:?}");
-    let config = || Config::builder(&keypair);
-    let name = "bandwidth_limits";
-    let mut limits = BandwidthLimits::default();
-    limits.send.each_peer = Some(999);
-    refuses(name, config().bandwidth_limits(limits));
-    limits.send.each_peer = Some(1_000);
-    accepts(config().bandwidth_limits(limits));
-    let name = "connection_receive_window_bytes";
-    refuses(name, config().connection_receive_window_bytes(0));
-    refuses(name, config().connection_receive_window_bytes(LARGEST + 1));
-    accepts(config().connection_receive_window_bytes(LARGEST));
-    let name = "handshake_timeout";
-    refuses(name, config().handshake_timeout(Duration::ZERO));
-    refuses(
-        name,
-        config().handshake_timeout(NEVER + Duration::from_millis(1)),
-    );
-    accepts(config().handshake_timeout(NEVER));
-    let name = "initial_rtt";
-    refuses(name, config().initial_rtt(Duration::from_micros(999)));
-    refuses(name, config().initial_rtt(Duration::from_millis(1001)));
-    accepts(config().initial_rtt(Duration::from_millis(1)));
-    accepts(config().initial_rtt(Duration::from_secs(1)));
-    let name = "initial_window_bytes";
-    refuses(name, config().initial_window_bytes(2_399));
-    refuses(name, config().initial_window_bytes(10_000_001));
-    accepts(config().initial_window_bytes(2_400));
-    accepts(config().initial_window_bytes(10_000_000));
-    let name = "idle_timeout";
-    refuses(name, config().idle_timeout(Some(Duration::ZERO)));
-    refuses(
-        name,
-        config().idle_timeout(Some(Duration::from_micros(999))),
-    );
-    refuses(
-        name,
-        config().idle_timeout(Some(Duration::from_millis(LARGEST + 1))),
-    );
-    accepts(config().idle_timeout(Some(Duration::from_millis(1))));
-    let name = "keep_alive_interval";
-    refuses(name, config().keep_alive_interval(Some(Duration::ZERO)));
-    refuses(
-        name,
-        config().keep_alive_interval(Some(Duration::from_nanos(1))),
-    );
-    let name = "linger_timeout";
-    refuses(
-        name,
-        config().linger_timeout(NEVER + Duration::from_millis(1)),
-    );
-    accepts(config().linger_timeout(NEVER));
-    accepts(config().linger_timeout(Duration::ZERO));
-    let name = "max_buffered_bytes";
-    refuses(name, config().max_buffered_bytes(Some((1 << 20) - 1)));
-    accepts(config().max_buffered_bytes(Some(1 << 20)));
-    let name = "max_handshakes_per_source";
-    refuses(name, config().max_handshakes_per_source(0));
-    accepts(config().max_handshakes_per_source(usize::MAX));
-    let name = "max_incoming_handshakes";
-    refuses(name, config().max_incoming_handshakes(0));
-    accepts(config().max_incoming_handshakes(usize::MAX));
-    let name = "max_pending_incoming_bytes";
-    refuses(name, config().max_pending_incoming_bytes(32 * 1024 - 1));
-    accepts(config().max_pending_incoming_bytes(usize::MAX));
-    let name = "max_mtu_bytes";
-    refuses(name, config().max_mtu_bytes(1199));
-    refuses(name, config().max_mtu_bytes(65_501));
+
+    let set = |rate| {
+        let mut limits = BandwidthLimits::default();
+        limits.send.each_peer = rate;
+        config().bandwidth_limits(limits)
+    };
+    let range = "at least 1,000 bytes per second";
+    refuses("bandwidth_limits", range, set(Some(999)));
+    accepts(set(Some(1_000)));
+    accepts(set(None));
+
+    let set = |bytes| config().connection_receive_window_bytes(bytes);
+    let range = "at least 1 and less than 2^62 bytes";
+    refuses("connection_receive_window_bytes", range, set(0));
+    accepts(set(1));
+    accepts(set(LARGEST));
+    refuses("connection_receive_window_bytes", range, set(LARGEST + 1));
+
+    let set = |timeout| config().handshake_timeout(timeout);
+    let range = "more than zero, at most an hour";
+    refuses("handshake_timeout", range, set(Duration::ZERO));
+    accepts(set(Duration::from_nanos(1)));
+    accepts(set(HOUR));
+    refuses("handshake_timeout", range, set(HOUR + MILLISECOND));
+
+    let set = |timeout| config().idle_timeout(timeout);
+    let range = "at least 1 ms and less than 2^62 ms";
+    refuses("idle_timeout", range, set(Some(Duration::ZERO)));
+    let short = Some(Duration::from_micros(999));
+    refuses("idle_timeout", range, set(short));
+    accepts(set(Some(MILLISECOND)));
+    accepts(set(Some(Duration::from_millis(LARGEST))));
+    let long = Some(Duration::from_millis(LARGEST + 1));
+    refuses("idle_timeout", range, set(long));
+    accepts(set(None));
+
+    let set = |micros| config().initial_rtt(Duration::from_micros(micros));
+    refuses("initial_rtt", "1 ms to 1 s", set(999));
+    accepts(set(1_000));
+    accepts(set(1_000_000));
+    refuses("initial_rtt", "1 ms to 1 s", set(1_000_001));
+
+    let set = |bytes| config().initial_window_bytes(bytes);
+    refuses("initial_window_bytes", "2,400 to 10,000,000", set(2_399));
+    accepts(set(2_400));
+    accepts(set(10_000_000));
+    let large = set(10_000_001);
+    refuses("initial_window_bytes", "2,400 to 10,000,000", large);
+
+    let set = |interval| config().keep_alive_interval(interval);
+    refuses("keep_alive_interval", "1 ms to a day", set(short));
+    accepts(set(Some(MILLISECOND)));
+    accepts(set(Some(24 * HOUR)));
+    let long = set(Some(24 * HOUR + MILLISECOND));
+    refuses("keep_alive_interval", "1 ms to a day", long);
+    let longest = set(Some(Duration::MAX));
+    refuses("keep_alive_interval", "1 ms to a day", longest);
+    accepts(set(None));
+
+    let set = |timeout| config().linger_timeout(timeout);
+    accepts(set(Duration::ZERO));
+    accepts(set(HOUR));
+    let long = set(HOUR + MILLISECOND);
+    refuses("linger_timeout", "at most an hour", long);
+
+    let set = |bytes| config().max_buffered_bytes(bytes);
+    let little = set(Some((1 << 20) - 1));
+    refuses("max_buffered_bytes", "at least 1 MiB", little);
+    accepts(set(Some(1 << 20)));
+    accepts(set(None));
+
+    let set = |handshakes| config().max_handshakes_per_source(handshakes);
+    refuses("max_handshakes_per_source", "at least 1", set(0));
+    accepts(set(1));
+    accepts(set(usize::MAX));
+
+    let set = |handshakes| config().max_incoming_handshakes(handshakes);
+    refuses("max_incoming_handshakes", "at least 1", set(0));
+    accepts(set(1));
+    accepts(set(usize::MAX));
+
+    let set = |bytes| config().max_mtu_bytes(bytes);
+    refuses("max_mtu_bytes", "1200 to 65500 bytes", set(1199));
     for bytes in [1200, 65_500] {
-        config().max_mtu_bytes(bytes).unwrap().build().unwrap();
+        set(bytes).unwrap().build().unwrap();
     }
-    refuses("max_peer_streams", config().max_peer_streams(0));
-    refuses("max_pending_incoming", config().max_pending_incoming(0));
-    refuses("max_peer_streams", config().max_peer_streams(65_537));
-    refuses(
-        "keep_alive_interval",
-        config().keep_alive_interval(Some(Duration::MAX)),
-    );
-    refuses("send_window_bytes", config().send_window_bytes(0));
-    refuses("shards", config().shards(0));
-    refuses("shards", config().shards(65));
-    accepts(config().shards(64));
-    let name = "socket_buffer_bytes";
-    refuses(name, config().socket_buffer_bytes(65_535, 65_536));
-    refuses(name, config().socket_buffer_bytes(65_536, 65_535));
-    refuses(name, config().socket_buffer_bytes(65_536, (1 << 30) + 1));
-    accepts(config().socket_buffer_bytes(65_536, 1 << 30));
-    let name = "stream_receive_window_bytes";
-    refuses(name, config().stream_receive_window_bytes(0));
-    refuses(name, config().stream_receive_window_bytes(LARGEST + 1));
+    refuses("max_mtu_bytes", "1200 to 65500 bytes", set(65_501));
+
+    let set = |streams| config().max_peer_streams(streams);
+    refuses("max_peer_streams", "1 to 65536", set(0));
+    accepts(set(1));
+    accepts(set(65_536));
+    refuses("max_peer_streams", "1 to 65536", set(65_537));
+
+    let set = |connections| config().max_pending_incoming(connections);
+    refuses("max_pending_incoming", "at least 1", set(0));
+    accepts(set(1));
+    accepts(set(usize::MAX));
+
+    let set = |bytes| config().max_pending_incoming_bytes(bytes);
+    let little = set(32 * 1024 - 1);
+    refuses("max_pending_incoming_bytes", "at least 32 KiB", little);
+    accepts(set(32 * 1024));
+    accepts(set(usize::MAX));
+
+    let set = |bytes| config().send_window_bytes(bytes);
+    refuses("send_window_bytes", "at least 1", set(0));
+    accepts(set(1));
+    accepts(set(u64::MAX));
+
+    let set = |shards| config().shards(shards);
+    refuses("shards", "1 to 64", set(0));
+    accepts(set(1));
+    accepts(set(64));
+    refuses("shards", "1 to 64", set(65));
+
+    let set = |receive, send| config().socket_buffer_bytes(receive, send);
+    let (least, most) = (64 << 10, 1 << 30);
+    for (receive, send) in [
+        (least - 1, least),
+        (least, least - 1),
+        (least, most + 1),
+        (most + 1, least),
+    ] {
+        let built = set(receive, send);
+        refuses("socket_buffer_bytes", "64 KiB to 1 GiB", built);
+    }
+    accepts(set(least, most));
+    accepts(set(most, least));
+
+    let set = |bytes| config().stream_receive_window_bytes(bytes);
+    let range = "at least 1 and less than 2^62 bytes";
+    refuses("stream_receive_window_bytes", range, set(0));
+    accepts(set(1));
+    accepts(set(LARGEST));
+    refuses("stream_receive_window_bytes", range, set(LARGEST + 1));
 }
 
 #[test]
 fn every_setter_that_may_refuse_is_tried_with_what_it_refuses() {
     let setters = include_str!("../src/config/builder.rs").split("    pub fn ");
     let (_, tried) = include_str!("refusals.rs")
-        .split_once("fn every_setter_refuses_what_cannot_work_and_names_itself")
+        .split_once("fn every_setter_refuses_what_cannot_work_and_names_itself_and_what_can")
         .unwrap();
     let (tried, _) = tried.split_once("\n}\n").unwrap();
     let mut count = 0;

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Poll,
 };
@@ -89,12 +89,9 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
         let (mut dialled, accepted) = connect_at(&mut dialer, &mut listener, &addr).await;
         let echo = tokio::spawn(echo(accepted));
         let addr = socket_addr(&addr);
-        let (stop, sent) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
+        let stop = Arc::new(AtomicBool::new(false));
         let flood = std::thread::spawn({
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            let stop = Arc::clone(&stop);
             move || {
                 let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
                 // Empty, not QUIC, and of an unknown connection.
@@ -103,7 +100,6 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
                     for datagram in worthless {
                         // As many as the kernel accepts.
                         let _ = stranger.send_to(datagram, addr);
-                        sent.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
@@ -118,7 +114,6 @@ async fn a_flood_of_worthless_datagrams_does_not_stop_a_connection() {
         until(|| listener.stats().registry.non_quic > before.non_quic).await;
         stop.store(true, Ordering::Relaxed);
         flood.join().unwrap();
-        assert!(sent.load(Ordering::Relaxed) > 0);
         drop(dialled);
         echo.await.unwrap();
     })

@@ -91,6 +91,7 @@ fn watch(handle: &Handle, connections: u64) {
 /// Asserts that no figure is smaller than before, and that none has vanished.
 fn assert_grown(before: &PacketStats, after: &PacketStats) {
     let [before, after] = [before, after].map(|stats| format!("{stats:#?}"));
+    assert_eq!(before.lines().count(), after.lines().count());
     for (before, after) in before.lines().zip(after.lines()) {
         let figures = [before, after].map(|line| {
             let figure = line.trim_end_matches(',').rsplit(' ').next();

@@ -84,12 +84,12 @@ async fn peers_that_only_dialled_us_are_not_remembered() {
     for over in [Over::Memory, Over::Quinn, Over::Tcp] {
         let mut node = passive(over);
         let address = listen(&mut node, over).await;
-        let dialler = run(
+        let dialer = run(
             support::node(over, config(1).with_bootstrap([address])),
             over,
         )
         .await;
-        connected(&mut node, dialler.peer).await;
+        connected(&mut node, dialer.peer).await;
         assert_eq!(peers_of(&node), [], "{over:?}");
     }
 }
@@ -378,12 +378,12 @@ async fn listeners_that_close_at_once_are_not_dialled_in_a_loop() {
     let peer = *closer.local_peer_id();
     tokio::spawn(async move {
         loop {
-            let dialler = until(&mut closer, |event| match event {
+            let dialer = until(&mut closer, |event| match event {
                 SwarmEvent::ConnectionEstablished { peer_id, .. } => Some(peer_id),
                 _ => None,
             })
             .await;
-            let _ = closer.disconnect_peer_id(dialler);
+            let _ = closer.disconnect_peer_id(dialer);
         }
     });
 

@@ -29,7 +29,7 @@ use self::{
 use crate::{
     figures::Figures,
     plot,
-    sample::{Sample, books},
+    sample::{Sample, entries},
     trend::Trend,
 };
 
@@ -75,7 +75,7 @@ async fn churn(options: &Options) -> Result<Figures> {
     let began = Instant::now();
     let tally = Arc::new(Tally::default());
     let listener = Listener::start(options.seed, options.shards).await?;
-    let mut samples = vec![Sample::take(0, 0, listener.books())?];
+    let mut samples = vec![Sample::take(0, 0, listener.entries())?];
     for slice in 0..options.slices {
         let part =
             |whole: u64| whole * (slice + 1) / options.slices - whole * slice / options.slices;
@@ -147,9 +147,9 @@ impl Slice {
         }
         let dialer = Arc::into_inner(dialer).context("somebody still dials")?;
         let handle = dialer.end();
-        until(|| books(&handle.stats().registry) == 0).await;
-        let left = books(&handle.stats().registry);
-        ensure!(left == 0, "{left} entries are left in a dialer's books");
+        until(|| entries(&handle.stats().registry) == 0).await;
+        let left = entries(&handle.stats().registry);
+        ensure!(left == 0, "{left} entries are left in a dialer's registry");
         Ok(())
     }
 }
@@ -166,7 +166,7 @@ fn take(left: &AtomicU64, wanted: u64) -> u64 {
 
 /// What is left after everything that was going to end has ended.
 async fn settle(listener: &Listener, tally: &Tally, start: &Sample) -> Result<Sample> {
-    let take = || Sample::take(tally.connections(), tally.streams(), listener.books());
+    let take = || Sample::take(tally.connections(), tally.streams(), listener.entries());
     until(|| take().is_ok_and(|sample| sample.is_as_empty_as(start))).await;
     take()
 }
@@ -219,7 +219,7 @@ fn report(
             met,
         );
     };
-    same("entries in the registry's books", |sample| sample.books);
+    same("entries in the registry", |sample| sample.entries);
     same("tasks", |sample| sample.tasks);
     same("descriptors", |sample| sample.descriptors);
     let live = trend(|sample| sample.live_bytes)?;

@@ -23,9 +23,7 @@ fn draw(samples: &[Sample], path: &Path) -> Result<(), Box<dyn std::error::Error
     let panels: [(&str, Of); 5] = [
         ("allocated, MiB", |sample| megabytes(sample.live_bytes)),
         ("resident, MiB", |sample| megabytes(sample.resident_bytes)),
-        ("entries in the registry's books", |sample| {
-            sample.books as f64
-        }),
+        ("entries in the registry", |sample| sample.entries as f64),
         ("tasks", |sample| sample.tasks as f64),
         ("descriptors", |sample| sample.descriptors as f64),
     ];

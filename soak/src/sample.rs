@@ -16,7 +16,7 @@ pub struct Sample {
     /// Streams so far.
     pub streams: u64,
     /// The sum of all figures that the registries mark as *now*, which should be zero.
-    pub books: u64,
+    pub entries: u64,
     /// Tasks of the runtime that have not ended.
     pub tasks: u64,
     /// Open descriptors.
@@ -27,13 +27,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    pub fn take(connections: u64, streams: u64, books: u64) -> Result<Self> {
+    pub fn take(connections: u64, streams: u64, entries: u64) -> Result<Self> {
         // jemalloc updates its figures only on request.
         epoch::advance().context("jemalloc's epoch")?;
         Ok(Self {
             connections,
             streams,
-            books,
+            entries,
             tasks: tokio::runtime::Handle::current()
                 .metrics()
                 .num_alive_tasks() as u64,
@@ -45,12 +45,12 @@ impl Sample {
 
     /// Whether nothing is left of the connections since `start`.
     pub fn is_as_empty_as(&self, start: &Self) -> bool {
-        self.books == 0 && self.tasks <= start.tasks && self.descriptors <= start.descriptors
+        self.entries == 0 && self.tasks <= start.tasks && self.descriptors <= start.descriptors
     }
 }
 
 /// The sum of all figures that must be zero when every connection is gone.
-pub fn books(stats: &RegistryStats) -> u64 {
+pub fn entries(stats: &RegistryStats) -> u64 {
     let counts = [
         stats.connections,
         stats.handshaking,
@@ -82,10 +82,10 @@ impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} connections, {} streams: {} in the books, {} tasks, {} descriptors, {} KiB allocated, {} KiB resident",
+            "{} connections, {} streams: {} entries, {} tasks, {} descriptors, {} KiB allocated, {} KiB resident",
             self.connections,
             self.streams,
-            self.books,
+            self.entries,
             self.tasks,
             self.descriptors,
             self.live_bytes / 1024,

@@ -4,6 +4,7 @@
 mod matrix;
 mod page;
 mod shown;
+mod threats;
 
 use std::fs;
 
@@ -16,7 +17,7 @@ use crate::root;
 #[derive(Args)]
 pub struct Options {
     /// Writes nothing, and fails if the page is not up to date, a row has no test, or a test does
-    /// not exist.
+    /// not exist, also one that the threat model names.
     #[arg(long)]
     check: bool,
 }
@@ -43,6 +44,13 @@ pub fn run(options: &Options) -> Result<bool> {
             })
         })
         .collect();
+    let threats = fs::read_to_string(root().join("docs/threat-model.md"))?;
+    let missing = threats::missing(&threats, &tests);
+    complaints.extend(
+        missing
+            .iter()
+            .map(|name| format!("threat-model.md: there is no {name}")),
+    );
     if options.check {
         let is_current = fs::read_to_string(&path).is_ok_and(|current| current == page);
         if !is_current {

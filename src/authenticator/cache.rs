@@ -26,7 +26,7 @@ pub(super) struct VerifiedCertificates(Mutex<LruCache<Digest, Examined>>);
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
 impl VerifiedCertificates {
-    /// Does what [`Examined::new`] and [`Examined::check`] do together.
+    /// Does what [`Examined::examine`] and [`Examined::check`] do together.
     pub(super) fn examine(
         &self,
         der: &[u8],
@@ -39,7 +39,7 @@ impl VerifiedCertificates {
         if let Some(examined) = known {
             return examined.check(now);
         }
-        let examined = Examined::new(der, now, algorithms)?;
+        let examined = Examined::examine(der, now, algorithms)?;
         self.lock().put(key, examined.clone());
         examined.check(now)
     }

@@ -60,7 +60,7 @@ pub fn verify_certificate(
         LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
     let now = unix_seconds(now);
-    let (peer, _) = Examined::new(der, now, &ALGORITHMS)?.check(now)?;
+    let (peer, _) = Examined::examine(der, now, &ALGORITHMS)?.check(now)?;
     peer.expect(expected)?;
     Ok(peer)
 }
@@ -95,7 +95,8 @@ impl VerifiedPeer {
     }
 }
 
-/// A certificate that passed every check that depends neither on the time nor on the expected peer.
+/// What remains of a certificate that has passed every check except that of the expected peer. Its
+/// validity is checked again whenever it is used.
 #[derive(Clone, Debug)]
 pub(super) struct Examined {
     peer: VerifiedPeer,
@@ -105,7 +106,7 @@ pub(super) struct Examined {
 
 impl Examined {
     /// Verifies a certificate at `now`, in seconds since 1970.
-    pub(super) fn new(
+    pub(super) fn examine(
         der: &[u8],
         now: i64,
         algorithms: &WebPkiSupportedAlgorithms,

@@ -203,7 +203,7 @@ impl ConfigBuilder {
         if !INITIAL_RTTS.contains(&rtt) {
             return Err(ConfigError::OutOfRange {
                 name: "initial_rtt",
-                expected: "1 ms to 3 s",
+                expected: "1 ms to 1 s",
             });
         }
         self.knobs.initial_rtt = rtt;

@@ -152,8 +152,9 @@ pub(super) struct Knobs {
     pub(super) bandwidth_limits: BandwidthLimits,
     pub(super) congestion_control: CongestionControl,
     pub(super) connection_receive_window: VarInt,
-    /// Receive windows grow unless one of them was set; so does the send window.
+    /// Whether receive windows grow: unless one of them was set.
     pub(super) grows_receive: bool,
+    /// Whether the send window grows: unless it was set.
     pub(super) grows_send: bool,
     pub(super) handshake_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,

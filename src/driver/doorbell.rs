@@ -9,20 +9,22 @@ use crate::sync::{AtomicWaker, Mutex, lock};
 /// Wakes one driver.
 #[derive(Default)]
 pub(crate) struct Doorbell {
-    driver: AtomicWaker,
+    /// Of the driver.
+    waker: AtomicWaker,
     /// Connections that need a turn. A connection may be listed more than once if it had a turn for
     /// another reason in between.
     turns: Mutex<Vec<ConnectionHandle>>,
 }
 
 impl Doorbell {
-    pub(super) fn register(&self, driver: &Waker) {
-        self.driver.register(driver);
+    /// Sets the waker of the driver.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
     }
 
     /// Wakes the driver.
     pub(super) fn ring(&self) {
-        self.driver.wake();
+        self.waker.wake();
     }
 
     /// Wakes the driver for a connection that needs a turn.

@@ -114,7 +114,8 @@ impl Drop for IncomingConnection {
 pub(super) struct IncomingQueue {
     queue: Mutex<VecDeque<IncomingConnection>>,
     limit: usize,
-    transport: AtomicWaker,
+    /// Of the transport.
+    waker: AtomicWaker,
 }
 
 impl IncomingQueue {
@@ -122,7 +123,7 @@ impl IncomingQueue {
         Self {
             queue: Mutex::default(),
             limit,
-            transport: AtomicWaker::new(),
+            waker: AtomicWaker::new(),
         }
     }
 
@@ -141,12 +142,12 @@ impl IncomingQueue {
 
     /// Wakes the transport.
     pub(super) fn wake(&self) {
-        wakers::wake(self.transport.take());
+        wakers::wake(self.waker.take());
     }
 
     /// Sets the waker of the transport.
-    pub(super) fn register(&self, transport: &Waker) {
-        self.transport.register(transport);
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {

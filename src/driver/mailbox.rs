@@ -1,4 +1,4 @@
-//! The requests of the application and of other shards to a driver.
+//! Where the application and other shards leave what they want from a driver.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +42,7 @@ pub(crate) struct Mailbox {
     doorbell: Arc<Doorbell>,
     last_round: LastRound,
     /// Whether the driver is to be told about unmatched datagrams.
-    hears_unmatched: AtomicBool,
+    wants_unmatched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -80,7 +80,7 @@ pub(super) struct Mail {
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
     /// The transport was dropped: stop once nothing is left to drive.
-    pub(super) closing: bool,
+    pub(super) transport_dropped: bool,
     /// Close all connections.
     pub(super) close_all: Option<CloseAll>,
 }
@@ -160,10 +160,11 @@ impl Mailbox {
         if inside.is_shut_down && request.begins_connection() {
             return Err(Undeliverable::ShutDown);
         }
-        if !inside.requests.has_room_for(&request) {
+        let Inside { requests, mail, .. } = &mut *inside;
+        if !requests.has_room_for(&request, &mut mail.dropped) {
             return Err(Undeliverable::Overloaded);
         }
-        inside.requests.push(request);
+        requests.push(request);
         drop(inside);
         self.doorbell.ring();
         Ok(())
@@ -202,13 +203,13 @@ impl Mailbox {
     }
 
     /// Sets whether a dial of this shard may wait for a datagram that belongs to no connection.
-    pub(super) fn hear_unmatched(&self, hears: bool) {
-        self.hears_unmatched.store(hears, Ordering::Relaxed);
+    pub(super) fn want_unmatched(&self, wants: bool) {
+        self.wants_unmatched.store(wants, Ordering::Relaxed);
     }
 
     /// Leaves the senders of such datagrams that another shard has got, if it waits for any.
     pub(super) fn note_unmatched(&self, remote_addrs: &[SocketAddr]) {
-        if !self.hears_unmatched.load(Ordering::Relaxed) {
+        if !self.wants_unmatched.load(Ordering::Relaxed) {
             return;
         }
         self.post(|inside| {
@@ -250,8 +251,8 @@ impl Mailbox {
         Ok(())
     }
 
-    pub(super) fn close(&self) {
-        self.post(|inside| inside.mail.closing = true);
+    pub(super) fn note_transport_dropped(&self) {
+        self.post(|inside| inside.mail.transport_dropped = true);
     }
 
     /// Makes the driver close all connections, and begin none from now on, including those already
@@ -275,7 +276,6 @@ impl Mailbox {
         Mail {
             has_requests: !inside.requests.is_empty(),
             has_forwarded: !inside.forwarded.is_empty(),
-            dropped: inside.requests.take_dropped(),
             ..mem::take(&mut inside.mail)
         }
     }

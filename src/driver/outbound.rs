@@ -299,19 +299,22 @@ mod tests {
 
     #[tokio::test]
     async fn busy_interface_holds_up_only_the_host_behind_it() {
+        let receiver = std::net::UdpSocket::bind((IpAddr::from(BUSY), 0)).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let to = receiver.local_addr().unwrap();
         let mut outbound = Outbound::new(0);
         let (socket, other) = (socket(), socket());
         let now = clock::now();
-        let (transmit, contents) = datagram(BUSY);
+        let (transmit, contents) = datagram(to);
         outbound.wait_for_interface(now, &socket, transmit, contents);
-        assert!(!outbound.is_ready(&socket, (BUSY, 1).into()));
+        assert!(!outbound.is_ready(&socket, to));
         assert!(outbound.is_ready(&socket, (FREE, 1).into()));
-        assert!(outbound.is_ready(&other, (BUSY, 1).into()));
+        assert!(outbound.is_ready(&other, to));
         assert_eq!(outbound.next_retry(), Some(now + FIRST_BACKOFF));
 
         // Further batches wait behind the first one, up to a limit.
         for _ in 0..MAX_DEFERRED {
-            let (transmit, contents) = datagram(BUSY);
+            let (transmit, contents) = datagram(to);
             assert_eq!(outbound.send(&socket, transmit, &contents), Sent::Blocked);
         }
         assert_eq!(outbound.deferred[0].batches.len(), MAX_DEFERRED);
@@ -322,15 +325,17 @@ mod tests {
         outbound.deferred[0].retry_at = Some(now);
         socket.io_of(0).unwrap().writable().await;
         assert!(outbound.poll_writable(&mut cx).is_ready());
-        assert!(outbound.is_ready(&socket, (BUSY, 1).into()));
+        assert!(outbound.is_ready(&socket, to));
         assert_eq!(outbound.next_retry(), None);
+        let received = std::iter::from_fn(|| receiver.recv(&mut [0; 200]).ok());
+        assert_eq!(received.collect::<Vec<_>>(), [LEN; MAX_DEFERRED]);
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_socket_that_has_failed() {
         let mut outbound = Outbound::new(0);
         let socket = socket();
-        let (transmit, contents) = datagram(BUSY);
+        let (transmit, contents) = datagram((BUSY, 1).into());
         let mut deferred = DeferredBatches::new(&socket, None, transmit, contents);
         let never = Box::pin(std::future::pending());
         deferred.writable = Some((socket.io_of(0).unwrap(), never));
@@ -350,7 +355,7 @@ mod tests {
         let mut outbound = Outbound::new(0);
         let socket = socket();
         for host in 0..=MAX_BUSY_HOSTS {
-            let (transmit, contents) = datagram([127, 0, 1, host as u8]);
+            let (transmit, contents) = datagram(([127, 0, 1, host as u8], 1).into());
             outbound.wait_for_interface(clock::now(), &socket, transmit, contents);
         }
         assert_eq!(outbound.deferred.len(), MAX_BUSY_HOSTS);
@@ -377,14 +382,17 @@ mod tests {
         Arc::new(socket)
     }
 
-    fn datagram(host: [u8; 4]) -> (Transmit, Vec<u8>) {
+    /// The length of a datagram.
+    const LEN: usize = 100;
+
+    fn datagram(destination: SocketAddr) -> (Transmit, Vec<u8>) {
         let transmit = Transmit {
-            destination: (host, 1).into(),
+            destination,
             ecn: None,
-            size: 100,
+            size: LEN,
             segment_size: None,
             src_ip: None,
         };
-        (transmit, vec![7; 100])
+        (transmit, vec![7; LEN])
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -98,7 +97,6 @@ pub(super) struct Requests {
     dials: Dials,
     /// Whether the last handshake taken was a dial.
     dialled: bool,
-    dropped: Dropped,
 }
 
 /// Numbers of requests that were dropped because their queue was full.
@@ -120,9 +118,8 @@ impl Request {
 }
 
 impl Requests {
-    /// Whether there is room for a request of this kind. If there is none, counts it as dropped.
-    pub(super) fn has_room_for(&mut self, request: &Request) -> bool {
-        let dropped = &mut self.dropped;
+    /// Whether there is room for a request of this kind. If there is none, counts it in `dropped`.
+    pub(super) fn has_room_for(&self, request: &Request, dropped: &mut Dropped) -> bool {
         let (waiting, limit, dropped, reason) = match request {
             Request::Accept(_) => (
                 self.accepts.len(),
@@ -199,11 +196,6 @@ impl Requests {
         } = &self.dials;
         let dials = first.capacity() + further.capacity() + hosts.capacity();
         self.packets.capacity() + self.accepts.capacity() + dials
-    }
-
-    /// Takes the numbers of requests dropped since the last call.
-    pub(super) fn take_dropped(&mut self) -> Dropped {
-        mem::take(&mut self.dropped)
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) enum Port {
     Only,
 }
 
-/// Whether an answer has come to a dial.
+/// Whether any datagram has come from the peer's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     Nothing,

@@ -9,40 +9,40 @@ use bytes::BytesMut;
 
 /// The most slabs of one driver, 4 MiB: what two system calls can receive.
 ///
-/// A batch is here what GRO has merged into one read: datagrams of one sender.
+/// A run is here what GRO has merged into one read: datagrams of one sender.
 ///
 /// A datagram keeps its whole slab, and the peer decides for how long: data that the application
 /// does not read, or that waits for missing data before it, is kept. So beyond the length of their
-/// datagrams, peers can keep at most this much memory. A batch that arrives while no slab is free
+/// datagrams, peers can keep at most this much memory. A run that arrives while no slab is free
 /// is copied into separate allocations.
 pub(super) const MAX_SLABS: usize = 64;
 
-/// Size of a slab in bytes: that of the largest batch.
+/// Size of a slab in bytes: that of the largest run.
 pub(super) const SLAB_BYTES: usize = 64 * 1024;
 
-/// The smallest batch that is copied into a slab, in bytes.
+/// The smallest run that is copied into a slab, in bytes.
 const LEAST_BYTES: usize = 8 * 1024;
 
-/// Slabs that a driver keeps for its next batches, 512 KiB.
+/// Slabs that a driver keeps for its next runs, 512 KiB.
 const KEPT: usize = 8;
 
 /// Interval at which half of the unused slabs beyond [`KEPT`] are freed. So the memory of a burst
 /// is freed a few seconds after it. A steady load allocates freed slabs again a few times a second,
-/// which costs nothing compared to thousands of batches. While no slab can be freed, the interval
+/// which costs nothing compared to thousands of runs. While no slab can be freed, the interval
 /// grows.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 
 /// The number of failed attempts in a row that double the interval, to about a minute.
 const MOST_FAILURES: u32 = 6;
 
-/// The number of slabs checked for each batch. Checking all of them would take as long as copying
-/// the batch.
+/// The number of slabs checked for each run. Checking all of them would take as long as copying
+/// the run.
 const MAX_TRIES: usize = 8;
 
 /// The slabs of a driver, including those in use; the least recently used one is in front.
 ///
-/// A batch of datagrams of one sender takes up to 64 KiB. Allocating and freeing that much for each
-/// batch makes the allocator return the memory to the operating system and request it again.
+/// A run of datagrams of one sender takes up to 64 KiB. Allocating and freeing that much for each
+/// run makes the allocator return the memory to the operating system and request it again.
 #[derive(Default)]
 pub(super) struct Slabs {
     slabs: VecDeque<BytesMut>,
@@ -53,7 +53,7 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// Copies a received batch, and cuts it into datagrams of `stride` bytes; the last one may be
+    /// Copies a received run, and cuts it into datagrams of `stride` bytes; the last one may be
     /// shorter.
     pub(super) fn cut<'a>(&mut self, contents: &'a [u8], stride: usize) -> Cut<'a> {
         let stride = stride.clamp(1, contents.len().max(1));
@@ -133,15 +133,15 @@ fn pause_after(failures: u32) -> Duration {
     FREE_EVERY * 2_u32.pow(failures.min(MOST_FAILURES))
 }
 
-/// One datagram of a batch.
+/// One datagram of a run.
 pub(super) struct Piece {
     pub(super) contents: BytesMut,
-    /// Bytes of memory that the datagram keeps: its own, or its share of a slab. No other batch
+    /// Bytes of memory that the datagram keeps: its own, or its share of a slab. No other run
     /// uses that slab until the datagram is dropped.
     pub(super) held: usize,
 }
 
-/// Iterates over the datagrams of a batch; a batch without bytes is one empty datagram.
+/// Iterates over the datagrams of a run; a run without bytes is one empty datagram.
 pub(super) struct Cut<'a> {
     memory: Memory<'a>,
     stride: usize,
@@ -196,8 +196,8 @@ mod tests {
     /// The size of a datagram on Ethernet.
     const STRIDE: usize = 1452;
 
-    /// A batch of this many datagrams, the last one short, in which every byte is `byte`.
-    fn batch(count: usize, byte: u8) -> Vec<u8> {
+    /// A run of this many datagrams, the last one short, in which every byte is `byte`.
+    fn run(count: usize, byte: u8) -> Vec<u8> {
         vec![byte; count * STRIDE - 100]
     }
 
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_cut_where_they_were_put_together() {
+    fn runs_are_cut_where_they_were_put_together() {
         for count in [1, 2, 5, 6, 44] {
             let mut slabs = Slabs::default();
             let contents: Vec<_> = (0..count * STRIDE - 100).map(|byte| byte as u8).collect();
@@ -236,7 +236,7 @@ mod tests {
         let mut seen = HashSet::new();
         let mut held = VecDeque::new();
         for round in 0..4 * MAX_SLABS {
-            let pieces = cut(&mut slabs, &batch(44, round as u8));
+            let pieces = cut(&mut slabs, &run(44, round as u8));
             assert!(pieces.iter().all(|piece| piece.contents[0] == round as u8));
             seen.insert(pieces[0].contents.as_ptr());
             held.push_back(pieces);
@@ -253,7 +253,7 @@ mod tests {
         for count in [6, 44] {
             let mut slabs = Slabs::default();
             let held: Vec<_> = (0..2 * MAX_SLABS)
-                .map(|round| cut(&mut slabs, &batch(count, round as u8)))
+                .map(|round| cut(&mut slabs, &run(count, round as u8)))
                 .collect();
             for (round, pieces) in held.iter().enumerate() {
                 let pieces = pieces.iter().map(|piece| &piece.contents);
@@ -263,12 +263,12 @@ mod tests {
         }
     }
 
-    /// A peer makes us keep the last datagram of each batch.
+    /// A peer makes us keep the last datagram of each run.
     #[test]
     fn what_is_kept_is_max_slabs_and_the_length_of_datagrams() {
         let mut slabs = Slabs::default();
         let kept: Vec<_> = (0..10 * MAX_SLABS)
-            .filter_map(|_| slabs.cut(&batch(44, 7), STRIDE).last())
+            .filter_map(|_| slabs.cut(&run(44, 7), STRIDE).last())
             .collect();
         let (shared, own): (Vec<_>, Vec<_>) = kept
             .iter()
@@ -283,7 +283,7 @@ mod tests {
     fn shares_of_a_slab_add_up_to_all_of_it() {
         for count in [6, 7, 20, 44] {
             let mut slabs = Slabs::default();
-            let pieces = cut(&mut slabs, &batch(count, 7));
+            let pieces = cut(&mut slabs, &run(count, 7));
             let held: usize = pieces.iter().map(|piece| piece.held).sum();
             assert!(held >= SLAB_BYTES, "{count} hold {held} bytes");
             assert!(
@@ -302,7 +302,7 @@ mod tests {
         let mut slabs = Slabs::default();
         let mut now = clock::now();
         let mut held: Vec<_> = (0..MAX_SLABS)
-            .map(|round| cut(&mut slabs, &batch(44, round as u8)))
+            .map(|round| cut(&mut slabs, &run(44, round as u8)))
             .collect();
         slabs.free_spare(now);
         for failures in 1..10_u32 {
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn little_takes_little() {
         let mut slabs = Slabs::default();
-        for piece in cut(&mut slabs, &batch(3, 7)) {
+        for piece in cut(&mut slabs, &run(3, 7)) {
             assert_eq!(piece.held, piece.contents.len());
             assert_eq!(piece.contents.capacity(), piece.contents.len());
         }

@@ -14,15 +14,19 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-#[cfg(test)]
-pub(super) use self::receiving::MAX_INBOX_BYTES;
 pub(super) use self::receiving::ReceiveSettings;
+#[cfg(all(test, not(loom)))]
+pub(super) use self::{
+    receiving::MAX_INBOX_BYTES,
+    requests::{HANDSHAKES_PER_ROUND, REQUESTS_PER_ROUND},
+};
 use super::{
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
     reader::Reader,
+    requests::Dropped,
     round_scheduler::RoundScheduler,
     slabs::Slabs,
     socket_group::SocketGroup,
@@ -65,8 +69,8 @@ pub(super) struct Driver {
     /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
-    /// The transport was dropped.
-    closing: bool,
+    /// The transport was dropped: the driver stops once nothing is left to drive.
+    transport_dropped: bool,
     /// Since then a round has ended with nothing left to send.
     has_told_all: bool,
     /// The application has shut the transport down.
@@ -99,7 +103,7 @@ impl Driver {
             next_unused: None,
             shared,
             settings,
-            closing: false,
+            transport_dropped: false,
             has_told_all: false,
             is_shut_down: false,
             is_running: false,
@@ -145,7 +149,7 @@ impl Driver {
         if !self.shard.has_connections() {
             self.shared.idle.wake();
         }
-        if self.closing && self.shard.is_empty() {
+        if self.transport_dropped && self.shard.is_empty() {
             // There will be no more dials.
             self.shared.sockets.close_kept();
         }
@@ -166,10 +170,10 @@ impl Driver {
             }
             return Poll::Pending;
         }
-        if self.closing && !mem::replace(&mut self.has_told_all, true) {
+        if self.transport_dropped && !mem::replace(&mut self.has_told_all, true) {
             self.mailbox().last_round().note_done();
         }
-        if self.closing && self.shard.is_empty() && self.readers.is_empty() {
+        if self.transport_dropped && self.shard.is_empty() && self.readers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -180,7 +184,7 @@ impl Driver {
         let mail = self.mailbox().take();
         let mut turns = mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
-        self.closing |= mail.closing;
+        self.transport_dropped |= mail.transport_dropped;
         if let Some(close_all) = mail.close_all {
             self.close_connections(&close_all);
         }
@@ -192,9 +196,7 @@ impl Driver {
         }
         self.turns = turns;
         self.has_requests = mail.has_requests;
-        let totals = self.shard.totals();
-        dropped!(totals.registry, dropped_overload += mail.overflowed);
-        mail.dropped.add_to(&mut totals.transport);
+        self.count_dropped(mail.dropped, mail.overflowed);
         if mail.given_up {
             self.shard.follow_sockets();
         }
@@ -209,7 +211,7 @@ impl Driver {
             }
         }
         for remote_addr in mail.unmatched {
-            self.shard.hear_unmatched(remote_addr);
+            self.shard.offer_unmatched(remote_addr);
         }
         for (io, socket) in mail.sockets {
             self.readers.push(Reader::new(io, socket));
@@ -219,6 +221,13 @@ impl Driver {
         } else {
             Backlog::None
         }
+    }
+
+    /// Counts what the mailbox had no room for.
+    fn count_dropped(&mut self, requests: Dropped, datagrams: u64) {
+        let totals = self.shard.totals();
+        dropped!(totals.registry, dropped_overload += datagrams);
+        requests.add_to(&mut totals.transport);
     }
 
     fn close_connections(&mut self, close_all: &CloseAll) {
@@ -247,7 +256,7 @@ impl Driver {
             // If the queue is full, the connection is dropped, which requests a refusal.
             self.shared.incoming.push(incoming);
         }
-        if self.closing {
+        if self.transport_dropped {
             // The transport is gone, so no application will take them.
             self.shared.incoming.clear();
         }
@@ -310,6 +319,7 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let left = self.mailbox().stop();
+        self.count_dropped(left.dropped, left.overflowed);
         self.shared.sockets.driver_stopped();
         self.punches.clear();
         let has_panicked = self.is_running;

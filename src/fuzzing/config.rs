@@ -104,7 +104,11 @@ impl Plan {
         }
         let config = match builder.build() {
             Ok(config) => config,
-            Err(ConfigError::KeepAliveTooLong | ConfigError::StreamWindowTooLarge) => return,
+            Err(
+                ConfigError::InitialRttTooLong
+                | ConfigError::KeepAliveTooLong
+                | ConfigError::StreamWindowTooLarge,
+            ) => return,
             Err(error) => panic!("{error}"),
         };
         for discovery in [false, true] {

@@ -208,10 +208,13 @@ impl Scene {
         network.nodes[LISTENER].accepted.clear();
         // Longer than the handshake timeout; more would take too long in millions of runs.
         network.run_for(Duration::from_secs(6));
-        let (books, _) = network.nodes[LISTENER].stats();
-        assert_eq!(books.connections, self.connections);
-        assert_eq!((books.pending_incoming, books.initial_ids), (0, 1));
-        assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
+        let (registry, _) = network.nodes[LISTENER].stats();
+        assert_eq!(registry.connections, self.connections);
+        assert_eq!((registry.pending_incoming, registry.initial_ids), (0, 1));
+        assert_eq!(
+            registry.issued_ids - registry.retired_ids,
+            registry.active_ids
+        );
         assert_eq!(network.nodes[LISTENER].shards[0].inbox_bytes(), 0);
     }
 }

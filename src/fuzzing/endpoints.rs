@@ -290,11 +290,14 @@ impl Scene {
         if let Some(victim) = &self.victim {
             assert!(victim.open_streams() <= MOST_OPEN_STREAMS);
         }
-        let (books, _) = self.network.nodes[VICTIM].stats();
-        let connections = books.connections + books.closing;
+        let (registry, _) = self.network.nodes[VICTIM].stats();
+        let connections = registry.connections + registry.closing;
         assert!(connections <= 2);
-        assert!(books.active_ids <= MOST_IDS * connections as u64);
-        assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
+        assert!(registry.active_ids <= MOST_IDS * connections as u64);
+        assert_eq!(
+            registry.issued_ids - registry.retired_ids,
+            registry.active_ids
+        );
     }
 
     fn assert_honest_goes_on(&mut self) {

@@ -15,7 +15,7 @@ use super::all;
 use crate::{
     proto::{
         CONNECTION_ID_LEN, IssuedIds, MAX_SHARDS, Registry, ShardConnectionIdGenerator, ShardCount,
-        ShardId, SharedConnection, Unfinished, lock,
+        ShardId, SharedConnection, Unfinished, lock_connection,
     },
     simulation::{network::Network, node::Setup},
     stats::{RegistryStats, TransportStats},
@@ -204,7 +204,7 @@ impl History {
 
     fn remove(&mut self, handle: u8) {
         let (connection, of) = (connection(), to_handle(handle));
-        self.registry.end(of, &lock(&connection));
+        self.registry.end(of, &lock_connection(&connection));
         self.registry.remove(of);
         if let Some(model) = self.model.remove(&handle) {
             self.total_retired += model.active;

@@ -269,7 +269,7 @@ pub(crate) fn with<T>(
     wake: impl FnOnce(Vec<Waker>),
 ) -> T {
     let mut due = Vec::new();
-    let mut connection = lock(connection);
+    let mut connection = lock_connection(connection);
     let entered = connection.span().clone().entered();
     let result = act(&mut connection);
     drop(entered);
@@ -291,7 +291,7 @@ pub(crate) fn with<T>(
 ///
 /// A panic under this lock, in its driver or in the application's task, may leave the connection in
 /// an inconsistent state. It is then closed, and everyone who waits is woken.
-pub(crate) fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+pub(crate) fn lock_connection(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     connection.lock().unwrap_or_else(|poisoned| {
         let mut connection = poisoned.into_inner();
         connection.orphan();

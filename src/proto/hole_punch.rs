@@ -296,7 +296,7 @@ mod tests {
             sent
         }
 
-        fn assert_books_are_right(&self) {
+        fn assert_counts_are_right(&self) {
             assert_eq!(self.punches.len(), self.ends.len());
             assert_eq!(self.hosts.len(), self.due.len() + self.idle.len());
             let mut keys = Vec::new();
@@ -314,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn books_are_right_whatever_is_begun_and_ended(
+        fn counts_are_right_whatever_is_begun_and_ended(
             acts in prop::collection::vec(act(), 0..80),
         ) {
             let mut now = clock::now();
@@ -336,7 +336,7 @@ mod tests {
                 }
                 // One datagram for each host, and the burst.
                 prop_assert!(punches.send_all(now, &mut rng) <= 4 * (1 + BURST));
-                punches.assert_books_are_right();
+                punches.assert_counts_are_right();
             }
             punches.send_all(now + Duration::from_secs(3), &mut rng);
             prop_assert!(punches.is_empty());

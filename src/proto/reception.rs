@@ -26,10 +26,9 @@ mod sources;
 /// Datagrams with Initial packets of clients must not be shorter (RFC 9000 §14.1), in bytes.
 const MIN_INITIAL: usize = 1200;
 
-/// The most datagrams that cost work for strangers before connections have turns again: keys for a
-/// first packet, and perhaps an answer. That is a few milliseconds of work at most. A receive batch
-/// may have eight times as many, while connections wait for their turns.
-const STRANGERS_PER_ROUND: usize = 256;
+/// The most datagrams of strangers that get work before connections have turns again. One read can
+/// bring 2,048, and without this limit all connections would wait for them.
+pub(super) const STRANGERS_PER_ROUND: usize = 256;
 
 /// Incoming connections before their handshake, and the count of those in it.
 pub(super) struct Reception<S> {

@@ -1,11 +1,15 @@
 //! One shard: a quinn-proto endpoint, its connections, and the order of their turns.
 
+mod after_turn;
 mod dialling;
 mod incoming;
 mod receiving;
 mod settings;
 mod slots;
 mod turns;
+
+#[cfg(test)]
+pub(super) use self::turns::READY_BESIDE_TIMERS;
 
 use std::{
     mem,

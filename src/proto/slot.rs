@@ -18,17 +18,18 @@ pub(super) struct Slot<S> {
     pub(super) connection: SharedConnection,
     /// The socket from which it sends; it follows the peer's authenticated packets.
     pub(super) socket: S,
-    /// The source address, if the socket has several: the local address of the peer's first
-    /// datagram. `None` until then; the kernel chooses.
-    pub(super) source: Option<IpAddr>,
+    /// The address from which it sends, if the socket has several: that at which the peer's first
+    /// datagram arrived. `None` until then; the kernel chooses.
+    pub(super) local_ip: Option<IpAddr>,
     /// The previous path to the peer, until the new one is validated or given up.
     pub(super) left: Option<LeftPath<S>>,
-    /// Whether packets from the current source arrive.
+    /// Whether packets from the current local address arrive.
     pub(super) delivery: Delivery,
-    /// Whether a move to another source address is due, but not permitted yet.
-    pub(super) is_held: bool,
+    /// Whether a move to another local address is due, but not permitted yet.
+    pub(super) move_is_due: bool,
     /// The MTU of the path, as of the last turn.
     pub(super) mtu: u16,
+    /// How much may be sent to each of the peer's addresses.
     pub(super) addresses: AddressLimits,
     /// Its share of the memory for all connections.
     pub(super) budget: BudgetShare,
@@ -36,13 +37,16 @@ pub(super) struct Slot<S> {
     pub(super) refuses_data: bool,
     /// Of an incoming connection, until its handshake has ended.
     pub(super) admission: Option<Admission>,
+    /// What has arrived since its last turn.
     pub(super) inbox: Inbox<InboxDatagram<S>>,
     /// The CPU time that its datagrams have cost.
     pub(super) account: Account,
     /// When its debt is paid, if it is in debt; it gets no turn before.
     pub(super) waits_until: Option<Instant>,
+    /// The timer that it has among the shard's deadlines.
     pub(super) armed: Armed,
-    pub(super) expired: bool,
+    /// Whether that timer has fired, and quinn-proto was not told yet.
+    pub(super) timer_is_due: bool,
     /// Whether nothing was sent yet on the path that has just become the current one. Timers wait
     /// for that: quinn-proto 0.11.19 keeps the loss detection timer of the previous path, and with
     /// debug assertions it asserts that there are packets in flight on the new one.
@@ -51,8 +55,9 @@ pub(super) struct Slot<S> {
     pub(super) turns_without_sending: u8,
     /// How much work the last turn had.
     pub(super) load: Load,
+    /// When its handshake is given up; `None` once it is over.
     pub(super) handshake_deadline: Option<Instant>,
-    /// When a dial is given up that has received nothing.
+    /// When a dial is given up that has heard nothing.
     pub(super) silent_until: Option<Instant>,
     /// Whether the handshake is confirmed (RFC 9001 §4.1.2), so that long headers are no longer
     /// needed.
@@ -64,6 +69,7 @@ pub(super) struct Slot<S> {
     pub(super) idle_since: Instant,
     /// Whether nothing was sent since the last datagram was received.
     pub(super) nothing_sent_since: bool,
+    /// When a probe or a keep-alive is due because the peer is silent.
     pub(super) silence: Silence,
     /// Doubts about what its path may drop silently.
     pub(super) doubter: Doubter,
@@ -85,7 +91,9 @@ pub(super) struct Slot<S> {
     /// The number of IDs issued after that of the handshake.
     pub(super) ids_issued: u64,
     pub(super) datagrams_received: u64,
+    /// Whether it waits for a turn, also if it first has to pay a debt.
     pub(super) queued: bool,
+    /// Whether it waits for its socket to be writable.
     pub(super) blocked: bool,
 }
 
@@ -93,8 +101,9 @@ pub(super) struct Slot<S> {
 /// address.
 pub(super) struct LeftPath<S> {
     pub(super) remote_addr: SocketAddr,
+    /// The socket and the local address from which packets were sent on it.
     pub(super) socket: S,
-    pub(super) source: Option<IpAddr>,
+    pub(super) local_ip: Option<IpAddr>,
 }
 
 /// A datagram in the inbox of its connection.
@@ -103,6 +112,7 @@ pub(super) struct InboxDatagram<S> {
     pub(super) remote_addr: SocketAddr,
     /// The local address at which it arrived.
     pub(super) local_ip: Option<IpAddr>,
+    /// Its length, of which the packets of the connection may be a part.
     pub(super) len: usize,
     /// Bytes of memory that are kept as long as any part of it is.
     pub(super) held: usize,

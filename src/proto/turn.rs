@@ -14,6 +14,8 @@ use quinn_proto::{ConnectionHandle, Endpoint};
 
 pub(crate) use self::sending::Offload;
 pub(super) use self::sending::Sending;
+#[cfg(test)]
+pub(super) use self::{receiving::DATAGRAMS_PER_TURN, sending::BATCHES_PER_TURN};
 use super::{
     budget::Budget,
     connection::Connection,
@@ -26,8 +28,8 @@ use super::{
 };
 use crate::{error::HandshakeError, sync::Mutex, trace::dropped};
 
-/// The most bytes received and sent in a [light](super::turn_queue::Load::Light) turn: a few
-/// requests and replies, and much less than a transfer moves in a turn.
+/// The most bytes of datagrams received and sent in a [light](super::turn_queue::Load::Light) turn:
+/// a few requests and replies, and much less than a transfer moves in a turn.
 pub(super) const LIGHT_BYTES: usize = 8 * 1024;
 
 /// How long a connection that has ended waits for a socket that is not writable.
@@ -52,7 +54,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) totals: &'a mut Totals,
     pub(super) registry: &'a Mutex<Registry>,
     pub(super) budget: &'a Budget,
-    /// Bytes received and sent.
+    /// Bytes of the datagrams received and sent.
     pub(super) moved: usize,
 }
 
@@ -87,7 +89,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
         self.keep_up();
         let forget = self.connection.begin_turn(now);
-        if !self.slot.untried_path && mem::take(&mut self.slot.expired) {
+        if !self.slot.untried_path && mem::take(&mut self.slot.timer_is_due) {
             // Frees memory that a burst has needed.
             self.slot.inbox.shrink(true);
             let before = self.connection.remote_addr();
@@ -105,7 +107,7 @@ impl<S: SocketHandle> Turn<'_, S> {
                     (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr)
                 {
                     self.slot.socket = left.socket;
-                    self.slot.source = left.source;
+                    self.slot.local_ip = left.local_ip;
                 }
                 self.follow_peer();
             }
@@ -198,6 +200,19 @@ impl<S: SocketHandle> Turn<'_, S> {
             Sending::Unfinished => false,
         };
         is_told || close_by <= self.now
+    }
+
+    /// Lets go of a connection that is over.
+    pub(super) fn release(&mut self) {
+        self.connection.release();
+        let given_up = self.connection.gave_up_lingering();
+        if given_up {
+            tracing::debug!(
+                reason = "lingers_given_up",
+                "closed before all was delivered"
+            );
+        }
+        self.totals.transport.lingers_given_up += u64::from(given_up);
     }
 
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {

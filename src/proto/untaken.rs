@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::connection::{Connection, SharedConnection, lock};
+use super::connection::{Connection, SharedConnection, lock_connection};
 use crate::sync::Mutex;
 
 /// Ended connections whose streams can still be taken, oldest first.
@@ -54,7 +54,7 @@ impl UntakenStreams {
         let Some(connection) = first.and_then(|(_, connection)| connection.upgrade()) else {
             return;
         };
-        let mut connection = lock(&connection);
+        let mut connection = lock_connection(&connection);
         connection.drop_untaken();
         connection.take_due(wakers);
     }

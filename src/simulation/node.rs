@@ -58,7 +58,7 @@ pub(crate) struct Node {
     reader: Reader,
     pub(crate) answer: Answer,
     pub(crate) outbox: Outbox,
-    pub(crate) held: VecDeque<Held>,
+    pub(crate) unanswered_incoming: VecDeque<UnansweredIncoming>,
     /// Accepted connections that the test has not taken yet.
     pub(crate) accepted: VecDeque<Peer>,
     pub(crate) stun: Option<StunClient>,
@@ -144,7 +144,7 @@ impl Node {
             reader: setup.reader,
             answer: setup.answer,
             outbox: setup.outbox,
-            held: VecDeque::new(),
+            unanswered_incoming: VecDeque::new(),
             accepted: VecDeque::new(),
             stun: None,
             next_shard: 0,
@@ -219,8 +219,8 @@ impl Node {
     }
 
     /// Answers the incoming connection that has waited longest.
-    pub(crate) fn answer_held(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
-        let Held { shard, key } = self.held.pop_front()?;
+    pub(crate) fn answer_incoming(&mut self, now: Instant, accept: bool) -> Option<HandshakeError> {
+        let UnansweredIncoming { shard, key } = self.unanswered_incoming.pop_front()?;
         if !accept {
             self.shards[shard].refuse(key, &mut self.outbox);
             return None;
@@ -263,11 +263,12 @@ impl Node {
             }
             while let Some(Incoming { key, .. }) = self.shards[shard].poll_incoming() {
                 progress = true;
-                self.held.push_back(Held { shard, key });
+                self.unanswered_incoming
+                    .push_back(UnansweredIncoming { shard, key });
                 match self.answer {
-                    Answer::Accept => drop(self.answer_held(now, true)),
+                    Answer::Accept => drop(self.answer_incoming(now, true)),
                     Answer::Hold => {}
-                    Answer::Refuse => drop(self.answer_held(now, false)),
+                    Answer::Refuse => drop(self.answer_incoming(now, false)),
                 }
             }
             self.shards[shard].post_totals();
@@ -371,7 +372,7 @@ impl Node {
 }
 
 /// An incoming connection that waits for its answer.
-pub(crate) struct Held {
+pub(crate) struct UnansweredIncoming {
     pub(crate) shard: usize,
     pub(crate) key: IncomingKey,
 }

@@ -58,8 +58,8 @@ impl Listener {
         &self.address
     }
 
-    pub fn books(&self) -> u64 {
-        sample::books(&self.handle.stats().registry)
+    pub fn entries(&self) -> u64 {
+        sample::entries(&self.handle.stats().registry)
     }
 }
 

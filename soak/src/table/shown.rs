@@ -47,6 +47,13 @@ impl Tests {
         self.names.contains(name)
     }
 
+    /// Whether there is a test whose name begins so, or such a program.
+    pub fn has_any(&self, start: &str) -> bool {
+        let from = self.names.range(start.to_owned()..);
+        let has_test = from.take(1).any(|name| name.starts_with(start));
+        has_test || self.programs.contains_key(start)
+    }
+
     /// Runs a test that prints how many cases each row has, `row 1: 2 cases`.
     pub fn cases(&self, name: &str) -> Result<BTreeMap<u8, usize>> {
         let (program, test) = name.split_once(' ').context("a program and a test")?;

@@ -11,7 +11,7 @@ use multiaddr::Multiaddr;
 use super::Drivers;
 use crate::{
     driver::socket_group::SocketGroup,
-    proto::{Registry, Totals, lock, sum},
+    proto::{Registry, Totals, lock_connection, sum},
     stats::{ListenerStats, Stats},
     sync,
 };
@@ -46,7 +46,7 @@ impl Drivers {
         stats.transport = totals.transport;
         // The registries are unlocked: a driver locks one while it holds a connection.
         stats.connections = (connections.iter())
-            .map(|connection| lock(connection).stats())
+            .map(|connection| lock_connection(connection).stats())
             .collect();
         for connection in &stats.connections {
             stats.packets += connection.packets;

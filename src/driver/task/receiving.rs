@@ -46,7 +46,7 @@ impl Driver {
                 return Backlog::More;
             }
             let index = (self.next_reader + step) % self.readers.len();
-            let reports = self.hear_unreachable(cx, index);
+            let reports = self.read_reports(cx, index);
             let datagrams = self.receive_from(cx, index);
             if [reports, datagrams].contains(&Backlog::More) {
                 backlog = Backlog::More;
@@ -74,7 +74,7 @@ impl Driver {
     }
 
     /// Reads ICMP errors about datagrams that were not delivered.
-    fn hear_unreachable(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+    fn read_reports(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
         let reader = &mut self.readers[index];
         let Some(socket) = reader.socket() else {
             return Backlog::None;
@@ -179,8 +179,7 @@ impl Driver {
         if self.shared.shards.count() == 1 {
             return;
         }
-        self.mailbox()
-            .hear_unmatched(self.shard.may_hear_unmatched());
+        self.mailbox().want_unmatched(self.shard.wants_unmatched());
         let unmatched = self.shard.take_unmatched();
         if unmatched.is_empty() {
             return;

@@ -22,15 +22,16 @@ use crate::{
 
 /// The most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which all
 /// other connections wait.
-const HANDSHAKES_PER_ROUND: usize = 2;
+pub(in crate::driver) const HANDSHAKES_PER_ROUND: usize = 2;
 
 /// How long a round works on requests if TLS takes longer than that. One handshake is begun in any
 /// case.
 const REQUEST_TIME: Duration = Duration::from_micros(400);
 
-/// The most requests of each kind in one round: those that cost a packet, those that nobody waits
-/// for any more, and those that have waited for too long.
-const REQUESTS_PER_ROUND: usize = 64;
+/// The most requests in one round of each kind: first those that cost a packet, then dials that are
+/// too late, then requests for handshakes, of which many may cost nothing because nobody waits for
+/// them any more.
+pub(in crate::driver) const REQUESTS_PER_ROUND: usize = 64;
 
 impl Driver {
     /// Handles requests, after the established connections have had turns. Returns whether there

@@ -8,14 +8,16 @@ use std::{
 use super::Driver;
 use crate::{driver::wakers, net::clock, proto::Meter};
 
-/// The most turns in one go. A round has up to three: light turns, turns, and turns after requests.
-const TURNS_IN_ONE_GO: usize = 32;
+/// The most turns that are given without a pause. A round gives turns up to three times: light ones
+/// before it reads, then any, and any again after requests.
+const TURNS_PER_SERVE: usize = 32;
 
 /// For how long turns are begun; then the driver does the rest of its round, and other tasks of the
-/// runtime run. Light turns before reading, and turns after requests, have a time of their own.
+/// runtime run. Turns after requests have the same time again. Light turns before reading have no
+/// limit on their time, only on their number.
 ///
 /// A ping during a bulk transfer waits for the end of a round at both hosts, in both directions.
-const ROUND_TIME: Duration = Duration::from_micros(100);
+const SERVE_TIME: Duration = Duration::from_micros(100);
 
 impl Driver {
     /// Gives turns to connections.
@@ -24,10 +26,10 @@ impl Driver {
         self.slabs.free_spare(began);
         (self.shard).begin_turns(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
-        for _ in 0..TURNS_IN_ONE_GO {
+        for _ in 0..TURNS_PER_SERVE {
             // The time of each turn, because round-trip times are measured from it.
             let now = clock::now();
-            if now - began > ROUND_TIME || !self.shard.has_ready() {
+            if now - began > SERVE_TIME || !self.shard.has_ready() {
                 break;
             }
             if !self.shard.has_light() && self.scheduler.yield_to_woken() {
@@ -39,7 +41,7 @@ impl Driver {
 
     /// Gives turns to connections that are expected to have little to do.
     pub(super) fn serve_light(&mut self) {
-        for _ in 0..TURNS_IN_ONE_GO {
+        for _ in 0..TURNS_PER_SERVE {
             if !self.shard.has_light() {
                 break;
             }

@@ -18,7 +18,9 @@ use futures::FutureExt;
 use loom::{future::block_on, thread};
 use tokio::runtime::Runtime;
 
-use super::world::{CONFIG, Dialling, FIRST_PACKET, World, first_packet, nobody, runtime};
+use super::world::{
+    CONFIG, Dialling, World, first_packet, first_packet_of_a_dial, nobody, runtime,
+};
 use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
@@ -46,7 +48,7 @@ fn what_a_thread_does_is_served_and_others_are_woken() {
             move || connection.with(|connection| connection.abandon(HandshakeError::Abandoned))
         });
         assert_eq!(established(&connection), HandshakeError::Abandoned);
-        mailbox.close();
+        mailbox.note_transport_dropped();
         other.join().unwrap();
         driver.join().unwrap();
     });
@@ -63,7 +65,7 @@ fn what_time_brings_wakes_who_waits() {
         } = World::new(&RUNTIME, Dialling::TooLong);
         let driver = spawn(|| block_on(driver));
         assert_eq!(established(&connection), HandshakeError::TimedOut);
-        mailbox.close();
+        mailbox.note_transport_dropped();
         driver.join().unwrap();
     });
 }
@@ -79,13 +81,13 @@ fn requests_are_answered_and_dropped_handshakes_forgotten() {
             ..
         } = World::new(&RUNTIME, Dialling::TooLong);
         let driver = spawn(|| block_on(driver));
-        let dialler = spawn(move || {
+        let dialer = spawn(move || {
             drop(dial(&mailbox, &socket).unwrap().unwrap());
             // Only after the dial, because `Connecting` keeps the drivers until then.
-            mailbox.close();
+            mailbox.note_transport_dropped();
         });
         drop(connection);
-        dialler.join().unwrap();
+        dialer.join().unwrap();
         driver.join().unwrap();
     });
 }
@@ -105,7 +107,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             assert!(block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx)))).is_pending());
             drop(driver);
         });
-        let dialler = spawn(move || {
+        let dialer = spawn(move || {
             if let Some(Ok(mut handshake)) = dial(&mailbox, &socket) {
                 let lost = block_on(poll_fn(|cx| handshake.poll(cx)));
                 assert_eq!(lost.err(), Some(ConnectionError::DriverStopped.into()));
@@ -115,7 +117,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             established(&connection),
             ConnectionError::DriverStopped.into()
         );
-        dialler.join().unwrap();
+        dialer.join().unwrap();
         driver.join().unwrap();
     });
 }
@@ -134,13 +136,13 @@ fn the_transport_hears_of_connections_and_its_answer_is_heard() {
         let driver = spawn(|| block_on(driver));
         let other_shard = spawn({
             let mailbox = Arc::clone(&mailbox);
-            move || mailbox.forward(&mut vec![first_packet(socket)])
+            move || mailbox.forward(&mut vec![first_packet(socket, &FIRST_PACKET)])
         });
         drop(connection);
         let incoming = block_on(poll_fn(|cx| incoming.poll(cx)));
         // Dropping it refuses it, so nothing is left that would keep the driver running.
         drop(incoming);
-        mailbox.close();
+        mailbox.note_transport_dropped();
         other_shard.join().unwrap();
         driver.join().unwrap();
     });
@@ -162,7 +164,7 @@ fn the_last_user_of_a_socket_ends_its_reading() {
         drop(io);
         let driver = spawn(|| block_on(driver));
         let user = spawn(move || drop(socket));
-        mailbox.close();
+        mailbox.note_transport_dropped();
         user.join().unwrap();
         driver.join().unwrap();
     });
@@ -195,6 +197,9 @@ fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake
 
 /// A runtime that never runs, so that no I/O and no timer becomes ready during a model.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
+
+/// The first packet of a connection.
+static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(first_packet_of_a_dial);
 
 /// Runs `scene` in every interleaving with at most [`PREEMPTIONS`] preemptions.
 fn model(scene: impl Fn() + Send + Sync + 'static) {

@@ -15,7 +15,7 @@ use futures::{FutureExt, channel::oneshot};
 use quinn_proto::VarInt;
 use tokio::runtime::{self, Builder};
 
-use super::world::{self, CONFIG, Dialling, World, first_packet, nobody};
+use super::world::{self, CONFIG, Dialling, World, first_packet, first_packet_of_a_dial, nobody};
 use crate::{
     driver::{
         connection::Handshake,
@@ -26,23 +26,20 @@ use crate::{
             Request, Requests,
         },
         socket_group::SocketGroup,
-        task::MAX_INBOX_BYTES,
+        task::{HANDSHAKES_PER_ROUND, MAX_INBOX_BYTES, REQUESTS_PER_ROUND},
         wakers::Reply,
     },
     error::{ConnectionError, Error, HandshakeError},
     net::clock,
-    proto::{Datagram, IncomingKey, Route, ShardCount, route},
+    proto::{Datagram, IncomingKey, Registry, Route, ShardCount, route},
     stats::{RegistryStats, TransportStats},
-    sync::lock,
+    sync::{Mutex, lock},
 };
 
 type Answer = oneshot::Receiver<Result<Handshake, Error>>;
 
 /// The number of dials in a crowd, enough to see who waits for it.
 const CROWD: usize = 1000;
-
-/// The driver's constant.
-const HANDSHAKES_PER_ROUND: u64 = 2;
 
 /// Whatever arrives before and after them.
 #[test]
@@ -121,35 +118,45 @@ fn what_costs_a_packet_does_not_wait_for_dials() {
     let _answers = scene.crowd();
     let _punches: Vec<_> = (0..PUNCHES).map(|_| scene.request_punch()).collect();
     scene.round(|scene| scene.totals().hole_punches == PUNCHES as u64);
-    assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND);
+    assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND as u64);
 }
 
 #[test]
 fn dials_and_accepted_connections_take_turns() {
+    const ACCEPTS: usize = 3;
+
     let mut scene = Scene::paused();
-    let incoming = scene.incoming();
+    let incoming: Vec<_> = (0..ACCEPTS).map(|_| scene.incoming()).collect();
     let _answers = scene.crowd();
-    let mut answer = incoming.accept().unwrap();
-    scene.round(|_| (&mut answer).now_or_never().is_some());
-    // The dials went on as well.
-    assert_eq!(scene.totals().dials, HANDSHAKES_PER_ROUND - 1);
+    let answers = incoming.into_iter().map(|incoming| incoming.accept());
+    let mut waiting: Vec<_> = answers.map(Result::unwrap).collect();
+    let mut begun = (0, 0);
+    let mut turns = Vec::new();
+    while !waiting.is_empty() {
+        scene.poll();
+        waiting.retain_mut(|answer| answer.now_or_never().is_none());
+        let before = begun;
+        begun = (scene.totals().dials, ACCEPTS - waiting.len());
+        turns.push((begun.0 - before.0, begun.1 - before.1));
+    }
+    // Some rounds are put off.
+    turns.retain(|turn| *turn != (0, 0));
+    assert_eq!(turns, [(HANDSHAKES_PER_ROUND as u64 - 1, 1); ACCEPTS]);
 }
 
 /// Whatever else arrives meanwhile.
 #[test]
 fn dial_that_has_waited_for_too_long_fails_without_work() {
-    const LATE_PER_ROUND: usize = 64;
-
     let mut scene = Scene::paused();
     let crowd = scene.crowd();
     scene.round(|scene| scene.totals().dials > 0);
     scene.advance(CONFIG.handshake_timeout());
     let _others = scene.crowd();
     // Every second round is put off.
-    for _ in 0..2 * CROWD.div_ceil(LATE_PER_ROUND) {
+    for _ in 0..2 * CROWD.div_ceil(REQUESTS_PER_ROUND) {
         scene.poll();
     }
-    let begun = HANDSHAKES_PER_ROUND;
+    let begun = HANDSHAKES_PER_ROUND as u64;
     assert_eq!(scene.totals().dials_expired, CROWD as u64 - begun);
     let ends = crowd.into_iter().filter_map(FutureExt::now_or_never);
     let late =
@@ -234,6 +241,25 @@ fn max_packets_wait() {
     assert_eq!(refused, Some(Undeliverable::Overloaded));
     scene.poll();
     assert_eq!(scene.totals().requests_dropped_overload, 1);
+}
+
+/// The requests that wait are dropped before the driver looks, and their numbers are not.
+#[test]
+fn drops_before_a_shutdown_or_the_end_of_a_driver_are_counted() {
+    for ends in [false, true] {
+        let mut scene = Scene::paused();
+        let registry = Arc::clone(&scene.world.registry);
+        let punches = (0..MAX_PACKETS).map(|_| scene.request_punch());
+        let _punches: Vec<_> = punches.map(Result::unwrap).collect();
+        assert!(scene.request_punch().is_err());
+        if ends {
+            drop(scene);
+        } else {
+            scene.mailbox().close_connections(close_all(7));
+            scene.poll();
+        }
+        assert_eq!(stats(&registry).1.requests_dropped_overload, 1, "{ends}");
+    }
 }
 
 #[test]
@@ -375,6 +401,8 @@ fn forwarded_datagrams_wait_in_the_mailbox_while_max_inbox_bytes_do() {
     }
     let room = (MAX_INBOX_BYTES + MAX_FORWARDED_BYTES) / DATAGRAM;
     assert!(most <= room + 1, "{most} datagrams wait, {room} may");
+    // They wait in the mailbox, too, not only in inboxes.
+    assert!(most > MAX_INBOX_BYTES / DATAGRAM, "{most}");
     assert!(scene.stats().0.dropped_overload > 0);
 }
 
@@ -456,10 +484,7 @@ impl Scene {
     }
 
     fn stats(&self) -> (RegistryStats, TransportStats) {
-        let mut stats = Default::default();
-        let (registry, transport) = &mut stats;
-        lock(&self.world.registry).add_to(registry, transport);
-        stats
+        stats(&self.world.registry)
     }
 
     /// The totals, without the dial that exists from the beginning.
@@ -499,11 +524,14 @@ impl Scene {
 
     /// Makes a peer dial us.
     fn incoming(&mut self) -> IncomingConnection {
-        let datagram = first_packet(Arc::clone(&self.world.socket));
+        let datagram = first_packet(Arc::clone(&self.world.socket), &first_packet_of_a_dial());
         self.mailbox().forward(&mut vec![datagram]);
-        self.poll();
-        let incoming = poll_fn(|cx| self.world.incoming.poll(cx));
-        incoming.now_or_never().unwrap()
+        let mut incoming = None;
+        self.round(|scene| {
+            incoming = poll_fn(|cx| scene.world.incoming.poll(cx)).now_or_never();
+            incoming.is_some()
+        });
+        incoming.unwrap()
     }
 
     fn punch(&self) -> (PacketRequest, oneshot::Receiver<()>) {
@@ -521,6 +549,13 @@ impl Scene {
         self.mailbox().request(Request::Packet(punch))?;
         Ok(is_over)
     }
+}
+
+fn stats(of: &Mutex<Registry>) -> (RegistryStats, TransportStats) {
+    let mut stats = Default::default();
+    let (registry, transport) = &mut stats;
+    lock(of).add_to(registry, transport);
+    stats
 }
 
 /// Takes the next dial, and returns its host.

@@ -136,8 +136,11 @@ fn socket(runtime: &runtime::Runtime, mailbox: &Mailbox) -> Arc<SocketGroup> {
 }
 
 /// The first packet of a connection, as another shard forwards it.
-pub(super) fn first_packet(socket: Arc<SocketGroup>) -> Datagram<Arc<SocketGroup>> {
-    let contents = BytesMut::from(&FIRST_PACKET[..]);
+pub(super) fn first_packet(
+    socket: Arc<SocketGroup>,
+    contents: &[u8],
+) -> Datagram<Arc<SocketGroup>> {
+    let contents = BytesMut::from(contents);
     let Route::Quic { shard, header } = route(&contents, ShardCount::ONE) else {
         panic!("not QUIC");
     };
@@ -180,8 +183,8 @@ pub(super) fn runtime() -> runtime::Runtime {
         .unwrap()
 }
 
-/// The first packet of a dial.
-pub(super) static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(|| {
+/// Dials, and returns the first packet.
+pub(super) fn first_packet_of_a_dial() -> Vec<u8> {
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
     let config = CONFIG.client(None, None).unwrap();
     let (_, mut connection) = endpoint
@@ -191,4 +194,4 @@ pub(super) static FIRST_PACKET: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let sent = connection.poll_transmit(clock::now(), 1, &mut packet);
     assert!(sent.is_some());
     packet
-});
+}

@@ -1,6 +1,6 @@
 //! BBR, version 3 (draft-ietf-ccwg-bbr): a model of the path, and what follows from it.
 //!
-//! Names of steps in comments are those of the draft's pseudo-code. `docs/decisions/0042-bbr.md`
+//! Names of steps in comments are those of the draft's pseudo-code. `docs/decisions/0039-bbr.md`
 //! says where this differs from it.
 
 mod bandwidth;

@@ -32,8 +32,8 @@ pub(super) struct Admissions {
 pub(in crate::proto) enum Rejection {
     /// The sender may have forged its address and has to prove it first.
     Unproven,
-    /// There is no memory for its datagrams.
-    Full,
+    /// The datagrams that wait at the shard leave no room for its own.
+    Overload,
     /// Its source has as many unfinished handshakes as it may have.
     SourceFull,
 }
@@ -78,7 +78,7 @@ impl Admissions {
             return Err(Rejection::SourceFull);
         }
         if !has_room {
-            return Err(Rejection::Full);
+            return Err(Rejection::Overload);
         }
         self.unfinished += 1;
         self.sources.add(source);

@@ -10,7 +10,7 @@ use crate::{
     error::HandshakeError,
     proto::{
         amplification::AddressLimits,
-        connection::{Direction, SharedConnection, lock},
+        connection::{Direction, SharedConnection, lock_connection},
         datagram::{SocketHandle, local_addr},
         hole_punch::PunchKey,
     },
@@ -31,7 +31,7 @@ pub(crate) const MAX_UNMATCHED: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialDeadlines {
     pub(crate) handshake: Instant,
-    /// When it is given up if nothing was received.
+    /// When it is given up if it has heard nothing.
     pub(crate) silent: Option<Instant>,
 }
 
@@ -76,7 +76,7 @@ impl<S: SocketHandle> Shard<S> {
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
         let begun = Begun {
-            source: None,
+            local_ip: None,
             // The anti-amplification limit applies to servers only (RFC 9000 §8).
             addresses: AddressLimits::new(Some(remote_addr)),
             deadline: deadlines.handshake,
@@ -128,7 +128,7 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        lock(&slot.connection).abandon(why);
+        lock_connection(&slot.connection).abandon(why);
         self.want_turn(handle);
     }
 
@@ -139,7 +139,7 @@ impl<S: SocketHandle> Shard<S> {
     /// The bytes of such a datagram are random, so they lead to any shard. The dial may be of
     /// another one ([`take_unmatched`](Self::take_unmatched)).
     pub(super) fn note_unmatched_datagram(&mut self, remote_addr: SocketAddr) {
-        if !self.hear_unmatched(remote_addr)
+        if !self.offer_unmatched(remote_addr)
             && self.shards.count() > 1
             && self.unmatched.len() < MAX_UNMATCHED
         {
@@ -149,14 +149,14 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Handles a datagram that belongs to no connection and that another shard may have got.
     /// Returns whether a dial of this shard waits for it.
-    pub(crate) fn hear_unmatched(&mut self, remote_addr: SocketAddr) -> bool {
+    pub(crate) fn offer_unmatched(&mut self, remote_addr: SocketAddr) -> bool {
         let Some(handle) = self.unanswered.unmatched_datagram_from(remote_addr) else {
             return false;
         };
         let Some(slot) = slot(&mut self.slots, handle) else {
             return false;
         };
-        lock(&slot.connection).note_unmatched_datagram();
+        lock_connection(&slot.connection).note_unmatched_datagram();
         self.want_turn(handle);
         true
     }
@@ -167,8 +167,8 @@ impl<S: SocketHandle> Shard<S> {
         mem::take(&mut self.unmatched)
     }
 
-    /// Whether [`hear_unmatched`](Self::hear_unmatched) may find a dial.
-    pub(crate) fn may_hear_unmatched(&self) -> bool {
+    /// Whether [`offer_unmatched`](Self::offer_unmatched) may find a dial.
+    pub(crate) fn wants_unmatched(&self) -> bool {
         self.unanswered.may_punch()
     }
 }

@@ -42,7 +42,7 @@ impl<S: SocketHandle> Shard<S> {
                 return self.retry(incoming, &socket, out);
             }
             Rejection::Unproven => dropped!(totals.transport, retries_withheld, remote_addr),
-            Rejection::Full => dropped!(totals.registry, dropped_overload, remote_addr),
+            Rejection::Overload => dropped!(totals.registry, dropped_overload, remote_addr),
             Rejection::SourceFull => dropped!(totals.registry, dropped_source_full, remote_addr),
         }
         self.endpoint.ignore(incoming);
@@ -84,7 +84,8 @@ impl<S: SocketHandle> Shard<S> {
     ///
     /// # Errors
     ///
-    /// [`HandshakeError::TimedOut`] if the connection has waited for too long.
+    /// [`HandshakeError::TimedOut`] if the connection has waited for too long, and
+    /// [`HandshakeError::Connection`] if quinn-proto finds that its first packet is not valid.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -96,7 +97,7 @@ impl<S: SocketHandle> Shard<S> {
             return Err(HandshakeError::TimedOut);
         };
         self.buf.clear();
-        let source = pending.incoming.local_ip();
+        let local_ip = pending.incoming.local_ip();
         let trace = self.trace(Direction::Inbound, pending.incoming.remote_address());
         let _entered = trace.span.clone().entered();
         let with = |transport| {
@@ -121,14 +122,14 @@ impl<S: SocketHandle> Shard<S> {
             .accept(pending.incoming, now, &mut self.buf, Some(server))
         {
             Ok((handle, connection)) => {
-                let local_addr = local_addr(&pending.socket, source);
+                let local_addr = local_addr(&pending.socket, local_ip);
                 let connection = self.connection(connection, trace, local_addr, Direction::Inbound);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
                 addresses.note_received(remote_addr, pending.bytes);
                 let begun = Begun {
-                    source,
+                    local_ip,
                     addresses,
                     deadline: pending.deadline,
                     silent_until: None,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use bytes::BytesMut;
-use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent};
+use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent, Transmit};
 
 use super::{Shard, slot};
 use crate::{
@@ -136,7 +136,7 @@ impl<S: SocketHandle> Shard<S> {
             ..
         } = datagram;
         let len = contents.len();
-        let charge = charge_of(held);
+        let is_initial = is_initial(&contents);
         let mut initial_id = None;
         let mut waiting = None;
         if header == HeaderForm::Long {
@@ -164,24 +164,6 @@ impl<S: SocketHandle> Shard<S> {
         let totals = &mut self.totals.registry;
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                match header {
-                    HeaderForm::Long => totals.routed_initial += 1,
-                    HeaderForm::Short => totals.routed_established += 1,
-                }
-                let Some(slot) = slot(&mut self.slots, handle) else {
-                    self.repeat_close(handle, remote_addr, len, out);
-                    return true;
-                };
-                if header == HeaderForm::Long && slot.is_confirmed {
-                    dropped!(totals, dropped_late_handshake, remote_addr);
-                    return true;
-                }
-                if header == HeaderForm::Long
-                    && !slot.handshake_bytes.take(len, &mut self.handshake_bytes)
-                {
-                    dropped!(totals, dropped_handshake_full, remote_addr);
-                    return true;
-                }
                 let received = InboxDatagram {
                     event,
                     remote_addr,
@@ -190,12 +172,7 @@ impl<S: SocketHandle> Shard<S> {
                     held,
                     socket,
                 };
-                slot.heard_marked = Some(ecn.is_some());
-                if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
-                    self.want_turn(handle);
-                } else {
-                    dropped!(totals, dropped_inbox_full, remote_addr);
-                }
+                self.put_into_inbox(handle, header, received, ecn.is_some(), out);
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -217,32 +194,20 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
             Some(DatagramEvent::Response(transmit)) => {
-                dropped!(totals, unknown, remote_addr);
-                if socket.is_listening()
-                    && !self.reception.is_busy()
-                    && out.is_ready(&socket, remote_addr)
-                {
-                    self.reception.note_stranger();
-                    totals.responses_sent += 1;
-                    tracing::trace!(%remote_addr, "answered a datagram of no connection");
-                    self.count_sent(&transmit);
-                    // If it is blocked, it is dropped: it is an answer to a stranger.
-                    let _ = out.send(&socket, transmit, &self.buf);
-                }
-                self.note_unmatched_datagram(remote_addr);
+                self.answer_stranger(&socket, remote_addr, transmit, out);
                 false
             }
             None => {
-                let grown = self.endpoint.incoming_buffer_bytes() - buffered;
+                let has_grown = self.endpoint.incoming_buffer_bytes() > buffered;
                 match waiting {
                     // Another datagram of an incoming connection that waits for its answer.
-                    Some(key) if grown > 0 => {
+                    Some(key) if has_grown => {
                         totals.routed_initial += 1;
                         self.reception.grow(key, len);
                         self.note_unfinished();
                     }
                     // quinn-proto dropped it before it derived any keys.
-                    None if header == HeaderForm::Long && self.reception.is_closed() => {
+                    None if is_initial && self.reception.is_closed() => {
                         dropped!(totals, dropped_overload, remote_addr);
                     }
                     _ => {
@@ -253,6 +218,63 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
         }
+    }
+
+    /// Puts packets of a connection into its inbox, if it has one and there is room.
+    fn put_into_inbox(
+        &mut self,
+        handle: ConnectionHandle,
+        header: HeaderForm,
+        received: InboxDatagram<S>,
+        is_marked: bool,
+        out: &mut impl Outbound<S>,
+    ) {
+        let (remote_addr, len) = (received.remote_addr, received.len);
+        let is_long = header == HeaderForm::Long;
+        let totals = &mut self.totals.registry;
+        match header {
+            HeaderForm::Long => totals.routed_initial += 1,
+            HeaderForm::Short => totals.routed_established += 1,
+        }
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            self.repeat_close(handle, remote_addr, len, out);
+            return;
+        };
+        if is_long && slot.is_confirmed {
+            dropped!(totals, dropped_late_handshake, remote_addr);
+            return;
+        }
+        if is_long && !slot.handshake_bytes.take(len, &mut self.handshake_bytes) {
+            dropped!(totals, dropped_handshake_full, remote_addr);
+            return;
+        }
+        slot.heard_marked = Some(is_marked);
+        let charge = charge_of(received.held);
+        if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
+            self.want_turn(handle);
+        } else {
+            dropped!(totals, dropped_inbox_full, remote_addr);
+        }
+    }
+
+    /// Answers a datagram of no connection if it calls for that, and there is time.
+    fn answer_stranger(
+        &mut self,
+        socket: &S,
+        remote_addr: SocketAddr,
+        transmit: Transmit,
+        out: &mut impl Outbound<S>,
+    ) {
+        dropped!(self.totals.registry, unknown, remote_addr);
+        if socket.is_listening() && !self.reception.is_busy() && out.is_ready(socket, remote_addr) {
+            self.reception.note_stranger();
+            self.totals.registry.responses_sent += 1;
+            tracing::trace!(%remote_addr, "answered a datagram of no connection");
+            self.count_sent(&transmit);
+            // If it is blocked, it is dropped: it is an answer to a stranger.
+            let _ = out.send(socket, transmit, &self.buf);
+        }
+        self.note_unmatched_datagram(remote_addr);
     }
 
     /// Answers a datagram for a connection that has ended.
@@ -273,6 +295,11 @@ impl<S: SocketHandle> Shard<S> {
             let _ = out.send(&socket, transmit, contents);
         }
     }
+}
+
+/// Whether it begins with an Initial packet, if it is of version 1 (RFC 9000 §17.2).
+fn is_initial(contents: &[u8]) -> bool {
+    contents.first().is_some_and(|first| first & 0xb0 == 0x80)
 }
 
 /// `None` if it is longer than version 1 permits.

@@ -18,7 +18,7 @@ use crate::{
         amplification::AddressLimits,
         budget::BudgetShare,
         closing::{ClosePacket, ClosingConnections},
-        connection::{Connection, Direction, SharedConnection, Trace, lock},
+        connection::{Connection, Direction, SharedConnection, Trace, lock_connection},
         datagram::SocketHandle,
         deadlines::Armed,
         delivery::Delivery,
@@ -40,10 +40,10 @@ use crate::{
 /// The initial state of a connection.
 pub(super) struct Begun {
     /// Of an incoming connection: the local address of its first datagram.
-    pub(super) source: Option<IpAddr>,
+    pub(super) local_ip: Option<IpAddr>,
     pub(super) addresses: AddressLimits,
     pub(super) deadline: Instant,
-    /// When a dial is given up that has received nothing.
+    /// When a dial is given up that has heard nothing.
     pub(super) silent_until: Option<Instant>,
     /// Only for incoming connections.
     pub(super) admission: Option<Admission>,
@@ -117,10 +117,10 @@ impl<S: SocketHandle> Shard<S> {
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
-            source: begun.source,
+            local_ip: begun.local_ip,
             left: None,
             delivery: Delivery::default(),
-            is_held: false,
+            move_is_due: false,
             mtu,
             addresses: begun.addresses,
             budget: BudgetShare::default(),
@@ -130,7 +130,7 @@ impl<S: SocketHandle> Shard<S> {
             account: Account::new(),
             waits_until: None,
             armed: Armed::default(),
-            expired: false,
+            timer_is_due: false,
             untried_path: false,
             turns_without_sending: 0,
             load: Load::default(),
@@ -186,7 +186,7 @@ impl<S: SocketHandle> Shard<S> {
     fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.live -= 1;
-        let connection = lock(&slot.connection);
+        let connection = lock_connection(&slot.connection);
         registry::lock(&self.registry).end(handle, &connection);
         drop(connection);
         if let Some(admission) = slot.admission.take() {
@@ -213,7 +213,7 @@ impl<S: SocketHandle> Shard<S> {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
             if let Some(slot) = slot(&mut self.slots, handle) {
-                let mut connection = lock(&slot.connection);
+                let mut connection = lock_connection(&slot.connection);
                 if connection.authenticated().is_none() {
                     connection.abandon(HandshakeError::ShutDown);
                 } else if at_once {
@@ -234,7 +234,7 @@ impl<S: SocketHandle> Shard<S> {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
             if let Some(slot) = slot(&mut self.slots, handle) {
-                lock(&slot.connection).close_with_driver();
+                lock_connection(&slot.connection).close_with_driver();
                 self.want_turn(handle);
             }
         }
@@ -245,7 +245,7 @@ impl<S: SocketHandle> Shard<S> {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
             if let Some(slot) = slot(&mut self.slots, handle) {
-                let mut connection = lock(&slot.connection);
+                let mut connection = lock_connection(&slot.connection);
                 connection.orphan();
                 connection.take_due(wakers);
                 drop(connection);

@@ -1,33 +1,29 @@
-//! Which connections get a turn, and when.
+//! Which connections get a turn, and when; and the turn itself.
 
-use std::{
-    mem,
-    sync::Arc,
-    task::Waker,
-    time::{Duration, Instant},
-};
+use std::{mem, sync::Arc, task::Waker, time::Instant};
 
 use quinn_proto::{ConnectionHandle, EndpointEvent};
 
-use super::{Shard, slots::slot};
-use crate::{
-    proto::{
-        connection::lock,
-        datagram::{Outbound, SocketHandle},
-        deadlines::{Armed, Phase},
-        turn::{LIGHT_BYTES, Sending, Turn},
-        turn_queue::Load,
-        work::Meter,
-    },
-    trace::dropped,
+use super::{
+    Shard,
+    after_turn::{End, Outcome},
+    slots::slot,
+};
+use crate::proto::{
+    connection::{Connection, lock_connection},
+    datagram::{Outbound, SocketHandle},
+    deadlines::Armed,
+    turn::{LIGHT_BYTES, Sending, Turn},
+    turn_queue::Load,
+    work::Meter,
 };
 
-/// While at least this many connections need a turn, due timers are handled only as
-/// [`TURNS_PER_TIMER`] says. A round has about as many turns.
+/// If fewer connections than this need a turn, all due timers are handled. Otherwise one is handled
+/// for each [`TURNS_PER_TIMER`] turns. A round has about as many turns.
 ///
 /// Thousands of dials may have begun, and may be given up, at the same time. Connections with
 /// something to receive or to send must not wait for all of them.
-const READY_BESIDE_TIMERS: usize = 32;
+pub(in crate::proto) const READY_BESIDE_TIMERS: usize = 32;
 
 /// While at least [`READY_BESIDE_TIMERS`] connections need a turn, one timer is handled for this
 /// many turns, so that timers are never held up for good. A fixed number for each round would let
@@ -46,7 +42,7 @@ impl<S: SocketHandle> Shard<S> {
     ) {
         self.reception.begin_round();
         self.send_punches(now, out);
-        self.queue_expired(now);
+        self.queue_due(now);
         self.release_debtors(now);
         self.untaken.expire(now, wakers);
         while let Some(handle) = self.closing.pop_due(now) {
@@ -81,16 +77,14 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return Some(Load::default());
         };
-        let due_before = wakers.len();
         slot.queued = false;
         if slot.armed.is_due(now) {
             // It has its turn anyway.
             self.deadlines.disarm(handle, &mut slot.armed);
-            slot.expired = true;
+            slot.timer_is_due = true;
         }
-        let unanswered = slot.unanswered_dial;
         let shared = Arc::clone(&slot.connection);
-        let mut connection = lock(&shared);
+        let mut connection = lock_connection(&shared);
         let _entered = connection.span().clone().entered();
         if connection.is_released() {
             // A thread has panicked while it used the connection. Further packets of the peer are
@@ -101,11 +95,31 @@ impl<S: SocketHandle> Shard<S> {
             self.endpoint.handle_event(handle, EndpointEvent::drained());
             return Some(Load::default());
         }
+        let outcome = self.run_turn(now, handle, &mut connection, meter, out, wakers)?;
+        drop(connection);
+        let load = outcome.load;
+        self.settle(now, handle, &shared, outcome);
+        Some(load)
+    }
+
+    /// Runs the turn of a connection, and adds the wakers that are due to `wakers`.
+    fn run_turn(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        connection: &mut Connection,
+        meter: &impl Meter,
+        out: &mut impl Outbound<S>,
+        wakers: &mut Vec<Waker>,
+    ) -> Option<Outcome> {
+        let slot = slot(&mut self.slots, handle)?;
+        let due_before = wakers.len();
+        let unanswered = slot.unanswered_dial;
         let mut turn = Turn {
             now,
             handle,
             slot,
-            connection: &mut connection,
+            connection,
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
             connections: self.live,
@@ -143,7 +157,7 @@ impl<S: SocketHandle> Shard<S> {
         };
         let more = sending == Sending::Unfinished
             || !turn.slot.inbox.is_empty()
-            || (turn.slot.expired && !turn.slot.untried_path)
+            || (turn.slot.timer_is_due && !turn.slot.untried_path)
             || turn.connection.announce_turn();
         let deadline = turn.next_deadline();
         // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
@@ -153,79 +167,36 @@ impl<S: SocketHandle> Shard<S> {
             turn.endpoint.handle_event(handle, EndpointEvent::drained());
             drained = true;
         }
-        if drained || is_finished {
-            turn.connection.release();
-            let given_up = turn.connection.gave_up_lingering();
-            if given_up {
-                tracing::debug!(
-                    reason = "lingers_given_up",
-                    "closed before all was delivered"
-                );
-            }
-            turn.totals.transport.lingers_given_up += u64::from(given_up);
+        let end = if drained {
+            Some(End::Drained)
+        } else {
+            let rtt = turn.connection.rtt();
+            is_finished.then_some(End::Closing { rtt })
+        };
+        if end.is_some() {
+            turn.release();
         }
-        let leaves_streams = (drained || is_finished) && turn.connection.has_untaken();
-        let rtt = turn.connection.rtt();
+        let leaves_streams = end.is_some() && turn.connection.has_untaken();
         let is_confirmed = !turn.slot.is_confirmed && turn.connection.is_confirmed();
         let is_established = turn.connection.authenticated().is_some();
         turn.connection.take_due(wakers);
         let is_light =
             is_established && !more && turn.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
-        let load = if is_light { Load::Light } else { Load::Heavy };
         turn.share_memory();
         turn.note_mtu(false);
-        let slot = turn.slot;
-        slot.load = load;
-        slot.is_confirmed |= is_confirmed;
-        if let Some(initial_id) = unanswered
-            && slot.unanswered_dial.is_none()
-        {
-            self.unanswered.remove(&initial_id);
-        }
-        if is_established {
-            // TLS and quinn-proto have released them.
-            slot.handshake_bytes.clear(&mut self.handshake_bytes);
-        }
-        let admission = if is_established {
-            slot.admission.take()
-        } else {
-            None
-        };
-        let phase = if is_established {
-            Phase::Established
-        } else {
-            Phase::Handshake
-        };
-        (self.deadlines).arm(now, handle, &mut slot.armed, phase, deadline);
-        if sending == Sending::Blocked && !mem::replace(&mut slot.blocked, true) {
-            self.blocked.push(handle);
-        }
-        drop(connection);
-
-        if leaves_streams {
-            self.untaken.push(now, &shared);
-        }
-        if let Some(evicted) = evicted {
-            self.give_up_lingering(evicted);
-        }
-        if let Some(admission) = admission {
-            self.release(admission);
-        }
-        if drained {
-            self.remove(handle);
-            return Some(load);
-        }
-        if is_finished {
-            self.close(now, handle, rtt);
-            return Some(load);
-        }
-        if let Some(debt) = debt {
-            self.have_wait(now, handle, debt);
-        }
-        if more {
-            self.want_turn(handle);
-        }
-        Some(load)
+        turn.slot.is_confirmed |= is_confirmed;
+        Some(Outcome {
+            load: if is_light { Load::Light } else { Load::Heavy },
+            debt,
+            more,
+            deadline,
+            is_blocked: sending == Sending::Blocked,
+            is_established,
+            answered: unanswered.filter(|_| turn.slot.unanswered_dial.is_none()),
+            evicted,
+            end,
+            leaves_streams,
+        })
     }
 
     /// Queues the connection for a turn.
@@ -233,7 +204,7 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;
         };
-        if slot.waits_until.is_some() && lock(&slot.connection).has_no_future() {
+        if slot.waits_until.is_some() && lock_connection(&slot.connection).has_no_future() {
             // A closed connection need not pay its debt.
             slot.waits_until = None;
             slot.inbox.clear(&mut self.inbox_bytes);
@@ -282,7 +253,7 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Queues connections whose timers are due.
-    fn queue_expired(&mut self, now: Instant) {
+    fn queue_due(&mut self, now: Instant) {
         loop {
             if self.ready.len() < READY_BESIDE_TIMERS {
                 self.turns_beside_timers = 0;
@@ -297,22 +268,10 @@ impl<S: SocketHandle> Shard<S> {
             };
             if let Some(slot) = slot(&mut self.slots, handle) {
                 slot.armed = Armed::default();
-                slot.expired = true;
+                slot.timer_is_due = true;
             }
             self.want_turn(handle);
         }
-    }
-
-    /// Makes a connection in debt wait for its next turn.
-    fn have_wait(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) {
-        let Some(slot) = slot(&mut self.slots, handle) else {
-            return;
-        };
-        self.totals.transport.debts += 1;
-        slot.waits_until = Some(self.debtors.add(now, handle, debt));
-        tracing::trace!(?debt, "the connection waits until its debt is paid");
-        let dropped = slot.inbox.set_in_debt(true, &mut self.inbox_bytes);
-        dropped!(self.totals.registry, dropped_inbox_full += dropped);
     }
 
     /// Lets connections have turns whose debts are paid.
@@ -330,14 +289,6 @@ impl<S: SocketHandle> Shard<S> {
             if slot.queued {
                 self.ready.push(handle, slot.load);
             }
-        }
-    }
-
-    /// Makes a connection stop delivering streams, and close.
-    fn give_up_lingering(&mut self, handle: ConnectionHandle) {
-        if let Some(slot) = slot(&mut self.slots, handle) {
-            lock(&slot.connection).give_up_lingering();
-            self.want_turn(handle);
         }
     }
 }

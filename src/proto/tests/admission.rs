@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{ConfigBuilder, RetryPolicy},
     error::HandshakeError,
-    proto::deadlines::SLACK,
+    proto::{deadlines::SLACK, reception::STRANGERS_PER_ROUND},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ fn outcome(network: &mut Network, peer: &Peer) -> Result<(), HandshakeError> {
 }
 
 fn held(network: &Network) -> usize {
-    network.nodes[1].held.len()
+    network.nodes[1].unanswered_incoming.len()
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn source_that_is_proven_to_have_too_many_gets_in_when_some_are_over() {
 
     // Places become free, and retransmissions find them.
     let now = network.now;
-    while network.nodes[1].answer_held(now, true).is_none() && held(&network) > 0 {}
+    while network.nodes[1].answer_incoming(now, true).is_none() && held(&network) > 0 {}
     network.nodes[1].answer = Answer::Accept;
     for dialer in &dialers {
         assert_eq!(outcome(&mut network, dialer), Ok(()));
@@ -175,27 +175,27 @@ fn attackers_who_prove_many_addresses_leave_places_to_others() {
         }
         network.run_for(SECOND / 20);
     }
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.handshake_sources, ATTACKERS);
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.handshake_sources, ATTACKERS);
     assert!(
         (ATTACKERS..64).contains(&held(&network)),
         "{}",
         held(&network)
     );
-    assert!(books.dropped_source_full > 0);
-    assert_eq!(books.dropped_overload, 0);
+    assert!(registry.dropped_source_full > 0);
+    assert_eq!(registry.dropped_overload, 0);
 
     // Another client is admitted at once.
     let dialer = network.dial(2, 1);
     let before = held(&network);
     network.run_for(SECOND / 20);
     assert_eq!(network.nodes[1].stats().0.handshake_sources, ATTACKERS + 1);
-    let last = network.nodes[1].held.pop_back().unwrap();
-    assert_eq!(network.nodes[1].held.len(), before);
-    network.nodes[1].held.clear();
-    network.nodes[1].held.push_back(last);
+    let last = network.nodes[1].unanswered_incoming.pop_back().unwrap();
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), before);
+    network.nodes[1].unanswered_incoming.clear();
+    network.nodes[1].unanswered_incoming.push_back(last);
     let now = network.now;
-    assert_eq!(network.nodes[1].answer_held(now, true), None);
+    assert_eq!(network.nodes[1].answer_incoming(now, true), None);
     assert_eq!(outcome(&mut network, &dialer), Ok(()));
 }
 
@@ -318,7 +318,7 @@ fn what_waits_is_bounded_in_bytes_of_all() {
     network.nodes[1].answer = Answer::Refuse;
     let now = network.now;
     while held(&network) > 0 {
-        network.nodes[1].answer_held(now, false);
+        network.nodes[1].answer_incoming(now, false);
     }
     network.run_until_empty();
     network.nodes[1].assert_empty();
@@ -353,7 +353,7 @@ fn what_waits_is_bounded_in_bytes_of_each_source() {
     // After they are answered, others may wait.
     let now = network.now;
     for _ in 0..held(&network) {
-        network.nodes[1].answer_held(now, true);
+        network.nodes[1].answer_incoming(now, true);
     }
     assert_eq!(network.nodes[1].stats().0.pending_incoming_bytes, 0);
     network.run_for(2 * SECOND);
@@ -409,9 +409,9 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
                 assert!(held(&network) == 1, "no place in round {round} as it {end}");
                 let now = network.now;
                 match end {
-                    "refused" => drop(network.nodes[1].answer_held(now, false)),
+                    "refused" => drop(network.nodes[1].answer_incoming(now, false)),
                     "expires" => {}
-                    _ => drop(network.nodes[1].answer_held(now, true)),
+                    _ => drop(network.nodes[1].answer_incoming(now, true)),
                 }
                 if end == "is left" || end == "stalls" {
                     dialer.abandon();
@@ -424,15 +424,18 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
                 // meanwhile.
                 network.run_for(Duration::from_millis(15));
                 if end == "expires" {
-                    network.nodes[1].held.clear();
+                    network.nodes[1].unanswered_incoming.clear();
                 }
             }
             // And some more time, because the CONNECTION_CLOSE of a dialer that has waited for too
             // long looks like a first packet.
             network.run_for(3 * HANDSHAKE_TIMEOUT);
-            network.nodes[1].held.clear();
-            let books = network.nodes[1].stats().0;
-            assert_eq!((books.pending_incoming, books.handshake_sources), (0, 0));
+            network.nodes[1].unanswered_incoming.clear();
+            let registry = network.nodes[1].stats().0;
+            assert_eq!(
+                (registry.pending_incoming, registry.handshake_sources),
+                (0, 0)
+            );
         }
     }
     assert_eq!(network.nodes[1].stats().0.dropped_overload, 0);
@@ -440,7 +443,7 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
 
 #[test]
 fn strangers_get_a_share_of_each_round_and_no_more() {
-    const SHARE: u64 = 256;
+    const SHARE: u64 = STRANGERS_PER_ROUND as u64;
 
     let mut network = three(listener(Answer::Hold, |config| {
         config.retry_policy(RetryPolicy::Never)
@@ -475,6 +478,27 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
 }
 
 #[test]
+fn only_first_packets_are_dropped_for_lack_of_a_place() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.max_incoming_handshakes(1).unwrap()
+    }));
+    let flights = first_flights(&mut network, 2);
+    let now = network.now;
+    deliver(&mut network, host(100, 1), &flights[0]);
+    network.nodes[1].turn(now);
+    assert_eq!(held(&network), 1);
+    // A Handshake packet of no connection.
+    let mut stray = flights[1][0].contents.clone();
+    stray[0] |= 0x20;
+    network.nodes[1].receive(now, host(100, 2), &stray);
+    deliver(&mut network, host(100, 2), &flights[1]);
+    network.nodes[1].turn(now);
+    let (registry, _) = network.nodes[1].stats();
+    let dropped = (registry.unknown, registry.dropped_overload);
+    assert_eq!(dropped, (1, flights[1].len() as u64));
+}
+
+#[test]
 fn handshake_that_is_kept_alive_but_not_completed_ends_with_its_deadline() {
     let mut network = three(listener(Answer::Accept, |config| config));
     let flight = first_flights(&mut network, 1).remove(0);
@@ -503,7 +527,7 @@ fn time_that_an_incoming_connection_has_waited_is_part_of_its_handshake() {
     deliver(&mut network, host(100, 1), &flight);
     network.run_for(HANDSHAKE_TIMEOUT / 2);
     let now = network.now;
-    assert_eq!(network.nodes[1].answer_held(now, true), None);
+    assert_eq!(network.nodes[1].answer_incoming(now, true), None);
     let listener = network.nodes[1].accepted.pop_front().unwrap();
     assert_eq!(
         outcome(&mut network, &listener),
@@ -558,7 +582,7 @@ fn no_flood_exceeds_the_limits_or_leaves_anything() {
             assert!(registry.pending_incoming_bytes <= 32 * 1024 * shards);
         }
         network.nodes[1].answer = Answer::Refuse;
-        network.nodes[1].held.clear();
+        network.nodes[1].unanswered_incoming.clear();
         network.run_for(4 * HANDSHAKE_TIMEOUT);
         while let Some(peer) = network.nodes[1].accepted.pop_front() {
             peer.close(0);

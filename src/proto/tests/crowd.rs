@@ -59,8 +59,8 @@ fn crowd_talks_is_kept_alive_and_leaves_nothing() {
 
     network.run_for(QUIET);
     let kept_alive = Progress::of(&network);
-    let books = network.nodes.iter().map(|node| node.stats().0);
-    let ends: usize = books.map(|books| books.connections).sum();
+    let registry = network.nodes.iter().map(|node| node.stats().0);
+    let ends: usize = registry.map(|registry| registry.connections).sum();
     assert_eq!(ends, 2 * connections);
 
     for dialer in &dialers {

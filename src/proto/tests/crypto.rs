@@ -48,13 +48,13 @@ fn pieces_that_come_for_ever_are_dropped_until_the_time_is_over() {
     }
     // The first packet does not count in the budget.
     let admitted = 1 + HANDSHAKE_FRAMES / PIECES as u64;
-    let books = network.nodes[VICTIM].stats();
+    let stats = network.nodes[VICTIM].stats();
     // The bytes of a handshake are limited as well.
-    let dropped = books.1.dropped_crypto + books.0.dropped_handshake_full;
+    let dropped = stats.1.dropped_crypto + stats.0.dropped_handshake_full;
     assert_eq!(dropped, u64::from(packets) - admitted);
-    assert!(books.1.dropped_crypto > 50);
+    assert!(stats.1.dropped_crypto > 50);
     // It keeps its place until then, and gets no other place instead.
-    assert_eq!(books.0.handshaking, 1);
+    assert_eq!(stats.0.handshaking, 1);
     assert_honest_goes_on(&mut network);
     network.run_for(Duration::from_secs(5));
     network.run_until_empty();
@@ -71,9 +71,9 @@ fn first_packet_in_too_many_pieces_begins_nothing() {
         let now = network.now;
         network.nodes[VICTIM].receive(now, ANYWHERE.into(), &packet);
         network.settle();
-        let books = network.nodes[VICTIM].stats();
-        assert_eq!(books.0.connections, begun);
-        assert_eq!(books.1.dropped_crypto, 1 - begun as u64);
+        let stats = network.nodes[VICTIM].stats();
+        assert_eq!(stats.0.connections, begun);
+        assert_eq!(stats.1.dropped_crypto, 1 - begun as u64);
     }
 }
 

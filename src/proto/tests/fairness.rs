@@ -15,7 +15,12 @@ use super::{
 };
 use crate::{
     error::HandshakeError,
-    proto::{Meter, work::HANDSHAKE_TIME},
+    proto::{
+        Meter,
+        shard::READY_BESIDE_TIMERS,
+        turn::{BATCHES_PER_TURN, DATAGRAMS_PER_TURN},
+        work::HANDSHAKE_TIME,
+    },
 };
 
 #[test]
@@ -279,9 +284,6 @@ fn timer_of_a_live_connection_does_not_wait_behind_those_of_a_crowd() {
     drop(dials);
 }
 
-/// The shard's constant.
-const READY_BESIDE_TIMERS: usize = 32;
-
 /// A datagram may fill only a small part of the memory that it holds.
 #[test]
 fn bytes_that_were_not_sent_earn_nothing() {
@@ -302,6 +304,28 @@ fn bytes_that_were_not_sent_earn_nothing() {
         network.now += Duration::from_millis(1);
     }
     assert!(network.nodes[0].shards[0].totals().transport.debts > 0);
+}
+
+/// A datagram counts for at least 512 bytes in an inbox, and acknowledgements are much shorter.
+#[test]
+fn turn_is_light_whatever_memory_its_small_datagrams_hold() {
+    let (mut network, senders) = receiver_and(1);
+    let mut datagrams = Vec::new();
+    while datagrams.len() < 20 {
+        open_and_write(&senders[0], 1);
+        network.settle();
+        datagrams.extend(network.intercept());
+    }
+    let now = network.now;
+    let receiver = &mut network.nodes[0];
+    for datagram in &datagrams {
+        receiver.receive(now, datagram.from, &datagram.contents);
+    }
+    turn(receiver, now);
+    assert!(!receiver.shards[0].has_ready());
+    let again = &datagrams[0];
+    receiver.receive(now, again.from, &again.contents);
+    assert!(receiver.shards[0].has_light());
 }
 
 /// After authentication, the limit of a handshake does not apply.
@@ -378,13 +402,7 @@ fn handshake_that_costs_much_has_no_debts_and_no_more_time_than_others() {
 /// The number of copies of each datagram.
 const COPIES: usize = 50;
 
-/// The shard's constant.
-const DATAGRAMS_PER_TURN: usize = 64;
-
-/// The shard's constant; a batch is one datagram here.
-const BATCHES_PER_TURN: usize = 2;
-
-/// A node with connections to two others.
+/// A node with connections to two others, which sends batches of one datagram.
 fn three() -> (Network, Peer, Peer) {
     let mut network = Network::new(1);
     network.add(Setup {

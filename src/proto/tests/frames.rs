@@ -257,8 +257,8 @@ fn flood_of_retirements_is_answered_id_by_id() {
         if !scene.is_open() {
             break;
         }
-        let books = scene.network.nodes[VICTIM].stats().0;
-        assert!(books.active_ids <= active);
+        let registry = scene.network.nodes[VICTIM].stats().0;
+        assert!(registry.active_ids <= active);
     }
     // Retiring the ID to which the packet was sent is a violation (RFC 9000 §19.16). quinn-proto
     // permits it, because the peer harms only itself.

@@ -25,8 +25,8 @@ fn both_sides_are_authenticated_and_counted_once() {
     network.connect(0, 1);
     network.run_for(Duration::from_secs(1));
 
-    let books = [0, 1].map(|node| network.nodes[node].stats());
-    for (registry, transport) in &books {
+    let stats = [0, 1].map(|node| network.nodes[node].stats());
+    for (registry, transport) in &stats {
         assert_eq!(registry.connections, 1);
         assert_eq!(registry.handshaking, 0);
         assert_eq!(registry.peers, 1);
@@ -35,22 +35,22 @@ fn both_sides_are_authenticated_and_counted_once() {
         assert_eq!(transport.handshakes_failed, 0);
     }
     assert_eq!(
-        books.each_ref().map(|(registry, _)| registry.initial_ids),
+        stats.each_ref().map(|(registry, _)| registry.initial_ids),
         [0, 1]
     );
     assert_eq!(
-        books.each_ref().map(|(_, transport)| transport.dials),
+        stats.each_ref().map(|(_, transport)| transport.dials),
         [1, 0]
     );
     assert_eq!(
-        books.each_ref().map(|(_, transport)| transport.incoming),
+        stats.each_ref().map(|(_, transport)| transport.incoming),
         [0, 1]
     );
     for (sender, receiver) in [(0, 1), (1, 0)] {
-        assert_eq!(books[sender].1.bytes_sent, books[receiver].1.bytes_received);
+        assert_eq!(stats[sender].1.bytes_sent, stats[receiver].1.bytes_received);
         assert_eq!(
-            books[sender].1.datagrams_sent,
-            books[receiver].1.datagrams_received
+            stats[sender].1.datagrams_sent,
+            stats[receiver].1.datagrams_received
         );
     }
 }
@@ -138,9 +138,9 @@ fn incoming_connection_that_nobody_answers_is_forgotten() {
     let mut network = Network::pair(1, Setup::default(), setup);
     let dialer = network.dial(0, 1);
     network.run_for(Duration::from_millis(15));
-    let (books, _) = network.nodes[1].stats();
-    assert_eq!((books.pending_incoming, books.initial_ids), (1, 1));
-    assert_eq!(books.connections, 0);
+    let (registry, _) = network.nodes[1].stats();
+    assert_eq!((registry.pending_incoming, registry.initial_ids), (1, 1));
+    assert_eq!(registry.connections, 0);
 
     assert_eq!(
         outcome(&mut network, &dialer),
@@ -150,7 +150,7 @@ fn incoming_connection_that_nobody_answers_is_forgotten() {
     network.nodes[1].assert_empty();
     assert_eq!(network.nodes[1].stats().1.incoming_refused, 1);
     let now = network.now;
-    let answer = network.nodes[1].answer_held(now, true);
+    let answer = network.nodes[1].answer_incoming(now, true);
     assert_eq!(answer, Some(HandshakeError::TimedOut));
 }
 
@@ -166,7 +166,7 @@ fn incoming_connections_past_the_limit_are_dropped() {
         network.dial(0, 1);
     }
     network.run_for(Duration::from_millis(15));
-    assert_eq!(network.nodes[1].held.len(), 3);
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), 3);
     assert_eq!(network.nodes[1].stats().0.pending_incoming, 3);
     network.run_until_empty();
     network.nodes[1].assert_empty();

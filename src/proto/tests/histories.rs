@@ -10,7 +10,7 @@ use super::{
     network::Network,
     node::{Answer, Node, Outbox, Reader, Setup},
     peer::Peer,
-    routing::assert_books_balance,
+    routing::assert_ids_balance,
     seeds,
 };
 use crate::{config::ConfigBuilder, error::HandshakeError, proto::long_header_id};
@@ -96,7 +96,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(seeds().count() as u32))]
 
     #[test]
-    fn after_any_history_the_books_are_empty(
+    fn after_any_history_the_registry_is_empty(
         seed in any::<u64>(),
         shards in 1..5_u8,
         wrong_readers in any::<bool>(),
@@ -123,7 +123,7 @@ proptest! {
         for act in acts {
             history.act(act);
             for node in 0..2 {
-                assert_books_balance(&mut history.network, node);
+                assert_ids_balance(&mut history.network, node);
             }
         }
         history.end(driver_stops);
@@ -169,7 +169,7 @@ impl History {
             Act::AnswerHeld { node, accept } => {
                 let now = network.now;
                 // There may be none, or it may have expired.
-                let _ = network.nodes[node].answer_held(now, accept);
+                let _ = network.nodes[node].answer_incoming(now, accept);
             }
             Act::Close(number) => {
                 if let Some(peer) = chosen(number) {
@@ -246,7 +246,7 @@ impl History {
         }
         self.act(Act::Answer(Answer::Refuse));
         for node in 0..2 {
-            while !self.network.nodes[node].held.is_empty() {
+            while !self.network.nodes[node].unanswered_incoming.is_empty() {
                 self.act(Act::AnswerHeld {
                     node,
                     accept: false,

@@ -185,7 +185,8 @@ fn one_network_of_ipv6_is_one_host() {
     }
     crowd.run_for(Duration::from_secs(6));
     let sent = crowd.sent.len();
-    assert!(sent <= MOST_IN_FIVE_SECONDS, "{sent}");
+    let expected = MOST_IN_FIVE_SECONDS / 2..=MOST_IN_FIVE_SECONDS;
+    assert!(expected.contains(&sent), "{sent}");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn incoming_connections_that_wait_have_their_ids() {
         network.dial(0, 1);
     }
     network.run_for(SECOND / 10);
-    assert_eq!(network.nodes[1].held.len(), 2);
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), 2);
     let (now, addr) = (network.now, network.nodes[0].addr());
     let dial = network.nodes[1].try_dial(now, addr, None);
     assert!(matches!(dial, Err(ConnectError::CidsExhausted)));

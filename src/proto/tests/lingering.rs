@@ -319,8 +319,8 @@ fn peer_that_is_waited_for_has_the_same_limits_as_another_one() {
             assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
         }
         assert_eq!(too_fragmented(&scene), 1);
-        let books = scene.network.nodes[VICTIM].stats().1;
-        assert_eq!(books.lingers_given_up, 1);
+        let transport = scene.network.nodes[VICTIM].stats().1;
+        assert_eq!(transport.lingers_given_up, 1);
     }
 }
 

@@ -17,13 +17,13 @@ use super::{
 };
 
 #[test]
-fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
+fn transfer_is_exact_while_the_dialer_moves_and_the_wrong_shard_reads() {
     const MOVES: u32 = 20;
 
     for seed in seeds().take(10) {
-        for dialler_shards in [1, 4] {
-            let dialler = Setup {
-                shards: dialler_shards,
+        for dialer_shards in [1, 4] {
+            let dialer = Setup {
+                shards: dialer_shards,
                 ..dialling()
             };
             let listener = Setup {
@@ -31,12 +31,12 @@ fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
                 shards: 4,
                 ..Setup::default()
             };
-            let mut network = Network::pair(seed, dialler, listener);
-            let (dialler, listener) = connected(&mut network);
+            let mut network = Network::pair(seed, dialer, listener);
+            let (dialer, listener) = connected(&mut network);
             for number in 1..=MOVES {
                 network.schedule(Duration::from_millis(50) * number, Fault::Move(0));
             }
-            exchange_between(&mut network, &dialler, &listener, seed, 500_000);
+            exchange_between(&mut network, &dialer, &listener, seed, 500_000);
             network.run_for(Duration::from_secs(5));
 
             let addr = network.nodes[0].addr();
@@ -44,12 +44,12 @@ fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
             assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
             let reported = listener.address_change().now_or_never();
             assert_eq!(reported, Some(Ok(addr)));
-            let books = network.nodes[1].stats().0;
-            assert!(books.forwarded > 0);
-            assert_eq!((books.foreign, books.responses_sent), (0, 0));
-            assert_eq!((dialler.loss(), listener.loss()), (None, None));
+            let registry = network.nodes[1].stats().0;
+            assert!(registry.forwarded > 0);
+            assert_eq!((registry.foreign, registry.responses_sent), (0, 0));
+            assert_eq!((dialer.loss(), listener.loss()), (None, None));
 
-            close(&mut network, dialler);
+            close(&mut network, dialer);
         }
     }
 }
@@ -58,7 +58,7 @@ fn transfer_is_exact_while_the_dialler_moves_and_the_wrong_shard_reads() {
 #[test]
 fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
     let mut network = Network::pair(1, dialling(), Setup::default());
-    let (dialler, listener) = connected(&mut network);
+    let (dialer, listener) = connected(&mut network);
     let mut seen: BTreeMap<SocketAddr, BTreeSet<Vec<u8>>> = BTreeMap::new();
     let mut look = |network: &mut Network| {
         network.settle();
@@ -70,13 +70,13 @@ fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
             }
         }
     };
-    send_something(&dialler);
+    send_something(&dialer);
     look(&mut network);
     // More often than the listener has issued IDs. The listener receives nothing of it, and so
     // issues no more.
     for _ in 0..10 {
         network.move_socket(0);
-        send_something(&dialler);
+        send_something(&dialer);
         look(&mut network);
     }
     let ids: Vec<_> = seen.values().flatten().collect();
@@ -87,8 +87,8 @@ fn no_connection_id_is_seen_at_two_addresses_however_often_a_node_moves() {
     network.run_for(Duration::from_secs(10));
     let addr = network.nodes[0].addr();
     assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
-    assert_eq!((dialler.loss(), listener.loss()), (None, None));
-    close(&mut network, dialler);
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    close(&mut network, dialer);
 }
 
 /// RFC 9000 §9: not before the handshake is confirmed. A quinn-proto listener accepts no part of a
@@ -99,14 +99,14 @@ fn handshake_ends_where_it_has_begun_and_then_the_connection_moves() {
         let mut network = Network::pair(1, dialling(), Setup::default());
         let before = network.nodes[0].addr();
         network.schedule(Duration::from_millis(moves_after), Fault::Move(0));
-        let (dialler, listener) = network.connect(0, 1);
+        let (dialer, listener) = network.connect(0, 1);
         assert_eq!(network.nodes[1].remote_addrs(), [before].into());
         network.run_for(Duration::from_secs(1));
         let after = network.nodes[0].addr();
         assert_ne!(before, after);
         assert_eq!(network.nodes[1].remote_addrs(), [after].into());
-        exchange_between(&mut network, &dialler, &listener, 1, 50_000);
-        close(&mut network, dialler);
+        exchange_between(&mut network, &dialer, &listener, 1, 50_000);
+        close(&mut network, dialer);
     }
 }
 
@@ -119,13 +119,13 @@ fn connection_to_a_peer_that_disables_migration_stays() {
     };
     let mut network = Network::pair(1, dialling(), listener);
     let before = network.nodes[0].addr();
-    let (dialler, listener) = connected(&mut network);
+    let (dialer, listener) = connected(&mut network);
     network.move_socket(0);
-    exchange_between(&mut network, &dialler, &listener, 1, 50_000);
+    exchange_between(&mut network, &dialer, &listener, 1, 50_000);
     network.run_for(Duration::from_secs(30));
     assert_eq!(network.nodes[1].remote_addrs(), [before].into());
-    assert_eq!((dialler.loss(), listener.loss()), (None, None));
-    close(&mut network, dialler);
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    close(&mut network, dialer);
 }
 
 /// RFC 9000 §9: only clients migrate.
@@ -133,7 +133,7 @@ fn connection_to_a_peer_that_disables_migration_stays() {
 fn connection_that_came_in_stays() {
     let mut network = Network::pair(1, dialling(), Setup::default());
     let before = network.nodes[1].addr();
-    let (dialler, listener) = connected(&mut network);
+    let (dialer, listener) = connected(&mut network);
     network.move_socket(1);
     send_something(&listener);
     network.settle();
@@ -142,8 +142,8 @@ fn connection_that_came_in_stays() {
         .map(|datagram| datagram.from)
         .collect();
     assert_eq!(from, [before].into());
-    exchange_between(&mut network, &dialler, &listener, 1, 50_000);
-    close(&mut network, dialler);
+    exchange_between(&mut network, &dialer, &listener, 1, 50_000);
+    close(&mut network, dialer);
 }
 
 /// The timer was armed for a packet on the path that the peer has left; on the new path there is
@@ -151,11 +151,11 @@ fn connection_that_came_in_stays() {
 #[test]
 fn timer_for_lost_packets_that_is_due_as_the_peer_moves_does_no_harm() {
     let mut network = Network::pair(1, dialling(), Setup::default());
-    let (dialler, listener) = connected(&mut network);
+    let (dialer, listener) = connected(&mut network);
     send_something(&listener);
     network.settle();
     network.intercept();
-    send_something(&dialler);
+    send_something(&dialer);
     network.settle();
     let sent = network.intercept();
     assert!(!sent.is_empty());
@@ -169,10 +169,10 @@ fn timer_for_lost_packets_that_is_due_as_the_peer_moves_does_no_harm() {
     network.nodes[1].turn(now);
     assert_eq!(network.nodes[1].remote_addrs(), [moved].into());
     network.run_for(Duration::from_secs(5));
-    assert_eq!((dialler.loss(), listener.loss()), (None, None));
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
     assert!(listener.accept().now_or_never().unwrap().is_ok());
-    assert!(dialler.accept().now_or_never().unwrap().is_ok());
-    close(&mut network, dialler);
+    assert!(dialer.accept().now_or_never().unwrap().is_ok());
+    close(&mut network, dialer);
 }
 
 fn dialling() -> Setup {
@@ -195,8 +195,8 @@ fn send_something(peer: &Peer) {
 }
 
 /// Closes the connection, and asserts that nothing is left.
-fn close(network: &mut Network, dialler: Peer) {
-    dialler.close(0);
+fn close(network: &mut Network, dialer: Peer) {
+    dialer.close(0);
     network.run_until_empty();
     network.nodes.iter().for_each(Node::assert_empty);
 }

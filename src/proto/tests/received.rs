@@ -299,8 +299,9 @@ fn memory_is_that_of_the_data_and_not_of_its_datagrams() {
     }
     scene.assert_open();
     // Of the 8.8 MB of datagrams, only the accumulated pieces of each stream are kept.
-    let most_expected = held_before + 10 * PILE * DATAGRAM;
-    assert!(most <= most_expected, "{most}");
+    let piles = 10 * PILE * DATAGRAM;
+    let expected = held_before + piles / 2..=held_before + piles;
+    assert!(expected.contains(&most), "{most}, {expected:?}");
 }
 
 #[test]

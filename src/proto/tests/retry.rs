@@ -93,6 +93,7 @@ fn token_is_worth_nothing_at_another_address() {
     network.run_for(Duration::from_millis(25));
     // The dialer has its token, and this is its second attempt.
     let second = network.intercept();
+    assert!(!second.is_empty());
     let thief = ([198, 51, 100, 7], 4001).into();
     let now = network.now;
     for datagram in &second {
@@ -101,6 +102,12 @@ fn token_is_worth_nothing_at_another_address() {
     network.nodes[1].turn(now);
     let (registry, transport) = network.nodes[1].stats();
     assert_eq!((transport.incoming, registry.connections), (0, 0));
+    // At its own address the same token lets the dialer in.
+    for datagram in &second {
+        network.nodes[1].receive(now, datagram.from, &datagram.contents);
+    }
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].stats().1.incoming, 1);
 }
 
 #[test]
@@ -113,12 +120,12 @@ fn only_a_busy_listener_asks() {
     for dials in 1..=2 {
         network.dial(0, 1);
         network.run_for(SECOND / 10);
-        assert_eq!(network.nodes[1].held.len(), dials);
+        assert_eq!(network.nodes[1].unanswered_incoming.len(), dials);
         assert_eq!(network.nodes[1].stats().1.retries_sent, 0);
     }
     network.dial(0, 1);
     network.run_for(SECOND / 10);
-    assert_eq!(network.nodes[1].held.len(), 3);
+    assert_eq!(network.nodes[1].unanswered_incoming.len(), 3);
     assert!(network.nodes[1].stats().1.retries_sent > 0);
 }
 

@@ -63,11 +63,11 @@ fn datagram_handed_to_a_wrong_shard_is_foreign_and_gets_no_answer() {
     }
     node.turn(now);
     assert!(node.take_outgoing().is_empty());
-    assert!(node.held.is_empty() && node.accepted.is_empty());
-    let (books, _) = node.stats();
-    assert_eq!(books.foreign - before.foreign, handed);
-    assert_eq!(books.responses_sent, before.responses_sent);
-    assert_eq!(books.connections, before.connections);
+    assert!(node.unanswered_incoming.is_empty() && node.accepted.is_empty());
+    let (registry, _) = node.stats();
+    assert_eq!(registry.foreign - before.foreign, handed);
+    assert_eq!(registry.responses_sent, before.responses_sent);
+    assert_eq!(registry.connections, before.connections);
     assert_eq!(listener.loss(), None);
 }
 
@@ -88,6 +88,13 @@ fn wrong_shard_cannot_reset_a_connection() {
     assert!(network.nodes[0].take_outgoing().is_empty());
     network.run_for(Duration::from_secs(1));
     assert_eq!(dialer.loss(), None);
+    // The owner does answer.
+    let mut datagram = payload(0, 200);
+    datagram[0] = 0x40 | datagram[0] & 0x3f;
+    let (now, from) = (network.now, network.nodes[1].addr());
+    let owner = network.nodes[0].owner(&datagram);
+    network.nodes[0].receive_on(owner, now, from, &datagram);
+    assert_eq!(network.nodes[0].take_outgoing().len(), 1);
 }
 
 #[test]
@@ -124,24 +131,60 @@ fn socket_that_only_dials_answers_no_stranger() {
 
 #[test]
 fn noise_of_any_kind_is_survived_and_starts_nothing() {
+    let dropped = |stats: &RegistryStats| stats.non_quic + stats.malformed + stats.unknown;
+    let mut reported = 0;
     for seed in seeds() {
         let (mut network, dialer, listener) = four_shards();
         let mut random = StdRng::seed_from_u64(seed);
         let now = network.now;
         let addr = network.nodes[0].addr();
-        for number in 0..50 {
-            let len = random.random_range(0..1400);
-            let datagram = payload(seed << 16 | number, len);
+        let before = network.nodes[1].stats();
+        for number in 0..NOISE {
+            let is_initial = number % 2 == 0;
+            let least = if is_initial { LEAST_INITIAL } else { 0 };
+            let len = random.random_range(least..1400);
+            let mut datagram = payload(seed << 16 | number, len);
+            if is_initial {
+                initial_header(&mut datagram);
+            }
             network.nodes[1].receive(now, addr, &datagram);
         }
+        network.nodes[1].turn(now);
+        let after = network.nodes[1].stats();
+        // Until an incoming connection is accepted, its first packet is not decrypted.
+        let begun = after.1.incoming - before.1.incoming;
+        let dropped = dropped(&after.0) - dropped(&before.0);
+        assert_eq!(dropped + begun, NOISE, "seed {seed}: {after:?}");
+        reported += begun;
         network.run_for(Duration::from_secs(6));
+        let (registry, transport) = network.nodes[1].stats();
+        let ends = (transport.handshakes_completed, transport.handshakes_failed);
+        assert_eq!(ends, (1, begun), "seed {seed}");
         assert_eq!(
             (dialer.loss(), listener.loss()),
             (None, None),
             "seed {seed}"
         );
-        assert_eq!(network.nodes[1].stats().0.connections, 1, "seed {seed}");
+        assert_eq!(registry.connections, 1, "seed {seed}");
     }
+    assert!(reported > 0);
+}
+
+/// The number of datagrams of noise.
+const NOISE: u64 = 50;
+
+/// The least length of a datagram with a client's Initial packet (RFC 9000 §14.1).
+const LEAST_INITIAL: usize = 1200;
+
+/// Makes a datagram begin like an Initial packet of version 1 without a token (RFC 9000 §17.2.2).
+fn initial_header(datagram: &mut [u8]) {
+    let len = datagram.len();
+    datagram[0] = 0xc0 | datagram[0] & 0x0f;
+    datagram[1..6].copy_from_slice(&[0, 0, 0, 1, 8]);
+    datagram[14] = 8;
+    datagram[23] = 0;
+    let rest = (len - 26) as u16 | 0x4000;
+    datagram[24..26].copy_from_slice(&rest.to_be_bytes());
 }
 
 #[test]
@@ -155,7 +198,8 @@ fn listener_follows_a_peer_whose_address_changes() {
         let (dialer, listener) = network.connect(0, 1);
         network.run_for(Duration::from_secs(1));
         for _ in 0..3 {
-            let before = network.nodes[1].stats().0;
+            let retired = |network: &Network| network.nodes[0].stats().0.retired_ids;
+            let before = (network.nodes[1].stats().0.retired_ids, retired(&network));
             let addr = network.rebind(0);
             send_something(&dialer);
             let seen = network.block_on({
@@ -169,14 +213,13 @@ fn listener_follows_a_peer_whose_address_changes() {
             let after = network.nodes[1].stats().0;
             assert_eq!(after.connections, 1);
             // The peer uses another ID, so that its move cannot be traced (RFC 9000 §9.5).
-            let retired = |node: usize| network.nodes[node].stats().0.retired_ids;
-            assert!(after.retired_ids >= before.retired_ids);
+            assert!(after.retired_ids >= before.0);
             assert!(
-                retired(0) > 0,
+                retired(&network) > before.1,
                 "the listener retires the dialer's IDs as it moves"
             );
             for node in 0..2 {
-                assert_books_balance(&mut network, node);
+                assert_ids_balance(&mut network, node);
             }
         }
         // Both still receive each other's packets.
@@ -243,8 +286,8 @@ fn what_comes_from_no_host_is_not_answered() {
     }
     network.settle();
     assert!(network.intercept().is_empty());
-    let books = network.nodes[1].stats().0;
-    assert_eq!((books.martian, books.responses_sent), (4, 0));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!((registry.martian, registry.responses_sent), (4, 0));
     let from = "192.0.2.9:9".parse().unwrap();
     network.nodes[1].receive(now, from, &unknown_version);
     network.settle();
@@ -283,9 +326,9 @@ fn connections_between_the_same_addresses_are_told_apart() {
     };
     let mut network = Network::pair(1, setup.clone(), setup);
     let pairs: Vec<_> = (0..CONNECTIONS).map(|_| network.connect(0, 1)).collect();
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.connections, CONNECTIONS);
-    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.connections, CONNECTIONS);
+    assert_eq!((registry.remote_addresses, registry.peers), (1, 1));
 
     let (closed, open) = pairs.split_at(CONNECTIONS / 2);
     for (dialer, _) in closed {
@@ -302,13 +345,13 @@ fn connections_between_the_same_addresses_are_told_apart() {
         });
         assert_eq!(received, Ok(vec![number]));
     }
-    let books = network.nodes[1].stats().0;
-    assert_eq!(books.connections, CONNECTIONS / 2);
-    assert_eq!((books.remote_addresses, books.peers), (1, 1));
+    let registry = network.nodes[1].stats().0;
+    assert_eq!(registry.connections, CONNECTIONS / 2);
+    assert_eq!((registry.remote_addresses, registry.peers), (1, 1));
 }
 
 #[test]
-fn reset_books_forget_sums_and_keep_what_is_now() {
+fn reset_registry_forgets_sums_and_keeps_what_is_now() {
     let (mut network, dialer, _) = four_shards();
     let before = network.nodes[0].stats().0;
     network.nodes[0].reset_stats();
@@ -359,7 +402,7 @@ fn stateless_reset_mostly_finds_its_connection_among_shards() {
 const SEEDS_FOR_CHANCE: u64 = 40;
 
 #[test]
-fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
+fn ids_that_the_registry_calls_active_are_those_that_lead_somewhere() {
     let setup = Setup {
         shards: 3,
         ..Setup::default()
@@ -371,19 +414,19 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
         network.rebind(0);
         network.run_for(Duration::from_secs(3));
         for node in 0..2 {
-            assert_books_balance(&mut network, node);
+            assert_ids_balance(&mut network, node);
         }
     }
     for peer in peers {
         peer.close(0);
         for node in 0..2 {
-            assert_books_balance(&mut network, node);
+            assert_ids_balance(&mut network, node);
         }
     }
     network.impair(Impairments::NONE);
     network.run_until_empty();
     for node in 0..2 {
-        assert_books_balance(&mut network, node);
+        assert_ids_balance(&mut network, node);
         network.nodes[node].assert_empty();
         assert_eq!(network.nodes[node].stats().0.active_ids, 0);
     }
@@ -391,17 +434,20 @@ fn ids_that_the_books_call_active_are_those_that_lead_somewhere() {
 
 /// IDs are issued, then active, then retired; quinn-proto knows all IDs that the registry counts as
 /// active.
-pub(super) fn assert_books_balance(network: &mut Network, node: usize) {
+pub(super) fn assert_ids_balance(network: &mut Network, node: usize) {
     network.settle();
     let now = network.now;
-    let (books, _) = network.nodes[node].stats();
-    assert_eq!(books.issued_ids - books.retired_ids, books.active_ids);
-    assert_eq!(network.nodes[node].routable_ids(now), books.active_ids);
+    let (registry, _) = network.nodes[node].stats();
     assert_eq!(
-        books.issued_sequence_numbers.iter().sum::<u64>(),
-        books.issued_ids
+        registry.issued_ids - registry.retired_ids,
+        registry.active_ids
     );
-    assert_eq!(books.foreign, 0);
+    assert_eq!(network.nodes[node].routable_ids(now), registry.active_ids);
+    assert_eq!(
+        registry.issued_sequence_numbers.iter().sum::<u64>(),
+        registry.issued_ids
+    );
+    assert_eq!(registry.foreign, 0);
 }
 
 /// Two nodes of four shards each, connected.

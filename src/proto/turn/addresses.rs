@@ -18,7 +18,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             return;
         };
         if self.migrate(false) {
-            self.slot.source = out.source_ip(&successor, self.connection.remote_addr());
+            self.slot.local_ip = out.source_ip(&successor, self.connection.remote_addr());
             self.slot.socket = successor;
             self.register_path();
             let local_addr = self.connection.local_addr();
@@ -34,11 +34,11 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// may come back.
     pub(super) fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
         let may_migrate = self.connection.may_migrate(is_gone);
-        if self.slot.is_held && !may_migrate {
+        if self.slot.move_is_due && !may_migrate {
             return;
         }
-        let source = out.source_ip(&self.slot.socket, self.connection.remote_addr());
-        if source.is_none() || source == self.slot.source {
+        let local_ip = out.source_ip(&self.slot.socket, self.connection.remote_addr());
+        if local_ip.is_none() || local_ip == self.slot.local_ip {
             return;
         }
         let reason = if is_gone {
@@ -48,12 +48,12 @@ impl<S: SocketHandle> Turn<'_, S> {
         };
         if may_migrate && self.migrate(is_gone) {
             self.totals.transport.source_changes += 1;
-            self.slot.is_held = false;
-            self.slot.source = source;
+            self.slot.move_is_due = false;
+            self.slot.local_ip = local_ip;
             self.register_path();
             let local_addr = self.connection.local_addr();
             tracing::debug!(reason, %local_addr, "moved to another address");
-        } else if !mem::replace(&mut self.slot.is_held, true) {
+        } else if !mem::replace(&mut self.slot.move_is_due, true) {
             self.totals.transport.source_changes_refused += 1;
             tracing::debug!(reason, "may not move to another address");
         }
@@ -106,7 +106,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     pub(super) fn register_path(&mut self) {
-        let local_addr = local_addr(&self.slot.socket, self.slot.source);
+        let local_addr = local_addr(&self.slot.socket, self.slot.local_ip);
         self.connection.set_local_addr(local_addr);
         registry::lock(self.registry).migrated(
             self.handle,

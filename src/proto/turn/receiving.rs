@@ -17,10 +17,11 @@ use crate::{
 ///
 /// Short turns keep the latency of one connection's ping low during another connection's bulk
 /// transfer.
-const DATAGRAMS_PER_TURN: usize = 64;
+pub(in crate::proto) const DATAGRAMS_PER_TURN: usize = 64;
 
-/// The most bytes of these datagrams, because datagrams may be large.
-const BYTES_PER_TURN: usize = 128 * 1024;
+/// No further datagram is handled once those handled count for this much memory (the charges of
+/// the inbox), because datagrams may be large.
+const CHARGE_PER_TURN: usize = 128 * 1024;
 
 impl<S: SocketHandle> Turn<'_, S> {
     /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
@@ -35,17 +36,18 @@ impl<S: SocketHandle> Turn<'_, S> {
         if self.slot.refuses_data || self.budget.is_used_up() {
             self.share_memory();
         }
-        let mut bytes = 0;
+        let mut charged = 0;
         for handled in 0..DATAGRAMS_PER_TURN {
             // The first one is handled even if waiting for the connection's lock took long.
-            if bytes >= BYTES_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
+            if charged >= CHARGE_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
                 break;
             }
             let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
                 break;
             };
             self.slot.account.earn(1, received.len);
-            bytes += charge;
+            charged += charge;
+            self.moved += received.len;
             let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
@@ -63,8 +65,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.totals.transport.exceeded_credit += u64::from(noted.exceeded_credit);
             self.after_events(noted.authenticated);
             let is_authenticated = self.connection.authenticated().is_some();
-            if self.slot.source.is_none() && is_authenticated && received.local_ip.is_some() {
-                self.slot.source = received.local_ip;
+            if self.slot.local_ip.is_none() && is_authenticated && received.local_ip.is_some() {
+                self.slot.local_ip = received.local_ip;
                 self.register_path();
             }
             if self.connection.note_migration() {
@@ -76,12 +78,12 @@ impl<S: SocketHandle> Turn<'_, S> {
                     "the peer's address has changed"
                 );
                 let socket = mem::replace(&mut self.slot.socket, received.socket);
-                let source = mem::replace(&mut self.slot.source, received.local_ip);
+                let local_ip = mem::replace(&mut self.slot.local_ip, received.local_ip);
                 if self.slot.addresses.is_validated(before) {
                     self.slot.left = Some(LeftPath {
                         remote_addr: before,
                         socket,
-                        source,
+                        local_ip,
                     });
                 }
                 self.slot.untried_path = true;
@@ -97,7 +99,6 @@ impl<S: SocketHandle> Turn<'_, S> {
                 self.watch_path();
             }
         }
-        self.moved += bytes;
         self.slot.inbox.shrink(false);
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {

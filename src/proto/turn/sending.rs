@@ -1,6 +1,6 @@
 //! Sends what a connection has to send, as far as its path and its socket let it.
 
-use std::mem;
+use std::{mem, net::SocketAddr};
 
 use quinn_proto::Transmit;
 
@@ -44,7 +44,7 @@ pub(in crate::proto) enum Sending {
 const TURNS_WITHOUT_SENDING: u8 = 3;
 
 /// The most batches of datagrams that one connection sends in one turn.
-const BATCHES_PER_TURN: usize = 2;
+pub(in crate::proto) const BATCHES_PER_TURN: usize = 2;
 
 /// The most datagrams of a batch with CONNECTION_CLOSE: one for each packet number space.
 ///
@@ -86,28 +86,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
         self.watch_delivery(&*out);
         for _ in 0..BATCHES_PER_TURN {
-            let mtu = usize::from(self.connection.current_mtu());
-            // Without validation one datagram at a time, so that at most one exceeds the
-            // anti-amplification limit.
-            let is_validated = self.slot.addresses.is_validated(remote_addr);
             let probes = mem::take(&mut self.slot.probes);
-            // In the handshake also one at a time, because it would not progress on a path that
-            // drops batches.
-            let is_established = self.connection.authenticated().is_some();
-            let doubts = self.slot.doubter.doubts();
-            let may_batch = self.offload.segmentation && doubts.may_batch(self.now);
-            let most = if self.connection.is_over() && may_batch {
-                CLOSE_DATAGRAMS
-            } else if is_validated && is_established && may_batch && !probes {
-                MAX_SEGMENTS
-            } else {
-                1
-            };
-            let max_segments = out
-                .max_segments(&self.slot.socket, remote_addr)
-                .min(most)
-                .min(MAX_BATCH / mtu.max(1))
-                .max(1);
             buf.clear();
             let asks = self.slot.silence.owes_nothing()
                 || self.slot.doubter.wants_to_know()
@@ -116,6 +95,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let transmit = if probes {
                 self.connection.poll_probe(self.now, buf)
             } else {
+                let max_segments = self.max_segments(&*out, remote_addr);
                 self.connection.poll_transmit(self.now, max_segments, buf)
             };
             let Some(mut transmit) = transmit else {
@@ -129,8 +109,9 @@ impl<S: SocketHandle> Turn<'_, S> {
             let left = self.slot.left.as_ref();
             let left = left.filter(|left| left.remote_addr == transmit.destination);
             let left_socket = left.map(|left| left.socket.clone());
-            transmit.src_ip = left.map_or(self.slot.source, |left| left.source);
+            transmit.src_ip = left.map_or(self.slot.local_ip, |left| left.local_ip);
             // A peer that sends no marks may have found that marked packets do not arrive.
+            let doubts = self.slot.doubter.doubts();
             let may_mark = self.slot.heard_marked.unwrap_or(true) && doubts.may_mark(self.now);
             if !(self.offload.ecn && may_mark) {
                 transmit.ecn = None;
@@ -186,6 +167,29 @@ impl<S: SocketHandle> Turn<'_, S> {
         } else {
             Sending::Unfinished
         }
+    }
+
+    /// The most datagrams of the next batch, unless it is a probe.
+    fn max_segments(&self, out: &impl Outbound<S>, remote_addr: SocketAddr) -> usize {
+        let mtu = usize::from(self.connection.current_mtu());
+        // Without validation one datagram at a time, so that at most one exceeds the
+        // anti-amplification limit.
+        let is_validated = self.slot.addresses.is_validated(remote_addr);
+        // In the handshake also one at a time, because it would not progress on a path that drops
+        // batches.
+        let is_established = self.connection.authenticated().is_some();
+        let may_batch = self.offload.segmentation && self.slot.doubter.doubts().may_batch(self.now);
+        let most = if self.connection.is_over() && may_batch {
+            CLOSE_DATAGRAMS
+        } else if is_validated && is_established && may_batch {
+            MAX_SEGMENTS
+        } else {
+            1
+        };
+        out.max_segments(&self.slot.socket, remote_addr)
+            .min(most)
+            .min(MAX_BATCH / mtu.max(1))
+            .max(1)
     }
 
     /// Returns the part of a batch, whose contents are in `buf`, that may be sent to an address

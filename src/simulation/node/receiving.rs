@@ -130,7 +130,7 @@ impl Node {
             .collect();
         for remote_addr in unmatched {
             for shard in &mut self.shards {
-                shard.hear_unmatched(remote_addr);
+                shard.offer_unmatched(remote_addr);
             }
         }
     }

@@ -53,7 +53,7 @@ impl Default for Setup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Accept,
-    /// They wait for [`Node::answer_held`](super::Node::answer_held).
+    /// They wait for [`Node::answer_incoming`](super::Node::answer_incoming).
     Hold,
     Refuse,
 }

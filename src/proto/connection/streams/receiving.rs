@@ -211,7 +211,7 @@ impl Receiving {
         self.is_too_fragmented
     }
 
-    /// Does something to a stream's receiving part, and to the books.
+    /// Does something to a stream's receiving part, and to the counters.
     pub(super) fn change<T>(
         &mut self,
         id: StreamId,

@@ -27,6 +27,24 @@ pub(super) struct Figures {
     pub(super) unlucky: u64,
 }
 
+impl Figures {
+    /// The number of dials that were repeated for an external reason.
+    pub(super) fn excused(&self) -> u64 {
+        [
+            self.misread,
+            self.moved_in_handshake,
+            self.outdated_tokens,
+            self.spoiled_retries,
+            self.starved_dialers,
+            self.starved_listeners,
+            self.unacknowledged,
+            self.unlucky,
+        ]
+        .into_iter()
+        .sum()
+    }
+}
+
 impl AddAssign for Figures {
     fn add_assign(&mut self, other: Self) {
         self.connections += other.connections;

@@ -1,0 +1,122 @@
+//! What follows from a turn of a connection, for the shard.
+
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
+
+use quinn_proto::{ConnectionHandle, ConnectionId};
+
+use super::{Shard, slots::slot};
+use crate::{
+    proto::{
+        connection::{SharedConnection, lock_connection},
+        datagram::SocketHandle,
+        deadlines::Phase,
+        turn_queue::Load,
+    },
+    trace::dropped,
+};
+
+/// What follows from a turn.
+pub(super) struct Outcome {
+    pub(super) load: Load,
+    /// CPU time beyond what the connection has earned, if any.
+    pub(super) debt: Option<Duration>,
+    /// Whether it needs another turn at once.
+    pub(super) more: bool,
+    /// When its next timer is due.
+    pub(super) deadline: Option<Instant>,
+    /// Whether its socket was not writable.
+    pub(super) is_blocked: bool,
+    /// Whether the peer is authenticated.
+    pub(super) is_established: bool,
+    /// The initial ID of a dial that has received its first datagram in this turn.
+    pub(super) answered: Option<ConnectionId>,
+    /// The connection that has lingered longest, if there is no room beside this one.
+    pub(super) evicted: Option<ConnectionHandle>,
+    /// How it has ended, if it has.
+    pub(super) end: Option<End>,
+    /// Whether it has ended with streams that the application has not taken.
+    pub(super) leaves_streams: bool,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    /// The endpoint has discarded it.
+    Drained,
+    /// Only its closing or draining state is left.
+    Closing { rtt: Duration },
+}
+
+impl<S: SocketHandle> Shard<S> {
+    /// Does what follows from a turn, with the connection unlocked.
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        connection: &SharedConnection,
+        outcome: Outcome,
+    ) {
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        slot.load = outcome.load;
+        if let Some(initial_id) = outcome.answered {
+            self.unanswered.remove(&initial_id);
+        }
+        let (phase, admission) = if outcome.is_established {
+            // TLS and quinn-proto have released them.
+            slot.handshake_bytes.clear(&mut self.handshake_bytes);
+            (Phase::Established, slot.admission.take())
+        } else {
+            (Phase::Handshake, None)
+        };
+        (self.deadlines).arm(now, handle, &mut slot.armed, phase, outcome.deadline);
+        if outcome.is_blocked && !mem::replace(&mut slot.blocked, true) {
+            self.blocked.push(handle);
+        }
+        if outcome.leaves_streams {
+            self.untaken.push(now, connection);
+        }
+        if let Some(evicted) = outcome.evicted {
+            self.give_up_lingering(evicted);
+        }
+        if let Some(admission) = admission {
+            self.release(admission);
+        }
+        match outcome.end {
+            Some(End::Drained) => self.remove(handle),
+            Some(End::Closing { rtt }) => self.close(now, handle, rtt),
+            None => {
+                if let Some(debt) = outcome.debt {
+                    self.have_wait(now, handle, debt);
+                }
+                if outcome.more {
+                    self.want_turn(handle);
+                }
+            }
+        }
+    }
+
+    /// Makes a connection in debt wait for its next turn.
+    fn have_wait(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) {
+        let Some(slot) = slot(&mut self.slots, handle) else {
+            return;
+        };
+        self.totals.transport.debts += 1;
+        slot.waits_until = Some(self.debtors.add(now, handle, debt));
+        tracing::trace!(?debt, "the connection waits until its debt is paid");
+        let dropped = slot.inbox.set_in_debt(true, &mut self.inbox_bytes);
+        dropped!(self.totals.registry, dropped_inbox_full += dropped);
+    }
+
+    /// Makes a connection stop delivering streams, and close.
+    fn give_up_lingering(&mut self, handle: ConnectionHandle) {
+        if let Some(slot) = slot(&mut self.slots, handle) {
+            lock_connection(&slot.connection).give_up_lingering();
+            self.want_turn(handle);
+        }
+    }
+}
