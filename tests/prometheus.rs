@@ -10,17 +10,20 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::Command,
     thread,
     time::Duration,
 };
 
 use serde_json::Value;
-use support::{example::example, required::or_skip};
+use support::{
+    example::example,
+    program::{LIMIT, Program},
+    required::or_skip,
+};
 
 #[test]
 fn prometheus_has_what_the_example_exports_and_answers_the_dashboard() {
@@ -65,14 +68,8 @@ fn prometheus_has_what_the_example_exports_and_answers_the_dashboard() {
     }
 }
 
-/// Far longer than anything here takes unless it hangs.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// Interval of questions that wait for an answer.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-
-/// More lines than a program prints.
-const MAX_LINES: usize = 1000;
 
 fn is_installed() -> Result<(), String> {
     match Command::new("prometheus").arg("--version").output() {
@@ -209,57 +206,4 @@ fn get(addr: SocketAddr, path: &str) -> String {
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     response.split_once("\r\n\r\n").unwrap().1.to_owned()
-}
-
-/// A program that ends with the test.
-struct Program {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Program {
-    fn start(program: &Path, args: &[&str]) -> Self {
-        // `timeout` ends it even if the test is killed.
-        let mut child = Command::new("timeout")
-            .arg((2 * LIMIT).as_secs().to_string())
-            .arg(program)
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = mpsc::sync_channel(MAX_LINES);
-        let (output, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let outputs: [Box<dyn Read + Send>; 2] = [Box::new(output), Box::new(errors)];
-        for output in outputs {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    println!("{line}");
-                    // Nobody need read all lines.
-                    let _ = sender.try_send(line + "\n");
-                }
-            });
-        }
-        Self { child, lines }
-    }
-
-    /// Waits for a line with `before`. Returns what is between it and `after`.
-    fn says(&self, before: &str, after: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(LIMIT).unwrap();
-            if let Some((_, rest)) = line.split_once(before) {
-                return rest.split_once(after).unwrap().0.to_owned();
-            }
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // SIGTERM, because `timeout` passes it on; SIGKILL would end only `timeout`.
-        let id = self.child.id().to_string();
-        let _ = Command::new("kill").arg(id).status();
-        let _ = self.child.wait();
-    }
 }

@@ -1,6 +1,6 @@
 //! Errors in one line.
 
-use std::{error::Error, io};
+use std::{error::Error, fmt, io};
 
 use libp2p::{TransportError, swarm::DialError};
 
@@ -45,6 +45,15 @@ impl Failure {
             }
             _ => format!("cannot dial: {}", chain(error)),
         })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Other(reason) => f.write_str(reason),
+        }
     }
 }
 

@@ -46,13 +46,12 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Interrupted) => {
-            eprintln!("node: interrupted");
-            ExitCode::from(130)
-        }
-        Err(Failure::Other(reason)) => {
-            eprintln!("node: {reason}");
-            ExitCode::FAILURE
+        Err(failure) => {
+            eprintln!("node: {failure}");
+            match failure {
+                Failure::Interrupted => ExitCode::from(130),
+                Failure::Other(_) => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod home;
 pub(crate) mod hostile_tls;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod required;
 #[cfg(target_os = "linux")]
