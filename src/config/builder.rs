@@ -104,7 +104,7 @@ impl ConfigBuilder {
     ///
     /// With a limit on what is received, the receive window of a stream is at most what the lowest
     /// one lets in in a second, or 64 KiB if that is more, and that of a connection half again as
-    /// much. Each peer may send so much at once. A limit that is set or lifted later leaves the
+    /// much. Each peer may send that much at once. A limit that is set or lifted later leaves the
     /// windows of old and new connections as they are.
     ///
     /// Default: none.

@@ -228,7 +228,7 @@ impl StreamShare {
     }
 }
 
-/// What a connection may owe in a period, before which so many streams have waited.
+/// What a connection may owe in a period, before which this number of streams have waited.
 fn most_owed(held: usize) -> i64 {
     i64::try_from((held + MOST_NEW_STREAMS) * DATAGRAM_BYTES).unwrap_or(i64::MAX)
 }
