@@ -33,7 +33,7 @@ pub(super) const MAX_FORWARDED_BYTES: usize = 1024 * 1024;
 
 /// The most reports of unreachable addresses that wait. They only save time; further ones are
 /// dropped.
-const MAX_UNREACHABLE: usize = 64;
+pub(super) const MAX_UNREACHABLE: usize = 64;
 
 /// The mailbox of one driver.
 #[derive(Default)]

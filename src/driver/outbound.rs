@@ -104,12 +104,8 @@ impl Outbound {
                     return false;
                 }
                 Outcome::Busy { from } if deferred.host.is_some() => {
-                    if from > 0 {
-                        deferred.backoffs = 0;
-                    }
                     drop_sent(transmit, contents, from);
-                    if deferred.backoffs < MAX_BACKOFFS {
-                        deferred.back_off(now);
+                    if deferred.back_off_again(now, from) {
                         return false;
                     }
                     self.sender.note_lost();
@@ -271,6 +267,19 @@ impl DeferredBatches {
         self.writable = io.map(|io| (Arc::clone(&io), io.writable()));
     }
 
+    /// Waits once more, because the interface was busy again after `sent` bytes of the batch.
+    /// Returns `false` if it was busy too often in a row; then the batch is lost.
+    fn back_off_again(&mut self, now: Instant, sent: usize) -> bool {
+        if sent > 0 {
+            self.backoffs = 0;
+        }
+        let goes_on = self.backoffs < MAX_BACKOFFS;
+        if goes_on {
+            self.back_off(now);
+        }
+        goes_on
+    }
+
     fn back_off(&mut self, now: Instant) {
         self.writable = None;
         self.retry_at = Some(now + FIRST_BACKOFF * 2_u32.pow(self.backoffs));
@@ -292,7 +301,6 @@ mod tests {
     use proto::Outbound as _;
 
     use super::*;
-    use crate::net::{BufferSizes, task::Runtime};
 
     const BUSY: [u8; 4] = [127, 0, 0, 2];
     const FREE: [u8; 4] = [127, 0, 0, 3];
@@ -303,7 +311,7 @@ mod tests {
         receiver.set_nonblocking(true).unwrap();
         let to = receiver.local_addr().unwrap();
         let mut outbound = Outbound::new(0);
-        let (socket, other) = (socket(), socket());
+        let (socket, other) = (SocketGroup::unread(), SocketGroup::unread());
         let now = clock::now();
         let (transmit, contents) = datagram(to);
         outbound.wait_for_interface(now, &socket, transmit, contents);
@@ -332,9 +340,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn batch_behind_a_busy_interface_is_lost_after_max_backoffs_in_a_row() {
+        let now = clock::now();
+        let mut deferred = busy();
+        deferred.back_off(now);
+        let first = deferred.retry_at;
+        let next = |_| deferred.back_off_again(now, 0).then_some(deferred.retry_at);
+        let further = (0..2 * MAX_BACKOFFS).map_while(next);
+        let pauses: Vec<_> = [first].into_iter().chain(further).flatten().collect();
+        let doubled = (0..MAX_BACKOFFS).map(|times| now + FIRST_BACKOFF * 2_u32.pow(times));
+        assert!(doubled.eq(pauses));
+        // An interface that has sent a part begins a new row.
+        assert!(deferred.back_off_again(now, 1));
+        assert_eq!(deferred.retry_at, first);
+    }
+
+    #[tokio::test]
+    async fn busy_interface_is_tried_again_when_the_pause_is_over() {
+        let now = clock::now();
+        let mut deferred = busy();
+        deferred.back_off(now);
+        let mut cx = Context::from_waker(Waker::noop());
+        let over = now + FIRST_BACKOFF;
+        let early = over - Duration::from_nanos(1);
+        assert!(deferred.poll(early, &mut cx).is_pending());
+        assert!(deferred.poll(over, &mut cx).is_ready());
+    }
+
+    #[tokio::test]
+    async fn next_retry_is_that_of_the_host_whose_pause_ends_first() {
+        let mut outbound = Outbound::new(0);
+        let socket = SocketGroup::unread();
+        let now = clock::now();
+        for (host, late) in [(BUSY, 2), (FREE, 1), ([127, 0, 0, 4], 3)] {
+            let (transmit, contents) = datagram((host, 1).into());
+            outbound.wait_for_interface(now + late * FIRST_BACKOFF, &socket, transmit, contents);
+        }
+        assert_eq!(outbound.next_retry(), Some(now + 2 * FIRST_BACKOFF));
+    }
+
+    #[tokio::test]
     async fn nobody_waits_for_a_socket_that_has_failed() {
         let mut outbound = Outbound::new(0);
-        let socket = socket();
+        let socket = SocketGroup::unread();
         let (transmit, contents) = datagram((BUSY, 1).into());
         let mut deferred = DeferredBatches::new(&socket, None, transmit, contents);
         let never = Box::pin(std::future::pending());
@@ -353,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn batches_are_kept_for_so_many_hosts_only() {
         let mut outbound = Outbound::new(0);
-        let socket = socket();
+        let socket = SocketGroup::unread();
         for host in 0..=MAX_BUSY_HOSTS {
             let (transmit, contents) = datagram(([127, 0, 1, host as u8], 1).into());
             outbound.wait_for_interface(clock::now(), &socket, transmit, contents);
@@ -362,24 +410,15 @@ mod tests {
         assert_eq!(outbound.take_counts().send_errors, 1);
     }
 
-    fn socket() -> Arc<SocketGroup> {
-        let buffers = BufferSizes {
-            receive: 64 * 1024,
-            send: 64 * 1024,
-        };
-        let io = UdpSocket::bind(
-            &Runtime::current().unwrap(),
-            ([0, 0, 0, 0], 0).into(),
-            buffers,
-        );
-        let socket = SocketGroup::new(
-            vec![Arc::new(io.unwrap())],
-            false,
-            0,
-            Vec::new(),
-            Arc::default(),
-        );
-        Arc::new(socket)
+    /// A batch for a host behind a busy interface.
+    fn busy() -> DeferredBatches {
+        let (transmit, contents) = datagram((BUSY, 1).into());
+        DeferredBatches::new(
+            &SocketGroup::unread(),
+            Some(BUSY.into()),
+            transmit,
+            contents,
+        )
     }
 
     /// The length of a datagram.

@@ -234,3 +234,56 @@ fn lacks_source(transmit: &Transmit, error: &io::Error) -> bool {
 /// Attempts per batch. Each pending ICMP error makes one attempt fail: two attempts, and two more
 /// for errors that arrive in between.
 const MAX_TRIES: usize = 4;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn host_to_which_segmentation_has_failed_gets_single_datagrams_for_a_while() {
+        const MOMENT: Duration = Duration::from_millis(1);
+
+        let mut sender = Sender::new(0);
+        let socket = SocketGroup::unread();
+        let most = sender.io(&socket).unwrap().max_segments();
+        let [host, other] = [1, 2].map(|number| IpAddr::from([192, 0, 2, number]));
+        sender.note_gso_failed(host);
+        assert_eq!(sender.max_segments(&socket, host), 1);
+        assert_eq!(sender.max_segments(&socket, other), most);
+        tokio::time::advance(GSO_OFF_FOR - MOMENT).await;
+        assert_eq!(sender.max_segments(&socket, host), 1);
+        tokio::time::advance(MOMENT).await;
+        assert_eq!(sender.max_segments(&socket, host), most);
+        assert_eq!(sender.take_counts().segmentation_fallbacks, 1);
+    }
+
+    /// Hosts without a listener, and forgers of their answers, do not make us lose datagrams.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn closed_port_costs_other_peers_no_datagram() {
+        let bind = || std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let peer = bind();
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let closed = bind().local_addr().unwrap();
+        let mut sender = Sender::new(0);
+        let socket = SocketGroup::unread();
+        sender.io(&socket).unwrap().writable().await;
+        for number in 0..9 {
+            for destination in [closed, peer.local_addr().unwrap()] {
+                let transmit = Transmit {
+                    destination,
+                    ecn: None,
+                    size: 1,
+                    segment_size: None,
+                    src_ip: None,
+                };
+                assert_eq!(sender.send(&socket, &transmit, &[number]), Outcome::Done);
+            }
+            let mut received = [0];
+            peer.recv(&mut received).unwrap();
+            assert_eq!(received, [number]);
+        }
+        assert_eq!(sender.take_counts(), TransportStats::default());
+    }
+}

@@ -263,6 +263,22 @@ mod tests {
         }
     }
 
+    /// A peer that keeps a datagram of each does not make every run take longer.
+    #[test]
+    fn max_tries_slabs_are_checked_for_a_run() {
+        let mut slabs = Slabs::default();
+        let mut held: Vec<_> = (0..=MAX_TRIES)
+            .map(|_| cut(&mut slabs, &run(44, 7)))
+            .collect();
+        // The last slab is free, behind so many that are not.
+        held.pop();
+        cut(&mut slabs, &run(44, 7));
+        assert_eq!(slabs.slabs.len(), MAX_TRIES + 2);
+        // By now it is in front.
+        cut(&mut slabs, &run(44, 7));
+        assert_eq!(slabs.slabs.len(), MAX_TRIES + 2);
+    }
+
     /// A peer makes us keep the last datagram of each run.
     #[test]
     fn what_is_kept_is_max_slabs_and_the_length_of_datagrams() {

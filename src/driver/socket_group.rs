@@ -10,6 +10,8 @@ use std::{
 };
 
 use super::doorbell::Doorbell;
+#[cfg(test)]
+use crate::net::task::Runtime;
 use crate::{
     net::{BufferSizes, UdpSocket},
     proto,
@@ -133,6 +135,19 @@ impl SocketGroup {
     /// Ends the repair: a later failure starts another one.
     pub(super) fn end_repair(&self) {
         self.in_repair.store(false, Ordering::Relaxed);
+    }
+
+    /// A socket at any port, which no driver reads.
+    #[cfg(test)]
+    pub(super) fn unread() -> Arc<Self> {
+        let buffers = BufferSizes {
+            receive: 64 * 1024,
+            send: 64 * 1024,
+        };
+        let runtime = Runtime::current().expect("a test with tokio");
+        let io = UdpSocket::bind(&runtime, ([0, 0, 0, 0], 0).into(), buffers);
+        let ios = vec![Arc::new(io.expect("a port is free"))];
+        Arc::new(Self::new(ios, false, 0, Vec::new(), Arc::default()))
     }
 
     fn ring(&self) {

@@ -272,3 +272,26 @@ impl FormerListener {
         self.socket.strong_count() > 0 || self.ios.iter().any(|io| io.strong_count() > 0)
     }
 }
+
+#[cfg(test)]
+mod fixture {
+    //! Sockets of a transport whose only driver does not run.
+
+    use super::*;
+
+    pub(super) fn sockets() -> Arc<Sockets> {
+        let buffers = BufferSizes {
+            receive: 64 * 1024,
+            send: 64 * 1024,
+        };
+        let incoming = Arc::new(IncomingQueue::new(1));
+        Arc::new(Sockets::new(buffers, Arc::new([Arc::default()]), incoming))
+    }
+
+    pub(super) fn open(sockets: &Sockets, listening: bool) -> Arc<SocketGroup> {
+        let runtime = Runtime::current().expect("a test with tokio");
+        let ios = sockets.bind(&runtime, ([127, 0, 0, 1], 0).into());
+        let socket = sockets.put_to_use(ios.expect("a port is free"), listening);
+        socket.expect("the driver has not stopped")
+    }
+}

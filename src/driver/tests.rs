@@ -1,6 +1,8 @@
-//! A driver under the control of tests: all interleavings with its users, its requests, and its
-//! timers.
+//! A driver under the control of tests: all interleavings with its users, its mailbox, its
+//! requests, and its timers.
 
+#[cfg(not(loom))]
+mod mailbox;
 #[cfg(loom)]
 mod models;
 #[cfg(not(loom))]

@@ -51,20 +51,22 @@ impl AddressLimits {
         if self.is_validated(addr) {
             return;
         }
-        if let Some(other) = self.others.iter_mut().find(|other| other.addr == addr) {
-            other.received += bytes;
-            return;
-        }
+        let known = self.others.iter().position(|other| other.addr == addr);
+        let mut other = known.map_or(
+            Unvalidated {
+                addr,
+                received: 0,
+                sent: 0,
+                challenge: None,
+            },
+            |index| self.others.remove(index),
+        );
         if self.others.len() >= MAX_OTHERS {
             // If another datagram comes from it, it starts again with the credit of that datagram.
             self.others.remove(0);
         }
-        self.others.push(Unvalidated {
-            addr,
-            received: bytes,
-            sent: 0,
-            challenge: None,
-        });
+        other.received += bytes;
+        self.others.push(other);
     }
 
     /// Whether this many bytes may be sent to the address. If so, counts them as sent.
@@ -172,6 +174,21 @@ mod tests {
         }
         assert!(sent <= LIMIT * received, "{sent} for {received}");
         assert!(limits.others.len() <= MAX_OTHERS);
+    }
+
+    /// So forged addresses do not displace a peer that moves, as long as it goes on sending.
+    #[test]
+    fn address_that_has_been_silent_longest_makes_room() {
+        let mut limits = AddressLimits::new(None);
+        for number in 0..MAX_OTHERS as u16 {
+            limits.note_received(addr(number), 40);
+        }
+        limits.note_challenge(addr(0), 7);
+        limits.note_received(addr(0), 1);
+        limits.note_received(addr(99), 40);
+        assert!(!limits.may_send(addr(1), 1));
+        assert!(limits.may_send(addr(2), 1));
+        assert_eq!(limits.answered(7), Some(addr(0)));
     }
 
     #[test]

@@ -171,6 +171,30 @@ mod tests {
     }
 
     #[test]
+    fn budget_is_used_up_when_nothing_is_left() {
+        let budget = Budget::new(LIMIT);
+        let mut share = BudgetShare::default();
+        share.set(LIMIT - 1, &budget);
+        assert!(!share.is_over(&budget));
+        share.set(LIMIT, &budget);
+        assert!(share.is_over(&budget));
+    }
+
+    #[test]
+    fn change_of_more_than_an_eighth_is_news_unless_there_is_plenty() {
+        let mut share = BudgetShare::default();
+        assert!(!share.is_news(PLENTY));
+        assert!(share.is_news(8_000));
+        assert!(!share.is_news(8_000));
+        assert!(!share.is_news(7_112), "888 of 889");
+        assert!(share.is_news(7_111), "889 of 888");
+        assert!(!share.is_news(8_126), "1,015 of 1,015");
+        assert!(share.is_news(8_127), "1,016 of 1,015");
+        assert!(share.is_news(2 * PLENTY));
+        assert!(!share.is_news(u64::MAX));
+    }
+
+    #[test]
     fn crowd_takes_the_budget_and_the_least_for_each() {
         let budget = Budget::new(LIMIT);
         let mut crowd: Vec<_> = (0..10_000).map(|_| BudgetShare::default()).collect();

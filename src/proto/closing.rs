@@ -229,4 +229,12 @@ mod tests {
         assert_eq!(after(Duration::ZERO), SHORTEST);
         assert_eq!(after(Duration::from_secs(60)), LONGEST);
     }
+
+    #[test]
+    fn packets_of_a_closed_connection_are_known_for_three_probe_timeouts() {
+        let now = crate::net::clock::now();
+        let rtt = Duration::from_millis(200);
+        let deadline = ClosingConnections::<()>::deadline(now, rtt);
+        assert_eq!(deadline - now, Duration::from_millis(3 * (3 * 200 + 25)));
+    }
 }

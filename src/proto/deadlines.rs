@@ -166,6 +166,35 @@ mod tests {
             assert_eq!(at(&mut deadlines, micros), shared);
         }
     }
+
+    #[test]
+    fn deadlines_are_shared_from_a_second_on() {
+        let mut deadlines = Deadlines::default();
+        let began = clock::now();
+        armed_for(&mut deadlines, began, 2 * FAR);
+        // The shared deadlines are at whole multiples after the first one.
+        let now = began + SLACK / 5;
+        let near = FAR - Duration::from_nanos(1);
+        assert_eq!(armed_for(&mut deadlines, now, near), near);
+        let shared = FAR + SLACK - SLACK / 5;
+        assert_eq!(armed_for(&mut deadlines, now, FAR), shared);
+    }
+
+    #[test]
+    fn earlier_deadline_replaces_the_one_before_and_a_later_one_waits_for_it() {
+        let mut deadlines = Deadlines::default();
+        let now = clock::now();
+        let at = |ms| Some(now + Duration::from_millis(ms));
+        let (handle, mut armed) = (ConnectionHandle(0), Armed::default());
+        for (ms, first) in [(20, 20), (10, 10), (30, 10)] {
+            let phase = Phase::Established;
+            deadlines.arm(now, handle, &mut armed, phase, at(ms));
+            assert_eq!(deadlines.first(), at(first));
+        }
+        deadlines.arm(now, handle, &mut armed, Phase::Established, None);
+        assert_eq!(deadlines.first(), None);
+    }
+
     #[test]
     fn deadlines_of_the_two_phases_take_turns() {
         let mut deadlines = Deadlines::default();

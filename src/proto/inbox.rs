@@ -146,6 +146,24 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_a_few_datagrams_is_freed_at_once_and_that_of_a_batch_on_demand() {
+        let mut all = InboxBytes::default();
+        let mut inbox = Inbox::new();
+        for (count, is_freed) in [(1, true), (FEW_PLACES, true), (FEW_PLACES + 1, false)] {
+            for _ in 0..count {
+                inbox.push((), CHARGE, &mut all);
+            }
+            inbox.shrink(true);
+            assert_eq!(inbox.waiting.len(), count);
+            while inbox.pop(&mut all).is_some() {}
+            inbox.shrink(false);
+            assert_eq!(inbox.waiting.capacity() == 0, is_freed, "{count}");
+        }
+        inbox.shrink(true);
+        assert_eq!(inbox.waiting.capacity(), 0);
+    }
+
+    #[test]
     fn debtors_hold_little_each_and_together_and_keep_nobody_else_waiting() {
         let mut all = InboxBytes::default();
         let most = MAX_DEBTORS_BYTES / MAX_DEBTOR_BYTES;

@@ -169,4 +169,21 @@ mod tests {
         linger.note_acknowledged(began + 4 * SECOND, acknowledged(1_002, 11), SECOND);
         assert_eq!(linger.deadline(), began + 10 * SECOND);
     }
+
+    #[test]
+    fn peer_is_asked_once_a_second_while_it_is_waited_for() {
+        let began = clock::now();
+        let nothing = Acknowledged { bytes: 0, times: 0 };
+        let mut linger = Linger::begin(began, 10 * SECOND, nothing, SECOND);
+        assert!(!linger.asks(began + ASKED - SECOND / 1000));
+        assert_eq!(linger.next_timeout(), began + ASKED);
+        assert!(linger.asks(began + ASKED));
+        assert!(!linger.asks(began + ASKED));
+        // Late by half a second, so the next time is later as well.
+        assert!(linger.asks(began + 5 * ASKED / 2));
+        assert_eq!(linger.next_timeout(), began + 7 * ASKED / 2);
+        // The end comes before the question.
+        linger.asks(began + 19 * ASKED / 2);
+        assert_eq!(linger.next_timeout(), linger.deadline());
+    }
 }

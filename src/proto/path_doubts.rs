@@ -229,4 +229,17 @@ mod tests {
         assert_eq!(doubter.note_acknowledged(now + SECOND, late), None);
         assert_eq!(doubter.doubts(), PathDoubts::NONE);
     }
+
+    #[test]
+    fn no_doubt_lasts_for_more_than_longest_pause() {
+        let mut now = clock::now();
+        let mut doubts = PathDoubts::NONE;
+        for _ in 0..20 {
+            now += LONGEST_PAUSE;
+            doubts.begin(now);
+        }
+        let nearly = now + LONGEST_PAUSE - SECOND;
+        assert!(!doubts.may_mark(nearly) && !doubts.may_batch(nearly));
+        assert!(doubts.is_over(now + LONGEST_PAUSE));
+    }
 }

@@ -379,3 +379,26 @@ fn sequence_bucket(sequence: u64) -> usize {
     let bits = (u64::BITS - sequence.leading_zeros()) as usize;
     bits.min(SEQUENCE_BUCKETS - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_are_counted_by_powers_of_two_and_the_last_bucket_has_the_rest() {
+        let last = SEQUENCE_BUCKETS - 1;
+        for (sequence, bucket) in [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 2),
+            (4, 3),
+            (7, 3),
+            ((1 << (last - 1)) - 1, last - 1),
+            (1 << (last - 1), last),
+            (u64::MAX, last),
+        ] {
+            assert_eq!(sequence_bucket(sequence), bucket, "{sequence}");
+        }
+    }
+}

@@ -64,3 +64,49 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 /// After an outage, data flows again when the next probe is answered: within this time and a round
 /// trip.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn keep_alives_are_three_in_an_idle_timeout_and_four_a_second_at_most() {
+        let ours = 5 * SECOND;
+        assert_eq!(keep_alive_interval(ours, 3 * SECOND), Some(SECOND));
+        assert_eq!(
+            keep_alive_interval(ours, SECOND / 1000),
+            Some(SHORTEST_INTERVAL)
+        );
+        assert_eq!(keep_alive_interval(ours, 15 * SECOND), None);
+        assert_eq!(keep_alive_interval(SHORTEST_INTERVAL, SECOND / 1000), None);
+    }
+
+    #[test]
+    fn keep_alive_comes_an_interval_after_the_last_one_and_after_the_last_packet() {
+        let began = crate::net::clock::now();
+        let mut silence = Silence::default();
+        assert_eq!(silence.keep_alive_at(began, SECOND), began + SECOND);
+        silence.note_kept_alive(began + 2 * SECOND);
+        for (idle_since, last) in [(1, 2), (3, 3)] {
+            let idle_since = began + idle_since * SECOND;
+            let at = silence.keep_alive_at(idle_since, SECOND);
+            assert_eq!(at, began + (last + 1) * SECOND);
+        }
+    }
+
+    #[test]
+    fn probe_comes_a_second_after_the_first_packet_without_an_answer() {
+        let began = crate::net::clock::now();
+        let mut silence = Silence::default();
+        for late in [0, 1] {
+            silence.note_sent(began + late * SECOND / 2);
+            assert_eq!(silence.probe_at(), Some(began + PROBE_INTERVAL));
+        }
+        silence.note_probed(began + PROBE_INTERVAL);
+        assert_eq!(silence.probe_at(), Some(began + 2 * PROBE_INTERVAL));
+        silence.note_received();
+        assert!(silence.owes_nothing());
+    }
+}

@@ -119,3 +119,70 @@ pub(super) const FIRST_RETRANSMISSION: Duration = Duration::from_millis(3 * 333)
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 
 const _: () = assert!(REFUSAL_PATIENCE.as_millis() < FIRST_RETRANSMISSION.as_millis());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clock;
+
+    const HANDLE: ConnectionHandle = ConnectionHandle(7);
+    const REMOTE: ([u8; 4], u16) = ([192, 0, 2, 1], 4001);
+
+    fn id(number: u8) -> ConnectionId {
+        ConnectionId::new(&[number; 8])
+    }
+
+    fn dialled(now: Instant, remote_addr: SocketAddr, may_punch: bool) -> UnansweredDials {
+        let mut dials = UnansweredDials::default();
+        dials.insert(now, id(1), HANDLE, remote_addr, may_punch);
+        dials
+    }
+
+    #[test]
+    fn only_an_error_about_its_own_first_packet_ends_a_dial() {
+        let now = clock::now();
+        let dials = dialled(now, REMOTE.into(), false);
+        for (host, port, number, refused) in [
+            ([192, 0, 2, 1], 4001, 1, Some(HANDLE)),
+            ([192, 0, 2, 2], 4001, 1, None),
+            ([192, 0, 2, 1], 4002, 1, None),
+            ([192, 0, 2, 1], 4001, 2, None),
+        ] {
+            let found = dials.refused(now, (host, port).into(), &id(number));
+            assert_eq!(found, refused, "{host:?} {port} {number}");
+        }
+    }
+
+    #[test]
+    fn side_of_a_hole_punch_is_not_refused_before_refusal_patience_is_over() {
+        let now = clock::now();
+        let remote_addr = REMOTE.into();
+        let dials = dialled(now, remote_addr, true);
+        let patient = now + REFUSAL_PATIENCE;
+        let early = patient - Duration::from_nanos(1);
+        assert_eq!(dials.refused(early, remote_addr, &id(1)), None);
+        assert_eq!(dials.refused(patient, remote_addr, &id(1)), Some(HANDLE));
+        // There is no NAT on loopback, so no side of a hole punch either.
+        let remote_addr = ([127, 0, 0, 1], 4001).into();
+        let mut dials = dialled(now, remote_addr, true);
+        assert_eq!(dials.refused(now, remote_addr, &id(1)), Some(HANDLE));
+        assert_eq!(dials.unmatched_datagram_from(remote_addr), None);
+    }
+
+    #[test]
+    fn unmatched_datagram_is_for_the_last_dial_to_its_sender_and_only_the_first_counts() {
+        let now = clock::now();
+        let remote_addr = REMOTE.into();
+        let mut dials = dialled(now, remote_addr, true);
+        let later = ConnectionHandle(8);
+        dials.insert(now, id(2), later, remote_addr, true);
+        // The end of the earlier dial does not concern the later one.
+        dials.remove(&id(1));
+        assert!(dials.may_punch());
+        assert_eq!(dials.unmatched_datagram_from(remote_addr), Some(later));
+        assert_eq!(dials.unmatched_datagram_from(remote_addr), None);
+        dials.insert(now, id(3), HANDLE, remote_addr, true);
+        dials.remove(&id(3));
+        assert!(!dials.may_punch());
+    }
+}

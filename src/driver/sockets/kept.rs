@@ -118,3 +118,67 @@ impl Kept {
         Arc::strong_count(&self.socket) > 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::{
+        super::fixture::{open, sockets},
+        *,
+    };
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn kept_socket_is_closed_unused_linger_after_its_last_use() {
+        let sockets = sockets();
+        let socket = open(&sockets, false);
+        sockets.keep(&socket);
+        assert_eq!(sockets.close_unused(), None);
+        drop(socket);
+        let over = clock::now() + UNUSED_LINGER;
+        for (wait, next) in [
+            (Duration::ZERO, Some(over)),
+            (UNUSED_LINGER - MOMENT, Some(over)),
+            (MOMENT, None),
+        ] {
+            advance(wait).await;
+            assert_eq!(sockets.close_unused(), next);
+            assert_eq!(sockets.open(), usize::from(next.is_some()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn use_of_a_kept_socket_begins_its_time_anew() {
+        let sockets = sockets();
+        sockets.keep(&open(&sockets, false));
+        assert!(sockets.close_unused().is_some());
+        advance(UNUSED_LINGER).await;
+        let user = Arc::clone(&lock(&sockets.kept)[0].socket);
+        assert_eq!(sockets.close_unused(), None);
+        drop(user);
+        let over = clock::now() + UNUSED_LINGER;
+        assert_eq!(sockets.close_unused(), Some(over));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn next_socket_to_close_is_the_one_unused_for_longest() {
+        let sockets = sockets();
+        let [first, second] = [(); 2].map(|()| open(&sockets, false));
+        sockets.keep(&second);
+        sockets.keep(&first);
+        drop(first);
+        let over = clock::now() + UNUSED_LINGER;
+        assert_eq!(sockets.close_unused(), Some(over));
+        advance(MOMENT).await;
+        drop(second);
+        assert_eq!(sockets.close_unused(), Some(over));
+        advance(UNUSED_LINGER - MOMENT).await;
+        assert_eq!(sockets.close_unused(), Some(over + MOMENT));
+        assert_eq!(sockets.open(), 1);
+        // A rebind closes what nobody uses.
+        sockets.close_idle();
+        assert_eq!(sockets.open(), 0);
+    }
+}

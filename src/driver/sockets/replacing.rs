@@ -245,3 +245,59 @@ async fn bind_again(sockets: Weak<Sockets>, socket: Weak<SocketGroup>, runtime: 
         socket.end_repair();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use tokio::time::advance;
+
+    use super::{
+        super::fixture::{open, sockets},
+        *,
+    };
+    use crate::proto::SocketHandle as _;
+
+    const MOMENT: Duration = Duration::from_millis(5);
+
+    #[tokio::test]
+    async fn max_failed_sockets_wait_to_be_reported_and_only_those_of_listeners() {
+        let sockets = sockets();
+        let [listener, dialler] = [true, false].map(|listening| open(&sockets, listening));
+        let report = |socket| sockets.report(socket, io::ErrorKind::BrokenPipe.into());
+        report(&dialler);
+        assert!(sockets.take_failed().is_empty());
+        (0..=MAX_FAILED).for_each(|_| report(&listener));
+        assert_eq!(sockets.take_failed().len(), MAX_FAILED);
+        report(&listener);
+        assert_eq!(sockets.take_failed().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn max_lingering_sockets_stay_open_for_a_second() {
+        let runtime = Runtime::current().unwrap();
+        let sockets = sockets();
+        for _ in 0..=MAX_LINGERING {
+            sockets.let_linger(&runtime, open(&sockets, false));
+        }
+        assert_eq!(sockets.open(), MAX_LINGERING);
+        sleep(LINGER - MOMENT).await;
+        assert_eq!(sockets.open(), MAX_LINGERING);
+        sleep(2 * MOMENT).await;
+        assert_eq!(sockets.open(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn socket_that_fails_again_within_a_second_is_not_replaced_again() {
+        let runtime = Runtime::current().unwrap();
+        let sockets = sockets();
+        let open = |_| Ok::<_, io::Error>(open(&sockets, false));
+        let first = (sockets.to_dial_from([127, 0, 0, 1].into(), false, open)).unwrap();
+        sockets.replace(&runtime, &first).unwrap();
+        let second = first.successor().unwrap();
+        for (wait, replaced) in [(Duration::ZERO, 1), (NEXT_ATTEMPT - MOMENT, 1), (MOMENT, 2)] {
+            advance(wait).await;
+            sockets.replace(&runtime, &second).unwrap();
+            assert_eq!(sockets.rebound(), replaced, "{wait:?}");
+        }
+    }
+}

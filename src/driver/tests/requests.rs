@@ -19,7 +19,7 @@ use super::world::{self, CONFIG, Dialling, World, first_packet, first_packet_of_
 use crate::{
     driver::{
         connection::Handshake,
-        incoming::IncomingConnection,
+        incoming::{IncomingConnection, IncomingQueue},
         mailbox::{CloseAll, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
         requests::{
             Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
@@ -31,7 +31,7 @@ use crate::{
     },
     error::{ConnectionError, Error, HandshakeError},
     net::clock,
-    proto::{Datagram, IncomingKey, Registry, Route, ShardCount, route},
+    proto::{Datagram, Incoming, IncomingKey, Registry, Route, ShardCount, route},
     stats::{RegistryStats, TransportStats},
     sync::{Mutex, lock},
 };
@@ -230,6 +230,37 @@ fn max_accepts_wait() {
     assert_eq!(incoming.accept().err(), Some(HandshakeError::Overloaded));
     scene.round(|scene| scene.totals().incoming_refused == 1);
     assert_eq!(scene.totals().accepts_dropped_overload, 2);
+}
+
+/// The application takes none of them.
+#[test]
+fn incoming_connections_beyond_the_limit_of_the_queue_are_refused() {
+    let mut scene = Scene::paused();
+    let key = scene.incoming().key();
+    scene.round(|scene| !scene.mailbox().has_requests());
+    let another = || {
+        let incoming = Incoming {
+            key,
+            socket: Arc::clone(&scene.world.socket),
+            remote_addr: nobody(),
+            local_ip: None,
+        };
+        IncomingConnection::new(incoming, Arc::clone(&scene.world.mailbox))
+    };
+    let queue = IncomingQueue::new(2);
+    queue.push(another());
+    queue.push(another());
+    assert!(!scene.mailbox().has_requests());
+    queue.push(another());
+    let refuse = scene.mailbox().take_request(Requests::next_packet);
+    assert!(matches!(refuse, Some(PacketRequest::Refuse { .. })));
+    // The others wait, and each one taken makes room for another.
+    let take = || poll_fn(|cx| queue.poll(cx)).now_or_never();
+    let first = take();
+    queue.push(another());
+    assert!(!scene.mailbox().has_requests());
+    assert!(first.is_some() && [take(), take()].iter().all(Option::is_some));
+    assert!(take().is_none());
 }
 
 #[test]

@@ -220,6 +220,30 @@ mod tests {
         assert!(!sources.is_full(ip, 1));
     }
 
+    #[test]
+    fn a_source_may_hold_bytes_up_to_its_limit_and_a_site_those_of_a_few_customers() {
+        const LIMIT: usize = 4000;
+
+        let mut sources = Sources::default();
+        for (ip, held, room) in [
+            ("192.0.2.1", 0, LIMIT),
+            ("192.0.2.1", 2500, LIMIT - 2500),
+            ("2001:db8::1", LIMIT, 0),
+            // Of the /48, whose customers have their own limits.
+            ("2001:db8:0:100::1", 3000, 1000),
+            ("2001:db8:0:200::1", LIMIT, 0),
+            ("2001:db8:0:300::1", LIMIT - 100, 100),
+            ("2001:db8:0:400::1", 0, 4 * LIMIT - (3 * LIMIT + 2900)),
+            ("2001:db8:1::1", 0, LIMIT),
+        ] {
+            let source = source(ip, true);
+            sources.add(source);
+            sources.hold(source, held);
+            assert!(sources.has_room(source.ip, room, LIMIT), "{ip}");
+            assert!(!sources.has_room(source.ip, room + 1, LIMIT), "{ip}");
+        }
+    }
+
     proptest! {
         /// For any sequence of additions and removals, the counts are those of a list, there are
         /// never more than two entries for each handshake, and none is left at the end.

@@ -306,3 +306,19 @@ fn is_initial(contents: &[u8]) -> bool {
 fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
     (bytes.len() <= MAX_ID_LEN).then(|| ConnectionId::new(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_that_is_longer_than_version_1_permits_is_none() {
+        for len in [0, 1, 8, 19, 20] {
+            let id = vec![7; len];
+            assert_eq!(connection_id(&id).as_deref(), Some(&id[..]));
+        }
+        for len in [21, 255] {
+            assert_eq!(connection_id(&vec![7; len]), None);
+        }
+    }
+}

@@ -61,6 +61,15 @@ fn deliver(network: &mut Network, from: SocketAddr, flight: &[Outgoing]) {
     }
 }
 
+/// Delivers the first datagram of a flight, filled up with zeros to `len` bytes.
+fn deliver_padded(network: &mut Network, from: SocketAddr, flight: &[Outgoing], len: usize) {
+    let now = network.now;
+    let mut contents = flight[0].contents.to_vec();
+    assert!(contents.len() <= len);
+    contents.resize(len, 0);
+    network.nodes[1].receive(now, from, &contents);
+}
+
 /// The result of a dial.
 fn outcome(network: &mut Network, peer: &Peer) -> Result<(), HandshakeError> {
     let peer = peer.clone();
@@ -282,6 +291,50 @@ fn what_waits_is_bounded_in_bytes_of_each_connection() {
         "{bytes}"
     );
     assert!(registry.dropped_overload > 0);
+}
+
+/// Whatever the lengths of its datagrams.
+#[test]
+fn connection_that_waits_holds_bytes_each_and_no_byte_more() {
+    const BYTES_EACH: usize = 16 * 1024;
+
+    for (lens, bytes) in [
+        (&[1200, 4000, 4000, 4000, 3184][..], BYTES_EACH),
+        (&[1200, 4000, 4000, 4000, 3185][..], BYTES_EACH - 3184),
+        (&[BYTES_EACH][..], BYTES_EACH),
+        (&[BYTES_EACH + 1][..], 0),
+    ] {
+        let mut network = three(listener(Answer::Hold, |config| config));
+        let flight = first_flights(&mut network, 1).remove(0);
+        for &len in lens {
+            deliver_padded(&mut network, host(100, 0), &flight, len);
+        }
+        network.nodes[1].turn(network.now);
+        let (registry, transport) = network.nodes[1].stats();
+        assert_eq!(registry.pending_incoming_bytes, bytes, "{lens:?}");
+        // The sender of a first datagram for which there is no room is asked for a proof.
+        let turned_away = registry.dropped_overload + transport.retries_sent;
+        assert_eq!(turned_away, u64::from(bytes != BYTES_EACH), "{lens:?}");
+    }
+}
+
+#[test]
+fn forged_addresses_fill_half_of_the_bytes_for_all_and_no_byte_more() {
+    const BYTES: usize = 32 * 1024;
+
+    for (last, waiting) in [(4096, 4), (4097, 3)] {
+        let mut network = three(listener(Answer::Hold, |config| {
+            config.max_pending_incoming_bytes(BYTES).unwrap()
+        }));
+        let flights = first_flights(&mut network, 4);
+        for (number, (flight, len)) in flights.iter().zip([4096, 4096, 4096, last]).enumerate() {
+            deliver_padded(&mut network, host(100, number as u8), flight, len);
+        }
+        network.nodes[1].turn(network.now);
+        let (registry, _) = network.nodes[1].stats();
+        assert_eq!(registry.pending_incoming, waiting);
+        assert_eq!(registry.pending_incoming_bytes, waiting * 4096);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{network::Network, node::Setup};
-use crate::proto::{PunchKey, unanswered::FIRST_RETRANSMISSION};
+use crate::proto::{MAX_UNMATCHED, PunchKey, unanswered::FIRST_RETRANSMISSION};
 
 const TARGET: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
@@ -142,6 +142,24 @@ fn unmatched_datagram_is_heard_whichever_shard_gets_it() {
             let is_initial = |contents: &[u8]| contents.len() >= 1200;
             assert!(sent.iter().any(|sent| is_initial(&sent.contents)), "{port}");
         }
+    }
+}
+
+#[test]
+fn max_unmatched_senders_are_named_to_other_shards_and_none_if_there_is_no_other() {
+    for (shards, named) in [(1, 0), (2, MAX_UNMATCHED)] {
+        let mut network = Network::new(1);
+        network.add(Setup {
+            shards,
+            ..Setup::default()
+        });
+        let now = network.now;
+        for port in 1..=MAX_UNMATCHED as u16 + 1 {
+            let from = SocketAddr::from((TARGET.0, port));
+            network.nodes[0].receive_on(0, now, from, &[0x40; 20]);
+        }
+        let unmatched = network.nodes[0].shards[0].take_unmatched();
+        assert_eq!(unmatched.len(), named, "{shards} shards");
     }
 }
 
