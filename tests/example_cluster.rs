@@ -28,6 +28,7 @@ fn three_nodes_pass_their_checks() {
         "gossipsub",
         "request",
         "size limit",
+        "bandwidth",
         "limits",
         "rejoin",
         "metrics",

@@ -29,6 +29,7 @@ pub(crate) async fn run(port: u16, args: Args) -> Result<(), Failure> {
         name: format!("node {port}"),
         key: Keypair::generate_ed25519(),
         bootstrap: args.peers,
+        limit: args.limit,
         file: args.file,
         mdns: args.mdns.unwrap_or(true),
         idle: IDLE,

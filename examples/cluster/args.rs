@@ -16,6 +16,7 @@ usage: cluster [OPTIONS]             three nodes in this process, over loopback,
   --peer ADDRESS      the address of another node, as that node prints it; may be repeated
   --file FILE         remember peers in this file, and dial them at the next start
   --mdns, --no-mdns   find nodes of the local network (default: only with --port)
+  --limit BYTES       send and receive at most this number of bytes per second
   --metrics [ADDR]    serve the metrics of the node, or of the first of three, at
                       http://ADDR/metrics (default: a port of 127.0.0.1 that the system chooses)
   --verbose           print what happens at each of the three nodes
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     pub(crate) file: Option<PathBuf>,
     /// `None` for the default of the form.
     pub(crate) mdns: Option<bool>,
+    /// The limit on what is sent, and on what is received, in bytes per second.
+    pub(crate) limit: Option<u64>,
     /// Where metrics are served.
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) verbose: bool,
@@ -50,6 +53,7 @@ impl Args {
                     .peers
                     .push(value("--peer", "an address", args.next())?),
                 "--file" => parsed.file = Some(value("--file", "a path", args.next())?),
+                "--limit" => parsed.limit = Some(value("--limit", "a number", args.next())?),
                 "--mdns" => parsed.mdns = Some(true),
                 "--no-mdns" => parsed.mdns = Some(false),
                 "--metrics" => {

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) key: Keypair,
     /// Addresses of nodes that let it into the cluster.
     pub(crate) bootstrap: Vec<Multiaddr>,
+    /// Of what is sent, and of what is received, in bytes per second.
+    pub(crate) limit: Option<u64>,
     /// Where peers are remembered.
     pub(crate) file: Option<PathBuf>,
     /// Whether it looks for nodes in the local network.

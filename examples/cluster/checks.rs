@@ -1,6 +1,15 @@
 //! The checks of the three nodes, in their order.
 
-use std::{collections::HashSet, net::SocketAddr};
+#![allow(
+    clippy::disallowed_methods,
+    reason = "an application may read the clock"
+)]
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use libp2p::{Multiaddr, PeerId};
 use libp2p_quinn::ConnectionError;
@@ -21,6 +30,9 @@ use crate::{
 const KEY: &str = "greeting";
 const VALUE: &str = "hello from node 2";
 
+/// A limit on what node 3 sends, in bytes per second.
+const LIMITED_RATE: u64 = 50_000;
+
 /// How many guests come when there is no room left.
 const TOO_MANY: usize = 3;
 
@@ -38,6 +50,7 @@ impl Three {
         self.broadcast().await?;
         self.request().await?;
         self.refuse_a_long_request().await?;
+        self.limit_bandwidth().await?;
         self.evict_guests(node_1).await?;
         self.kill_and_rejoin().await?;
         self.scrape(metrics).await?;
@@ -101,17 +114,48 @@ impl Three {
     }
 
     async fn request(&mut self) -> Result<(), Failure> {
-        let node_1 = self.nodes[0].peer_id();
-        self.nodes[2].request(&node_1, "hello node 1".to_owned());
-        let answer = self
-            .until("node 1 answers node 3", |index, event| match event {
-                Event::Answered(peer_id, text) if index == 2 && *peer_id == node_1 => {
-                    Some(text.clone())
-                }
-                _ => None,
-            })
-            .await?;
+        let answer = self.ask("hello node 1".to_owned()).await?;
         self.ok(&format!("request: node 3 asks node 1, and gets: {answer}"));
+        Ok(())
+    }
+
+    /// Node 3 asks node 1.
+    async fn ask(&mut self, text: String) -> Result<String, Failure> {
+        let node_1 = self.nodes[0].peer_id();
+        self.nodes[2].request(&node_1, text);
+        self.until("node 1 answers node 3", |index, event| match event {
+            Event::Answered(peer_id, text) if index == 2 && *peer_id == node_1 => {
+                Some(text.clone())
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// A request waits for the limit of node 3, which is lifted again.
+    async fn limit_bandwidth(&mut self) -> Result<(), Failure> {
+        let handle = self.nodes[2].handle.clone();
+        let before = handle.bandwidth_limits();
+        let mut limits = before;
+        limits.send.total = Some(LIMITED_RATE);
+        handle
+            .set_bandwidth_limits(limits)
+            .map_err(|error| Failure::new("cannot limit the bandwidth", &error))?;
+        let began = Instant::now();
+        self.ask("x".repeat(messages::MAX_BYTES)).await?;
+        let took = began.elapsed();
+        handle
+            .set_bandwidth_limits(before)
+            .map_err(|error| Failure::new("cannot lift the limit", &error))?;
+        let least = Duration::from_millis(900 * messages::MAX_BYTES as u64 / LIMITED_RATE);
+        if took < least {
+            return Err(Failure::Other(format!("the limit has no effect: {took:?}")));
+        }
+        self.ok(&format!(
+            "bandwidth: a request of {} bytes takes {:.1} s at {LIMITED_RATE} bytes per second",
+            messages::MAX_BYTES,
+            took.as_secs_f64()
+        ));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, kad, multiaddr::Protocol};
-use libp2p_quinn::{Config, Handle, Transport};
+use libp2p_quinn::{BandwidthLimits, Config, Handle, Transport};
 
 use crate::{
     behaviour::{Behaviour, Settings, topic},
@@ -28,7 +28,14 @@ impl Node {
     /// Creates a node. It does nothing before its [events](Self::next) are taken.
     pub(crate) fn new(settings: Settings) -> Result<Self, Failure> {
         let behaviour = Behaviour::new(&settings)?;
-        let transport = Transport::new(Config::new(&settings.key));
+        let mut limits = BandwidthLimits::default();
+        limits.send.total = settings.limit;
+        limits.receive.total = settings.limit;
+        let config = Config::builder(&settings.key)
+            .bandwidth_limits(limits)
+            .and_then(|builder| builder.build())
+            .map_err(|error| Failure::new("bad settings", &error))?;
+        let transport = Transport::new(config);
         let handle = transport.handle();
         let Ok(builder) = SwarmBuilder::with_existing_identity(settings.key)
             .with_tokio()

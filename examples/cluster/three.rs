@@ -57,6 +57,7 @@ impl Three {
             name: name.to_owned(),
             key: Keypair::generate_ed25519(),
             bootstrap: Vec::new(),
+            limit: args.limit,
             file: (name == "node 3").then(|| directory.join("peers.json")),
             mdns,
             idle: IDLE,
