@@ -98,7 +98,7 @@ impl Drop for UseGuard {
 }
 
 /// The longest time that a thread waits for drivers on other threads to tell peers what was closed
-/// before the transport was dropped. It takes them some 50 µs, and longer on a busy machine.
+/// before the transport was dropped. It takes them 0.2 to 0.4 ms, and longer on a busy machine.
 ///
 /// The thread may be about to end the process, and need not wait for the runtime to end.
 const GOODBYE_TIME: Duration = Duration::from_millis(100);
