@@ -50,8 +50,8 @@ use crate::{
 /// Connections also outlive the transport.
 ///
 /// Dropping the transport on a thread that runs no task of a multi-threaded runtime blocks until
-/// the peers of closed connections are told: usually for 0.2 to 0.4 ms, and at most for 100 ms. So they
-/// are notified although the process ends right after that.
+/// the peers of closed connections are told: usually for 0.2 to 0.4 ms, and at most for 100 ms. So
+/// they are notified although the process ends right after that.
 ///
 /// [`listen_on`](transport::Transport::listen_on) and the polling of dials need a tokio runtime
 /// with time and I/O enabled around them.
