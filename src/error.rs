@@ -248,8 +248,9 @@ pub enum HandshakeError {
 
 /// The reason why a connection ended.
 ///
-/// A Swarm reports it as the cause of `SwarmEvent::ConnectionClosed`, in an [`io::Error`]. Use
-/// [`io::Error::get_ref`] and a downcast to get it back.
+/// A Swarm reports it as the cause of `SwarmEvent::ConnectionClosed`, in an [`io::Error`], or in
+/// two, one inside the other, if bandwidth is metered. Use [`io::Error::get_ref`] and a downcast to
+/// get it back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
