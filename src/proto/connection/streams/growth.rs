@@ -24,7 +24,7 @@ impl Growing {
     fn follow(&mut self, wanted: u64, most: u64) {
         let most = most.min(self.largest).max(self.first);
         let wanted = wanted.clamp(self.first, most);
-        let is_much_more = wanted > self.current + self.current / 8;
+        let is_much_more = wanted > self.current.saturating_add(self.current / 8);
         let is_much_less = wanted < self.current - self.current / 4;
         if is_much_more || is_much_less || wanted == self.first || self.current > most {
             self.current = wanted;
@@ -196,6 +196,13 @@ mod tests {
         let mut growth = SendGrowth::new(FIRST, FIRST);
         growth.look(LARGEST, true);
         assert_eq!(growth.current(), FIRST);
+    }
+
+    #[test]
+    fn send_window_may_be_as_large_as_it_likes() {
+        let mut growth = SendGrowth::new(u64::MAX, u64::MAX);
+        growth.look(LARGEST, true);
+        assert_eq!(growth.current(), u64::MAX);
     }
 
     #[test]
