@@ -32,6 +32,7 @@ use crate::{
         Bandwidth, Budget, IdQuota, Logged, MakeLoggedConfig, PerInterface, Settings, ShardCount,
     },
     qlog::Qlog,
+    stats::TransportStats,
 };
 
 /// The configuration of a [`Transport`](crate::Transport); cheap to clone.
@@ -87,16 +88,12 @@ impl Config {
         }
     }
 
-    /// The number of packets that connections dropped because of their CRYPTO frames.
-    pub(crate) fn dropped_crypto(&self) -> u64 {
-        self.authenticator
-            .as_ref()
-            .map_or(0, Authenticator::dropped_crypto)
-    }
-
-    /// The number of qlog records that were not written.
-    pub(crate) fn qlog_dropped(&self) -> u64 {
-        self.qlog.as_ref().map_or(0, Qlog::dropped)
+    /// Reports what the parts of the configuration have counted.
+    pub(crate) fn report(&self, stats: &mut TransportStats) {
+        let authenticator = self.authenticator.as_ref();
+        stats.dropped_crypto = authenticator.map_or(0, Authenticator::dropped_crypto);
+        stats.qlog_dropped = self.qlog.as_ref().map_or(0, Qlog::dropped);
+        (stats.reads_limited, stats.writes_limited) = self.bandwidth.waits();
     }
 
     pub(crate) fn reset_counts(&self) {

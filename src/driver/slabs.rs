@@ -270,7 +270,7 @@ mod tests {
         let mut held: Vec<_> = (0..=MAX_TRIES)
             .map(|_| cut(&mut slabs, &run(44, 7)))
             .collect();
-        // The last slab is free, behind so many that are not.
+        // The last slab is free, behind `MAX_TRIES` that are not.
         held.pop();
         cut(&mut slabs, &run(44, 7));
         assert_eq!(slabs.slabs.len(), MAX_TRIES + 2);

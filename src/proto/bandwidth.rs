@@ -113,10 +113,6 @@ impl Limits {
         self.waits.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lowest(&self) -> Option<u64> {
-        lock(&self.shared).rates.lowest()
-    }
-
     /// Everybody queues up anew: what was asked for at another rate may take for ever at this one.
     fn set(&self, rates: RateLimits) {
         let mut shared = lock(&self.shared);
@@ -146,30 +142,33 @@ struct Places {
 }
 
 impl Lines {
-    /// Queues up for bytes; `None` if the limits are not those of `epoch` any more.
+    /// Queues up for `bytes(lowest)`, where `lowest` is the lowest rate. Returns that number of
+    /// bytes, or `None` if the limits are not those of `epoch` any more.
     fn queue_up(
         &mut self,
         limits: &Limits,
         epoch: Epoch,
         peer_id: Option<&PeerId>,
         now: Instant,
-        bytes: u64,
-    ) -> Option<Places> {
+        bytes: impl FnOnce(u64) -> u64,
+    ) -> Option<(u64, Places)> {
         let mut shared = lock(&limits.shared);
         if limits.epoch() != epoch {
             return None;
         }
         let rates = shared.rates;
+        let bytes = bytes(rates.lowest()?);
         if rates.each_peer.is_some() && self.peer.is_none() {
             self.peer = peer_id.map(|peer_id| shared.line_of(peer_id));
         }
         let queue_up = |line: &mut Line, rate: Option<u64>| Some(line.queue_up(rate?, bytes, now));
         let peer = self.peer.as_ref().zip(rates.each_peer);
-        Some(Places {
+        let places = Places {
             own: queue_up(&mut self.own, rates.each_connection),
             peer: peer.map(|(line, rate)| lock(line).queue_up(rate, bytes, now)),
             total: queue_up(&mut shared.total, rates.total),
-        })
+        };
+        Some((bytes, places))
     }
 
     /// When it is the connection's turn in all lines.

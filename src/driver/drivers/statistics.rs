@@ -115,9 +115,7 @@ impl Drivers {
         let mut totals = sum(&self.registries, visit);
         let transport = &mut totals.transport;
         transport.dials_from_other_port = self.silent_hosts.dials();
-        transport.dropped_crypto = self.config.dropped_crypto();
-        (transport.reads_limited, transport.writes_limited) = self.config.bandwidth().waits();
-        transport.qlog_dropped = self.config.qlog_dropped();
+        self.config.report(transport);
         transport.buffered_bytes = self.budget.used();
         transport.shards = self.shards.count();
         transport.sockets = self.sockets.open();

@@ -140,15 +140,12 @@ impl Allowance {
         if epoch.is_off() {
             return self.release();
         }
-        let owed = self.bytes;
+        let before = self.bytes;
         while self.bytes <= 0 {
             if self.queued.is_none() {
-                let bytes = |rate| self.wanted(rate);
-                let bytes = limits.lowest().map(bytes);
-                self.queued = bytes.and_then(|bytes| {
-                    let places = self.lines.queue_up(limits, epoch, peer_id, now, bytes)?;
-                    Some((bytes, places))
-                });
+                let (owed, has_held) = (self.bytes.unsigned_abs(), !self.held.is_empty());
+                let wanted = |rate| wanted(rate, owed, has_held);
+                self.queued = (self.lines).queue_up(limits, epoch, peer_id, now, wanted);
             }
             let Some((bytes, places)) = self.queued else {
                 // The limits have changed in this moment.
@@ -163,7 +160,7 @@ impl Allowance {
             self.queued = None;
             self.bytes = self.bytes.saturating_add_unsigned(bytes);
         }
-        if owed > 0 && self.held.is_empty() {
+        if before > 0 && self.held.is_empty() {
             return Vec::new();
         }
         self.release()
@@ -185,19 +182,6 @@ impl Allowance {
                 held: mem::take(&mut self.held),
                 ..Self::default()
             };
-        }
-    }
-
-    /// For how much to queue up. A connection that has something to say now and then takes no more
-    /// than that.
-    fn wanted(&self, rate: u64) -> u64 {
-        let datagram = DATAGRAM_BYTES as u64;
-        let rate = rate.min(FASTEST);
-        let grant = ((rate as f64 * GRANT.as_secs_f64()) as u64).max(datagram);
-        if self.held.is_empty() {
-            grant.min(self.bytes.unsigned_abs() + datagram)
-        } else {
-            grant
         }
     }
 
@@ -225,6 +209,19 @@ impl StreamShare {
                 ..Self::default()
             };
         }
+    }
+}
+
+/// For how much to queue up at this rate. A connection that has something to say now and then takes
+/// no more than that.
+fn wanted(rate: u64, owed: u64, has_held: bool) -> u64 {
+    let datagram = DATAGRAM_BYTES as u64;
+    let rate = rate.min(FASTEST);
+    let grant = ((rate as f64 * GRANT.as_secs_f64()) as u64).max(datagram);
+    if has_held {
+        grant
+    } else {
+        grant.min(owed + datagram)
     }
 }
 

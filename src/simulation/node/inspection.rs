@@ -17,8 +17,7 @@ impl Node {
             registry,
             mut transport,
         } = sum(&self.registries, |_| {});
-        transport.dropped_crypto = self.config.dropped_crypto();
-        (transport.reads_limited, transport.writes_limited) = self.config.bandwidth().waits();
+        self.config.report(&mut transport);
         (registry, transport)
     }
 
