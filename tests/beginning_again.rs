@@ -183,7 +183,7 @@ fn a_socket_of_a_runtime_that_has_ended_does_not_listen_again() {
         assert!(knock.upgrade.await.is_err());
         let (_, again) = node.listen_at(&addr.to_string()).await;
         assert_eq!(again, addr);
-        let (dialled_back, _) = connect_at(&mut peer, &mut node, &addr).await;
+        let (dialled_back, _accepted_back) = connect_at(&mut peer, &mut node, &addr).await;
         dialled_back.close().await.unwrap();
         drop(dialled);
     }));
