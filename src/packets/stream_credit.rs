@@ -17,7 +17,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::frames::{Extent, Passed, Rest, begins_with_stream, frame_at};
-use crate::sync::lock_alone;
+use crate::sync::lock_unmodelled;
 
 /// The receive windows that streams may have, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,12 +66,12 @@ impl StreamCredit {
 
     /// Nobody reads this stream any more: it was read to its end, was reset, or is to be stopped.
     pub(crate) fn leave(&self, stream: u64) {
-        lock_alone(&self.limits).remove(&stream);
+        lock_unmodelled(&self.limits).remove(&stream);
     }
 
     /// Up to where the peer may send on this stream, which is open.
     pub(crate) fn limit(&self, stream: u64) -> u64 {
-        let limits = lock_alone(&self.limits);
+        let limits = lock_unmodelled(&self.limits);
         limits.get(&stream).copied().unwrap_or(self.windows.first)
     }
 
@@ -81,12 +81,12 @@ impl StreamCredit {
     /// peer has sent of them may still arrive: packets overtake each other, and quinn-proto drops
     /// those that are very late, so that the peer sends it all again.
     pub(crate) fn take_exceeded(&self) -> Vec<u64> {
-        mem::take(&mut lock_alone(&self.exceeded))
+        mem::take(&mut lock_unmodelled(&self.exceeded))
     }
 
     #[cfg(test)]
     pub(crate) fn streams(&self) -> usize {
-        lock_alone(&self.limits).len()
+        lock_unmodelled(&self.limits).len()
     }
 
     /// Lowers the limits that streams begin with (RFC 9000 §18.2).
@@ -143,7 +143,7 @@ impl StreamCredit {
         let withheld = self.windows.largest - self.window.load(Ordering::Relaxed);
         let told = limit.saturating_sub(withheld);
         if told > self.windows.first {
-            let mut limits = lock_alone(&self.limits);
+            let mut limits = lock_unmodelled(&self.limits);
             let limit = limits.entry(stream).or_default();
             *limit = told.max(*limit);
         }
@@ -158,7 +158,7 @@ impl StreamCredit {
             if let Passed::Stream(extent) | Passed::Reset(extent) = frame
                 && !self.allows(extent)
             {
-                lock_alone(&self.exceeded).push(extent.stream);
+                lock_unmodelled(&self.exceeded).push(extent.stream);
             }
         }
     }
@@ -172,7 +172,7 @@ impl StreamCredit {
         if end <= self.windows.first && !is_final {
             return true;
         }
-        let mut limits = lock_alone(&self.limits);
+        let mut limits = lock_unmodelled(&self.limits);
         let Some(limit) = limits.get_mut(&stream) else {
             return end <= self.windows.first;
         };

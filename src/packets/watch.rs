@@ -17,7 +17,7 @@ use super::{
     },
     stream_credit::{StreamCredit, StreamWindows},
 };
-use crate::sync::lock_alone;
+use crate::sync::lock_unmodelled;
 
 /// Inspects the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
 /// §8.2), for stream data for which there is no memory, and for the credit of streams. The session
@@ -122,7 +122,7 @@ impl PacketWatch {
     pub(crate) fn watch(&self, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::Relaxed);
         if !is_watched {
-            *lock_alone(&self.seen) = Seen::default();
+            *lock_unmodelled(&self.seen) = Seen::default();
         }
     }
 
@@ -132,7 +132,7 @@ impl PacketWatch {
 
     /// The last PATH_CHALLENGE sent since the last call.
     pub(crate) fn take_challenge(&self) -> Option<Challenge> {
-        lock_alone(&self.seen).challenge.take()
+        lock_unmodelled(&self.seen).challenge.take()
     }
 
     /// Shares the key for headers of 1-RTT packets. It stays the same for the whole connection.
@@ -144,13 +144,13 @@ impl PacketWatch {
 
     /// The data of the last PATH_RESPONSE received since the last call.
     pub(crate) fn take_response(&self) -> Option<u64> {
-        lock_alone(&self.seen).response.take()
+        lock_unmodelled(&self.seen).response.take()
     }
 
     fn note_received(&self, payload: &[u8]) {
         for token in path_tokens(payload) {
             if let PathToken::Response(token) = token {
-                lock_alone(&self.seen).response = Some(token);
+                lock_unmodelled(&self.seen).response = Some(token);
             }
         }
     }
@@ -170,7 +170,7 @@ impl PacketWatch {
         key.encrypt(number, &mut unpadded, header.len());
         let number_len = header.first().map_or(1, |first| (first & NUMBER_LEN) + 1);
         header_key.encrypt(header.len() - usize::from(number_len), &mut unpadded);
-        lock_alone(&self.seen).challenge = Some(Challenge { token, unpadded });
+        lock_unmodelled(&self.seen).challenge = Some(Challenge { token, unpadded });
     }
 }
 

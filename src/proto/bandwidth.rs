@@ -6,7 +6,7 @@ mod line;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
@@ -18,7 +18,7 @@ pub(super) use self::allowance::{Allowance, StreamShare};
 use self::line::{Line, Place};
 use crate::{
     bandwidth::{BandwidthLimits, RateLimits},
-    sync::{Mutex, lock},
+    sync::lock_unmodelled,
 };
 
 /// The limits of a transport in both directions. All its shards share them.
@@ -45,7 +45,7 @@ impl Bandwidth {
     }
 
     pub(crate) fn get(&self) -> BandwidthLimits {
-        let rates = |limits: &Limits| lock(&limits.shared).rates;
+        let rates = |limits: &Limits| lock_unmodelled(&limits.shared).rates;
         BandwidthLimits {
             receive: rates(&self.0.receive),
             send: rates(&self.0.send),
@@ -115,7 +115,7 @@ impl Limits {
 
     /// Everybody queues up anew: what was asked for at another rate may take for ever at this one.
     fn set(&self, rates: RateLimits) {
-        let mut shared = lock(&self.shared);
+        let mut shared = lock_unmodelled(&self.shared);
         *shared = Shared {
             rates,
             ..Shared::default()
@@ -152,7 +152,7 @@ impl Lines {
         now: Instant,
         bytes: impl FnOnce(u64) -> u64,
     ) -> Option<(u64, Places)> {
-        let mut shared = lock(&limits.shared);
+        let mut shared = lock_unmodelled(&limits.shared);
         if limits.epoch() != epoch {
             return None;
         }
@@ -165,7 +165,7 @@ impl Lines {
         let peer = self.peer.as_ref().zip(rates.each_peer);
         let places = Places {
             own: queue_up(&mut self.own, rates.each_connection),
-            peer: peer.map(|(line, rate)| lock(line).queue_up(rate, bytes, now)),
+            peer: peer.map(|(line, rate)| lock_unmodelled(line).queue_up(rate, bytes, now)),
             total: queue_up(&mut shared.total, rates.total),
         };
         Some((bytes, places))
@@ -173,12 +173,12 @@ impl Lines {
 
     /// When it is the connection's turn in all lines.
     fn turn_at(&mut self, limits: &Limits, places: Places, now: Instant) -> Instant {
-        let mut shared = lock(&limits.shared);
+        let mut shared = lock_unmodelled(&limits.shared);
         let rates = shared.rates;
         let at = |line: &mut Line, place: Option<Place>, rate: Option<u64>| {
             Some(line.turn_at(rate?, place?, now))
         };
-        let peer = self.peer.as_ref().map(|line| lock(line));
+        let peer = self.peer.as_ref().map(|line| lock_unmodelled(line));
         [
             at(&mut self.own, places.own, rates.each_connection),
             peer.and_then(|mut line| at(&mut line, places.peer, rates.each_peer)),

@@ -23,7 +23,7 @@ use quinn_proto::{
 
 pub(super) use self::paced::{Gate, Paced};
 pub(crate) use self::{bbr::BbrFactory, cubic::CubicFactory};
-use crate::sync::lock_alone;
+use crate::sync::lock_unmodelled;
 
 /// Makes controllers of another kind that can be lifted.
 pub(crate) struct LiftableFactory {
@@ -125,7 +125,7 @@ impl PathControl {
 
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
-        *lock_alone(&self.0.sent_before) = Some(now);
+        *lock_unmodelled(&self.0.sent_before) = Some(now);
         self.0.found_late.store(false, Ordering::Relaxed);
         self.0.looks_for_late.store(true, Ordering::Relaxed);
     }
@@ -139,7 +139,7 @@ impl PathControl {
 impl Shared {
     fn note_acknowledged(&self, sent: Instant) {
         if self.looks_for_late.load(Ordering::Relaxed) {
-            let is_late = lock_alone(&self.sent_before).is_some_and(|before| sent < before);
+            let is_late = lock_unmodelled(&self.sent_before).is_some_and(|before| sent < before);
             self.found_late.fetch_or(is_late, Ordering::Relaxed);
         }
     }
