@@ -7,7 +7,7 @@ mod grid;
 mod page;
 mod told;
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -35,6 +35,9 @@ pub struct Options {
     /// `docs/performance/controllers.md`.
     #[arg(long, value_delimiter = ',')]
     controller: Vec<Controller>,
+    /// What the simulation has told before, line by line: these paths are not run again.
+    #[arg(long)]
+    told: Option<PathBuf>,
 }
 
 /// What tells of paths.
@@ -64,14 +67,16 @@ pub fn run(options: &Options) -> Result<bool> {
     } else {
         grid::full(options.seeds, !options.without_fastest)
     };
-    let told = tell(&tables)?;
+    let told = tell(&tables, options.told()?)?;
     let dead = told.iter().filter(|told| told.is_dead()).count();
     figures.demand("connections that died", dead, "0", dead == 0);
     if compared.is_empty() {
         judge(&mut figures, &tables, &told);
     }
     figures.tell("paths", told.len());
-    figures.tell("seconds", began.elapsed().as_secs());
+    if options.told.is_none() {
+        figures.tell("seconds", began.elapsed().as_secs());
+    }
     figures.print();
     if !options.short {
         let (name, page) = if compared.is_empty() {
@@ -87,6 +92,14 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 impl Options {
+    fn told(&self) -> Result<Vec<Told>> {
+        let Some(path) = &self.told else {
+            return Ok(Vec::new());
+        };
+        let lines = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        Ok(lines.lines().filter_map(Told::parse).collect())
+    }
+
     fn command(&self) -> String {
         let mut command = "soak wan".to_owned();
         if self.short {
@@ -105,13 +118,15 @@ impl Options {
     }
 }
 
-/// Runs all paths. Those whose CPU time counts are run after the others, one by one.
-fn tell(tables: &[Table]) -> Result<Vec<Told>> {
-    let asked = tables.iter().flat_map(|table| &table.asked);
+/// Runs all paths, but those that were told of. Those whose CPU time counts are run after the
+/// others, one by one.
+fn tell(tables: &[Table], mut told: Vec<Told>) -> Result<Vec<Told>> {
+    let is_new = |asked: &&Asked| !told.iter().any(|told| told.is_about(&asked.path));
+    let asked = tables.iter().flat_map(|table| &table.asked).filter(is_new);
     let (measured, others): (Vec<&Asked>, Vec<_>) = asked.partition(|asked| asked.is_measured);
-    let mut told = Vec::new();
     let single = measured.iter().map(|asked| vec![*asked]);
-    for some in std::iter::once(others).chain(single) {
+    let several = (!others.is_empty()).then_some(others);
+    for some in several.into_iter().chain(single) {
         let paths: Vec<_> = some.iter().map(|asked| asked.path.as_str()).collect();
         let tests = Tests::run(&[TEST], "SIM_WAN", &paths.join(" "))?;
         ensure!(tests.passed, "the simulation has failed");
