@@ -86,7 +86,9 @@ impl Scenario {
                         })
                     )
             }
-            StackName::TcpCubic | StackName::TcpBbr => matches!(self.kind, Kind::Link { .. }),
+            StackName::OursBbr | StackName::TcpCubic | StackName::TcpBbr => {
+                matches!(self.kind, Kind::Link { .. })
+            }
             StackName::Ours | StackName::Official => true,
         }
     }
@@ -369,10 +371,11 @@ mod tests {
     }
 
     #[test]
-    fn only_links_are_measured_with_tcp() {
+    fn only_links_are_measured_with_tcp_and_bbr() {
         for scenario in all() {
             let is_link = matches!(scenario.kind, Kind::Link { .. });
             assert_eq!(scenario.is_for(StackName::TcpBbr), is_link);
+            assert_eq!(scenario.is_for(StackName::OursBbr), is_link);
             assert_eq!(scenario.group == Group::Links, is_link);
         }
         assert_eq!(choose(&[], Group::Links).len(), 18 + 6 + 4);

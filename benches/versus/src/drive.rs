@@ -13,7 +13,7 @@ use crate::{
         Address, Endpoint, Facts, Setup, StackName,
         bare::Bare,
         floor::Floor,
-        libp2p::{Flavour, Libp2p, Official, Ours},
+        libp2p::{Flavour, Libp2p, Official, Ours, OursBbr},
         quinn::{Aes, Chacha, Quinn},
         tcp::{Bbr, Cubic, Tcp},
     },
@@ -41,6 +41,7 @@ pub fn drive(
     let kind = scenario.kind;
     let (metrics, facts) = match stack {
         StackName::Ours => drive_libp2p::<Ours>(kind, setup, server, effort),
+        StackName::OursBbr => drive_libp2p::<OursBbr>(kind, setup, server, effort),
         StackName::Official => drive_libp2p::<Official>(kind, setup, server, effort),
         StackName::QuinnAes => drive_streams::<Quinn<Aes>>(kind, setup, server, effort),
         StackName::QuinnChacha => drive_streams::<Quinn<Chacha>>(kind, setup, server, effort),

@@ -21,7 +21,7 @@ use crate::{
         Connection, Endpoint, Setup, StackName,
         bare::Bare,
         floor::Floor,
-        libp2p::{Flavour, Libp2p, Official, Ours},
+        libp2p::{Flavour, Libp2p, Official, Ours, OursBbr},
         quinn::{Aes, Chacha, Quinn},
         swarm::Node,
         tcp::{Bbr, Cubic, Tcp},
@@ -40,6 +40,7 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
     process::raise_file_limit()?;
     match stack {
         StackName::Ours => serve_libp2p::<Ours>(scenario.kind, setup),
+        StackName::OursBbr => serve_libp2p::<OursBbr>(scenario.kind, setup),
         StackName::Official => serve_libp2p::<Official>(scenario.kind, setup),
         StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario.kind, setup),
         StackName::QuinnChacha => serve_streams::<Quinn<Chacha>>(scenario.kind, setup),

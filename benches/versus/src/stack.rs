@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 pub enum StackName {
     /// libp2p-quinn through libp2p's traits.
     Ours,
+    /// The same with BBR.
+    OursBbr,
     /// libp2p-quic through the same traits, driven by the same code.
     Official,
     /// quinn with our TLS, AES-128-GCM first.
@@ -47,6 +49,7 @@ pub enum StackName {
 impl StackName {
     /// All but ours.
     pub const OTHERS: &[Self] = &[
+        Self::OursBbr,
         Self::Official,
         Self::QuinnAes,
         Self::QuinnChacha,
@@ -60,6 +63,7 @@ impl StackName {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursBbr => "ours-bbr",
             Self::Official => "official",
             Self::QuinnAes => "quinn-aes",
             Self::QuinnChacha => "quinn-chacha",

@@ -16,6 +16,7 @@ use libp2p_core::{
     transport::{DialOpts, ListenerId, PortUse, TransportEvent},
 };
 use libp2p_identity::{Keypair, PeerId};
+use libp2p_quinn::CongestionControl;
 use multiaddr::{Multiaddr, Protocol};
 
 use super::{Address, Connection, Endpoint, Facts, Profile, STOCK_BUFFER, Setup, equalised};
@@ -47,6 +48,9 @@ pub trait Flavour: Send + Sync + 'static {
 /// libp2p-quinn.
 pub struct Ours;
 
+/// libp2p-quinn with BBR.
+pub struct OursBbr;
+
 /// libp2p-quic.
 pub struct Official;
 
@@ -56,24 +60,7 @@ impl Flavour for Ours {
     type Probe = libp2p_quinn::Handle;
 
     fn transport(identity: &Keypair, profile: Profile) -> Result<(Self::Transport, Self::Probe)> {
-        let config = match profile {
-            Profile::Shipped => libp2p_quinn::Config::new(identity),
-            Profile::StockBuffers => libp2p_quinn::Config::builder(identity)
-                .socket_buffer_bytes(STOCK_BUFFER, STOCK_BUFFER)?
-                .build()?,
-            Profile::Equalised => libp2p_quinn::Config::builder(identity)
-                .max_mtu_bytes(equalised::MTU)?
-                .stream_receive_window_bytes(equalised::STREAM_WINDOW.into())?
-                .connection_receive_window_bytes(equalised::CONNECTION_WINDOW.into())?
-                .send_window_bytes(equalised::SEND_WINDOW)?
-                .max_peer_streams(equalised::STREAMS)?
-                .idle_timeout(Some(equalised::IDLE_TIMEOUT))?
-                .keep_alive_interval(Some(equalised::KEEP_ALIVE))?
-                .build()?,
-        };
-        let transport = libp2p_quinn::Transport::new(config);
-        let handle = transport.handle();
-        Ok((transport, handle))
+        ours(identity, profile, CongestionControl::Cubic)
     }
 
     fn facts(handle: &Self::Probe) -> Facts {
@@ -93,6 +80,43 @@ impl Flavour for Ours {
             ),
         }
     }
+}
+
+impl Flavour for OursBbr {
+    type Muxer = <Ours as Flavour>::Muxer;
+    type Transport = <Ours as Flavour>::Transport;
+    type Probe = <Ours as Flavour>::Probe;
+
+    fn transport(identity: &Keypair, profile: Profile) -> Result<(Self::Transport, Self::Probe)> {
+        ours(identity, profile, CongestionControl::Bbr)
+    }
+
+    fn facts(handle: &Self::Probe) -> Facts {
+        Ours::facts(handle)
+    }
+}
+
+fn ours(
+    identity: &Keypair,
+    profile: Profile,
+    control: CongestionControl,
+) -> Result<(libp2p_quinn::Transport, libp2p_quinn::Handle)> {
+    let builder = libp2p_quinn::Config::builder(identity).congestion_control(control);
+    let builder = match profile {
+        Profile::Shipped => builder,
+        Profile::StockBuffers => builder.socket_buffer_bytes(STOCK_BUFFER, STOCK_BUFFER)?,
+        Profile::Equalised => builder
+            .max_mtu_bytes(equalised::MTU)?
+            .stream_receive_window_bytes(equalised::STREAM_WINDOW.into())?
+            .connection_receive_window_bytes(equalised::CONNECTION_WINDOW.into())?
+            .send_window_bytes(equalised::SEND_WINDOW)?
+            .max_peer_streams(equalised::STREAMS)?
+            .idle_timeout(Some(equalised::IDLE_TIMEOUT))?
+            .keep_alive_interval(Some(equalised::KEEP_ALIVE))?,
+    };
+    let transport = libp2p_quinn::Transport::new(builder.build()?);
+    let handle = transport.handle();
+    Ok((transport, handle))
 }
 
 impl Flavour for Official {
