@@ -29,7 +29,8 @@ use crate::{
     error::{ConfigError, DialError},
     net::{BufferSizes, KeyLogFile},
     proto::{
-        Bandwidth, Budget, IdQuota, Logged, MakeLoggedConfig, PerInterface, Settings, ShardCount,
+        Bandwidth, Beginning, Budget, IdQuota, KnownPaths, MakeSingleConfig, PerInterface,
+        Settings, ShardCount,
     },
     qlog::Qlog,
     stats::TransportStats,
@@ -47,6 +48,8 @@ pub struct Config {
     reset_secret: ResetSecret,
     transports: Arc<PerInterface<TransportConfig>>,
     bandwidth: Bandwidth,
+    /// If paths are remembered.
+    known_paths: Option<KnownPaths>,
     qlog: Option<Qlog>,
 }
 
@@ -60,6 +63,7 @@ impl Config {
             reset_secret: ResetSecret::new(keypair),
             transports: Arc::default(),
             bandwidth: Bandwidth::default(),
+            known_paths: None,
             qlog: None,
         }
     }
@@ -173,7 +177,24 @@ impl Config {
     /// UDP payload in bytes, if known.
     fn transport(&self, max_payload: Option<u16>) -> Arc<TransportConfig> {
         self.transports
-            .get(max_payload, || self.knobs.transport(max_payload))
+            .get(max_payload, || self.knobs.transport(max_payload, None))
+    }
+
+    /// Makes the transport configuration of a single connection, unless all have the same.
+    fn single(&self) -> Option<MakeSingleConfig> {
+        let (qlog, paths) = (self.qlog.clone(), self.known_paths.clone());
+        if qlog.is_none() && paths.is_none() {
+            return None;
+        }
+        let knobs = self.knobs.clone();
+        Some(Arc::new(move |max_payload, connection: &Beginning| {
+            let memory = (paths.as_ref()).map(|paths| paths.of(connection.now, connection.host));
+            let mut config = knobs.transport(max_payload, memory);
+            if let Some(qlog) = &qlog {
+                qlog.attach(connection, &mut config);
+            }
+            Arc::new(config)
+        }))
     }
 
     /// The settings of one shard.
@@ -222,15 +243,7 @@ impl Config {
                 let config = self.clone();
                 Arc::new(move |max_payload| config.transport(max_payload))
             },
-            logged: self.qlog.clone().map(|qlog| {
-                let knobs = self.knobs.clone();
-                let make = move |max_payload, logged: &Logged| {
-                    let mut config = knobs.transport(max_payload);
-                    qlog.attach(logged, &mut config);
-                    Arc::new(config)
-                };
-                Arc::new(make) as MakeLoggedConfig
-            }),
+            single: self.single(),
             admission: self.knobs.admission(),
             bandwidth: self.bandwidth.clone(),
             handshake_timeout: self.knobs.handshake_timeout,
@@ -278,6 +291,7 @@ impl ConfigBuilder {
         Ok(Config {
             authenticator: Ok(authenticator),
             bandwidth: Bandwidth::new(knobs.bandwidth_limits),
+            known_paths: knobs.remembers_paths.then(KnownPaths::default),
             knobs,
             reset_secret: ResetSecret::new(&self.keypair),
             transports: Arc::default(),

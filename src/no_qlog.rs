@@ -2,14 +2,14 @@
 
 use quinn_proto::TransportConfig;
 
-use crate::proto::Logged;
+use crate::proto::Beginning;
 
 /// There is none.
 #[derive(Clone, Debug)]
 pub(crate) enum Qlog {}
 
 impl Qlog {
-    pub(crate) fn attach(&self, _: &Logged, _: &mut TransportConfig) {
+    pub(crate) fn attach(&self, _: &Beginning, _: &mut TransportConfig) {
         match *self {}
     }
 

@@ -18,6 +18,7 @@ mod delivery;
 mod handshake_bytes;
 mod hole_punch;
 mod inbox;
+mod known_paths;
 mod linger;
 mod pacing;
 mod path_doubts;
@@ -54,11 +55,14 @@ pub(crate) use self::{
     connection_id::{IdQuota, ShardCount},
     datagram::{Datagram, Incoming, Outbound, Routed, Sent, SocketHandle, Unrouted},
     hole_punch::PunchKey,
+    known_paths::{KnownPaths, PathMemory},
     per_interface::PerInterface,
     reception::{AdmissionLimits, IncomingKey, PendingLimits},
     registry::{Established, Registry, Totals, sum},
     router::long_header_id,
-    shard::{DialDeadlines, Logged, MAX_UNMATCHED, MakeLoggedConfig, Settings, Shard, ShardSeed},
+    shard::{
+        Beginning, DialDeadlines, MAX_UNMATCHED, MakeSingleConfig, Settings, Shard, ShardSeed,
+    },
     turn::Offload,
     turn_queue::Load,
     work::Meter,

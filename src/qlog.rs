@@ -6,7 +6,7 @@ use quinn_proto::{QlogConfig, TransportConfig};
 
 use crate::{
     net::log_files::{LogFiles, LogLimits},
-    proto::Logged,
+    proto::Beginning,
 };
 
 /// Peers decide how many connections there are and how many packets these have, so all of it has a
@@ -33,7 +33,7 @@ impl Qlog {
 
     /// Makes a connection with this configuration write a file. Both sides of a connection name
     /// theirs after the same ID.
-    pub(crate) fn attach(&self, logged: &Logged, config: &mut TransportConfig) {
+    pub(crate) fn attach(&self, logged: &Beginning, config: &mut TransportConfig) {
         let side = if logged.is_outbound {
             "client"
         } else {

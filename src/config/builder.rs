@@ -527,6 +527,25 @@ impl ConfigBuilder {
         self
     }
 
+    /// Whether to remember what connections have measured of the paths to their hosts, for later
+    /// connections ([RFC 9959], Careful Resume).
+    ///
+    /// For up to 1024 hosts and an hour, the least round trip and what the path took in it are
+    /// remembered. A later dial or incoming connection assumes that round trip until it has
+    /// measured its own, so a lost first packet is sent again sooner. If its own is similar, half
+    /// of what the path took may be in flight after the first round trip, instead of what slow
+    /// start would have come to. It is paced. With [`CongestionControl::Bbr`], only the round trip
+    /// is used.
+    ///
+    /// Default: off, because a wrong memory costs: if a path has become slower, most of what is
+    /// sent in one round trip is lost, of this connection and of others that share the path.
+    ///
+    /// [RFC 9959]: https://www.rfc-editor.org/rfc/rfc9959
+    pub fn remember_paths(mut self, enabled: bool) -> Self {
+        self.knobs.remembers_paths = enabled;
+        self
+    }
+
     /// When an incoming connection has to prove its address before we spend resources on it (Retry,
     /// [RFC 9000 §8.1.2]).
     ///

@@ -1,6 +1,10 @@
 //! The values of all settings, their defaults, and what they come to in quinn-proto.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::ControllerFactory,
@@ -13,8 +17,8 @@ use crate::{
     net::{BufferSizes, interfaces::WIDEST_NETWORK_BYTES, memory},
     packets::StreamWindows,
     proto::{
-        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PendingLimits,
-        ReceiveWindows, ShardCount, StreamLimits,
+        AdmissionLimits, Budget, FIRST_PEER_STREAMS, LiftableFactory, Offload, PathMemory,
+        PendingLimits, ReceiveWindows, ShardCount, StreamLimits,
     },
 };
 
@@ -179,6 +183,7 @@ pub(super) struct Knobs {
     pub(super) qlog_dir: Option<PathBuf>,
     #[cfg(feature = "qlog")]
     pub(super) qlog_from_env: bool,
+    pub(super) remembers_paths: bool,
     pub(super) retry: RetryPolicy,
     pub(super) send_window: u64,
     pub(super) shards: ShardCount,
@@ -226,6 +231,7 @@ impl Default for Knobs {
             qlog_dir: None,
             #[cfg(feature = "qlog")]
             qlog_from_env: false,
+            remembers_paths: false,
             retry: RetryPolicy::default(),
             send_window: SEND_WINDOW_BYTES,
             shards: SHARDS,
@@ -373,7 +379,12 @@ impl Knobs {
         limited.map_or(largest, |limited| largest.min(limited))
     }
 
-    pub(super) fn transport(&self, max_payload: Option<u16>) -> TransportConfig {
+    /// `memory` is that of the path to the host, if the configuration is for a single connection.
+    pub(super) fn transport(
+        &self,
+        max_payload: Option<u16>,
+        memory: Option<PathMemory>,
+    ) -> TransportConfig {
         let is_wide = max_payload.is_some_and(|bytes| bytes > WIDEST_NETWORK_BYTES);
         let upper = self.max_mtu.min(max_payload.unwrap_or(USUAL_MTU_BYTES));
         let search = MtuSearch::new(upper, is_wide);
@@ -386,9 +397,16 @@ impl Knobs {
             // One large probe would fill the usual window.
             initial_window += u64::from(search.upper.min(MAX_MTU_BYTES));
         }
+        // On loopback there is no path to remember.
+        let memory = memory.filter(|_| !is_wide);
+        let known = memory.as_ref().and_then(PathMemory::known);
+        let initial_rtt = known.map_or(self.initial_rtt, |known| {
+            known.initial_rtt(self.initial_rtt)
+        });
         let congestion = LiftableFactory {
             inner: self.congestion(initial_window),
             same_host_window: is_wide.then_some(SAME_HOST_WINDOW_BYTES),
+            memory: Mutex::new(memory),
         };
         let mut config = TransportConfig::default();
         config
@@ -396,7 +414,7 @@ impl Knobs {
                 IdleTimeout::try_from(timeout).expect("in range, as its setter checks")
             }))
             .keep_alive_interval(self.keep_alive_interval)
-            .initial_rtt(self.initial_rtt)
+            .initial_rtt(initial_rtt)
             .max_concurrent_bidi_streams(self.max_peer_streams.min(FIRST_PEER_STREAMS).into())
             // libp2p has neither unidirectional streams nor datagrams.
             .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -65,6 +65,7 @@ enum Setting {
     QlogOff,
     #[cfg(feature = "qlog")]
     QlogFromEnv(bool),
+    RememberPaths(bool),
     RetryAlways,
     RetryNever,
     RetryUnderLoad(usize),
@@ -197,6 +198,7 @@ impl Setting {
             Self::QlogOff => Ok(builder.qlog_dir(None)),
             #[cfg(feature = "qlog")]
             Self::QlogFromEnv(enabled) => Ok(builder.qlog_from_env(enabled)),
+            Self::RememberPaths(enabled) => Ok(builder.remember_paths(enabled)),
             Self::RetryAlways => Ok(builder.retry_policy(RetryPolicy::Always)),
             Self::RetryNever => Ok(builder.retry_policy(RetryPolicy::Never)),
             Self::RetryUnderLoad(handshakes) => {

@@ -5,6 +5,7 @@ mod cubic;
 mod curve;
 mod flight;
 mod paced;
+mod resume;
 mod start;
 
 use std::{
@@ -22,7 +23,9 @@ use quinn_proto::{
 };
 
 pub(super) use self::paced::{Gate, Paced};
+use self::resume::Resume;
 pub(crate) use self::{bbr::BbrFactory, cubic::CubicFactory};
+use super::known_paths::PathMemory;
 use crate::sync::lock_unmodelled;
 
 /// Makes controllers of another kind that can be lifted.
@@ -30,17 +33,28 @@ pub(crate) struct LiftableFactory {
     pub(crate) inner: Arc<dyn ControllerFactory + Send + Sync>,
     /// The least window on the way back to the same host, if that is where the interface leads.
     pub(crate) same_host_window: Option<u64>,
+    /// Of the path that the connection begins with, if paths are remembered. Taken by the first
+    /// controller: a peer that moves has another path then.
+    pub(crate) memory: Mutex<Option<PathMemory>>,
 }
 
 impl ControllerFactory for LiftableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::clone(&self.inner).build(now, current_mtu);
-        let paced = inner.clone_box().into_any().downcast::<bbr::Bbr>();
+        let bbr = inner.clone_box().into_any().downcast::<bbr::Bbr>();
+        let paced = bbr.ok().map(|bbr| bbr.paced());
+        let memory = lock_unmodelled(&self.memory).take();
+        let resume = memory.map(|memory| {
+            // Its window follows from its model, which acknowledgements alone make.
+            let may_jump = paced.is_none();
+            Box::new(Resume::new(memory, now, inner.initial_window(), may_jump))
+        });
         Box::new(Liftable {
             inner,
             same_host_window: self.same_host_window,
+            resume,
             shared: Arc::new(Shared {
-                paced: paced.ok().map(|bbr| bbr.paced()),
+                paced,
                 ..Shared::default()
             }),
         })
@@ -148,6 +162,7 @@ impl Shared {
 struct Liftable {
     inner: Box<dyn Controller>,
     same_host_window: Option<u64>,
+    resume: Option<Box<Resume>>,
     shared: Arc<Shared>,
 }
 
@@ -164,6 +179,9 @@ impl Liftable {
 
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        if let Some(resume) = &mut self.resume {
+            resume.note_sent(now, bytes);
+        }
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -179,6 +197,9 @@ impl Controller for Liftable {
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.shared.note_acknowledged(sent);
         self.note_round_trip(now.saturating_duration_since(sent));
+        if let Some(resume) = &mut self.resume {
+            resume.note_acknowledged(now, sent, bytes);
+        }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -191,8 +212,14 @@ impl Controller for Liftable {
     ) {
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
+        let inner = self.inner.window();
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        if let Some(resume) = &mut self.resume
+            && resume.end_batch(now, in_flight, inner)
+        {
+            self.inner.on_congestion_event(now, now, false, 0);
+        }
     }
 
     fn on_congestion_event(
@@ -205,6 +232,11 @@ impl Controller for Liftable {
         if is_persistent_congestion {
             // Nothing has arrived for a while. Another quick round trip tells that it was the host.
             (self.shared.same_host_window).store(0, Ordering::Relaxed);
+        }
+        if let Some(resume) = &mut self.resume
+            && resume.note_congestion(now, is_persistent_congestion, self.inner.window())
+        {
+            return;
         }
         self.inner
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
@@ -220,7 +252,9 @@ impl Controller for Liftable {
         } else {
             // On the same host there is no network that could be congested.
             let least = self.shared.same_host_window.load(Ordering::Relaxed);
-            self.inner.window().max(least)
+            let window = self.inner.window();
+            let window = (self.resume.as_ref()).map_or(window, |resume| resume.window(window));
+            window.max(least)
         }
     }
 
@@ -232,6 +266,7 @@ impl Controller for Liftable {
         Box::new(Self {
             inner: self.inner.clone_box(),
             same_host_window: self.same_host_window,
+            resume: self.resume.clone(),
             shared: Arc::clone(&self.shared),
         })
     }
@@ -266,6 +301,7 @@ mod tests {
             })
             .build(now, 1_200),
             same_host_window,
+            resume: None,
             shared: Arc::default(),
         }
     }

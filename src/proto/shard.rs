@@ -23,7 +23,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub(crate) use self::{
     dialling::{DialDeadlines, MAX_UNMATCHED},
-    settings::{Logged, MakeLoggedConfig, Settings, ShardSeed},
+    settings::{Beginning, MakeSingleConfig, Settings, ShardSeed},
 };
 use self::{
     settings::MakeTransportConfig,
@@ -65,7 +65,7 @@ pub(crate) struct Shard<S> {
     shards: ShardCount,
     endpoint: Endpoint,
     transport: MakeTransportConfig,
-    logged: Option<MakeLoggedConfig>,
+    single: Option<MakeSingleConfig>,
     servers: PerInterface<ServerConfig>,
     handshake_timeout: Duration,
     id_quota: IdQuota,
@@ -141,7 +141,7 @@ impl<S: SocketHandle> Shard<S> {
                 None,
             ),
             transport: settings.transport,
-            logged: settings.logged,
+            single: settings.single,
             servers: PerInterface::default(),
             handshake_timeout: settings.handshake_timeout,
             id_quota: settings.id_quota,

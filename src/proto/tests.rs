@@ -27,6 +27,7 @@ mod handshake;
 mod histories;
 mod hole_punch;
 mod id_quota;
+mod known_paths;
 mod lingering;
 mod memory;
 mod migration;

@@ -5,8 +5,9 @@ use std::{mem, net::SocketAddr, sync::Arc, time::Instant};
 use quinn_proto::{ClientConfig, ConnectError, ConnectionHandle, ConnectionId};
 use rand::Rng;
 
-use super::{Begun, Logged, Shard, slot};
+use super::{Beginning, Begun, Shard, slot};
 use crate::{
+    address::Host,
     error::HandshakeError,
     proto::{
         amplification::AddressLimits,
@@ -56,14 +57,15 @@ impl<S: SocketHandle> Shard<S> {
         let initial_id = ConnectionId::new(&initial_id);
         let trace = self.trace(Direction::Outbound, remote_addr);
         let _entered = trace.span.clone().entered();
-        if let Some(logged) = &self.logged {
-            let connection = Logged {
+        if let Some(single) = &self.single {
+            let connection = Beginning {
+                host: Host::of(remote_addr.ip()),
                 initial_id,
                 is_outbound: true,
                 now,
                 number: trace.number,
             };
-            config.transport_config(logged(max_payload, &connection));
+            config.transport_config(single(max_payload, &connection));
         }
         config.initial_dst_cid_provider(Arc::new(move || initial_id));
         let (handle, connection) = self

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use quinn_proto::ConnectionHandle;
 
-use super::{Begun, Logged, Shard};
+use super::{Beginning, Begun, Shard};
 use crate::{
+    address::Host,
     error::{ConnectionError, HandshakeError},
     proto::{
         amplification::AddressLimits,
@@ -105,16 +106,17 @@ impl<S: SocketHandle> Shard<S> {
             server.transport_config(transport);
             server
         };
-        let server = match &self.logged {
+        let server = match &self.single {
             None => (self.servers).get(max_payload, || with((self.transport)(max_payload))),
-            Some(logged) => {
-                let connection = Logged {
+            Some(single) => {
+                let connection = Beginning {
+                    host: Host::of(pending.incoming.remote_address().ip()),
                     initial_id: *pending.incoming.orig_dst_cid(),
                     is_outbound: false,
                     now,
                     number: trace.number,
                 };
-                Arc::new(with(logged(max_payload, &connection)))
+                Arc::new(with(single(max_payload, &connection)))
             }
         };
         match self

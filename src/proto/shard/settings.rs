@@ -7,12 +7,15 @@ use std::{
 
 use quinn_proto::{ConnectionId, EndpointConfig, ServerConfig, TransportConfig};
 
-use crate::proto::{
-    bandwidth::Bandwidth,
-    connection::StreamLimits,
-    connection_id::IdQuota,
-    reception::{AdmissionLimits, PendingLimits},
-    turn::Offload,
+use crate::{
+    address::Host,
+    proto::{
+        bandwidth::Bandwidth,
+        connection::StreamLimits,
+        connection_id::IdQuota,
+        reception::{AdmissionLimits, PendingLimits},
+        turn::Offload,
+    },
 };
 
 /// The settings of a shard.
@@ -23,8 +26,9 @@ pub(crate) struct Settings {
     /// Makes what depends on the interface. The argument is its largest UDP payload in bytes, if
     /// known.
     pub(crate) transport: MakeTransportConfig,
-    /// Makes the same for a single connection that is logged; `None` if none is.
-    pub(crate) logged: Option<MakeLoggedConfig>,
+    /// Makes the same for a single connection, if it is logged or its path is remembered; `None`
+    /// if all have the same.
+    pub(crate) single: Option<MakeSingleConfig>,
     pub(crate) admission: AdmissionLimits,
     pub(crate) bandwidth: Bandwidth,
     pub(crate) handshake_timeout: Duration,
@@ -51,17 +55,18 @@ impl Settings {
 pub(crate) type MakeTransportConfig =
     Arc<dyn Fn(Option<u16>) -> Arc<TransportConfig> + Send + Sync>;
 
-/// Makes the same for a single connection that is logged.
-pub(crate) type MakeLoggedConfig =
-    Arc<dyn Fn(Option<u16>, &Logged) -> Arc<TransportConfig> + Send + Sync>;
+/// Makes the same for a single connection.
+pub(crate) type MakeSingleConfig =
+    Arc<dyn Fn(Option<u16>, &Beginning) -> Arc<TransportConfig> + Send + Sync>;
 
-/// A connection that begins, for its log.
+/// A connection that begins, for its log and for what is known of its path.
 #[cfg_attr(
     not(feature = "qlog"),
     expect(dead_code, reason = "there are no logs without the feature `qlog`")
 )]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Logged {
+pub(crate) struct Beginning {
+    pub(crate) host: Host,
     /// The ID that the dialer has chosen for its first packet.
     pub(crate) initial_id: ConnectionId,
     pub(crate) is_outbound: bool,

@@ -10,6 +10,7 @@
 
 mod bbr;
 mod path;
+mod resume;
 mod run;
 
 use std::{

@@ -45,6 +45,10 @@ pub(super) struct WanPath {
     /// In ms, how often the last flow writes, once each time; 0 is as often as anything is taken.
     every: f64,
     pub(super) back: Back,
+    /// Whether paths are remembered.
+    pub(super) remembers: bool,
+    /// In Mb/s, the rate while an earlier connection transfers 40 MB; 0 is without one.
+    before: f64,
     seconds: f64,
     pub(super) seed: u64,
 }
@@ -85,6 +89,8 @@ impl WanPath {
             apart: 1.0,
             every: 0.0,
             back: Back::Nothing,
+            remembers: false,
+            before: 0.0,
             seconds: 20.0,
             seed: 1,
         };
@@ -122,12 +128,22 @@ impl WanPath {
                         _ => panic!("nothing to send back: {value}"),
                     }
                 }
+                "remembers" => path.remembers = number != 0.0,
+                "before" => path.before = number,
                 "seconds" => path.seconds = number,
                 "seed" => path.seed = number as u64,
                 _ => panic!("no part of a path: {name}"),
             }
         }
         path
+    }
+
+    /// The path as it was for the earlier connection, if there was one.
+    pub(super) fn earlier(&self) -> Option<Self> {
+        (self.before > 0.0).then_some(Self {
+            rate: self.before,
+            ..*self
+        })
     }
 
     pub(super) fn time(&self) -> Duration {
@@ -205,6 +221,8 @@ impl fmt::Display for WanPath {
             apart,
             every,
             back,
+            remembers,
+            before,
             seconds,
             seed,
         } = self;
@@ -213,13 +231,14 @@ impl fmt::Display for WanPath {
             "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
              throughput={},reno={},bbr={},rivals={},quinn={},\
              write={write},reads={reads},flows={flows},apart={apart},every={every},\
-             back={},seconds={seconds},seed={seed}",
+             back={},remembers={},before={before},seconds={seconds},seed={seed}",
             u8::from(*is_for_throughput),
             u8::from(*is_reno),
             u8::from(*is_bbr),
             *rivals as u8,
             u8::from(*is_quinn),
-            *back as u8
+            *back as u8,
+            u8::from(*remembers),
         )
     }
 }

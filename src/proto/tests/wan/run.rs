@@ -34,6 +34,9 @@ const MAX_SEGMENTS: usize = 44;
 /// Bytes of which it is told when they were read.
 const MILESTONES: [u64; 3] = [1_000_000, 10_000_000, 100_000_000];
 
+/// Enough to find the rate of 1 Gb/s at 63 ms.
+const EARLIER_BYTES: usize = 40_000_000;
+
 /// How often the sender is looked at.
 const SAMPLED: Duration = Duration::from_millis(20);
 
@@ -54,7 +57,7 @@ pub(super) struct FlowOutcome {
     /// In Mb/s, in the second half of the run.
     pub(super) late_goodput: f64,
     /// Seconds until each of [`MILESTONES`] was read.
-    milestones: [Option<f64>; 3],
+    pub(super) milestones: [Option<f64>; 3],
     /// Packets.
     pub(super) sent: u64,
     pub(super) lost: u64,
@@ -135,6 +138,10 @@ pub(super) fn run(path: &WanPath) -> Outcome {
     let setup = setup(path);
     let mut network = Network::pair(path.seed, setup.clone(), setup);
     network.record_nothing();
+    if let Some(earlier) = path.earlier() {
+        network.impair(earlier.impairments());
+        transfer_before(&mut network);
+    }
     network.impair(path.impairments());
     let cpu = network.count_cpu_time(0);
     let began = network.now;
@@ -159,6 +166,32 @@ pub(super) fn run(path: &WanPath) -> Outcome {
         flows: flows.into_iter().map(|flow| flow.end(end)).collect(),
         sender_cpu: cpu.get(),
     }
+}
+
+/// A connection that ends before the flows begin.
+fn transfer_before(network: &mut Network) {
+    network.serve(|peer| {
+        Box::pin(async move {
+            let Ok(stream) = peer.accept().await else {
+                return;
+            };
+            let mut buf = vec![0; 64 * 1024];
+            while let Ok(1..) = peer.read(stream, &mut buf).await {}
+            let _ = peer.finish(stream);
+        })
+    });
+    let peer = network.dial(0, 1);
+    network.block_on(async move {
+        peer.established().await.unwrap();
+        let stream = peer.open().await.unwrap();
+        peer.write_all(stream, &vec![0; EARLIER_BYTES])
+            .await
+            .unwrap();
+        peer.finish(stream).unwrap();
+        assert_eq!(peer.read(stream, &mut [0]).await, Ok(0));
+        peer.close(0);
+    });
+    network.run_for(Duration::from_secs(1));
 }
 
 /// One direction of a connection.
@@ -415,6 +448,7 @@ fn setup(path: &WanPath) -> Setup {
             _ if path.rivals == Rivals::BbrFirst => |builder| builder.rivals(true),
             _ if path.is_reno => |builder| builder.congestion_control(CongestionControl::NewReno),
             _ if path.is_bbr => |builder| builder.congestion_control(CongestionControl::Bbr),
+            _ if path.remembers => |builder| builder.remember_paths(true),
             _ if path.is_for_throughput => |builder| builder.preset(Preset::HighThroughput),
             (0, false) => configure::<0, false>,
             (0, true) => configure::<0, true>,

@@ -1,0 +1,469 @@
+//! A window that begins with what earlier connections have measured of the path (RFC 9959,
+//! Careful Resume).
+
+use std::time::{Duration, Instant};
+
+use crate::proto::known_paths::PathMemory;
+
+/// What is remembered of one path, and what becomes of it. The window of the controller is raised
+/// for a while, or lowered; the controller itself learns nothing of it but what is acknowledged.
+///
+/// Names of phases are those of the RFC. What it calls PipeSize is the window of the controller,
+/// which grows in slow start by what is acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Resume {
+    memory: PathMemory,
+    initial_window: u64,
+    phase: Phase,
+    acknowledged: u64,
+    least_rtt: Duration,
+    batch: Batch,
+    /// Bytes in flight, about.
+    in_flight: u64,
+    measure: Measure,
+}
+
+/// Packets that are acknowledged together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Batch {
+    bytes: u64,
+    newest_sent: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Sends as usual, and looks whether the path is still the same.
+    Reconnaissance,
+    /// Half of what the path took may be in flight, for a round trip.
+    Unvalidated {
+        began: Instant,
+        window: u64,
+    },
+    /// What was sent in that round trip is acknowledged. No more is in flight than was then.
+    Validating {
+        began: Instant,
+        window: u64,
+    },
+    /// Some of it was lost. Half of what had been acknowledged may be in flight until it is known
+    /// what became of the rest.
+    Retreat {
+        began: Instant,
+        window: u64,
+    },
+    Normal,
+}
+
+impl Resume {
+    /// Without `may_jump`, the path is only measured.
+    pub(super) fn new(
+        memory: PathMemory,
+        now: Instant,
+        initial_window: u64,
+        may_jump: bool,
+    ) -> Self {
+        let phase = match memory.known() {
+            Some(_) if may_jump => Phase::Reconnaissance,
+            _ => Phase::Normal,
+        };
+        Self {
+            memory,
+            initial_window,
+            phase,
+            acknowledged: 0,
+            least_rtt: Duration::MAX,
+            batch: Batch::default(),
+            in_flight: 0,
+            measure: Measure::new(now),
+        }
+    }
+
+    /// The window, if the controller's is `inner`.
+    pub(super) fn window(&self, inner: u64) -> u64 {
+        match self.phase {
+            Phase::Reconnaissance | Phase::Normal => inner,
+            Phase::Unvalidated { window, .. } | Phase::Validating { window, .. } => {
+                inner.max(window)
+            }
+            Phase::Retreat { window, .. } => inner.min(window),
+        }
+    }
+
+    pub(super) fn note_sent(&mut self, now: Instant, bytes: u64) {
+        self.in_flight += bytes;
+        self.measure.note_in_flight(self.in_flight);
+        // What an application sends later would be more than the acknowledgements bear.
+        if let Phase::Unvalidated { began, .. } = self.phase
+            && now > began + self.least_rtt
+        {
+            self.validate(now);
+        }
+    }
+
+    pub(super) fn note_acknowledged(&mut self, now: Instant, sent: Instant, bytes: u64) {
+        self.acknowledged += bytes;
+        self.least_rtt = (self.least_rtt).min(now.saturating_duration_since(sent));
+        self.batch.bytes += bytes;
+        self.batch.newest_sent = self.batch.newest_sent.max(Some(sent));
+    }
+
+    /// `in_flight` bytes are left; the controller's window was `inner` before. Returns whether the
+    /// controller is to be told now of the congestion that was kept from it.
+    pub(super) fn end_batch(&mut self, now: Instant, in_flight: u64, inner: u64) -> bool {
+        let batch = std::mem::take(&mut self.batch);
+        self.in_flight = in_flight + batch.bytes;
+        self.measure.note_in_flight(self.in_flight);
+        let Some(sent) = batch.newest_sent else {
+            self.in_flight = in_flight;
+            return false;
+        };
+        let mut is_told = false;
+        match self.phase {
+            Phase::Reconnaissance if self.acknowledged >= self.initial_window => {
+                let known = self.memory.known();
+                let jump = known.and_then(|known| known.jump(self.least_rtt));
+                self.phase = match jump.filter(|&jump| jump > inner) {
+                    Some(window) => Phase::Unvalidated { began: now, window },
+                    None => Phase::Normal,
+                };
+            }
+            Phase::Unvalidated { began, .. } if sent > began => self.validate(now),
+            Phase::Validating { began, .. } if sent > began => self.phase = Phase::Normal,
+            Phase::Retreat { began, .. } if sent > began => {
+                self.phase = Phase::Normal;
+                is_told = true;
+            }
+            _ => {}
+        }
+        self.in_flight = in_flight;
+        let least = LEAST_INITIAL_WINDOWS * self.initial_window;
+        if let Some(window) = (self.measure).end_batch(now, batch.bytes, sent, self.least_rtt)
+            && window >= least
+            && self.measure.is_news(now, window, inner)
+        {
+            self.memory.note(now, self.least_rtt, window);
+        }
+        is_told
+    }
+
+    fn validate(&mut self, now: Instant) {
+        self.phase = Phase::Validating {
+            began: now,
+            window: self.in_flight,
+        };
+    }
+
+    /// Loss, or a mark of ECN; the controller's window was `inner` before. Returns whether it is
+    /// kept from the controller: in a retreat its window goes on to grow by what is acknowledged,
+    /// and is reduced from that when the retreat is over.
+    pub(super) fn note_congestion(
+        &mut self,
+        now: Instant,
+        is_persistent: bool,
+        inner: u64,
+    ) -> bool {
+        match self.phase {
+            _ if is_persistent => self.phase = Phase::Normal,
+            Phase::Unvalidated { .. } | Phase::Validating { .. } => {
+                // Safe retreat. The memory is wrong; what is measured from now on is not.
+                self.memory.forget();
+                self.measure = Measure::new(now);
+                self.phase = Phase::Retreat {
+                    began: now,
+                    window: (inner / 2).max(self.initial_window),
+                };
+            }
+            Phase::Reconnaissance => self.phase = Phase::Normal,
+            Phase::Retreat { .. } | Phase::Normal => {}
+        }
+        matches!(self.phase, Phase::Retreat { .. })
+    }
+}
+
+/// What the path takes in its least round trip.
+///
+/// It is what was acknowledged, which no queue makes larger, and not the window.
+#[derive(Clone, Debug)]
+struct Measure {
+    round_began: Instant,
+    acknowledged: u64,
+    /// The most in flight in this round, and in the last one.
+    peaks: [u64; 2],
+    /// The last value that was noted, and when.
+    noted: Option<(u64, Instant)>,
+}
+
+impl Measure {
+    fn new(now: Instant) -> Self {
+        Self {
+            round_began: now,
+            acknowledged: 0,
+            peaks: [0; 2],
+            noted: None,
+        }
+    }
+
+    fn note_in_flight(&mut self, bytes: u64) {
+        self.peaks[0] = self.peaks[0].max(bytes);
+    }
+
+    /// Bytes that were acknowledged in a least round trip, if a round trip is over.
+    fn end_batch(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        newest_sent: Instant,
+        least_rtt: Duration,
+    ) -> Option<u64> {
+        self.acknowledged += bytes;
+        if newest_sent < self.round_began {
+            return None;
+        }
+        let took = now.saturating_duration_since(self.round_began);
+        let part = least_rtt.as_secs_f64() / took.max(least_rtt).as_secs_f64();
+        let window = (self.acknowledged as f64 * part) as u64;
+        self.round_began = now;
+        self.acknowledged = 0;
+        self.peaks = [0, self.peaks[0]];
+        Some(window)
+    }
+
+    /// Whether this tells more than what was noted last. Less is acknowledged also where less is
+    /// sent, so less counts only after a while, and if the controller's window was used.
+    fn is_news(&mut self, now: Instant, window: u64, inner: u64) -> bool {
+        let is_used = 2 * self.peaks[1] >= inner;
+        let is_news = self.noted.is_none_or(|(noted, at)| {
+            window > noted || (is_used && now.saturating_duration_since(at) >= RENEWED)
+        });
+        if is_news {
+            self.noted = Some((window, now));
+        }
+        is_news
+    }
+}
+
+/// A path that takes no more than slow start has in two round trips is not worth a memory
+/// (RFC 9959).
+const LEAST_INITIAL_WINDOWS: u64 = 4;
+
+/// How long a larger value stands.
+const RENEWED: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::Host, net::clock, proto::known_paths::KnownPaths};
+
+    const INITIAL: u64 = 12_000;
+    const PACKET: u64 = 1_200;
+    const RTT: Duration = Duration::from_millis(60);
+    /// Half of what is remembered.
+    const JUMP: u64 = 1_000_000;
+
+    /// A connection over a path that was remembered, and its controller, which is in slow start.
+    struct Flow {
+        paths: KnownPaths,
+        began: Instant,
+        now: Instant,
+        resume: Resume,
+        inner: u64,
+        in_flight: u64,
+    }
+
+    fn host() -> Host {
+        Host::of([192, 0, 2, 1].into())
+    }
+
+    impl Flow {
+        fn new(may_jump: bool) -> Self {
+            let (paths, began) = (KnownPaths::default(), clock::now());
+            paths.of(began, host()).note(began, RTT, 2 * JUMP);
+            let memory = paths.of(began, host());
+            Self {
+                paths,
+                began,
+                now: began,
+                resume: Resume::new(memory, began, INITIAL, may_jump),
+                inner: INITIAL,
+                in_flight: 0,
+            }
+        }
+
+        /// After the first round trip.
+        fn after_jump() -> Self {
+            let mut flow = Self::new(true);
+            flow.send(INITIAL);
+            flow.acknowledge(RTT, INITIAL);
+            flow
+        }
+
+        fn window(&self) -> u64 {
+            self.resume.window(self.inner)
+        }
+
+        fn is_remembered(&self) -> bool {
+            self.paths.of(self.now, host()).known().is_some()
+        }
+
+        fn send(&mut self, bytes: u64) {
+            self.in_flight += bytes;
+            self.resume.note_sent(self.now, bytes);
+        }
+
+        /// Acknowledges what was sent one round trip ago, after that time. Returns whether the
+        /// controller is told of congestion.
+        fn acknowledge(&mut self, rtt: Duration, bytes: u64) -> bool {
+            let sent = self.now;
+            self.now += rtt;
+            self.acknowledge_sent_at(sent, bytes)
+        }
+
+        fn acknowledge_sent_at(&mut self, sent: Instant, bytes: u64) -> bool {
+            self.in_flight -= bytes;
+            self.resume.note_acknowledged(self.now, sent, bytes);
+            let before = self.inner;
+            self.inner += bytes;
+            self.resume.end_batch(self.now, self.in_flight, before)
+        }
+
+        fn lose(&mut self, is_persistent: bool) -> bool {
+            (self.resume).note_congestion(self.now, is_persistent, self.inner)
+        }
+    }
+
+    #[test]
+    fn half_is_in_flight_once_an_initial_window_was_acknowledged() {
+        let mut flow = Flow::new(true);
+        flow.send(INITIAL);
+        assert_eq!(flow.window(), INITIAL);
+        flow.acknowledge(RTT, INITIAL - PACKET);
+        assert_eq!(flow.window(), flow.inner);
+        flow.acknowledge_sent_at(flow.began, PACKET);
+        assert_eq!(flow.window(), JUMP);
+    }
+
+    #[test]
+    fn nothing_is_tried_on_a_path_with_another_round_trip() {
+        for rtt in [RTT / 3, 11 * RTT] {
+            let mut flow = Flow::new(true);
+            flow.send(INITIAL);
+            flow.acknowledge(rtt, INITIAL);
+            assert_eq!(flow.window(), flow.inner);
+        }
+    }
+
+    #[test]
+    fn nothing_is_tried_after_a_loss_or_with_a_controller_that_has_a_model() {
+        let mut flow = Flow::new(true);
+        flow.send(INITIAL);
+        assert!(!flow.lose(false), "the controller is told");
+        flow.acknowledge(RTT, INITIAL);
+        assert_eq!(flow.window(), flow.inner);
+        assert!(flow.is_remembered(), "it says nothing of the memory");
+
+        let mut flow = Flow::new(false);
+        flow.send(INITIAL);
+        flow.acknowledge(RTT, INITIAL);
+        assert_eq!(flow.window(), flow.inner);
+    }
+
+    #[test]
+    fn what_was_in_flight_stays_until_it_is_acknowledged() {
+        let mut flow = Flow::after_jump();
+        let began = flow.now;
+        flow.now += RTT / 2;
+        let sent = flow.now;
+        flow.send(JUMP / 2);
+        flow.now = began + RTT + RTT / 2;
+        flow.acknowledge_sent_at(sent, PACKET);
+        // The application had no more.
+        assert_eq!(flow.window(), JUMP / 2);
+        let later = flow.now + RTT / 4;
+        flow.now = later;
+        flow.send(PACKET);
+        flow.now += RTT;
+        flow.acknowledge_sent_at(later, JUMP / 2 - PACKET);
+        assert_eq!(flow.window(), flow.inner);
+        assert_eq!(flow.inner, 2 * INITIAL + JUMP / 2);
+    }
+
+    /// What an application sends after a silence is no more than the controller lets it.
+    #[test]
+    fn attempt_is_over_after_a_round_trip() {
+        let mut flow = Flow::after_jump();
+        flow.now += RTT + Duration::from_millis(1);
+        flow.send(PACKET);
+        assert_eq!(flow.window(), flow.inner);
+    }
+
+    #[test]
+    fn loss_of_what_was_tried_lowers_the_window_and_is_forgotten_with_the_memory() {
+        let mut flow = Flow::after_jump();
+        let sent = flow.now + RTT / 2;
+        flow.now = sent;
+        flow.send(JUMP);
+        flow.now += RTT;
+        flow.acknowledge_sent_at(sent, 100 * PACKET);
+        let before = flow.inner;
+        assert!(flow.lose(false), "kept from the controller");
+        assert_eq!(flow.window(), before / 2);
+        assert!(!flow.is_remembered());
+        // More arrives of it, and more losses are found.
+        assert!(!flow.acknowledge_sent_at(sent, 10 * PACKET));
+        assert!(flow.lose(false));
+        assert_eq!(flow.window(), before / 2);
+        let after = flow.now + RTT / 4;
+        flow.now = after;
+        flow.send(PACKET);
+        flow.now += RTT;
+        assert!(flow.acknowledge_sent_at(after, PACKET), "told now");
+        assert_eq!(flow.window(), flow.inner);
+        assert!(!flow.lose(false), "told at once again");
+    }
+
+    #[test]
+    fn retreat_leaves_an_initial_window_and_ends_with_persistent_congestion() {
+        let mut flow = Flow::after_jump();
+        flow.inner = INITIAL;
+        assert!(flow.lose(false));
+        assert_eq!(flow.window(), INITIAL);
+        flow.inner = 2 * PACKET;
+        assert!(!flow.lose(true), "the controller is told");
+        assert_eq!(flow.window(), 2 * PACKET);
+    }
+
+    /// One round trip after another, with this number of bytes in each.
+    fn rounds(flow: &mut Flow, bytes: u64, count: u32) {
+        for _ in 0..count {
+            flow.send(bytes);
+            flow.acknowledge(RTT, bytes);
+            flow.now += Duration::from_millis(1);
+        }
+    }
+
+    fn remembered(flow: &Flow) -> Option<u64> {
+        let known = flow.paths.of(flow.now, host()).known();
+        known.and_then(|known| known.jump(RTT))
+    }
+
+    #[test]
+    fn most_that_was_acknowledged_in_a_round_trip_is_remembered_and_less_only_after_a_while() {
+        let mut flow = Flow::new(false);
+        flow.resume.memory.forget();
+        rounds(&mut flow, LEAST_INITIAL_WINDOWS * INITIAL - PACKET, 5);
+        assert_eq!(remembered(&flow), None, "not worth it");
+        rounds(&mut flow, 4 * JUMP, 2);
+        let most = remembered(&flow).unwrap();
+        assert!((19 * JUMP / 10..=2 * JUMP).contains(&most), "{most}");
+        // The application is the limit.
+        rounds(&mut flow, JUMP, 500);
+        assert_eq!(remembered(&flow), Some(most));
+        // The path is.
+        flow.inner = JUMP;
+        flow.send(JUMP);
+        flow.acknowledge(RTT, JUMP);
+        flow.inner = JUMP;
+        flow.send(JUMP);
+        flow.acknowledge(RTT, JUMP);
+        assert!(remembered(&flow).unwrap() <= JUMP / 2);
+    }
+}
