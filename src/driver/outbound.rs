@@ -69,6 +69,11 @@ impl Outbound {
         }
     }
 
+    /// Whether no batch waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deferred.is_empty()
+    }
+
     /// Sends the batches that waited. Ready when a connection that had to wait may send again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.deferred.is_empty() {
