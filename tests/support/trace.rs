@@ -1,4 +1,10 @@
-//! Collects the spans and events of a thread.
+//! Collects the spans and events of a thread. The unit tests use it too.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test uses a part of it, and panics where it fails"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -87,6 +93,14 @@ impl Traced {
         let mut events = self.all_events();
         events.retain(|event| event.message() == message);
         events
+    }
+
+    /// The reasons of these events.
+    pub(crate) fn reasons(&self, message: &str) -> Vec<String> {
+        let events = self.events(message).into_iter();
+        events
+            .map(|event| event.field("reason").to_owned())
+            .collect()
     }
 
     /// All events of ours and of quinn-proto so far.
