@@ -9,11 +9,11 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     level_filters::LevelFilter,
     span::{Attributes, Id, Record},
@@ -75,6 +75,11 @@ struct Collected {
 impl Traced {
     /// Collects what is not above this level of detail.
     pub(crate) fn up_to(level: LevelFilter) -> Self {
+        // While there is one subscriber only, an event counts as unwanted everywhere if the first
+        // thread that reaches it has none.
+        static ANOTHER: LazyLock<Dispatch> =
+            LazyLock::new(|| tracing_subscriber::registry().with(LevelFilter::OFF).into());
+        LazyLock::force(&ANOTHER);
         let collected: Arc<Mutex<Collected>> = Arc::default();
         let layer = Collector(Arc::clone(&collected)).with_filter(level);
         Self {
