@@ -87,6 +87,8 @@ impl Scenario {
                     )
             }
             StackName::TcpCubic | StackName::TcpBbr => matches!(self.kind, Kind::Link { .. }),
+            // The programs that dial go-libp2p have no log.
+            StackName::OursSeen | StackName::OursTraced => !matches!(self.kind, Kind::Go(_)),
             StackName::Ours | StackName::Official => true,
         }
     }

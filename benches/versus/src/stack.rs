@@ -5,6 +5,7 @@ pub mod equalised;
 pub mod floor;
 pub mod libp2p;
 pub mod quinn;
+pub mod seen;
 pub mod swarm;
 pub mod tcp;
 pub mod tls;
@@ -28,6 +29,10 @@ use serde::{Deserialize, Serialize};
 pub enum StackName {
     /// libp2p-quinn through libp2p's traits.
     Ours,
+    /// The same, with a log at the level INFO and with metrics.
+    OursSeen,
+    /// The same, with a log at the level DEBUG.
+    OursTraced,
     /// libp2p-quic through the same traits, driven by the same code.
     Official,
     /// quinn with our TLS, AES-128-GCM first.
@@ -45,7 +50,7 @@ pub enum StackName {
 }
 
 impl StackName {
-    /// All but ours.
+    /// All that are not ours.
     pub const OTHERS: &[Self] = &[
         Self::Official,
         Self::QuinnAes,
@@ -60,6 +65,8 @@ impl StackName {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursSeen => "ours-seen",
+            Self::OursTraced => "ours-traced",
             Self::Official => "official",
             Self::QuinnAes => "quinn-aes",
             Self::QuinnChacha => "quinn-chacha",
