@@ -186,10 +186,10 @@ where
 
 /// From where a node dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaves {
-    FromItsListener,
-    FromSharedSocket,
-    FromNewPorts,
+enum Source {
+    ItsListener,
+    SharedSocket,
+    NewPorts,
 }
 
 /// Addresses at which nobody answers in time.
@@ -270,21 +270,17 @@ fn has_only(handle: &Handle, connections: usize) -> bool {
 
 #[tokio::test]
 async fn losers_of_a_race_leave_nothing() {
-    for leaves in [
-        Leaves::FromItsListener,
-        Leaves::FromSharedSocket,
-        Leaves::FromNewPorts,
-    ] {
-        bounded(losers_leave_nothing(leaves)).await;
+    for source in [Source::ItsListener, Source::SharedSocket, Source::NewPorts] {
+        bounded(losers_leave_nothing(source)).await;
     }
 }
 
-async fn losers_leave_nothing(leaves: Leaves) {
+async fn losers_leave_nothing(source: Source) {
     let (mut dialer, mut target) = (Both::new(|config| config), Both::new(|config| config));
     let at_target = target.listen(LOOPBACK_V4).await;
     let mut losers = Losers::new().await;
     let mut own_port = None;
-    if leaves == Leaves::FromItsListener {
+    if source == Source::ItsListener {
         own_port = Some(port(&dialer.listen(LOOPBACK_V4).await));
     }
     let mut addresses = losers.addresses.clone();
@@ -292,7 +288,7 @@ async fn losers_leave_nothing(leaves: Leaves) {
     let mut opts = DialOpts::peer_id(target.peer_id)
         .addresses(addresses)
         .override_dial_concurrency_factor(ALL_AT_ONCE);
-    if leaves == Leaves::FromNewPorts {
+    if source == Source::NewPorts {
         opts = opts.allocate_new_port();
     }
     dialer.swarm.dial(opts.build()).unwrap();
@@ -321,7 +317,7 @@ async fn losers_leave_nothing(leaves: Leaves) {
     for sender in &senders {
         match own_port {
             Some(port) => assert_eq!(sender.port(), port),
-            None if leaves == Leaves::FromNewPorts => {
+            None if source == Source::NewPorts => {
                 // The system has the port back.
                 std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, sender.port())).unwrap();
             }
@@ -448,22 +444,22 @@ async fn a_dial_that_reaches_another_peer_is_repeated_without_that_address() {
         let at_target = target.listen(LOOPBACK_V4).await;
         let (peer, answered) = (target.peer_id, stranger.handle.clone());
         tokio::spawn(stranger.serve());
+        let first = answered.clone();
+        tokio::spawn(async move {
+            until(|| first.stats().transport.handshakes_failed == 1).await;
+            target.serve().await;
+        });
         let mut dialer = Both::new(|config| config);
         let addresses = [at_stranger, at_target];
         let mut wrong = 0;
-        tokio::select! {
-            result = connect(&mut dialer.swarm, peer, &addresses, quickly(), |event| {
-                if let SwarmEvent::OutgoingConnectionError { error, .. } = event {
-                    assert!(matches!(error, DialError::WrongPeerId { .. }), "{error:?}");
-                    wrong += 1;
-                }
-            }) => result.unwrap(),
-            // The stranger is the first to answer.
-            () = async {
-                until(|| answered.stats().transport.handshakes_failed == 1).await;
-                target.serve().await;
-            } => {}
-        }
+        connect(&mut dialer.swarm, peer, &addresses, quickly(), |event| {
+            if let SwarmEvent::OutgoingConnectionError { error, .. } = event {
+                assert!(matches!(error, DialError::WrongPeerId { .. }), "{error:?}");
+                wrong += 1;
+            }
+        })
+        .await
+        .unwrap();
         assert_eq!(wrong, 1);
         assert_eq!(dialer.dials.lock().unwrap().len(), 3);
         until(|| has_only(&dialer.handle, 1)).await;

@@ -9,11 +9,15 @@
 
 mod connect;
 
-use std::{collections::BTreeSet, env, error::Error};
+use std::{collections::BTreeSet, env, error::Error, io};
 
 use backon::ExponentialBuilder;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, multiaddr::Protocol, noise, ping, swarm::SwarmEvent, tcp, yamux,
+    Multiaddr, PeerId, Swarm, TransportError,
+    multiaddr::Protocol,
+    noise, ping,
+    swarm::{DialError, SwarmEvent},
+    tcp, yamux,
 };
 use libp2p_quinn::{Config, Transport};
 
@@ -25,8 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let backoff = ExponentialBuilder::default().with_jitter();
     let mut swarm = swarm()?;
-    connect::connect(&mut swarm, peer, &addresses, backoff, print).await?;
-    Ok(())
+    let connected = connect::connect(&mut swarm, peer, &addresses, backoff, print).await;
+    connected.map_err(|_| "no address has answered".into())
 }
 
 fn swarm() -> Result<Swarm<ping::Behaviour>, Box<dyn Error>> {
@@ -61,12 +65,25 @@ fn print(event: &SwarmEvent<ping::Event>) {
             concurrent_dial_errors,
             ..
         } => {
+            print_failures(concurrent_dial_errors.iter().flatten());
             println!("connected at {}", endpoint.get_remote_address());
-            for (address, error) in concurrent_dial_errors.iter().flatten() {
-                println!("failed before: {address}: {error}");
-            }
         }
-        SwarmEvent::OutgoingConnectionError { error, .. } => println!("no answer: {error}"),
+        SwarmEvent::OutgoingConnectionError { error, .. } => match error {
+            DialError::Transport(errors) => print_failures(errors),
+            error => println!("{error}"),
+        },
         _ => {}
+    }
+}
+
+fn print_failures<'a>(
+    failures: impl IntoIterator<Item = &'a (Multiaddr, TransportError<io::Error>)>,
+) {
+    for (address, error) in failures {
+        let mut cause: &dyn Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        println!("failed at {address}: {cause}");
     }
 }

@@ -10,7 +10,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use libp2p::{PeerId, Swarm, swarm::SwarmEvent};
@@ -190,7 +190,8 @@ async fn what_a_crashed_writer_has_left_is_removed_at_the_next_start() {
     let leave = |name: &str, age| {
         let path = directory.path().join(name);
         let file = fs::File::create(&path).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - age).unwrap();
         path
     };
     let old = leave(".libp2p-rejoin-peers.json-abcdef", 2 * HOUR);
