@@ -22,7 +22,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks without loom's knowledge: data that only one thread uses, which has a lock only because the
+/// Locks without loom's knowledge: data that one thread uses, which has a lock only because the
 /// compiler requires `Sync`, or data that outlives a model. Nothing that loom schedules may happen
 /// while the lock is held.
 pub(crate) fn lock_unmodelled<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {

@@ -240,6 +240,54 @@ fn what_comes_behind_a_gap_is_moved_at_once() {
     assert_eq!(scene.network.waiting_tasks(), 0);
 }
 
+/// A read that ends where a piece ends leaves the piece nowhere, and a stream that was read so is
+/// read in order as before: a few pieces behind a gap stay in quinn-proto.
+#[test]
+fn messages_that_are_read_one_by_one_leave_nothing_behind() {
+    const MESSAGES: u64 = 2 * PILE;
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    let mut accepted = None;
+    let mut buf = [0; 4];
+    for message in 0..MESSAGES {
+        scene.say(&[Frame::stream(stream, 4 * message, b"ping")]);
+        let accepted = *accepted.get_or_insert_with(|| scene.accept_all()[0]);
+        let read = scene.victim.read(accepted, &mut buf).now_or_never();
+        assert_eq!((read, &buf), (Some(Ok(4)), b"ping"));
+    }
+    assert_nothing_is_left(&scene);
+
+    let accepted = accepted.unwrap();
+    let next = 4 * MESSAGES;
+    scene.say(&crumbs(stream, next + 1..next + 21));
+    let mut buf = [0; 100];
+    assert_eq!(scene.victim.read(accepted, &mut buf).now_or_never(), None);
+    assert_eq!(moved_pieces(&scene.victim), 0);
+    scene.say(&crumbs(stream, next..next + 1));
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(21)));
+    assert_nothing_is_left(&scene);
+}
+
+/// What is taken beyond what the application asks for is not lost.
+#[test]
+fn pieces_that_are_read_byte_by_byte_arrive_whole() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    let contents = payload(1, 5_000);
+    for (index, piece) in contents.chunks(1_000).enumerate() {
+        scene.say(&[Frame::stream(stream, 1_000 * index as u64, piece)]);
+    }
+    let accepted = scene.accept_all()[0];
+    let mut received = Vec::new();
+    let mut byte = [0];
+    while scene.victim.read(accepted, &mut byte).now_or_never() == Some(Ok(1)) {
+        received.push(byte[0]);
+    }
+    assert!(received == contents);
+    assert_nothing_is_left(&scene);
+}
+
 #[test]
 fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -561,6 +609,12 @@ pub(super) fn moved_pieces(peer: &Peer) -> u64 {
 /// The data that was received and not read.
 pub(super) fn holding(peer: &Peer) -> Holding {
     peer.with(|connection| connection.received().0)
+}
+
+/// Nothing but a datagram of the scene's own stream.
+fn assert_nothing_is_left(scene: &Scene) {
+    let left = holding(&scene.victim);
+    assert!(left.bytes == 0 && left.backlog <= DATAGRAM, "{left:?}");
 }
 
 pub(super) fn too_fragmented(scene: &Scene) -> u64 {

@@ -4,8 +4,12 @@ use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 use super::{
     backlog::{Arrival, Backlog},
-    reassembly::Reassembly,
+    reassembly::{PAGE_BYTES, Reassembly},
 };
+
+/// What is taken out of quinn-proto beyond what the application asks for, in bytes. The frames of a
+/// network's datagrams are smaller, so the rest of a piece is taken whole.
+const REST_BYTES: usize = PAGE_BYTES;
 
 /// The state of the receiving part of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +31,9 @@ pub(super) enum RecvState {
 /// pieces to sort whatever the peer sends, and keeps no datagram for long.
 ///
 /// quinn-proto hands out data in the order of the stream, or in any order. A stream is read in
-/// order until something behind a gap was taken; then in any order, for good. From then on
-/// quinn-proto knows what has arrived, and drops duplicates as they come.
+/// order until a pile behind a gap has to be taken; then in any order, for good. From then on
+/// quinn-proto knows what has arrived, and drops duplicates as they come. It pays for that with a
+/// search for each frame.
 #[derive(Default)]
 pub(super) struct ReceivePart {
     pub(super) state: RecvState,
@@ -138,7 +143,7 @@ impl ReceivePart {
         if taken.filled < buf.len() && self.state == RecvState::Open && self.backlog.is_news() {
             self.read_on(quic, id, buf, &mut taken);
             if self.is_behind_a_gap() {
-                let moved = self.drain(quic, id, most);
+                let moved = self.drain(quic, id, most, false);
                 taken.bytes += moved.bytes;
                 taken.transmit |= moved.transmit;
             }
@@ -149,8 +154,15 @@ impl ReceivePart {
         taken
     }
 
-    /// Takes up to `most` bytes out of quinn-proto.
-    pub(super) fn drain(&mut self, quic: &mut Connection, id: StreamId, most: usize) -> Taken {
+    /// Takes up to `most` bytes out of quinn-proto. A few pieces behind a gap stay there, unless
+    /// `everything` is to be taken.
+    pub(super) fn drain(
+        &mut self,
+        quic: &mut Connection,
+        id: StreamId,
+        most: usize,
+        everything: bool,
+    ) -> Taken {
         let mut taken = Taken::default();
         while self.state == RecvState::Open {
             let mut recv_stream = quic.recv_stream(id);
@@ -166,6 +178,10 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
+                    if !everything && !self.backlog.is_pile() {
+                        self.meet(End::Blocked);
+                        break;
+                    }
                     // All bytes in order were read. Otherwise quinn-proto would return them again
                     // and count them twice.
                     self.is_unordered = true;
@@ -221,7 +237,10 @@ impl ReceivePart {
         };
         while taken.filled < buf.len() {
             let wanted = buf.len() - taken.filled;
-            let (offset, bytes) = match next(&mut chunks, wanted) {
+            // A read often ends where a piece ends. Only a read that asks for more knows that the
+            // piece is gone.
+            let most = wanted + REST_BYTES;
+            let (offset, bytes) = match next(&mut chunks, most) {
                 Ok(chunk) => chunk,
                 Err(end) => {
                     self.meet(end);
@@ -229,15 +248,17 @@ impl ReceivePart {
                 }
             };
             taken.bytes += bytes.len() as u64;
-            self.took(bytes.len(), bytes.len() < wanted);
+            self.took(bytes.len(), bytes.len() < most);
             if offset != self.reassembly.next() {
                 // Chunks come by offset, so all later ones are behind this gap too.
                 self.reassembly.insert(offset, &bytes);
                 break;
             }
-            buf[taken.filled..][..bytes.len()].copy_from_slice(&bytes);
-            taken.filled += bytes.len();
-            self.reassembly.skip(bytes.len());
+            let (part, rest) = bytes.split_at(bytes.len().min(wanted));
+            buf[taken.filled..][..part.len()].copy_from_slice(part);
+            taken.filled += part.len();
+            self.reassembly.skip(part.len());
+            self.reassembly.insert(self.reassembly.next(), rest);
             taken.filled += self.reassembly.read(&mut buf[taken.filled..]);
         }
         // Here the peer gets credit for what the application reads. A slow reader stops its sender.

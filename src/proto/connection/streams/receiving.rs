@@ -357,7 +357,7 @@ impl Streams<'_> {
                 .max()
                 .filter(|&(held, _)| held > 0);
             match largest {
-                Some((_, id)) => self.drain(id),
+                Some((_, id)) => self.drain(id, true),
                 None => break,
             }
         }
@@ -368,7 +368,7 @@ impl Streams<'_> {
             .filter_map(|(&id, stream)| mem::take(&mut stream.receive.is_due).then_some(id))
             .collect();
         for id in due {
-            self.drain(id);
+            self.drain(id, false);
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
@@ -453,8 +453,9 @@ impl Streams<'_> {
         }
     }
 
-    /// Takes everything out of quinn-proto that it has of a stream.
-    fn drain(&mut self, id: StreamId) {
+    /// Takes out of quinn-proto what it has of a stream: `everything`, or all but a few pieces
+    /// behind a gap.
+    fn drain(&mut self, id: StreamId, everything: bool) {
         let mut pieces = 0;
         loop {
             let Some(stream) = self.streams.states.get_mut(&id) else {
@@ -463,7 +464,7 @@ impl Streams<'_> {
             let receiving = &mut self.streams.receiving;
             let step = receiving.window.step() as usize;
             let taken = receiving.change(id, &mut stream.receive, |part| {
-                part.drain(self.quic, id, step)
+                part.drain(self.quic, id, step, everything)
             });
             receiving.window.handed_out(taken.bytes);
             pieces += taken.pieces;
