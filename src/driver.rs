@@ -3,9 +3,9 @@
 mod connection;
 mod doorbell;
 mod drivers;
+mod flushes;
 mod idle;
 mod incoming;
-mod last_round;
 mod mailbox;
 mod outbound;
 mod reader;

@@ -246,10 +246,10 @@ impl Handle {
     /// Resolves when no connection is left: each peer was told of the close, has closed the
     /// connection itself, or was given up.
     ///
-    /// Use it at the end of a program, after closing all connections or dropping the Swarm. If
-    /// `main` returns earlier, the peers of the remaining connections are not told. The future
-    /// waits for connections whose streams are [still being
-    /// delivered](crate::ConfigBuilder::linger_timeout).
+    /// Use it at the end of a program, after closing all connections or dropping the Swarm. A
+    /// process that exits earlier may leave peers untold. The future waits for connections whose
+    /// streams are [still being delivered](crate::ConfigBuilder::linger_timeout), but not for the
+    /// last packets that wait for a socket that is not writable.
     ///
     /// # Cancellation safety
     ///

@@ -68,6 +68,8 @@ mod documents {
     struct Readme;
     #[doc = include_str!("../docs/switching.md")]
     struct Switching;
+    #[doc = include_str!("../docs/dialing.md")]
+    struct Dialing;
 }
 
 mod address;

@@ -49,9 +49,12 @@ use crate::{
 /// Removing a listener stops accepting connections but leaves established connections alone.
 /// Connections also outlive the transport.
 ///
-/// Dropping the transport on a thread that runs no task of a multi-threaded runtime blocks until
-/// the peers of closed connections are told: usually for 0.2 to 0.4 ms, and at most for 100 ms. So
-/// they are notified although the process ends right after that.
+/// When the transport is dropped outside of tasks while a multi-threaded runtime serves it, the
+/// drop blocks until the peers of connections that were closed before are told, but at most for
+/// 100 ms. It takes 0.2 to 0.4 ms, and a round trip more if the peer has to acknowledge data of
+/// closed streams first. So those peers are told although the process ends right after that. A
+/// Swarm drops its transport before its connections, and there may be more of them than can be told
+/// in this time: for both there is [`Handle::shutdown`](crate::Handle::shutdown).
 ///
 /// [`listen_on`](transport::Transport::listen_on) and the polling of dials need a tokio runtime
 /// with time and I/O enabled around them.
@@ -430,6 +433,9 @@ const MAX_CANDIDATES: usize = 64;
 impl Drop for Transport {
     fn drop(&mut self) {
         self.close_listeners(|_| true, || Ok(()));
+        // Their peers are told as well.
+        self.candidates.clear();
+        self.use_guard.drivers().flush();
     }
 }
 

@@ -5,10 +5,8 @@
 mod support;
 
 use std::{
-    env,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    process::{Command, exit},
     time::Duration,
 };
 
@@ -143,38 +141,4 @@ fn whoever_waits_to_be_accepted_is_refused_when_the_runtime_ends() {
     drop(near);
     let dialled = far.block_on(bounded(dial)).unwrap();
     assert_eq!(handshake_error(dialled), HandshakeError::Refused);
-}
-
-/// Where the process that ends finds the listener.
-const LISTENER: &str = "LISTENER_OF_A_PROCESS_THAT_ENDS";
-
-/// Nothing of ours runs after `exit`, and the runtime's threads may not have run yet.
-#[test]
-fn what_was_closed_is_known_to_the_peer_although_the_process_ends_at_once() {
-    if let Ok(addr) = env::var(LISTENER) {
-        runtime().block_on(bounded(async {
-            let mut dialer = Node::new();
-            let (_, dialled) = dialer.dial(&addr.parse().unwrap()).await.unwrap();
-            // Until the drivers sleep.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            drop((dialled, dialer));
-            exit(0)
-        }));
-    }
-    let mut far = Far::new();
-    for _ in 0..10 {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "--nocapture"])
-            .arg("what_was_closed_is_known_to_the_peer_although_the_process_ends_at_once")
-            .env(LISTENER, far.addr.to_string())
-            .spawn()
-            .unwrap();
-        let (_, mut accepted) = far.runtime.block_on(bounded(far.node.accept()));
-        let end = far.end_of(&mut accepted);
-        assert!(
-            matches!(end, ConnectionError::ClosedByPeer { .. }),
-            "{end:?}"
-        );
-        assert!(child.wait().unwrap().success());
-    }
 }

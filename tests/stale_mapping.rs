@@ -13,8 +13,10 @@ use support::{
     cables::{Near, at_near},
     node::{Node, handshake_error, socket_addr, until},
     streams::ask,
+    trace::Traced,
 };
 use tokio::time::sleep;
+use tracing::level_filters::LevelFilter;
 
 /// Handshake timeout: enough for a slow machine, and longer than the first port is tried.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -53,6 +55,7 @@ impl Lost {
 fn dial_leaves_from_another_port_after_two_that_were_silent() {
     for lost in [Lost::Ours, Lost::Answers] {
         or_skip(at_near(async move |near: Near| {
+            let traced = Traced::up_to(LevelFilter::DEBUG);
             let (mut node, port) = listening().await;
             lost.begin(&near, port);
             for _ in 0..2 {
@@ -74,6 +77,8 @@ fn dial_leaves_from_another_port_after_two_that_were_silent() {
                 drop(connection);
                 until(|| node.stats().registry.connections == 0).await;
             }
+            let again = "the dial begins again from another port";
+            assert_eq!(traced.reasons(again), ["heard_nothing"]);
             // Other hosts are still dialled from the listener's port.
             let (_, _connection) = node.dial(&near.far[1]).await.unwrap();
             assert_eq!(node.stats().connections[0].local_addr.port(), port);

@@ -55,6 +55,13 @@ async fn each_connection_has_a_span_on_each_side() {
             .iter()
             .filter(|event| event.target.starts_with("quinn_proto"));
         assert!(theirs.any(|event| event.side() == Some("dialer")));
+        let begun = traced.events("the connection begins");
+        assert_eq!(sides(&begun), ["dialer", "dialer", "listener", "listener"]);
+        assert!(
+            begun
+                .iter()
+                .all(|event| !event.field("local_addr").is_empty())
+        );
         assert_eq!(
             sides(&traced.events("the peer is authenticated")),
             ["dialer", "dialer", "listener", "listener"]
@@ -219,45 +226,105 @@ async fn moves_and_changes_of_the_mtu_are_traced() {
     .await;
 }
 
-/// The largest receive buffer that the kernel grants, in bytes.
-#[cfg(target_os = "linux")]
-fn most_granted() -> usize {
-    let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
-    most.trim().parse().unwrap()
+#[tokio::test]
+async fn datagrams_that_are_too_large_are_traced_together() {
+    const LARGEST: usize = 1472;
+
+    let traced = Traced::up_to(LevelFilter::TRACE);
+    bounded(async {
+        let mut node = Node::with(|config| config.max_mtu_bytes(LARGEST as u16));
+        let addr = socket_addr(&node.listen().await);
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        stranger.send_to(&[0x40; LARGEST + 1], addr).unwrap();
+        until(|| node.stats().registry.oversized == 1).await;
+        let dropped = traced.events("dropped datagrams");
+        assert_eq!(reasons(&dropped), ["oversized"]);
+        assert_eq!(dropped[0].level, Level::TRACE);
+        assert_eq!(dropped[0].field("count"), "1");
+    })
+    .await;
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn buffers_that_the_kernel_does_not_grant_are_told_of_once_for_each_listener() {
-    const MOST: usize = 1024 * 1024 * 1024;
-    const LEAST: usize = 64 * 1024;
+mod system {
+    use support::{
+        sandbox::{self, Forbidden},
+        sockets::shut_down,
+        visit::block_on,
+    };
 
-    let most = most_granted();
-    if !(LEAST..MOST).contains(&most) {
-        println!("skipped: the kernel grants every size");
-        return;
+    use super::*;
+
+    #[tokio::test]
+    async fn failure_of_a_socket_and_its_replacement_are_traced() {
+        let traced = Traced::up_to(LevelFilter::DEBUG);
+        bounded(async {
+            let (mut dialer, mut listener) = (Node::new(), Node::new());
+            let (mut dialled, accepted) = connect(&mut dialer, &mut listener).await;
+            let _echo = tokio::spawn(support::node::echo(accepted));
+            let handle = dialer.transport.handle();
+            let before = handle.stats().connections[0].local_addr.port();
+            assert_eq!(shut_down(before, 1), 1);
+            ask(&mut dialled).await;
+            until(|| handle.stats().transport.sockets_rebound == 2).await;
+            let failed = traced.events("a socket has failed");
+            assert_eq!(failed[0].level, Level::WARN);
+            assert_eq!(port(&failed[0], "addr"), before);
+            let after = handle.stats().connections[0].local_addr.port();
+            let replaced = traced.events("replaced a socket");
+            assert_eq!(reasons(&replaced), ["failed"]);
+            assert_eq!(port(&replaced[0], "from"), before);
+            assert_eq!(port(&replaced[0], "to"), after);
+            let bound = traced.events("bound a socket again");
+            assert_eq!(reasons(&bound), ["failed"]);
+            assert_eq!(port(&bound[0], "addr"), before);
+        })
+        .await;
     }
-    let traced = Traced::up_to(LevelFilter::WARN);
-    let asking = |receive| Node::with(move |config| config.socket_buffer_bytes(receive, LEAST));
-    bounded(async {
-        asking(most).listen().await;
-        assert!(traced.all_events().is_empty());
-        let mut node = asking(most + 1);
-        let addr = node.listen().await;
-        node.listen().await;
-        let warned = traced.all_events();
-        assert_eq!(warned.len(), 2);
-        assert_eq!(warned[0].level, Level::WARN);
-        for (field, value) in [
-            ("addr", socket_addr(&addr).to_string()),
-            ("asked", (most + 1).to_string()),
-            ("granted", most.to_string()),
-            ("sysctl", "net.core.rmem_max".to_owned()),
-        ] {
-            assert_eq!(warned[0].field(field), value);
-        }
-    })
-    .await;
+
+    #[test]
+    fn socket_that_cannot_receive_says_so() {
+        in_sandbox(Forbidden::Receiving, async |traced| {
+            let mut node = Node::new();
+            // Announcing the address needs no datagram.
+            let addr = socket_addr(&node.listen().await);
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            stranger.send_to(&[0x40; 30], addr).unwrap();
+            until(|| node.stats().transport.receive_errors > 0).await;
+            let failed = traced.events("could not receive");
+            assert_eq!(failed[0].level, Level::DEBUG);
+            assert_eq!(failed[0].field("addr"), addr.to_string());
+            assert!(!failed[0].field("error").is_empty());
+        });
+    }
+
+    #[test]
+    fn shards_that_have_to_share_a_socket_say_so() {
+        in_sandbox(Forbidden::Steering, async |traced| {
+            let mut node = Node::with(|config| config.shards(2));
+            node.listen().await;
+            assert_eq!(node.stats().transport.sockets, 1);
+            let shared = traced.events("one socket has to do for all shards");
+            assert_eq!(shared.len(), 1);
+            assert_eq!(shared[0].level, Level::DEBUG);
+            assert!(!shared[0].field("error").is_empty());
+        });
+    }
+
+    /// Runs a test on a thread of its own, because a thread cannot leave a sandbox.
+    fn in_sandbox(forbidden: Forbidden, test: impl AsyncFnOnce(&Traced) + Send + 'static) {
+        let inside = std::thread::spawn(move || {
+            let traced = Traced::up_to(LevelFilter::DEBUG);
+            sandbox::enter(&[forbidden]);
+            block_on(bounded(test(&traced)));
+        });
+        inside.join().unwrap();
+    }
+
+    fn port(event: &TracedEvent, field: &str) -> u16 {
+        let addr: std::net::SocketAddr = event.field(field).parse().unwrap();
+        addr.port()
+    }
 }
 
 fn reasons(events: &[TracedEvent]) -> Vec<&str> {

@@ -120,10 +120,10 @@ impl Behaviour {
         book.snapshot()
     }
 
-    /// Whether the file of the configuration has been read, or there is none. Before that, do not
-    /// replace it with a [`snapshot`](Self::snapshot).
+    /// Whether the file of the configuration has been read, or there is none that could be. Before
+    /// that, do not replace it with a [`snapshot`](Self::snapshot).
     pub fn is_loaded(&self) -> bool {
-        !self.is_loading()
+        self.file.as_ref().is_none_or(SnapshotFile::is_known)
     }
 
     /// Adds the peers of `snapshot`, as reached less recently than those that are remembered now.
@@ -319,7 +319,7 @@ impl Behaviour {
                 }
             }
             let Some(file) = &mut self.file else { return };
-            let Poll::Ready(done) = file.poll(cx) else {
+            let Poll::Ready(done) = file.poll(cx, now) else {
                 return;
             };
             let event = match done {

@@ -11,7 +11,8 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Seconds since 1970. They are only told to the user, so that a clock that goes back does no harm.
+/// Seconds since 1970, by a clock that may be wrong or go back. They are told to the user, and
+/// compared with the times of temporary files.
 #[expect(
     clippy::disallowed_methods,
     reason = "time is an argument everywhere else"

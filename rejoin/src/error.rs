@@ -41,6 +41,10 @@ pub enum LoadError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SaveError {
+    /// The file could not be read so far, so it is not replaced. It may have more peers than are
+    /// remembered now.
+    #[error("not replacing a file of peers that could not be read")]
+    Unread(#[source] LoadError),
     /// The system gave no thread to write the file with.
     #[error("no thread for writing the file of peers")]
     Thread(#[source] io::Error),
@@ -52,6 +56,12 @@ pub enum SaveError {
 impl LoadError {
     /// There is no file, as at the first start.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Read(error) if error.kind() == io::ErrorKind::NotFound)
+        use io::ErrorKind::{NotADirectory, NotFound};
+        matches!(self, Self::Read(error) if matches!(error.kind(), NotADirectory | NotFound))
+    }
+
+    /// The file may have peers, and may be read later.
+    pub(crate) fn may_pass(&self) -> bool {
+        !self.is_not_found() && !matches!(self, Self::Parse(_))
     }
 }

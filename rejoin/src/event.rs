@@ -9,13 +9,16 @@ pub enum Event {
     /// The remembered peers are not enough, so bootstrap addresses are dialled as well. Comes once
     /// until the target is reached.
     Bootstrapping,
-    /// The file has been read. Comes once, with no peers if there was no file.
+    /// The file has been read. Comes at most once, with no peers if there was no file.
     Loaded {
         /// How many peers are remembered now.
         peers: usize,
     },
-    /// The file could not be used. The node joins by bootstrap addresses, and replaces the file as
-    /// soon as there is something to remember.
+    /// The file could not be used. The node joins by bootstrap addresses.
+    ///
+    /// With [`LoadError::Parse`], it replaces the file as soon as there is something to remember.
+    /// With the others, it reads the file again before it writes to it, and after the interval
+    /// between two saves.
     LoadFailed(LoadError),
     /// The file has been written.
     Saved {

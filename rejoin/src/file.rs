@@ -13,8 +13,9 @@ use futures::{FutureExt, channel::oneshot};
 use web_time::Instant;
 
 use crate::{
+    clock,
     error::{LoadError, SaveError},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, remove_leftovers},
 };
 
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub(crate) struct SnapshotFile {
     interval: Duration,
     /// At most one thread at a time. Nothing is written before the file has been read.
     job: Job,
+    /// The file has been read, or has nothing that could be. Otherwise it is not replaced: a disk
+    /// or a permission may have failed for a moment.
+    known: bool,
     /// The thread that writes. Dropping this waits for it, so that an older list never replaces one
     /// that is saved after that.
     writer: Option<thread::JoinHandle<()>>,
@@ -56,6 +60,7 @@ impl SnapshotFile {
             path,
             interval,
             job: Job::Unread,
+            known: false,
             writer: None,
             written: None,
             asked: false,
@@ -63,8 +68,13 @@ impl SnapshotFile {
         }
     }
 
+    /// Whether it is being read for the first time.
     pub(crate) fn is_loading(&self) -> bool {
-        matches!(self.job, Job::Unread | Job::Load(_))
+        self.written.is_none() && matches!(self.job, Job::Unread | Job::Load(_))
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
     }
 
     pub(crate) fn ask(&mut self) {
@@ -84,7 +94,12 @@ impl SnapshotFile {
         }
     }
 
+    /// Writes `snapshot`, or reads the file first if it is not known.
     pub(crate) fn write(&mut self, snapshot: Snapshot, now: Instant) {
+        if !self.known {
+            self.job = Job::Load(self.load());
+            return;
+        }
         self.asked = false;
         self.dirty = false;
         self.written = Some(now);
@@ -96,15 +111,15 @@ impl SnapshotFile {
     }
 
     /// Begins to read the file if that has not been done, and tells what a thread has done.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
         if let Job::Unread = self.job {
-            let (receiver, _) = run(&self.path, LoadError::Thread, Snapshot::load);
-            self.job = Job::Load(receiver);
+            self.job = Job::Load(self.load());
         }
         let done = match &mut self.job {
             Job::Load(job) => {
                 let result = ready!(job.poll_unpin(cx));
-                Done::Loaded(result.unwrap_or_else(|_| Err(LoadError::Thread(gone()))))
+                let result = result.unwrap_or_else(|_| Err(LoadError::Thread(gone())));
+                self.loaded(result, now)
             }
             Job::Save(job) => {
                 let result = ready!(job.poll_unpin(cx));
@@ -117,6 +132,34 @@ impl SnapshotFile {
         };
         self.job = Job::None;
         Poll::Ready(done)
+    }
+}
+
+impl SnapshotFile {
+    fn load(&self) -> oneshot::Receiver<Result<Snapshot, LoadError>> {
+        let (receiver, _) = run(&self.path, LoadError::Thread, |path| {
+            remove_leftovers(path, clock::unix_seconds());
+            Snapshot::load(path)
+        });
+        receiver
+    }
+
+    fn loaded(&mut self, result: Result<Snapshot, LoadError>, now: Instant) -> Done {
+        match result {
+            Err(error) if error.may_pass() => {
+                // It is read again when it would be written, at the latest after the interval.
+                self.dirty = true;
+                if self.written.replace(now).is_none() {
+                    return Done::Loaded(Err(error));
+                }
+                self.asked = false;
+                Done::Saved(Err(SaveError::Unread(error)))
+            }
+            result => {
+                self.known = true;
+                Done::Loaded(result)
+            }
+        }
     }
 }
 

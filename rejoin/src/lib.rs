@@ -94,13 +94,21 @@
 //!   the reason is ours, and may pass. [`Behaviour::forget`] removes it.
 //! - If the list is full, the peer goes that was reached least recently and is not connected.
 //!
+//! A restart ends all rests, because what kept a peer from answering may be over, and the time that
+//! has passed is not known without trusting the clock of the host. Failures are in the snapshot: a
+//! peer that has any is dialled after those that have none, and one more counts as before.
+//!
 //! # The file
 //!
 //! A thread reads and writes it, so the Swarm does not wait for the disk. It is replaced as a
 //! whole. Of several processes with the same file, the last to write wins. A file that is torn, too
 //! large or otherwise unusable is reported as [`Event::LoadFailed`], and a disk that cannot be
-//! written as [`Event::SaveFailed`]; the node goes on with what it knows. No decision depends on
-//! the clock of the host, which may be wrong or go back.
+//! written as [`Event::SaveFailed`]; the node goes on with what it knows. A file that the system
+//! refuses to read is not replaced: it is read again before each write, and its peers are kept.
+//!
+//! A writer that crashes may leave a new file beside it, `.libp2p-rejoin-…`. The next start removes
+//! those that are older than an hour. No other decision depends on the clock of the host, which may
+//! be wrong or go back.
 //!
 //! # What it does not protect from
 //!

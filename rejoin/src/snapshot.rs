@@ -1,10 +1,11 @@
 //! The remembered peers outside of a behaviour, and their format.
 
 use std::{
-    fs::File,
+    ffi::OsString,
+    fs::{self, File},
     io::{self, Read, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use libp2p_core::Multiaddr;
@@ -136,11 +137,8 @@ impl Snapshot {
     }
 
     fn replace(&self, path: &Path) -> io::Result<()> {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut file = NamedTempFile::with_prefix_in(".libp2p-rejoin-", directory)?;
+        let directory = directory_of(path);
+        let mut file = NamedTempFile::with_prefix_in(prefix_of(path), directory)?;
         file.write_all(&self.to_json())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -150,6 +148,54 @@ impl Snapshot {
         let _ = File::open(directory).and_then(|directory| directory.sync_all());
         Ok(())
     }
+}
+
+/// Removes the new files of writers that have crashed before they replaced the file at `path`.
+///
+/// Those of the last hour stay: another process may be writing one. A clock that is wrong may keep
+/// them longer, or make a writer try again.
+pub(crate) fn remove_leftovers(path: &Path, unix_seconds: u64) {
+    const WRITTEN_BY_THEN: Duration = Duration::from_secs(60 * 60);
+
+    let Ok(entries) = fs::read_dir(directory_of(path)) else {
+        return;
+    };
+    let prefix = prefix_of(path);
+    let newest = UNIX_EPOCH + Duration::from_secs(unix_seconds).saturating_sub(WRITTEN_BY_THEN);
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_ours = name
+            .as_encoded_bytes()
+            .strip_prefix(prefix.as_encoded_bytes())
+            .is_some_and(|random| random.len() == RANDOM);
+        let is_old = || {
+            let metadata = entry.metadata().ok()?;
+            Some(metadata.is_file() && metadata.modified().ok()? < newest)
+        };
+        if is_ours && is_old() == Some(true) {
+            // The next start tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The bytes that `tempfile` adds to a prefix. They tell the files of `peers` from those of
+/// `peers-2`.
+const RANDOM: usize = 6;
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// How the names of the new files begin that take the place of the one at `path`.
+fn prefix_of(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".libp2p-rejoin-");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push("-");
+    prefix
 }
 
 impl RememberedPeer {
@@ -263,6 +309,22 @@ mod tests {
             let snapshot = snapshot(peers);
             assert_eq!(Snapshot::from_json(&snapshot.to_json()).unwrap(), snapshot);
         }
+    }
+
+    #[test]
+    fn what_a_crashed_writer_has_left_is_removed_after_an_hour() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let leave = |name: &str| {
+            let file = NamedTempFile::with_prefix_in(prefix_of(&path(name)), directory.path());
+            file.unwrap().keep().unwrap().1
+        };
+        let [left, other, longer] = ["peers", "friends", "peers-2"].map(leave);
+        let now = crate::clock::unix_seconds();
+        remove_leftovers(&path("peers"), now);
+        assert!(left.exists(), "its writer may still be there");
+        remove_leftovers(&path("peers"), now + 2 * 60 * 60);
+        assert!(!left.exists() && other.exists() && longer.exists());
     }
 
     #[test]

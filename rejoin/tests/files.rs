@@ -10,11 +10,14 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use libp2p::{PeerId, Swarm, swarm::SwarmEvent};
 use libp2p_rejoin::{Behaviour, Event, LoadError, ParseError, SaveError, Snapshot};
 use support::*;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 async fn event(swarm: &mut Swarm<Behaviour>, wanted: fn(&Event) -> bool) -> Event {
     until(swarm, |event| match event {
@@ -134,6 +137,69 @@ async fn a_node_survives_a_file_of_10_gb() {
     };
     assert_eq!(max_bytes, 1 << 20);
     target_reached(&mut node).await;
+}
+
+/// As root, permissions keep nobody from reading. A directory in the place of the file does.
+#[tokio::test]
+async fn a_file_that_could_not_be_read_is_not_replaced_and_its_peers_are_kept() {
+    let (directory, path) = path();
+    let aside = directory.path().join("aside");
+    let old = PeerId::random();
+    let remembered = snapshot_of([(old, "/memory/1".parse().unwrap())]);
+    remembered.save(&aside).unwrap();
+    fs::create_dir(&path).unwrap();
+
+    let live = live(Over::Memory).await;
+    let mut node = node(
+        Over::Memory,
+        config(1).with_bootstrap([live.address]).with_file(&path),
+    );
+    let event = loaded(&mut node).await;
+    assert!(
+        matches!(event, Event::LoadFailed(LoadError::Read(_))),
+        "{event:?}"
+    );
+    target_reached(&mut node).await;
+    node.behaviour_mut().save();
+    let event = saved(&mut node).await;
+    assert!(
+        matches!(
+            event,
+            Event::SaveFailed(SaveError::Unread(LoadError::Read(_)))
+        ),
+        "{event:?}"
+    );
+    assert!(!node.behaviour().is_loaded());
+
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    node.behaviour_mut().save();
+    let event = loaded(&mut node).await;
+    assert!(matches!(event, Event::Loaded { .. }), "{event:?}");
+    let event = saved(&mut node).await;
+    assert!(matches!(event, Event::Saved { peers: 2 }), "{event:?}");
+    assert!(node.behaviour().is_loaded());
+    let snapshot = Snapshot::load(&path).unwrap();
+    let peers: Vec<_> = snapshot.peers().iter().map(|it| *it.peer_id()).collect();
+    assert_eq!(peers, [live.peer, old]);
+}
+
+#[tokio::test]
+async fn what_a_crashed_writer_has_left_is_removed_at_the_next_start() {
+    let (directory, path) = path();
+    let leave = |name: &str, age| {
+        let path = directory.path().join(name);
+        let file = fs::File::create(&path).unwrap();
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - age).unwrap();
+        path
+    };
+    let old = leave(".libp2p-rejoin-peers.json-abcdef", 2 * HOUR);
+    let young = leave(".libp2p-rejoin-peers.json-ghijkl", HOUR / 2);
+    let mut node = node(Over::Memory, config(0).with_file(&path));
+    loaded(&mut node).await;
+    assert!(!old.exists());
+    assert!(young.exists(), "another process may be writing it");
 }
 
 #[cfg(target_os = "linux")]

@@ -678,29 +678,38 @@ fn at_least_one(name: &'static str, count: usize) -> Result<usize, ConfigError> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
-    /// The setters of the builder, by the text of this file.
-    fn setters() -> BTreeSet<&'static str> {
+    /// The setters of the builder and the types that they take, by the text of this file.
+    fn setters() -> BTreeMap<&'static str, String> {
         let lines = include_str!("builder.rs").lines();
         let setters = lines.filter_map(|line| line.strip_prefix("    pub fn "));
-        let setters = setters.filter_map(|rest| rest.split_once("(mut self"));
-        setters.map(|(name, _)| name).collect()
+        let setters = setters.filter_map(|rest| rest.split_once("(mut self, "));
+        let setters = setters.filter_map(|(name, rest)| Some((name, rest.split_once(") -> ")?.0)));
+        setters
+            .map(|(name, arguments)| {
+                let arguments = arguments.split(", ");
+                let types = arguments.filter_map(|argument| argument.split_once(": "));
+                let types: Vec<_> = types.map(|(_, of)| of).collect();
+                (name, types.join(", "))
+            })
+            .collect()
     }
 
     #[test]
-    fn every_setter_has_a_row_in_the_documentation_and_no_other_row_is_there() {
+    fn every_setter_has_a_row_with_its_type_in_the_documentation_and_no_other_row_is_there() {
         let rows = include_str!("../../docs/configuration.md").lines();
-        let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-        let rows: BTreeSet<_> = rows.map(|(name, _)| name).collect();
-        assert!(rows.contains("idle_timeout"));
+        let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"));
+        let rows = rows.filter_map(|(name, rest)| Some((name, rest.split_once("` |")?.0)));
+        let rows: BTreeMap<_, _> = rows.map(|(name, of)| (name, of.to_owned())).collect();
+        assert_eq!(rows["socket_buffer_bytes"], "usize, usize");
         assert_eq!(rows, setters());
     }
 
     #[test]
     fn every_setter_is_called_by_the_fuzz_target() {
         let target = include_str!("../fuzzing/config.rs");
-        for name in setters() {
+        for name in setters().into_keys() {
             assert!(target.contains(&format!("builder.{name}(")), "{name}");
         }
     }

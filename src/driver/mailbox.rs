@@ -15,7 +15,7 @@ use quinn_proto::VarInt;
 
 use super::{
     doorbell::Doorbell,
-    last_round::LastRound,
+    flushes::{Flush, Flushes},
     requests::{Dropped, Request, Requests},
     socket_group::SocketGroup,
 };
@@ -40,7 +40,7 @@ pub(super) const MAX_UNREACHABLE: usize = 64;
 pub(crate) struct Mailbox {
     inside: Mutex<Inside>,
     doorbell: Arc<Doorbell>,
-    last_round: LastRound,
+    flushes: Flushes,
     /// Whether the driver is to be told about unmatched datagrams.
     wants_unmatched: AtomicBool,
 }
@@ -79,6 +79,8 @@ pub(super) struct Mail {
     pub(super) sockets: Vec<(Arc<UdpSocket>, Weak<SocketGroup>)>,
     /// Some sockets have got a successor.
     pub(super) given_up: bool,
+    /// The last flush that was asked for.
+    pub(super) flush: Option<Flush>,
     /// The transport was dropped: stop once nothing is left to drive.
     pub(super) transport_dropped: bool,
     /// Close all connections.
@@ -135,8 +137,15 @@ impl Mailbox {
         &self.doorbell
     }
 
-    pub(super) fn last_round(&self) -> &LastRound {
-        &self.last_round
+    pub(super) fn flushes(&self) -> &Flushes {
+        &self.flushes
+    }
+
+    /// Asks the driver to note when it has sent what its connections have to send now.
+    pub(super) fn ask_for_flush(&self) -> Flush {
+        let flush = self.flushes.ask();
+        self.post(|inside| inside.mail.flush = Some(flush));
+        flush
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
@@ -326,7 +335,7 @@ impl Mailbox {
 
     /// Accepts requests for a new driver from now on.
     pub(super) fn revive(&self) {
-        self.last_round.reset();
+        self.flushes.begin_again();
         let mut inside = lock(&self.inside);
         let next = Inside {
             is_shut_down: inside.is_shut_down,

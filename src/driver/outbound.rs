@@ -69,6 +69,11 @@ impl Outbound {
         }
     }
 
+    /// Whether no batch waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deferred.is_empty()
+    }
+
     /// Sends the batches that waited. Ready when a connection that had to wait may send again.
     pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.deferred.is_empty() {
@@ -299,8 +304,10 @@ mod tests {
     use std::task::Waker;
 
     use proto::Outbound as _;
+    use tracing::level_filters::LevelFilter;
 
     use super::*;
+    use crate::trace::collected::Traced;
 
     const BUSY: [u8; 4] = [127, 0, 0, 2];
     const FREE: [u8; 4] = [127, 0, 0, 3];
@@ -400,6 +407,7 @@ mod tests {
 
     #[tokio::test]
     async fn batches_are_kept_for_so_many_hosts_only() {
+        let traced = Traced::up_to(LevelFilter::TRACE);
         let mut outbound = Outbound::new(0);
         let socket = SocketGroup::unread();
         for host in 0..=MAX_BUSY_HOSTS {
@@ -408,6 +416,8 @@ mod tests {
         }
         assert_eq!(outbound.deferred.len(), MAX_BUSY_HOSTS);
         assert_eq!(outbound.take_counts().send_errors, 1);
+        let dropped = "dropped a batch, because too many wait";
+        assert_eq!(traced.reasons(dropped), ["send_errors"]);
     }
 
     /// A batch for a host behind a busy interface.

@@ -238,7 +238,10 @@ const MAX_TRIES: usize = 4;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 mod tests {
+    use tracing::level_filters::LevelFilter;
+
     use super::*;
+    use crate::trace::collected::Traced;
 
     #[tokio::test(start_paused = true)]
     async fn host_to_which_segmentation_has_failed_gets_single_datagrams_for_a_while() {
@@ -256,6 +259,31 @@ mod tests {
         tokio::time::advance(MOMENT).await;
         assert_eq!(sender.max_segments(&socket, host), most);
         assert_eq!(sender.take_counts().segmentation_fallbacks, 1);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_sent_is_traced_with_the_error() {
+        let traced = Traced::up_to(LevelFilter::TRACE);
+        let mut sender = Sender::new(0);
+        let socket = SocketGroup::unread();
+        sender.io(&socket).unwrap().writable().await;
+        // An IPv4 socket reaches no IPv6 address.
+        let transmit = Transmit {
+            destination: "[::1]:7".parse().unwrap(),
+            ecn: None,
+            size: 1,
+            segment_size: None,
+            src_ip: None,
+        };
+        assert_eq!(sender.send(&socket, &transmit, &[7]), Outcome::Done);
+        let failed = traced.events("could not send");
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0].field("destination"), "[::1]:7");
+        assert!(
+            ["error", "fault"]
+                .iter()
+                .all(|field| !failed[0].field(field).is_empty())
+        );
     }
 
     /// Hosts without a listener, and forgers of their answers, do not make us lose datagrams.

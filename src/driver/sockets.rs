@@ -3,6 +3,7 @@
 mod for_dials;
 mod kept;
 mod replacing;
+mod small_buffers;
 
 use std::{
     collections::VecDeque,
@@ -21,7 +22,7 @@ use super::{
     socket_group::SocketGroup,
 };
 use crate::{
-    net::{BufferSizes, Shortfall, UdpSocket, bind_steered, task::Runtime},
+    net::{BufferSizes, UdpSocket, bind_steered, task::Runtime},
     sync::{Mutex, lock},
 };
 
@@ -36,8 +37,6 @@ pub(crate) struct Sockets {
     /// The generation of the drivers. Nobody reads a socket of an earlier generation.
     generation: AtomicU64,
     open: Arc<AtomicUsize>,
-    /// Whether it was said of a socket that only dials that its buffers are smaller than asked for.
-    has_warned: AtomicBool,
     rebound: AtomicU64,
     next_reader: AtomicUsize,
     dialling: Mutex<Dialling>,
@@ -66,7 +65,6 @@ impl Sockets {
             runtime: Mutex::default(),
             generation: AtomicU64::new(0),
             open: Arc::default(),
-            has_warned: AtomicBool::new(false),
             rebound: AtomicU64::new(0),
             next_reader: AtomicUsize::new(0),
             dialling: Mutex::default(),
@@ -190,34 +188,9 @@ impl Sockets {
             doorbells.map(Arc::clone).collect(),
             Arc::clone(&self.open),
         ));
-        self.warn_of_small_buffers(&socket, listening);
+        small_buffers::report(self.buffers, socket.buffer_sizes(), socket.local_addr());
         self.read(&socket, &ios)?;
         Ok(socket)
-    }
-
-    /// Says so if the kernel has granted smaller buffers than it was asked for: once for each
-    /// listener, and once for all sockets that only dial, because each dial may open one.
-    fn warn_of_small_buffers(&self, socket: &SocketGroup, listening: bool) {
-        let mut shortfalls = self.buffers.shortfalls(socket.buffer_sizes()).peekable();
-        let has_any = shortfalls.peek().is_some();
-        if has_any && !listening && self.has_warned.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        for shortfall in shortfalls {
-            let Shortfall {
-                asked,
-                granted,
-                sysctl,
-            } = shortfall;
-            let addr = socket.local_addr();
-            tracing::warn!(
-                sysctl,
-                asked,
-                granted,
-                %addr,
-                "the kernel grants less socket buffer than asked for, so bursts may be lost"
-            );
-        }
     }
 
     /// The number of open UDP sockets.

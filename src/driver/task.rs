@@ -21,6 +21,7 @@ pub(super) use self::{
     requests::{HANDSHAKES_PER_ROUND, REQUESTS_PER_ROUND},
 };
 use super::{
+    flushes::Flush,
     idle::Idle,
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{CloseAll, Mailbox, read_socket},
@@ -71,8 +72,8 @@ pub(super) struct Driver {
     settings: ReceiveSettings,
     /// The transport was dropped: the driver stops once nothing is left to drive.
     transport_dropped: bool,
-    /// Since then a round has ended with nothing left to send.
-    has_told_all: bool,
+    /// A flush that is not done.
+    flush: Option<Flush>,
     /// The application has shut the transport down.
     is_shut_down: bool,
     /// Whether `poll` is running. If it still is when the driver is dropped, `poll` has panicked.
@@ -104,7 +105,7 @@ impl Driver {
             shared,
             settings,
             transport_dropped: false,
-            has_told_all: false,
+            flush: None,
             is_shut_down: false,
             is_running: false,
         }
@@ -170,8 +171,11 @@ impl Driver {
             }
             return Poll::Pending;
         }
-        if self.transport_dropped && !mem::replace(&mut self.has_told_all, true) {
-            self.mailbox().last_round().note_done();
+        if let Some(flush) = self.flush
+            && self.has_sent_all()
+        {
+            self.flush = None;
+            self.mailbox().flushes().note_done(flush);
         }
         if self.transport_dropped && self.shard.is_empty() && self.readers.is_empty() {
             return Poll::Ready(());
@@ -185,6 +189,7 @@ impl Driver {
         let mut turns = mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
         self.transport_dropped |= mail.transport_dropped;
+        self.flush = mail.flush.or(self.flush);
         if let Some(close_all) = mail.close_all {
             self.close_connections(&close_all);
         }
@@ -284,6 +289,12 @@ impl Driver {
         }
     }
 
+    /// Whether nothing waits to be sent, also not for a socket, nor for the acknowledgement after
+    /// which a connection is closed.
+    fn has_sent_all(&self) -> bool {
+        self.shard.has_sent_all() && self.outbound.is_empty()
+    }
+
     fn post_totals(&mut self) {
         self.shard.totals().transport += self.outbound.take_counts();
         self.shard.post_totals();
@@ -334,13 +345,14 @@ impl Drop for Driver {
                 let _ = read_socket(&self.shared.mailboxes, 0, &socket, reader.io());
             }
         }
+        // Before another driver can begin, whose flushes are its own.
+        self.mailbox().flushes().note_over();
         // After a panic no new driver replaces this one, because it would panic again.
         if !has_panicked {
             self.mailbox().mark_gone();
         }
         self.shared.idle.wake();
         self.shared.incoming.wake();
-        self.mailbox().last_round().note_done();
     }
 }
 

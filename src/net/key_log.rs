@@ -100,7 +100,10 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use std::fs;
 
+    use tracing::level_filters::LevelFilter;
+
     use super::*;
+    use crate::trace::collected::Traced;
 
     const LINE: &str = "LABEL 0aff 10\n";
 
@@ -108,11 +111,16 @@ mod tests {
     fn lines_are_appended_until_there_is_no_room_for_another() {
         let path = env::temp_dir().join(format!("libp2p-quinn-{}-keys", std::process::id()));
         fs::write(&path, "there\n").unwrap();
+        let traced = Traced::up_to(LevelFilter::WARN);
         let log = KeyLogFile::open_with(&path, 6 + 2 * LINE.len() as u64 + 1).unwrap();
         for left in [true, true, false] {
             log.log("LABEL", &[10, 255], &[16]);
             assert_eq!(log.will_log("LABEL"), left);
         }
+        let ends = traced.events("the key log ends");
+        assert_eq!(ends.len(), 1);
+        assert_eq!(ends[0].field("path"), path.display().to_string());
+        assert!(!ends[0].field("reason").is_empty());
         let found = fs::read_to_string(&path).unwrap();
         assert_eq!(found, format!("there\n{LINE}{LINE}"));
         fs::remove_file(&path).unwrap();

@@ -263,7 +263,10 @@ fn count_files(directory: &Path, extension: &str) -> io::Result<(u64, u64)> {
 mod tests {
     use std::time::Duration;
 
+    use tracing::{Level, level_filters::LevelFilter};
+
     use super::*;
+    use crate::trace::collected::Traced;
 
     const ROOMY: LogLimits = LogLimits {
         files: 100,
@@ -399,6 +402,35 @@ mod tests {
         fill(&files, &mut removed);
         fs::write(&directory, "a file").unwrap();
         assert!(LogFiles::begin(&directory, "log", ROOMY).is_err());
+    }
+
+    #[test]
+    fn one_warning_tells_of_files_that_end_early() {
+        let traced = Traced::up_to(LevelFilter::DEBUG);
+        let mut thread = Thread {
+            limits: ROOMY,
+            files: 0,
+            bytes: 0,
+            has_warned: false,
+            drops: Arc::default(),
+        };
+        for name in ["a", "b", "c"] {
+            let file = Arc::new(LogFile {
+                path: Path::new("/nowhere/at/all").join(name),
+                bytes: AtomicU64::new(0),
+                is_over: AtomicBool::new(false),
+            });
+            let contents = RECORD.to_vec();
+            thread.write(&[Record { file, contents }]);
+        }
+        let told = traced.all_events();
+        let levels: Vec<_> = told.iter().map(|event| event.level).collect();
+        assert_eq!(levels, [Level::WARN, Level::DEBUG, Level::DEBUG]);
+        for (event, name) in told.iter().zip(["a", "b", "c"]) {
+            assert!(event.message().starts_with("a log file ends early"));
+            assert_eq!(event.field("path"), format!("/nowhere/at/all/{name}"));
+            assert!(!event.field("reason").is_empty());
+        }
     }
 
     /// Writes a record to one file after another until there is no room for one more.

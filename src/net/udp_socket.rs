@@ -42,15 +42,15 @@ pub(crate) struct Shortfall {
 }
 
 impl BufferSizes {
-    /// The buffers that are smaller than asked for, of a socket for which the kernel has reported
-    /// these sizes.
-    pub(crate) fn shortfalls(self, reported: Self) -> impl Iterator<Item = Shortfall> {
+    /// What is missing of the receive and of the send buffer of a socket for which the kernel has
+    /// reported these sizes.
+    pub(crate) fn shortfalls(self, reported: Self) -> [Option<Shortfall>; 2] {
         let [receive, send] = LIMITS;
         let buffers = [
             (self.receive, reported.receive, receive),
             (self.send, reported.send, send),
         ];
-        buffers.into_iter().filter_map(|(asked, reported, sysctl)| {
+        buffers.map(|(asked, reported, sysctl)| {
             let granted = reported / REPORTED_PER_GRANTED;
             (granted < asked).then_some(Shortfall {
                 asked,

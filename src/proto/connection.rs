@@ -16,7 +16,6 @@ use std::{
 };
 
 use libp2p_identity::PeerId;
-use tracing::Span;
 
 pub(crate) use self::streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits};
 #[cfg(test)]
@@ -33,6 +32,7 @@ use crate::{
     packets::{CryptoBudget, PacketWatch},
     stats::{ConnectionStats, PacketStats},
     sync::{Mutex, MutexGuard},
+    trace::ConnectionSpan,
 };
 
 /// A connection and its streams.
@@ -193,9 +193,9 @@ impl Connection {
         self.trace.number
     }
 
-    /// The span of what happens to it; disabled if nobody subscribes, and after its end.
-    pub(super) fn span(&self) -> &Span {
-        &self.trace.span
+    /// The span of what happens to it; none if nobody subscribes, and after its end.
+    pub(super) fn span(&self) -> ConnectionSpan {
+        self.trace.span.clone()
     }
 
     pub(crate) fn direction(&self) -> Direction {
@@ -270,7 +270,8 @@ pub(crate) fn with<T>(
 ) -> T {
     let mut due = Vec::new();
     let mut connection = lock_connection(connection);
-    let entered = connection.span().clone().entered();
+    let span = connection.span();
+    let entered = span.enter();
     let result = act(&mut connection);
     drop(entered);
     let wants_turn = connection.announce_turn();
@@ -317,7 +318,7 @@ pub(crate) struct Authenticated {
 /// What tells a connection from others, and the span of what happens to it.
 pub(super) struct Trace {
     pub(super) number: u64,
-    pub(super) span: Span,
+    pub(super) span: ConnectionSpan,
 }
 
 /// Wakers of tasks that wait for the connection itself.

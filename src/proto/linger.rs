@@ -83,6 +83,10 @@ impl Linger {
 pub(super) struct LingeringConnections(BTreeSet<(Instant, usize)>);
 
 impl LingeringConnections {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds a connection. If there are too many, returns the one that has to stop lingering.
     pub(super) fn insert(
         &mut self,

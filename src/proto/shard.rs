@@ -220,6 +220,12 @@ impl<S: SocketHandle> Shard<S> {
         !self.ready.is_empty()
     }
 
+    /// Whether no connection has anything to send now, or waits for an acknowledgement or a socket
+    /// before it sends its CONNECTION_CLOSE.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.ready.is_empty() && self.blocked.is_empty() && self.lingering.is_empty()
+    }
+
     /// Whether there are no connection IDs left for another connection.
     fn has_no_ids(&self) -> bool {
         self.live + self.closing.len() + self.reception.waiting() >= self.id_quota.connections

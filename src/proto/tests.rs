@@ -46,6 +46,7 @@ mod streams;
 #[cfg(feature = "nat")]
 mod stun;
 mod timing;
+mod traces;
 mod transfer;
 mod trials;
 mod wan;

@@ -1,13 +1,19 @@
-//! Collects the spans and events of a thread.
+//! Collects the spans and events of a thread. The unit tests use it too.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test uses a part of it, and panics where it fails"
+)]
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     level_filters::LevelFilter,
     span::{Attributes, Id, Record},
@@ -69,6 +75,11 @@ struct Collected {
 impl Traced {
     /// Collects what is not above this level of detail.
     pub(crate) fn up_to(level: LevelFilter) -> Self {
+        // While there is one subscriber only, an event counts as unwanted everywhere if the first
+        // thread that reaches it has none.
+        static ANOTHER: LazyLock<Dispatch> =
+            LazyLock::new(|| tracing_subscriber::registry().with(LevelFilter::OFF).into());
+        LazyLock::force(&ANOTHER);
         let collected: Arc<Mutex<Collected>> = Arc::default();
         let layer = Collector(Arc::clone(&collected)).with_filter(level);
         Self {
@@ -87,6 +98,14 @@ impl Traced {
         let mut events = self.all_events();
         events.retain(|event| event.message() == message);
         events
+    }
+
+    /// The reasons of these events.
+    pub(crate) fn reasons(&self, message: &str) -> Vec<String> {
+        let events = self.events(message).into_iter();
+        events
+            .map(|event| event.field("reason").to_owned())
+            .collect()
     }
 
     /// All events of ours and of quinn-proto so far.

@@ -2,11 +2,11 @@
 
 mod kind;
 
-use std::{str::FromStr, sync::LazyLock};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
 use anyhow::{Error, anyhow};
 
-pub use kind::{Beside, Bulk, Closing, Direction, Kind, NodeWork, Peers};
+pub use kind::{Beside, Bulk, Closing, Direction, Kind, NodeWork, Peers, Steady};
 
 use crate::{
     go::Dialer,
@@ -44,7 +44,7 @@ pub enum Network {
     /// A cable with the MTU of Ethernet.
     Ethernet,
     /// A relay between two TUN devices with the same MTU.
-    Relayed,
+    Relayed(Link),
 }
 
 impl Scenario {
@@ -62,7 +62,7 @@ impl Scenario {
         let network = match self.network {
             Network::Loopback => "loopback",
             Network::Ethernet => "veth, MTU 1500",
-            Network::Relayed => "TUN, MTU 1500",
+            Network::Relayed(_) => "TUN, MTU 1500",
         };
         format!("{profile}; {placement}; {network}")
     }
@@ -89,6 +89,8 @@ impl Scenario {
             StackName::OursBbr | StackName::TcpCubic | StackName::TcpBbr => {
                 matches!(self.kind, Kind::Link { .. })
             }
+            // The programs that dial go-libp2p have no log.
+            StackName::OursSeen | StackName::OursTraced => !matches!(self.kind, Kind::Go(_)),
             StackName::Ours | StackName::Official => true,
         }
     }
@@ -152,7 +154,7 @@ fn build() -> Vec<Scenario> {
             placement,
             profile,
             network: match kind {
-                Kind::Link { .. } => Network::Relayed,
+                Kind::Link { link, .. } => Network::Relayed(link),
                 _ => Network::Loopback,
             },
             group: match kind {
@@ -330,6 +332,29 @@ fn build() -> Vec<Scenario> {
             );
         }
     }
+    for (name, peers, at_once, every) in STEADY {
+        let every = Duration::from_millis(every);
+        let steady = |lazy| Steady {
+            peers,
+            at_once,
+            every,
+            lazy,
+        };
+        for (suffix, network, lazy) in [
+            ("", Network::Loopback, false),
+            ("-20ms", Network::Relayed(STEADY_LINK), false),
+            ("-20ms-lazy", Network::Relayed(STEADY_LINK), true),
+        ] {
+            all.push(Scenario {
+                name: format!("steady-{name}{suffix}"),
+                kind: Kind::Swarm(NodeWork::Steady(steady(lazy))),
+                placement: Unpinned,
+                profile: Shipped,
+                network,
+                group: Group::Main,
+            });
+        }
+    }
     for (name, direction) in [("up", Up), ("down", Down)] {
         all.push(Scenario {
             name: format!("bulk-{name}-ethernet"),
@@ -342,6 +367,20 @@ fn build() -> Vec<Scenario> {
     }
     all
 }
+
+/// The workloads with requests by the clock: peers, requests at once, and milliseconds.
+const STEADY: [(&str, usize, usize, u64); 3] = [
+    ("request", 1, 1, 20),
+    ("streams-100", 1, 100, 500),
+    ("peers-100", 100, 1, 100),
+];
+
+/// The link of these workloads, if any.
+const STEADY_LINK: Link = Link {
+    round_trip: 20,
+    loss: 0,
+    rate: 1000,
+};
 
 #[cfg(test)]
 mod tests {

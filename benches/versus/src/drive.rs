@@ -15,6 +15,7 @@ use crate::{
         floor::Floor,
         libp2p::{Flavour, Libp2p, Official, Ours, OursBbr},
         quinn::{Aes, Chacha, Quinn},
+        seen::{Debug, Info, Seen},
         tcp::{Bbr, Cubic, Tcp},
     },
     workload::{
@@ -41,6 +42,8 @@ pub fn drive(
     let kind = scenario.kind;
     let (metrics, facts) = match stack {
         StackName::Ours => drive_libp2p::<Ours>(kind, setup, server, effort),
+        StackName::OursSeen => drive_libp2p::<Seen<Info>>(kind, setup, server, effort),
+        StackName::OursTraced => drive_libp2p::<Seen<Debug>>(kind, setup, server, effort),
         StackName::OursBbr => drive_libp2p::<OursBbr>(kind, setup, server, effort),
         StackName::Official => drive_libp2p::<Official>(kind, setup, server, effort),
         StackName::QuinnAes => drive_streams::<Quinn<Aes>>(kind, setup, server, effort),

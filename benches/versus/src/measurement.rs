@@ -27,7 +27,7 @@ impl Preparation {
         let places = match scenario.network {
             Network::Loopback => Places::loopback(),
             Network::Ethernet => Places::ethernet()?,
-            Network::Relayed => Places::relayed(match scenario.profile {
+            Network::Relayed(_) => Places::relayed(match scenario.profile {
                 Profile::StockBuffers => Buffers::Default,
                 Profile::Equalised | Profile::Shipped => Buffers::Large,
             })?,
@@ -55,12 +55,12 @@ impl Preparation {
             words.extend(place.arguments());
             words
         };
-        let link = match scenario.kind {
-            Kind::Link { link, .. } => {
+        let link = match scenario.network {
+            Network::Relayed(link) => {
                 let dropped = self.places.dropped()?;
                 Some((Relay::start(&self.places, link, seed.into())?, dropped))
             }
-            _ => None,
+            Network::Loopback | Network::Ethernet => None,
         };
         let mut server = Process::start(&words("serve", &self.places.server))?;
         let ServerLine::Listening(address) = server.hear()? else {

@@ -24,8 +24,8 @@ pub struct Options {
     /// Rounds of each workload.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Stacks to compare ours with: all by default, for `links` the official one. Ours always runs
-    /// twice.
+    /// Stacks to compare ours with: by default all that are not ours, for `links` the official one.
+    /// Ours always runs twice.
     #[arg(long, value_delimiter = ',')]
     against: Vec<StackName>,
     /// Directory for report.md, report.txt, report.json and a picture of each workload.

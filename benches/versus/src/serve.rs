@@ -23,6 +23,7 @@ use crate::{
         floor::Floor,
         libp2p::{Flavour, Libp2p, Official, Ours, OursBbr},
         quinn::{Aes, Chacha, Quinn},
+        seen::{Debug, Info, Seen},
         swarm::Node,
         tcp::{Bbr, Cubic, Tcp},
     },
@@ -40,6 +41,8 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
     process::raise_file_limit()?;
     match stack {
         StackName::Ours => serve_libp2p::<Ours>(scenario.kind, setup),
+        StackName::OursSeen => serve_libp2p::<Seen<Info>>(scenario.kind, setup),
+        StackName::OursTraced => serve_libp2p::<Seen<Debug>>(scenario.kind, setup),
         StackName::OursBbr => serve_libp2p::<OursBbr>(scenario.kind, setup),
         StackName::Official => serve_libp2p::<Official>(scenario.kind, setup),
         StackName::QuinnAes => serve_streams::<Quinn<Aes>>(scenario.kind, setup),

@@ -5,6 +5,7 @@ pub mod equalised;
 pub mod floor;
 pub mod libp2p;
 pub mod quinn;
+pub mod seen;
 pub mod swarm;
 pub mod tcp;
 pub mod tls;
@@ -28,7 +29,11 @@ use serde::{Deserialize, Serialize};
 pub enum StackName {
     /// libp2p-quinn through libp2p's traits.
     Ours,
-    /// The same with BBR.
+    /// The same, with a log at the level INFO and with metrics.
+    OursSeen,
+    /// The same, with a log at the level DEBUG.
+    OursTraced,
+    /// Ours with BBR.
     OursBbr,
     /// libp2p-quic through the same traits, driven by the same code.
     Official,
@@ -47,7 +52,7 @@ pub enum StackName {
 }
 
 impl StackName {
-    /// All but ours.
+    /// All that are not ours.
     pub const OTHERS: &[Self] = &[
         Self::OursBbr,
         Self::Official,
@@ -63,6 +68,8 @@ impl StackName {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursSeen => "ours-seen",
+            Self::OursTraced => "ours-traced",
             Self::OursBbr => "ours-bbr",
             Self::Official => "official",
             Self::QuinnAes => "quinn-aes",

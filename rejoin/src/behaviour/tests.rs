@@ -1,11 +1,12 @@
 //! The rules that take seconds or minutes, with times that the tests choose.
 
-use std::io;
+use std::{io, num::NonZeroUsize};
 
 use libp2p_core::{ConnectedPoint, transport::TransportError};
 use libp2p_swarm::dial_opts::DialOpts;
 
 use super::*;
+use crate::config::Backoff;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -111,6 +112,35 @@ fn fail(behaviour: &mut Behaviour, opts: &DialOpts, addresses: &[&str], now: Ins
         connection_id: opts.connection_id(),
     };
     behaviour.on_dial_failure(event, now);
+}
+
+/// When `behaviour` dials within some time, if nobody answers.
+fn dials_in_vain(
+    behaviour: &mut Behaviour,
+    begin: Instant,
+    time: Duration,
+    mut each: impl FnMut(&mut Behaviour, Instant),
+) -> Vec<Duration> {
+    let mut dials = Vec::new();
+    let mut passed = Duration::ZERO;
+    while passed < time {
+        let now = begin + passed;
+        each(behaviour, now);
+        for opts in due(behaviour, now) {
+            fail(behaviour, &opts, &["/memory/1"], now);
+            dials.push(passed);
+        }
+        passed += Duration::from_millis(100);
+    }
+    dials
+}
+
+fn failing(failures: u8) -> (PeerId, Snapshot) {
+    let peer = PeerId::random();
+    let text = format!(
+        r#"{{"version":1,"peers":[{{"id":"{peer}","addresses":["/memory/1"],"failures":{failures}}}]}}"#
+    );
+    (peer, Snapshot::from_json(text.as_bytes()).unwrap())
 }
 
 fn snapshot_of(count: usize) -> Snapshot {
@@ -363,4 +393,64 @@ fn the_first_round_waits_for_the_file_but_not_for_ever() {
     let start = clock::now();
     assert_eq!(due(&mut behaviour, start).len(), 0);
     assert_eq!(due(&mut behaviour, start + LOADING).len(), 1);
+}
+
+#[test]
+fn an_address_that_always_fails_is_dialled_less_and_less_often() {
+    let config = Config::default();
+    let Backoff { initial, longest } = config.backoff;
+    let mut behaviour = behaviour(config);
+    let (peer, snapshot) = failing(0);
+    behaviour.restore(&snapshot);
+    let dials = dials_in_vain(&mut behaviour, clock::now(), 2 * HOUR, |_, _| {});
+    let gaps: Vec<_> = dials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let mut plain = initial;
+    for gap in &gaps {
+        assert!(*gap >= plain.mul_f64(0.7), "{gap:?} of {gaps:?}");
+        plain = (plain * 2).min(longest);
+    }
+    assert!(gaps.len() >= 20, "{gaps:?}");
+    assert!(
+        behaviour.book.contains(&peer),
+        "our own network may be down"
+    );
+}
+
+#[test]
+fn an_address_that_always_fails_is_dialled_three_times_if_others_answer() {
+    let config = Config::default();
+    let rest = config.backoff.longest;
+    let mut behaviour = behaviour(config);
+    let (peer, snapshot) = failing(0);
+    behaviour.restore(&snapshot);
+    let others_answer = |behaviour: &mut Behaviour, now| {
+        let other = "/memory/2".parse().unwrap();
+        behaviour.book.prove(&other, now);
+    };
+    let dials = dials_in_vain(&mut behaviour, clock::now(), 2 * HOUR, others_answer);
+    assert_eq!(dials.len(), 3, "{dials:?}");
+    for pair in dials.windows(2) {
+        assert!(pair[1] - pair[0] >= rest, "{dials:?}");
+    }
+    assert!(!behaviour.book.contains(&peer));
+}
+
+#[test]
+fn a_restart_ends_rests_and_keeps_failures() {
+    let (peer, snapshot) = failing(2);
+    // Peers are chosen at random.
+    for _ in 0..32 {
+        let mut behaviour = behaviour(Config::default().with_batch(NonZeroUsize::new(2).unwrap()));
+        behaviour.restore(&snapshot_of(1));
+        behaviour.restore(&snapshot);
+        let now = clock::now();
+        let [first, second] = &due(&mut behaviour, now)[..] else {
+            panic!("two dials in a round");
+        };
+        assert_ne!(first.get_peer_id(), Some(peer));
+        assert_eq!(second.get_peer_id(), Some(peer), "last, but at once");
+        behaviour.book.prove(&"/memory/2".parse().unwrap(), now);
+        fail(&mut behaviour, second, &["/memory/1"], now);
+        assert!(!behaviour.book.contains(&peer), "the third failure");
+    }
 }

@@ -250,12 +250,13 @@ async fn bind_again(sockets: Weak<Sockets>, socket: Weak<SocketGroup>, runtime: 
 #[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 mod tests {
     use tokio::time::advance;
+    use tracing::{Level, level_filters::LevelFilter};
 
     use super::{
         super::fixture::{open, sockets},
         *,
     };
-    use crate::proto::SocketHandle as _;
+    use crate::{proto::SocketHandle as _, trace::collected::Traced};
 
     const MOMENT: Duration = Duration::from_millis(5);
 
@@ -299,5 +300,54 @@ mod tests {
             sockets.replace(&runtime, &second).unwrap();
             assert_eq!(sockets.rebound(), replaced, "{wait:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn address_that_is_taken_is_bound_again_later_and_each_attempt_is_traced() {
+        let traced = Traced::up_to(LevelFilter::DEBUG);
+        let runtime = Runtime::current().unwrap();
+        let sockets = sockets();
+        let socket = open(&sockets, true);
+        let addr = socket.local_addr();
+        assert!(socket.begin_repair());
+        // The driver, which does not run, would close the failed socket.
+        let (all, group) = (Arc::downgrade(&sockets), Arc::downgrade(&socket));
+        let repair = tokio::spawn(bind_again(all, group, runtime));
+        sleep(2 * NEXT_ATTEMPT + MOMENT).await;
+        let failed = traced.events("could not bind again");
+        assert!(!failed.is_empty());
+        for event in failed {
+            assert_eq!(event.field("addr"), addr.to_string());
+            assert!(!event.field("error").is_empty());
+        }
+        assert!(traced.events("bound a socket again").is_empty());
+
+        drop(sockets.mailboxes[0].take());
+        repair.await.unwrap();
+        let bound = traced.events("bound a socket again");
+        assert_eq!(bound.len(), 1);
+        assert_eq!(bound[0].field("reason"), "failed");
+        assert_eq!(bound[0].field("addr"), addr.to_string());
+    }
+
+    #[tokio::test]
+    async fn failure_of_a_socket_that_cannot_be_replaced_is_traced_too() {
+        let traced = Traced::up_to(LevelFilter::DEBUG);
+        let runtime = Runtime::current().unwrap();
+        let sockets = sockets();
+        sockets.run_on(&runtime);
+        let open = |_| Ok::<_, io::Error>(open(&sockets, false));
+        let socket = (sockets.to_dial_from([127, 0, 0, 1].into(), false, open)).unwrap();
+        // Nobody would read another one.
+        drop(sockets.mailboxes[0].stop());
+        sockets.replace_failed(&socket, io::ErrorKind::BrokenPipe.into());
+        let failed = traced.events("a socket has failed");
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0].level, Level::WARN);
+        assert_eq!(failed[0].field("addr"), socket.local_addr().to_string());
+        assert!(!failed[0].field("error").is_empty());
+        let not_replaced = traced.events("could not open another socket");
+        assert_eq!(not_replaced.len(), 1);
+        assert!(!not_replaced[0].field("error").is_empty());
     }
 }

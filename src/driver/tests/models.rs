@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use futures::FutureExt;
@@ -118,6 +119,32 @@ fn nobody_waits_for_a_driver_that_is_gone() {
             ConnectionError::DriverStopped.into()
         );
         dialer.join().unwrap();
+        driver.join().unwrap();
+    });
+}
+
+#[test]
+fn a_flush_is_done_whatever_becomes_of_the_driver() {
+    model(|| {
+        let World {
+            mut driver,
+            mailbox,
+            connection,
+            ..
+        } = World::new(&RUNTIME, Dialling::JustBegun);
+        let driver = spawn(move || {
+            // Once, or until another round is wanted: then it stops before the flush is done.
+            let _ = block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx))));
+            drop(driver);
+        });
+        drop(connection);
+        let flush = mailbox.ask_for_flush();
+        // In a model time stands still, so this waits until it is woken.
+        assert!(
+            mailbox
+                .flushes()
+                .wait(flush, clock::now() + Duration::from_secs(1))
+        );
         driver.join().unwrap();
     });
 }

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, channel::oneshot};
 use quinn_proto::VarInt;
 use tokio::runtime::{self, Builder};
+use tracing::level_filters::LevelFilter;
 
 use super::world::{self, CONFIG, Dialling, World, first_packet, first_packet_of_a_dial, nobody};
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
     proto::{Datagram, Incoming, IncomingKey, Registry, Route, ShardCount, route},
     stats::{RegistryStats, TransportStats},
     sync::{Mutex, lock},
+    trace::collected::Traced,
 };
 
 type Answer = oneshot::Receiver<Result<Handshake, Error>>;
@@ -272,6 +274,44 @@ fn max_packets_wait() {
     assert_eq!(refused, Some(Undeliverable::Overloaded));
     scene.poll();
     assert_eq!(scene.totals().requests_dropped_overload, 1);
+}
+
+#[test]
+fn requests_that_are_dropped_are_traced_with_the_name_of_their_counter() {
+    let traced = Traced::up_to(LevelFilter::TRACE);
+    let mut scene = Scene::paused();
+    let dials: Vec<_> = (0..=MAX_DIALS)
+        .map(|number| scene.request_dial(host(number)))
+        .collect();
+    let punches: Vec<_> = (0..=MAX_PACKETS).map(|_| scene.request_punch()).collect();
+    assert_eq!(
+        traced.reasons("dropped a request"),
+        ["dials_dropped_overload", "requests_dropped_overload"]
+    );
+    drop((dials, punches));
+
+    let traced = Traced::up_to(LevelFilter::TRACE);
+    let key = scene.incoming().key();
+    for _ in 0..=MAX_ACCEPTS {
+        let _ = scene.mailbox().request(Request::Accept(accept(key).0));
+    }
+    let dropped = traced.reasons("dropped a request");
+    assert_eq!(dropped, ["accepts_dropped_overload"]);
+}
+
+#[test]
+fn dial_that_has_waited_for_too_long_is_traced() {
+    let mut scene = Scene::paused();
+    let _crowd = scene.crowd();
+    scene.advance(CONFIG.handshake_timeout());
+    let traced = Traced::up_to(LevelFilter::DEBUG);
+    scene.round(|scene| scene.totals().dials_expired > 0);
+    let dropped = traced.events("dropped a dial");
+    assert_eq!(dropped.len() as u64, scene.totals().dials_expired);
+    for event in dropped {
+        assert_eq!(event.field("reason"), "dials_expired");
+        assert!(!event.field("remote_addr").is_empty());
+    }
 }
 
 /// The requests that wait are dropped before the driver looks, and their numbers are not.

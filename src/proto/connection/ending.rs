@@ -7,12 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use quinn_proto::{TransportErrorCode, VarInt};
-use tracing::Span;
 
 use super::Connection;
 use crate::{
     error::{ConnectionError, HandshakeError},
     proto::linger::{Acknowledged, Linger},
+    trace::ConnectionSpan,
 };
 
 impl Connection {
@@ -159,7 +159,7 @@ impl Connection {
         if self.loss.is_some() {
             return;
         }
-        let span = &self.trace.span;
+        let span = self.trace.span.id();
         if self.authenticated.is_some() {
             tracing::debug!(parent: span, reason = %connection, "the connection has ended");
         } else {
@@ -301,7 +301,7 @@ impl Connection {
         self.lose(ConnectionError::LocallyClosed, HandshakeError::Abandoned);
         self.give_up_lingering();
         self.is_released = true;
-        self.trace.span = Span::none();
+        self.trace.span = ConnectionSpan::default();
         self.turns.wake(&mut self.wakers.released);
     }
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use quinn_proto::{
     ConnectionError as QuicError, ConnectionEvent, EndpointEvent, Event, TransportErrorCode, VarInt,
 };
-use tracing::field;
 
 use super::{Authenticated, Connection, ending::Closing, peer};
 use crate::{
@@ -94,7 +93,7 @@ impl Connection {
         match (verdict, negotiated) {
             (Some(Ok(peer)), Some(negotiated)) => {
                 let peer_id = peer.peer_id();
-                (self.trace.span).record("peer", field::display(&peer_id));
+                self.trace.span.record_peer(&peer_id);
                 tracing::debug!("the peer is authenticated");
                 self.authenticated = Some(Authenticated {
                     peer_id,

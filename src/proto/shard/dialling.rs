@@ -56,7 +56,8 @@ impl<S: SocketHandle> Shard<S> {
         self.rng.fill_bytes(&mut initial_id);
         let initial_id = ConnectionId::new(&initial_id);
         let trace = self.trace(Direction::Outbound, remote_addr);
-        let _entered = trace.span.clone().entered();
+        let span = trace.span.clone();
+        let _entered = span.enter();
         if let Some(single) = &self.single {
             let connection = Beginning {
                 host: Host::of(remote_addr.ip()),

@@ -100,7 +100,8 @@ impl<S: SocketHandle> Shard<S> {
         self.buf.clear();
         let local_ip = pending.incoming.local_ip();
         let trace = self.trace(Direction::Inbound, pending.incoming.remote_address());
-        let _entered = trace.span.clone().entered();
+        let span = trace.span.clone();
+        let _entered = span.enter();
         let with = |transport| {
             let mut server = self.reception.server().clone();
             server.transport_config(transport);

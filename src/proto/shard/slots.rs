@@ -34,7 +34,7 @@ use crate::{
         work::Account,
     },
     sync::Mutex,
-    trace::connection_span,
+    trace::ConnectionSpan,
 };
 
 /// The initial state of a connection.
@@ -82,7 +82,7 @@ impl<S: SocketHandle> Shard<S> {
         let is_outbound = direction == Direction::Outbound;
         Trace {
             number,
-            span: connection_span(number, is_outbound, remote_addr),
+            span: ConnectionSpan::new(number, is_outbound, remote_addr),
         }
     }
 

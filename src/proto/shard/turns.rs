@@ -85,7 +85,8 @@ impl<S: SocketHandle> Shard<S> {
         }
         let shared = Arc::clone(&slot.connection);
         let mut connection = lock_connection(&shared);
-        let _entered = connection.span().clone().entered();
+        let span = connection.span();
+        let _entered = span.enter();
         if connection.is_released() {
             // A thread has panicked while it used the connection. Further packets of the peer are
             // answered with a stateless reset.

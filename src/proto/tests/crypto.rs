@@ -268,7 +268,7 @@ fn pieces(count: usize) -> Vec<u8> {
 }
 
 /// The same pieces in a payload that is large enough for an Initial packet.
-fn padded_pieces(count: usize) -> Vec<u8> {
+pub(super) fn padded_pieces(count: usize) -> Vec<u8> {
     let mut payload = pieces(count);
     payload.resize(1200, 0);
     payload
@@ -282,7 +282,7 @@ fn too_much() -> ConnectionError {
 }
 
 /// An attacker who has never seen a packet of ours.
-fn stranger() -> Addressed {
+pub(super) fn stranger() -> Addressed {
     Addressed {
         destination: vec![7; 8],
         source: vec![8; 8],
@@ -477,7 +477,7 @@ const HOSTILE: usize = 2;
 /// The dialer in a network of two nodes.
 const DIALER: usize = 1;
 
-const ANYWHERE: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
+pub(super) const ANYWHERE: ([u8; 4], u16) = ([192, 0, 2, 77], 4001);
 
 /// The limit on frames of a handshake.
 const HANDSHAKE_FRAMES: u64 = 640;

@@ -13,7 +13,7 @@ use super::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const DROPS_MARKED: Impairments = Impairments {
+pub(super) const DROPS_MARKED: Impairments = Impairments {
     ecn: Ecn::Dropped,
     ..Impairments::NONE
 };

@@ -434,7 +434,7 @@ fn streams_that_nobody_takes_do_not_keep_the_end_for_long() {
 }
 
 /// Leaves several round trips' worth of data to acknowledge.
-fn write_and_finish(network: &mut Network, peer: &Peer) -> StreamId {
+pub(super) fn write_and_finish(network: &mut Network, peer: &Peer) -> StreamId {
     let writer = peer.clone();
     network.block_on(async move {
         let stream = writer.open().await.unwrap();

@@ -199,7 +199,7 @@ fn path_through_somebody_who_only_forwards_is_left_when_he_stops() {
     }
 }
 
-const FORGED: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
+pub(super) const FORGED: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
 
 /// The changes reported to the application from now on.
 fn address_changes(network: &mut Network, peer: &Peer) -> Rc<RefCell<Vec<SocketAddr>>> {
@@ -213,7 +213,7 @@ fn address_changes(network: &mut Network, peer: &Peer) -> Rc<RefCell<Vec<SocketA
     changes
 }
 
-fn connected(impairments: Impairments) -> (Network, Peer, Peer) {
+pub(super) fn connected(impairments: Impairments) -> (Network, Peer, Peer) {
     connected_with(impairments, Setup::default(), Setup::default())
 }
 

@@ -18,7 +18,7 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 
 /// In another network than the nodes' initial addresses.
-const NEW: [u8; 4] = [192, 0, 2, 7];
+pub(super) const NEW: [u8; 4] = [192, 0, 2, 7];
 
 #[test]
 fn source_stays_while_the_host_has_it() {
@@ -110,7 +110,7 @@ fn silent_path_is_left_for_the_one_that_the_kernel_would_take() {
 
 /// A connection between a host whose addresses may change and another host, and its initial
 /// address.
-fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
+pub(super) fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {
     let mut network = Network::pair(1, Setup::default(), listener);
     let old = network.nodes[node].addr().ip();
     network.readdress(node, &[old]);
@@ -190,7 +190,7 @@ impl Seen {
     }
 }
 
-fn write_something(peer: &Peer) {
+pub(super) fn write_something(peer: &Peer) {
     let stream = peer.open().now_or_never().unwrap().unwrap();
     assert_eq!(peer.write_now(stream, &[0; 100]), 100);
     peer.finish(stream).unwrap();

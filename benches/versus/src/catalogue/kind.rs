@@ -1,5 +1,7 @@
 //! The kinds of workloads and their parameters.
 
+use std::time::Duration;
+
 use crate::{go::Dialer, relay::Link};
 
 /// What a workload does.
@@ -87,11 +89,40 @@ pub enum NodeWork {
     Upload { write: usize },
     /// Requests with a reply of 100 bytes, each on its own stream.
     Requests { at_once: usize },
+    /// Requests by the clock, beside a transfer at a steady rate.
+    Steady(Steady),
+}
+
+/// Requests of 1 KB with replies of 1 KB that several dialers begin by the clock. The first of them
+/// also uploads at a steady rate, on the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steady {
+    /// Dialers, each a node with a connection of its own.
+    pub peers: usize,
+    /// Requests that a dialer begins at one moment, each on a stream of its own.
+    pub at_once: usize,
+    /// From one such moment to the next.
+    pub every: Duration,
+    /// A request is sent before its protocol is agreed on (multistream-select's `V1Lazy`).
+    pub lazy: bool,
 }
 
 impl NodeWork {
     /// Whether the nodes support identify. Where no workload waits for it, it would only add noise.
     pub fn identifies(self) -> bool {
         self == Self::Identify
+    }
+
+    /// Whether dialers send before a stream's protocol is agreed on.
+    pub fn is_lazy(self) -> bool {
+        matches!(self, Self::Steady(Steady { lazy: true, .. }))
+    }
+
+    /// The bytes of a request and of a reply.
+    pub fn exchange(self) -> (usize, usize) {
+        match self {
+            Self::Steady(_) => (1024, 1024),
+            _ => (25, 100),
+        }
     }
 }

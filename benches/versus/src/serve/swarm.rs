@@ -10,7 +10,7 @@ use libp2p_swarm::SwarmEvent;
 use crate::{
     measure::Connections,
     service,
-    stack::swarm::{BehaviourEvent, Node, REPLY, STREAM},
+    stack::swarm::{BehaviourEvent, Node, STREAM},
 };
 
 /// Serves streams and replies to questions.
@@ -36,12 +36,13 @@ pub async fn serve(mut node: Node, connections: Arc<Connections>) {
                 message: Message::Request { channel, .. },
                 ..
             })) => {
+                let reply = node.exchange.reply();
                 // The client notices the error, or has closed the connection.
                 let _ = node
                     .swarm
                     .behaviour_mut()
                     .requests
-                    .send_response(channel, REPLY);
+                    .send_response(channel, reply);
             }
             _ => {}
         }

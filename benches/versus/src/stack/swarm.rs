@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use libp2p_core::{Transport, muxing::StreamMuxerBox, transport::Boxed};
+use libp2p_core::{Transport, muxing::StreamMuxerBox, transport::Boxed, upgrade::Version};
 use libp2p_identify as identify;
 use libp2p_identity::{Keypair, PeerId};
 use libp2p_request_response::{self as request_response, ProtocolSupport};
@@ -15,7 +15,7 @@ use libp2p_swarm::{
     dial_opts::DialOpts,
 };
 
-pub use exchange::{Exchange, QUESTION, REPLY};
+pub use exchange::Exchange;
 
 use super::{
     Address, Facts, Setup,
@@ -28,6 +28,8 @@ pub struct Node {
     pub swarm: Swarm<Behaviour>,
     pub address: Address,
     pub facts: FactsOf,
+    /// Makes the requests and replies of this node.
+    pub exchange: Exchange,
 }
 
 /// Returns the facts about a node's transport, once it has a connection.
@@ -71,7 +73,10 @@ impl Node {
         work: NodeWork,
     ) -> Result<Self> {
         let peer = identity.public().to_peer_id();
-        let config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+        let mut config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+        if work.is_lazy() {
+            config = config.with_substream_upgrade_protocol_override(Version::V1Lazy);
+        }
         let behaviour = Behaviour::new(identity, work);
         let mut swarm = Swarm::new(transport, behaviour, peer, config);
         swarm.listen_on(free_port(setup.ip))?;
@@ -84,6 +89,7 @@ impl Node {
             swarm,
             address: Address { socket, peer },
             facts,
+            exchange: Exchange::of(work),
         })
     }
 
@@ -104,7 +110,11 @@ impl Behaviour {
         let requests = [(EXCHANGE, ProtocolSupport::Full)];
         Self {
             identify: work.identifies().then(identify).into(),
-            requests: request_response::Behaviour::new(requests, Default::default()),
+            requests: request_response::Behaviour::with_codec(
+                Exchange::of(work),
+                requests,
+                request_response::Config::default().with_max_concurrent_streams(EXCHANGES),
+            ),
             streams: libp2p_stream::Behaviour::new(),
         }
     }
@@ -115,6 +125,9 @@ pub const STREAM: StreamProtocol = StreamProtocol::new("/versus/stream/1");
 
 /// A stream with a question and a reply.
 const EXCHANGE: StreamProtocol = StreamProtocol::new("/versus/exchange/1");
+
+/// More than a workload has at once on a connection.
+const EXCHANGES: usize = 1000;
 
 /// Longer than any connection of a workload has no streams.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,5 +1,7 @@
 //! Complete nodes: the work of the dialing node, measured by the events of its Swarm.
 
+mod steady;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -27,7 +29,7 @@ use crate::{
     stack::{
         Address, Facts, Setup,
         libp2p::Flavour,
-        swarm::{BehaviourEvent, FactsOf, Node, QUESTION, STREAM},
+        swarm::{BehaviourEvent, FactsOf, Node, STREAM},
     },
 };
 
@@ -37,13 +39,19 @@ pub async fn run<F: Flavour>(
     server: Address,
     effort: Effort,
 ) -> Result<(Metrics, Facts)> {
-    let node = Node::bind::<F>(&Keypair::generate_ed25519(), setup, work).await?;
-    let client = Client { node, server };
+    let client = Client::new::<F>(work, setup, server.clone()).await?;
     match work {
         NodeWork::Ping => ping(client, effort).await,
         NodeWork::Identify | NodeWork::DialClose => visits(client, work, effort).await,
         NodeWork::Upload { write } => upload(client, write, effort).await,
         NodeWork::Requests { at_once } => requests(client, at_once, effort).await,
+        NodeWork::Steady(steady) => {
+            let mut clients = vec![client];
+            while clients.len() < steady.peers {
+                clients.push(Client::new::<F>(work, setup, server.clone()).await?);
+            }
+            steady::run(steady, clients, effort).await
+        }
     }
 }
 
@@ -123,6 +131,11 @@ enum Step {
 }
 
 impl Client {
+    async fn new<F: Flavour>(work: NodeWork, setup: Setup, server: Address) -> Result<Self> {
+        let node = Node::bind::<F>(&Keypair::generate_ed25519(), setup, work).await?;
+        Ok(Self { node, server })
+    }
+
     async fn connect(&mut self) -> Result<()> {
         self.node.dial(&self.server)?;
         self.until(Step::Connected).await
@@ -168,9 +181,7 @@ impl Client {
         let mut times = Vec::with_capacity(count);
         loop {
             while waiting.len() < at_once && asked < count && begin.elapsed() < limit {
-                let requests = &mut self.node.swarm.behaviour_mut().requests;
-                let id = requests.send_request(&self.server.peer, QUESTION);
-                waiting.insert(id, Instant::now());
+                waiting.insert(self.request(), Instant::now());
                 asked += 1;
             }
             if waiting.is_empty() {
@@ -182,6 +193,13 @@ impl Client {
                 times.push(since.elapsed());
             }
         }
+    }
+
+    /// Sends a request.
+    fn request(&mut self) -> OutboundRequestId {
+        let question = self.node.exchange.question();
+        let requests = &mut self.node.swarm.behaviour_mut().requests;
+        requests.send_request(&self.server.peer, question)
     }
 
     async fn until(&mut self, step: Step) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A question of 25 bytes and a reply of 100. Each is all that its side sends on a stream.
+//! A question and a reply, of fixed sizes. Each is all that its side sends on a stream.
 
 use std::io::{self, ErrorKind};
 
@@ -6,20 +6,40 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p_request_response::Codec;
 use libp2p_swarm::StreamProtocol;
 
+use crate::catalogue::NodeWork;
+
 /// The codec of questions and replies.
-#[derive(Clone, Default)]
-pub struct Exchange;
+#[derive(Clone)]
+pub struct Exchange {
+    question: usize,
+    reply: usize,
+}
+
+impl Exchange {
+    pub fn of(work: NodeWork) -> Self {
+        let (question, reply) = work.exchange();
+        Self { question, reply }
+    }
+
+    pub fn question(&self) -> Vec<u8> {
+        vec![0x5a; self.question]
+    }
+
+    pub fn reply(&self) -> Vec<u8> {
+        vec![1; self.reply]
+    }
+}
 
 impl Codec for Exchange {
     type Protocol = StreamProtocol;
-    type Request = [u8; 25];
-    type Response = [u8; 100];
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io).await
+        read(io, self.question).await
     }
 
     async fn read_response<T>(
@@ -30,7 +50,7 @@ impl Codec for Exchange {
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io).await
+        read(io, self.reply).await
     }
 
     async fn write_request<T>(
@@ -58,21 +78,15 @@ impl Codec for Exchange {
     }
 }
 
-/// Reads `N` bytes, after which the stream has to end.
-async fn read<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
+/// Reads `length` bytes, after which the stream has to end.
+async fn read(io: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
     io.read_exact(&mut bytes).await?;
     match io.read(&mut [0]).await? {
         0 => Ok(bytes),
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }
-
-/// The question.
-pub const QUESTION: <Exchange as Codec>::Request = [0x5a; 25];
-
-/// The reply.
-pub const REPLY: <Exchange as Codec>::Response = [1; 100];
 
 #[cfg(test)]
 mod tests {
@@ -82,8 +96,9 @@ mod tests {
 
     #[test]
     fn only_what_is_as_long_as_it_is_to_be_is_read() {
-        assert_eq!(block_on(read::<25>(&mut &QUESTION[..])).unwrap(), QUESTION);
-        assert!(block_on(read::<25>(&mut &QUESTION[1..])).is_err());
-        assert!(block_on(read::<25>(&mut &REPLY[..])).is_err());
+        let question = [0x5a; 25];
+        assert_eq!(block_on(read(&mut &question[..], 25)).unwrap(), question);
+        assert!(block_on(read(&mut &question[1..], 25)).is_err());
+        assert!(block_on(read(&mut &question[..], 24)).is_err());
     }
 }

@@ -1,0 +1,255 @@
+//! What peers are told when a process exits right after it has dropped its transport.
+//!
+//! Each test runs itself again in a process that connects, does something, and exits. Nothing of
+//! ours runs after `exit`, and the runtime's threads may not have run since the drop.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{
+    env,
+    future::poll_fn,
+    pin::Pin,
+    process::{Command, exit},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use futures::{AsyncReadExt, AsyncWriteExt, future::join_all};
+use libp2p_core::{
+    Transport as _,
+    muxing::StreamMuxerExt,
+    transport::{ListenerId, TransportEvent},
+};
+use libp2p_quinn::{Connection, ConnectionError};
+use multiaddr::Multiaddr;
+use support::{
+    node::{LOOPBACK_V4, Node, bounded, poll_now, runtime, silent},
+    streams::open,
+};
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+/// Where the process that exits finds its peer.
+const PEER: &str = "PEER_OF_A_PROCESS_THAT_EXITS";
+
+/// How often it exits, because it may be lucky.
+const TIMES: usize = 10;
+
+#[test]
+fn connections_that_were_dropped_are_closed() {
+    const TEST: &str = "connections_that_were_dropped_are_closed";
+    exits_after(1, async |dialed, dialer| drop((dialed, dialer)));
+    for _ in 0..TIMES {
+        Peer::listen().assert_told(TEST, 1);
+    }
+}
+
+/// The peer has to acknowledge the data before.
+#[test]
+fn connections_with_streams_that_were_closed_are_closed() {
+    const TEST: &str = "connections_with_streams_that_were_closed_are_closed";
+    exits_after(2, async |mut dialed, dialer| {
+        for connection in &mut dialed {
+            let mut stream = open(connection).await;
+            stream.write_all(b"last words").await.unwrap();
+            stream.close().await.unwrap();
+        }
+        poll_fn(|cx| dialed[1].poll_close_unpin(cx)).await.unwrap();
+        drop((dialed, dialer));
+    });
+    for _ in 0..TIMES {
+        Peer::listen().assert_told(TEST, 2);
+    }
+}
+
+#[test]
+fn connections_are_closed_although_a_dial_is_under_way() {
+    const TEST: &str = "connections_are_closed_although_a_dial_is_under_way";
+    exits_after(1, async |dialed, mut dialer| {
+        let (_socket, nobody) = silent("127.0.0.1");
+        let mut dial = dialer.dial(&nobody);
+        assert!(poll_now(&mut dial).is_pending());
+        drop((dialed, dialer));
+    });
+    for _ in 0..TIMES {
+        Peer::listen().assert_told(TEST, 1);
+    }
+}
+
+/// The waker of an event of the old drivers makes the transport listen again, so that new drivers
+/// begin before the old ones are quite gone.
+#[test]
+fn connections_are_closed_although_new_drivers_have_begun_early() {
+    const TEST: &str = "connections_are_closed_although_new_drivers_have_begun_early";
+    if let Ok(peer) = env::var(PEER) {
+        let (first, second) = (runtime(), runtime());
+        let mut dialer = Node::new();
+        first.block_on(dialer.listen());
+        let reviver = Arc::new(Reviver {
+            dialer: Mutex::new(Some(dialer)),
+            is_armed: AtomicBool::new(false),
+            next: second.handle().clone(),
+        });
+        let waker = Waker::from(Arc::clone(&reviver));
+        let polled = {
+            let mut dialer = reviver.dialer.lock().unwrap();
+            let transport = Pin::new(&mut dialer.as_mut().unwrap().transport);
+            transport.poll(&mut Context::from_waker(&waker))
+        };
+        assert!(polled.is_pending());
+        reviver.is_armed.store(true, Ordering::SeqCst);
+        drop(first);
+        let mut dialer = reviver.dialer.lock().unwrap().take().unwrap();
+        second.block_on(bounded(async {
+            let (_, dialed) = dialer.dial(&peer.parse().unwrap()).await.unwrap();
+            until_drivers_sleep().await;
+            drop((dialed, dialer));
+            exit(0)
+        }));
+    }
+    for _ in 0..TIMES {
+        Peer::listen().assert_told(TEST, 1);
+    }
+}
+
+struct Reviver {
+    dialer: Mutex<Option<Node>>,
+    is_armed: AtomicBool,
+    next: tokio::runtime::Handle,
+}
+
+impl Wake for Reviver {
+    fn wake(self: Arc<Self>) {
+        // Once, because listening wakes as well.
+        if !self.is_armed.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let reviver = thread::spawn(move || {
+            let _context = self.next.enter();
+            let mut dialer = self.dialer.lock().unwrap();
+            let addr = LOOPBACK_V4.parse().unwrap();
+            let transport = &mut dialer.as_mut().unwrap().transport;
+            // It fails while the old drivers are not quite gone.
+            let _ = transport.listen_on(ListenerId::next(), addr);
+        });
+        reviver.join().unwrap();
+    }
+}
+
+/// Its socket is not writable when the connections are closed.
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_at_a_slow_interface_are_closed() {
+    use support::{
+        namespace::Namespace,
+        required::or_skip,
+        visit::{outcome, visit},
+    };
+
+    const TEST: &str = "connections_at_a_slow_interface_are_closed";
+    const CONNECTIONS: usize = 300;
+    const LIMIT: &str = "qdisc add dev lo root tbf rate 8mbit burst 4kb limit 100kb";
+    exits_after(CONNECTIONS, async |dialed, dialer| {
+        let limited = Command::new("tc").args(LIMIT.split(' ')).status();
+        assert!(limited.unwrap().success());
+        drop((dialed, dialer));
+    });
+    let slow = Namespace::hold(1).map(|mut held| held.remove(0));
+    let Some(slow) = or_skip("namespaces", slow) else {
+        return;
+    };
+    let told = visit(&slow.enter(), || Peer::listen().told(TEST, CONNECTIONS));
+    let told = outcome(told.unwrap()).unwrap();
+    // On a busy machine the time does not suffice for all. Its first hundred fill the socket.
+    assert!(told > CONNECTIONS / 2, "{told}");
+}
+
+/// In the process that exits: connects, does this outside of tasks of a multi-threaded runtime, and
+/// exits.
+fn exits_after(connections: usize, deed: impl AsyncFnOnce(Vec<Connection>, Node)) {
+    let Ok(peer) = env::var(PEER) else {
+        return;
+    };
+    let peer = peer.parse().unwrap();
+    runtime().block_on(bounded(async {
+        let mut dialer = Node::with(|config| config.socket_buffer_bytes(1 << 20, 64 << 10));
+        let dials: Vec<_> = (0..connections).map(|_| dialer.dial(&peer)).collect();
+        let dialed = join_all(dials).await.into_iter();
+        let dialed = dialed.map(|dialed| dialed.unwrap().1).collect();
+        until_drivers_sleep().await;
+        deed(dialed, dialer).await;
+        exit(0)
+    }));
+}
+
+async fn until_drivers_sleep() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// The peer of the process that exits.
+struct Peer {
+    runtime: Runtime,
+    node: Node,
+    addr: Multiaddr,
+}
+
+impl Peer {
+    fn listen() -> Self {
+        let runtime = runtime();
+        let mut node = Node::with(|config| config.max_pending_incoming(1000));
+        let addr = runtime.block_on(node.listen());
+        Self {
+            runtime,
+            node,
+            addr,
+        }
+    }
+
+    fn assert_told(self, test: &str, connections: usize) {
+        assert_eq!(self.told(test, connections), connections);
+    }
+
+    /// Runs a test in a process that exits. Returns how many of its connections it has closed.
+    fn told(mut self, test: &str, connections: usize) -> usize {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", test])
+            .env(PEER, self.addr.to_string())
+            .spawn()
+            .unwrap();
+        let ends = self.runtime.block_on(bounded(async {
+            let mut ends = Vec::new();
+            while ends.len() < connections {
+                if let TransportEvent::Incoming { upgrade, .. } = self.node.event().await {
+                    ends.push(tokio::spawn(async {
+                        end_of(upgrade.await.unwrap().1).await
+                    }));
+                }
+            }
+            join_all(ends.into_iter().map(async |end| end.await.unwrap())).await
+        }));
+        let is_told = |end: &ConnectionError| matches!(end, ConnectionError::ClosedByPeer { .. });
+        let told = ends.iter().filter(|end| is_told(end)).count();
+        assert!(child.wait().unwrap().success());
+        told
+    }
+}
+
+/// Reads all streams of a connection until it ends.
+async fn end_of(mut connection: Connection) -> ConnectionError {
+    let mut readers: Vec<JoinHandle<_>> = Vec::new();
+    loop {
+        match poll_fn(|cx| connection.poll_inbound_unpin(cx)).await {
+            Ok(mut stream) => readers.push(tokio::spawn(async move {
+                let mut words = Vec::new();
+                stream.read_to_end(&mut words).await
+            })),
+            Err(end) => return end,
+        }
+    }
+}
