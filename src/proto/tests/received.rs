@@ -8,6 +8,7 @@ use std::{
     ops::Range,
     pin::pin,
     rc::Rc,
+    slice,
     time::Duration,
 };
 
@@ -279,7 +280,7 @@ fn duplicate_of_what_was_read_counts_as_one_datagram_at_most() {
     let mut buf = [0; 2000];
     for message in 0..1000 {
         let frame = Frame::stream(stream, 1000 * message, &[b'x'; 1000]);
-        scene.say(&[frame.clone()]);
+        scene.say(slice::from_ref(&frame));
         let accepted = *accepted.get_or_insert_with(|| scene.accept_all()[0]);
         let read = scene.victim.read(accepted, &mut buf).now_or_never();
         assert_eq!(read, Some(Ok(1000)));
