@@ -86,6 +86,7 @@ impl Both {
             .with_behaviour(|_| dummy::Behaviour)
             .unwrap()
             .with_swarm_config(|default| config(default.with_idle_connection_timeout(NEVER)))
+            .with_connection_timeout(NEVER)
             .build();
         Self {
             swarm,
@@ -192,6 +193,12 @@ enum Source {
     NewPorts,
 }
 
+/// Ports that no program binds.
+const CLOSED: [&str; 2] = [
+    "/ip4/127.0.0.1/udp/9/quic-v1",
+    "/ip4/127.0.0.1/udp/11/quic-v1",
+];
+
 /// Addresses at which nobody answers in time.
 struct Losers {
     silent: Vec<UdpSocket>,
@@ -204,7 +211,7 @@ struct Losers {
 impl Losers {
     async fn new() -> Self {
         // Closed ports.
-        let mut addresses: Vec<_> = (0..2).map(|_| silent("127.0.0.1").1).collect();
+        let mut addresses = CLOSED.map(|addr| addr.parse().unwrap()).to_vec();
         let mut holes = Vec::new();
         for _ in 0..3 {
             let (socket, addr) = silent("127.0.0.1");
@@ -319,7 +326,8 @@ async fn losers_leave_nothing(source: Source) {
             Some(port) => assert_eq!(sender.port(), port),
             None if source == Source::NewPorts => {
                 // The system has the port back.
-                std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, sender.port())).unwrap();
+                let addr = (Ipv4Addr::LOCALHOST, sender.port());
+                until(|| std::net::UdpSocket::bind(addr).is_ok()).await;
             }
             None => assert_eq!(sender, &senders[0]),
         }
@@ -424,7 +432,7 @@ async fn a_dial_that_fails_is_repeated_with_backoff() {
 #[tokio::test]
 async fn a_dial_that_always_fails_ends_with_its_last_attempt() {
     bounded(async {
-        let (closed, peer) = (silent("127.0.0.1").1, PeerId::random());
+        let (closed, peer) = (CLOSED[0].parse().unwrap(), PeerId::random());
         let mut dialer = Both::new(|config| config);
         let backoff = quickly().with_max_times(2);
         let error = connect(&mut dialer.swarm, peer, &[closed], backoff, |_| {})

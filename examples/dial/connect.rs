@@ -5,7 +5,10 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     multiaddr::Protocol,
-    swarm::{DialError, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        DialError, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 
 /// Dials `peer` at all of `addresses`; the first that answers is used. If none does, tries again
@@ -28,7 +31,11 @@ pub async fn connect<B: NetworkBehaviour>(
     let mut delays = backoff.build();
     // The peer may have dialled us meanwhile.
     while !swarm.is_connected(&peer) {
-        let opts = DialOpts::peer_id(peer).addresses(addresses.clone()).build();
+        // Whether or not a behaviour dials it as well.
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Disconnected)
+            .addresses(addresses.clone())
+            .build();
         let attempt = opts.connection_id();
         swarm.dial(opts)?;
         let error = loop {

@@ -2,7 +2,7 @@
 //! the disk, and needs no particular runtime.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     task::{Context, Poll, ready},
     thread,
@@ -27,6 +27,8 @@ pub(crate) struct SnapshotFile {
     /// The file has been read, or has nothing that could be. Otherwise it is not replaced: a disk
     /// or a permission may have failed for a moment.
     known: bool,
+    /// It has something that is not a list of peers, and is set aside before it is replaced.
+    unusable: bool,
     /// The thread that writes. Dropping this waits for it, so that an older list never replaces one
     /// that is saved after that.
     writer: Option<thread::JoinHandle<()>>,
@@ -61,6 +63,7 @@ impl SnapshotFile {
             interval,
             job: Job::Unread,
             known: false,
+            unusable: false,
             writer: None,
             written: None,
             asked: false,
@@ -103,7 +106,11 @@ impl SnapshotFile {
         self.asked = false;
         self.dirty = false;
         self.written = Some(now);
+        let unusable = self.unusable;
         let (receiver, writer) = run(&self.path, SaveError::Thread, move |path| {
+            if unusable {
+                set_aside(path).map_err(SaveError::Write)?;
+            }
             snapshot.save(path).map(|()| snapshot.peers().len())
         });
         self.job = Job::Save(receiver);
@@ -126,6 +133,7 @@ impl SnapshotFile {
                 let result = result.unwrap_or_else(|_| Err(SaveError::Thread(gone())));
                 // What was not written has still to be.
                 self.dirty |= result.is_err();
+                self.unusable &= result.is_err();
                 Done::Saved(result)
             }
             Job::Unread | Job::None => return Poll::Pending,
@@ -157,6 +165,7 @@ impl SnapshotFile {
             }
             result => {
                 self.known = true;
+                self.unusable = matches!(result, Err(LoadError::Parse(_)));
                 Done::Loaded(result)
             }
         }
@@ -169,6 +178,18 @@ impl Drop for SnapshotFile {
             // A panic of the thread has been reported by the channel, if at all.
             let _ = writer.join();
         }
+    }
+}
+
+/// Keeps what is in the file under another name: somebody may mend it, or go back to the version
+/// that has written it.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".unusable");
+    match fs::rename(path, aside) {
+        // It was set aside when the last attempt to write has failed, or is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
     }
 }
 

@@ -102,9 +102,10 @@
 //!
 //! A thread reads and writes it, so the Swarm does not wait for the disk. It is replaced as a
 //! whole. Of several processes with the same file, the last to write wins. A file that is torn, too
-//! large or otherwise unusable is reported as [`Event::LoadFailed`], and a disk that cannot be
-//! written as [`Event::SaveFailed`]; the node goes on with what it knows. A file that the system
-//! refuses to read is not replaced: it is read again before each write, and its peers are kept.
+//! large or otherwise unusable is reported as [`Event::LoadFailed`] and set aside, and a disk that
+//! cannot be written as [`Event::SaveFailed`]; the node goes on with what it knows. A file that the
+//! system refuses to read is not replaced: it is read again before each write, and its peers are
+//! kept.
 //!
 //! A writer that crashes may leave a new file beside it, `.libp2p-rejoin-…`. The next start removes
 //! those that are older than an hour. No other decision depends on the clock of the host, which may

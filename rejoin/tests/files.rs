@@ -83,7 +83,7 @@ async fn what_is_learned_is_saved_unasked() {
     );
 }
 
-/// The node joins by its bootstrap peer, and replaces the file.
+/// The node joins by its bootstrap peer, sets the file aside, and writes another.
 async fn survives(content: &[u8], check: fn(&LoadError) -> bool) {
     let (_directory, path) = path();
     fs::write(&path, content).unwrap();
@@ -101,6 +101,10 @@ async fn survives(content: &[u8], check: fn(&LoadError) -> bool) {
     let event = saved(&mut node).await;
     assert!(matches!(event, Event::Saved { peers: 1 }), "{event:?}");
     assert_eq!(Snapshot::load(&path).unwrap().peers().len(), 1);
+    // What nobody could read is not lost.
+    let mut aside = path.into_os_string();
+    aside.push(".unusable");
+    assert_eq!(fs::read(aside).unwrap(), content);
 }
 
 #[tokio::test]
