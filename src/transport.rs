@@ -51,10 +51,11 @@ use crate::{
 ///
 /// When the transport is dropped outside of tasks while a multi-threaded runtime serves it, the
 /// drop blocks until the peers of connections that were closed before are told, but at most for
-/// 100 ms. It takes 0.2 to 0.4 ms, and a round trip more if the peer has to acknowledge data of
-/// closed streams first. So those peers are told although the process ends right after that. A
-/// Swarm drops its transport before its connections, and there may be more of them than can be told
-/// in this time: for both there is [`Handle::shutdown`](crate::Handle::shutdown).
+/// 100 ms. It takes 0.2 to 0.4 ms if nothing else is under way, and a round trip more if the peer
+/// has to acknowledge data of closed streams first. So those peers are told although the process
+/// ends right after that. A Swarm drops its transport before its connections, and there may be more
+/// of them than can be told in this time: for both there is
+/// [`Handle::shutdown`](crate::Handle::shutdown).
 ///
 /// [`listen_on`](transport::Transport::listen_on) and the polling of dials need a tokio runtime
 /// with time and I/O enabled around them.

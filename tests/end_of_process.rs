@@ -4,12 +4,14 @@
 //! ours runs after `exit`, and the runtime's threads may not have run since the drop.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+#![allow(clippy::disallowed_methods, reason = "a drop is timed")]
 
 mod support;
 
 use std::{
     env,
     future::poll_fn,
+    mem,
     pin::Pin,
     process::{Command, exit},
     sync::{
@@ -18,7 +20,7 @@ use std::{
     },
     task::{Context, Wake, Waker},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt, future::join_all};
@@ -44,10 +46,8 @@ const TIMES: usize = 10;
 #[test]
 fn connections_that_were_dropped_are_closed() {
     const TEST: &str = "connections_that_were_dropped_are_closed";
-    exits_after(1, async |dialed, dialer| drop((dialed, dialer)));
-    for _ in 0..TIMES {
-        Peer::listen().assert_told(TEST, 1);
-    }
+    exits_after(1, async |dialed, dialer| (dialed, dialer));
+    assert_told(TEST, 1, TIMES);
 }
 
 /// The peer has to acknowledge the data before.
@@ -61,11 +61,9 @@ fn connections_with_streams_that_were_closed_are_closed() {
             stream.close().await.unwrap();
         }
         poll_fn(|cx| dialed[1].poll_close_unpin(cx)).await.unwrap();
-        drop((dialed, dialer));
+        (dialed, dialer)
     });
-    for _ in 0..TIMES {
-        Peer::listen().assert_told(TEST, 2);
-    }
+    assert_told(TEST, 2, TIMES);
 }
 
 #[test]
@@ -75,11 +73,11 @@ fn connections_are_closed_although_a_dial_is_under_way() {
         let (_socket, nobody) = silent("127.0.0.1");
         let mut dial = dialer.dial(&nobody);
         assert!(poll_now(&mut dial).is_pending());
-        drop((dialed, dialer));
+        // It stays under way.
+        mem::forget(dial);
+        (dialed, dialer)
     });
-    for _ in 0..TIMES {
-        Peer::listen().assert_told(TEST, 1);
-    }
+    assert_told(TEST, 1, TIMES);
 }
 
 /// The waker of an event of the old drivers makes the transport listen again, so that new drivers
@@ -109,13 +107,10 @@ fn connections_are_closed_although_new_drivers_have_begun_early() {
         second.block_on(bounded(async {
             let (_, dialed) = dialer.dial(&peer.parse().unwrap()).await.unwrap();
             until_drivers_sleep().await;
-            drop((dialed, dialer));
-            exit(0)
+            drop_and_exit(vec![dialed], dialer)
         }));
     }
-    for _ in 0..TIMES {
-        Peer::listen().assert_told(TEST, 1);
-    }
+    assert_told(TEST, 1, TIMES);
 }
 
 struct Reviver {
@@ -153,43 +148,80 @@ fn connections_at_a_slow_interface_are_closed() {
     };
 
     const TEST: &str = "connections_at_a_slow_interface_are_closed";
-    const CONNECTIONS: usize = 300;
-    const LIMIT: &str = "qdisc add dev lo root tbf rate 8mbit burst 4kb limit 100kb";
+    const CONNECTIONS: usize = 350;
+    const LIMIT: &str = "qdisc add dev lo root tbf rate 4mbit burst 4kb limit 100kb";
     exits_after(CONNECTIONS, async |dialed, dialer| {
         let limited = Command::new("tc").args(LIMIT.split(' ')).status();
         assert!(limited.unwrap().success());
-        drop((dialed, dialer));
+        (dialed, dialer)
     });
-    let slow = Namespace::hold(1).map(|mut held| held.remove(0));
-    let Some(slow) = or_skip("namespaces", slow) else {
-        return;
-    };
-    let told = visit(&slow.enter(), || Peer::listen().told(TEST, CONNECTIONS));
-    let told = outcome(told.unwrap()).unwrap();
-    // On a busy machine the time does not suffice for all. Its first hundred fill the socket.
-    assert!(told > CONNECTIONS / 2, "{told}");
+    loop {
+        let slow = Namespace::hold(1).map(|mut held| held.remove(0));
+        let Some(slow) = or_skip("namespaces", slow) else {
+            return;
+        };
+        let told = visit(&slow.enter(), || Peer::listen().told(TEST, CONNECTIONS));
+        if let Some(told) = outcome(told.unwrap()).unwrap() {
+            assert_eq!(told, CONNECTIONS);
+            return;
+        }
+    }
 }
 
-/// In the process that exits: connects, does this outside of tasks of a multi-threaded runtime, and
-/// exits.
-fn exits_after(connections: usize, deed: impl AsyncFnOnce(Vec<Connection>, Node)) {
+/// In the process that exits: connects, does this, drops what is left, and exits.
+fn exits_after(
+    connections: usize,
+    deed: impl AsyncFnOnce(Vec<Connection>, Node) -> (Vec<Connection>, Node),
+) {
     let Ok(peer) = env::var(PEER) else {
         return;
     };
     let peer = peer.parse().unwrap();
     runtime().block_on(bounded(async {
         let mut dialer = Node::with(|config| config.socket_buffer_bytes(1 << 20, 64 << 10));
-        let dials: Vec<_> = (0..connections).map(|_| dialer.dial(&peer)).collect();
-        let dialed = join_all(dials).await.into_iter();
-        let dialed = dialed.map(|dialed| dialed.unwrap().1).collect();
+        let mut dialed = Vec::new();
+        while dialed.len() < connections {
+            let some = AT_A_TIME.min(connections - dialed.len());
+            let dials: Vec<_> = (0..some).map(|_| dialer.dial(&peer)).collect();
+            let answers = join_all(dials).await.into_iter();
+            dialed.extend(answers.map(|dialed| dialed.unwrap().1));
+        }
         until_drivers_sleep().await;
-        deed(dialed, dialer).await;
-        exit(0)
+        let (dialed, dialer) = deed(dialed, dialer).await;
+        drop_and_exit(dialed, dialer)
     }));
 }
 
+/// Dials under way at a time.
+const AT_A_TIME: usize = 20;
+
+/// Outside of tasks of a multi-threaded runtime, so that the drop of the transport waits.
+fn drop_and_exit(dialed: Vec<Connection>, dialer: Node) -> ! {
+    drop(dialed);
+    let began = Instant::now();
+    drop(dialer);
+    exit(if began.elapsed() < LONGEST {
+        0
+    } else {
+        OUT_OF_TIME
+    })
+}
+
+/// The longest that the drop of a transport takes. If it takes as long, the machine is too busy to
+/// tell anything.
+const LONGEST: Duration = Duration::from_millis(100);
+const OUT_OF_TIME: i32 = 3;
+
 async fn until_drivers_sleep() {
     tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// Runs a test in processes that exit, so `often`, and asserts that each closes its connections.
+fn assert_told(test: &str, connections: usize, often: usize) {
+    let told = (0..).filter_map(|_| Peer::listen().told(test, connections));
+    for told in told.take(often) {
+        assert_eq!(told, connections);
+    }
 }
 
 /// The peer of the process that exits.
@@ -211,12 +243,9 @@ impl Peer {
         }
     }
 
-    fn assert_told(self, test: &str, connections: usize) {
-        assert_eq!(self.told(test, connections), connections);
-    }
-
-    /// Runs a test in a process that exits. Returns how many of its connections it has closed.
-    fn told(mut self, test: &str, connections: usize) -> usize {
+    /// Runs a test in a process that exits. Returns how many of its connections it has closed, or
+    /// `None` if the time did not suffice.
+    fn told(mut self, test: &str, connections: usize) -> Option<usize> {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "--nocapture", test])
             .env(PEER, self.addr.to_string())
@@ -235,8 +264,13 @@ impl Peer {
         }));
         let is_told = |end: &ConnectionError| matches!(end, ConnectionError::ClosedByPeer { .. });
         let told = ends.iter().filter(|end| is_told(end)).count();
-        assert!(child.wait().unwrap().success());
-        told
+        match child.wait().unwrap().code() {
+            Some(0) => Some(told),
+            code => {
+                assert_eq!(code, Some(OUT_OF_TIME));
+                None
+            }
+        }
     }
 }
 

@@ -97,8 +97,8 @@ impl Drop for UseGuard {
 }
 
 /// The longest time that the drop of a transport waits for drivers on other threads to tell peers
-/// which connections were closed before. It takes them 0.2 to 0.4 ms, and a round trip more if data
-/// has to be acknowledged first.
+/// which connections were closed before. If nothing else is under way, it takes them 0.2 to 0.4 ms,
+/// and a round trip more if data has to be acknowledged first.
 ///
 /// The thread may be about to end the process, and need not wait for the runtime to end.
 const FLUSH_TIME: Duration = Duration::from_millis(100);

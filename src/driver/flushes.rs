@@ -37,7 +37,9 @@ impl Flushes {
 
     /// Notes that this flush and those before it are done.
     pub(super) fn note_done(&self, flush: Flush) {
-        lock(&self.state).done = flush;
+        let mut state = lock(&self.state);
+        state.done = state.done.max(flush);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -47,9 +49,11 @@ impl Flushes {
         self.changed.notify_all();
     }
 
-    /// For the next driver.
+    /// For the next driver, which owes nothing to those who asked earlier ones.
     pub(super) fn begin_again(&self) {
-        lock(&self.state).is_over = false;
+        let mut state = lock(&self.state);
+        state.done = state.asked;
+        state.is_over = false;
     }
 
     /// Blocks the thread until the flush is done or the driver has stopped, but not beyond `until`.

@@ -144,7 +144,7 @@ impl Mailbox {
     /// Asks the driver to note when it has sent what its connections have to send now.
     pub(super) fn ask_for_flush(&self) -> Flush {
         let flush = self.flushes.ask();
-        self.post(|inside| inside.mail.flush = Some(flush));
+        self.post(|inside| inside.mail.flush = inside.mail.flush.max(Some(flush)));
         flush
     }
 

@@ -166,7 +166,13 @@ impl<S: SocketHandle> Turn<'_, S> {
     pub(super) fn share_memory(&mut self) {
         let bytes = self.connection.buffered_bytes();
         self.slot.budget.set(bytes, self.budget);
-        let is_over = self.slot.budget.is_over(self.budget);
+        let mut is_over = self.slot.budget.is_over(self.budget);
+        // Otherwise it might wait for the application to read what is not there.
+        if is_over && self.connection.count_exactly() {
+            let bytes = self.connection.buffered_bytes();
+            self.slot.budget.set(bytes, self.budget);
+            is_over = self.slot.budget.is_over(self.budget);
+        }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;
             let dropped = self.connection.refuse_data(is_over);

@@ -16,6 +16,12 @@ impl Connection {
         self.streams.held_bytes() + self.streams.unacknowledged_bytes()
     }
 
+    /// Counts what it holds of received data exactly. Returns whether that may have changed the
+    /// count.
+    pub(in crate::proto) fn count_exactly(&mut self) -> bool {
+        self.streams().count_exactly()
+    }
+
     /// Sets how many bytes it may hold in each direction.
     pub(in crate::proto) fn set_allowance(&mut self, bytes: u64) {
         self.streams().set_receive_limit(bytes);

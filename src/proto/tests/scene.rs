@@ -58,10 +58,15 @@ pub(super) const HOSTILE: usize = 2;
 
 impl Scene {
     pub(super) fn new(side: Hostile) -> Self {
+        Self::with(side, Setup::default())
+    }
+
+    /// With such a victim.
+    pub(super) fn with(side: Hostile, victim: Setup) -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
         let mut network = Network::new(1);
         network.add(Setup::default());
-        network.add(Setup::default());
+        network.add(victim);
         network.add(Setup {
             changes: Script::changes(&script),
             ..Setup::default()

@@ -22,6 +22,8 @@ pub(super) struct Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backlog {
     held: u32,
+    /// Bytes of memory of the largest datagram with a piece.
+    largest: u32,
     /// The number of the datagram with the last frame.
     last: u32,
     pieces: u16,
@@ -44,6 +46,7 @@ impl Backlog {
             return;
         }
         self.held = self.held.saturating_add(arrival.held);
+        self.largest = self.largest.max(arrival.held);
         // All frames of a datagram together have at most as many bytes as the datagram, and a piece
         // and what separates it from the next one have at least a byte each.
         let parts = gaps.min(arrival.held / 2);
@@ -54,13 +57,16 @@ impl Backlog {
     /// Notes that `bytes` bytes were taken, and whether that was all of a piece.
     ///
     /// Their memory is freed only when everything in it was taken, and quinn-proto does not tell
-    /// what else is there. So this subtracts only `bytes`; [`clear`](Self::clear) subtracts the
-    /// rest.
+    /// what else is there. So this subtracts only `bytes`, but no piece keeps more than a datagram.
+    /// Duplicates stay counted, because quinn-proto drops them and does not tell that either;
+    /// [`clear`](Self::clear) subtracts the rest.
     pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        self.held = self.held.saturating_sub(bytes as u32);
         if is_whole_piece {
             self.pieces = self.pieces.saturating_sub(1);
         }
+        let kept = u32::from(self.pieces).saturating_mul(self.largest);
+        self.held = self.held.saturating_sub(bytes as u32).min(kept);
+        self.crumbs = u16::from(self.crumbs).min(self.pieces) as u8;
     }
 
     /// Notes that nothing is left according to our own count. quinn-proto has not reported yet that

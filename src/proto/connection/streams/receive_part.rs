@@ -4,12 +4,8 @@ use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 use super::{
     backlog::{Arrival, Backlog},
-    reassembly::{PAGE_BYTES, Reassembly},
+    reassembly::Reassembly,
 };
-
-/// What is taken out of quinn-proto beyond what the application asks for, in bytes. The frames of a
-/// network's datagrams are smaller, so the rest of a piece is taken whole.
-const REST_BYTES: usize = PAGE_BYTES;
 
 /// The state of the receiving part of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,7 +163,7 @@ impl ReceivePart {
         while self.state == RecvState::Open {
             let mut recv_stream = quic.recv_stream(id);
             let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
-                self.backlog.clear();
+                self.stop();
                 break;
             };
             let end = self.take_out(&mut chunks, most, &mut taken);
@@ -194,6 +190,12 @@ impl ReceivePart {
             }
         }
         taken
+    }
+
+    /// Whether it holds something in quinn-proto, as far as we know, and nothing of it can be read:
+    /// it lies behind a gap, or it was dropped as a duplicate.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.state == RecvState::Open && !self.backlog.is_news() && self.backlog.held() > 0
     }
 
     /// Notes that the application reads no more of it.
@@ -232,15 +234,12 @@ impl ReceivePart {
         let mut recv_stream = quic.recv_stream(id);
         let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
             // It is over for quinn-proto, which does not tell how.
-            self.state = RecvState::Stopped;
+            self.stop();
             return;
         };
         while taken.filled < buf.len() {
             let wanted = buf.len() - taken.filled;
-            // A read often ends where a piece ends. Only a read that asks for more knows that the
-            // piece is gone.
-            let most = wanted + REST_BYTES;
-            let (offset, bytes) = match next(&mut chunks, most) {
+            let (offset, bytes) = match next(&mut chunks, wanted) {
                 Ok(chunk) => chunk,
                 Err(end) => {
                     self.meet(end);
@@ -248,17 +247,22 @@ impl ReceivePart {
                 }
             };
             taken.bytes += bytes.len() as u64;
-            self.took(bytes.len(), bytes.len() < most);
+            self.took(bytes.len(), bytes.len() < wanted);
             if offset != self.reassembly.next() {
                 // Chunks come by offset, so all later ones are behind this gap too.
                 self.reassembly.insert(offset, &bytes);
                 break;
             }
-            let (part, rest) = bytes.split_at(bytes.len().min(wanted));
-            buf[taken.filled..][..part.len()].copy_from_slice(part);
-            taken.filled += part.len();
-            self.reassembly.skip(part.len());
-            self.reassembly.insert(self.reassembly.next(), rest);
+            buf[taken.filled..][..bytes.len()].copy_from_slice(&bytes);
+            taken.filled += bytes.len();
+            self.reassembly.skip(bytes.len());
+            // A read often ends where a piece ends. If nothing comes next, nothing was left of it.
+            if bytes.len() == wanted
+                && let Err(end) = next(&mut chunks, 0)
+            {
+                self.took(0, true);
+                self.meet(end);
+            }
             taken.filled += self.reassembly.read(&mut buf[taken.filled..]);
         }
         // Here the peer gets credit for what the application reads. A slow reader stops its sender.

@@ -377,6 +377,18 @@ impl Streams<'_> {
         }
     }
 
+    /// Takes out what cannot be read yet, so that no more is counted than is held. Returns whether
+    /// there was something to take.
+    pub(crate) fn count_exactly(&mut self) -> bool {
+        let in_doubt: Vec<_> = (self.streams.states.iter())
+            .filter_map(|(&id, stream)| stream.receive.is_in_doubt().then_some(id))
+            .collect();
+        for &id in &in_doubt {
+            self.drain(id, true);
+        }
+        !in_doubt.is_empty()
+    }
+
     /// A frame of the stream has arrived.
     pub(super) fn on_readable(&mut self, id: StreamId) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
