@@ -112,6 +112,11 @@ impl Host {
             ip @ IpAddr::V4(_) => ip,
         })
     }
+
+    /// Whether it is another host on each link.
+    pub(crate) fn is_link_local(self) -> bool {
+        is_link_local(self.0)
+    }
 }
 
 /// Formats the address as `/ip4|ip6/…/udp/…/quic-v1`, with the index of its zone if it has one.

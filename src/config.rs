@@ -188,7 +188,9 @@ impl Config {
         }
         let knobs = self.knobs.clone();
         Some(Arc::new(move |max_payload, connection: &Beginning| {
-            let memory = (paths.as_ref()).map(|paths| paths.of(connection.now, connection.host));
+            let memory = paths.as_ref().and_then(|paths| {
+                paths.of(connection.now, connection.host, connection.is_outbound)
+            });
             let mut config = knobs.transport(max_payload, memory);
             if let Some(qlog) = &qlog {
                 qlog.attach(connection, &mut config);

@@ -531,11 +531,14 @@ impl ConfigBuilder {
     /// connections ([RFC 9959], Careful Resume).
     ///
     /// For up to 1024 hosts and an hour, the least round trip and what the path took in it are
-    /// remembered. A later dial or incoming connection assumes that round trip until it has
-    /// measured its own, so a lost first packet is sent again sooner. If its own is similar, half
-    /// of what the path took may be in flight after the first round trip, instead of what slow
-    /// start would have come to. It is paced. With [`CongestionControl::Bbr`], only the round trip
-    /// is used.
+    /// remembered. A later dial assumes that round trip until it has measured its own, so a lost
+    /// first packet is sent again sooner. If the round trip of a later connection, dialled or
+    /// incoming, is similar, half of what the path took may be in flight after the first round
+    /// trip, instead of what slow start would have come to. It is paced, and one connection to a
+    /// host tries it at a time. With [`CongestionControl::Bbr`], only the round trip is used.
+    ///
+    /// Clones of a configuration share what is remembered. It belongs to the address of the peer
+    /// (an IPv6 /64), whichever of our addresses is used, and not to link-local addresses.
     ///
     /// Default: off, because a wrong memory costs: if a path has become slower, most of what is
     /// sent in one round trip is lost, of this connection and of others that share the path.

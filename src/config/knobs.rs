@@ -399,9 +399,8 @@ impl Knobs {
         }
         // On loopback there is no path to remember.
         let memory = memory.filter(|_| !is_wide);
-        let known = memory.as_ref().and_then(PathMemory::known);
-        let initial_rtt = known.map_or(self.initial_rtt, |known| {
-            known.initial_rtt(self.initial_rtt)
+        let initial_rtt = (memory.as_ref()).map_or(self.initial_rtt, |memory| {
+            memory.initial_rtt(self.initial_rtt)
         });
         let congestion = LiftableFactory {
             inner: self.congestion(initial_window),

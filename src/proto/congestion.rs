@@ -82,6 +82,8 @@ struct Shared {
     found_late: AtomicBool,
     /// If the controller has a pacing rate.
     paced: Option<Paced>,
+    /// Whether the connection sends from another address than the one with which it began.
+    has_left: AtomicBool,
 }
 
 impl PathControl {
@@ -101,6 +103,12 @@ impl PathControl {
     /// more that would make room.
     pub(super) fn lift(&self, is_lifted: bool) {
         self.0.is_lifted.store(is_lifted, Ordering::Relaxed);
+    }
+
+    /// Notes that the connection sends from another of our addresses from now on. quinn-proto keeps
+    /// the controller then, but what is remembered is that of another path.
+    pub(super) fn leave(&self) {
+        self.0.has_left.store(true, Ordering::Relaxed);
     }
 
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
@@ -175,10 +183,25 @@ impl Liftable {
             (self.shared.same_host_window).store(bytes, Ordering::Relaxed);
         }
     }
+
+    fn has_left(&self) -> bool {
+        self.shared.has_left.load(Ordering::Relaxed)
+    }
+
+    /// Ends what was begun with the memory of a path that the connection has left.
+    fn drop_left_path(&mut self, now: Instant) {
+        if self.has_left()
+            && let Some(resume) = self.resume.take()
+            && resume.withholds_congestion()
+        {
+            self.inner.on_congestion_event(now, now, false, 0);
+        }
+    }
 }
 
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.drop_left_path(now);
         if let Some(resume) = &mut self.resume {
             resume.note_sent(now, bytes);
         }
@@ -212,6 +235,7 @@ impl Controller for Liftable {
     ) {
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
+        self.drop_left_path(now);
         let inner = self.inner.window();
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
@@ -233,8 +257,9 @@ impl Controller for Liftable {
             // Nothing has arrived for a while. Another quick round trip tells that it was the host.
             (self.shared.same_host_window).store(0, Ordering::Relaxed);
         }
+        self.drop_left_path(now);
         if let Some(resume) = &mut self.resume
-            && resume.note_congestion(now, is_persistent_congestion, self.inner.window())
+            && resume.note_congestion(now, sent, is_persistent_congestion, self.inner.window())
         {
             return;
         }
@@ -253,7 +278,8 @@ impl Controller for Liftable {
             // On the same host there is no network that could be congested.
             let least = self.shared.same_host_window.load(Ordering::Relaxed);
             let window = self.inner.window();
-            let window = (self.resume.as_ref()).map_or(window, |resume| resume.window(window));
+            let resume = self.resume.as_ref().filter(|_| !self.has_left());
+            let window = resume.map_or(window, |resume| resume.window(window));
             window.max(least)
         }
     }
@@ -290,6 +316,7 @@ const PACKET_OVERHEAD: u64 = 40;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{address::Host, proto::known_paths::KnownPaths};
 
     const WINDOW: u64 = 512 * 1024;
 
@@ -329,6 +356,38 @@ mod tests {
         loopback.on_congestion_event(now, now, true, 1_200);
         assert!(loopback.window() < WINDOW);
         assert_eq!(PathControl(loopback.shared).same_host_window(), None);
+    }
+
+    /// It is another path, although the peer is the same.
+    #[test]
+    fn nothing_is_remembered_of_a_path_from_another_of_our_addresses() {
+        const RTT: Duration = Duration::from_millis(60);
+        for is_after_loss in [false, true] {
+            let paths = KnownPaths::default();
+            let mut now = crate::net::clock::now();
+            let host = Host::of([192, 0, 2, 1].into());
+            let memory = || paths.of(now, host, true).unwrap();
+            memory().note(now, RTT, 2_000_000, false);
+            let mut path = build(None);
+            let mut resume = Resume::new(memory(), now, 12_000, true);
+            resume.note_acknowledged(now + RTT, now, 12_000);
+            path.resume = Some(Box::new(resume));
+            path.on_sent(now, 12_000, 9);
+            now += RTT;
+            path.on_end_acks(now, 0, false, Some(9));
+            assert_eq!(path.window(), 1_000_000);
+            let before = path.inner.window();
+            if is_after_loss {
+                now += RTT;
+                path.on_congestion_event(now, now, false, 1_200);
+                assert_eq!(path.inner.window(), before, "in the retreat");
+            }
+            PathControl(Arc::clone(&path.shared)).leave();
+            assert_eq!(path.window(), before);
+            path.on_sent(now, 1_200, 10);
+            assert!(path.resume.is_none());
+            assert_eq!(path.window() < before, is_after_loss);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::proto::known_paths::PathMemory;
+use crate::proto::known_paths::{KnownPath, PathMemory, RENEWED};
 
 /// What is remembered of one path, and what becomes of it. The window of the controller is raised
 /// for a while, or lowered; the controller itself learns nothing of it but what is acknowledged.
@@ -15,6 +15,7 @@ pub(super) struct Resume {
     memory: PathMemory,
     initial_window: u64,
     phase: Phase,
+    attempt: Option<Attempt>,
     acknowledged: u64,
     least_rtt: Duration,
     batch: Batch,
@@ -53,6 +54,22 @@ enum Phase {
     Normal,
 }
 
+/// What was sent with more in flight than the controller would have let.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    /// What it relied on, which nobody else can try meanwhile.
+    taken: KnownPath,
+    began: Instant,
+    ended: Option<Instant>,
+}
+
+impl Attempt {
+    /// Whether a packet that was sent then is part of it.
+    fn has(&self, sent: Instant) -> bool {
+        self.began < sent && self.ended.is_none_or(|ended| sent <= ended)
+    }
+}
+
 impl Resume {
     /// Without `may_jump`, the path is only measured.
     pub(super) fn new(
@@ -61,14 +78,16 @@ impl Resume {
         initial_window: u64,
         may_jump: bool,
     ) -> Self {
-        let phase = match memory.known() {
-            Some(_) if may_jump => Phase::Reconnaissance,
-            _ => Phase::Normal,
+        let phase = if may_jump && memory.is_known() {
+            Phase::Reconnaissance
+        } else {
+            Phase::Normal
         };
         Self {
             memory,
             initial_window,
             phase,
+            attempt: None,
             acknowledged: 0,
             least_rtt: Duration::MAX,
             batch: Batch::default(),
@@ -89,8 +108,8 @@ impl Resume {
     }
 
     pub(super) fn note_sent(&mut self, now: Instant, bytes: u64) {
+        // With packets that only acknowledge, which quinn-proto does not count.
         self.in_flight += bytes;
-        self.measure.note_in_flight(self.in_flight);
         // What an application sends later would be more than the acknowledgements bear.
         if let Phase::Unvalidated { began, .. } = self.phase
             && now > began + self.least_rtt
@@ -118,16 +137,15 @@ impl Resume {
         };
         let mut is_told = false;
         match self.phase {
-            Phase::Reconnaissance if self.acknowledged >= self.initial_window => {
-                let known = self.memory.known();
-                let jump = known.and_then(|known| known.jump(self.least_rtt));
-                self.phase = match jump.filter(|&jump| jump > inner) {
-                    Some(window) => Phase::Unvalidated { began: now, window },
-                    None => Phase::Normal,
-                };
+            // Without use, it would be over before the application has something to send.
+            Phase::Reconnaissance
+                if self.acknowledged >= self.initial_window && 2 * self.in_flight >= inner =>
+            {
+                self.jump(now, now.saturating_duration_since(sent), inner);
             }
+            Phase::Unvalidated { began, .. } if now > began && in_flight == 0 => self.succeed(now),
             Phase::Unvalidated { began, .. } if sent > began => self.validate(now),
-            Phase::Validating { began, .. } if sent > began => self.phase = Phase::Normal,
+            Phase::Validating { began, .. } if sent > began || in_flight == 0 => self.succeed(now),
             Phase::Retreat { began, .. } if sent > began => {
                 self.phase = Phase::Normal;
                 is_told = true;
@@ -138,11 +156,30 @@ impl Resume {
         let least = LEAST_INITIAL_WINDOWS * self.initial_window;
         if let Some(window) = (self.measure).end_batch(now, batch.bytes, sent, self.least_rtt)
             && window >= least
-            && self.measure.is_news(now, window, inner)
         {
-            self.memory.note(now, self.least_rtt, window);
+            let is_limit = self.measure.is_limit(now, inner);
+            self.memory.note(now, self.least_rtt, window, is_limit);
         }
         is_told
+    }
+
+    /// Whether the controller has not been told yet of a loss.
+    pub(super) fn withholds_congestion(&self) -> bool {
+        matches!(self.phase, Phase::Retreat { .. })
+    }
+
+    /// The memory may have changed, or have become too old, since the connection began.
+    fn jump(&mut self, now: Instant, latest_rtt: Duration, inner: u64) {
+        self.phase = Phase::Normal;
+        let taken = (self.memory).take(now, self.least_rtt, latest_rtt, inner);
+        if let Some((taken, window)) = taken {
+            self.phase = Phase::Unvalidated { began: now, window };
+            self.attempt = Some(Attempt {
+                taken,
+                began: now,
+                ended: None,
+            });
+        }
     }
 
     fn validate(&mut self, now: Instant) {
@@ -152,30 +189,60 @@ impl Resume {
         };
     }
 
-    /// Loss, or a mark of ECN; the controller's window was `inner` before. Returns whether it is
-    /// kept from the controller: in a retreat its window goes on to grow by what is acknowledged,
-    /// and is reduced from that when the retreat is over.
+    fn succeed(&mut self, now: Instant) {
+        self.end_attempt(now, Phase::Normal);
+        if let Some(attempt) = &self.attempt {
+            self.memory.put_back(now, attempt.taken);
+        }
+    }
+
+    fn end_attempt(&mut self, now: Instant, next: Phase) {
+        self.phase = next;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.ended = Some(now);
+        }
+    }
+
+    /// The memory is wrong; what is measured from now on is not.
+    fn forget(&mut self, now: Instant) {
+        self.memory.forget();
+        self.measure = Measure::new(now);
+    }
+
+    /// Loss, or a mark of ECN, of packets of which the last was sent at `sent`; the controller's
+    /// window was `inner` before. Returns whether it is kept from the controller: in a retreat its
+    /// window goes on to grow by what is acknowledged, and is reduced from that when the retreat is
+    /// over.
     pub(super) fn note_congestion(
         &mut self,
         now: Instant,
+        sent: Instant,
         is_persistent: bool,
         inner: u64,
     ) -> bool {
+        let is_of_attempt = self.attempt.is_some_and(|attempt| attempt.has(sent));
         match self.phase {
-            _ if is_persistent => self.phase = Phase::Normal,
-            Phase::Unvalidated { .. } | Phase::Validating { .. } => {
-                // Safe retreat. The memory is wrong; what is measured from now on is not.
-                self.memory.forget();
-                self.measure = Measure::new(now);
-                self.phase = Phase::Retreat {
-                    began: now,
-                    window: (inner / 2).max(self.initial_window),
-                };
-            }
             Phase::Reconnaissance => self.phase = Phase::Normal,
+            Phase::Unvalidated { .. } | Phase::Validating { .. } if is_persistent => {
+                self.forget(now);
+                self.end_attempt(now, Phase::Normal);
+            }
+            Phase::Unvalidated { .. } | Phase::Validating { .. } if is_of_attempt => {
+                // Safe retreat.
+                self.forget(now);
+                let window = (inner / 2).max(self.initial_window);
+                self.end_attempt(now, Phase::Retreat { began: now, window });
+            }
+            // What was sent before the attempt says nothing of the memory.
+            Phase::Unvalidated { .. } | Phase::Validating { .. } => {
+                self.end_attempt(now, Phase::Normal);
+            }
+            Phase::Retreat { .. } if is_persistent => self.phase = Phase::Normal,
+            // It is found late.
+            Phase::Normal if is_of_attempt => self.forget(now),
             Phase::Retreat { .. } | Phase::Normal => {}
         }
-        matches!(self.phase, Phase::Retreat { .. })
+        self.withholds_congestion()
     }
 }
 
@@ -184,21 +251,20 @@ impl Resume {
 /// It is what was acknowledged, which no queue makes larger, and not the window.
 #[derive(Clone, Debug)]
 struct Measure {
+    began: Instant,
     round_began: Instant,
     acknowledged: u64,
     /// The most in flight in this round, and in the last one.
     peaks: [u64; 2],
-    /// The last value that was noted, and when.
-    noted: Option<(u64, Instant)>,
 }
 
 impl Measure {
     fn new(now: Instant) -> Self {
         Self {
+            began: now,
             round_began: now,
             acknowledged: 0,
             peaks: [0; 2],
-            noted: None,
         }
     }
 
@@ -227,26 +293,18 @@ impl Measure {
         Some(window)
     }
 
-    /// Whether this tells more than what was noted last. Less is acknowledged also where less is
-    /// sent, so less counts only after a while, and if the controller's window was used.
-    fn is_news(&mut self, now: Instant, window: u64, inner: u64) -> bool {
+    /// Whether no more was acknowledged because the path takes no more. Less is acknowledged also
+    /// where less is sent, or in slow start, so the controller's window must be used, and not be
+    /// new.
+    fn is_limit(&self, now: Instant, inner: u64) -> bool {
         let is_used = 2 * self.peaks[1] >= inner;
-        let is_news = self.noted.is_none_or(|(noted, at)| {
-            window > noted || (is_used && now.saturating_duration_since(at) >= RENEWED)
-        });
-        if is_news {
-            self.noted = Some((window, now));
-        }
-        is_news
+        is_used && now.saturating_duration_since(self.began) >= RENEWED
     }
 }
 
 /// A path that takes no more than slow start has in two round trips is not worth a memory
 /// (RFC 9959).
 const LEAST_INITIAL_WINDOWS: u64 = 4;
-
-/// How long a larger value stands.
-const RENEWED: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -273,11 +331,20 @@ mod tests {
         Host::of([192, 0, 2, 1].into())
     }
 
+    fn memory(paths: &KnownPaths, now: Instant) -> PathMemory {
+        paths.of(now, host(), true).unwrap()
+    }
+
     impl Flow {
         fn new(may_jump: bool) -> Self {
             let (paths, began) = (KnownPaths::default(), clock::now());
-            paths.of(began, host()).note(began, RTT, 2 * JUMP);
-            let memory = paths.of(began, host());
+            memory(&paths, began).note(began, RTT, 2 * JUMP, false);
+            Self::over(paths, began, may_jump)
+        }
+
+        /// With what others have remembered.
+        fn over(paths: KnownPaths, began: Instant, may_jump: bool) -> Self {
+            let memory = memory(&paths, began);
             Self {
                 paths,
                 began,
@@ -301,7 +368,7 @@ mod tests {
         }
 
         fn is_remembered(&self) -> bool {
-            self.paths.of(self.now, host()).known().is_some()
+            memory(&self.paths, self.now).is_known()
         }
 
         fn send(&mut self, bytes: u64) {
@@ -325,8 +392,22 @@ mod tests {
             self.resume.end_batch(self.now, self.in_flight, before)
         }
 
+        /// Loses what was just sent. Returns whether it is kept from the controller.
         fn lose(&mut self, is_persistent: bool) -> bool {
-            (self.resume).note_congestion(self.now, is_persistent, self.inner)
+            self.lose_sent_at(self.now, is_persistent)
+        }
+
+        fn lose_sent_at(&mut self, sent: Instant, is_persistent: bool) -> bool {
+            (self.resume).note_congestion(self.now, sent, is_persistent, self.inner)
+        }
+
+        /// Sends after the jump, and waits for the acknowledgement. Returns when it was sent.
+        fn send_attempt(&mut self) -> Instant {
+            self.now += RTT / 4;
+            let sent = self.now;
+            self.send(JUMP);
+            self.now += RTT;
+            sent
         }
     }
 
@@ -337,8 +418,71 @@ mod tests {
         assert_eq!(flow.window(), INITIAL);
         flow.acknowledge(RTT, INITIAL - PACKET);
         assert_eq!(flow.window(), flow.inner);
+        flow.send(2 * INITIAL - 2 * PACKET);
         flow.acknowledge_sent_at(flow.began, PACKET);
         assert_eq!(flow.window(), JUMP);
+    }
+
+    #[test]
+    fn nothing_is_tried_before_there_is_something_to_send() {
+        let mut flow = Flow::new(true);
+        for _ in 0..10 {
+            flow.send(PACKET);
+            flow.acknowledge(RTT, PACKET);
+        }
+        assert_eq!(flow.window(), flow.inner);
+        let used = flow.inner;
+        flow.send(used);
+        flow.acknowledge(RTT, used);
+        assert_eq!(flow.window(), JUMP);
+    }
+
+    #[test]
+    fn nothing_is_tried_when_the_path_has_become_longer_or_the_memory_too_old() {
+        for (pause, rtt) in [(RTT, 11 * RTT), (Duration::from_secs(3600), RTT)] {
+            let mut flow = Flow::new(true);
+            flow.send(PACKET);
+            flow.acknowledge(RTT, PACKET);
+            flow.now += pause;
+            flow.send(INITIAL);
+            flow.acknowledge(rtt, INITIAL);
+            assert_eq!(flow.window(), flow.inner);
+        }
+    }
+
+    #[test]
+    fn one_connection_at_a_time_tries_what_is_remembered() {
+        let mut first = Flow::new(true);
+        let [mut second, mut third] =
+            [(); 2].map(|()| Flow::over(first.paths.clone(), first.began, true));
+        for flow in [&mut first, &mut second] {
+            flow.send(INITIAL);
+            flow.acknowledge(RTT, INITIAL);
+        }
+        assert_eq!(first.window(), JUMP);
+        assert_eq!(second.window(), second.inner);
+        // All of it has arrived.
+        let sent = first.send_attempt();
+        first.acknowledge_sent_at(sent, JUMP);
+        assert_eq!(first.window(), first.inner);
+        assert!(first.is_remembered());
+        third.now = first.now;
+        third.send(INITIAL);
+        third.acknowledge(RTT, INITIAL);
+        assert_eq!(third.window(), JUMP);
+    }
+
+    #[test]
+    fn what_was_wrong_for_one_connection_is_not_tried_by_another_that_has_begun() {
+        let mut first = Flow::new(true);
+        let mut second = Flow::over(first.paths.clone(), first.began, true);
+        first.send(INITIAL);
+        first.acknowledge(RTT, INITIAL);
+        let sent = first.send_attempt();
+        assert!(first.lose_sent_at(sent, false));
+        second.send(INITIAL);
+        second.acknowledge(RTT, INITIAL);
+        assert_eq!(second.window(), second.inner);
     }
 
     #[test]
@@ -423,12 +567,53 @@ mod tests {
     #[test]
     fn retreat_leaves_an_initial_window_and_ends_with_persistent_congestion() {
         let mut flow = Flow::after_jump();
+        let sent = flow.send_attempt();
         flow.inner = INITIAL;
-        assert!(flow.lose(false));
+        assert!(flow.lose_sent_at(sent, false));
+        flow.inner = 2 * INITIAL;
         assert_eq!(flow.window(), INITIAL);
-        flow.inner = 2 * PACKET;
         assert!(!flow.lose(true), "the controller is told");
-        assert_eq!(flow.window(), 2 * PACKET);
+        assert_eq!(flow.window(), 2 * INITIAL);
+    }
+
+    #[test]
+    fn loss_of_what_was_sent_before_is_the_controllers() {
+        let mut flow = Flow::new(true);
+        flow.send(2 * INITIAL);
+        flow.acknowledge(RTT, INITIAL);
+        assert_eq!(flow.window(), JUMP);
+        assert!(!flow.lose(false), "the controller is told");
+        assert_eq!(flow.window(), flow.inner);
+    }
+
+    #[test]
+    fn loss_of_what_was_tried_is_forgotten_also_when_it_is_found_late() {
+        let mut flow = Flow::after_jump();
+        let sent = flow.send_attempt();
+        flow.acknowledge_sent_at(sent, JUMP / 2);
+        let later = flow.now + RTT / 4;
+        flow.now = later;
+        flow.send(PACKET);
+        flow.now += RTT;
+        flow.acknowledge_sent_at(later, PACKET);
+        assert_eq!(flow.window(), flow.inner, "the attempt is over");
+        assert!(flow.is_remembered());
+        flow.now += RTT;
+        assert!(!flow.lose(false), "sent after it");
+        assert!(flow.is_remembered());
+        assert!(!flow.lose_sent_at(sent, false), "the controller is told");
+        assert!(!flow.is_remembered());
+    }
+
+    #[test]
+    fn persistent_congestion_of_what_was_tried_forgets_the_path() {
+        let mut flow = Flow::after_jump();
+        let sent = flow.send_attempt();
+        flow.acknowledge_sent_at(sent, JUMP / 2);
+        assert!(flow.is_remembered(), "what has arrived");
+        assert!(!flow.lose_sent_at(sent, true), "the controller is told");
+        assert_eq!(flow.window(), flow.inner);
+        assert!(!flow.is_remembered());
     }
 
     /// One round trip after another, with this number of bytes in each.
@@ -441,8 +626,36 @@ mod tests {
     }
 
     fn remembered(flow: &Flow) -> Option<u64> {
-        let known = flow.paths.of(flow.now, host()).known();
-        known.and_then(|known| known.jump(RTT))
+        // Half of it is what would be tried.
+        let memory = memory(&flow.paths, flow.now);
+        let (taken, jump) = memory.take(flow.now, RTT, RTT, 0)?;
+        memory.put_back(flow.now, taken);
+        Some(jump)
+    }
+
+    #[test]
+    fn packets_that_only_acknowledge_do_not_use_the_window() {
+        let mut flow = Flow::new(false);
+        flow.now += 2 * RENEWED;
+        for _ in 0..3 {
+            flow.resume.note_sent(flow.now, JUMP);
+            flow.inner = JUMP;
+            rounds(&mut flow, 2 * LEAST_INITIAL_WINDOWS * INITIAL, 1);
+        }
+        assert_eq!(remembered(&flow), Some(JUMP));
+    }
+
+    #[test]
+    fn connection_that_sends_little_leaves_what_an_earlier_one_has_measured() {
+        let mut flow = Flow::new(true);
+        rounds(&mut flow, LEAST_INITIAL_WINDOWS * INITIAL, 3);
+        assert_eq!(remembered(&flow), Some(JUMP));
+        // Nor does it count that it begins long after the other one, with a small window.
+        let now = flow.now + 2 * RENEWED;
+        let mut later = Flow::over(flow.paths, now, false);
+        later.inner = INITIAL;
+        rounds(&mut later, LEAST_INITIAL_WINDOWS * INITIAL, 3);
+        assert_eq!(remembered(&later), Some(JUMP));
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Connection {
         }
         let issued = Some(self.quic.stats().frame_rx.new_connection_id);
         self.quic.local_address_changed();
+        self.path_control.leave();
         // All earlier events were polled before. This one announces the reset token of the new ID,
         // if there is a new ID.
         let event = self.quic.poll_endpoint_events();

@@ -43,5 +43,6 @@ fn memory_that_is_wrong_costs_losses_of_a_round_trip_and_some_time() {
 fn memory_of_a_slower_path_costs_nothing() {
     let [known, unknown] = flows("rate=1000,rtt=63,queue=1,seconds=1", 10);
     let [known_10_mb, unknown_10_mb] = [&known, &unknown].map(|flow| flow.milestones[1].unwrap());
-    assert!(known_10_mb <= unknown_10_mb, "{known:?} {unknown:?}");
+    // What is remembered is more than slow start has at first, so a little is gained.
+    assert!(known_10_mb < unknown_10_mb, "{known:?} {unknown:?}");
 }
