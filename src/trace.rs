@@ -1,10 +1,9 @@
 //! What is traced of a connection and of what is dropped.
 //!
-//! Events are at `debug` or below, except those that happen once for a
-//! socket or a process: anyone can send
-//! datagrams, and a log must not grow with them. Dropped datagrams, and requests for which there is
-//! no room, are at `trace`; dials and incoming connections that are given up are at `debug`. While
-//! nobody subscribes, an event costs a relaxed load, and a span a comparison.
+//! Events are at `debug` or below, except those that happen once for a socket or a process: anyone
+//! can send datagrams, and a log must not grow with them. Dropped datagrams, and requests for which
+//! there is no room, are at `trace`; dials and incoming connections that are given up are at
+//! `debug`. While nobody subscribes, an event costs a relaxed load, and a span a comparison.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -30,12 +30,12 @@ use libp2p_core::{
     transport::{ListenerId, TransportEvent},
 };
 use libp2p_quinn::{Connection, ConnectionError};
-use multiaddr::Multiaddr;
 use support::{
+    far::Far,
     node::{LOOPBACK_V4, Node, bounded, poll_now, runtime, silent},
     streams::open,
 };
-use tokio::{runtime::Runtime, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 /// Where the process that exits finds its peer.
 const PEER: &str = "PEER_OF_A_PROCESS_THAT_EXITS";
@@ -160,7 +160,7 @@ fn connections_at_a_slow_interface_are_closed() {
         let Some(slow) = or_skip("namespaces", slow) else {
             return;
         };
-        let told = visit(&slow.enter(), || Peer::listen().told(TEST, CONNECTIONS));
+        let told = visit(&slow.enter(), || Far::new().told(TEST, CONNECTIONS));
         if let Some(told) = outcome(told.unwrap()).unwrap() {
             assert_eq!(told, CONNECTIONS);
             return;
@@ -218,31 +218,13 @@ async fn until_drivers_sleep() {
 
 /// Runs a test in processes that exit, so `often`, and asserts that each closes its connections.
 fn assert_told(test: &str, connections: usize, often: usize) {
-    let told = (0..).filter_map(|_| Peer::listen().told(test, connections));
+    let told = (0..).filter_map(|_| Far::new().told(test, connections));
     for told in told.take(often) {
         assert_eq!(told, connections);
     }
 }
 
-/// The peer of the process that exits.
-struct Peer {
-    runtime: Runtime,
-    node: Node,
-    addr: Multiaddr,
-}
-
-impl Peer {
-    fn listen() -> Self {
-        let runtime = runtime();
-        let mut node = Node::with(|config| config.max_pending_incoming(1000));
-        let addr = runtime.block_on(node.listen());
-        Self {
-            runtime,
-            node,
-            addr,
-        }
-    }
-
+impl Far {
     /// Runs a test in a process that exits. Returns how many of its connections it has closed, or
     /// `None` if the time did not suffice.
     fn told(mut self, test: &str, connections: usize) -> Option<usize> {

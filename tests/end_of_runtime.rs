@@ -13,8 +13,8 @@ use std::{
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p_core::muxing::StreamMuxerExt;
 use libp2p_quinn::{Connection, ConnectionError, HandshakeError};
-use multiaddr::Multiaddr;
 use support::{
+    far::Far,
     node::{Node, bounded, handshake_error, runtime},
     streams::open,
 };
@@ -26,25 +26,7 @@ fn ending() -> Runtime {
     builder.enable_all().build().unwrap()
 }
 
-/// A listener in a runtime that goes on.
-struct Far {
-    runtime: Runtime,
-    node: Node,
-    addr: Multiaddr,
-}
-
 impl Far {
-    fn new() -> Self {
-        let runtime = runtime();
-        let mut node = Node::new();
-        let addr = runtime.block_on(node.listen());
-        Self {
-            runtime,
-            node,
-            addr,
-        }
-    }
-
     /// Connects with a dialer in another runtime.
     fn connect(&mut self, near: &Runtime, dialer: &mut Node) -> (Connection, Connection) {
         let (node, addr) = (&mut self.node, &self.addr);

@@ -37,8 +37,11 @@ pub(crate) struct PathMemory {
 impl KnownPaths {
     /// For a connection that we dial, or accept. A link-local address is another host on each link.
     pub(crate) fn of(&self, now: Instant, host: Host, is_dialled: bool) -> Option<PathMemory> {
+        if host.is_link_local() {
+            return None;
+        }
         let known = lock_unmodelled(&self.0).get(host).copied();
-        (!host.is_link_local()).then(|| PathMemory {
+        Some(PathMemory {
             paths: self.clone(),
             host,
             known: known.filter(|known| !known.is_over(now)),

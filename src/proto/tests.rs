@@ -15,6 +15,7 @@ mod admission;
 mod bandwidth;
 mod closing;
 mod conversation;
+mod counting;
 mod crossing;
 mod crowd;
 mod crypto;

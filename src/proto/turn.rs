@@ -164,14 +164,10 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
     pub(super) fn share_memory(&mut self) {
-        let bytes = self.connection.buffered_bytes();
-        self.slot.budget.set(bytes, self.budget);
-        let mut is_over = self.slot.budget.is_over(self.budget);
+        let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
         if is_over && self.connection.count_exactly() {
-            let bytes = self.connection.buffered_bytes();
-            self.slot.budget.set(bytes, self.budget);
-            is_over = self.slot.budget.is_over(self.budget);
+            is_over = self.charge_budget();
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;
@@ -186,6 +182,13 @@ impl<S: SocketHandle> Turn<'_, S> {
         if self.slot.budget.is_news(allowance) {
             self.connection.set_allowance(allowance);
         }
+    }
+
+    /// Updates the budget with what the connection holds. Returns whether that is too much.
+    fn charge_budget(&mut self) -> bool {
+        let bytes = self.connection.buffered_bytes();
+        self.slot.budget.set(bytes, self.budget);
+        self.slot.budget.is_over(self.budget)
     }
 
     /// Whether the connection has ended and nothing is left to do: the peer was told, or has told

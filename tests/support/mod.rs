@@ -16,6 +16,7 @@ pub(crate) mod capture;
 pub(crate) mod certificates;
 pub(crate) mod complaints;
 pub(crate) mod example;
+pub(crate) mod far;
 pub(crate) mod forwarder;
 #[cfg(target_os = "linux")]
 pub(crate) mod home;

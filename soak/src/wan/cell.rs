@@ -82,7 +82,12 @@ impl Cell<'_> {
 
 /// Mean goodput, in Mb/s.
 pub fn mean(seeds: &[&Told]) -> f64 {
-    seeds.iter().map(|told| told.number("goodput")).sum::<f64>() / seeds.len() as f64
+    mean_of(seeds, "goodput")
+}
+
+/// The mean of a figure.
+pub fn mean_of(seeds: &[&Told], name: &str) -> f64 {
+    seeds.iter().map(|told| told.number(name)).sum::<f64>() / seeds.len() as f64
 }
 
 /// The standard error of the mean goodput, as a part of it.

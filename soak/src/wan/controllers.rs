@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::{
+    cell::{mean, mean_of},
     grid::{Asked, Kind, Table},
     page,
     told::Told,
@@ -261,7 +262,7 @@ fn write_alone(page: &mut String, controllers: &[Controller], told: &[Told]) -> 
             first.asked("queue")
         )?;
         let columns: [fn(&[&Told]) -> String; 4] = [
-            |seeds| page::significant(super::cell::mean(seeds)),
+            |seeds| page::significant(mean(seeds)),
             |seeds| format!("{:.1}", seeds[0].number("delay")),
             |seeds| {
                 format!(
@@ -307,15 +308,15 @@ fn write_contests(page: &mut String, controllers: &[Controller], told: &[Told]) 
     for contest in contests {
         let seeds = about(told, &contest.path);
         let Some(first) = seeds.first() else { continue };
-        let indices = || seeds.iter().map(|told| told.number("jain"));
+        let indices = seeds.iter().map(|told| told.number("jain"));
         writeln!(
             page,
             "| {} | {} | {} | {:.2} | {:.2} | {} | {:.1} |",
             first.asked("rtt"),
             first.asked("queue"),
             contest.flows,
-            indices().sum::<f64>() / seeds.len() as f64,
-            indices().fold(f64::INFINITY, f64::min),
+            mean_of(&seeds, "jain"),
+            indices.fold(f64::INFINITY, f64::min),
             first
                 .of_each("late")
                 .map(page::significant)

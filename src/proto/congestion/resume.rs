@@ -401,11 +401,11 @@ mod tests {
             (self.resume).note_congestion(self.now, sent, is_persistent, self.inner)
         }
 
-        /// Sends after the jump, and waits for the acknowledgement. Returns when it was sent.
-        fn send_attempt(&mut self) -> Instant {
+        /// Sends a little later, and waits for the acknowledgement. Returns when it was sent.
+        fn send_and_wait(&mut self, bytes: u64) -> Instant {
             self.now += RTT / 4;
             let sent = self.now;
-            self.send(JUMP);
+            self.send(bytes);
             self.now += RTT;
             sent
         }
@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(first.window(), JUMP);
         assert_eq!(second.window(), second.inner);
         // All of it has arrived.
-        let sent = first.send_attempt();
+        let sent = first.send_and_wait(JUMP);
         first.acknowledge_sent_at(sent, JUMP);
         assert_eq!(first.window(), first.inner);
         assert!(first.is_remembered());
@@ -478,7 +478,7 @@ mod tests {
         let mut second = Flow::over(first.paths.clone(), first.began, true);
         first.send(INITIAL);
         first.acknowledge(RTT, INITIAL);
-        let sent = first.send_attempt();
+        let sent = first.send_and_wait(JUMP);
         assert!(first.lose_sent_at(sent, false));
         second.send(INITIAL);
         second.acknowledge(RTT, INITIAL);
@@ -521,10 +521,7 @@ mod tests {
         flow.acknowledge_sent_at(sent, PACKET);
         // The application had no more.
         assert_eq!(flow.window(), JUMP / 2);
-        let later = flow.now + RTT / 4;
-        flow.now = later;
-        flow.send(PACKET);
-        flow.now += RTT;
+        let later = flow.send_and_wait(PACKET);
         flow.acknowledge_sent_at(later, JUMP / 2 - PACKET);
         assert_eq!(flow.window(), flow.inner);
         assert_eq!(flow.inner, 2 * INITIAL + JUMP / 2);
@@ -555,10 +552,7 @@ mod tests {
         assert!(!flow.acknowledge_sent_at(sent, 10 * PACKET));
         assert!(flow.lose(false));
         assert_eq!(flow.window(), before / 2);
-        let after = flow.now + RTT / 4;
-        flow.now = after;
-        flow.send(PACKET);
-        flow.now += RTT;
+        let after = flow.send_and_wait(PACKET);
         assert!(flow.acknowledge_sent_at(after, PACKET), "told now");
         assert_eq!(flow.window(), flow.inner);
         assert!(!flow.lose(false), "told at once again");
@@ -567,7 +561,7 @@ mod tests {
     #[test]
     fn retreat_leaves_an_initial_window_and_ends_with_persistent_congestion() {
         let mut flow = Flow::after_jump();
-        let sent = flow.send_attempt();
+        let sent = flow.send_and_wait(JUMP);
         flow.inner = INITIAL;
         assert!(flow.lose_sent_at(sent, false));
         flow.inner = 2 * INITIAL;
@@ -589,12 +583,9 @@ mod tests {
     #[test]
     fn loss_of_what_was_tried_is_forgotten_also_when_it_is_found_late() {
         let mut flow = Flow::after_jump();
-        let sent = flow.send_attempt();
+        let sent = flow.send_and_wait(JUMP);
         flow.acknowledge_sent_at(sent, JUMP / 2);
-        let later = flow.now + RTT / 4;
-        flow.now = later;
-        flow.send(PACKET);
-        flow.now += RTT;
+        let later = flow.send_and_wait(PACKET);
         flow.acknowledge_sent_at(later, PACKET);
         assert_eq!(flow.window(), flow.inner, "the attempt is over");
         assert!(flow.is_remembered());
@@ -608,7 +599,7 @@ mod tests {
     #[test]
     fn persistent_congestion_of_what_was_tried_forgets_the_path() {
         let mut flow = Flow::after_jump();
-        let sent = flow.send_attempt();
+        let sent = flow.send_and_wait(JUMP);
         flow.acknowledge_sent_at(sent, JUMP / 2);
         assert!(flow.is_remembered(), "what has arrived");
         assert!(!flow.lose_sent_at(sent, true), "the controller is told");

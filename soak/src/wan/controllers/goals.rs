@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::{Controller, about, alone, contests};
-use crate::wan::{cell::mean, page::significant, told::Told};
+use crate::wan::{
+    cell::{mean, mean_of},
+    page::significant,
+    told::Told,
+};
 
 /// Least of CUBIC's goodput without loss.
 const LEAST_KEPT: f64 = 0.95;
@@ -61,7 +65,8 @@ pub fn write(page: &mut String, told: &[Told]) -> Result<()> {
     writeln!(
         page,
         "\n## Where BBR misses a goal\n\n\
-         A cell names rate in Mb/s, round trip in ms, loss in percent and queue in products (BDP).\n\n\
+         A cell names rate in Mb/s, round trip in ms, loss in percent and queue in products \
+         (BDP).\n\n\
          | goal | cells | missed |\n|---|---|---|"
     )?;
     for goal in goals {
@@ -132,8 +137,7 @@ fn of_several(told: &[Told]) -> Goal {
     for contest in contests.filter(|contest| contest.flows.contains("bbr")) {
         let seeds = about(told, &contest.path);
         let Some(first) = seeds.first() else { continue };
-        let sum: f64 = seeds.iter().map(|told| told.number("jain")).sum();
-        let index = sum / seeds.len() as f64;
+        let index = mean_of(&seeds, "jain");
         even.judge(index >= LEAST_EVEN, || {
             let [rtt, queue] = ["rtt", "queue"].map(|name| first.asked(name));
             format!("{} at 100, {rtt}, 0, {queue}: {index:.2}", contest.flows)

@@ -1,0 +1,140 @@
+//! What a connection counts as received and not read: no more than it holds, whatever quinn-proto
+//! does not tell.
+
+use std::slice;
+
+use futures::FutureExt;
+
+use super::{
+    node::Setup,
+    received::{DATAGRAM, PILE, crumbs, holding, moved_pieces},
+    scene::{Hostile, Scene},
+};
+use crate::simulation::frame::Frame;
+
+/// A read that ends where a piece ends leaves the piece nowhere, and a stream that was read so is
+/// read in order as before: a few pieces behind a gap stay in quinn-proto.
+#[test]
+fn messages_that_are_read_one_by_one_leave_nothing_behind() {
+    const MESSAGES: u64 = 2 * PILE;
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    let mut accepted = None;
+    let mut buf = [0; 4];
+    for message in 0..MESSAGES {
+        scene.say(&[Frame::stream(stream, 4 * message, b"ping")]);
+        let accepted = *accepted.get_or_insert_with(|| scene.accept_all()[0]);
+        let read = scene.victim.read(accepted, &mut buf).now_or_never();
+        assert_eq!((read, &buf), (Some(Ok(4)), b"ping"));
+    }
+    assert_nothing_is_left(&scene);
+
+    let accepted = accepted.unwrap();
+    let next = 4 * MESSAGES;
+    scene.say(&crumbs(stream, next + 1..next + 21));
+    let mut buf = [0; 100];
+    assert_eq!(scene.victim.read(accepted, &mut buf).now_or_never(), None);
+    assert_eq!(moved_pieces(&scene.victim), 0);
+    scene.say(&crumbs(stream, next..next + 1));
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(21)));
+    assert_nothing_is_left(&scene);
+}
+
+/// quinn-proto drops a duplicate, but reports it.
+#[test]
+fn duplicate_of_what_was_read_counts_as_one_datagram_at_most() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let stream = scene.open(1)[0];
+    let mut accepted = None;
+    let mut buf = [0; 2000];
+    for message in 0..1000 {
+        let frame = Frame::stream(stream, 1000 * message, &[b'x'; 1000]);
+        scene.say(slice::from_ref(&frame));
+        let accepted = *accepted.get_or_insert_with(|| scene.accept_all()[0]);
+        let read = scene.victim.read(accepted, &mut buf).now_or_never();
+        assert_eq!(read, Some(Ok(1000)));
+        if message == 3 {
+            scene.say(&[frame]);
+        }
+    }
+    let left = holding(&scene.victim).backlog;
+    assert!(left <= 2 * DATAGRAM, "{left}");
+}
+
+#[test]
+fn duplicates_do_not_use_up_the_budget() {
+    const BUDGET: u64 = 1024 * 1024;
+    const STREAMS: usize = 10;
+    let victim = Setup {
+        configure: |builder| builder.max_buffered_bytes(Some(BUDGET)).unwrap(),
+        ..Setup::default()
+    };
+    let mut scene = Scene::with(Hostile::Dials, victim);
+    scene.open_the_congestion_window();
+    let streams = scene.open(STREAMS);
+    let pieces = |offset| {
+        let pieces = (streams.iter()).map(move |&s| Frame::stream(s, offset, &[b'x'; 1000]));
+        pieces.collect::<Vec<_>>()
+    };
+    let mut buf = [0; 2000];
+    for piece in pieces(0) {
+        scene.say(&[piece]);
+    }
+    let accepted = scene.accept_all();
+    for &stream in &accepted {
+        let read = scene.victim.read(stream, &mut buf).now_or_never();
+        assert_eq!(read, Some(Ok(1000)));
+    }
+    let counted = u64::try_from(STREAMS).unwrap() * (PILE - 10) * DATAGRAM;
+    assert!(counted > BUDGET);
+    for _ in 0..PILE - 10 {
+        for piece in pieces(0) {
+            scene.say(&[piece]);
+        }
+    }
+    for piece in pieces(1000) {
+        scene.say(&[piece]);
+    }
+    for stream in accepted {
+        let read = scene.victim.read(stream, &mut buf).now_or_never();
+        assert_eq!(read, Some(Ok(1000)));
+    }
+}
+
+/// The connection's window is not lowered and raised for what is left of a piece.
+#[test]
+fn messages_with_a_header_cost_no_more_packets() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    let mut accepted = None;
+    let mut buf = [0; 3000];
+    let mut sent = [0; 2];
+    for (is_split, sent) in [false, true].into_iter().zip(&mut sent) {
+        let before = scene.victim.stats().datagrams_sent;
+        for message in 0..50 {
+            let message = message + 50 * u64::from(is_split);
+            for part in 0..3 {
+                let offset = 3000 * message + 1000 * part;
+                scene.say(&[Frame::stream(stream, offset, &[b'x'; 1000])]);
+            }
+            let accepted = *accepted.get_or_insert_with(|| scene.accept_all()[0]);
+            let header = 4 * usize::from(is_split);
+            for part in [0..header, header..3000] {
+                let len = part.len();
+                let read = scene.victim.read(accepted, &mut buf[part]).now_or_never();
+                assert_eq!(read, Some(Ok(len)));
+            }
+            scene.network.settle();
+        }
+        *sent = scene.victim.stats().datagrams_sent - before;
+    }
+    assert!(sent[1] <= sent[0] + 5, "{sent:?}");
+}
+
+/// Nothing but a datagram of the scene's own stream.
+fn assert_nothing_is_left(scene: &Scene) {
+    let left = holding(&scene.victim);
+    assert!(left.bytes == 0 && left.backlog <= DATAGRAM, "{left:?}");
+}
