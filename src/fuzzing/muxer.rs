@@ -39,6 +39,13 @@ pub fn muxer(data: &[u8]) {
 /// The most operations of a run.
 const MOST_OPERATIONS: usize = 400;
 
+/// The most bytes that are written in a run, so that it takes seconds and not tens of seconds.
+const MOST_WRITTEN: u64 = 16 << 20;
+
+/// The same if data arrives in pieces, some of them of one byte, each of which costs as much as a
+/// frame.
+const MOST_MANGLED: u64 = 256 << 10;
+
 /// Writes of fewer bytes may be gathered.
 const MOST_GATHERED: usize = 64 * 1024;
 
@@ -131,6 +138,8 @@ struct History {
     network: Network,
     peers: [Peer; 2],
     is_lossy: bool,
+    /// How many bytes may be written yet.
+    left: u64,
     closed: bool,
     /// The streams that each side holds, in the order in which it got them.
     streams: [Vec<StreamId>; 2],
@@ -189,6 +198,7 @@ impl History {
             network,
             peers: [dialer, listener],
             is_lossy: false,
+            left: mangling.map_or(MOST_WRITTEN, |_| MOST_MANGLED),
             closed: false,
             streams: Default::default(),
             ends: HashMap::new(),
@@ -298,6 +308,9 @@ impl History {
     }
 
     fn write(&mut self, side: Side, stream: StreamId, len: usize) {
+        if self.left < len as u64 {
+            return;
+        }
         let peer = self.peers[side as usize].clone();
         let end = self.end_of(side, stream).clone();
         if len < MOST_GATHERED {
@@ -316,6 +329,7 @@ impl History {
                 assert!((1..=len).contains(&count));
                 assert!(!end.finished && end.reset.is_none());
                 self.end_of(side, stream).written += count as u64;
+                self.left -= count as u64;
             }
             Poll::Ready(Err(StreamError::Stopped(code))) => {
                 let far = far.expect("nobody else could have stopped it");
