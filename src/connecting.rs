@@ -291,7 +291,8 @@ impl Dial {
         // begins again.
         let from = std::mem::replace(&mut self.from, DialFrom::New);
         let drivers = self.use_guard.drivers();
-        let (reply, departure) = drivers.dial(&runtime, self.remote_addr, self.expected, from)?;
+        let (reply, departure) =
+            drivers.request_dial(&runtime, self.remote_addr, self.expected, from)?;
         let begun = Box::new(Begun {
             dial: self,
             departure,

@@ -8,7 +8,6 @@ mod idle;
 mod incoming;
 mod mailbox;
 mod outbound;
-mod reader;
 mod requests;
 mod round_scheduler;
 mod sender;

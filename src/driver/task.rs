@@ -2,18 +2,18 @@
 
 mod receiving;
 mod requests;
-mod serving;
 
 use std::{
     mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quinn_proto::ConnectionHandle;
 
+use self::receiving::Reader;
 pub(super) use self::receiving::ReceiveSettings;
 #[cfg(all(test, not(loom)))]
 pub(super) use self::{
@@ -26,7 +26,6 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
-    reader::Reader,
     requests::Dropped,
     round_scheduler::RoundScheduler,
     slabs::Slabs,
@@ -38,13 +37,24 @@ use super::{
 use crate::{
     error::HandshakeError,
     net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::wake_after_others},
-    proto::{Datagram, PunchKey, Shard, ShardCount},
+    proto::{Datagram, Meter, PunchKey, Shard, ShardCount},
     trace::dropped,
 };
 
 /// Connections that ring between two polls in normal operation. The memory for more of them is
 /// freed.
 const FEW_TURNS: usize = 1024;
+
+/// The most turns that are given without a pause. A round gives turns up to three times: light ones
+/// before it reads, then any, and any again after requests.
+const TURNS_PER_SERVE: usize = 32;
+
+/// For how long turns are begun; then the driver does the rest of its round, and other tasks of the
+/// runtime run. Turns after requests have the same time again. Light turns before reading have no
+/// limit on their time, only on their number.
+///
+/// A ping during a bulk transfer waits for the end of a round at both hosts, in both directions.
+const SERVE_TIME: Duration = Duration::from_micros(100);
 
 /// The task of one shard: it receives, gives turns to connections, sends, and sleeps.
 pub(super) struct Driver {
@@ -228,6 +238,51 @@ impl Driver {
         }
     }
 
+    /// Gives turns to connections.
+    fn serve(&mut self) {
+        let began = clock::now();
+        self.slabs.free_spare(began);
+        (self.shard).prepare_turns(began, &mut self.outbound, &mut self.wakers);
+        wakers::wake(self.wakers.drain(..));
+        for _ in 0..TURNS_PER_SERVE {
+            // The time of each turn, because round-trip times are measured from it.
+            let now = clock::now();
+            if now - began > SERVE_TIME || !self.shard.has_ready() {
+                break;
+            }
+            if !self.shard.has_light() && self.scheduler.yield_to_woken() {
+                break;
+            }
+            self.serve_one(now);
+        }
+    }
+
+    /// Gives turns to connections that are expected to have little to do.
+    fn serve_light(&mut self) {
+        for _ in 0..TURNS_PER_SERVE {
+            if !self.shard.has_light() {
+                break;
+            }
+            self.serve_one(clock::now());
+        }
+    }
+
+    /// Gives one connection a turn, and wakes the tasks that waited for it.
+    fn serve_one(&mut self, now: Instant) {
+        let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
+        if let Some(load) = served {
+            self.scheduler.note_turn(load, self.wakers.len());
+        }
+        wakers::wake(self.wakers.drain(..));
+    }
+
+    /// Lets connections whose socket is writable again have turns.
+    fn unblock(&mut self, cx: &mut Context<'_>) {
+        if self.outbound.poll_writable(cx).is_ready() {
+            self.shard.unblock();
+        }
+    }
+
     /// Counts what the mailbox had no room for.
     fn count_dropped(&mut self, requests: Dropped, datagrams: u64) {
         let totals = self.shard.totals();
@@ -366,4 +421,17 @@ pub(super) struct Shared {
     pub(super) stun: Arc<StunDispatcher>,
     pub(super) sockets: Arc<Sockets>,
     pub(super) idle: Arc<Idle>,
+}
+
+/// The clocks that measure turns.
+struct Clocks;
+
+impl Meter for Clocks {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn cpu_time(&self) -> Duration {
+        clock::thread_cpu_time()
+    }
 }

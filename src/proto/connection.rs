@@ -147,7 +147,7 @@ impl Connection {
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         let accepted = self.streams().poll_accept(waker);
         if self.loss.is_some() && !self.streams.has_waiting() {
-            self.turns.wake(&mut self.wakers.address_change);
+            self.turns.make_due(&mut self.wakers.address_change);
         }
         accepted
     }

@@ -58,8 +58,9 @@ use crate::sync::Mutex;
 /// One quinn-proto endpoint with its connections.
 ///
 /// Its user passes it datagrams ([`receive`](Self::receive), or [`handle`](Self::handle) for those
-/// that another shard has routed), time ([`begin_turns`](Self::begin_turns)) and requests of the
-/// application, and then gives turns to connections ([`serve`](Self::serve)) until none needs one.
+/// that another shard has routed), time ([`prepare_turns`](Self::prepare_turns)) and requests of
+/// the application, and then gives turns to connections ([`serve`](Self::serve)) until none needs
+/// one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     shards: ShardCount,
@@ -231,7 +232,7 @@ impl<S: SocketHandle> Shard<S> {
         self.live + self.closing.len() + self.reception.waiting() >= self.id_quota.connections
     }
 
-    /// When [`begin_turns`](Self::begin_turns) is due.
+    /// When [`prepare_turns`](Self::prepare_turns) is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let timeouts = [
             self.deadlines.first(),

@@ -62,7 +62,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Applies what the application did since the last turn, and handles timers.
     ///
     /// Returns `true` if the connection is to be discarded after this turn.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(super) fn apply_changes_and_timers(&mut self) -> bool {
         let now = self.now;
         if self
             .slot
@@ -88,7 +88,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.connection.give_up_silent();
         }
         self.keep_up();
-        let forget = self.connection.begin_turn(now);
+        let forget = self.connection.apply_changes(now);
         if !self.slot.untried_path && mem::take(&mut self.slot.timer_is_due) {
             // Frees memory that a burst has needed.
             self.slot.inbox.shrink(true);

@@ -253,7 +253,7 @@ impl Node {
         for shard in 0..self.shards.len() {
             self.take_turns(shard);
             let mut due = Vec::new();
-            self.shards[shard].begin_turns(now, &mut self.outbox, &mut due);
+            self.shards[shard].prepare_turns(now, &mut self.outbox, &mut due);
             progress |= !due.is_empty();
             for waker in due {
                 waker.wake();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     io::BufReader,
     process::{Command, Stdio},
 };
@@ -86,7 +86,7 @@ fn counted(output: &str) -> BTreeMap<u8, usize> {
 /// They are built with all other packages of the workspace, as the gate builds them for its tests.
 fn programs() -> Result<BTreeMap<String, String>> {
     let manifest = root().join("Cargo.toml");
-    let mut cargo = Command::new("cargo")
+    let mut cargo = cargo()
         .args([
             "test",
             "--no-run",
@@ -122,6 +122,22 @@ fn programs() -> Result<BTreeMap<String, String>> {
     }
     ensure!(cargo.wait()?.success(), "the tests cannot be built");
     Ok(programs)
+}
+
+/// Cargo, as a shell runs it.
+///
+/// `cargo run` tells its program about the program's package. With these variables the build
+/// scripts that read the same of their own package run again, and all that depends on them is
+/// compiled again.
+fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 fn fuzz_targets() -> Result<Vec<String>> {

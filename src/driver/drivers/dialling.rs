@@ -42,7 +42,7 @@ pub(crate) enum DialFrom {
 impl Drivers {
     /// Begins a dial. Call it when the dial is first polled, because its timeout runs from this
     /// call.
-    pub(crate) fn dial(
+    pub(crate) fn request_dial(
         &self,
         runtime: &Runtime,
         remote_addr: SocketAddr,

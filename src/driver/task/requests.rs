@@ -105,7 +105,7 @@ impl Driver {
             };
             let has_begun = match request {
                 HandshakeRequest::Accept(accept) => self.accept(now, accept),
-                HandshakeRequest::Dial(dial) => self.dial(now, dial),
+                HandshakeRequest::Dial(dial) => self.begin_dial(now, dial),
             };
             if !has_begun {
                 continue;
@@ -143,7 +143,7 @@ impl Driver {
     }
 
     /// Begins a dial, if its caller still waits for it.
-    fn dial(&mut self, now: Instant, dial: Dial) -> bool {
+    fn begin_dial(&mut self, now: Instant, dial: Dial) -> bool {
         if dial.reply.is_canceled() {
             return false;
         }

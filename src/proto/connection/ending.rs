@@ -177,8 +177,8 @@ impl Connection {
         if is_ours {
             self.streams().discard_waiting();
         }
-        self.turns.wake(&mut self.wakers.address_change);
-        self.turns.wake(&mut self.wakers.established);
+        self.turns.make_due(&mut self.wakers.address_change);
+        self.turns.make_due(&mut self.wakers.established);
     }
 
     pub(crate) fn loss(&self) -> Option<&ConnectionError> {
@@ -288,7 +288,7 @@ impl Connection {
     pub(in crate::proto) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
         self.streams.wake_inbound(&mut self.turns);
-        self.turns.wake(&mut self.wakers.address_change);
+        self.turns.make_due(&mut self.wakers.address_change);
     }
 
     /// Whether it is no longer driven.
@@ -302,7 +302,7 @@ impl Connection {
         self.give_up_lingering();
         self.is_released = true;
         self.trace.span = ConnectionSpan::default();
-        self.turns.wake(&mut self.wakers.released);
+        self.turns.make_due(&mut self.wakers.released);
     }
 }
 

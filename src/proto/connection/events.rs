@@ -99,7 +99,7 @@ impl Connection {
                     peer_id,
                     negotiated: *negotiated,
                 });
-                self.turns.wake(&mut self.wakers.established);
+                self.turns.make_due(&mut self.wakers.established);
                 true
             }
             (verdict, _) => {

@@ -106,7 +106,7 @@ impl Connection {
             tracing::debug!(remote_addr = %addr, "the peer's new address is validated");
             self.known_addr = addr;
             self.moved_to = Some(addr);
-            self.turns.wake(&mut self.wakers.address_change);
+            self.turns.make_due(&mut self.wakers.address_change);
         }
     }
 

@@ -6,7 +6,6 @@ mod bandwidth;
 mod gather;
 mod growth;
 mod opening;
-mod reading;
 mod reassembly;
 mod receive_part;
 mod receiving;
@@ -19,7 +18,7 @@ use std::{sync::Arc, task::Waker, time::Instant};
 use quinn_proto::{StreamEvent, VarInt};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-pub(crate) use self::receiving::ReceiveWindows;
+pub(crate) use self::window::ReceiveWindows;
 use self::{
     bandwidth::{Allowances, StreamShares},
     gather::{Gather, Gathering},
@@ -65,11 +64,11 @@ impl Streams<'_> {
     pub(super) fn on_event(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::Opened { .. } => self.on_opened(),
-            StreamEvent::Available { .. } => self.turns.wake(&mut self.streams.outbound),
+            StreamEvent::Available { .. } => self.turns.make_due(&mut self.streams.outbound),
             StreamEvent::Readable { id } => self.on_readable(id),
             StreamEvent::Writable { id } => {
                 if let Some(stream) = self.streams.states.get_mut(&id) {
-                    self.turns.wake(&mut stream.writer);
+                    self.turns.make_due(&mut stream.writer);
                     if !stream.gather.is_empty() {
                         self.flush(id);
                     }
@@ -244,11 +243,11 @@ impl StreamStates {
     /// Wakes all tasks that wait for a stream, because the connection is over for the application.
     pub(super) fn fail(&mut self, turns: &mut TurnRequests) {
         for stream in self.states.values_mut() {
-            turns.wake(&mut stream.reader);
-            turns.wake(&mut stream.writer);
+            turns.make_due(&mut stream.reader);
+            turns.make_due(&mut stream.writer);
         }
-        turns.wake(&mut self.inbound);
-        turns.wake(&mut self.outbound);
+        turns.make_due(&mut self.inbound);
+        turns.make_due(&mut self.outbound);
     }
 
     /// Drops what was gathered, because nothing more is sent.
@@ -263,7 +262,7 @@ impl StreamStates {
 
     /// Wakes the task that waits for a stream of the peer.
     pub(super) fn wake_inbound(&mut self, turns: &mut TurnRequests) {
-        turns.wake(&mut self.inbound);
+        turns.make_due(&mut self.inbound);
     }
 }
 

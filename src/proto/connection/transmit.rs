@@ -11,7 +11,7 @@ impl Connection {
     /// Begins a turn: applies what the application did since the last one.
     ///
     /// Returns `true` if the connection is to be discarded once this turn's datagrams are sent.
-    pub(in crate::proto) fn begin_turn(&mut self, now: Instant) -> bool {
+    pub(in crate::proto) fn apply_changes(&mut self, now: Instant) -> bool {
         self.turns.begin();
         // A handshake of an incoming connection ends with its timeout. Until then its place stays
         // taken, so a client that sends too much does not get another place instead.

@@ -56,7 +56,7 @@ impl TurnRequests {
     }
 
     /// Makes a waker due, if there is one, so that it is woken when the connection is unlocked.
-    pub(super) fn wake(&mut self, waker: &mut Option<Waker>) {
+    pub(super) fn make_due(&mut self, waker: &mut Option<Waker>) {
         self.due.extend(waker.take());
     }
 

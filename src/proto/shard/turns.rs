@@ -34,7 +34,7 @@ impl<S: SocketHandle> Shard<S> {
     /// Does what comes before turns: counts strangers anew, sends hole punches, queues connections
     /// whose timers are due, and discards what has waited for too long. Adds the wakers that are
     /// due to `wakers`.
-    pub(crate) fn begin_turns(
+    pub(crate) fn prepare_turns(
         &mut self,
         now: Instant,
         out: &mut impl Outbound<S>,
@@ -138,7 +138,7 @@ impl<S: SocketHandle> Shard<S> {
 
         // In the order of their occurrence: datagrams have arrived before `now`.
         let debt = turn.receive(meter);
-        let mut forget = turn.begin();
+        let mut forget = turn.apply_changes_and_timers();
         let mut drained = turn.exchange();
         turn.handle_application_events();
         turn.follow_socket(&*out);

@@ -124,7 +124,7 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
         for datagram in &datagrams {
             receiver.receive(network.now, datagram.from, &datagram.contents);
         }
-        receiver.shards[0].begin_turns(network.now, &mut receiver.outbox, &mut Vec::new());
+        receiver.shards[0].prepare_turns(network.now, &mut receiver.outbox, &mut Vec::new());
         let mut now = network.now;
         // As long as a round: one turn that is too long ends it.
         let cost = Cost {
@@ -214,7 +214,7 @@ fn timers_of_a_crowd_do_not_all_get_their_turn_before_anybody_else() {
     let late = now + Duration::from_secs(60);
     let mut rounds = 0;
     while node.shards[0].next_timeout().is_some() {
-        node.shards[0].begin_turns(late, &mut node.outbox, &mut Vec::new());
+        node.shards[0].prepare_turns(late, &mut node.outbox, &mut Vec::new());
         assert!(turns(node, late) <= READY_BESIDE_TIMERS);
         rounds += 1;
     }
@@ -238,14 +238,14 @@ fn timers_of_a_crowd_do_not_pile_up_where_a_round_has_one_turn() {
     // The first probe timeout of all of them.
     let late = now + Duration::from_millis(1500);
     for _ in 0..CROWD / 2 {
-        node.shards[0].begin_turns(late, &mut node.outbox, &mut Vec::new());
+        node.shards[0].prepare_turns(late, &mut node.outbox, &mut Vec::new());
         turn(node, late);
     }
     let late_addr = (std::net::Ipv4Addr::LOCALHOST, 10).into();
     let _dial = node.dial(late, late_addr, None);
     let mut rounds = 0;
     while !turn(node, late).contains(&late_addr) {
-        node.shards[0].begin_turns(late, &mut node.outbox, &mut Vec::new());
+        node.shards[0].prepare_turns(late, &mut node.outbox, &mut Vec::new());
         rounds += 1;
     }
     // One timer for eight turns, besides those that wait already.
@@ -274,7 +274,7 @@ fn timer_of_a_live_connection_does_not_wait_behind_those_of_a_crowd() {
     let late = network.now + Duration::from_millis(40);
     let mut turns = 0;
     while turns <= READY_BESIDE_TIMERS {
-        node.shards[0].begin_turns(late, &mut node.outbox, &mut Vec::new());
+        node.shards[0].prepare_turns(late, &mut node.outbox, &mut Vec::new());
         turns += 1;
         if turn(node, late).contains(&to) {
             break;

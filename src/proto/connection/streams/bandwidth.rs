@@ -97,7 +97,7 @@ impl Streams<'_> {
                     continue;
                 };
                 way.share(&mut stream.shares).release();
-                self.turns.wake(way.waker(stream));
+                self.turns.make_due(way.waker(stream));
             }
         }
     }

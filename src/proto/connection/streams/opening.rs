@@ -84,7 +84,7 @@ impl Streams<'_> {
             self.streams.states.insert(id, stream);
             self.streams.waiting += 1;
         }
-        self.turns.wake(&mut self.streams.inbound);
+        self.turns.make_due(&mut self.streams.inbound);
     }
 
     /// Refuses streams that the peer has opened after the end of the connection.

@@ -1,9 +1,10 @@
-//! Received data of all streams of a connection: how much there is, and when it is taken out of
-//! quinn-proto.
+//! Received data of all streams of a connection: how the application reads it, how much there is,
+//! and when it is taken out of quinn-proto.
 
 use std::{
     mem,
     sync::Arc,
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -14,12 +15,16 @@ use super::receive_part::Holding;
 use super::{
     StreamState, Streams,
     backlog::{Arrival, PILE},
+    bandwidth::Way,
     growth::ReceiveGrowth,
     reassembly::PAGE_BYTES,
-    receive_part::{ReceivePart, Taken},
-    window::ReceiveWindow,
+    receive_part::{ReceivePart, RecvState, Taken},
+    window::{ReceiveWindow, ReceiveWindows},
 };
-use crate::packets::{StreamCredit, StreamWindows};
+use crate::{
+    error::StreamError,
+    packets::{StreamCredit, StreamWindows},
+};
 
 /// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as
 /// a datagram of 1472 bytes has room for.
@@ -33,10 +38,6 @@ const MOST_PIECES: u32 = PILE as u32 + 224;
 ///
 /// A stream that nobody reads has a window's worth of them, if it is left alone.
 const LARGE_STREAMS: u8 = 8;
-
-/// If the connection's window exceeds a stream's by less than this part of the latter, nothing is
-/// kept for other streams.
-const LEAST_FOR_OTHERS: u64 = 8;
 
 /// Memory for received data beyond the receive window: datagrams are larger than what they carry,
 /// and the first and last [page](PAGE_BYTES) of each stream need not be full.
@@ -96,14 +97,6 @@ pub(super) struct Receiving {
     moved: u64,
 }
 
-/// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReceiveWindows {
-    /// The window with which a connection begins; it grows in proportion to that of a stream.
-    pub(crate) connection: u64,
-    pub(crate) stream: StreamWindows,
-}
-
 /// To what the windows of a connection have grown.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug)]
@@ -112,39 +105,6 @@ pub(in crate::proto) struct Grown {
     pub(in crate::proto) connection: u64,
     /// How many streams have a larger limit than they began with.
     pub(in crate::proto) limits: usize,
-}
-
-impl ReceiveWindows {
-    /// The connection's window beside such a window of a stream.
-    fn connection_beside(self, stream: u64) -> u64 {
-        (self.ratio() * stream as f64) as u64
-    }
-
-    /// The window of a stream beside such a window of the connection.
-    fn stream_beside(self, connection: u64) -> u64 {
-        (connection as f64 / self.ratio()) as u64
-    }
-
-    /// The least window of a stream whose sender gets so far ahead of its reader: by the window
-    /// and by what is [taken out](Self::read_ahead).
-    fn stream_for(self, ahead: u64) -> u64 {
-        (ahead as f64 * 2.0 / (1.0 + self.ratio())) as u64
-    }
-
-    fn ratio(self) -> f64 {
-        self.connection as f64 / self.stream.first as f64
-    }
-
-    /// How far behind the reader of a stream may be before no more is taken out for it: half of
-    /// what the connection's window has beyond the stream's own. The other half is left to other
-    /// streams.
-    fn read_ahead(self, stream: u64) -> u64 {
-        let beyond = self.connection_beside(stream).saturating_sub(stream);
-        if beyond < stream / LEAST_FOR_OTHERS {
-            return u64::MAX;
-        }
-        beyond / 2
-    }
 }
 
 impl Receiving {
@@ -318,6 +278,101 @@ impl Receiving {
 
 /// For the connection.
 impl Streams<'_> {
+    pub(crate) fn poll_read(
+        &mut self,
+        id: StreamId,
+        buf: &mut [u8],
+        waker: &Waker,
+    ) -> Poll<Result<usize, StreamError>> {
+        let permitted = if buf.is_empty() {
+            0
+        } else {
+            self.permit(Way::Receive, id, buf.len(), waker)
+        };
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        match stream.receive.state {
+            RecvState::Open | RecvState::Complete => {}
+            RecvState::Finished => return Poll::Ready(Ok(0)),
+            RecvState::Reset(code) => return Poll::Ready(Err(StreamError::Reset(code))),
+            RecvState::Stopped => return Poll::Ready(Err(StreamError::Closed)),
+        }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let was_complete = stream.receive.state == RecvState::Complete;
+        let receiving = &mut self.streams.receiving;
+        // Without a permission this still meets a reset, or the end if all is there.
+        let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
+        let read = match stream.receive.state {
+            _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
+            RecvState::Finished => Poll::Ready(Ok(0)),
+            RecvState::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
+            RecvState::Stopped => Poll::Ready(Err(StreamError::Closed)),
+            RecvState::Open | RecvState::Complete => {
+                self.turns.wait(&mut stream.reader, waker);
+                Poll::Pending
+            }
+        };
+        let is_complete = stream.receive.state == RecvState::Complete;
+        if was_complete != is_complete {
+            self.note_lingering(id);
+        }
+        if taken.transmit {
+            self.turns.want();
+        }
+        self.charge(Way::Receive, id, taken.filled);
+        self.give_credit();
+        if read.is_pending() {
+            // Only now, because what arrived before the end of the connection can still be read.
+            self.alive()?;
+        }
+        read
+    }
+
+    /// Discards what the peer still sends on the stream, and asks it to send no more.
+    pub(crate) fn stop(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let stream = self
+            .streams
+            .states
+            .get_mut(&id)
+            .ok_or(StreamError::Closed)?;
+        let is_complete = match stream.receive.state {
+            RecvState::Open => false,
+            RecvState::Complete => true,
+            RecvState::Finished | RecvState::Reset(_) | RecvState::Stopped => {
+                return Err(StreamError::Closed);
+            }
+        };
+        self.streams
+            .receiving
+            .change(id, &mut stream.receive, ReceivePart::stop);
+        if stream.may_linger() {
+            self.note_lingering(id);
+        }
+        self.give_credit();
+        // If everything has arrived, there is nothing to ask for.
+        if !is_complete {
+            self.quic
+                .recv_stream(id)
+                .stop(code)
+                .map_err(|_| StreamError::Closed)?;
+        }
+        self.turns.want();
+        Ok(())
+    }
+
+    /// The code of the peer's RESET_STREAM, if a read has met it.
+    pub(crate) fn reset_code(&self, id: StreamId) -> Option<u64> {
+        match self.streams.states.get(&id)?.receive.state {
+            RecvState::Reset(code) => Some(code),
+            _ => None,
+        }
+    }
+
     /// A datagram has arrived. It keeps `held` bytes of memory until nothing of it is kept. The
     /// events that come next are about it.
     ///
@@ -372,7 +427,7 @@ impl Streams<'_> {
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
-                self.turns.wake(&mut stream.reader);
+                self.turns.make_due(&mut stream.reader);
             }
         }
     }
@@ -395,14 +450,14 @@ impl Streams<'_> {
             return;
         };
         if !self.streams.receiving.note(&mut stream.receive) {
-            self.turns.wake(&mut stream.reader);
+            self.turns.make_due(&mut stream.reader);
         }
     }
 
     /// Limits the memory for received data.
     pub(crate) fn set_receive_limit(&mut self, bytes: u64) {
         self.streams.receiving.window.set_limit(bytes);
-        self.settle();
+        self.give_credit();
     }
 
     /// Lets receive windows grow with what the application reads in a round trip, and shrink again.
@@ -439,7 +494,7 @@ impl Streams<'_> {
         let stream = stream.max(least);
         receiving.read_ahead = windows.read_ahead(stream);
         (receiving.window).set_size(windows.connection_beside(stream));
-        self.settle();
+        self.give_credit();
     }
 
     /// How far a peer may be ahead of the reader of a stream, at most.
@@ -459,8 +514,8 @@ impl Streams<'_> {
     }
 
     /// Gives the peer as much credit as is free.
-    pub(super) fn settle(&mut self) {
-        if self.streams.receiving.window.settle(self.quic) {
+    pub(super) fn give_credit(&mut self) {
+        if self.streams.receiving.window.give_credit(self.quic) {
             self.turns.want();
         }
     }
@@ -487,7 +542,7 @@ impl Streams<'_> {
             if taken.transmit {
                 self.turns.want();
             }
-            self.settle();
+            self.give_credit();
             if !taken.is_unfinished {
                 break;
             }

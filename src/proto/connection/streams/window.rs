@@ -2,15 +2,62 @@
 
 use quinn_proto::VarInt;
 
+use crate::packets::StreamWindows;
+
 /// Most bytes that are taken from quinn-proto before the window is lowered by as much.
 ///
 /// The peer may have this much credit too much for a moment, because quinn-proto gives credit as
 /// bytes are taken.
 const MAX_STEP_BYTES: u64 = 64 * 1024;
 
+/// If the connection's window exceeds a stream's by less than this part of the latter, nothing is
+/// kept for other streams.
+const LEAST_FOR_OTHERS: u64 = 8;
+
 /// In how many parts a window is given back while it is not free altogether. quinn-proto does the
 /// same, and for the same reason: each part is a frame to send.
 const PARTS: u64 = 8;
+
+/// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceiveWindows {
+    /// The window with which a connection begins; it grows in proportion to that of a stream.
+    pub(crate) connection: u64,
+    pub(crate) stream: StreamWindows,
+}
+
+impl ReceiveWindows {
+    /// The connection's window beside such a window of a stream.
+    pub(super) fn connection_beside(self, stream: u64) -> u64 {
+        (self.ratio() * stream as f64) as u64
+    }
+
+    /// The window of a stream beside such a window of the connection.
+    pub(super) fn stream_beside(self, connection: u64) -> u64 {
+        (connection as f64 / self.ratio()) as u64
+    }
+
+    /// The least window of a stream whose sender gets so far ahead of its reader: by the window
+    /// and by what is [taken out](Self::read_ahead).
+    pub(super) fn stream_for(self, ahead: u64) -> u64 {
+        (ahead as f64 * 2.0 / (1.0 + self.ratio())) as u64
+    }
+
+    fn ratio(self) -> f64 {
+        self.connection as f64 / self.stream.first as f64
+    }
+
+    /// How far behind the reader of a stream may be before no more is taken out for it: half of
+    /// what the connection's window has beyond the stream's own. The other half is left to other
+    /// streams.
+    pub(super) fn read_ahead(self, stream: u64) -> u64 {
+        let beyond = self.connection_beside(stream).saturating_sub(stream);
+        if beyond < stream / LEAST_FOR_OTHERS {
+            return u64::MAX;
+        }
+        beyond / 2
+    }
+}
 
 /// How much a peer may send ahead of what the application has read.
 ///
@@ -66,7 +113,7 @@ impl ReceiveWindow {
         self.largest = self.largest.max(bytes);
     }
 
-    /// Most bytes that may be taken from quinn-proto before [`settle`](Self::settle).
+    /// Most bytes that may be taken from quinn-proto before [`give_credit`](Self::give_credit).
     pub(super) fn step(&self) -> u64 {
         (self.size / PARTS).clamp(1, MAX_STEP_BYTES)
     }
@@ -97,7 +144,7 @@ impl ReceiveWindow {
     }
 
     /// Has quinn-proto give as much credit as it should; `true` if the peer is to be told.
-    pub(super) fn settle(&mut self, quic: &mut quinn_proto::Connection) -> bool {
+    pub(super) fn give_credit(&mut self, quic: &mut quinn_proto::Connection) -> bool {
         let before = self.current;
         let expanded = self.adjust();
         if self.current != before
@@ -188,7 +235,7 @@ mod tests {
             self.max_data += bytes - paid;
         }
 
-        fn settle(&mut self) {
+        fn give_credit(&mut self) {
             self.window.withhold(self.window.withheld, self.waiting);
             self.window.adjust();
             let current = self.window.current;
@@ -204,7 +251,7 @@ mod tests {
                 self.credit(step);
                 self.waiting += step;
                 self.window.handed_out(step);
-                self.settle();
+                self.give_credit();
                 left -= step;
             }
         }
@@ -218,24 +265,24 @@ mod tests {
                 self.credit(direct);
                 self.window.handed_out(direct);
             }
-            self.settle();
+            self.give_credit();
         }
 
         /// The application drops a stream with this number of bytes, or the peer resets it.
         fn drop_stream(&mut self, bytes: u64) {
             self.waiting -= bytes.min(self.waiting);
             self.credit(bytes.min(self.unread));
-            self.settle();
+            self.give_credit();
         }
 
         fn resize(&mut self, bytes: u64) {
             self.window.set_size(bytes);
-            self.settle();
+            self.give_credit();
         }
 
         fn limit(&mut self, bytes: u64) {
             self.window.set_limit(bytes);
-            self.settle();
+            self.give_credit();
         }
 
         fn outstanding(&self) -> u64 {
@@ -289,12 +336,12 @@ mod tests {
     fn window_that_has_grown_and_shrunk_is_what_it_was() {
         let mut connection = Connection::new();
         connection.window.set_size(4 * WINDOW);
-        connection.settle();
+        connection.give_credit();
         assert_eq!(connection.outstanding(), 4 * WINDOW);
         connection.send(u64::MAX);
         connection.drain(u64::MAX);
         connection.window.set_size(WINDOW);
-        connection.settle();
+        connection.give_credit();
         // What it has it keeps, and nothing is added before as much is read.
         let step = connection.window.step();
         connection.read(3 * WINDOW);
@@ -313,7 +360,7 @@ mod tests {
     fn large_window_for_which_there_is_little_memory_is_given_back_in_small_parts() {
         let mut connection = Connection::new();
         connection.window.set_size(40 * WINDOW);
-        connection.settle();
+        connection.give_credit();
         connection.limit(WINDOW);
         while connection.debt > 0 {
             connection.send(u64::MAX);
@@ -342,7 +389,7 @@ mod tests {
         }
         assert_eq!(connection.outstanding(), WINDOW / 2);
         connection.window.set_floor(2 * WINDOW);
-        connection.settle();
+        connection.give_credit();
         assert_eq!(connection.outstanding(), WINDOW);
     }
 

@@ -225,7 +225,7 @@ impl Streams<'_> {
         };
         stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Stopped(code.into_inner());
-        self.turns.wake(&mut stream.writer);
+        self.turns.make_due(&mut stream.writer);
         if stream.dropped {
             self.streams.states.remove(&id);
         } else if stream.may_linger() {
