@@ -92,6 +92,25 @@ impl RateLimits {
         self.all().into_iter().flatten().min()
     }
 
+    /// Whether any limit is new, or is less than half of what it was.
+    pub(crate) fn fall_far_below(self, before: Self) -> bool {
+        let mut limits = self.all().into_iter().zip(before.all());
+        limits.any(|(limit, before)| match (limit, before) {
+            (Some(limit), Some(before)) => limit < before / 2,
+            (Some(_), None) => true,
+            (None, _) => false,
+        })
+    }
+
+    /// The higher of each two limits, and the only one where the other has none.
+    pub(crate) fn or_higher(self, other: Self) -> Self {
+        Self {
+            each_connection: self.each_connection.max(other.each_connection),
+            each_peer: self.each_peer.max(other.each_peer),
+            total: self.total.max(other.total),
+        }
+    }
+
     fn is_valid(self) -> bool {
         self.all()
             .into_iter()

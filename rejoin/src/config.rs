@@ -155,7 +155,8 @@ impl Config {
     /// [`Behaviour::save`](crate::Behaviour::save).
     ///
     /// Its directory has to exist. Of several processes that use the same file, the last one to
-    /// write wins, and the file is always as one of them has written it.
+    /// write wins, and the file is always as one of them has written it. The drop of the behaviour
+    /// waits up to two seconds for a write that is under way.
     ///
     /// Default: none. [`Behaviour::snapshot`](crate::Behaviour::snapshot) and
     /// [`restore`](crate::Behaviour::restore) let the application keep the peers elsewhere.

@@ -17,8 +17,8 @@ pub enum Event {
     /// The file could not be used. The node joins by bootstrap addresses.
     ///
     /// With [`LoadError::Parse`], it writes another file at the next change, and keeps the unusable
-    /// one beside it, with `.unusable` at the end of its name. With the others, it reads the file
-    /// again before it writes to it, and after the interval between two saves.
+    /// one beside it, as [`Snapshot::save`](crate::Snapshot::save) does. With the others, it reads
+    /// the file again before it writes to it, and after the interval between two saves.
     LoadFailed(LoadError),
     /// The file has been written.
     Saved {

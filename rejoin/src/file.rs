@@ -2,8 +2,10 @@
 //! the disk, and needs no particular runtime.
 
 use std::{
-    fs, io,
+    convert::Infallible,
+    io,
     path::{Path, PathBuf},
+    sync::mpsc,
     task::{Context, Poll, ready},
     thread,
     time::Duration,
@@ -18,6 +20,10 @@ use crate::{
     snapshot::{Snapshot, remove_leftovers},
 };
 
+/// How long the drop of a behaviour waits for a write that is under way: a disk that hangs must not
+/// hang the application.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub(crate) struct SnapshotFile {
     path: PathBuf,
@@ -27,11 +33,9 @@ pub(crate) struct SnapshotFile {
     /// The file has been read, or has nothing that could be. Otherwise it is not replaced: a disk
     /// or a permission may have failed for a moment.
     known: bool,
-    /// It has something that is not a list of peers, and is set aside before it is replaced.
-    unusable: bool,
-    /// The thread that writes. Dropping this waits for it, so that an older list never replaces one
-    /// that is saved after that.
-    writer: Option<thread::JoinHandle<()>>,
+    /// Is disconnected when the thread that writes has ended. Dropping this waits for it, so that
+    /// an older list does not replace one that is saved after that.
+    writer: Option<mpsc::Receiver<Infallible>>,
     /// When the file was last written, or was tried to.
     written: Option<Instant>,
     /// The user wants it to be written at once.
@@ -63,7 +67,6 @@ impl SnapshotFile {
             interval,
             job: Job::Unread,
             known: false,
-            unusable: false,
             writer: None,
             written: None,
             asked: false,
@@ -106,15 +109,13 @@ impl SnapshotFile {
         self.asked = false;
         self.dirty = false;
         self.written = Some(now);
-        let unusable = self.unusable;
-        let (receiver, writer) = run(&self.path, SaveError::Thread, move |path| {
-            if unusable {
-                set_aside(path).map_err(SaveError::Write)?;
-            }
-            snapshot.save(path).map(|()| snapshot.peers().len())
-        });
-        self.job = Job::Save(receiver);
-        self.writer = writer;
+        let (running, writer) = mpsc::channel();
+        self.writer = Some(writer);
+        self.job = Job::Save(run(&self.path, SaveError::Thread, move |path| {
+            let saved = snapshot.save(path).map(|()| snapshot.peers().len());
+            drop(running);
+            saved
+        }));
     }
 
     /// Begins to read the file if that has not been done, and tells what a thread has done.
@@ -133,7 +134,6 @@ impl SnapshotFile {
                 let result = result.unwrap_or_else(|_| Err(SaveError::Thread(gone())));
                 // What was not written has still to be.
                 self.dirty |= result.is_err();
-                self.unusable &= result.is_err();
                 Done::Saved(result)
             }
             Job::Unread | Job::None => return Poll::Pending,
@@ -145,11 +145,10 @@ impl SnapshotFile {
 
 impl SnapshotFile {
     fn load(&self) -> oneshot::Receiver<Result<Snapshot, LoadError>> {
-        let (receiver, _) = run(&self.path, LoadError::Thread, |path| {
+        run(&self.path, LoadError::Thread, |path| {
             remove_leftovers(path, clock::unix_seconds());
             Snapshot::load(path)
-        });
-        receiver
+        })
     }
 
     fn loaded(&mut self, result: Result<Snapshot, LoadError>, now: Instant) -> Done {
@@ -165,7 +164,6 @@ impl SnapshotFile {
             }
             result => {
                 self.known = true;
-                self.unusable = matches!(result, Err(LoadError::Parse(_)));
                 Done::Loaded(result)
             }
         }
@@ -175,21 +173,9 @@ impl SnapshotFile {
 impl Drop for SnapshotFile {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
-            // A panic of the thread has been reported by the channel, if at all.
-            let _ = writer.join();
+            // There is nothing to receive.
+            let _ = writer.recv_timeout(LONGEST_WAIT);
         }
-    }
-}
-
-/// Keeps what is in the file under another name: somebody may mend it, or go back to the version
-/// that has written it.
-fn set_aside(path: &Path) -> io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".unusable");
-    match fs::rename(path, aside) {
-        // It was set aside when the last attempt to write has failed, or is gone.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
     }
 }
 
@@ -198,10 +184,7 @@ fn run<T, E>(
     path: &Path,
     no_thread: fn(io::Error) -> E,
     work: impl FnOnce(&Path) -> Result<T, E> + Send + 'static,
-) -> (
-    oneshot::Receiver<Result<T, E>>,
-    Option<thread::JoinHandle<()>>,
-)
+) -> oneshot::Receiver<Result<T, E>>
 where
     T: Send + 'static,
     E: Send + 'static,
@@ -211,14 +194,12 @@ where
     let thread = thread::Builder::new().name("libp2p-rejoin".into());
     // Nobody waits any more if the behaviour is gone.
     let spawned = thread.spawn(move || drop(sender.send(work(&path))));
-    match spawned {
-        Ok(thread) => (receiver, Some(thread)),
-        Err(error) => {
-            let (sender, receiver) = oneshot::channel();
-            let _ = sender.send(Err(no_thread(error)));
-            (receiver, None)
-        }
+    if let Err(error) = spawned {
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(Err(no_thread(error)));
+        return receiver;
     }
+    receiver
 }
 
 fn gone() -> io::Error {

@@ -131,7 +131,7 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`SaveError::Write`] if the directory does not exist or cannot be written. The old file is
-    /// then as it was.
+    /// then as it was, or set aside.
     pub fn save(&self, path: &Path) -> Result<(), SaveError> {
         self.replace(path).map_err(SaveError::Write)
     }
@@ -141,6 +141,10 @@ impl Snapshot {
         let mut file = NamedTempFile::with_prefix_in(prefix_of(path), directory)?;
         file.write_all(&self.to_json())?;
         file.as_file().sync_all()?;
+        // Read now, because another process may have written a list since this one has looked.
+        if let Err(LoadError::Parse(_)) = Self::load(path) {
+            set_aside(path)?;
+        }
         file.persist(path)?;
         // Without it, a power failure may bring the old file back, which is whole as well. Not all
         // file systems can do it.
@@ -148,6 +152,14 @@ impl Snapshot {
         let _ = File::open(directory).and_then(|directory| directory.sync_all());
         Ok(())
     }
+}
+
+/// Keeps what is in the file under another name: somebody may mend it, or go back to the version
+/// that has written it.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".unusable");
+    fs::rename(path, aside)
 }
 
 /// Removes the new files of writers that have crashed before they replaced the file at `path`.

@@ -7,12 +7,14 @@ mod support;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
+use futures::FutureExt;
 use libp2p::{PeerId, Swarm, swarm::SwarmEvent};
 use libp2p_rejoin::{Behaviour, Event, LoadError, ParseError, SaveError, Snapshot};
 use support::*;
@@ -102,9 +104,62 @@ async fn survives(content: &[u8], check: fn(&LoadError) -> bool) {
     assert!(matches!(event, Event::Saved { peers: 1 }), "{event:?}");
     assert_eq!(Snapshot::load(&path).unwrap().peers().len(), 1);
     // What nobody could read is not lost.
-    let mut aside = path.into_os_string();
+    assert_eq!(fs::read(aside(&path)).unwrap(), content);
+}
+
+/// Where an unusable file is kept.
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
     aside.push(".unusable");
-    assert_eq!(fs::read(aside).unwrap(), content);
+    aside.into()
+}
+
+/// A node that had nothing to write may end so.
+#[test]
+fn a_snapshot_sets_an_unusable_file_aside() {
+    let (_directory, path) = path();
+    let snapshot = snapshot_of([(PeerId::random(), "/memory/1".parse().unwrap())]);
+    fs::write(&path, br#"{"version":9}"#).unwrap();
+    for _ in 0..2 {
+        snapshot.save(&path).unwrap();
+        assert_eq!(Snapshot::load(&path).unwrap(), snapshot);
+        assert_eq!(fs::read(aside(&path)).unwrap(), br#"{"version":9}"#);
+    }
+}
+
+#[tokio::test]
+async fn of_two_nodes_with_an_unusable_file_only_one_sets_it_aside() {
+    let (_directory, path) = path();
+    fs::write(&path, b"torn").unwrap();
+    let mut nodes = [(); 2].map(|()| node(Over::Memory, config(1).with_file(&path)));
+    for node in &mut nodes {
+        let event = loaded(node).await;
+        assert!(matches!(event, Event::LoadFailed(_)), "{event:?}");
+    }
+    for node in &mut nodes {
+        node.behaviour_mut().save();
+        let event = saved(node).await;
+        assert!(matches!(event, Event::Saved { .. }), "{event:?}");
+    }
+    assert_eq!(fs::read(aside(&path)).unwrap(), b"torn");
+    Snapshot::load(&path).unwrap();
+}
+
+/// Reading a pipe to which nobody writes takes for ever, as a disk may.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_node_ends_although_the_disk_hangs() {
+    let (_directory, path) = path();
+    let mut node = node(Over::Memory, config(1).with_file(&path));
+    loaded(&mut node).await;
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    node.behaviour_mut().save();
+    // Begins to write.
+    assert!(saved(&mut node).now_or_never().is_none());
+    drop(node);
+    // Lets the thread end.
+    fs::write(&path, b"").unwrap();
 }
 
 #[tokio::test]

@@ -99,6 +99,8 @@ impl Epoch {
 #[derive(Debug, Default)]
 struct Shared {
     rates: RateLimits,
+    /// The highest rates since everybody has queued up anew.
+    queued_at: RateLimits,
     total: Line,
     /// The lines of peers with connections.
     peers: HashMap<PeerId, Weak<Mutex<Line>>>,
@@ -113,11 +115,19 @@ impl Limits {
         self.waits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Everybody queues up anew: what was asked for at another rate may take for ever at this one.
+    /// If a limit falls far, everybody queues up anew: what was asked for at another rate may take
+    /// for ever at this one. Otherwise everybody keeps its place, because an application that
+    /// adjusts limits all the time must not make anybody wait for ever either.
     fn set(&self, rates: RateLimits) {
         let mut shared = lock_unmodelled(&self.shared);
+        if rates.is_limited() && !rates.fall_far_below(shared.queued_at) {
+            shared.rates = rates;
+            shared.queued_at = rates.or_higher(shared.queued_at);
+            return;
+        }
         *shared = Shared {
             rates,
+            queued_at: rates,
             ..Shared::default()
         };
         // Under the lock, so that the last call decides about both.

@@ -171,11 +171,14 @@ impl Allowance {
         self.turn_at
     }
 
-    /// Begins anew if the limits have changed.
+    /// Begins anew if the limits have changed. What is owed under a limit stays owed under the next,
+    /// so that limits that change all the time are limits, too.
     fn begin(&mut self, epoch: Epoch) {
         if self.epoch != epoch {
+            let is_owed = !self.epoch.is_off() && !epoch.is_off();
             *self = Self {
                 epoch,
+                bytes: if is_owed { self.bytes.min(0) } else { 0 },
                 period: self.period.wrapping_add(1),
                 most_owed: most_owed(0),
                 turn_at: self.turn_at,

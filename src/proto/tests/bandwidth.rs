@@ -337,6 +337,41 @@ fn limit_that_is_lifted_and_set_again_holds_up_nobody() {
     }
 }
 
+/// An application may adjust limits all the time, or set the same again.
+#[test]
+fn limits_that_change_all_the_time_are_limits_and_hold_up_nobody() {
+    // When a limit falls far each time, there is a new line each time, so parts are not equal.
+    for (first, second, least) in [
+        (50_000, 50_000, 40_000),
+        (50_000, 45_000, 40_000),
+        (50_000, 10_000, 1_200),
+    ] {
+        let limit = |total| limits(|limits| limits.send.total = Some(total));
+        let mut network = network(limit(first), BandwidthLimits::default());
+        let connections: Vec<_> = (0..10).map(|_| network.connect(0, 1)).collect();
+        let reads: Vec<_> = (connections.iter())
+            .map(|(dialled, accepted)| transfer(&mut network, dialled, accepted))
+            .collect();
+        network.run_for(Duration::from_secs(1));
+        let before: Vec<_> = reads.iter().map(|read| read.get()).collect();
+        for _ in 0..50 {
+            for total in [second, first] {
+                network.nodes[0].bandwidth().set(limit(total));
+                network.run_for(Duration::from_millis(100));
+            }
+        }
+        let bytes = reads
+            .iter()
+            .zip(before)
+            .map(|(read, before)| read.get() - before);
+        let bytes: Vec<_> = bytes.collect();
+        let total = bytes.iter().sum::<u64>() as f64 / 10.0;
+        let most = 1.05 * (first + second) as f64 / 2.0;
+        assert!(total < most, "{total} with {first} and {second}");
+        assert!(bytes.iter().all(|&bytes| bytes > least), "{bytes:?}");
+    }
+}
+
 /// Each of them may move a datagram although nothing is left.
 #[test]
 fn streams_that_come_and_go_do_not_evade_a_limit_or_hold_up_others() {
