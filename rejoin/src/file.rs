@@ -109,7 +109,7 @@ impl SnapshotFile {
         self.asked = false;
         self.dirty = false;
         self.written = Some(now);
-        let (running, writer) = mpsc::channel();
+        let (running, writer) = mpsc::sync_channel(0);
         self.writer = Some(writer);
         self.job = Job::Save(run(&self.path, SaveError::Thread, move |path| {
             let saved = snapshot.save(path).map(|()| snapshot.peers().len());

@@ -386,7 +386,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let left = self.mailbox().stop();
         self.count_dropped(left.dropped, left.overflowed);
-        self.shared.sockets.driver_stopped();
         self.punches.clear();
         let has_panicked = self.is_running;
         if !has_panicked {
@@ -400,8 +399,10 @@ impl Drop for Driver {
                 let _ = read_socket(&self.shared.mailboxes, 0, &socket, reader.io());
             }
         }
-        // Before another driver can begin, whose flushes are its own.
+        // Both before another driver can begin, whose flushes are its own. The drop of a transport
+        // waits for them only while there is a runtime.
         self.mailbox().flushes().note_over();
+        self.shared.sockets.driver_stopped();
         // After a panic no new driver replaces this one, because it would panic again.
         if !has_panicked {
             self.mailbox().mark_gone();

@@ -33,7 +33,7 @@ use super::{
     bandwidth::Bandwidth,
     budget::Budget,
     closing::ClosingConnections,
-    connection::StreamLimits,
+    connection::{StreamLimits, lock_connection},
     connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardCount, ShardId},
     datagram::SocketHandle,
     datagram::datagrams,
@@ -221,10 +221,19 @@ impl<S: SocketHandle> Shard<S> {
         !self.ready.is_empty()
     }
 
-    /// Whether no connection has anything to send now, or waits for an acknowledgement or a socket
-    /// before it sends its CONNECTION_CLOSE.
+    /// Whether no connection has anything to send now, or waits for an acknowledgement, a socket or
+    /// the end of its debt before it sends its CONNECTION_CLOSE.
     pub(crate) fn has_sent_all(&self) -> bool {
-        self.ready.is_empty() && self.blocked.is_empty() && self.lingering.is_empty()
+        self.ready.is_empty()
+            && self.blocked.is_empty()
+            && self.lingering.is_empty()
+            && !self.has_closed_debtors()
+    }
+
+    /// Whether a connection is closed, and has its turn when its debt is paid.
+    fn has_closed_debtors(&self) -> bool {
+        let mut debtors = (self.slots.iter().flatten()).filter(|slot| slot.waits_until.is_some());
+        debtors.any(|slot| lock_connection(&slot.connection).has_to_close())
     }
 
     /// Whether there are no connection IDs left for another connection.

@@ -61,6 +61,7 @@ struct Attempt {
     taken: KnownPath,
     began: Instant,
     ended: Option<Instant>,
+    has_sent: bool,
 }
 
 impl Attempt {
@@ -111,10 +112,13 @@ impl Resume {
         // With packets that only acknowledge, which quinn-proto does not count.
         self.in_flight += bytes;
         // What an application sends later would be more than the acknowledgements bear.
-        if let Phase::Unvalidated { began, .. } = self.phase
-            && now > began + self.least_rtt
-        {
-            self.validate(now);
+        if let Phase::Unvalidated { began, .. } = self.phase {
+            if let Some(attempt) = &mut self.attempt {
+                attempt.has_sent = true;
+            }
+            if now > began + self.least_rtt {
+                self.validate(now);
+            }
         }
     }
 
@@ -178,6 +182,7 @@ impl Resume {
                 taken,
                 began: now,
                 ended: None,
+                has_sent: false,
             });
         }
     }
@@ -236,6 +241,10 @@ impl Resume {
             // What was sent before the attempt says nothing of the memory.
             Phase::Unvalidated { .. } | Phase::Validating { .. } => {
                 self.end_attempt(now, Phase::Normal);
+                // The acknowledgement with which the attempt began may have shown the loss, too.
+                if let Some(attempt) = self.attempt.take_if(|attempt| !attempt.has_sent) {
+                    self.memory.put_back(now, attempt.taken);
+                }
             }
             Phase::Retreat { .. } if is_persistent => self.phase = Phase::Normal,
             // It is found late.
@@ -508,6 +517,20 @@ mod tests {
         flow.send(INITIAL);
         flow.acknowledge(RTT, INITIAL);
         assert_eq!(flow.window(), flow.inner);
+    }
+
+    /// quinn-proto tells of losses after what was acknowledged by the same packet.
+    #[test]
+    fn loss_that_is_found_as_the_attempt_begins_leaves_the_memory_to_others() {
+        let mut flow = Flow::after_jump();
+        assert!(!flow.lose_sent_at(flow.began, false));
+        assert_eq!(flow.window(), flow.inner);
+        assert!(flow.is_remembered());
+
+        let mut flow = Flow::after_jump();
+        flow.send(PACKET);
+        assert!(!flow.lose_sent_at(flow.began, false));
+        assert!(!flow.is_remembered(), "what was sent may yet be lost");
     }
 
     #[test]

@@ -254,6 +254,11 @@ impl Connection {
         (self.closing.is_some() && !self.lingers()) || self.is_released
     }
 
+    /// Whether the application has closed it, and its CONNECTION_CLOSE was not sent yet.
+    pub(in crate::proto) fn has_to_close(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// Whether it was closed by either side, or lost.
     pub(in crate::proto) fn is_over(&self) -> bool {
         self.quic.is_closed()

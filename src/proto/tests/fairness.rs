@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, task::noop_waker};
 
 use super::{
@@ -293,6 +294,11 @@ fn bytes_that_were_not_sent_earn_nothing() {
 /// Receives copies of one packet, which hold much memory, and returns how often the connection was
 /// in debt.
 pub(super) fn run_up_debts() -> u64 {
+    in_debt().nodes[0].shards[0].totals().transport.debts
+}
+
+/// A network whose first node has a connection in debt.
+fn in_debt() -> Network {
     let (mut network, senders) = receiver_and(1);
     open_and_write(&senders[0], 100);
     network.settle();
@@ -309,7 +315,29 @@ pub(super) fn run_up_debts() -> u64 {
         receiver.serve_measured(0, network.now, &cost);
         network.now += Duration::from_millis(1);
     }
-    network.nodes[0].shards[0].totals().transport.debts
+    network
+}
+
+/// The drop of a transport waits for it (decision 4).
+#[test]
+fn connection_that_is_closed_in_debt_has_something_to_send() {
+    let mut network = in_debt();
+    let now = network.now;
+    let receiver = &mut network.nodes[0];
+    let peer = receiver.accepted.pop_front().unwrap();
+    assert!(receiver.shards[0].has_sent_all());
+    let stream = peer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(peer.write_now(stream, &[7; 100]), 100);
+    peer.finish(stream).unwrap();
+    peer.with(|connection| connection.close_in_order(0_u32.into(), Bytes::new()));
+    receiver.take_turns(0);
+    assert!(!receiver.shards[0].has_ready(), "it pays first");
+    assert!(!receiver.shards[0].has_sent_all());
+    // Time passes, and the peer hears of it.
+    drop(peer);
+    network.now = now + Duration::from_secs(60);
+    network.run_for(Duration::from_secs(60));
+    assert!(network.nodes[0].shards[0].has_sent_all());
 }
 
 /// A datagram counts for at least 512 bytes in an inbox, and acknowledgements are much shorter.
