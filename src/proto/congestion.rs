@@ -276,11 +276,13 @@ impl Controller for Liftable {
             u64::MAX
         } else {
             // On the same host there is no network that could be congested.
-            let least = self.shared.same_host_window.load(Ordering::Relaxed);
+            let same_host = self.shared.same_host_window.load(Ordering::Relaxed);
+            if same_host > 0 {
+                return same_host;
+            }
             let window = self.inner.window();
             let resume = self.resume.as_ref().filter(|_| !self.has_left());
-            let window = resume.map_or(window, |resume| resume.window(window));
-            window.max(least)
+            resume.map_or(window, |resume| resume.window(window))
         }
     }
 

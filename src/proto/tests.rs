@@ -52,6 +52,7 @@ mod transfer;
 mod trials;
 mod wan;
 mod windows;
+mod write_line;
 
 use crate::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
 

@@ -145,6 +145,7 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     pub(super) fn handle_application_events(&mut self) {
         let authenticated = self.connection.handle_application_events();
+        self.connection.streams().serve_write_line();
         self.after_events(authenticated);
     }
 

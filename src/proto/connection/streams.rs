@@ -11,6 +11,7 @@ mod receive_part;
 mod receiving;
 mod send_window;
 mod window;
+mod write_line;
 mod writing;
 
 use std::{sync::Arc, task::Waker, time::Instant};
@@ -25,6 +26,7 @@ use self::{
     receive_part::{ReceivePart, RecvState},
     receiving::Receiving,
     send_window::SendWindow,
+    write_line::{Ticket, WriteLine},
 };
 #[cfg(test)]
 pub(in crate::proto) use self::{receive_part::Holding, receiving::Grown};
@@ -66,14 +68,7 @@ impl Streams<'_> {
             StreamEvent::Opened { .. } => self.on_opened(),
             StreamEvent::Available { .. } => self.turns.make_due(&mut self.streams.outbound),
             StreamEvent::Readable { id } => self.on_readable(id),
-            StreamEvent::Writable { id } => {
-                if let Some(stream) = self.streams.states.get_mut(&id) {
-                    self.turns.make_due(&mut stream.writer);
-                    if !stream.gather.is_empty() {
-                        self.flush(id);
-                    }
-                }
-            }
+            StreamEvent::Writable { id } => self.join_write_line(id),
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
             StreamEvent::Finished { id } => {
                 self.streams.undelivered.remove(&id);
@@ -131,6 +126,7 @@ pub(super) struct StreamStates {
     send_window: SendWindow,
     states: FxHashMap<StreamId, StreamState>,
     gathering: Gathering,
+    write_line: WriteLine,
     bandwidth: Bandwidth,
     /// From the first time on that the bandwidth was limited.
     allowances: Option<Box<Allowances>>,
@@ -158,6 +154,7 @@ impl StreamStates {
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
             states: FxHashMap::default(),
             gathering: Gathering::default(),
+            write_line: WriteLine::default(),
             bandwidth,
             allowances: None,
             inbound: None,
@@ -230,6 +227,11 @@ impl StreamStates {
         self.allowances.as_ref()?.next_grant()
     }
 
+    /// When a stream may write next, if the one that may now does not.
+    pub(super) fn next_call(&self) -> Option<Instant> {
+        self.write_line.next_call()
+    }
+
     /// Whether there are streams that were closed and may still be delivered.
     pub(super) fn has_undelivered(&self) -> bool {
         !self.undelivered.is_empty()
@@ -253,6 +255,7 @@ impl StreamStates {
     /// Drops what was gathered, because nothing more is sent.
     pub(super) fn stop_sending(&mut self) {
         self.gathering.clear();
+        self.write_line.clear();
         self.undelivered = FxHashSet::default();
         for stream in self.states.values_mut() {
             stream.gather.clear(&mut self.gathering);
@@ -273,6 +276,8 @@ struct StreamState {
     reader: Option<Waker>,
     writer: Option<Waker>,
     gather: Gather,
+    /// Since a write was blocked, until one is not.
+    ticket: Option<Ticket>,
     shares: StreamShares,
     /// The application has dropped the stream; only its gathered bytes are left to send.
     dropped: bool,

@@ -36,6 +36,7 @@ impl Connection {
             self.turns.fulfil();
             return closing.abandoned;
         }
+        self.streams().begin_writing(now);
         self.streams().flush_gathered();
         // Flushing requests a turn too, and this is the turn.
         self.turns.fulfil();
@@ -47,11 +48,12 @@ impl Connection {
         self.streams().grant_bandwidth(peer_id.as_ref(), now);
     }
 
-    /// To a peer on this host, limits unacknowledged data: more would only wait in the peer's
-    /// receive buffer.
+    /// To a peer on this host, limits what is written ahead to twice what may be in flight: more
+    /// would only take memory. With less, a message beside a transfer would wait for
+    /// acknowledgements before it is written.
     fn fit_path(&mut self) {
         let window = self.path_control.same_host_window();
-        self.streams().set_path_limit(window);
+        self.streams().set_path_limit(window.map(|bytes| 2 * bytes));
     }
 
     /// Lets the CONNECTION_CLOSE pass a full congestion window, if it was not sent yet.
@@ -122,7 +124,12 @@ impl Connection {
 
     pub(in crate::proto) fn poll_timeout(&mut self) -> Option<Instant> {
         let paced = (self.pacer.as_ref()).and_then(|pacer| pacer.next_timeout());
-        let deadlines = [self.quic.poll_timeout(), paced, self.streams.next_grant()];
+        let deadlines = [
+            self.quic.poll_timeout(),
+            paced,
+            self.streams.next_grant(),
+            self.streams.next_call(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

@@ -2,11 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
 
-use futures::{FutureExt, future::join_all};
+use futures::{
+    FutureExt, StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
 
 use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
 use crate::{bandwidth::BandwidthLimits, error::StreamError, proto::StreamId};
@@ -51,11 +56,20 @@ fn transfers(network: &mut Network, from: &Peer, to: &Peer, streams: usize) -> V
     let reads: Vec<Rc<Cell<u64>>> = (0..streams).map(|_| Rc::default()).collect();
     let (to, counts) = (to.clone(), reads.clone());
     network.spawn(async move {
-        let mut counting = Vec::new();
+        let mut counting = FuturesUnordered::new();
         for read in counts {
-            counting.push(count(to.clone(), to.accept().await.unwrap(), read));
+            // Those that are accepted are read meanwhile: they may have all of the credit.
+            let stream = loop {
+                let accept = pin!(to.accept());
+                match select(accept, counting.next()).await {
+                    Either::Left((stream, _)) => break stream.unwrap(),
+                    Either::Right((Some(()), _)) => {}
+                    Either::Right((None, accept)) => break accept.await.unwrap(),
+                }
+            };
+            counting.push(count(to.clone(), stream, read));
         }
-        join_all(counting).await;
+        while counting.next().await.is_some() {}
     });
     reads
 }

@@ -127,6 +127,11 @@ impl Gather {
         !self.is_empty() || (len < chunk_bytes && waits)
     }
 
+    /// Whether a write of this size may be gathered although quinn-proto takes nothing now.
+    pub(super) fn takes_whole(&self, len: usize) -> bool {
+        self.is_empty() && len <= TAKEN_WHOLE
+    }
+
     /// Gathers as much as there is room for. Returns how much that was.
     pub(super) fn add(
         &mut self,

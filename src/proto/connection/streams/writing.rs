@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroU32,
     task::{Poll, Waker},
+    time::Instant,
 };
 
 use quinn_proto::{FinishError, VarInt, WriteError};
@@ -49,7 +50,11 @@ impl Streams<'_> {
         let chunk_bytes = self.streams.chunk_bytes();
         let gathers_no_more = (self.streams.gathering).is_full(self.streams.send_window.limit());
         let stream = self.streams.states.get(&id).ok_or(StreamError::Closed)?;
-        if stream.gather.is_full(chunk_bytes) || (gathers_no_more && !stream.gather.is_empty()) {
+        let is_held_back = self.streams.write_line.holds_back(stream.ticket);
+        if !is_held_back
+            && (stream.gather.is_full(chunk_bytes)
+                || (gathers_no_more && !stream.gather.is_empty()))
+        {
             self.flush(id);
         }
         let stream = self
@@ -63,33 +68,61 @@ impl Streams<'_> {
             // quinn-proto has just taken what it could and reported that the stream is blocked, so
             // an event will report that it is writable again.
             self.turns.wait(&mut stream.writer, waker);
+            if is_held_back {
+                self.join_write_line(id);
+            }
             return Poll::Pending;
         }
         if !gathers_no_more && stream.gather.wants(all, data.len(), chunk_bytes, turn) {
             let taken = stream.gather.add(all, id, data, chunk_bytes);
             if taken == 0 {
                 self.turns.wait(&mut stream.writer, waker);
+                if is_held_back {
+                    self.join_write_line(id);
+                }
                 return Poll::Pending;
             }
             self.turns.want();
             return Poll::Ready(Ok(taken));
         }
+        // A message beside a transfer then needs no task to run before it leaves.
+        let may_gather = !gathers_no_more && stream.gather.takes_whole(data.len());
+        if is_held_back {
+            if may_gather {
+                stream.gather.add(all, id, data, chunk_bytes);
+            } else {
+                self.turns.wait(&mut stream.writer, waker);
+            }
+            self.join_write_line(id);
+            return if may_gather {
+                Poll::Ready(Ok(data.len()))
+            } else {
+                Poll::Pending
+            };
+        }
         let data = &data[..data.len().min(LARGEST_CHUNK)];
-        let written = self.quic.send_stream(id).write(data);
+        let mut written = self.quic.send_stream(id).write(data);
         if let Ok(written) = written {
             stream.gather.note_direct(all, written, turn);
         }
+        let is_blocked = matches!(written, Err(WriteError::Blocked));
+        if is_blocked && may_gather {
+            stream.gather.add(all, id, data, chunk_bytes);
+            written = Ok(data.len());
+        } else if is_blocked {
+            self.turns.wait(&mut stream.writer, waker);
+        }
+        self.leave_write_line(id, is_blocked);
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {
             Ok(written) => {
-                self.streams.send_window.note_written(written);
+                if !is_blocked {
+                    self.streams.send_window.note_written(written);
+                }
                 Poll::Ready(Ok(written))
             }
-            Err(WriteError::Blocked) => {
-                self.turns.wait(&mut stream.writer, waker);
-                Poll::Pending
-            }
+            Err(WriteError::Blocked) => Poll::Pending,
             Err(WriteError::Stopped(code)) => {
                 Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
             }
@@ -176,8 +209,70 @@ impl Streams<'_> {
     pub(in crate::proto::connection) fn flush_gathered(&mut self) {
         for id in self.streams.gathering.take_listed() {
             let all = &mut self.streams.gathering;
+            let Some(stream) = self.streams.states.get_mut(&id) else {
+                continue;
+            };
+            if stream.gather.unlist(all, id) {
+                continue;
+            }
+            if self.streams.write_line.holds_back(stream.ticket) {
+                self.join_write_line(id);
+            } else {
+                self.flush(id);
+            }
+        }
+    }
+
+    /// Puts the stream into the line of those that may write.
+    pub(super) fn join_write_line(&mut self, id: StreamId) {
+        let line = &mut self.streams.write_line;
+        if let Some(stream) = self.streams.states.get_mut(&id) {
+            let ticket = *stream.ticket.get_or_insert_with(|| line.ticket());
+            line.join(ticket, id);
+        }
+    }
+
+    /// Notes that quinn-proto has taken a write of the stream, or that it `is_blocked`.
+    fn leave_write_line(&mut self, id: StreamId, is_blocked: bool) {
+        let line = &mut self.streams.write_line;
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return;
+        };
+        let Some(ticket) = stream.ticket else {
+            stream.ticket = is_blocked.then(|| line.ticket());
+            return;
+        };
+        line.leave(ticket);
+        if !is_blocked {
+            stream.ticket = None;
+        }
+        self.serve_write_line();
+    }
+
+    /// Begins a turn, in which streams may write that were told so.
+    pub(in crate::proto::connection) fn begin_writing(&mut self, now: Instant) {
+        self.streams.write_line.begin_turn(now);
+        self.serve_write_line();
+    }
+
+    /// Has the streams write that may, in the order of the line: those that have gathered
+    /// something, up to the first one whose task has to write.
+    pub(in crate::proto) fn serve_write_line(&mut self) {
+        while let Some((ticket, id)) = self.streams.write_line.next() {
+            let line = &mut self.streams.write_line;
             let stream = self.streams.states.get_mut(&id);
-            if stream.is_some_and(|stream| !stream.gather.unlist(all, id)) {
+            let Some(stream) = stream.filter(|stream| stream.ticket == Some(ticket)) else {
+                line.leave(ticket);
+                continue;
+            };
+            let has_gathered = !stream.gather.is_empty();
+            if has_gathered || stream.writer.is_none() || line.len() == 1 {
+                line.leave(ticket);
+            } else {
+                line.call(ticket);
+            }
+            self.turns.make_due(&mut stream.writer);
+            if has_gathered {
                 self.flush(id);
             }
         }
@@ -194,6 +289,15 @@ impl Streams<'_> {
             let all = &mut self.streams.gathering;
             let written = stream.gather.hand_over(all, &mut send_stream);
             self.streams.send_window.note_written(written);
+            let line = &mut self.streams.write_line;
+            if written > 0
+                && let Some(ticket) = stream.ticket.take()
+            {
+                line.leave(ticket);
+            }
+            if !stream.gather.is_empty() {
+                stream.ticket.get_or_insert_with(|| line.ticket());
+            }
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
             let finished = send_stream.finish();
