@@ -199,7 +199,7 @@ func linkDial(addr ma.Multiaddr, opts options) error {
 		"seconds": time.Since(start).Seconds(),
 		"dial_ms": connected.Seconds() * 1e3,
 	})
-	// Whoever has started this looks at what it has used.
+	// The program that has started this looks at what it has used.
 	_, err = io.Copy(io.Discard, input)
 	return err
 }

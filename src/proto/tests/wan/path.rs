@@ -74,7 +74,7 @@ pub(super) enum Writing {
     Always,
     /// Once, and again after each pause.
     NowAndThen { pause: Duration },
-    /// Once, and again after each pause that follows an answer of so many bytes.
+    /// Once, and again after each pause that follows an answer of `answer` bytes.
     Asking { answer: usize, pause: Duration },
 }
 
