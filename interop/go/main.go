@@ -31,7 +31,9 @@ import (
 const usage = `peer listen MULTIADDR [--OPTION VALUE]…
 peer dial MULTIADDR OPERATION [--OPTION VALUE]…
 peer hole-punch listen RELAY
-peer hole-punch dial RELAY PEER_ID`
+peer hole-punch dial RELAY PEER_ID
+peer link listen MULTIADDR
+peer link dial MULTIADDR [--millis N] [--size N]`
 
 // options have the defaults of the README.
 type options struct {
@@ -39,6 +41,7 @@ type options struct {
 	count     int
 	inFlight  int64
 	key       string
+	millis    int64
 	noReset   bool
 	parallel  int
 	peerFacts bool
@@ -85,6 +88,8 @@ func run(opts options, words []string) error {
 		return dial(words[1], words[2], opts)
 	case len(words) > 2 && words[0] == "hole-punch":
 		return holePunch(words[1:], opts)
+	case len(words) == 3 && words[0] == "link":
+		return link(words[1], words[2], opts)
 	}
 	return errors.New(usage)
 }
@@ -98,6 +103,7 @@ func parse(arguments []string) (options, []string, error) {
 	flags.IntVar(&opts.count, "count", 100, "pings or streams")
 	flags.Int64Var(&opts.inFlight, "in-flight", 1<<62, "bytes of an echo that are under way at most")
 	flags.StringVar(&opts.key, "key", "ed25519", "type of the host key")
+	flags.Int64Var(&opts.millis, "millis", 6000, "how long a download over a link takes")
 	flags.BoolVar(&opts.noReset, "no-reset", false, "do not reset the stream of a dial-back that was closed")
 	flags.IntVar(&opts.parallel, "parallel", 100, "streams at a time")
 	flags.BoolVar(&opts.peerFacts, "peer-facts", false, "ask the listener for its facts after the operation")

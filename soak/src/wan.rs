@@ -35,6 +35,9 @@ pub struct Options {
     /// `docs/performance/controllers.md`.
     #[arg(long, value_delimiter = ',')]
     controller: Vec<Controller>,
+    /// Runs only flows that write little, and replaces only their section of that page.
+    #[arg(long, requires = "controller")]
+    limited: bool,
     /// What the simulation has told before, line by line: these paths are not run again.
     #[arg(long)]
     told: Option<PathBuf>,
@@ -60,7 +63,9 @@ pub fn run(options: &Options) -> Result<bool> {
     let began = Instant::now();
     let mut figures = Figures::new(options.command())?;
     let compared = &options.controller[..];
-    let tables = if !compared.is_empty() {
+    let tables = if options.limited {
+        vec![controllers::limited_table(compared, options.short)]
+    } else if !compared.is_empty() {
         controllers::tables(compared, options.seeds, options.short)
     } else if options.short {
         grid::short()
@@ -79,14 +84,22 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     figures.print();
     if !options.short {
-        let (name, page) = if compared.is_empty() {
-            ("wan.md", page::write(&figures, &tables, &told)?)
+        let name = if compared.is_empty() {
+            "wan.md"
         } else {
-            let page = controllers::write(&figures, compared, &told)?;
-            ("controllers.md", page)
+            "controllers.md"
         };
         let path = root().join("docs/performance").join(name);
-        std::fs::write(&path, page).with_context(|| path.display().to_string())?;
+        let in_path = || path.display().to_string();
+        let page = if options.limited {
+            let page = std::fs::read_to_string(&path).with_context(in_path)?;
+            controllers::replace_limited(&page, &figures, compared, &told).with_context(in_path)?
+        } else if compared.is_empty() {
+            page::write(&figures, &tables, &told)?
+        } else {
+            controllers::write(&figures, compared, &told)?
+        };
+        std::fs::write(&path, page).with_context(in_path)?;
     }
     Ok(figures.all_met())
 }
@@ -104,6 +117,8 @@ impl Options {
         let mut command = "soak wan".to_owned();
         if self.short {
             command += " --short";
+        } else if self.limited {
+            command += " --limited";
         } else {
             command += &format!(" --seeds {}", self.seeds);
         }

@@ -89,6 +89,10 @@ impl Scenario {
             StackName::OursBbr | StackName::TcpCubic | StackName::TcpBbr => {
                 matches!(self.kind, Kind::Link { .. })
             }
+            // quic-go asks for larger socket buffers, and cannot be told not to.
+            StackName::Go => {
+                matches!(self.kind, Kind::Link { .. }) && self.profile != Profile::StockBuffers
+            }
             // The programs that dial go-libp2p have no log.
             StackName::OursSeen | StackName::OursTraced => !matches!(self.kind, Kind::Go(_)),
             StackName::Ours | StackName::Official => true,
@@ -410,11 +414,14 @@ mod tests {
     }
 
     #[test]
-    fn only_links_are_measured_with_tcp_and_bbr() {
+    fn only_links_are_measured_with_tcp_bbr_and_go_alone() {
         for scenario in all() {
             let is_link = matches!(scenario.kind, Kind::Link { .. });
             assert_eq!(scenario.is_for(StackName::TcpBbr), is_link);
             assert_eq!(scenario.is_for(StackName::OursBbr), is_link);
+            let has_own_buffers = scenario.profile == Profile::StockBuffers;
+            let is_for_go = is_link && !has_own_buffers;
+            assert_eq!(scenario.is_for(StackName::Go), is_for_go);
             assert_eq!(scenario.group == Group::Links, is_link);
         }
         assert_eq!(choose(&[], Group::Links).len(), 18 + 6 + 4);

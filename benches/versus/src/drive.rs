@@ -52,6 +52,7 @@ pub fn drive(
         StackName::Bare => drive_streams::<Bare>(kind, setup, server, effort),
         StackName::TcpCubic => drive_streams::<Tcp<Cubic>>(kind, setup, server, effort),
         StackName::TcpBbr => drive_streams::<Tcp<Bbr>>(kind, setup, server, effort),
+        StackName::Go => bail!("go-libp2p has programs of its own"),
     }?;
     say(&ClientLine::Result { metrics, facts })
 }

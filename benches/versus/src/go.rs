@@ -1,7 +1,8 @@
-//! Transfers with go-libp2p, by the `perf` protocol of the peers of the interoperability matrix.
+//! Transfers with go-libp2p, by the peers of the interoperability matrix.
 //!
-//! These peers are complete nodes with a Swarm. So the figures compare with each other, and not
-//! with those of other workloads.
+//! With the `perf` protocol, these peers are complete nodes with a Swarm. So the figures compare
+//! with each other, and not with those of other workloads. Over a link they use the QUIC transport
+//! alone, as the other stacks do.
 
 use std::{
     fs,
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::{
     metric::{Metric, Metrics},
+    network::{Place, Places},
     process::Process,
     stack::StackName,
     workload::Effort,
@@ -80,6 +82,52 @@ pub fn measure(stack: StackName, dialer: Dialer, effort: Effort) -> Result<Metri
             Metric::RustCpuSecondsPerGigabyte,
             spent.as_secs_f64() / gigabytes,
         ),
+    ]))
+}
+
+/// A download over a link with go-libp2p on both sides: the bytes that have arrived a fixed time
+/// after the first packet.
+pub fn measure_link(places: &Places, write: usize, effort: Effort) -> Result<Metrics> {
+    let peer = path(GO);
+    ensure!(
+        peer.exists(),
+        "interop/{GO} is not there; interop/run builds it"
+    );
+    let start = |place: &Place, arguments: &[&str]| {
+        let mut command = place.command(&peer);
+        command.arg("link").args(arguments);
+        Process::spawn(command)
+    };
+    let any_port = format!("/ip4/{}/udp/0/quic-v1", places.server.ip);
+    let server = start(&places.server, &["listen", &any_port])?;
+    let address: Value = server.hear()?;
+    let address = address["listen"].as_str().context("no address")?;
+    let millis = effort.link_time().as_millis().to_string();
+    let write = write.to_string();
+    let dial = ["dial", address, "--millis", &millis, "--size", &write];
+    let mut client = start(&places.client, &dial)?;
+    let ready: Value = client.hear()?;
+    ensure!(ready["ready"] == true, "{ready}");
+    let processes = [client.id(), server.id()];
+    let used = || processes.into_iter().map(cpu).collect::<Result<Vec<_>>>();
+    let before = used()?;
+    client.say("go")?;
+    let result: Value = client.hear()?;
+    ensure!(result["ok"] == true, "{result}");
+    let after = used()?;
+    let figure = |key: &str| result[key].as_f64().context("no figure");
+    let gigabytes = figure("bytes")? / 1e9;
+    let spent = |side: usize| after[side].saturating_sub(before[side]).as_secs_f64() / gigabytes;
+    let [client, server] = [0, 1].map(spent);
+    Ok(Metrics::from([
+        (
+            Metric::MegabytesPerSecond,
+            gigabytes * 1e3 / figure("seconds")?,
+        ),
+        (Metric::CpuSecondsPerGigabyte, client + server),
+        (Metric::ClientCpuSecondsPerGigabyte, client),
+        (Metric::ServerCpuSecondsPerGigabyte, server),
+        (Metric::HandshakeMillis, figure("dial_ms")?),
     ]))
 }
 

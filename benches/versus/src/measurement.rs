@@ -62,6 +62,13 @@ impl Preparation {
             }
             Network::Loopback | Network::Ethernet => None,
         };
+        if let (StackName::Go, Kind::Link { write, .. }, Some((_, before))) =
+            (stack, scenario.kind, &link)
+        {
+            let mut metrics = go::measure_link(&self.places, write, effort)?;
+            self.note_dropped(&mut metrics, *before)?;
+            return Ok((metrics, None));
+        }
         let mut server = Process::start(&words("serve", &self.places.server))?;
         let ServerLine::Listening(address) = server.hear()? else {
             bail!("the server says something else than its address");
@@ -81,12 +88,18 @@ impl Preparation {
                 }
                 ClientLine::Result { mut metrics, facts } => {
                     if let Some((_, before)) = link {
-                        let dropped = self.places.dropped()? - before;
-                        metrics.insert(Metric::DroppedBeforeLink, dropped as f64);
+                        self.note_dropped(&mut metrics, before)?;
                     }
                     return Ok((metrics, Some(facts)));
                 }
             }
         }
+    }
+
+    /// Adds what was dropped after `before` packets, because the relay did not take it in time.
+    fn note_dropped(&self, metrics: &mut Metrics, before: u64) -> Result<()> {
+        let dropped = self.places.dropped()? - before;
+        metrics.insert(Metric::DroppedBeforeLink, dropped as f64);
+        Ok(())
     }
 }

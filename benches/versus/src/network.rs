@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
+    path::Path,
     process::{Command, id},
 };
 
@@ -35,6 +36,16 @@ impl Place {
     /// Enters the namespace. Call this before any thread starts.
     pub fn enter(&self) -> Result<()> {
         self.namespace.map_or(Ok(()), enter)
+    }
+
+    /// A command that runs a program there. The process is that of the program.
+    pub fn command(&self, program: &Path) -> Command {
+        let Some(process) = self.namespace else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", path(process))).arg(program);
+        command
     }
 
     /// The command-line arguments that place another process there.

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use libp2p_identity::Keypair;
 
 use crate::{
@@ -51,6 +51,7 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
         StackName::Bare => serve_streams::<Bare>(scenario.kind, setup),
         StackName::TcpCubic => serve_streams::<Tcp<Cubic>>(scenario.kind, setup),
         StackName::TcpBbr => serve_streams::<Tcp<Bbr>>(scenario.kind, setup),
+        StackName::Go => bail!("go-libp2p has programs of its own"),
     }
 }
 

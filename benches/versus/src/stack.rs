@@ -49,6 +49,8 @@ pub enum StackName {
     TcpCubic,
     /// The same with BBR.
     TcpBbr,
+    /// go-libp2p's QUIC transport on both sides, by its own program.
+    Go,
 }
 
 impl StackName {
@@ -62,6 +64,7 @@ impl StackName {
         Self::Bare,
         Self::TcpCubic,
         Self::TcpBbr,
+        Self::Go,
     ];
 
     /// The name on the command line and in tables.
@@ -78,6 +81,7 @@ impl StackName {
             Self::Bare => "bare",
             Self::TcpCubic => "tcp-cubic",
             Self::TcpBbr => "tcp-bbr",
+            Self::Go => "go",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Congestion control of one kind beside another: the same paths for each, and flows that compete.
 
 mod goals;
+mod limited;
 
 use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
+pub use self::limited::replace as replace_limited;
 use super::{
     cell::{mean, mean_of},
     grid::{Asked, Kind, Table},
@@ -78,27 +80,31 @@ pub fn tables(controllers: &[Controller], seeds: u64, short: bool) -> Vec<Table>
         .flat_map(|contest| {
             (1..=a_fifth(seeds)).map(move |seed| format!("{},seed={seed}", contest.path))
         });
-    let limited = limited(short)
-        .iter()
-        .flat_map(|(_, path)| with_controllers(path, controllers, 1))
-        .collect();
-    [
-        (Kind::Alone, alone),
-        (Kind::Contest, contests.collect()),
-        (Kind::Limited, limited),
+    vec![
+        table(Kind::Alone, alone),
+        table(Kind::Contest, contests.collect()),
+        limited_table(controllers, short),
     ]
-    .into_iter()
-    .map(|(kind, paths): (_, Vec<String>)| Table {
+}
+
+/// Flows that write little.
+pub fn limited_table(controllers: &[Controller], short: bool) -> Table {
+    let paths = limited::all(short)
+        .iter()
+        .flat_map(|limited| with_controllers(&limited.path, controllers, 1))
+        .collect();
+    table(Kind::Limited, paths)
+}
+
+fn table(kind: Kind, paths: Vec<String>) -> Table {
+    let asked = paths.into_iter().map(|path| Asked {
+        path,
+        is_measured: false,
+    });
+    Table {
         kind,
-        asked: paths
-            .into_iter()
-            .map(|path| Asked {
-                path,
-                is_measured: false,
-            })
-            .collect(),
-    })
-    .collect()
+        asked: asked.collect(),
+    }
 }
 
 fn alone(short: bool) -> Vec<String> {
@@ -189,51 +195,13 @@ fn contests(controllers: &[Controller], short: bool) -> Vec<Contest> {
     contests
 }
 
-/// Flows that pause after each write.
-fn limited(short: bool) -> Vec<(&'static str, String)> {
-    let all = [
-        (
-            "1 Mb/s",
-            "rate=100,rtt=63,loss=0,flows=1,every=20,write=2500",
-        ),
-        (
-            "1 Mb/s, 1 % of loss",
-            "rate=100,rtt=63,loss=1,flows=1,every=20,write=2500",
-        ),
-        (
-            "1 Mb/s beside a bulk flow",
-            "rate=100,rtt=63,loss=0,flows=2,every=20,write=2500",
-        ),
-        (
-            "1 kB each 100 ms",
-            "rate=20,rtt=40,loss=0,flows=1,every=100,write=1000",
-        ),
-        (
-            "20 kB each 100 ms",
-            "rate=20,rtt=40,loss=0,flows=1,every=100,write=20000",
-        ),
-        (
-            "100 kB each 100 ms",
-            "rate=100,rtt=63,loss=0,flows=1,every=100,write=100000",
-        ),
-        (
-            "100 kB each 100 ms beside a bulk flow",
-            "rate=100,rtt=63,loss=0,flows=2,every=100,write=100000",
-        ),
-    ];
-    let all = if short { &all[..1] } else { &all[..] };
-    all.iter()
-        .map(|&(what, path)| (what, format!("{path},queue=1,seconds=30")))
-        .collect()
-}
-
 pub fn write(figures: &Figures, controllers: &[Controller], told: &[Told]) -> Result<String> {
     let mut page = HEAD.to_owned();
     page::figures(&mut page, figures)?;
     goals::write(&mut page, told)?;
     write_alone(&mut page, controllers, told)?;
     write_contests(&mut page, controllers, told)?;
-    write_limited(&mut page, controllers, told)?;
+    limited::write(&mut page, controllers, told)?;
     Ok(page)
 }
 
@@ -324,42 +292,6 @@ fn write_contests(page: &mut String, controllers: &[Controller], told: &[Told]) 
                 .join(", "),
             first.number("delay"),
         )?;
-    }
-    Ok(())
-}
-
-fn write_limited(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
-    writeln!(
-        page,
-        "\n## Flows that write little\n\n\
-         From a write until all of it was read, in ms: half of the writes, and all.\n"
-    )?;
-    write!(page, "| | Mb/s | RTT ms |")?;
-    for controller in controllers {
-        write!(page, " {} |", controller.name())?;
-    }
-    writeln!(page, "\n|{}", "---|".repeat(3 + controllers.len()))?;
-    for (what, path) in limited(false) {
-        let rows: Vec<_> = (controllers.iter())
-            .filter_map(|controller| {
-                let asked = format!("{path},{}", controller.part());
-                about(told, &asked).first().copied()
-            })
-            .collect();
-        let Some(first) = rows.first() else {
-            continue;
-        };
-        write!(
-            page,
-            "| {what} | {} | {} |",
-            first.asked("rate"),
-            first.asked("rtt")
-        )?;
-        for told in rows {
-            let last = |name| told.of_each(name).last().unwrap_or(f64::NAN);
-            write!(page, " {:.1}, {:.1} |", last("latency"), last("latest"))?;
-        }
-        writeln!(page)?;
     }
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::{Controller, about, alone, contests};
+use super::{Controller, about, alone, contests, limited};
 use crate::wan::{
     cell::{mean, mean_of},
     page::significant,
     told::Told,
 };
+
+/// Of their table.
+const HEAD: &str = "| goal | cells | missed |\n|---|---|---|\n";
 
 /// Least of CUBIC's goodput without loss.
 const LEAST_KEPT: f64 = 0.95;
@@ -31,8 +34,11 @@ const FAST_RTT: f64 = 63.0;
 /// Least of Jain's index, on average.
 const LEAST_EVEN: f64 = 0.85;
 
+/// Most of CUBIC's latency where little is written.
+const MOST_LATENCY: f64 = 1.1;
+
 /// A goal, and the cells that it applies to.
-struct Goal {
+pub struct Goal {
     name: String,
     cells: usize,
     missed: Vec<String>,
@@ -53,31 +59,51 @@ impl Goal {
             self.missed.push(cell());
         }
     }
+
+    fn row(&self) -> String {
+        let Self {
+            name,
+            cells,
+            missed,
+        } = self;
+        let missed = if missed.is_empty() {
+            "none".to_owned()
+        } else {
+            format!("{}: {}", missed.len(), missed.join("; "))
+        };
+        format!("| {name} | {cells} | {missed} |")
+    }
 }
 
 /// Writes nothing unless both were run.
 pub fn write(page: &mut String, told: &[Told]) -> Result<()> {
     let mut goals = of_one_flow(told);
     goals.push(of_several(told));
+    goals.push(of_limited(told));
     if goals.iter().all(|goal| goal.cells == 0) {
         return Ok(());
     }
-    writeln!(
+    write!(
         page,
         "\n## Where BBR misses a goal\n\n\
          A cell names rate in Mb/s, round trip in ms, loss in percent and queue in products \
-         (BDP).\n\n\
-         | goal | cells | missed |\n|---|---|---|"
+         (BDP).\n\n{HEAD}"
     )?;
     for goal in goals {
-        let missed = if goal.missed.is_empty() {
-            "none".to_owned()
-        } else {
-            format!("{}: {}", goal.missed.len(), goal.missed.join("; "))
-        };
-        writeln!(page, "| {} | {} | {missed} |", goal.name, goal.cells)?;
+        writeln!(page, "{}", goal.row())?;
     }
     Ok(())
+}
+
+/// The page with another row of this goal, or a new one after the others.
+pub fn replace(page: &str, goal: &Goal) -> Result<String> {
+    let (before, rest) = page.split_once(HEAD).context("no goals")?;
+    let (rows, after) = rest.split_once("\n\n").context("no end of the goals")?;
+    let name = format!("| {} |", goal.name);
+    let others = rows.lines().filter(|row| !row.starts_with(&name));
+    let row = goal.row();
+    let rows: Vec<_> = others.chain([&*row]).collect();
+    Ok(format!("{before}{HEAD}{}\n\n{after}", rows.join("\n")))
 }
 
 fn of_one_flow(told: &[Told]) -> Vec<Goal> {
@@ -144,4 +170,25 @@ fn of_several(told: &[Told]) -> Goal {
         });
     }
     even
+}
+
+pub fn of_limited(told: &[Told]) -> Goal {
+    let mut quick = Goal::new(format!(
+        "flows that write little, at most {MOST_LATENCY} of CUBIC's times, in both columns"
+    ));
+    for limited in limited::all(false) {
+        let [cubic, bbr] = [Controller::Cubic, Controller::Bbr].map(|controller| {
+            let told = about(told, &format!("{},{}", limited.path, controller.part()));
+            told.first().map(|told| limited.times(told))
+        });
+        let (Some(cubic), Some(bbr)) = (cubic, bbr) else {
+            continue;
+        };
+        let is_met = (bbr.iter().zip(cubic)).all(|(bbr, cubic)| *bbr <= MOST_LATENCY * cubic);
+        quick.judge(is_met, || {
+            let [bbr, cubic] = [bbr, cubic].map(|[half, most]| format!("{half:.1}, {most:.1}"));
+            format!("{}: {bbr} of {cubic} ms", limited.what)
+        });
+    }
+    quick
 }

@@ -1,5 +1,7 @@
 //! BBR on whole connections: paced, beside CUBIC, and where the application is the limit.
 
+use std::time::Duration;
+
 use super::{
     path::WanPath,
     run::{FlowOutcome, Outcome, run},
@@ -54,11 +56,17 @@ fn flows_share_a_path_with_cubic_and_with_each_other() {
 /// enough that was measured by it.
 #[test]
 fn flow_that_writes_little_keeps_its_latency() {
-    for writes in ["every=20,write=2500", "every=100,write=10000"] {
+    for writes in [
+        "every=20,write=2500",
+        "every=100,write=10000",
+        "write=1000,answer=1000",
+        "every=1000,write=1000,answer=100000",
+    ] {
         let [cubic, bbr] = [0, 1].map(|bbr| {
             let asked = format!("bbr={bbr},rate=20,rtt=40,queue=1,{writes},seconds=20");
             flow(&asked).latency
         });
+        assert!(cubic[0] > Duration::from_millis(20), "{writes}: {cubic:?}");
         for (cubic, bbr) in cubic.into_iter().zip(bbr) {
             assert!(bbr <= cubic.mul_f64(1.1), "{writes}: {bbr:?} {cubic:?}");
         }

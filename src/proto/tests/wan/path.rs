@@ -43,7 +43,11 @@ pub(super) struct WanPath {
     /// In seconds, by how much one flow begins after another.
     apart: f64,
     /// In ms, how often the last flow writes, once each time; 0 is as often as anything is taken.
+    /// If it is answered, how long it is silent after each answer.
     every: f64,
+    /// Bytes with which each write of the last flow is answered, before it writes again; 0 is
+    /// without answers.
+    answer: usize,
     pub(super) back: Back,
     /// Whether paths are remembered.
     pub(super) remembers: bool,
@@ -61,6 +65,17 @@ pub(super) enum Back {
     AsMuch,
     /// What it has read, on the same stream.
     Echo,
+}
+
+/// When a flow writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// As long as anything is taken.
+    Always,
+    /// Once, and again after each pause.
+    NowAndThen { pause: Duration },
+    /// Once, and again after each pause that follows an answer of `answer` bytes.
+    Asking { answer: usize, pause: Duration },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +103,7 @@ impl WanPath {
             flows: 1,
             apart: 1.0,
             every: 0.0,
+            answer: 0,
             back: Back::Nothing,
             remembers: false,
             before: 0.0,
@@ -120,6 +136,7 @@ impl WanPath {
                 "flows" => path.flows = number as u32,
                 "apart" => path.apart = number,
                 "every" => path.every = number,
+                "answer" => path.answer = number as usize,
                 "back" => {
                     path.back = match value {
                         "0" => Back::Nothing,
@@ -155,15 +172,21 @@ impl WanPath {
         Duration::from_secs_f64(self.apart * f64::from(flow))
     }
 
-    /// How long a flow pauses after each write, if it does.
-    pub(super) fn pause(&self, flow: u32) -> Option<Duration> {
-        let pauses = self.every > 0.0 && flow + 1 == self.flows;
-        pauses.then(|| Duration::from_secs_f64(self.every / 1e3))
+    /// How a flow writes.
+    pub(super) fn writing(&self, flow: u32) -> Writing {
+        let pause = Duration::from_secs_f64(self.every / 1e3);
+        match (self.every > 0.0, self.answer) {
+            (false, 0) => Writing::Always,
+            _ if flow + 1 < self.flows => Writing::Always,
+            (true, 0) => Writing::NowAndThen { pause },
+            (_, answer) => Writing::Asking { answer, pause },
+        }
     }
 
     /// Bytes of each write of a flow.
     pub(super) fn write(&self, flow: u32) -> usize {
-        if self.every > 0.0 && self.pause(flow).is_none() {
+        let is_beside = self.every > 0.0 || self.answer > 0;
+        if is_beside && self.writing(flow) == Writing::Always {
             64 * 1024
         } else {
             self.write
@@ -220,6 +243,7 @@ impl fmt::Display for WanPath {
             flows,
             apart,
             every,
+            answer,
             back,
             remembers,
             before,
@@ -231,7 +255,7 @@ impl fmt::Display for WanPath {
             "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
              throughput={},reno={},bbr={},rivals={},quinn={},\
              write={write},reads={reads},flows={flows},apart={apart},every={every},\
-             back={},remembers={},before={before},seconds={seconds},seed={seed}",
+             answer={answer},back={},remembers={},before={before},seconds={seconds},seed={seed}",
             u8::from(*is_for_throughput),
             u8::from(*is_reno),
             u8::from(*is_bbr),

@@ -19,7 +19,7 @@ use super::{
         peer::Peer,
         tasks::Alarms,
     },
-    path::{Back, Rivals, WanPath},
+    path::{Back, Rivals, WanPath, Writing},
 };
 use crate::{
     authenticator::Protection,
@@ -70,8 +70,9 @@ pub(super) struct FlowOutcome {
     pub(super) most_in_flight: u64,
     /// By how much round trips were longer than the path makes them, in the second half.
     pub(super) mean_delay: Duration,
-    /// From a write until all of it was read, if writes pause: half of them, and all.
-    pub(super) latency: [Duration; 2],
+    /// From a write until all of it was read, or the whole answer to it, if writes pause or are
+    /// answered: half of them, 99 %, and all.
+    pub(super) latency: [Duration; 3],
     /// At the receiver.
     pub(super) most_gaps: u32,
     pub(super) most_held: u64,
@@ -107,7 +108,7 @@ impl fmt::Display for Outcome {
                 f,
                 " flow goodput={:.3} late={:.3} t1={one} t10={ten} t100={hundred} sent={} lost={} \
                  events={} black_holes={} chunk={} mtu={} cwnd={} in_flight={} gaps={} held={} \
-                 delay={:.2} latency={:.1} latest={:.1} died={died} why={why}",
+                 delay={:.2} latency={:.1} p99={:.1} latest={:.1} died={died} why={why}",
                 flow.goodput,
                 flow.late_goodput,
                 flow.sent,
@@ -123,6 +124,7 @@ impl fmt::Display for Outcome {
                 in_ms(flow.mean_delay),
                 in_ms(flow.latency[0]),
                 in_ms(flow.latency[1]),
+                in_ms(flow.latency[2]),
             )?;
         }
         Ok(())
@@ -218,7 +220,7 @@ struct Progress {
     written: u64,
     /// When it was written, and what was written by then.
     writes: VecDeque<(Instant, u64)>,
-    /// From a write until it was read.
+    /// From a write until it was read, or answered.
     latencies: Vec<Duration>,
 }
 
@@ -230,7 +232,7 @@ fn connect(
     cpu: &Rc<Cell<Duration>>,
 ) -> Vec<Flow> {
     let path = *path;
-    let (write, pause) = (path.write(number), path.pause(number));
+    let (write, writing) = (path.write(number), path.writing(number));
     let (dialer, listener) = (End::default(), End::default());
     let there = Flow::begin(network.now, &path, &dialer, &listener);
     let back = Flow::begin(network.now, &path, &listener, &dialer);
@@ -249,6 +251,9 @@ fn connect(
             let Ok(stream) = peer.accept().await else {
                 return;
             };
+            if let Writing::Asking { answer, .. } = writing {
+                return answer_all(&peer, stream, [write, answer], &alarms, &noted).await;
+            }
             let echo = path.back == Back::Echo;
             let download = download(path, &peer, stream, &alarms, &noted, echo);
             join(download, answer).await;
@@ -270,9 +275,14 @@ fn connect(
             };
             download(path, &peer, stream, &alarms, &noted, false).await;
         };
-        match pause {
-            None => drop(join(upload(&peer, stream, write, &cpu), answer).await),
-            Some(pause) => write_now_and_then(&peer, stream, write, pause, &alarms, &written).await,
+        match writing {
+            Writing::Always => drop(join(upload(&peer, stream, write, &cpu), answer).await),
+            Writing::NowAndThen { pause } => {
+                write_now_and_then(&peer, stream, write, pause, &alarms, &written).await;
+            }
+            Writing::Asking { answer, pause } => {
+                ask(&peer, stream, [write, answer], pause, &alarms, &written).await;
+            }
         }
     });
     match path.back {
@@ -335,7 +345,8 @@ impl Flow {
             ..
         } = *self.progress.borrow_mut();
         latencies.sort_unstable();
-        let latency = [latencies.len() / 2, latencies.len().saturating_sub(1)]
+        let last = latencies.len().saturating_sub(1);
+        let latency = [latencies.len() / 2, last * 99 / 100, last]
             .map(|index| latencies.get(index).copied().unwrap_or_default());
         let rate = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e6 / time.as_secs_f64();
         let Some(sender) = self.sender.get() else {
@@ -404,6 +415,55 @@ async fn write_now_and_then(
             return;
         }
         alarms.after(pause).await;
+    }
+}
+
+/// Writes a request, reads the whole answer, and does so again after each pause.
+async fn ask(
+    peer: &Peer,
+    stream: StreamId,
+    [request, answer]: [usize; 2],
+    pause: Duration,
+    alarms: &Alarms,
+    progress: &RefCell<Progress>,
+) {
+    let (data, mut buf) = (vec![0; request], vec![0; answer]);
+    loop {
+        let asked = alarms.now();
+        if peer.write_all(stream, &data).await.is_err() {
+            return;
+        }
+        let mut left = answer;
+        while left > 0 {
+            let Ok(count @ 1..) = peer.read(stream, &mut buf[..left]).await else {
+                return;
+            };
+            left -= count;
+        }
+        (progress.borrow_mut().latencies).push(alarms.now() - asked);
+        alarms.after(pause).await;
+    }
+}
+
+/// Answers each request once it is whole, until the connection is over.
+async fn answer_all(
+    peer: &Peer,
+    stream: StreamId,
+    [request, answer]: [usize; 2],
+    alarms: &Alarms,
+    progress: &RefCell<Progress>,
+) {
+    let (mut buf, data) = (vec![0; request], vec![0; answer]);
+    let mut left = request;
+    while let Ok(count @ 1..) = peer.read(stream, &mut buf[..left]).await {
+        progress.borrow_mut().note_read(count, alarms.now());
+        left -= count;
+        if left == 0 {
+            if peer.write_all(stream, &data).await.is_err() {
+                return;
+            }
+            left = request;
+        }
     }
 }
 
