@@ -11,14 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use harness::process::{Process, answer, wait_for_end};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    control::{say, wait_for_end},
-    process::Process,
-    stack::STOCK_BUFFER,
-};
+use crate::{limits::LONGEST, stack::STOCK_BUFFER};
 
 /// Where a process of a measurement runs.
 #[derive(Args, Clone, Debug)]
@@ -191,7 +188,7 @@ enum Line {
 impl Namespace {
     fn new(buffers: Buffers) -> Result<Self> {
         let buffers = buffers.to_possible_value().context("no name")?;
-        let process = Process::start(&["network".to_owned(), buffers.get_name().to_owned()])?;
+        let process = Process::start(["network", buffers.get_name()], LONGEST)?;
         match process.hear()? {
             Line::Namespace(_) => Ok(Self(process)),
             Line::Failed(why) => bail!(why),
@@ -265,14 +262,14 @@ fn path(process: u32) -> String {
 /// The process that keeps a namespace alive, until its standard input ends.
 pub fn run(options: &Options) -> Result<()> {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        return say(&Line::Failed(format!("no network namespace: {error}")));
+        return answer(&Line::Failed(format!("no network namespace: {error}")));
     }
     for (name, value) in options.buffers.settings() {
         if let Err(error) = fs::write(format!("/proc/sys/net/ipv4/{name}"), value) {
-            return say(&Line::Failed(format!("{name}: {error}")));
+            return answer(&Line::Failed(format!("{name}: {error}")));
         }
     }
-    say(&Line::Namespace(id()))?;
+    answer(&Line::Namespace(id()))?;
     wait_for_end();
     Ok(())
 }
