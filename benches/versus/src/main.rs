@@ -71,9 +71,6 @@ enum Command {
     /// The process of a link; `links` starts it.
     #[command(hide = true)]
     Relay(relay::Options),
-    /// The process that keeps a network namespace alive; `run` starts it.
-    #[command(hide = true)]
-    Network(network::Options),
 }
 
 fn main() -> ExitCode {
@@ -99,7 +96,6 @@ fn run(command: Command) -> Result<()> {
         } => drive::drive(stack, &scenario, server, effort, &place)?,
         Command::Flood(options) => flooder::run(&options)?,
         Command::Relay(options) => relay::run(&options)?,
-        Command::Network(options) => network::run(&options)?,
     }
     Ok(())
 }

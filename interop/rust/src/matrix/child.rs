@@ -172,11 +172,6 @@ impl Process {
         writeln!(input, "{line}").map_err(|error| error.to_string())
     }
 
-    /// The process ID.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The last lines of standard error.
     pub fn errors(&self) -> String {
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,12 +7,8 @@ mod child;
 mod contracts;
 mod hole_punch;
 mod known;
-#[path = "../../../../tests/support/namespace.rs"]
-mod namespace;
 mod prepare;
 mod relay;
-#[path = "../../../../tests/support/scene.rs"]
-mod scene;
 mod table;
 
 use std::{

@@ -2,12 +2,10 @@
 
 use std::time::SystemTime;
 
+use harness::scene::{Nat, Ports, Strangers};
 use serde::Serialize;
 
-use crate::{
-    scene::{Nat, Ports, Strangers},
-    table::{date, markdown},
-};
+use crate::table::{date, markdown};
 
 use super::{Expect, Pair, attempt::Attempt};
 
