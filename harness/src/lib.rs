@@ -1,7 +1,8 @@
 //! What the programs beside the library share: processes that exchange lines, hosts of their own,
-//! what processes use, statistics, and how a program ends.
+//! what processes use, statistics, command lines, and how a program ends.
 
 pub mod command;
+pub mod command_line;
 mod exit;
 pub mod machine;
 pub mod namespace;
