@@ -141,8 +141,8 @@ impl Wake for Reviver {
 #[cfg(target_os = "linux")]
 #[test]
 fn connections_at_a_slow_interface_are_closed() {
+    use harness::namespace::Namespace;
     use support::{
-        namespace::Namespace,
         required::or_skip,
         visit::{outcome, visit},
     };
@@ -156,12 +156,11 @@ fn connections_at_a_slow_interface_are_closed() {
         (dialed, dialer)
     });
     loop {
-        let slow = Namespace::hold(1).map(|mut held| held.remove(0));
-        let Some(slow) = or_skip("namespaces", slow) else {
+        let Some([slow]) = or_skip("namespaces", Namespace::hold()) else {
             return;
         };
-        let told = visit(&slow.enter(), || Far::new().told(TEST, CONNECTIONS));
-        if let Some(told) = outcome(told.unwrap()).unwrap() {
+        let told = visit(slow.id(), || Far::new().told(TEST, CONNECTIONS));
+        if let Some(told) = outcome(told).unwrap() {
             assert_eq!(told, CONNECTIONS);
             return;
         }

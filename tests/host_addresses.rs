@@ -308,7 +308,7 @@ fn in_sandbox(
             };
             select(pin!(serve), pin!(dialled)).await;
         });
-    })?;
+    });
     let events = Events(events);
     test(&home, &events);
     over.send(()).unwrap();

@@ -141,7 +141,7 @@ fn at_near<F: Future<Output = ()>>(
             let _ = report.send(port(&addr));
             let _ = is_over.await;
         });
-    })?;
+    });
     let Ok(port) = reported.recv() else {
         return Err(outcome(echo).err().unwrap_or_default());
     };

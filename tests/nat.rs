@@ -19,12 +19,9 @@ use std::{
     time::Duration,
 };
 
+use harness::scene::{Nat, PUBLIC, Place, Ports, Scene, Strangers};
 use serde_json::Value;
-use support::{
-    example::example,
-    required::or_skip,
-    scene::{Nat, PUBLIC, Place, Ports, Scene, Strangers},
-};
+use support::{example::example, required::or_skip};
 
 #[test]
 fn nodes_behind_nats_that_keep_ports_get_a_direct_connection() {

@@ -11,6 +11,7 @@ mod support;
 use std::{future::poll_fn, net::SocketAddr, process::Command, time::Duration};
 
 use futures::StreamExt;
+use harness::scene::{Nat, PUBLIC, Place, Ports, Scene};
 use libp2p::{
     Swarm, SwarmBuilder,
     swarm::{FromSwarm, NetworkBehaviour, NewListenAddr, SwarmEvent, ToSwarm},
@@ -25,7 +26,6 @@ use multiaddr::Multiaddr;
 use support::{
     node::{LOOPBACK_V4, Node, bounded, quic_addr, socket_addr, until},
     required,
-    scene::{Nat, PUBLIC, Place, Ports, Scene},
     streams::transfer_through_echo,
     stun_server::StunServer,
     visit::run_at,

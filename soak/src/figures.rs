@@ -4,7 +4,6 @@ use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::sample::Sample;
 
@@ -36,9 +35,7 @@ impl Figures {
     /// Begins with the current date.
     pub fn new(command: String) -> Result<Self> {
         Ok(Self {
-            date: OffsetDateTime::now_utc()
-                .replace_nanosecond(0)?
-                .format(&Rfc3339)?,
+            date: harness::machine::now()?,
             command,
             figure: Vec::new(),
             sample: Vec::new(),

@@ -16,10 +16,7 @@ use std::{collections::HashMap, net::SocketAddrV4, path::PathBuf, time::Duration
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeValLike,
-};
+use harness::process::Process;
 use tokio::runtime::Runtime;
 
 use self::{
@@ -29,10 +26,7 @@ use self::{
     lines::{Line, Order},
     server::{Policy, Served},
 };
-use crate::{
-    figures::Figures,
-    process::{LONGEST, Process},
-};
+use crate::{LONGEST, figures::Figures};
 
 #[derive(Args)]
 pub struct Options {
@@ -141,10 +135,7 @@ type Judge = fn(&mut Figures, &Attacked, &Served);
 
 impl Site {
     fn prepare(options: &Options) -> Result<Self> {
-        let role = |words: &[&str]| {
-            let words = ["role"].iter().chain(words).map(ToString::to_string);
-            Process::start(&words.collect::<Vec<_>>())
-        };
+        let role = |words: &[&str]| Process::start(["role"].iter().chain(words), LONGEST);
         let mut server = role(&["server", options.policy.name()])?;
         let Line::Namespace(id) = server.hear()? else {
             bail!("the server has no namespace");
@@ -394,13 +385,6 @@ fn dials(measured: &Measured) -> String {
 
 fn percent(part: f64, whole: f64) -> f64 {
     100.0 * part / whole
-}
-
-/// CPU time of this process.
-pub fn usage() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
 pub fn runtime() -> Result<Runtime> {

@@ -5,26 +5,19 @@ mod churn;
 mod figures;
 mod flood;
 mod plot;
-mod process;
 mod sample;
 mod simulate;
 mod table;
 mod trend;
 mod wan;
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 #[derive(Parser)]
 #[command(about, version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
 enum Command {
     /// Attacks a node in a network namespace, beside a transfer, pings and dials.
     Attack(attack::Options),
@@ -51,14 +44,7 @@ enum Command {
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::exit_code(run(Command::parse()))
 }
 
 /// Returns whether all requirements are met.
@@ -80,3 +66,6 @@ fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }
+
+/// The longest flood or attack, including preparation and evaluation.
+const LONGEST: Duration = Duration::from_secs(900);

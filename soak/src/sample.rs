@@ -3,8 +3,8 @@
 use std::{fmt, fs};
 
 use anyhow::{Context, Result};
+use harness::resources::resident;
 use libp2p_quinn::RegistryStats;
-use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 use tikv_jemalloc_ctl::{epoch, stats};
 
@@ -65,17 +65,6 @@ pub fn entries(stats: &RegistryStats) -> u64 {
 fn descriptors() -> Result<u64> {
     // Without the descriptor of the directory itself.
     Ok(fs::read_dir("/proc/self/fd")?.count() as u64 - 1)
-}
-
-fn resident() -> Result<u64> {
-    let statm = fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = statm
-        .split_whitespace()
-        .nth(1)
-        .context("no resident size in statm")?
-        .parse()?;
-    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")?;
-    Ok(pages * u64::try_from(page)?)
 }
 
 impl fmt::Display for Sample {

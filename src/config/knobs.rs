@@ -85,8 +85,8 @@ const DATAGRAMS_IN_RECEIVE_BUFFER: usize = 32;
 ///
 /// More overruns that buffer when the peer is late. The large datagrams are lost then, for which
 /// there is no room, and not the small ones between them; that looks like a path that has become
-/// narrower, and would have all of them sent small from then on. Twice as much also doubles the time
-/// of a ping beside a transfer, and two thirds of it cost a transfer 10 % more CPU time.
+/// narrower, and would have all of them sent small from then on. Twice as much also doubles the
+/// time of a ping beside a transfer, and two thirds of it cost a transfer 10 % more CPU time.
 const SAME_HOST_WINDOW_BYTES: u64 = 256 * 1024;
 
 /// Largest UDP payload there is over IPv6 without jumbograms, less what quinn-proto cannot use.

@@ -11,11 +11,11 @@
 use std::{sync::mpsc, thread::JoinHandle};
 
 use futures::channel::oneshot;
+use harness::namespace::Namespace;
 use libp2p_quinn::Handle;
 use multiaddr::Multiaddr;
 
 use super::{
-    namespace::Namespace,
     node::{Node, bounded},
     visit::{block_on, outcome, visit},
 };
@@ -46,11 +46,11 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
     test: impl FnOnce(Near) -> F + Send + 'static,
 ) -> Result<(), String> {
     let cables = Cables::build()?;
-    let enter = cables.near.enter();
+    let near_id = cables.near.id();
     let (report, reported) = mpsc::sync_channel(1);
     // Dropping it ends the far node.
     let (_over, is_over) = oneshot::channel::<()>();
-    let far = visit(&cables.far.enter(), move || {
+    let far = visit(cables.far.id(), move || {
         block_on(async move {
             let mut node = Node::new();
             let far_v6 = format!("/ip6/{FAR_V6}/udp/0/quic-v1");
@@ -65,7 +65,7 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
             let _ = report.send((addrs, far_v6, handle));
             let _ = is_over.await;
         });
-    })?;
+    });
     let Ok((addrs, far_v6, far_handle)) = reported.recv() else {
         return Err(outcome(far).err().unwrap_or_default());
     };
@@ -75,15 +75,12 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
         far_v6,
         far_handle,
     };
-    outcome(visit(&enter, move || block_on(bounded(test(near))))?)
+    outcome(visit(near_id, move || block_on(bounded(test(near)))))
 }
 
 impl Cables {
     fn build() -> Result<Self, String> {
-        let mut hosts = Namespace::hold(2)?;
-        let (Some(far), Some(near)) = (hosts.pop(), hosts.pop()) else {
-            unreachable!("two were asked for");
-        };
+        let [near, far] = Namespace::hold()?;
         let id = far.id();
         let ip = ["ip", "-batch", "-"];
         near.run(
@@ -152,6 +149,6 @@ impl Near {
         &self,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> JoinHandle<Result<(), String>> {
-        visit(&self.cables.far.enter(), move || block_on(bounded(work()))).unwrap()
+        visit(self.cables.far.id(), move || block_on(bounded(work())))
     }
 }

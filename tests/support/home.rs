@@ -2,8 +2,9 @@
 
 use std::thread::JoinHandle;
 
+use harness::namespace::Namespace;
+
 use super::{
-    namespace::Namespace,
     node::bounded,
     visit::{block_on, outcome, visit},
 };
@@ -22,10 +23,7 @@ pub(crate) fn at_home<F: Future<Output = ()>>(
 
 impl Home {
     pub(crate) fn build(batch: &str) -> Result<Self, String> {
-        let mut hosts = Namespace::hold(1)?;
-        let Some(home) = hosts.pop() else {
-            unreachable!("one was asked for");
-        };
+        let [home] = Namespace::hold()?;
         home.run(&["ip", "-batch", "-"], batch)?;
         Ok(Self(home))
     }
@@ -44,15 +42,15 @@ impl Home {
         self,
         test: impl FnOnce(Self) -> F + Send + 'static,
     ) -> Result<(), String> {
-        let enter = self.0.enter();
-        outcome(visit(&enter, move || block_on(bounded(test(self))))?)
+        let id = self.id();
+        outcome(visit(id, move || block_on(bounded(test(self)))))
     }
 
     /// Runs this on another thread at this host.
     pub(crate) fn visit<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<JoinHandle<Result<T, String>>, String> {
-        visit(&self.0.enter(), work)
+    ) -> JoinHandle<Result<T, String>> {
+        visit(self.id(), work)
     }
 }

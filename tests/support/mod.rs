@@ -21,14 +21,12 @@ pub(crate) mod forwarder;
 #[cfg(target_os = "linux")]
 pub(crate) mod home;
 pub(crate) mod hostile_tls;
-pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod required;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
-pub(crate) mod scene;
 #[cfg(target_os = "linux")]
 pub(crate) mod sockets;
 pub(crate) mod streams;

@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    scene::{Place, Scene},
-    visit::run_at,
-};
+use harness::scene::{Place, Scene};
+
+use super::visit::run_at;
 
 /// coturn with one or more IP addresses. Dropping it ends the server.
 pub(crate) struct StunServer {

@@ -1,15 +1,14 @@
-//! Threads in network namespaces: a socket belongs to the namespace of the thread that opens it.
+//! Threads in network namespaces.
 
 use std::{
-    fs::File,
-    os::fd::AsFd,
     panic::resume_unwind,
     thread::{self, JoinHandle},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use super::scene::{Place, Scene};
+use harness::{
+    namespace::move_to,
+    scene::{Place, Scene},
+};
 
 /// Runs this on a thread at a place, or returns why that is not possible.
 pub(crate) fn run_at<T: Send + 'static>(
@@ -17,23 +16,19 @@ pub(crate) fn run_at<T: Send + 'static>(
     place: Place,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    outcome(visit(&scene.enter(place), work)?)
+    outcome(visit(scene.namespace(place).id(), work))
 }
 
-/// Runs this on a thread in the namespace that these words enter. The thread returns an error if it
-/// cannot enter.
+/// Runs this on a thread in the namespace of a process. The thread returns an error if it cannot
+/// enter.
 pub(crate) fn visit<T: Send + 'static>(
-    enter: &[String],
+    process: u32,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<Result<T, String>>, String> {
-    // Uses the path in the arguments for `nsenter`.
-    let path = enter.iter().find_map(|word| word.strip_prefix("--net="));
-    let namespace = File::open(path.unwrap()).map_err(|error| error.to_string())?;
-    Ok(thread::spawn(move || {
-        let kind = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.as_fd(), kind).map_err(|error| error.to_string())?;
+) -> JoinHandle<Result<T, String>> {
+    thread::spawn(move || {
+        move_to(process)?;
         Ok(work())
-    }))
+    })
 }
 
 /// The result of the thread.

@@ -4,9 +4,8 @@
 //! so far, and passes the mark to the client, which then continues. So each process measures
 //! itself over the same span, and they exchange no lines within it.
 
-use std::io::{self, BufRead, Write};
-
-use anyhow::{Result, bail};
+use anyhow::Result;
+use harness::process::{answer, listen};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -52,12 +51,8 @@ impl Checkpoint {
         let none = Connections::default();
         let before = Mark::now(&none)?;
         let server = tokio::task::spawn_blocking(|| {
-            say(&ClientLine::Checkpoint)?;
-            let mut line = String::new();
-            if io::stdin().lock().read_line(&mut line)? == 0 {
-                bail!("nobody answers");
-            }
-            Ok(serde_json::from_str(&line)?)
+            answer(&ClientLine::Checkpoint)?;
+            listen()
         });
         Ok(Self {
             before,
@@ -131,30 +126,13 @@ impl Spent {
         Metrics::from([
             (
                 Metric::SystemShare,
-                100.0 * sum(|usage| usage.system.as_secs_f64())
+                100.0 * sum(|usage| usage.used.system.as_secs_f64())
                     / sum(|usage| usage.cpu().as_secs_f64()),
             ),
             (
                 Metric::SwitchesPerSecond,
-                sum(|usage| usage.switches as f64) / self.client.wall.as_secs_f64(),
+                sum(|usage| usage.used.switches as f64) / self.client.wall.as_secs_f64(),
             ),
         ])
     }
-}
-
-/// Waits for the end of standard input.
-pub fn wait_for_end() {
-    while io::stdin()
-        .read_line(&mut String::new())
-        .is_ok_and(|length| length > 0)
-    {}
-}
-
-/// Prints one line.
-pub fn say(line: &impl Serialize) -> Result<()> {
-    let mut output = io::stdout().lock();
-    serde_json::to_writer(&mut output, line)?;
-    output.write_all(b"\n")?;
-    output.flush()?;
-    Ok(())
 }

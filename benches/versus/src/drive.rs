@@ -1,14 +1,15 @@
 //! The client process.
 
 use anyhow::{Result, bail};
+use harness::process::{answer, limit_time};
 
 use crate::{
     catalogue::{Kind, Scenario},
-    control::{ClientLine, say},
+    control::ClientLine,
+    limits::{LONGEST, raise_file_limit},
     metric::Metrics,
     network::Place,
     placement::{Side, runtime},
-    process,
     stack::{
         Address, Endpoint, Facts, Setup, StackName,
         bare::Bare,
@@ -37,8 +38,8 @@ pub fn drive(
         profile: scenario.profile,
         ip: place.ip,
     };
-    process::limit_time();
-    process::raise_file_limit()?;
+    limit_time(LONGEST);
+    raise_file_limit()?;
     let kind = scenario.kind;
     let (metrics, facts) = match stack {
         StackName::Ours => drive_libp2p::<Ours>(kind, setup, server, effort),
@@ -54,7 +55,7 @@ pub fn drive(
         StackName::TcpBbr => drive_streams::<Tcp<Bbr>>(kind, setup, server, effort),
         StackName::Go => bail!("go-libp2p has programs of its own"),
     }?;
-    say(&ClientLine::Result { metrics, facts })
+    answer(&ClientLine::Result { metrics, facts })
 }
 
 /// Runs a workload over a libp2p transport, which can run more of them than the other stacks.

@@ -15,13 +15,13 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
+use harness::process::{Process, answer, limit_time};
 use libp2p_identity::Keypair;
 use quinn_proto::{ClientConfig, Endpoint, EndpointConfig, crypto::rustls::QuicClientConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::say,
-    process::{self, Process},
+    limits::LONGEST,
     stack::{
         Address, equalised, floor,
         tls::{First, Tls},
@@ -60,12 +60,15 @@ impl Flood {
         // Enough for the transfer, its start and its end.
         let seconds = (effort.time() + MARGIN).as_secs_f64();
         let prepared = (f64::from(rate) * seconds).min(MOST);
-        let process = Process::start(&[
-            "flood".to_owned(),
-            server.to_string(),
-            rate.to_string(),
-            format!("{prepared:.0}"),
-        ])?;
+        let process = Process::start(
+            [
+                "flood".to_owned(),
+                server.to_string(),
+                rate.to_string(),
+                format!("{prepared:.0}"),
+            ],
+            LONGEST,
+        )?;
         match process.hear()? {
             Line::Ready => Ok(Self(process)),
             line => bail!("the flood says {line:?}"),
@@ -94,15 +97,15 @@ impl Flooding {
 
 /// The process of a flood.
 pub fn run(options: &Options) -> Result<()> {
-    process::limit_time();
+    limit_time(LONGEST);
     let mut socket = Udp::bind(Ipv4Addr::LOCALHOST)?;
     let datagrams = prepare(options)?;
-    say(&Line::Ready)?;
+    answer(&Line::Ready)?;
     let mut lines = io::stdin().lock().lines();
     if lines.next().is_none() {
         return Ok(());
     }
-    say(&Line::Started)?;
+    answer(&Line::Started)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stopped);
     thread::spawn(move || {
@@ -127,7 +130,7 @@ pub fn run(options: &Options) -> Result<()> {
             .map(|(meta, contents)| contents.len().div_ceil(meta.stride.max(1)) as u64)
             .sum::<u64>();
     }
-    say(&Line::Stopped(answers))
+    answer(&Line::Stopped(answers))
 }
 
 type Datagrams = Vec<(quinn_proto::Transmit, Vec<u8>)>;

@@ -5,7 +5,6 @@
 //! alone, as the other stacks do.
 
 use std::{
-    fs,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -13,16 +12,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use harness::{process::Process, resources::cpu_of};
 use nix::{
     sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    unistd::{Pid, SysconfVar, sysconf},
+    unistd::Pid,
 };
 use serde_json::Value;
 
 use crate::{
+    limits::LONGEST,
     metric::{Metric, Metrics},
     network::{Place, Places},
-    process::Process,
     stack::StackName,
     workload::Effort,
 };
@@ -57,17 +57,17 @@ pub fn measure(stack: StackName, dialer: Dialer, effort: Effort) -> Result<Metri
     )?;
     let address: Value = listener.hear()?;
     let address = address["listen"].as_str().context("no address")?;
-    let before = cpu(listener.id())?;
+    let before = cpu_of(listener.id())?;
     let size = effort.bytes().to_string();
     let peer = start(dialling, stack, &["dial", address, "perf", "--size", &size])?;
     let result: Value = peer.hear()?;
     ensure!(result["ok"] == true, "{result}");
     // The CPU time of the Rust node. If it dials, this includes its start.
     let spent = match dialer {
-        Dialer::Go => cpu(listener.id())?.saturating_sub(before),
+        Dialer::Go => cpu_of(listener.id())?.saturating_sub(before),
         Dialer::Rust => {
             wait_for_end(peer.id())?;
-            cpu(peer.id())?
+            cpu_of(peer.id())?
         }
     };
     let speed = |key: &str| {
@@ -96,7 +96,7 @@ pub fn measure_link(places: &Places, write: usize, effort: Effort) -> Result<Met
     let start = |place: &Place, arguments: &[&str]| {
         let mut command = place.command(&peer);
         command.arg("link").args(arguments);
-        Process::spawn(command)
+        Process::spawn(command, LONGEST)
     };
     let any_port = format!("/ip4/{}/udp/0/quic-v1", places.server.ip);
     let server = start(&places.server, &["listen", &any_port])?;
@@ -109,7 +109,12 @@ pub fn measure_link(places: &Places, write: usize, effort: Effort) -> Result<Met
     let ready: Value = client.hear()?;
     ensure!(ready["ready"] == true, "{ready}");
     let processes = [client.id(), server.id()];
-    let used = || processes.into_iter().map(cpu).collect::<Result<Vec<_>>>();
+    let used = || {
+        processes
+            .into_iter()
+            .map(cpu_of)
+            .collect::<Result<Vec<_>>>()
+    };
     let before = used()?;
     client.say("go")?;
     let result: Value = client.hear()?;
@@ -137,7 +142,7 @@ fn start(program: &str, stack: StackName, arguments: &[&str]) -> Result<Process>
         .args(arguments)
         .env("INTEROP_TRANSPORT", stack.name())
         .stderr(Stdio::null());
-    Process::spawn(command)
+    Process::spawn(command, LONGEST)
 }
 
 /// Waits until a child ends, but leaves it a zombie, so that its figures can still be read.
@@ -150,20 +155,6 @@ fn wait_for_end(id: u32) -> Result<()> {
         thread::sleep(PAUSE);
     }
     Ok(())
-}
-
-/// User and system time of another process.
-fn cpu(id: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The name in front of it may contain any character, even a parenthesis.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks =
-        |index: usize| -> Result<f64> { Ok(fields.get(index).context("no time")?.parse()?) };
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
-    Ok(Duration::from_secs_f64(
-        (ticks(11)? + ticks(12)?) / per_second as f64,
-    ))
 }
 
 fn path(program: &str) -> PathBuf {

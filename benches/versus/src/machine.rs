@@ -3,9 +3,9 @@
 use std::{fs, thread};
 
 use anyhow::Result;
+use harness::machine::{cpu_model, now};
 use nix::sys::utsname::uname;
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -22,10 +22,8 @@ impl Machine {
     pub fn this() -> Result<Self> {
         let kernel = uname()?;
         Ok(Self {
-            date: OffsetDateTime::now_utc()
-                .replace_nanosecond(0)?
-                .format(&Rfc3339)?,
-            cpu: cpu().unwrap_or_else(|| "unknown".to_owned()),
+            date: now()?,
+            cpu: cpu_model().unwrap_or_else(|| "unknown".to_owned()),
             cpus: thread::available_parallelism()?.get(),
             kernel: format!(
                 "{} {} {}",
@@ -38,12 +36,6 @@ impl Machine {
             versions: versions()?,
         })
     }
-}
-
-fn cpu() -> Option<String> {
-    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 /// The versions of the packages that matter for the figures, from this program's lock file.

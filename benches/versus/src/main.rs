@@ -7,13 +7,13 @@ mod drive;
 mod flooder;
 mod go;
 mod goals;
+mod limits;
 mod machine;
 mod measure;
 mod measurement;
 mod metric;
 mod network;
 mod placement;
-mod process;
 mod relay;
 mod report;
 mod run;
@@ -28,7 +28,7 @@ mod workload;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use crate::{
     catalogue::{Group, Scenario},
@@ -39,12 +39,6 @@ use crate::{
 
 #[derive(Parser)]
 #[command(about, version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
 enum Command {
     /// Lists the workloads.
     List,
@@ -77,19 +71,10 @@ enum Command {
     /// The process of a link; `links` starts it.
     #[command(hide = true)]
     Relay(relay::Options),
-    /// The process that keeps a network namespace alive; `run` starts it.
-    #[command(hide = true)]
-    Network(network::Options),
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::exit_code(run(Command::parse()).map(|()| true))
 }
 
 fn run(command: Command) -> Result<()> {
@@ -111,7 +96,6 @@ fn run(command: Command) -> Result<()> {
         } => drive::drive(stack, &scenario, server, effort, &place)?,
         Command::Flood(options) => flooder::run(&options)?,
         Command::Relay(options) => relay::run(&options)?,
-        Command::Network(options) => network::run(&options)?,
     }
     Ok(())
 }

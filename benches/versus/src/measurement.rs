@@ -1,14 +1,15 @@
 //! One measurement: the processes that one stack, workload and round take.
 
 use anyhow::{Result, bail};
+use harness::process::Process;
 
 use crate::{
     catalogue::{Kind, Network, Scenario},
     control::{ClientLine, ServerLine},
     go,
+    limits::LONGEST,
     metric::{Metric, Metrics},
     network::{Buffers, Place, Places},
-    process::Process,
     relay::Relay,
     stack::{Facts, Profile, StackName},
     workload::Effort,
@@ -69,14 +70,14 @@ impl Preparation {
             self.note_dropped(&mut metrics, *before)?;
             return Ok((metrics, None));
         }
-        let mut server = Process::start(&words("serve", &self.places.server))?;
+        let mut server = Process::start(words("serve", &self.places.server), LONGEST)?;
         let ServerLine::Listening(address) = server.hear()? else {
             bail!("the server says something else than its address");
         };
         let mut arguments = words("drive", &self.places.client);
         arguments.push(address);
         arguments.extend(effort.arguments());
-        let mut client = Process::start(&arguments)?;
+        let mut client = Process::start(arguments, LONGEST)?;
         loop {
             match client.hear()? {
                 ClientLine::Checkpoint => {
@@ -84,7 +85,7 @@ impl Preparation {
                     let ServerLine::Mark(mark) = server.hear()? else {
                         bail!("the server says something else than what it has used");
                     };
-                    client.say(&serde_json::to_string(&mark)?)?;
+                    client.say(&mark)?;
                 }
                 ClientLine::Result { mut metrics, facts } => {
                     if let Some((_, before)) = link {

@@ -1,25 +1,15 @@
 //! Network namespaces, connected by veth cables or by a relay, with the MTU of Ethernet.
 //!
 //! The kernel removes a namespace when its last process ends, so nothing stays behind, even after a
-//! crash. This needs root and the programs `ip` and `nsenter`.
+//! crash. This needs root and the programs `ip`, `nsenter` and `unshare`.
 
-use std::{
-    fs::{self, File},
-    net::Ipv4Addr,
-    path::Path,
-    process::{Command, id},
-};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
-use nix::sched::{CloneFlags, setns, unshare};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Error, Result};
+use clap::Args;
+use harness::namespace::{Namespace, move_to};
 
-use crate::{
-    control::{say, wait_for_end},
-    process::Process,
-    stack::STOCK_BUFFER,
-};
+use crate::stack::STOCK_BUFFER;
 
 /// Where a process of a measurement runs.
 #[derive(Args, Clone, Debug)]
@@ -44,7 +34,9 @@ impl Place {
             return Command::new(program);
         };
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", path(process))).arg(program);
+        command
+            .arg(format!("--net=/proc/{process}/ns/net"))
+            .arg(program);
         command
     }
 
@@ -86,31 +78,30 @@ impl Places {
 
     /// Lays a cable from the server to the client.
     pub fn ethernet() -> Result<Self> {
-        let namespaces = [
-            Namespace::new(Buffers::Default)?,
-            Namespace::new(Buffers::Default)?,
-        ];
-        let [server, client] = &namespaces;
-        lay_cable([server, client])?;
-        Ok(Self {
-            server: server.place(ADDRESSES[0]),
-            client: client.place(ADDRESSES[1]),
-            _namespaces: namespaces.into(),
-        })
+        let namespaces = hold(Buffers::Default)?;
+        lay_cable(&namespaces)?;
+        Ok(Self::at(namespaces))
     }
 
     /// Gives server and client a TUN device each. A relay connects them.
     pub fn relayed(buffers: Buffers) -> Result<Self> {
-        let namespaces = [Namespace::new(buffers)?, Namespace::new(buffers)?];
+        let namespaces = hold(buffers)?;
         for (namespace, address) in namespaces.iter().zip(ADDRESSES) {
             add_tun(namespace, address, buffers)?;
         }
-        let [server, client] = &namespaces;
-        Ok(Self {
-            server: server.place(ADDRESSES[0]),
-            client: client.place(ADDRESSES[1]),
+        Ok(Self::at(namespaces))
+    }
+
+    fn at(namespaces: [Namespace; 2]) -> Self {
+        let place = |end: usize| Place {
+            namespace: Some(namespaces[end].id()),
+            ip: ADDRESSES[end],
+        };
+        Self {
+            server: place(0),
+            client: place(1),
             _namespaces: namespaces.into(),
-        })
+        }
     }
 
     /// The processes that keep the namespaces of server and client alive, if they have any.
@@ -147,7 +138,7 @@ fn dropped(devices: &str) -> Option<u64> {
 }
 
 /// How much may wait in the kernel, apart from the sockets' buffers that each process asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffers {
     /// As much as Linux allows by default.
     Default,
@@ -183,109 +174,65 @@ impl Buffers {
     }
 }
 
-#[derive(Args)]
-pub struct Options {
-    buffers: Buffers,
-}
-
-/// A network namespace, with the process that keeps it alive.
-struct Namespace(Process);
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Line {
-    /// The process that keeps the namespace alive.
-    Namespace(u32),
-    Failed(String),
-}
-
-impl Namespace {
-    fn new(buffers: Buffers) -> Result<Self> {
-        let buffers = buffers.to_possible_value().context("no name")?;
-        let process = Process::start(&["network".to_owned(), buffers.get_name().to_owned()])?;
-        match process.hear()? {
-            Line::Namespace(_) => Ok(Self(process)),
-            Line::Failed(why) => bail!(why),
+/// Makes the namespaces of the server and the client.
+fn hold(buffers: Buffers) -> Result<[Namespace; 2]> {
+    let namespaces = Namespace::hold_as_root().map_err(Error::msg)?;
+    for namespace in &namespaces {
+        for (name, value) in buffers.settings() {
+            let write = format!("cat > /proc/sys/net/ipv4/{name}");
+            run(namespace, &["sh", "-c", &write], value)?;
         }
     }
-
-    fn place(&self, ip: Ipv4Addr) -> Place {
-        Place {
-            namespace: Some(self.0.id()),
-            ip,
-        }
-    }
-
-    /// Runs the program `ip` in the namespace.
-    fn ip(&self, arguments: &[&str]) -> Result<()> {
-        let output = Command::new("nsenter")
-            .arg(format!("--net={}", path(self.0.id())))
-            .arg("ip")
-            .args(arguments)
-            .output()
-            .context("no program nsenter")?;
-        ensure!(
-            output.status.success(),
-            "ip {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
-    }
-
-    /// Assigns an address to a device, and brings it up.
-    fn bring_up(&self, device: &str, address: Ipv4Addr) -> Result<()> {
-        self.ip(&["address", "add", &format!("{address}/30"), "dev", device])?;
-        self.ip(&["link", "set", device, "up"])
-    }
+    Ok(namespaces)
 }
 
 /// Lays a cable between two namespaces and assigns the addresses of its ends.
-fn lay_cable(ends: [&Namespace; 2]) -> Result<()> {
-    let there = ends[1].0.id().to_string();
-    ends[0].ip(&[
-        "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &there,
-    ])?;
-    for (namespace, address) in ends.into_iter().zip(ADDRESSES) {
-        namespace.bring_up(CABLE, address)?;
+fn lay_cable(ends: &[Namespace; 2]) -> Result<()> {
+    let there = ends[1].id().to_string();
+    ip(
+        &ends[0],
+        &[
+            "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &there,
+        ],
+    )?;
+    for (namespace, address) in ends.iter().zip(ADDRESSES) {
+        bring_up(namespace, CABLE, address)?;
     }
     Ok(())
 }
 
 fn add_tun(namespace: &Namespace, address: Ipv4Addr, buffers: Buffers) -> Result<()> {
-    namespace.ip(&["tuntap", "add", TUN, "mode", "tun"])?;
+    ip(namespace, &["tuntap", "add", TUN, "mode", "tun"])?;
     // Without an IPv6 address the kernel sends nothing of its own, which could be lost instead of
     // a packet of the measurement.
-    namespace.ip(&["link", "set", TUN, "addrgenmode", "none"])?;
+    ip(namespace, &["link", "set", TUN, "addrgenmode", "none"])?;
     let queue = buffers.packets().to_string();
-    namespace.ip(&["link", "set", TUN, "txqueuelen", &queue])?;
-    namespace.bring_up(TUN, address)
+    ip(namespace, &["link", "set", TUN, "txqueuelen", &queue])?;
+    bring_up(namespace, TUN, address)
+}
+
+/// Assigns an address to a device, and brings it up.
+fn bring_up(namespace: &Namespace, device: &str, address: Ipv4Addr) -> Result<()> {
+    ip(
+        namespace,
+        &["address", "add", &format!("{address}/30"), "dev", device],
+    )?;
+    ip(namespace, &["link", "set", device, "up"])
+}
+
+/// Runs the program `ip` in a namespace.
+fn ip(namespace: &Namespace, arguments: &[&str]) -> Result<()> {
+    run(namespace, &[&["ip"], arguments].concat(), "")
+}
+
+fn run(namespace: &Namespace, words: &[&str], input: &str) -> Result<()> {
+    namespace.run(words, input).map_err(Error::msg)?;
+    Ok(())
 }
 
 /// Moves this thread, and those that it starts later, to the namespace of a process.
 pub fn enter(process: u32) -> Result<()> {
-    let namespace = File::open(path(process))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET)?;
-    Ok(())
-}
-
-fn path(process: u32) -> String {
-    format!("/proc/{process}/ns/net")
-}
-
-/// The process that keeps a namespace alive, until its standard input ends.
-pub fn run(options: &Options) -> Result<()> {
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        return say(&Line::Failed(format!("no network namespace: {error}")));
-    }
-    for (name, value) in options.buffers.settings() {
-        if let Err(error) = fs::write(format!("/proc/sys/net/ipv4/{name}"), value) {
-            return say(&Line::Failed(format!("{name}: {error}")));
-        }
-    }
-    say(&Line::Namespace(id()))?;
-    wait_for_end();
-    Ok(())
+    move_to(process).map_err(Error::msg)
 }
 
 /// The addresses of the server and the client.

@@ -14,13 +14,13 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
+use harness::process::{Process, answer, limit_time, wait_for_end};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::{self, say},
+    limits::LONGEST,
     network::{self, Places},
-    process::{self, Process},
     tun::Tun,
 };
 
@@ -78,7 +78,7 @@ impl Relay {
         let mut arguments = vec!["relay".to_owned(), format!("--seed={seed}")];
         arguments.extend(places.namespaces().map(|process| process.to_string()));
         arguments.extend(link.arguments());
-        let process = Process::start(&arguments)?;
+        let process = Process::start(arguments, LONGEST)?;
         let Line::Up = process.hear()?;
         Ok(Self { _process: process })
     }
@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
         Ok(Arc::new(Tun::attach(network::TUN)?))
     });
     let ends: Vec<_> = ends.collect::<Result<_>>()?;
-    process::limit_time();
+    limit_time(LONGEST);
     for (salt, (from, to)) in [(0, 1), (1, 0)].into_iter().enumerate() {
         let direction = Direction {
             random: SmallRng::seed_from_u64(options.seed.wrapping_mul(2) + salt as u64),
@@ -106,8 +106,8 @@ pub fn run(options: &Options) -> Result<()> {
             }
         });
     }
-    say(&Line::Up)?;
-    control::wait_for_end();
+    answer(&Line::Up)?;
+    wait_for_end();
     Ok(())
 }
 

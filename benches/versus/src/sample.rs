@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use harness::statistics::Sorted;
 use serde::Serialize;
 
 use crate::{
@@ -56,7 +57,7 @@ impl Column {
     }
 
     pub fn values(&self, metric: Metric) -> Option<Spread> {
-        Spread::of(self.all(metric).collect())
+        Spread::of(self.all(metric))
     }
 
     /// The ratio to another column, round by round.
@@ -67,8 +68,7 @@ impl Column {
                 .iter()
                 .zip(&other.rounds)
                 .filter_map(|(mine, others)| Some(value(mine)? / value(others)?))
-                .filter(|ratio| ratio.is_finite())
-                .collect(),
+                .filter(|ratio| ratio.is_finite()),
         )
     }
 }
@@ -86,23 +86,13 @@ impl Table {
 }
 
 impl Spread {
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let last = values.len().checked_sub(1)? as f64;
-        // Interpolates if the place lies between two values.
-        let at = |place: f64| {
-            let index = last * place;
-            let (below, above) = (
-                values[index.floor() as usize],
-                values[index.ceil() as usize],
-            );
-            below + (above - below) * index.fract()
-        };
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let sorted = Sorted::from_iter(values);
         Some(Self {
-            median: at(0.5),
-            low: at(0.25),
-            high: at(0.75),
-            count: values.len(),
+            median: sorted.quantile(0.5)?,
+            low: sorted.quantile(0.25)?,
+            high: sorted.quantile(0.75)?,
+            count: sorted.values().len(),
         })
     }
 }
@@ -113,8 +103,8 @@ mod tests {
 
     #[test]
     fn spread_is_between_the_values() {
-        let spread = Spread::of(vec![4.0, 1.0, 2.0, 3.0]).unwrap();
+        let spread = Spread::of([4.0, 1.0, 2.0, 3.0]).unwrap();
         assert_eq!((spread.low, spread.median, spread.high), (1.75, 2.5, 3.25));
-        assert_eq!(Spread::of(vec![]), None);
+        assert_eq!(Spread::of([]), None);
     }
 }

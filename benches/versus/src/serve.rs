@@ -8,15 +8,17 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use harness::process::{answer, limit_time};
 use libp2p_identity::Keypair;
 
 use crate::{
     catalogue::{Kind, Scenario},
-    control::{ServerLine, say},
+    control::ServerLine,
+    limits::{LONGEST, raise_file_limit},
     measure::{Connections, Mark},
     network::Place,
     placement::{Side, runtime},
-    process, service,
+    service,
     stack::{
         Connection, Endpoint, Setup, StackName,
         bare::Bare,
@@ -37,8 +39,8 @@ pub fn serve(stack: StackName, scenario: &Scenario, place: &Place) -> Result<()>
         profile: scenario.profile,
         ip: place.ip,
     };
-    process::limit_time();
-    process::raise_file_limit()?;
+    limit_time(LONGEST);
+    raise_file_limit()?;
     match stack {
         StackName::Ours => serve_libp2p::<Ours>(scenario.kind, setup),
         StackName::OursSeen => serve_libp2p::<Seen<Info>>(scenario.kind, setup),
@@ -65,7 +67,7 @@ fn serve_libp2p<F: Flavour>(kind: Kind, setup: Setup) -> Result<()> {
     let node = runtime.block_on(Node::bind::<F>(&identity, setup, work))?;
     let address = node.address.clone();
     runtime.spawn(swarm::serve(node, Arc::clone(&connections)));
-    say(&ServerLine::Listening(address.to_string()))?;
+    answer(&ServerLine::Listening(address.to_string()))?;
     marks(&connections)
 }
 
@@ -77,7 +79,7 @@ fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {
     let endpoint = runtime.block_on(E::bind(&identity, setup))?;
     let address = endpoint.address();
     runtime.spawn(accept(endpoint, kind, Arc::clone(&connections)));
-    say(&ServerLine::Listening(address.to_string()))?;
+    answer(&ServerLine::Listening(address.to_string()))?;
     marks(&connections)
 }
 
@@ -85,7 +87,7 @@ fn serve_streams<E: Endpoint>(kind: Kind, setup: Setup) -> Result<()> {
 fn marks(connections: &Connections) -> Result<()> {
     for line in io::stdin().lock().lines() {
         line?;
-        say(&ServerLine::Mark(Mark::now(connections)?))?;
+        answer(&ServerLine::Mark(Mark::now(connections)?))?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use harness::statistics::Sorted;
 use libp2p_identity::Keypair;
 use serde::Serialize;
 
@@ -98,17 +99,11 @@ async fn client<E: Endpoint>(setup: Setup) -> Result<E> {
 }
 
 /// The median and the 99th percentile of the durations of operations.
-fn quantiles(mut times: Vec<Duration>) -> Metrics {
-    times.sort_unstable();
-    let micros = |at| quantile(&times, at).as_secs_f64() * 1e6;
+fn quantiles(times: Vec<Duration>) -> Metrics {
+    let times = Sorted::milliseconds(times);
+    let micros = |share| times.quantile(share).unwrap_or(0.0) * 1e3;
     Metrics::from([
         (Metric::MedianMicros, micros(0.5)),
         (Metric::P99Micros, micros(0.99)),
     ])
-}
-
-/// The quantile `at` (0 to 1) of sorted durations.
-fn quantile(sorted: &[Duration], at: f64) -> Duration {
-    let index = (sorted.len().saturating_sub(1) as f64 * at).round();
-    sorted.get(index as usize).copied().unwrap_or_default()
 }

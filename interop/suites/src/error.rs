@@ -15,7 +15,7 @@ pub enum Error {
         value: String,
     },
     #[error("{0}")]
-    Usage(&'static str),
+    Usage(String),
     #[error("redis")]
     Redis(#[from] redis::RedisError),
     #[error("redis has nothing at {key} within {} s", .limit.as_secs())]

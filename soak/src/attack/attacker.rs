@@ -26,6 +26,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use harness::process::{answer, limit_time, listen};
 use serde::{Deserialize, Serialize};
 
 use self::{peer::Peer, run::Run};
@@ -34,8 +35,8 @@ use super::{
     lines::{Line, Order},
 };
 use crate::{
+    LONGEST,
     flood::{SERVER, network},
-    process::{answer, limit_time, listen},
 };
 
 /// The result of an attack, as the attacker saw it.
@@ -74,7 +75,7 @@ type Prepared = Box<dyn FnOnce(&mut Run<'_>) -> Result<Vec<Peer>>>;
 
 /// The process of the attacker.
 pub fn run(victim: u32) -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     network::ATTACKER.lay(victim)?;
     answer(&Line::Ready)?;

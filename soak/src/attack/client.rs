@@ -10,6 +10,10 @@ use std::{
 
 use anyhow::{Result, bail};
 use futures::{AsyncReadExt, AsyncWriteExt};
+use harness::{
+    process::{answer, limit_time, listen},
+    statistics::Sorted,
+};
 use libp2p_core::transport::PortUse;
 use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -20,11 +24,11 @@ use super::{
     lines::{Line, Order},
 };
 use crate::{
+    LONGEST,
     flood::{
         dialer::{Dialer, open},
         network, runtime,
     },
-    process::{answer, limit_time, listen},
 };
 
 /// The measurements.
@@ -44,7 +48,7 @@ pub struct Measured {
 
 /// The process of the client.
 pub fn run(victim: u32) -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     network::CLIENT.lay(victim)?;
     let runtime = runtime()?;
@@ -131,11 +135,10 @@ impl Pings {
     fn times(&self, from: Instant, to: Instant) -> (Vec<Duration>, usize) {
         let pings = self.lock();
         let due = pings.iter().filter(|ping| (from..to).contains(&ping.0));
-        let mut times: Vec<_> = due
+        let times = due
             .clone()
             .map(|&(sent, answered)| answered.unwrap_or(to).min(to) - sent)
             .collect();
-        times.sort_unstable();
         let answered = due.filter(|ping| ping.1.is_some_and(|at| at <= to));
         (times, answered.count())
     }
@@ -195,12 +198,10 @@ async fn measure(
         });
     }
     let (times, answered) = pings.times(start, end);
-    let at = |share: f64| {
-        let index = (times.len().saturating_sub(1) as f64 * share) as usize;
-        times.get(index).map_or(0.0, milliseconds)
-    };
+    let times = Sorted::milliseconds(times);
+    let at = |share| times.quantile(share).unwrap_or(0.0);
     let mut measured = Measured {
-        pings: times.len() as u64,
+        pings: times.values().len() as u64,
         answered: answered as u64,
         median_ms: at(0.5),
         p95_ms: at(0.95),
@@ -212,14 +213,10 @@ async fn measure(
     while let Some(attempt) = attempts.join_next().await {
         if let Ok(Ok(Ok(time))) = attempt {
             measured.succeeded += 1;
-            measured.slowest_dial_ms = measured.slowest_dial_ms.max(milliseconds(&time));
+            measured.slowest_dial_ms = measured.slowest_dial_ms.max(time.as_secs_f64() * 1e3);
         }
     }
     measured
-}
-
-fn milliseconds(time: &Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 /// Interval of pings on an established connection.

@@ -3,15 +3,12 @@
 use std::{fs, process::Command, thread};
 
 use anyhow::Result;
+use harness::machine::cpu_model;
 
 use crate::{figures::Figures, root};
 
 pub fn tell(figures: &mut Figures) -> Result<()> {
-    let cpus = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown", |(_, model)| model);
+    let model = cpu_model().unwrap_or_else(|| "unknown".to_owned());
     let count = thread::available_parallelism()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     figures.tell(

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use harness::process::Process;
 
 use super::{
     attacker::Attacked,
@@ -15,8 +16,8 @@ use super::{
     victim::{Closed, Held, Window},
 };
 use crate::{
+    LONGEST,
     flood::{PORT, network},
-    process::Process,
 };
 
 pub struct Site {
@@ -55,10 +56,7 @@ pub struct Plan {
 
 impl Site {
     pub fn prepare() -> Result<Self> {
-        let role = |words: &[&str]| {
-            let words = ["attack-role"].iter().chain(words).map(ToString::to_string);
-            Process::start(&words.collect::<Vec<_>>())
-        };
+        let role = |words: &[&str]| Process::start(["attack-role"].iter().chain(words), LONGEST);
         let mut victim = role(&["victim"])?;
         let Line::Namespace(id) = victim.hear()? else {
             bail!("the victim has no namespace");

@@ -14,6 +14,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures::{AsyncReadExt, AsyncWriteExt};
+use harness::{
+    process::{answer, limit_time, listen},
+    resources::Usage,
+};
 use libp2p_core::{
     Transport as _,
     muxing::StreamMuxerExt,
@@ -31,12 +35,11 @@ use super::{
     lines::{Line, Order},
 };
 use crate::{
+    LONGEST,
     flood::{
         PORT, network, runtime,
         server::{next_event, overruns, serve_stream},
-        usage,
     },
-    process::{answer, limit_time, listen},
 };
 
 /// The treatment of a stranger's streams.
@@ -92,7 +95,7 @@ pub struct Closed {
 
 /// The process of the victim.
 pub fn run() -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     answer(&Line::Namespace(std::process::id()))?;
     let Order::Listen(friends) = listen()? else {
@@ -151,13 +154,13 @@ impl Town {
 
     fn window(&self, millis: u64, handle: &Handle) -> Result<Window> {
         handle.reset_stats();
-        let (start, cpu, overrun) = (Instant::now(), usage()?, overruns()?);
+        let (start, used, overrun) = (Instant::now(), Usage::now()?, overruns()?);
         let transferred = self.transferred.load(Relaxed);
         thread::sleep(Duration::from_millis(millis));
         let mut window = Window {
             seconds: start.elapsed().as_secs_f64(),
             transferred: self.transferred.load(Relaxed) - transferred,
-            cpu: usage()? - cpu,
+            cpu: Usage::now()?.since(&used).cpu(),
             overrun: overruns()? - overrun,
             ..Window::default()
         };

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use harness::process::{answer, limit_time, listen};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,7 +24,7 @@ use super::{
     proving::prove,
     wire::{Seen, Wire},
 };
-use crate::process::{answer, limit_time, listen};
+use crate::LONGEST;
 
 #[derive(Args)]
 pub struct Options {
@@ -77,7 +78,7 @@ pub struct Attacked {
 
 /// The process of the attacker.
 pub fn run(options: &Options) -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     network::ATTACKER.lay(options.server)?;
     let mut attacker = Attacker::prepare(options.prepared)?;

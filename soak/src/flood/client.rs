@@ -11,6 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures::AsyncWriteExt;
+use harness::{
+    process::{answer, limit_time, listen},
+    resources::Usage,
+    statistics::Sorted,
+};
 use libp2p_core::transport::PortUse;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
@@ -19,9 +24,9 @@ use tokio::task::JoinSet;
 use super::{
     dialer::{Dialer, open},
     lines::{Line, Order},
-    network, runtime, usage,
+    network, runtime,
 };
-use crate::process::{answer, limit_time, listen};
+use crate::LONGEST;
 
 #[derive(Args)]
 pub struct Options {
@@ -50,7 +55,7 @@ pub struct Measured {
 
 /// The process of the client.
 pub fn run(options: &Options) -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     network::CLIENT.lay(options.server)?;
     network::CLIENT.add_hosts()?;
@@ -112,7 +117,11 @@ async fn measure(
     seconds: u64,
     per_second: u64,
 ) -> Result<Measured> {
-    let (cpu, start, before) = (usage()?, Instant::now(), uploaded.load(Ordering::Relaxed));
+    let (used, start, before) = (
+        Usage::now()?,
+        Instant::now(),
+        uploaded.load(Ordering::Relaxed),
+    );
     let attempted = usize::try_from(seconds * per_second)?;
     let mut attempts = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / per_second.max(1)));
@@ -126,7 +135,7 @@ async fn measure(
     let over = Duration::from_secs(seconds);
     tokio::time::sleep(over.saturating_sub(start.elapsed())).await;
     let mut measured = Measured {
-        cpu: usage()? - cpu,
+        cpu: Usage::now()?.since(&used).cpu(),
         seconds: start.elapsed().as_secs_f64(),
         uploaded: uploaded.load(Ordering::Relaxed) - before,
         dials: attempts.len() as u64,
@@ -139,14 +148,9 @@ async fn measure(
             Err(error) => measured.failures.push(format!("{error:#}")),
         }
     }
-    times.sort_unstable();
-    let at = |share: f64| {
-        let index = (times.len().saturating_sub(1) as f64 * share) as usize;
-        times
-            .get(index)
-            .map_or(0.0, |time| time.as_secs_f64() * 1e3)
-    };
     measured.succeeded = times.len() as u64;
+    let times = Sorted::milliseconds(times);
+    let at = |share| times.quantile(share).unwrap_or(0.0);
     (measured.median_ms, measured.p99_ms, measured.slowest_ms) = (at(0.5), at(0.99), at(1.0));
     Ok(measured)
 }

@@ -5,7 +5,8 @@
 
 use std::{fs, net::Ipv4Addr, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
+use harness::command;
 use nix::sched::{CloneFlags, unshare};
 
 /// Moves this process to a new network namespace. Call it before threads are started.
@@ -129,15 +130,7 @@ pub fn own_all_of(network: &str) -> Result<()> {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .context("no program ip")?;
-    ensure!(
-        output.status.success(),
-        "ip {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    command::run(Command::new("ip").args(arguments), "")
+        .map_err(|why| anyhow!("ip {}: {why}", arguments.join(" ")))?;
     Ok(())
 }

@@ -5,6 +5,10 @@ use std::{future::poll_fn, pin::Pin, time::Duration};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use futures::{AsyncReadExt, AsyncWriteExt};
+use harness::{
+    process::{answer, limit_time, listen},
+    resources::Usage,
+};
 use libp2p_core::{
     Transport as _,
     muxing::StreamMuxerExt,
@@ -18,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     PORT,
     lines::{Line, Order},
-    network, runtime, usage,
+    network, runtime,
 };
-use crate::process::{answer, limit_time, listen};
+use crate::LONGEST;
 
 #[derive(Args)]
 pub struct Options {
@@ -55,7 +59,7 @@ pub struct Served {
 
 /// The process of the server.
 pub fn run(options: &Options) -> Result<()> {
-    limit_time();
+    limit_time(LONGEST);
     network::leave()?;
     answer(&Line::Namespace(std::process::id()))?;
     let Order::Listen = listen()? else {
@@ -68,15 +72,15 @@ pub fn run(options: &Options) -> Result<()> {
     let runtime = runtime()?;
     let (address, handle) = runtime.block_on(serve(options.policy))?;
     answer(&Line::Listening(address))?;
-    let mut before = usage()?;
+    let mut before = Usage::now()?;
     let mut overrun = overruns()?;
     loop {
         let Order::Tell = listen()? else {
             bail!("servers tell");
         };
-        let (now, overrun_now) = (usage()?, overruns()?);
+        let (now, overrun_now) = (Usage::now()?, overruns()?);
         let served = Served {
-            cpu: now - before,
+            cpu: now.since(&before).cpu(),
             overrun: overrun_now - overrun,
             ..Served::of(&handle)
         };

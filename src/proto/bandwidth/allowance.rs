@@ -171,8 +171,8 @@ impl Allowance {
         self.turn_at
     }
 
-    /// Begins anew if the limits have changed. What is owed under a limit stays owed under the next,
-    /// so that limits that change all the time are limits, too.
+    /// Begins anew if the limits have changed. What is owed under a limit stays owed under the
+    /// next, so that limits that change all the time are limits, too.
     fn begin(&mut self, epoch: Epoch) {
         if self.epoch != epoch {
             let is_owed = !self.epoch.is_off() && !epoch.is_off();

@@ -333,7 +333,7 @@ fn connection_that_is_closed_in_debt_has_something_to_send() {
     receiver.take_turns(0);
     assert!(!receiver.shards[0].has_ready(), "it pays first");
     assert!(!receiver.shards[0].has_sent_all());
-    // Time passes, and the peer hears of it.
+    // The debt is paid in time.
     drop(peer);
     network.now = now + Duration::from_secs(60);
     network.run_for(Duration::from_secs(60));

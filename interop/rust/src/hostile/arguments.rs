@@ -5,56 +5,30 @@ use std::{
     time::Duration,
 };
 
+use clap::{Args, Parser};
+use harness::command_line::seconds;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-pub struct Arguments {
-    pub command: Command,
+/// A peer with every wrong certificate.
+#[derive(Parser)]
+#[command(name = "hostile")]
+pub enum Command {
+    /// Serves each certificate at a separate port.
+    Listen(Options),
+    /// Presents each certificate to a listener.
+    Dial(Options),
+}
+
+#[derive(Args)]
+pub struct Options {
+    #[arg(value_name = "MULTIADDR", value_parser = socket_addr)]
     pub addr: SocketAddr,
     /// The first case to run.
+    #[arg(long, value_name = "CASE", default_value_t = 0)]
     pub from: usize,
-    /// How long to wait for the other side in each case.
+    /// Seconds to wait for the other side in each case.
+    #[arg(long, default_value = "8", value_parser = seconds)]
     pub timeout: Duration,
-}
-
-pub enum Command {
-    /// Serve each certificate at a separate port.
-    Listen,
-    /// Present each certificate to a listener.
-    Dial,
-}
-
-const USAGE: &str = "hostile listen MULTIADDR [--from CASE] [--timeout SECONDS]
-hostile dial MULTIADDR [--from CASE] [--timeout SECONDS]";
-
-/// Parses the arguments after the program's name.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = arguments.into_iter();
-    let command = match arguments.next().as_deref() {
-        Some("listen") => Command::Listen,
-        Some("dial") => Command::Dial,
-        _ => return Err(USAGE.to_owned()),
-    };
-    let addr = socket_addr(&arguments.next().ok_or(USAGE)?)?;
-    let mut parsed = Arguments {
-        command,
-        addr,
-        from: 0,
-        timeout: Duration::from_secs(8),
-    };
-    while let Some(name) = arguments.next() {
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{name} has no value"))?;
-        let number = value
-            .parse()
-            .map_err(|_| format!("{name} is no number: {value}"))?;
-        match name.as_str() {
-            "--from" => parsed.from = number,
-            "--timeout" => parsed.timeout = Duration::from_secs(number as u64),
-            _ => return Err(format!("no option {name}")),
-        }
-    }
-    Ok(parsed)
 }
 
 /// The address without the peer ID, which is not needed.

@@ -26,11 +26,12 @@ use std::{
     process::ExitCode,
 };
 
+use harness::command_line::parse;
 use libp2p_quinn::CertificateError;
 use serde_json::{Value, json};
 
 use crate::{
-    arguments::{Arguments, Command},
+    arguments::Command,
     certificates::{Case, Expected, cases},
 };
 
@@ -46,19 +47,15 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), String> {
-    let Arguments {
-        command,
-        addr,
-        from,
-        timeout,
-    } = arguments::parse(std::env::args().skip(1))?;
-    match command {
-        Command::Listen => serve::all(forge(from), addr, timeout).await,
-        Command::Dial => {
+    match parse::<Command>()? {
+        Command::Listen(options) => {
+            serve::all(forge(options.from), options.addr, options.timeout).await
+        }
+        Command::Dial(options) => {
             // The valid certificate comes again at the end, to show that the other side still
             // accepts it.
-            let cases = forge(from).chain(forge(0).take(1));
-            present::all(cases, addr, timeout).await
+            let cases = forge(options.from).chain(forge(0).take(1));
+            present::all(cases, options.addr, options.timeout).await
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
@@ -12,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::resources::peak_of;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -172,11 +172,6 @@ impl Process {
         writeln!(input, "{line}").map_err(|error| error.to_string())
     }
 
-    /// The process ID.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The last lines of standard error.
     pub fn errors(&self) -> String {
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,9 +201,7 @@ impl Process {
 
     /// The peak memory of the child in KiB, if the operating system tells.
     pub fn peak_memory_kib(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+        Some(peak_of(self.child.id()).ok()? / 1024)
     }
 
     /// Kills it at once with SIGKILL.

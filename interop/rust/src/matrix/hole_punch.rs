@@ -8,11 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    child::Invocation,
-    prepare,
-    scene::{Nat, Ports, Scene, Strangers},
-};
+use harness::scene::{Nat, Ports, Scene, Strangers};
+
+use crate::{child::Invocation, prepare};
 
 use self::{
     attempt::{Attempt, Programs},

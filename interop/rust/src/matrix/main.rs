@@ -1,5 +1,6 @@
 //! Runs the interoperability matrix: ours × every other peer × both directions × every operation.
 
+mod arguments;
 mod case;
 mod cases;
 mod certificates;
@@ -7,12 +8,8 @@ mod child;
 mod contracts;
 mod hole_punch;
 mod known;
-#[path = "../../../../tests/support/namespace.rs"]
-mod namespace;
 mod prepare;
 mod relay;
-#[path = "../../../../tests/support/scene.rs"]
-mod scene;
 mod table;
 
 use std::{
@@ -24,7 +21,10 @@ use std::{
     time::Instant,
 };
 
+use clap::Parser as _;
+
 use crate::{
+    arguments::Arguments,
     case::{Case, Listener, Outcome},
     cases::{FULL, QUICK},
     certificates::Findings,
@@ -34,43 +34,14 @@ use crate::{
     table::Results,
 };
 
-const USAGE: &str = "interop/run [--full] [--only PEER[,PEER]…] [--row ROW] [--runs N]
-
-  --full  100 MiB, 1,000 streams, 60 s idle; without it, small sizes
-  --only  some of official, go, js, py, contracts, hole-punch; RESULTS.md is then left alone
-  --row   one row of the table, or certificates; RESULTS.md is then left alone
-  --runs  of hole-punch for each pair and NAT, and every one of them; hole-punching.toml keeps the figures
-
-INTEROP_REQUIRE=go,js,nat,py,redis,rust makes a peer that cannot be prepared a failure.";
-
-const PEERS: [&str; 4] = ["official", "go", "js", "py"];
-
 /// The number of waiting cases in parallel.
 const WAITERS: usize = 8;
 
-struct Arguments {
-    full: bool,
-    peers: Vec<&'static str>,
-    row: Option<String>,
-    contracts: bool,
-    hole_punch: bool,
-    runs: Option<usize>,
-    complete: bool,
-}
-
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::exit_code(run(&Arguments::parse()))
 }
 
-fn run() -> Result<bool, String> {
-    let arguments = parse(env::args().skip(1))?;
+fn run(arguments: &Arguments) -> Result<bool, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let rust = program.with_file_name("peer");
     let hostile = program.with_file_name("hostile");
@@ -82,15 +53,15 @@ fn run() -> Result<bool, String> {
 
     let start = Instant::now();
     let ours = prepare::ours(&root, &rust)?;
-    let peers = prepare::peers(&root, &arguments.peers, &rust);
-    let contracts = if arguments.contracts {
+    let peers = prepare::peers(&root, &arguments.peers(), &rust);
+    let contracts = if arguments.contracts() {
         contracts::prepare(&root, &program)
     } else {
         Contracts::default()
     };
-    let hole_punch = if arguments.hole_punch {
+    let hole_punch = if arguments.hole_punch() {
         let program = program.with_file_name("nat-node");
-        hole_punch::prepare(&root, &program, arguments.runs)
+        hole_punch::prepare(&root, &program, arguments.runs())
     } else {
         HolePunching::default()
     };
@@ -154,7 +125,7 @@ fn run() -> Result<bool, String> {
     println!("{}", hole_punch.table());
     hole_punch.write(&root)?;
     let mode = if arguments.full { "full" } else { "quick" };
-    if arguments.complete {
+    if arguments.is_complete() {
         let file = root.join("RESULTS.md");
         let mut text = results.document(mode, took);
         if let Some(certificates) = &certificates {
@@ -248,45 +219,6 @@ fn report(case: &Case, outcome: &Outcome) {
         Outcome::Failed(error) => format!("FAILED: {error}"),
     };
     eprintln!("{}: {text}", table::describe(case));
-}
-
-fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments {
-        full: false,
-        peers: PEERS.to_vec(),
-        row: None,
-        contracts: true,
-        hole_punch: true,
-        runs: None,
-        complete: true,
-    };
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--full" => arguments.full = true,
-            "--only" => {
-                let only = words.next().ok_or(USAGE)?;
-                arguments
-                    .peers
-                    .retain(|peer| only.split(',').any(|name| name == *peer));
-                arguments.contracts = only.split(',').any(|name| name == "contracts");
-                arguments.hole_punch = only.split(',').any(|name| name == "hole-punch");
-                arguments.complete = false;
-            }
-            "--row" => {
-                arguments.row = Some(words.next().ok_or(USAGE)?);
-                arguments.contracts = false;
-                arguments.hole_punch = false;
-                arguments.complete = false;
-            }
-            "--runs" => {
-                let runs = words.next().and_then(|word| word.parse().ok());
-                arguments.runs = Some(runs.filter(|runs| *runs > 0).ok_or(USAGE)?);
-            }
-            _ => return Err(USAGE.to_owned()),
-        }
-    }
-    Ok(arguments)
 }
 
 /// The directory of the matrix: the current one, which `interop/run` ensures.

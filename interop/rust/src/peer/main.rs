@@ -10,13 +10,14 @@ mod streams;
 mod transport;
 
 use std::{
-    env, io,
+    io,
     io::Write,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::{encoding::AsDer, rsa};
+use harness::command_line::parse;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use serde_json::{Value, json};
 use tokio::{
@@ -63,7 +64,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Failure> {
-    match arguments::parse(env::args().skip(1))? {
+    match parse::<Command>()? {
         Command::Listen { addr, options } => listen(addr, &options).await,
         Command::Dial {
             addr,

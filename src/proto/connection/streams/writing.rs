@@ -255,8 +255,8 @@ impl Streams<'_> {
         self.serve_write_line();
     }
 
-    /// Has the streams write that may, in the order of the line: those that have gathered
-    /// something, up to the first one whose task has to write.
+    /// Lets streams write in the order of the line: those that have gathered something, up to the
+    /// first one whose task has to write.
     pub(in crate::proto) fn serve_write_line(&mut self) {
         while let Some((ticket, id)) = self.streams.write_line.next() {
             let line = &mut self.streams.write_line;

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::namespace::Namespace;
+
 use crate::child::{Invocation, Process};
 
 /// An address that other processes can reach, as a container has.
@@ -14,16 +16,10 @@ pub const IP: &str = "10.203.113.1";
 /// The address of the Redis server.
 pub const REDIS_ADDR: &str = "127.0.0.1:6379";
 
-/// A namespace that lives as long as its Redis server. Programs in it cannot reach the outside.
+/// A namespace with a Redis server. Programs in it cannot reach the outside.
 pub struct Site {
-    server: Process,
-    privileges: &'static Privileges,
-}
-
-/// The commands to create a namespace and to enter it.
-struct Privileges {
-    make: &'static [&'static str],
-    enter: &'static [&'static str],
+    _server: Process,
+    namespace: Namespace,
 }
 
 /// Returns the version of the Redis server.
@@ -39,57 +35,36 @@ pub fn redis(dir: &Path) -> Result<String, String> {
 
 impl Site {
     pub fn start(dir: &Path) -> Result<Self, String> {
-        let mut reasons = Vec::new();
-        for privileges in [&AS_ROOT, &AS_ANYBODY] {
-            match Self::try_start(dir, privileges) {
-                Ok(site) => return Ok(site),
-                Err(reason) => reasons.push(reason),
-            }
-        }
-        Err(reasons.join("; "))
-    }
-
-    fn try_start(dir: &Path, privileges: &'static Privileges) -> Result<Self, String> {
+        let [namespace] = Namespace::hold()?;
         // Like the only interface of a container. With an IPv6 address, some programs would publish
         // that instead.
-        let script = format!(
-            "ip link set lo up && ip address add {IP}/32 dev lo && \
-             exec timeout {} redis-server --bind 127.0.0.1 --port 6379 --save '' --appendonly no",
-            LIFETIME.as_secs()
-        );
-        let mut server = Invocation::new(["unshare"])
-            .with(privileges.make.iter().copied())
-            .with(["--", "sh", "-c", &script])
+        let addr = format!("{IP}/32");
+        namespace.run(&["ip", "address", "add", &addr, "dev", "lo"], "")?;
+        let lifetime = LIFETIME.as_secs().to_string();
+        let mut server = Invocation::new(namespace.enter())
+            .with(["timeout", &lifetime, "redis-server", "--bind", "127.0.0.1"])
+            .with(["--port", "6379", "--save", "", "--appendonly", "no"])
             .start(dir)?;
         if server.says("Ready to accept connections", Instant::now() + START) {
-            return Ok(Self { server, privileges });
+            return Ok(Self {
+                _server: server,
+                namespace,
+            });
         }
         server.kill();
-        Err(format!("no namespace with a server: {}", server.errors()))
+        Err(format!("no Redis server: {}", server.errors()))
     }
 
     /// The same program in the namespace, with a limit that works even if this process is killed.
     pub fn enter(&self, program: &Invocation, limit: Duration) -> Invocation {
-        let mut entered = Invocation::new(["nsenter", "--target"])
-            .with([self.server.id().to_string()])
-            .with(self.privileges.enter.iter().copied())
-            .with(["--", "timeout"])
+        let mut entered = Invocation::new(self.namespace.enter())
+            .with(["timeout"])
             .with([limit.as_secs().to_string()])
             .with(program.words.iter().cloned());
         entered.env.clone_from(&program.env);
         entered
     }
 }
-
-static AS_ROOT: Privileges = Privileges {
-    make: &["--net"],
-    enter: &["--net"],
-};
-
-static AS_ANYBODY: Privileges = Privileges {
-    make: &["--user", "--map-root-user", "--net"],
-    enter: &["--user", "--preserve-credentials", "--net"],
-};
 
 /// How long the server may take to start.
 const START: Duration = Duration::from_secs(10);

@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::scene::{PUBLIC, Place, Scene};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
-    child::{Invocation, Process},
-    scene::{PUBLIC, Place, Scene},
-};
+use crate::child::{Invocation, Process};
 
 use super::{OURS, Pair};
 

@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
+use harness::{
+    scene::{Nat, Ports, Strangers},
+    statistics::Sorted,
+};
 use serde::Serialize;
 
-use crate::{
-    scene::{Nat, Ports, Strangers},
-    table::{date, markdown},
-};
+use crate::table::{date, markdown};
 
 use super::{Expect, Pair, attempt::Attempt};
 
@@ -71,8 +72,8 @@ impl Figures {
             column("relayed kept", &|set| {
                 format!("{} of {}", set.relayed_kept(), set.attempts.len())
             }),
-            column("median", &|set| ms(set.sorted_ms().median())),
-            column("longest", &|set| ms(set.sorted_ms().0.last().copied())),
+            column("median", &|set| ms(set.sorted_ms().quantile(0.5))),
+            column("longest", &|set| ms(set.sorted_ms().quantile(1.0))),
             column("by attempt", &Set::by_attempt),
         ])
     }
@@ -152,9 +153,7 @@ impl Set {
 
     fn sorted_ms(&self) -> Sorted {
         let times = self.attempts.iter().filter_map(|attempt| attempt.direct_ms);
-        let mut times: Vec<f64> = times.collect();
-        times.sort_by(f64::total_cmp);
-        Sorted(times)
+        times.collect()
     }
 
     /// "48, 2": the number of successes at the first attempt, at the second one, and so on.
@@ -172,14 +171,6 @@ impl Set {
     }
 }
 
-struct Sorted(Vec<f64>);
-
-impl Sorted {
-    fn median(&self) -> Option<f64> {
-        self.0.get(self.0.len() / 2).copied()
-    }
-}
-
 impl<'a> Summary<'a> {
     fn of(set: &'a Set) -> Self {
         let times = set.sorted_ms();
@@ -187,8 +178,8 @@ impl<'a> Summary<'a> {
             runs: set.attempts.len(),
             direct: set.direct(),
             relayed_kept: set.relayed_kept(),
-            median_ms: times.median(),
-            longest_ms: times.0.last().copied(),
+            median_ms: times.quantile(0.5),
+            longest_ms: times.quantile(1.0),
             set,
         }
     }

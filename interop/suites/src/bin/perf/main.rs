@@ -27,12 +27,11 @@ type Behaviour = request_response::Behaviour<Codec>;
 async fn main() -> ExitCode {
     program::run(async |environment: Environment| {
         let header = Header::read(&environment)?;
-        let arguments: Vec<String> = env::args().skip(1).collect();
         // test-plans passes arguments, unified-testing only variables.
-        if arguments.is_empty() {
+        if env::args_os().len() == 1 {
             unified::test(&environment, header).await
         } else {
-            test_plans::test(&arguments, header).await
+            test_plans::test(header).await
         }
     })
     .await

@@ -1,10 +1,12 @@
 //! Quartiles and outliers of samples, in the format of unified-testing.
 
-use std::fmt::Write;
+use std::{fmt::Write, iter};
 
-/// Samples in ascending order; there is at least one.
+use harness::statistics::Sorted;
+
+/// Samples; there is at least one.
 pub struct Statistics {
-    samples: Vec<f64>,
+    samples: Sorted,
 }
 
 /// The unit of the samples.
@@ -17,29 +19,24 @@ pub enum Unit {
 impl Statistics {
     /// Statistics of at least one sample.
     pub fn of(first: f64, more: impl IntoIterator<Item = f64>) -> Self {
-        let mut samples = vec![first];
-        samples.extend(more);
-        samples.sort_by(f64::total_cmp);
+        let samples = iter::once(first).chain(more).collect();
         Self { samples }
     }
 
     /// A section of the result. Minimum and maximum exclude outliers.
     pub fn yaml(&self, name: &str, unit: Unit) -> String {
-        let (q1, median, q3) = (
-            self.percentile(25.0),
-            self.percentile(50.0),
-            self.percentile(75.0),
-        );
+        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|share| self.quantile(share));
         let fence = 1.5 * (q3 - q1);
         let (usual, outliers): (Vec<f64>, Vec<f64>) = self
             .samples
+            .values()
             .iter()
             .partition(|&&sample| (q1 - fence..=q3 + fence).contains(&sample));
         // The median is always within the fence, and so are its neighbours.
         let min = usual.first().copied().unwrap_or(median);
         let max = usual.last().copied().unwrap_or(median);
         let decimals = unit.decimals();
-        let mut text = format!("{name}:\n  iterations: {}\n", self.samples.len());
+        let mut text = format!("{name}:\n  iterations: {}\n", self.samples.values().len());
         for (name, value) in [
             ("min", min),
             ("q1", q1),
@@ -50,7 +47,10 @@ impl Statistics {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {name}: {value:.decimals$}");
         }
-        for (name, values) in [("outliers", &outliers), ("samples", &self.samples)] {
+        for (name, values) in [
+            ("outliers", outliers.as_slice()),
+            ("samples", self.samples.values()),
+        ] {
             let values: Vec<String> = values
                 .iter()
                 .map(|value| format!("{value:.decimals$}"))
@@ -61,12 +61,9 @@ impl Statistics {
         text
     }
 
-    /// Interpolates linearly between two samples.
-    fn percentile(&self, percent: f64) -> f64 {
-        let place = percent / 100.0 * (self.samples.len() - 1) as f64;
-        let below = self.samples[place.floor() as usize];
-        let above = self.samples[place.ceil() as usize];
-        below + (above - below) * place.fract()
+    fn quantile(&self, share: f64) -> f64 {
+        // There is at least one sample.
+        self.samples.quantile(share).unwrap_or_default()
     }
 }
 
@@ -107,13 +104,5 @@ mod tests {
             "latency:\n  iterations: 1\n  min: 0.500\n  q1: 0.500\n  median: 0.500\n  q3: 0.500\n  max: 0.500\n  \
              outliers: []\n  samples: [0.500]\n  unit: ms"
         );
-    }
-
-    #[test]
-    fn quartiles_lie_between_samples() {
-        let statistics = Statistics::of(1.0, [2.0, 3.0, 4.0]);
-        assert_eq!(statistics.percentile(25.0), 1.75);
-        assert_eq!(statistics.percentile(50.0), 2.5);
-        assert_eq!(statistics.percentile(75.0), 3.25);
     }
 }

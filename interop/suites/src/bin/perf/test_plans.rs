@@ -1,7 +1,9 @@
 //! The perf test of test-plans: arguments, a well-known identity, lines of JSON.
 
-use std::{net::SocketAddr, pin::pin, str::FromStr, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
+use clap::Parser;
+use harness::command_line::parse;
 use interop_suites::{error::Error, node, program};
 use libp2p::{identity::Keypair, multiaddr::Protocol};
 use serde_json::json;
@@ -12,12 +14,16 @@ use crate::{
     measure, serve,
 };
 
-pub async fn test(arguments: &[String], header: Header) -> Result<(), Error> {
-    let arguments = Arguments::parse(arguments)?;
+pub async fn test(header: Header) -> Result<(), Error> {
+    let arguments: Arguments = parse().map_err(Error::Usage)?;
     if arguments.run_server {
-        listen(arguments.server_addr, header).await
+        listen(arguments.server_address, header).await
     } else {
-        dial(arguments.server_addr, arguments.request, header).await
+        let request = Request {
+            upload: arguments.upload_bytes,
+            download: arguments.download_bytes,
+        };
+        dial(arguments.server_address, request, header).await
     }
 }
 
@@ -79,46 +85,21 @@ fn server_key() -> Keypair {
     Keypair::ed25519_from_bytes([0; 32]).expect("32 bytes are a key")
 }
 
+#[derive(Parser)]
+#[command(name = "perf")]
 struct Arguments {
+    /// Serves, instead of dialling.
+    #[arg(long)]
     run_server: bool,
-    server_addr: SocketAddr,
-    request: Request,
+    #[arg(long)]
+    server_address: SocketAddr,
+    #[arg(long = "transport", value_parser = ["quic-v1"])]
+    _transport: Option<String>,
+    #[arg(long, default_value_t = 0)]
+    upload_bytes: u64,
+    #[arg(long, default_value_t = 0)]
+    download_bytes: u64,
 }
-
-impl Arguments {
-    fn parse(words: &[String]) -> Result<Self, Error> {
-        let mut run_server = false;
-        let mut server_addr = None;
-        let mut request = Request {
-            upload: 0,
-            download: 0,
-        };
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(Error::Usage(USAGE));
-            match word.as_str() {
-                "--run-server" => run_server = true,
-                "--server-address" => server_addr = Some(parse(value()?)?),
-                "--transport" if value()? == "quic-v1" => {}
-                "--upload-bytes" => request.upload = parse(value()?)?,
-                "--download-bytes" => request.download = parse(value()?)?,
-                _ => return Err(Error::Usage(USAGE)),
-            }
-        }
-        Ok(Self {
-            run_server,
-            server_addr: server_addr.ok_or(Error::Usage(USAGE))?,
-            request,
-        })
-    }
-}
-
-fn parse<T: FromStr>(value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| Error::Usage(USAGE))
-}
-
-const USAGE: &str = "perf --run-server --server-address IP:PORT
-perf --server-address IP:PORT [--transport quic-v1] [--upload-bytes N] [--download-bytes N]";
 
 /// Interval of progress lines.
 const TICK: Duration = Duration::from_secs(1);

@@ -18,14 +18,14 @@
 //! The public addresses are not documentation addresses, because neither libp2p nor UPnP treats
 //! those as public.
 
-use super::namespace::Namespace;
+use crate::namespace::Namespace;
 
 /// Addresses of relays and servers, all in one namespace.
-pub(crate) const PUBLIC: [&str; 3] = ["11.0.0.1", "11.0.0.2", "11.0.0.3"];
+pub const PUBLIC: [&str; 3] = ["11.0.0.1", "11.0.0.2", "11.0.0.3"];
 
 /// A namespace of the scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     Public,
     DialerRouter,
     Dialer,
@@ -35,14 +35,14 @@ pub(crate) enum Place {
 
 /// The address translation of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Nat {
-    pub(crate) ports: Ports,
-    pub(crate) strangers: Strangers,
+pub struct Nat {
+    pub ports: Ports,
+    pub strangers: Strangers,
 }
 
 /// The external port of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ports {
+pub enum Ports {
     /// The internal port if it is free, for any destination: endpoint-independent mapping (RFC
     /// 4787 §4.1).
     Kept,
@@ -53,7 +53,7 @@ pub(crate) enum Ports {
 /// The reaction of a router to unsolicited packets from outside. All routers let in only answers
 /// from the address and port to which a packet was sent (RFC 4787 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Strangers {
+pub enum Strangers {
     /// The packet is dropped, as by most providers' routers.
     Dropped,
     /// The firewall answers "port unreachable", like OpenWrt's.
@@ -66,16 +66,16 @@ pub(crate) enum Strangers {
 
 impl Nat {
     /// The usual NAT.
-    pub(crate) const KEPT: Self = Self {
+    pub const KEPT: Self = Self {
         ports: Ports::Kept,
         strangers: Strangers::Dropped,
     };
 
-    pub(crate) fn with_strangers(self, strangers: Strangers) -> Self {
+    pub fn with_strangers(self, strangers: Strangers) -> Self {
         Self { strangers, ..self }
     }
 
-    pub(crate) fn with_ports(self, ports: Ports) -> Self {
+    pub fn with_ports(self, ports: Ports) -> Self {
         Self { ports, ..self }
     }
 
@@ -124,16 +124,16 @@ impl Nat {
 }
 
 /// A scene. Dropping it deletes it; programs in it must end by themselves, or be ended before.
-pub(crate) struct Scene {
-    namespaces: Vec<Namespace>,
+pub struct Scene {
+    /// One for each place.
+    namespaces: [Namespace; Place::Listener as usize + 1],
 }
 
 impl Scene {
     /// Builds a scene, or returns why that is not possible here.
-    pub(crate) fn build(dialer: Nat, listener: Nat) -> Result<Self, String> {
+    pub fn build(dialer: Nat, listener: Nat) -> Result<Self, String> {
         let mut scene = Self {
-            // One for each place.
-            namespaces: Namespace::hold(Place::Listener as usize + 1)?,
+            namespaces: Namespace::hold()?,
         };
         scene.build_public()?;
         scene.build_site(Site::DIALER, dialer)?;
@@ -142,7 +142,7 @@ impl Scene {
     }
 
     /// The words before a command that make it run at a place.
-    pub(crate) fn enter(&self, place: Place) -> Vec<String> {
+    pub fn enter(&self, place: Place) -> Vec<String> {
         self.namespace(place).enter()
     }
 
@@ -196,7 +196,8 @@ impl Scene {
         self.namespace(place).run(&batched, batch).map(drop)
     }
 
-    fn namespace(&self, place: Place) -> &Namespace {
+    /// The namespace of a place.
+    pub fn namespace(&self, place: Place) -> &Namespace {
         &self.namespaces[place as usize]
     }
 }
