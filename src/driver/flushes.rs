@@ -78,3 +78,53 @@ impl Flushes {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn flush_is_done_with_those_that_were_asked_for_later() {
+        let (flushes, now) = (Flushes::default(), clock::now());
+        let [first, second] = [(); 2].map(|()| flushes.ask());
+        assert!(!flushes.wait(first, now));
+        assert!(!flushes.wait(first, now + Duration::from_millis(1)));
+        flushes.note_done(first);
+        assert!(flushes.wait(first, now));
+        assert!(!flushes.wait(second, now));
+        for flush in [second, first] {
+            flushes.note_done(flush);
+            assert!(flushes.wait(second, now));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_driver_that_is_over_and_the_next_one_owes_what_it_is_asked_for() {
+        let (flushes, now) = (Flushes::default(), clock::now());
+        let earlier = flushes.ask();
+        flushes.note_over();
+        assert!(flushes.wait(earlier, now));
+        flushes.begin_again();
+        assert!(flushes.wait(earlier, now));
+        assert!(!flushes.wait(flushes.ask(), now));
+    }
+
+    /// The one that waits cannot look before the lock is free, when its time is over.
+    #[test]
+    fn flush_that_is_done_at_the_last_moment_is_done() {
+        let flushes = Flushes::default();
+        let flush = flushes.ask();
+        let until = clock::now() + Duration::from_millis(40);
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| flushes.wait(flush, until));
+            thread::sleep(Duration::from_millis(20));
+            let mut state = lock(&flushes.state);
+            thread::sleep(Duration::from_millis(40));
+            state.done = flush;
+            drop(state);
+            assert!(waits.join().unwrap());
+        });
+    }
+}

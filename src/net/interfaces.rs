@@ -104,3 +104,47 @@ pub(crate) fn index_of(name: &str) -> Option<u32> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1:1";
+
+    fn addr(addr: &str) -> SocketAddr {
+        addr.parse().unwrap()
+    }
+
+    #[test]
+    fn only_addresses_of_this_host_are_ours() {
+        let remote = addr(LOOPBACK);
+        assert!(is_ours(remote.ip(), remote));
+        // Reserved for documentation.
+        assert!(!is_ours([192, 0, 2, 1].into(), remote));
+    }
+
+    #[test]
+    fn loopback_is_reached_from_itself() {
+        let remote = addr(LOOPBACK);
+        assert_eq!(source_ip(remote), Some(remote.ip()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_what_stays_on_this_host_may_be_wider_than_networks_are() {
+        let remote = addr(LOOPBACK);
+        let payload = max_payload(addr("0.0.0.0:0"), remote).unwrap().unwrap();
+        assert!(payload > WIDEST_NETWORK_BYTES, "{payload}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn interface_has_the_index_that_belongs_to_its_name() {
+        assert_eq!(
+            index_of("lo"),
+            Some(1),
+            "the first of each network namespace"
+        );
+        assert_eq!(index_of("none"), None);
+    }
+}

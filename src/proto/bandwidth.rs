@@ -215,3 +215,51 @@ impl Shared {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_begins_an_epoch_that_is_off_without_limits() {
+        let mut epochs = vec![Epoch::default()];
+        for is_limited in [true, true, false, false, true, true] {
+            let next = epochs[epochs.len() - 1].next(is_limited);
+            assert_eq!(next.is_off(), !is_limited);
+            assert!(!epochs.contains(&next), "{next:?} after {epochs:?}");
+            epochs.push(next);
+        }
+    }
+
+    #[test]
+    fn lines_of_peers_that_are_gone_make_room_when_the_map_is_full() {
+        let mut shared = Shared::default();
+        let stays = PeerId::random();
+        let line = shared.line_of(&stays);
+        let capacity = shared.peers.capacity();
+        let lengths = (0..100).map(|_| {
+            shared.line_of(&PeerId::random());
+            shared.peers.len()
+        });
+        assert_eq!(lengths.max(), Some(capacity));
+        assert!(Arc::ptr_eq(&line, &shared.line_of(&stays)));
+    }
+
+    #[test]
+    fn peer_has_a_line_only_if_there_is_a_limit_for_each_peer() {
+        let limits = Limits::default();
+        for each_peer in [None, Some(1_000)] {
+            limits.set(RateLimits {
+                total: Some(1_000),
+                each_peer,
+                ..RateLimits::default()
+            });
+            let (now, peer_id) = (crate::net::clock::now(), PeerId::random());
+            let mut lines = Lines::default();
+            let places = lines.queue_up(&limits, limits.epoch(), Some(&peer_id), now, |_| 1);
+            assert!(places.is_some());
+            let peers = lock_unmodelled(&limits.shared).peers.len();
+            assert_eq!(peers, usize::from(each_peer.is_some()));
+        }
+    }
+}

@@ -180,6 +180,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_hundred_datagrams_of_a_peer_earn_it_an_id_beyond_the_free_ones() {
+        let quota = IdQuota {
+            free: 10,
+            ..IdQuota::default()
+        };
+        for (most, datagrams) in [(10, 0), (10, 99), (11, 100), (11, 199), (12, 200)] {
+            assert!(!quota.is_exceeded(most, datagrams));
+            assert!(quota.is_exceeded(most + 1, datagrams));
+        }
+    }
+
+    #[test]
     fn an_issued_id_leads_back_to_its_shard() {
         for count in 1..=MAX_SHARDS {
             let shards = ShardCount::new(count).unwrap();

@@ -257,6 +257,43 @@ mod tests {
     }
 
     #[test]
+    fn each_frame_that_has_to_be_acknowledged_counts_once() {
+        let mut frames = FrameStats::default();
+        for count in [&mut frames.acks, &mut frames.connection_close] {
+            *count = 1 << 40;
+        }
+        let counts = [
+            &mut frames.ack_frequency,
+            &mut frames.crypto,
+            &mut frames.data_blocked,
+            &mut frames.datagram,
+            &mut frames.immediate_ack,
+            &mut frames.max_data,
+            &mut frames.max_stream_data,
+            &mut frames.max_streams_bidi,
+            &mut frames.max_streams_uni,
+            &mut frames.new_connection_id,
+            &mut frames.new_token,
+            &mut frames.path_challenge,
+            &mut frames.path_response,
+            &mut frames.ping,
+            &mut frames.reset_stream,
+            &mut frames.retire_connection_id,
+            &mut frames.stop_sending,
+            &mut frames.stream,
+            &mut frames.stream_data_blocked,
+            &mut frames.streams_blocked_bidi,
+            &mut frames.streams_blocked_uni,
+        ];
+        // A bit for each, so that the sum tells which is missing.
+        for (number, count) in counts.into_iter().enumerate() {
+            *count = 2 << number;
+        }
+        frames.handshake_done = 1;
+        assert_eq!(eliciting(frames), (1 << 22) - 1);
+    }
+
+    #[test]
     fn batches_are_a_millisecond_apart_and_make_the_rate() {
         let began = crate::net::clock::now();
         let mut pacer = Pacer::default();

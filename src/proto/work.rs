@@ -169,28 +169,34 @@ impl Debtors {
 }
 
 /// How much faster optimised code is than code without optimisation.
-const SPEED: u32 = if cfg!(debug_assertions) { 1 } else { 16 };
+const SPEED: u64 = if cfg!(debug_assertions) { 1 } else { 16 };
+
+/// What takes this number of nanoseconds without optimisation, in code that is `speed` times as
+/// fast.
+const fn takes(nanos: u64, speed: u64) -> Duration {
+    Duration::from_nanos(nanos / speed)
+}
 
 /// The most time that a turn handles incoming datagrams, while other connections wait.
-pub(super) const TURN_TIME: Duration = Duration::from_micros(1600 / SPEED as u64);
+pub(super) const TURN_TIME: Duration = takes(1_600_000, SPEED);
 
 /// A datagram of any size takes 1 to 3 µs on a fast machine.
-const EARNED_PER_DATAGRAM: Duration = Duration::from_nanos(64_000 / SPEED as u64);
+const EARNED_PER_DATAGRAM: Duration = takes(64_000, SPEED);
 
 /// Some twenty times what decryption and the rest take for a byte on a fast machine. What
 /// 45 Mbit/s of full datagrams earn is less than a tenth of a CPU.
-const EARNED_PER_BYTE: Duration = Duration::from_nanos(160 / SPEED as u64);
+const EARNED_PER_BYTE: Duration = takes(160, SPEED);
 
 /// The smallest debt for which a connection waits.
-const LEAST_DEBT: Duration = Duration::from_micros(8_000 / SPEED as u64);
+const LEAST_DEBT: Duration = takes(8_000_000, SPEED);
 
 /// The most time that a connection can save. An acknowledgement of everything in flight on a long
 /// path takes about as long.
-const MAX_CREDIT: Duration = Duration::from_micros(32_000 / SPEED as u64);
+const MAX_CREDIT: Duration = takes(32_000_000, SPEED);
 
 /// CPU time that a handshake may take before its peer is authenticated. An honest one takes up to
 /// 1 ms on a fast machine.
-pub(super) const HANDSHAKE_TIME: Duration = Duration::from_millis(160 / SPEED as u64);
+pub(super) const HANDSHAKE_TIME: Duration = takes(160_000_000, SPEED);
 
 /// How long a connection is measured in CPU time after it last cost too much.
 const SUSPICION: Duration = Duration::from_secs(10);
@@ -206,6 +212,12 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn less_time_is_earned_in_code_that_is_faster() {
+        assert_eq!(takes(160, 16), Duration::from_nanos(10));
+        assert_eq!(TURN_TIME, Duration::from_micros(1_600 / SPEED));
+    }
 
     #[test]
     fn waiting_earns_a_twentieth_of_the_time_for_all_together() {

@@ -22,6 +22,7 @@ pub fn write(matrix: &Matrix, tests: &Tests) -> Result<String> {
         ("Churn", "churn"),
         ("Flood", "flood"),
         ("Attacks", "attack"),
+        ("Mutants", "mutants"),
     ] {
         write!(page, "\n### {title}\n\n")?;
         let path = root().join("soak/figures").join(name);
@@ -160,6 +161,7 @@ Which test shows what, and what the long tests have found. `soak table` writes t
 | `tests/loom` | every interleaving, within a bound, of a driver and the tasks that use it |
 | `tests/miri` | what needs neither sockets nor cryptography, in Miri: no undefined behaviour, no leaks |
 | `fuzz/run` | the fuzz targets, 30 CPU minutes each; `--smoke`: ten seconds each |
+| `tests/mutants` | changes of the code at random places: which of them no unit test notices |
 
 A test is named by its program and by its path there: `lib` has the unit tests, among them the
 simulated network, `tests/…` what uses the transport from outside, `fuzz` the fuzz targets, and

@@ -103,3 +103,58 @@ impl Paced {
         self.0.is_dry.load(Ordering::Relaxed) && self.0.is_dry.swap(false, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_says_what_the_gate_lets_through() {
+        let paced = Paced::default();
+        for (gate, window) in [
+            (Gate::AsIs, 12_000),
+            (Gate::Open, u64::MAX),
+            (Gate::Closed, 1),
+        ] {
+            paced.set_gate(gate);
+            assert_eq!(paced.window(12_000), window, "{gate:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_counts_takes_room() {
+        let paced = Paced::default();
+        paced.set(0.0, 10_000);
+        assert_eq!(paced.rate(), 1.0);
+        paced.set_in_flight(4_000);
+        for (is_counted, room) in [(true, 5_000), (false, 5_000), (true, 4_000)] {
+            paced.note_sent(1_000, is_counted);
+            assert_eq!(paced.room(), room);
+        }
+    }
+
+    #[test]
+    fn controller_hears_once_that_what_it_was_told_of_does_not_count() {
+        let paced = Paced::default();
+        for (is_told, is_counted, is_heard) in [
+            (false, false, false),
+            (true, true, false),
+            (true, false, true),
+            (false, false, false),
+        ] {
+            if is_told {
+                paced.note_told();
+            }
+            paced.note_sent(1_200, is_counted);
+            assert_eq!(paced.take_uncounted(), is_heard);
+        }
+    }
+
+    #[test]
+    fn controller_hears_once_that_there_was_nothing_to_send() {
+        let paced = Paced::default();
+        assert!(!paced.take_dry());
+        paced.note_dry();
+        assert_eq!([(); 2].map(|()| paced.take_dry()), [true, false]);
+    }
+}

@@ -414,6 +414,31 @@ mod tests {
         assert_eq!(sample.lost, 3 * PACKET);
     }
 
+    #[test]
+    fn round_trip_has_64_marks_however_many_packets_it_has() {
+        let mut pipe = Pipe::new();
+        pipe.run(100);
+        let before = pipe.sampler.marks.len();
+        for time in (0..20_000).step_by(10) {
+            let now = pipe.at(200) + Duration::from_micros(time);
+            pipe.sampler.note_sent(now, 40);
+        }
+        let marks = pipe.sampler.marks.len() - before;
+        assert!((60..=64).contains(&marks), "{marks}");
+    }
+
+    #[test]
+    fn packets_without_an_answer_are_forgotten_four_round_trips_and_a_tail_later() {
+        for (round_trip, is_kept) in [(9, false), (10, true)] {
+            let mut pipe = Pipe::new();
+            pipe.send(0);
+            pipe.send(130);
+            pipe.acknowledge(130 + round_trip, 130);
+            let is_there = pipe.sampler.marks[0].sent == pipe.began;
+            assert_eq!(is_there, is_kept, "{round_trip} ms");
+        }
+    }
+
     /// What is sent and never acknowledged, as acknowledgements are, fills no memory.
     #[test]
     fn marks_are_few() {

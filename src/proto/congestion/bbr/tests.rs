@@ -552,6 +552,23 @@ fn persistent_congestion_leaves_little_until_something_arrives() {
 }
 
 #[test]
+fn window_comes_back_with_a_packet_that_was_sent_after_the_losses() {
+    let lost = crate::net::clock::now();
+    for (after, windows) in [(0, 1.0), (1, 2.0)] {
+        let mut bbr = Path::new().bbr;
+        let window = bbr.window;
+        bbr.recovery = Some(lost);
+        bbr.prior_window = 2.0 * window;
+        let sample = Sample {
+            sent: Some(lost + ms(after)),
+            ..Sample::default()
+        };
+        bbr.leave_recovery(&sample);
+        assert_eq!(bbr.window, windows * window);
+    }
+}
+
+#[test]
 fn what_is_not_in_flight_is_not_counted() {
     let mut path = Path::new();
     path.run(ms(100));

@@ -248,6 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn connection_gathers_a_part_of_its_send_window_and_has_a_limit() {
+        let mut all = Gathering {
+            gathered: 1_000,
+            ..Gathering::default()
+        };
+        assert!(all.is_full(1_000 * PART_OF_SEND_WINDOW));
+        assert!(!all.is_full(1_001 * PART_OF_SEND_WINDOW));
+        all.gathered = MOST_GATHERED as usize - 1;
+        assert!(!all.is_full(u64::MAX));
+        all.gathered += 1;
+        assert!(all.is_full(u64::MAX));
+    }
+
+    #[test]
+    fn no_stream_is_listed_once_nothing_more_is_sent() {
+        let (mut all, mut stream) = (Gathering::default(), Gather::default());
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        stream.add(&mut all, id, &[0; 100], LEAST_CHUNK);
+        all.clear();
+        assert_eq!(all.take_listed(), []);
+    }
+
+    #[test]
     fn a_write_is_gathered_while_others_wait_before_it() {
         let id = StreamId::new(Side::Client, Dir::Bi, 0);
         let (mut all, mut stream) = (Gathering::default(), Gather::default());
