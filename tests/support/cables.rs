@@ -81,6 +81,8 @@ pub(crate) fn at_near<F: Future<Output = ()>>(
 impl Cables {
     fn build() -> Result<Self, String> {
         let [near, far] = Namespace::hold()?;
+        // Not every machine has it.
+        near.run(&["nft", "--version"], "")?;
         let id = far.id();
         let ip = ["ip", "-batch", "-"];
         near.run(

@@ -257,7 +257,7 @@ mod tests {
             (at(200), None),
         ];
         let (times, answered) = pings.times(at(5), at(100));
-        assert_eq!(times, [3, 70, 80].map(Duration::from_millis));
+        assert_eq!(times, [3, 80, 70].map(Duration::from_millis));
         assert_eq!(answered, 1);
     }
 }
