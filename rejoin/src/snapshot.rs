@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
@@ -159,7 +159,15 @@ impl Snapshot {
 fn set_aside(path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".unusable");
-    fs::rename(path, aside)
+    match fs::hard_link(path, &aside) {
+        // Another process has set it aside, and may have replaced it.
+        Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            Ok(())
+        }
+        // Not all file systems have links.
+        Err(_) => fs::rename(path, aside),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Removes the new files of writers that have crashed before they replaced the file at `path`.

@@ -49,6 +49,11 @@ impl Flushes {
         self.changed.notify_all();
     }
 
+    /// Whether the driver has sent its last datagram.
+    pub(super) fn are_over(&self) -> bool {
+        lock(&self.state).is_over
+    }
+
     /// For the next driver, which owes nothing to those who asked earlier ones.
     pub(super) fn begin_again(&self) {
         let mut state = lock(&self.state);

@@ -83,9 +83,15 @@ impl Sockets {
         self.driver_stopped();
     }
 
-    /// Notes that a driver has stopped.
+    /// Notes that a driver has stopped. The last one takes the runtime along, so that the drop of a
+    /// transport waits for all of them.
     pub(super) fn driver_stopped(&self) {
-        if self.have_stopped() {
+        if self.have_stopped()
+            && self
+                .mailboxes
+                .iter()
+                .all(|mailbox| mailbox.flushes().are_over())
+        {
             let runtime = lock(&self.runtime).take();
             drop(runtime);
             self.close_kept();

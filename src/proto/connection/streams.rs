@@ -68,7 +68,7 @@ impl Streams<'_> {
             StreamEvent::Opened { .. } => self.on_opened(),
             StreamEvent::Available { .. } => self.turns.make_due(&mut self.streams.outbound),
             StreamEvent::Readable { id } => self.on_readable(id),
-            StreamEvent::Writable { id } => self.join_write_line(id),
+            StreamEvent::Writable { id } => self.on_writable(id),
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
             StreamEvent::Finished { id } => {
                 self.streams.undelivered.remove(&id);

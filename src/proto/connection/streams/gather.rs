@@ -11,6 +11,8 @@ use std::{mem, num::NonZeroU32};
 use bytes::{Buf, BytesMut};
 use quinn_proto::{SendStream, StreamId, WriteError};
 
+use super::write_line::Kind;
+
 /// The smallest size of a full chunk.
 pub(super) const LEAST_CHUNK: usize = 16 * 1024;
 
@@ -31,6 +33,10 @@ const MOST_GATHERED: u64 = 1024 * 1024;
 /// chunks anyway.
 const PART_OF_SEND_WINDOW: u64 = 8;
 
+/// What a stream that has gathered something counts for beside it: its state stays until that is
+/// handed over, also if the application has dropped it, and the peer may never let it be.
+const STREAM_BYTES: usize = 1024;
+
 /// Writes of at most this size are taken whole, or not at all.
 const TAKEN_WHOLE: usize = 4096;
 
@@ -44,6 +50,8 @@ pub(super) struct Gathering {
     /// Bytes of all datagrams that were sent: at least as many as their stream data has.
     sent: u64,
     gathered: usize,
+    /// Streams that have gathered something.
+    streams: usize,
     /// Streams whose gathered bytes are handed over when little is left to send before them.
     listed: Vec<StreamId>,
     /// Chunks that quinn-proto was given, and their bytes.
@@ -69,9 +77,9 @@ impl Gathering {
         self.sent += bytes as u64;
     }
 
-    /// Bytes that wait to be handed over.
+    /// Memory of what waits to be handed over, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.gathered as u64
+        (self.gathered + self.streams * STREAM_BYTES) as u64
     }
 
     /// Whether nothing more may be gathered. `send_window` is how many bytes may be unacknowledged.
@@ -127,6 +135,15 @@ impl Gather {
         !self.is_empty() || (len < chunk_bytes && waits)
     }
 
+    /// What it is for the line of streams that wait: a message, if it is small.
+    pub(super) fn kind(&self) -> Kind {
+        if self.is_empty() || self.bytes.len() > TAKEN_WHOLE {
+            Kind::Transfer
+        } else {
+            Kind::Message
+        }
+    }
+
     /// Whether a write of this size may be gathered although quinn-proto takes nothing now.
     pub(super) fn takes_whole(&self, len: usize) -> bool {
         self.is_empty() && len <= TAKEN_WHOLE
@@ -149,6 +166,7 @@ impl Gather {
             // It will be full.
             self.bytes.reserve(chunk_bytes);
         }
+        all.streams += usize::from(self.is_empty() && !data.is_empty());
         self.bytes.extend_from_slice(data);
         all.gathered += data.len();
         if !mem::replace(&mut self.is_listed, true) {
@@ -181,6 +199,7 @@ impl Gather {
     /// Hands over as much as flow control permits. Returns how much that was.
     pub(super) fn hand_over(&mut self, all: &mut Gathering, stream: &mut SendStream<'_>) -> usize {
         let mut handed_over = 0;
+        let had_any = !self.is_empty();
         while !self.bytes.is_empty() {
             match stream.write(&self.bytes) {
                 Ok(written) => {
@@ -193,11 +212,15 @@ impl Gather {
                 // reported that the stream is blocked.
                 Err(WriteError::Blocked) => break,
                 // The stream ends without them; an event reports that.
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => self.clear(all),
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    self.clear(all);
+                    return handed_over;
+                }
             }
         }
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
+            all.streams -= usize::from(had_any);
         }
         handed_over
     }
@@ -205,6 +228,7 @@ impl Gather {
     /// Drops what was gathered.
     pub(super) fn clear(&mut self, all: &mut Gathering) {
         all.gathered -= self.bytes.len();
+        all.streams -= usize::from(!self.is_empty());
         self.bytes = BytesMut::new();
     }
 

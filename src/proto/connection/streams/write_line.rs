@@ -17,6 +17,8 @@ use quinn_proto::StreamId;
 pub(super) struct WriteLine {
     waiting: BTreeMap<Ticket, StreamId>,
     called: Option<Called>,
+    /// Streams in a row that were called and could not write.
+    refused: u32,
     last: u64,
     /// When the last turn was.
     now: Option<Instant>,
@@ -24,11 +26,31 @@ pub(super) struct WriteLine {
 
 /// The place of a stream in the line. It keeps this until it has written something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(super) struct Ticket {
+    kind: Kind,
+    number: u64,
+}
+
+impl Ticket {
+    pub(super) fn kind(self) -> Kind {
+        self.kind
+    }
+}
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A message that was gathered. It goes before transfers: there may be many of these, and each
+    /// would take a round trip before it.
+    Message,
+    Transfer,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Called {
-    ticket: Ticket,
+    /// `None` if the window seems to be used up: then nobody writes until quinn-proto reports a
+    /// stream.
+    ticket: Option<Ticket>,
     until: Option<Instant>,
 }
 
@@ -38,20 +60,43 @@ struct Called {
 /// A task runs some microseconds after it was woken, if nothing keeps its runtime.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+/// When so many streams in a row could not write, the window is used up, and the others need not
+/// try.
+const MOST_REFUSED: u32 = 2;
+
 impl WriteLine {
-    /// A ticket behind all others.
-    pub(super) fn ticket(&mut self) -> Ticket {
+    /// A ticket behind all others of its kind.
+    pub(super) fn ticket(&mut self, kind: Kind) -> Ticket {
         self.last += 1;
-        Ticket(self.last)
+        let number = self.last;
+        Ticket { kind, number }
     }
 
+    /// A stream that was called and comes when another one is before it is called again.
     pub(super) fn join(&mut self, ticket: Ticket, id: StreamId) {
+        self.leave(ticket);
         self.waiting.insert(ticket, id);
     }
 
     pub(super) fn leave(&mut self, ticket: Ticket) {
         self.waiting.remove(&ticket);
-        self.called = self.called.filter(|called| called.ticket != ticket);
+        self.called = (self.called).filter(|called| called.ticket != Some(ticket));
+    }
+
+    /// Notes that quinn-proto has reported a stream, so that the window is open.
+    pub(super) fn open(&mut self) {
+        self.refused = 0;
+        self.called = self.called.filter(|called| called.ticket.is_some());
+    }
+
+    /// Notes that a stream has written, or could not although it was called. A single one may wait
+    /// for credit of its own.
+    pub(super) fn note_written(&mut self, is_blocked: bool) {
+        self.refused = if is_blocked { self.refused + 1 } else { 0 };
+        if self.refused >= MOST_REFUSED && !self.waiting.is_empty() {
+            self.refused = 0;
+            self.call_at_most(None);
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -71,7 +116,9 @@ impl WriteLine {
             && called.until.is_none_or(|until| until <= now)
         {
             self.called = None;
-            self.waiting.remove(&called.ticket);
+            if let Some(ticket) = called.ticket {
+                self.waiting.remove(&ticket);
+            }
         }
     }
 
@@ -80,15 +127,19 @@ impl WriteLine {
         self.called?.until
     }
 
-    /// The first stream, unless it was called.
+    /// The first stream, unless it was called, or the window seems to be used up.
     pub(super) fn next(&self) -> Option<(Ticket, StreamId)> {
         let (&ticket, &id) = self.waiting.first_key_value()?;
-        let is_called = self.called.is_some_and(|called| called.ticket == ticket);
-        (!is_called).then_some((ticket, id))
+        let is_called = |called: Called| called.ticket.is_none_or(|called| called == ticket);
+        (!self.called.is_some_and(is_called)).then_some((ticket, id))
     }
 
     /// Notes that the stream with this ticket is the one to write.
     pub(super) fn call(&mut self, ticket: Ticket) {
+        self.call_at_most(Some(ticket));
+    }
+
+    fn call_at_most(&mut self, ticket: Option<Ticket>) {
         let until = self.now.map(|now| now + PATIENCE);
         self.called = Some(Called { ticket, until });
     }
@@ -113,7 +164,7 @@ mod tests {
     fn who_has_waited_longest_is_called_first_and_holds_back_the_others() {
         let mut line = WriteLine::default();
         assert!(!line.holds_back(None));
-        let [first, second] = [line.ticket(), line.ticket()];
+        let [first, second] = [(); 2].map(|()| line.ticket(Kind::Transfer));
         line.join(second, stream(2));
         assert_eq!(line.next(), Some((second, stream(2))));
         line.call(second);
@@ -132,7 +183,7 @@ mod tests {
     fn who_does_not_come_is_passed_over() {
         let mut line = WriteLine::default();
         let now = crate::net::clock::now();
-        let [first, second] = [line.ticket(), line.ticket()];
+        let [first, second] = [(); 2].map(|()| line.ticket(Kind::Transfer));
         line.join(first, stream(1));
         line.join(second, stream(2));
         line.begin_turn(now);
@@ -148,5 +199,52 @@ mod tests {
         line.join(first, stream(1));
         assert!(!line.holds_back(Some(first)));
         assert_eq!(line.next(), Some((first, stream(1))));
+    }
+
+    #[test]
+    fn message_goes_before_transfers() {
+        let mut line = WriteLine::default();
+        let transfer = line.ticket(Kind::Transfer);
+        line.join(transfer, stream(1));
+        line.call(transfer);
+        let message = line.ticket(Kind::Message);
+        line.join(message, stream(2));
+        assert_eq!(line.next(), Some((message, stream(2))));
+        line.leave(message);
+        assert_eq!(line.next(), None, "the transfer is still the one to write");
+        // It comes while another message is before it, and waits.
+        let message = line.ticket(Kind::Message);
+        line.join(message, stream(2));
+        assert!(line.holds_back(Some(transfer)));
+        line.join(transfer, stream(1));
+        line.leave(message);
+        assert_eq!(line.next(), Some((transfer, stream(1))), "it is called again");
+    }
+
+    #[test]
+    fn others_do_not_try_when_the_window_is_used_up() {
+        let mut line = WriteLine::default();
+        let now = crate::net::clock::now();
+        line.begin_turn(now);
+        let tickets = [(); 4].map(|()| line.ticket(Kind::Transfer));
+        for (index, &ticket) in (0..).zip(&tickets) {
+            line.join(ticket, stream(index));
+        }
+        for ticket in &tickets[..2] {
+            assert!(line.next().is_some());
+            line.call(*ticket);
+            line.leave(*ticket);
+            line.note_written(true);
+        }
+        assert_eq!(line.next(), None);
+        assert!(line.holds_back(None));
+        let mut later = line;
+        later.begin_turn(now + PATIENCE);
+        assert_eq!(later.next(), Some((tickets[2], stream(2))), "in time");
+        later.note_written(true);
+        later.note_written(true);
+        assert_eq!(later.next(), None);
+        later.open();
+        assert_eq!(later.next(), Some((tickets[2], stream(2))), "when it opens");
     }
 }

@@ -112,7 +112,7 @@ impl Streams<'_> {
         } else if is_blocked {
             self.turns.wait(&mut stream.writer, waker);
         }
-        self.leave_write_line(id, is_blocked);
+        self.note_written(id, is_blocked);
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {
@@ -156,6 +156,13 @@ impl Streams<'_> {
         if is_promised {
             self.streams.undelivered.insert(id);
         }
+        if stream.gather.is_empty() {
+            self.leave_write_line(id);
+        } else if self.streams.write_line.holds_back(stream.ticket) {
+            self.join_write_line(id);
+            self.turns.want();
+            return Ok(());
+        }
         self.flush(id);
         Ok(())
     }
@@ -177,6 +184,7 @@ impl Streams<'_> {
         if stream.may_linger() {
             self.note_lingering(id);
         }
+        self.leave_write_line(id);
         self.streams.undelivered.remove(&id);
         self.turns.want();
         Ok(())
@@ -223,30 +231,53 @@ impl Streams<'_> {
         }
     }
 
+    /// quinn-proto has reported that the stream may write again.
+    pub(super) fn on_writable(&mut self, id: StreamId) {
+        self.streams.write_line.open();
+        self.join_write_line(id);
+    }
+
     /// Puts the stream into the line of those that may write.
-    pub(super) fn join_write_line(&mut self, id: StreamId) {
+    fn join_write_line(&mut self, id: StreamId) {
         let line = &mut self.streams.write_line;
         if let Some(stream) = self.streams.states.get_mut(&id) {
-            let ticket = *stream.ticket.get_or_insert_with(|| line.ticket());
+            let kind = stream.gather.kind();
+            let ticket = stream.ticket.filter(|ticket| ticket.kind() == kind);
+            if let Some(other) = stream.ticket.filter(|_| ticket.is_none()) {
+                line.leave(other);
+            }
+            let ticket = ticket.unwrap_or_else(|| line.ticket(kind));
+            stream.ticket = Some(ticket);
             line.join(ticket, id);
         }
     }
 
     /// Notes that quinn-proto has taken a write of the stream, or that it `is_blocked`.
-    fn leave_write_line(&mut self, id: StreamId, is_blocked: bool) {
+    fn note_written(&mut self, id: StreamId, is_blocked: bool) {
         let line = &mut self.streams.write_line;
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
         let Some(ticket) = stream.ticket else {
-            stream.ticket = is_blocked.then(|| line.ticket());
+            let kind = stream.gather.kind();
+            stream.ticket = is_blocked.then(|| line.ticket(kind));
             return;
         };
         line.leave(ticket);
+        line.note_written(is_blocked);
         if !is_blocked {
             stream.ticket = None;
         }
-        self.serve_write_line();
+        self.serve(true);
+    }
+
+    /// Takes a stream that has ended out of the line. The next turn serves the others.
+    pub(super) fn leave_write_line(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.states.get_mut(&id)
+            && let Some(ticket) = stream.ticket.take()
+        {
+            self.streams.write_line.leave(ticket);
+        }
     }
 
     /// Begins a turn, in which streams may write that were told so.
@@ -258,6 +289,12 @@ impl Streams<'_> {
     /// Lets streams write in the order of the line: those that have gathered something, up to the
     /// first one whose task has to write.
     pub(in crate::proto) fn serve_write_line(&mut self) {
+        self.serve(false);
+    }
+
+    /// `is_relay` is whether another stream has just written. Then even a single one that waits is
+    /// called, so that the other one does not go on meanwhile.
+    fn serve(&mut self, mut is_relay: bool) {
         while let Some((ticket, id)) = self.streams.write_line.next() {
             let line = &mut self.streams.write_line;
             let stream = self.streams.states.get_mut(&id);
@@ -266,13 +303,19 @@ impl Streams<'_> {
                 continue;
             };
             let has_gathered = !stream.gather.is_empty();
-            if has_gathered || stream.writer.is_none() || line.len() == 1 {
+            if has_gathered && stream.gather.kind() != ticket.kind() {
+                self.join_write_line(id);
+                continue;
+            }
+            let is_alone = line.len() == 1 && !is_relay;
+            if has_gathered || stream.writer.is_none() || is_alone {
                 line.leave(ticket);
             } else {
                 line.call(ticket);
             }
             self.turns.make_due(&mut stream.writer);
             if has_gathered {
+                is_relay = true;
                 self.flush(id);
             }
         }
@@ -290,13 +333,16 @@ impl Streams<'_> {
             let written = stream.gather.hand_over(all, &mut send_stream);
             self.streams.send_window.note_written(written);
             let line = &mut self.streams.write_line;
-            if written > 0
-                && let Some(ticket) = stream.ticket.take()
-            {
-                line.leave(ticket);
+            if written > 0 {
+                // There is room again.
+                self.turns.make_due(&mut stream.writer);
+                if let Some(ticket) = stream.ticket.take() {
+                    line.leave(ticket);
+                }
             }
             if !stream.gather.is_empty() {
-                stream.ticket.get_or_insert_with(|| line.ticket());
+                let kind = stream.gather.kind();
+                stream.ticket.get_or_insert_with(|| line.ticket(kind));
             }
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
@@ -330,6 +376,9 @@ impl Streams<'_> {
         stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Stopped(code.into_inner());
         self.turns.make_due(&mut stream.writer);
+        if let Some(ticket) = stream.ticket.take() {
+            self.streams.write_line.leave(ticket);
+        }
         if stream.dropped {
             self.streams.states.remove(&id);
         } else if stream.may_linger() {
