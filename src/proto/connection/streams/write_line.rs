@@ -60,7 +60,7 @@ struct Called {
 /// A task runs some microseconds after it was woken, if nothing keeps its runtime.
 const PATIENCE: Duration = Duration::from_millis(2);
 
-/// When so many streams in a row could not write, the window is used up, and the others need not
+/// When this number of streams in a row could not write, the window is used up. The others need not
 /// try.
 const MOST_REFUSED: u32 = 2;
 
