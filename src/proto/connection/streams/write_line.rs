@@ -218,7 +218,11 @@ mod tests {
         assert!(line.holds_back(Some(transfer)));
         line.join(transfer, stream(1));
         line.leave(message);
-        assert_eq!(line.next(), Some((transfer, stream(1))), "it is called again");
+        assert_eq!(
+            line.next(),
+            Some((transfer, stream(1))),
+            "it is called again"
+        );
     }
 
     #[test]
