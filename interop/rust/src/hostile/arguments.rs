@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "CASE", default_value_t = 0)]
     pub from: usize,
     /// Seconds to wait for the other side in each case.
-    #[arg(long, default_value = "8", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds)]
     pub timeout: Duration,
 }
 

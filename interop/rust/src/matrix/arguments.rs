@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 /// Runs this transport against the other implementations.
 #[derive(Parser)]
 #[command(
-    name = "interop/run",
+    bin_name = "interop/run",
     after_help = "INTEROP_REQUIRE=go,js,nat,py,redis,rust makes a peer that cannot be prepared a \
                   failure."
 )]

@@ -12,12 +12,14 @@ use libp2p::Multiaddr;
 pub enum Command {
     /// Serves until its standard input ends.
     Listen {
+        #[arg(value_name = "MULTIADDR")]
         addr: Multiaddr,
         #[command(flatten)]
         options: Options,
     },
     /// Runs one operation.
     Dial {
+        #[arg(value_name = "MULTIADDR")]
         addr: Multiaddr,
         operation: String,
         #[command(flatten)]
@@ -51,7 +53,7 @@ pub struct Options {
     #[arg(long)]
     pub retry: bool,
     /// How long `idle` waits, and the slow reader does not read.
-    #[arg(long = "seconds", default_value = "5", value_parser = seconds)]
+    #[arg(long = "seconds", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub duration: Duration,
     /// A byte from which the host key is made, always the same key.
     #[arg(long)]
@@ -60,6 +62,6 @@ pub struct Options {
     #[arg(long, default_value_t = 1 << 20)]
     pub size: u64,
     /// Seconds that a dial and its operation may take.
-    #[arg(long, default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,
 }
