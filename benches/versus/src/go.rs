@@ -165,7 +165,7 @@ fn path(program: &str) -> PathBuf {
 
 /// The programs that the matrix has built.
 const GO: &str = "go/target/peer";
-const RUST: &str = "rust/target/release/peer";
+const RUST: &str = "../target/release/peer";
 
 /// How long a peer may take to end after it has printed its result.
 const PATIENCE: Duration = Duration::from_secs(10);
