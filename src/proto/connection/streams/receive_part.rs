@@ -120,7 +120,8 @@ impl ReceivePart {
         self.state == RecvState::Open && self.reassembly.lacks_next()
     }
 
-    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached.
+    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. It is
+    /// also met with an empty `buf`.
     ///
     /// Also moves data behind a gap to our memory, up to `most` bytes.
     pub(super) fn read(
@@ -136,7 +137,10 @@ impl ReceivePart {
             return taken;
         }
         taken.filled = self.reassembly.read(buf);
-        if taken.filled < buf.len() && self.state == RecvState::Open && self.backlog.is_news() {
+        let has_more = self.state == RecvState::Open && self.backlog.is_news();
+        if has_more && buf.is_empty() && self.reassembly.is_empty() {
+            self.look_for_end(quic, id, &mut taken);
+        } else if has_more && taken.filled < buf.len() {
             self.read_on(quic, id, buf, &mut taken);
             if self.is_behind_a_gap() {
                 let moved = self.drain(quic, id, most, false);
@@ -228,6 +232,19 @@ impl ReceivePart {
         let is_blocked = !self.backlog.is_news();
         (self.lacks_next() && !is_blocked)
             || (self.state == RecvState::Open && is_blocked && self.backlog.is_pile())
+    }
+
+    /// Notes the end or a reset if that is all that quinn-proto has.
+    fn look_for_end(&mut self, quic: &mut Connection, id: StreamId, taken: &mut Taken) {
+        let mut recv_stream = quic.recv_stream(id);
+        let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
+            self.stop();
+            return;
+        };
+        if let Err(end) = next(&mut chunks, 0) {
+            self.meet(end);
+        }
+        taken.transmit |= chunks.finalize().should_transmit();
     }
 
     fn read_on(&mut self, quic: &mut Connection, id: StreamId, buf: &mut [u8], taken: &mut Taken) {

@@ -305,7 +305,7 @@ impl Streams<'_> {
         }
         let was_complete = stream.receive.state == RecvState::Complete;
         let receiving = &mut self.streams.receiving;
-        // Without a permission this still meets a reset, or the end if all is there.
+        // Without a permission this still meets a reset, or the end if all before it was read.
         let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
