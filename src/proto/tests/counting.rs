@@ -133,6 +133,41 @@ fn messages_with_a_header_cost_no_more_packets() {
     assert!(sent[1] <= sent[0] + 5, "{sent:?}");
 }
 
+/// Where a stream is read in any order, a frame becomes many pieces if others lie in it.
+#[test]
+fn frame_around_others_counts_until_it_was_read() {
+    const OTHERS: u64 = 60;
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    // After a pile behind a gap.
+    let pile = PILE + 22;
+    scene.say(&crumbs(stream, 1..pile));
+    scene.say(&crumbs(stream, 0..1));
+    let accepted = scene.accept_all()[0];
+    let mut buf = [0; 1000];
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(pile as usize)));
+    let moved = moved_pieces(&scene.victim);
+    assert!(moved >= PILE, "{moved}");
+
+    // In small packets. quinn-proto merges pieces of large ones.
+    for other in 0..OTHERS {
+        scene.whisper(&Frame::stream(stream, pile + 1 + 2 * other, b"x"));
+    }
+    let around = Frame::stream(stream, pile, &[b'x'; 2 * OTHERS as usize + 1]);
+    let memory = scene.whisper(&around);
+    for _ in 0..=OTHERS {
+        let read = scene.victim.read(accepted, &mut buf[..1]).now_or_never();
+        assert_eq!(read, Some(Ok(1)));
+    }
+    assert_eq!(moved_pieces(&scene.victim), moved);
+    let left = holding(&scene.victim).backlog;
+    assert!(left >= memory, "{left}");
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(OTHERS as usize)));
+    assert_nothing_is_left(&scene);
+}
+
 /// Nothing but a datagram of the scene's own stream.
 fn assert_nothing_is_left(scene: &Scene) {
     let left = holding(&scene.victim);

@@ -159,11 +159,21 @@ impl Scene {
     /// Makes the hostile peer send this frame in a small packet, which does not arrive.
     pub(super) fn say_little(&mut self, frame: &Frame) -> Vec<Outgoing> {
         let said = frame::encode(std::slice::from_ref(frame));
+        let data = vec![0; said.len().max(20)];
         self.script.lock().unwrap().packets.push_back(said);
-        assert_eq!(self.hostile.write_now(self.carrier, &[0; 20]), 20);
+        assert_eq!(self.hostile.write_now(self.carrier, &data), data.len());
         self.network.settle();
         assert!(self.has_said_all());
         self.network.intercept()
+    }
+
+    /// The same in a small packet that arrives. Returns its length.
+    pub(super) fn whisper(&mut self, frame: &Frame) -> u64 {
+        let datagram = self.say_little(frame).remove(0);
+        let (now, from) = (self.network.now, self.network.nodes[HOSTILE].addr());
+        self.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+        self.network.settle();
+        datagram.contents.len() as u64
     }
 
     pub(super) fn has_said_all(&self) -> bool {

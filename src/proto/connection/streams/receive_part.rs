@@ -306,8 +306,10 @@ impl ReceivePart {
     }
 
     fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        self.backlog.took(bytes, is_whole_piece);
-        // Read in order, a frame is at most one piece.
+        // Read in order, a frame is at most one piece. Otherwise it may be any number, so all frames
+        // count until nothing is left.
+        let is_whole_frame = is_whole_piece && !self.is_unordered;
+        self.backlog.took(bytes, is_whole_frame);
         if !self.is_unordered && self.backlog.is_empty() {
             self.backlog.empty();
         }
