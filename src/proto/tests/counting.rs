@@ -93,6 +93,10 @@ fn duplicates_do_not_use_up_the_budget() {
         for piece in pieces(0) {
             scene.say(&[piece]);
         }
+        for &stream in &accepted {
+            let read = scene.victim.read(stream, &mut buf).now_or_never();
+            assert_eq!(read, None);
+        }
     }
     for piece in pieces(1000) {
         scene.say(&[piece]);
@@ -148,7 +152,7 @@ fn frame_around_others_counts_until_it_was_read() {
     let read = scene.victim.read(accepted, &mut buf).now_or_never();
     assert_eq!(read, Some(Ok(pile as usize)));
     let moved = moved_pieces(&scene.victim);
-    assert!(moved >= PILE, "{moved}");
+    assert!(moved > 0);
 
     // In small packets. quinn-proto merges pieces of large ones.
     for other in 0..OTHERS {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    iter,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -65,8 +66,8 @@ impl Scene {
     pub(super) fn with(side: Hostile, victim: Setup) -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
         let mut network = Network::new(1);
-        network.add(Setup::default());
         network.add(victim);
+        network.add(Setup::default());
         network.add(Setup {
             changes: Script::changes(&script),
             ..Setup::default()
@@ -147,10 +148,28 @@ impl Scene {
             .collect()
     }
 
+    /// Opens streams of the hostile peer and sends the first byte of each.
+    pub(super) fn begin(&mut self, count: usize) -> Vec<u64> {
+        let mut streams: Vec<u64> = Vec::new();
+        while streams.len() < count {
+            let hostile = self.hostile.clone();
+            let opened = iter::from_fn(|| hostile.open().now_or_never())
+                .take(count - streams.len())
+                .map(|stream| stream.unwrap().into());
+            let opened: Vec<u64> = opened.collect();
+            assert!(!opened.is_empty(), "no more than {} are let", streams.len());
+            let first = |&stream| Frame::stream(stream, 0, b"x");
+            let packets = (opened.chunks(50)).map(|some| some.iter().map(first).collect());
+            self.flood(packets);
+            streams.extend(opened);
+        }
+        streams
+    }
+
     /// Makes the victim's application accept all open streams. Returns them without the carrier.
     pub(super) fn accept_all(&mut self) -> Vec<StreamId> {
         let victim = self.victim.clone();
-        std::iter::from_fn(|| victim.accept().now_or_never())
+        iter::from_fn(|| victim.accept().now_or_never())
             .map(Result::unwrap)
             .filter(|&stream| stream != self.carrier)
             .collect()

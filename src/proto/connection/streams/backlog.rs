@@ -1,6 +1,7 @@
 //! Upper bounds of what quinn-proto holds of a stream, because it does not tell.
 
-/// More pieces than this are taken out of quinn-proto. Two turns bring as many.
+/// More pieces than this are taken out of quinn-proto, or already a [few](super::places). Two turns
+/// bring as many.
 ///
 /// An application that keeps up reads earlier, which saves a copy. More pieces would cost time,
 /// because the time for each frame grows with the number of small pieces that quinn-proto has.
@@ -105,9 +106,9 @@ impl Backlog {
         self.pieces == 0
     }
 
-    /// Whether the pieces may exceed [`PILE`], so that they should be taken out.
-    pub(super) fn is_pile(&self) -> bool {
-        self.pieces > PILE.into()
+    /// How many there are at most; half of that if the stream is read in any order.
+    pub(super) fn pieces(&self) -> u16 {
+        self.pieces
     }
 
     /// Whether many of the pieces are small.

@@ -4,6 +4,7 @@ use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 use super::{
     backlog::{Arrival, Backlog},
+    places::Room,
     reassembly::Reassembly,
 };
 
@@ -36,9 +37,8 @@ pub(super) struct ReceivePart {
     reassembly: Reassembly,
     backlog: Backlog,
     is_unordered: bool,
-    /// Whether more pieces than usual were allowed to pile up at some time. quinn-proto never frees
-    /// the memory for their places.
-    pub(super) is_large: bool,
+    /// How many pieces quinn-proto may have.
+    pub(super) room: Room,
     /// Whether its pile stays in quinn-proto until its reader, which is behind, has caught up.
     pub(super) is_left: bool,
     /// Jumps of the packet number that the connection had seen at the last frame of this stream.
@@ -98,6 +98,26 @@ impl ReceivePart {
 
     pub(super) fn backlog(&self) -> &Backlog {
         &self.backlog
+    }
+
+    /// Whether so many pieces may be in quinn-proto that they should be taken out.
+    pub(super) fn is_pile(&self) -> bool {
+        self.backlog.pieces() > self.room.pieces().into()
+    }
+
+    /// How many pieces quinn-proto has, at most.
+    pub(super) fn most_pieces(&self) -> u32 {
+        let each = if self.is_unordered { 2 } else { 1 };
+        each * u32::from(self.backlog.pieces())
+    }
+
+    /// How many frames have come, if each may still be there.
+    pub(super) fn frames(&self) -> u32 {
+        if self.is_unordered {
+            0
+        } else {
+            self.backlog.pieces().into()
+        }
     }
 
     /// Whether the peer may send more on it, as far as we know.
@@ -178,7 +198,7 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
-                    if !everything && !self.backlog.is_pile() {
+                    if !everything && !self.is_pile() {
                         self.meet(End::Blocked);
                         break;
                     }
@@ -231,7 +251,7 @@ impl ReceivePart {
     fn is_behind_a_gap(&self) -> bool {
         let is_blocked = !self.backlog.is_news();
         (self.lacks_next() && !is_blocked)
-            || (self.state == RecvState::Open && is_blocked && self.backlog.is_pile())
+            || (self.state == RecvState::Open && is_blocked && self.is_pile())
     }
 
     /// Notes the end or a reset if that is all that quinn-proto has.
