@@ -186,13 +186,16 @@ impl Scene {
         self.network.intercept()
     }
 
-    /// The same in a small packet that arrives. Returns its length.
+    /// Makes the hostile peer send this frame in a small packet. Returns the packet's length.
     pub(super) fn whisper(&mut self, frame: &Frame) -> u64 {
-        let datagram = self.say_little(frame).remove(0);
+        let datagrams = self.say_little(frame);
         let (now, from) = (self.network.now, self.network.nodes[HOSTILE].addr());
-        self.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+        for datagram in &datagrams {
+            self.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+        }
         self.network.settle();
-        datagram.contents.len() as u64
+        let lengths = datagrams.iter().map(|datagram| datagram.contents.len());
+        lengths.max().unwrap() as u64
     }
 
     pub(super) fn has_said_all(&self) -> bool {
