@@ -352,7 +352,8 @@ impl ConfigBuilder {
     /// peer that opens more streams than the application wants. The credit for closed streams is
     /// returned in steps of an eighth of the limit. The limit begins with 100 and grows once the
     /// peer has used half of it; a peer that needs more streams may have to wait one round trip.
-    /// Default: 256, as in other libp2p implementations.
+    /// A peer with more than 256 of them may have us hold 1 MiB more of what it sends, and 8 KiB for
+    /// each stream beyond 256. Default: 256, as in other libp2p implementations.
     ///
     /// # Errors
     ///
@@ -391,7 +392,10 @@ impl ConfigBuilder {
     /// stream data for connections that hold more than that are dropped and counted until the
     /// application has read something. The peer retransmits them, but its connection may time out
     /// if that takes longer than the idle timeout. Hence all connections together hold at most this
-    /// many bytes, plus 128 KiB for each connection.
+    /// many bytes, plus 192 KiB for each connection and 4 KiB for each of its streams.
+    ///
+    /// It includes most of the memory that it takes to sort what comes in small pieces. A connection
+    /// keeps that, so it takes no more than half of the bytes.
     ///
     /// Default: `None`.
     ///

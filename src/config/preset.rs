@@ -33,14 +33,15 @@ pub enum Preset {
     /// For protocols with thousands of streams at once: request-response, gossip.
     ///
     /// Peers may have 4096 streams open on a connection, with a window of 1 MB for each stream and
-    /// 15 MB for all.
+    /// 15 MB for all. One peer may have us hold 64 MB of what it sends: the window and 16 MiB as
+    /// otherwise, and 1 MiB and 8 KiB for each stream beyond 256.
     ManyStreams,
     /// For small devices and nodes with thousands of connections.
     ///
     /// Windows are 512 KiB for a stream, 768 KiB for a connection and 512 KiB for what is sent. All
-    /// connections together hold at most 32 MiB and 128 KiB for each connection. At most 128
-    /// handshakes are unfinished, 32 of one source, and 128 connections wait with 512 KiB. Socket
-    /// buffers have 512 KiB.
+    /// connections together hold at most 32 MiB, 192 KiB for each connection and 4 KiB for each
+    /// stream. At most 128 handshakes are unfinished, 32 of one source, and 128 connections wait
+    /// with 512 KiB. Socket buffers have 512 KiB.
     MemoryConstrained,
 }
 

@@ -25,6 +25,7 @@ struct Bytes {
 #[derive(Debug)]
 pub(super) struct BudgetShare {
     bytes: u64,
+    kept: u64,
     grown: u64,
     /// The allowance that the connection was last told.
     allowance: u64,
@@ -34,6 +35,7 @@ impl Default for BudgetShare {
     fn default() -> Self {
         Self {
             bytes: 0,
+            kept: 0,
             grown: 0,
             allowance: u64::MAX,
         }
@@ -65,8 +67,12 @@ impl Budget {
     /// its peer can use later, so growth ends while there is still much left for others: when half
     /// of the memory is used, or promised to those whose windows have grown.
     pub(super) fn lets_windows_grow(&self) -> bool {
-        let most = self.used().max(self.0.grown.load(Ordering::Relaxed));
-        most < self.0.limit / 2
+        self.has_half() && self.0.grown.load(Ordering::Relaxed) < self.0.limit / 2
+    }
+
+    /// Whether half of it is left. What connections keep for good must leave the rest to data.
+    pub(super) fn has_half(&self) -> bool {
+        self.used() < self.0.limit / 2
     }
 
     /// Whether the budget is used up. It may even be exceeded, because peers still have credit from
@@ -80,6 +86,11 @@ impl BudgetShare {
     /// Sets the number of bytes that the connection holds.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
         change(&budget.0.used, &mut self.bytes, bytes);
+    }
+
+    /// Sets the number of bytes that it keeps whatever the application reads.
+    pub(super) fn set_kept(&mut self, bytes: u64, budget: &Budget) {
+        change(&budget.0.used, &mut self.kept, bytes);
     }
 
     /// Sets how many bytes the peer may send, if the connection's window has grown.
@@ -99,7 +110,8 @@ impl BudgetShare {
     }
 
     /// Whether to drop further data of the peer until the application has read some: the budget is
-    /// used up, and the connection holds more than its minimum.
+    /// used up, and the connection holds more than its minimum. What it keeps whatever is read does
+    /// not count.
     pub(super) fn is_over(&self, budget: &Budget) -> bool {
         self.bytes > LEAST && budget.is_used_up()
     }
@@ -178,6 +190,22 @@ mod tests {
         assert!(!share.is_over(&budget));
         share.set(LIMIT, &budget);
         assert!(share.is_over(&budget));
+    }
+
+    #[test]
+    fn what_is_kept_uses_the_budget_but_is_no_reason_to_refuse_data() {
+        let budget = Budget::new(LIMIT);
+        let mut keeping = BudgetShare::default();
+        keeping.set_kept(LIMIT / 2 - 1, &budget);
+        assert!(budget.has_half());
+        keeping.set_kept(LIMIT / 2, &budget);
+        assert!(!budget.has_half());
+        keeping.set_kept(LIMIT, &budget);
+        assert!(budget.is_used_up());
+        keeping.set(LEAST, &budget);
+        assert!(!keeping.is_over(&budget));
+        keeping.set(LEAST + 1, &budget);
+        assert!(keeping.is_over(&budget));
     }
 
     #[test]

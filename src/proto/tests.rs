@@ -30,6 +30,7 @@ mod hole_punch;
 mod id_quota;
 mod known_paths;
 mod lingering;
+mod many_streams;
 mod memory;
 mod migration;
 mod paths;

@@ -189,6 +189,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     fn charge_budget(&mut self) -> bool {
         let bytes = self.connection.buffered_bytes();
         self.slot.budget.set(bytes, self.budget);
+        (self.slot.budget).set_kept(self.connection.kept_bytes(), self.budget);
         self.slot.budget.is_over(self.budget)
     }
 

@@ -19,10 +19,11 @@ impl Connection {
     }
 
     /// Handles the effects of a datagram. quinn-proto keeps `held` bytes of memory as long as it
-    /// keeps any part of it.
-    pub(in crate::proto) fn note_arrival(&mut self, held: usize) -> Noted {
+    /// keeps any part of it. Data may pile up in streams where it has not before if there is
+    /// memory for it.
+    pub(in crate::proto) fn note_arrival(&mut self, held: usize, has_memory: bool) -> Noted {
         let jumps = self.watch.as_ref().map_or(0, |watch| watch.jumps());
-        self.streams().begin_arrival(held, jumps);
+        self.streams().begin_arrival(held, jumps, has_memory);
         let was_open = self.loss.is_none();
         let authenticated = self.handle_application_events();
         if self.streams().exceed_credit() {

@@ -16,6 +16,11 @@ impl Connection {
         self.streams.held_bytes() + self.streams.unacknowledged_bytes()
     }
 
+    /// Memory for received data that it keeps whatever the application reads, in bytes.
+    pub(in crate::proto) fn kept_bytes(&self) -> u64 {
+        self.streams.kept_bytes()
+    }
+
     /// Counts what it holds of received data exactly. Returns whether that may have changed the
     /// count.
     pub(in crate::proto) fn count_exactly(&mut self) -> bool {
@@ -82,6 +87,12 @@ impl Connection {
     #[cfg(test)]
     pub(in crate::proto) fn received(&self) -> (super::streams::Holding, u64) {
         self.streams.received()
+    }
+
+    /// How often a stream was looked at because there was too much memory in quinn-proto.
+    #[cfg(test)]
+    pub(in crate::proto) fn looked_at(&self) -> usize {
+        self.streams.looked_at()
     }
 
     /// How many chunks of stream data quinn-proto was given, and of how many bytes.

@@ -6,6 +6,7 @@ mod bandwidth;
 mod gather;
 mod growth;
 mod opening;
+mod places;
 mod reassembly;
 mod receive_part;
 mod receiving;
@@ -120,6 +121,9 @@ pub(super) struct StreamStates {
     waiting: u32,
     /// How many the application has taken, in the order of their [`StreamId::index`].
     accepted: u64,
+    /// Our streams that the application has stopped. quinn-proto has them until the peer has ended
+    /// them too, and does not tell.
+    abandoned: u32,
     /// Streams that the application has closed, and that the peer may still acknowledge.
     undelivered: FxHashSet<StreamId>,
     receiving: Receiving,
@@ -149,6 +153,7 @@ impl StreamStates {
             lingering: 0,
             waiting: 0,
             accepted: 0,
+            abandoned: 0,
             undelivered: FxHashSet::default(),
             receiving: Receiving::new(limits.windows, credit),
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
@@ -201,6 +206,11 @@ impl StreamStates {
         self.receiving.held_bytes()
     }
 
+    /// Memory that quinn-proto keeps for the pieces of later streams.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.receiving.kept_bytes()
+    }
+
     /// How far the peer may be ahead of readers, if the window of the connection has grown.
     pub(super) fn grown_bytes(&self) -> u64 {
         self.receiving.grown_bytes()
@@ -210,6 +220,11 @@ impl StreamStates {
     #[cfg(test)]
     pub(super) fn received(&self) -> (Holding, u64) {
         self.receiving.received()
+    }
+
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> usize {
+        self.receiving.looked_at()
     }
 
     #[cfg(test)]

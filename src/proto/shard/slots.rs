@@ -198,6 +198,7 @@ impl<S: SocketHandle> Shard<S> {
         slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
         slot.budget.set(0, &self.budget);
+        slot.budget.set_kept(0, &self.budget);
         slot.budget.set_grown(0, &self.budget);
         (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);

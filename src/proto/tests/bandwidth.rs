@@ -424,32 +424,58 @@ fn streams_that_come_and_go_do_not_evade_a_limit_or_hold_up_others() {
 #[test]
 fn end_and_reset_of_a_stream_do_not_wait() {
     let limits = limits(|limits| limits.receive.total = Some(1_000));
+    // What a stream may read in a period, with something left, and without.
+    for bytes in [1_100, 1_200] {
+        for reset in [false, true] {
+            let took = end_of(limits, bytes, reset);
+            assert!(took < 3 * ROUND_TRIP, "{bytes} {reset} {took:?}");
+        }
+    }
+}
+
+/// How long the end of a stream, or its reset, takes to a reader that waits for more than `bytes`
+/// bytes.
+fn end_of(limits: BandwidthLimits, bytes: usize, reset: bool) -> Duration {
     let mut network = network(BandwidthLimits::default(), limits);
     let (dialled, accepted) = network.connect(0, 1);
-    let exchange = |reset: bool| {
-        let (dialled, accepted) = (dialled.clone(), accepted.clone());
+    let stream = dialled.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialled.write_now(stream, &vec![7; bytes]), bytes);
+    let reader = network.block_on({
+        let accepted = accepted.clone();
         async move {
-            let stream = dialled.open().await.unwrap();
-            dialled.write_all(stream, &[7; 1_100]).await.unwrap();
-            let accepted_stream = accepted.accept().await.unwrap();
-            read_exactly(&accepted, accepted_stream, 1_100).await;
-            if reset {
-                dialled.reset(stream, 7).unwrap();
-                let end = accepted.read(accepted_stream, &mut [0; 200]).await;
-                assert_eq!(end, Err(StreamError::Reset(7)));
-            } else {
-                dialled.finish(stream).unwrap();
-                let end = accepted.read(accepted_stream, &mut [0; 200]).await;
-                assert_eq!(end, Ok(0));
-            }
+            let stream = accepted.accept().await.unwrap();
+            read_exactly(&accepted, stream, bytes).await;
+            stream
         }
+    });
+    let end: Rc<Cell<Option<Result<usize, StreamError>>>> = Rc::default();
+    network.spawn({
+        let end = Rc::clone(&end);
+        async move {
+            end.set(Some(accepted.read(reader, &mut [0; 200]).await));
+        }
+    });
+    network.run_for(ROUND_TRIP);
+    assert!(end.take().is_none());
+    let began = network.elapsed();
+    let expected = if reset {
+        dialled.reset(stream, 7).unwrap();
+        Err(StreamError::Reset(7))
+    } else {
+        dialled.finish(stream).unwrap();
+        Ok(0)
     };
-    for reset in [false, true] {
-        let began = network.elapsed();
-        network.block_on(exchange(reset));
-        let took = network.elapsed() - began;
-        assert!(took < Duration::from_millis(100), "{took:?}");
-    }
+    let alarms = network.alarms();
+    network.block_on(async move {
+        loop {
+            if let Some(end) = end.take() {
+                assert_eq!(end, expected);
+                break;
+            }
+            alarms.after(Duration::from_millis(1)).await;
+        }
+    });
+    network.elapsed() - began
 }
 
 /// As multistream-select reads the length of each message.

@@ -93,6 +93,10 @@ fn duplicates_do_not_use_up_the_budget() {
         for piece in pieces(0) {
             scene.say(&[piece]);
         }
+        for &stream in &accepted {
+            let read = scene.victim.read(stream, &mut buf).now_or_never();
+            assert_eq!(read, None);
+        }
     }
     for piece in pieces(1000) {
         scene.say(&[piece]);
@@ -131,6 +135,44 @@ fn messages_with_a_header_cost_no_more_packets() {
         *sent = scene.victim.stats().datagrams_sent - before;
     }
     assert!(sent[1] <= sent[0] + 5, "{sent:?}");
+}
+
+/// Where a stream is read in any order, a frame becomes many pieces if others lie in it.
+#[test]
+fn frame_around_others_counts_until_it_was_read() {
+    const OTHERS: u64 = 60;
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    // After a pile behind a gap.
+    let pile = PILE + 22;
+    scene.say(&crumbs(stream, 1..pile));
+    scene.say(&crumbs(stream, 0..1));
+    let accepted = scene.accept_all()[0];
+    let mut buf = [0; 1000];
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(pile as usize)));
+    let moved = moved_pieces(&scene.victim);
+    assert!(moved > 0);
+    let others = holding(&scene.victim).backlog;
+
+    // In small packets. quinn-proto merges pieces of large ones.
+    for other in 0..OTHERS {
+        scene.whisper(&Frame::stream(stream, pile + 1 + 2 * other, b"x"));
+    }
+    let around = Frame::stream(stream, pile, &[b'x'; 2 * OTHERS as usize + 1]);
+    let memory = scene.whisper(&around);
+    // More pieces than there were frames, and not all.
+    let part = OTHERS as usize * 3 / 4;
+    for _ in 0..2 {
+        let read = (scene.victim.read(accepted, &mut buf[..part])).now_or_never();
+        assert_eq!(read, Some(Ok(part)));
+    }
+    assert_eq!(moved_pieces(&scene.victim), moved);
+    let left = holding(&scene.victim).backlog;
+    assert!(left >= others + memory, "{left} {others} {memory}");
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(2 * OTHERS as usize + 1 - 2 * part)));
+    assert_nothing_is_left(&scene);
 }
 
 /// Nothing but a datagram of the scene's own stream.

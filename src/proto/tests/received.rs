@@ -33,10 +33,10 @@ use crate::{
 };
 
 /// The default.
-const CONNECTION_WINDOW: u64 = 15_000_000;
+pub(super) const CONNECTION_WINDOW: u64 = 15_000_000;
 
 /// What one connection may take beyond that, regardless of what its peer sends.
-const OVERHEAD: u64 = 16 * 1024 * 1024;
+pub(super) const OVERHEAD: u64 = 16 * 1024 * 1024;
 
 /// The unit in which our memory holds stream data.
 const PAGE: u64 = 2048;

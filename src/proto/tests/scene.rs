@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    iter,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -65,8 +66,8 @@ impl Scene {
     pub(super) fn with(side: Hostile, victim: Setup) -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
         let mut network = Network::new(1);
-        network.add(Setup::default());
         network.add(victim);
+        network.add(Setup::default());
         network.add(Setup {
             changes: Script::changes(&script),
             ..Setup::default()
@@ -147,10 +148,28 @@ impl Scene {
             .collect()
     }
 
+    /// Opens streams of the hostile peer and sends the first byte of each.
+    pub(super) fn begin(&mut self, count: usize) -> Vec<u64> {
+        let mut streams: Vec<u64> = Vec::new();
+        while streams.len() < count {
+            let hostile = self.hostile.clone();
+            let opened = iter::from_fn(|| hostile.open().now_or_never())
+                .take(count - streams.len())
+                .map(|stream| stream.unwrap().into());
+            let opened: Vec<u64> = opened.collect();
+            assert!(!opened.is_empty(), "no more than {} are let", streams.len());
+            let first = |&stream| Frame::stream(stream, 0, b"x");
+            let packets = (opened.chunks(50)).map(|some| some.iter().map(first).collect());
+            self.flood(packets);
+            streams.extend(opened);
+        }
+        streams
+    }
+
     /// Makes the victim's application accept all open streams. Returns them without the carrier.
     pub(super) fn accept_all(&mut self) -> Vec<StreamId> {
         let victim = self.victim.clone();
-        std::iter::from_fn(|| victim.accept().now_or_never())
+        iter::from_fn(|| victim.accept().now_or_never())
             .map(Result::unwrap)
             .filter(|&stream| stream != self.carrier)
             .collect()
@@ -159,11 +178,24 @@ impl Scene {
     /// Makes the hostile peer send this frame in a small packet, which does not arrive.
     pub(super) fn say_little(&mut self, frame: &Frame) -> Vec<Outgoing> {
         let said = frame::encode(std::slice::from_ref(frame));
+        let data = vec![0; said.len().max(20)];
         self.script.lock().unwrap().packets.push_back(said);
-        assert_eq!(self.hostile.write_now(self.carrier, &[0; 20]), 20);
+        assert_eq!(self.hostile.write_now(self.carrier, &data), data.len());
         self.network.settle();
         assert!(self.has_said_all());
         self.network.intercept()
+    }
+
+    /// Makes the hostile peer send this frame in a small packet. Returns the packet's length.
+    pub(super) fn whisper(&mut self, frame: &Frame) -> u64 {
+        let datagrams = self.say_little(frame);
+        let (now, from) = (self.network.now, self.network.nodes[HOSTILE].addr());
+        for datagram in &datagrams {
+            self.network.nodes[VICTIM].receive(now, from, &datagram.contents);
+        }
+        self.network.settle();
+        let lengths = datagrams.iter().map(|datagram| datagram.contents.len());
+        lengths.max().unwrap() as u64
     }
 
     pub(super) fn has_said_all(&self) -> bool {

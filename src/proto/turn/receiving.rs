@@ -60,7 +60,9 @@ impl<S: SocketHandle> Turn<'_, S> {
             }
             // Before the next datagram: otherwise a stateless reset after a CONNECTION_CLOSE would
             // pass for the reason of the end, and data would pile up in quinn-proto.
-            let noted = self.connection.note_arrival(received.held);
+            let noted = self
+                .connection
+                .note_arrival(received.held, self.budget.has_half());
             self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
             self.totals.transport.exceeded_credit += u64::from(noted.exceeded_credit);
             self.after_events(noted.authenticated);

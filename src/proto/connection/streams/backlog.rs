@@ -1,6 +1,7 @@
 //! Upper bounds of what quinn-proto holds of a stream, because it does not tell.
 
-/// More pieces than this are taken out of quinn-proto. Two turns bring as many.
+/// More pieces than this are taken out of quinn-proto, or already a [few](super::places). Two turns
+/// bring as many.
 ///
 /// An application that keeps up reads earlier, which saves a copy. More pieces would cost time,
 /// because the time for each frame grows with the number of small pieces that quinn-proto has.
@@ -26,6 +27,9 @@ pub(super) struct Backlog {
     largest: u32,
     /// The number of the datagram with the last frame.
     last: u32,
+    /// At most so many pieces if the stream is read in order. Otherwise there may be twice as many:
+    /// a frame is also cut at each run of bytes that lies behind a gap, and each run began with a
+    /// frame.
     pieces: u16,
     /// Frames that shared their datagram with an earlier one of the stream.
     crumbs: u8,
@@ -54,14 +58,14 @@ impl Backlog {
         self.pieces = self.pieces.saturating_add(1).saturating_add(parts);
     }
 
-    /// Notes that `bytes` bytes were taken, and whether that was all of a piece.
+    /// Notes that `bytes` bytes were taken, and whether that was all of what a frame had left.
     ///
     /// Their memory is freed only when everything in it was taken, and quinn-proto does not tell
     /// what else is there. So this subtracts only `bytes`, but no piece keeps more than a datagram.
     /// Duplicates stay counted, because quinn-proto drops them and does not tell that either;
     /// [`clear`](Self::clear) subtracts the rest.
-    pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        if is_whole_piece {
+    pub(super) fn took(&mut self, bytes: usize, is_whole_frame: bool) {
+        if is_whole_frame {
             self.pieces = self.pieces.saturating_sub(1);
         }
         let kept = u32::from(self.pieces).saturating_mul(self.largest);
@@ -102,9 +106,9 @@ impl Backlog {
         self.pieces == 0
     }
 
-    /// Whether the pieces may exceed [`PILE`], so that they should be taken out.
-    pub(super) fn is_pile(&self) -> bool {
-        self.pieces > PILE.into()
+    /// How many there are at most; half of that if the stream is read in any order.
+    pub(super) fn pieces(&self) -> u16 {
+        self.pieces
     }
 
     /// Whether many of the pieces are small.

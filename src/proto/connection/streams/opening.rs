@@ -8,7 +8,7 @@ use std::{
 use quinn_proto::{Dir, Side, VarInt};
 
 use super::{
-    SendState, StreamId, StreamState, Streams,
+    SendState, StreamId, StreamState, StreamStates, Streams,
     receive_part::{ReceivePart, RecvState},
 };
 use crate::error::ConnectionError;
@@ -23,6 +23,7 @@ impl Streams<'_> {
         match self.quic.streams().open(Dir::Bi) {
             Some(id) => {
                 self.streams.states.insert(id, StreamState::default());
+                self.note_streams();
                 Poll::Ready(Ok(id))
             }
             None => {
@@ -80,10 +81,11 @@ impl Streams<'_> {
         while let Some(id) = self.quic.streams().accept(Dir::Bi) {
             let mut stream = StreamState::default();
             // quinn-proto does not tell which of them the datagram had a frame of.
-            self.streams.receiving.note(&mut stream.receive);
+            self.streams.receiving.note(id, &mut stream.receive);
             self.streams.states.insert(id, stream);
             self.streams.waiting += 1;
         }
+        self.note_streams();
         self.turns.make_due(&mut self.streams.inbound);
     }
 
@@ -99,6 +101,21 @@ impl Streams<'_> {
         // Fails if the stream is over; then nothing is left to refuse.
         let _ = self.quic.recv_stream(id).stop(VarInt::from_u32(0));
         self.turns.want();
+    }
+
+    /// Notes how many streams quinn-proto may have at once. It has something for each that the peer
+    /// may open, which it may have from an earlier one.
+    fn note_streams(&mut self) {
+        let StreamStates {
+            peer_streams,
+            abandoned,
+            ..
+        } = *self.streams;
+        let streams = u32::try_from(self.streams.states.len()).unwrap_or(u32::MAX);
+        let streams = streams
+            .saturating_add(peer_streams)
+            .saturating_add(abandoned);
+        self.streams.receiving.note_streams(streams);
     }
 
     /// Raises the limit on the peer's streams once half of it is used.

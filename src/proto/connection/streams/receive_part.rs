@@ -4,6 +4,7 @@ use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 use super::{
     backlog::{Arrival, Backlog},
+    places::Room,
     reassembly::Reassembly,
 };
 
@@ -36,9 +37,8 @@ pub(super) struct ReceivePart {
     reassembly: Reassembly,
     backlog: Backlog,
     is_unordered: bool,
-    /// Whether more pieces than usual were allowed to pile up at some time. quinn-proto never frees
-    /// the memory for their places.
-    pub(super) is_large: bool,
+    /// How many pieces quinn-proto may have.
+    pub(super) room: Room,
     /// Whether its pile stays in quinn-proto until its reader, which is behind, has caught up.
     pub(super) is_left: bool,
     /// Jumps of the packet number that the connection had seen at the last frame of this stream.
@@ -100,6 +100,26 @@ impl ReceivePart {
         &self.backlog
     }
 
+    /// Whether so many pieces may be in quinn-proto that they should be taken out.
+    pub(super) fn is_pile(&self) -> bool {
+        self.backlog.pieces() > self.room.pieces().into()
+    }
+
+    /// How many pieces quinn-proto has, at most.
+    pub(super) fn most_pieces(&self) -> u32 {
+        let each = if self.is_unordered { 2 } else { 1 };
+        each * u32::from(self.backlog.pieces())
+    }
+
+    /// How many frames have come, if each may still be there.
+    pub(super) fn frames(&self) -> u32 {
+        if self.is_unordered {
+            0
+        } else {
+            self.backlog.pieces().into()
+        }
+    }
+
     /// Whether the peer may send more on it, as far as we know.
     pub(super) fn is_open(&self) -> bool {
         self.state == RecvState::Open
@@ -120,7 +140,8 @@ impl ReceivePart {
         self.state == RecvState::Open && self.reassembly.lacks_next()
     }
 
-    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached.
+    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. It is
+    /// also met with an empty `buf`.
     ///
     /// Also moves data behind a gap to our memory, up to `most` bytes.
     pub(super) fn read(
@@ -136,7 +157,10 @@ impl ReceivePart {
             return taken;
         }
         taken.filled = self.reassembly.read(buf);
-        if taken.filled < buf.len() && self.state == RecvState::Open && self.backlog.is_news() {
+        let has_more = self.state == RecvState::Open && self.backlog.is_news();
+        if has_more && buf.is_empty() && self.reassembly.is_empty() {
+            self.look_for_end(quic, id, &mut taken);
+        } else if has_more && taken.filled < buf.len() {
             self.read_on(quic, id, buf, &mut taken);
             if self.is_behind_a_gap() {
                 let moved = self.drain(quic, id, most, false);
@@ -174,7 +198,7 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
-                    if !everything && !self.backlog.is_pile() {
+                    if !everything && !self.is_pile() {
                         self.meet(End::Blocked);
                         break;
                     }
@@ -227,7 +251,20 @@ impl ReceivePart {
     fn is_behind_a_gap(&self) -> bool {
         let is_blocked = !self.backlog.is_news();
         (self.lacks_next() && !is_blocked)
-            || (self.state == RecvState::Open && is_blocked && self.backlog.is_pile())
+            || (self.state == RecvState::Open && is_blocked && self.is_pile())
+    }
+
+    /// Notes the end or a reset if that is all that quinn-proto has.
+    fn look_for_end(&mut self, quic: &mut Connection, id: StreamId, taken: &mut Taken) {
+        let mut recv_stream = quic.recv_stream(id);
+        let Ok(mut chunks) = recv_stream.read(!self.is_unordered) else {
+            self.stop();
+            return;
+        };
+        if let Err(end) = next(&mut chunks, 0) {
+            self.meet(end);
+        }
+        taken.transmit |= chunks.finalize().should_transmit();
     }
 
     fn read_on(&mut self, quic: &mut Connection, id: StreamId, buf: &mut [u8], taken: &mut Taken) {
@@ -289,8 +326,10 @@ impl ReceivePart {
     }
 
     fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        self.backlog.took(bytes, is_whole_piece);
-        // Read in order, a frame is at most one piece.
+        // Read in order, a frame is at most one piece. Otherwise it may be any number, so all frames
+        // count until nothing is left.
+        let is_whole_frame = is_whole_piece && !self.is_unordered;
+        self.backlog.took(bytes, is_whole_frame);
         if !self.is_unordered && self.backlog.is_empty() {
             self.backlog.empty();
         }

@@ -17,6 +17,7 @@ use super::{
     backlog::{Arrival, PILE},
     bandwidth::Way,
     growth::ReceiveGrowth,
+    places::Places,
     reassembly::PAGE_BYTES,
     receive_part::{ReceivePart, RecvState, Taken},
     window::{ReceiveWindow, ReceiveWindows},
@@ -26,26 +27,22 @@ use crate::{
     packets::{StreamCredit, StreamWindows},
 };
 
-/// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as
-/// a datagram of 1472 bytes has room for.
-///
-/// The memory that quinn-proto had for their places, 56 bytes each, it keeps for later streams;
-/// half of what it allocates may never have been used. With 256 streams that is 10 MB at most.
-const MOST_PIECES: u32 = PILE as u32 + 224;
+/// Memory for received data beyond the receive window: datagrams are larger than what they carry.
+const SLACK_BYTES: u64 = 512 * 1024;
 
-/// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that
-/// quinn-proto has at most.
-///
-/// A stream that nobody reads has a window's worth of them, if it is left alone.
-const LARGE_STREAMS: u8 = 8;
+/// The same for each stream, whose first and last page need not be full.
+const SLACK_OF_A_STREAM: u64 = 2 * PAGE_BYTES as u64;
 
-/// Memory for received data beyond the receive window: datagrams are larger than what they carry,
-/// and the first and last [page](PAGE_BYTES) of each stream need not be full.
-const SLACK_BYTES: u64 = 1536 * 1024;
+/// How many streams may have that in any case.
+const LEAST_STREAMS: u64 = 256;
+
+/// When memory is taken out of quinn-proto because it is too much, by how much it is made less than
+/// it may be. To find the streams with most of it takes a look at each.
+const RELIEF_BYTES: u64 = 256 * 1024;
 
 /// Bytes of a window that has grown for one more byte of that memory. A datagram of 1200 bytes, the
 /// smallest there are in a transfer, has up to 45 bytes that are not data; half of that is in
-/// [`SLACK_BYTES`] even for the largest window.
+/// the slack even for the largest window.
 const BYTES_PER_SLACK: u64 = 48;
 
 /// Frames of a stream that may come after a jump of the packet number while its pile is left in
@@ -88,10 +85,14 @@ pub(super) struct Receiving {
     /// Packet numbers that did not follow the one before them.
     jumps: u64,
     /// Streams to be drained when all of its frames are noted.
-    due: u32,
+    due: Vec<StreamId>,
     is_arriving: bool,
-    large_left: u8,
+    /// For pieces in quinn-proto.
+    places: Places,
     is_too_fragmented: bool,
+    /// How often a stream was looked at because there was too much memory.
+    #[cfg(test)]
+    looked_at: usize,
     /// Pieces that were moved to our memory so far.
     #[cfg(test)]
     moved: u64,
@@ -122,10 +123,12 @@ impl Receiving {
             gaps: 0,
             arrival: Arrival::default(),
             jumps: 0,
-            due: 0,
+            due: Vec::new(),
             is_arriving: false,
-            large_left: LARGE_STREAMS,
+            places: Places::new(),
             is_too_fragmented: false,
+            #[cfg(test)]
+            looked_at: 0,
             #[cfg(test)]
             moved: 0,
         }
@@ -143,6 +146,11 @@ impl Receiving {
     }
 
     #[cfg(test)]
+    pub(super) fn looked_at(&self) -> usize {
+        self.looked_at
+    }
+
+    #[cfg(test)]
     pub(super) fn grown(&self) -> Grown {
         Grown {
             stream: self.growth.current(),
@@ -154,6 +162,16 @@ impl Receiving {
     /// Memory for received data, at most.
     pub(super) fn held_bytes(&self) -> u64 {
         self.data_bytes() + u64::from(self.gaps) * GAP_BYTES
+    }
+
+    /// Memory that quinn-proto keeps for the pieces of later streams.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.places.bytes()
+    }
+
+    /// Notes that quinn-proto may have had so many streams at once.
+    pub(super) fn note_streams(&mut self, streams: u32) {
+        self.places.note_streams(streams);
     }
 
     /// How far the peer may be ahead of readers, if the window has grown.
@@ -196,7 +214,7 @@ impl Receiving {
     }
 
     /// Notes a frame of a stream; `true` if the stream is to be drained before its reader is woken.
-    pub(super) fn note(&mut self, part: &mut ReceivePart) -> bool {
+    pub(super) fn note(&mut self, id: StreamId, part: &mut ReceivePart) -> bool {
         if !self.is_arriving {
             return false;
         }
@@ -207,7 +225,7 @@ impl Receiving {
         }
         if !part.is_due && (part.lacks_next() || self.wants(part)) {
             part.is_due = true;
-            self.due += 1;
+            self.due.push(id);
         }
         part.is_due
     }
@@ -235,10 +253,14 @@ impl Receiving {
         LEAST_GAPS + self.windows.connection / BYTES_PER_GAP
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether there is more memory for received data than there may be with so many streams, or
+    /// would be with `more`.
+    fn is_over(&self, streams: usize, more: u64) -> bool {
         let reach = self.window.reach();
-        let slack = SLACK_BYTES + reach.saturating_sub(self.windows.connection) / BYTES_PER_SLACK;
-        self.backlog > 0 && self.data_bytes() > reach.saturating_add(slack)
+        let slack = SLACK_BYTES
+            + SLACK_OF_A_STREAM * LEAST_STREAMS.max(streams as u64)
+            + reach.saturating_sub(self.windows.connection) / BYTES_PER_SLACK;
+        self.backlog > 0 && self.data_bytes() + more > reach.saturating_add(slack)
     }
 
     /// Whether a stream's pile is to be taken out.
@@ -247,8 +269,9 @@ impl Receiving {
     /// stream: one stream that nobody reads could so use up the connection's credit and stop the
     /// others. Only few streams may be left alone, and only if their data has few gaps.
     fn wants(&mut self, part: &mut ReceivePart) -> bool {
-        let backlog = *part.backlog();
-        if !backlog.is_pile() {
+        let pieces = part.most_pieces();
+        self.places.make_room(&mut part.room, pieces);
+        if !part.is_pile() {
             part.is_left = false;
             return false;
         }
@@ -258,21 +281,9 @@ impl Receiving {
         }
         let has_few_gaps =
             part.holding().gaps <= PILE.into() && part.frames_behind_jumps <= MOST_BEHIND_JUMPS;
-        let is_easy = !backlog.is_crumbled() && has_few_gaps;
-        part.is_left = is_behind && is_easy && self.allow(part);
+        let is_easy = !part.backlog().is_crumbled() && has_few_gaps;
+        part.is_left = is_behind && is_easy && self.places.lets_many(&mut part.room);
         !part.is_left
-    }
-
-    /// Whether a stream may have many pieces in quinn-proto.
-    fn allow(&mut self, part: &mut ReceivePart) -> bool {
-        if !part.is_large {
-            let Some(left) = self.large_left.checked_sub(1) else {
-                return false;
-            };
-            self.large_left = left;
-            part.is_large = true;
-        }
-        true
     }
 }
 
@@ -305,7 +316,7 @@ impl Streams<'_> {
         }
         let was_complete = stream.receive.state == RecvState::Complete;
         let receiving = &mut self.streams.receiving;
-        // Without a permission this still meets a reset, or the end if all is there.
+        // Without a permission this still meets a reset, or the end if all before it was read.
         let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
@@ -356,6 +367,9 @@ impl Streams<'_> {
         self.give_credit();
         // If everything has arrived, there is nothing to ask for.
         if !is_complete {
+            if id.initiator() == self.quic.side() {
+                self.streams.abandoned = self.streams.abandoned.saturating_add(1);
+            }
             self.quic
                 .recv_stream(id)
                 .stop(code)
@@ -377,9 +391,10 @@ impl Streams<'_> {
     /// events that come next are about it.
     ///
     /// `jumps` is how often a packet number did not follow the largest one before it, so far.
-    pub(crate) fn begin_arrival(&mut self, held: usize, jumps: u64) {
+    pub(crate) fn begin_arrival(&mut self, held: usize, jumps: u64, has_memory: bool) {
         let receiving = &mut self.streams.receiving;
         receiving.jumps = jumps;
+        receiving.places.set_may_grow(has_memory);
         receiving.arrival = Arrival {
             number: receiving.arrival.number.wrapping_add(1),
             held: u32::try_from(held).unwrap_or(u32::MAX),
@@ -403,32 +418,48 @@ impl Streams<'_> {
     /// All that the datagram has brought is noted.
     pub(crate) fn end_arrival(&mut self) {
         self.streams.receiving.is_arriving = false;
-        if mem::take(&mut self.streams.receiving.due) > 0 {
+        if !self.streams.receiving.due.is_empty() {
             self.drain_due();
         }
-        while self.streams.receiving.is_over() {
-            let largest = (self.streams.states.iter())
-                .map(|(&id, stream)| (stream.receive.backlog().held(), id))
-                .max()
-                .filter(|&(held, _)| held > 0);
-            match largest {
-                Some((_, id)) => self.drain(id, true),
-                None => break,
-            }
+        let streams = self.streams.states.len();
+        if self.streams.receiving.is_over(streams, 0) {
+            self.relieve();
         }
     }
 
     fn drain_due(&mut self) {
-        let due: Vec<_> = (self.streams.states.iter_mut())
-            .filter_map(|(&id, stream)| mem::take(&mut stream.receive.is_due).then_some(id))
-            .collect();
-        for id in due {
+        let mut due = mem::take(&mut self.streams.receiving.due);
+        for id in due.drain(..) {
+            if let Some(stream) = self.streams.states.get_mut(&id) {
+                stream.receive.is_due = false;
+            }
             self.drain(id, false);
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
                 self.turns.make_due(&mut stream.reader);
             }
+        }
+        self.streams.receiving.due = due;
+    }
+
+    /// Takes everything out of the streams with most memory in quinn-proto, until there is room.
+    fn relieve(&mut self) {
+        let streams = self.streams.states.len();
+        let mut held: Vec<_> = (self.streams.states.iter())
+            .map(|(&id, stream)| (stream.receive.backlog().held(), id))
+            .filter(|&(held, _)| held > 0)
+            .collect();
+        #[cfg(test)]
+        {
+            self.streams.receiving.looked_at += streams;
+        }
+        held.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, id) in held {
+            if !self.streams.receiving.is_over(streams, RELIEF_BYTES) {
+                break;
+            }
+            self.drain(id, true);
         }
     }
 
@@ -449,7 +480,7 @@ impl Streams<'_> {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
-        if !self.streams.receiving.note(&mut stream.receive) {
+        if !self.streams.receiving.note(id, &mut stream.receive) {
             self.turns.make_due(&mut stream.reader);
         }
     }
@@ -523,6 +554,8 @@ impl Streams<'_> {
     /// Takes out of quinn-proto what it has of a stream: `everything`, or all but a few pieces
     /// behind a gap.
     fn drain(&mut self, id: StreamId, everything: bool) {
+        let part = self.streams.states.get(&id).map(|stream| &stream.receive);
+        let frames = part.map_or(0, ReceivePart::frames);
         let mut pieces = 0;
         loop {
             let Some(stream) = self.streams.states.get_mut(&id) else {
@@ -550,9 +583,9 @@ impl Streams<'_> {
         let receiving = &mut self.streams.receiving;
         receiving.is_too_fragmented |= u64::from(receiving.gaps) > receiving.most_gaps();
         if let Some(stream) = self.streams.states.get_mut(&id) {
-            if pieces > MOST_PIECES {
-                receiving.is_too_fragmented |= !receiving.allow(&mut stream.receive);
-            }
+            // Duplicates are not found, but have taken places.
+            let room = &mut stream.receive.room;
+            receiving.is_too_fragmented |= !receiving.places.found(room, pieces.max(frames));
             if stream.may_linger() {
                 self.note_lingering(id);
             }
@@ -562,7 +595,7 @@ impl Streams<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::places, *};
 
     const GROWN: u64 = 66_000_000;
 
@@ -584,28 +617,51 @@ mod tests {
     fn grown_window_may_be_full_of_small_datagrams() {
         let mut receiving = grown();
         receiving.backlog = GROWN / 1155 * 1200;
-        assert!(!receiving.is_over());
-        receiving.backlog += SLACK_BYTES;
-        assert!(receiving.is_over());
+        assert!(!receiving.is_over(256, 0));
+        receiving.backlog += 1536 * 1024;
+        assert!(receiving.is_over(256, 0));
     }
-    /// As decision 25 adds it up.
-    #[test]
-    fn everything_beside_a_grown_window_is_less_than_16_mib() {
-        const STREAMS: u64 = 256;
-        /// Of a piece in quinn-proto, which allocates up to twice as many.
-        const PLACE_BYTES: u64 = 56 * 2;
-        const MOST_PLACES: u64 = 2048;
 
+    /// As decision 25 adds it up.
+    fn beside_a_grown_window(streams: u32) -> u64 {
         let mut receiving = grown();
         receiving.backlog = GROWN;
-        while !receiving.is_over() {
+        while !receiving.is_over(streams as usize, 0) {
             receiving.backlog += 1024;
         }
         let slack = receiving.backlog - GROWN;
-        let pieces = STREAMS * u64::from(MOST_PIECES) * PLACE_BYTES
-            + u64::from(LARGE_STREAMS) * (MOST_PLACES - u64::from(MOST_PIECES)) * PLACE_BYTES;
-        let gaps = receiving.most_gaps() * GAP_BYTES + STREAMS * u64::from(PILE) * GAP_BYTES / 2;
-        let beside = pieces + slack + gaps;
+        let gaps = receiving.most_gaps() * GAP_BYTES;
+        places::tests::most_bytes(streams) + slack + gaps
+    }
+
+    #[test]
+    fn everything_beside_a_grown_window_is_less_than_16_mib() {
+        let beside = beside_a_grown_window(256);
         assert!(beside < 16 * 1024 * 1024, "{beside}");
+    }
+
+    #[test]
+    fn more_streams_take_less_than_a_mib_and_8_kib_each() {
+        for streams in [257, 300, 4096, 65_536, 131_072] {
+            let more = u64::from(streams - 256);
+            let most = 17 * 1024 * 1024 + more * 8 * 1024;
+            let beside = beside_a_grown_window(streams);
+            assert!(beside < most, "{streams} {beside}");
+        }
+    }
+
+    /// So that a look at all streams is worth it.
+    #[test]
+    fn pages_alone_are_never_too_much() {
+        let mut receiving = grown();
+        let withheld = receiving.window.reach() + receiving.window.step();
+        for streams in [1, 256, 65_536] {
+            receiving.pages = (withheld / PAGE_BYTES as u64) as u32 + 2 * streams;
+            receiving.backlog = 1;
+            assert!(
+                !receiving.is_over(streams as usize, RELIEF_BYTES),
+                "{streams}"
+            );
+        }
     }
 }

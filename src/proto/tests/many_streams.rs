@@ -1,0 +1,177 @@
+//! Received data of more streams than connections usually have: memory and work are in proportion to
+//! them.
+
+use quinn_proto::TransportErrorCode;
+
+use super::{
+    node::Setup,
+    received::{
+        CONNECTION_WINDOW, DATAGRAM, OVERHEAD, PILE, assert_memory, every_other, held, holding,
+        too_fragmented,
+    },
+    scene::{Hostile, SIDES, Scene, VICTIM},
+};
+use crate::{
+    config::{ConfigBuilder, Preset},
+    simulation::frame::Frame,
+};
+
+const MANY: usize = 4096;
+
+/// Streams that may have a pile each in quinn-proto.
+const PILES: usize = 256;
+
+/// What each stream beyond [`PILES`] may take.
+const EACH: u64 = 8 * 1024;
+
+fn many_streams(side: Hostile) -> Scene {
+    scene(side, |builder| builder.preset(Preset::ManyStreams))
+}
+
+fn scene(side: Hostile, configure: fn(ConfigBuilder) -> ConfigBuilder) -> Scene {
+    let victim = Setup {
+        configure,
+        ..Setup::default()
+    };
+    let mut scene = Scene::with(side, victim);
+    scene.open_the_congestion_window();
+    scene
+}
+
+/// Makes quinn-proto allocate for as many pieces as a pile and a datagram may have: gaps, and a
+/// frame that closes them.
+fn cut_up(scene: &mut Scene, stream: u64) {
+    let gaps = [(2, 130), (262, 130)].map(|(from, count)| every_other(stream, from, count));
+    scene.flood(gaps.into_iter());
+    scene.flood([vec![Frame::stream(stream, 1, &[b'x'; 521])]].into_iter());
+}
+
+/// quinn-proto keeps places for all pieces of all streams, for as long as the connection lives.
+#[test]
+fn cutting_up_one_stream_after_the_other_closes() {
+    for side in SIDES {
+        let mut scene = many_streams(side);
+        let streams = scene.begin(390);
+        let survived = (streams.into_iter()).take_while(|&stream| {
+            cut_up(&mut scene, stream);
+            scene.is_open()
+        });
+        let survived = survived.count();
+        assert!((PILES..PILES + 30).contains(&survived), "{survived}");
+        assert_eq!(too_fragmented(&scene), 1);
+        scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+    }
+}
+
+/// The most that the tests know: as many streams as permitted, each with as many pieces as
+/// permitted, and what [`received`](super::received) does with fewer streams.
+#[test]
+fn memory_is_bounded_with_as_many_streams_as_the_preset_permits() {
+    let mut scene = many_streams(Hostile::Dials);
+    let streams = scene.begin(MANY - 1);
+    let (piles, few) = streams.split_at(PILES + 20);
+    for &stream in piles {
+        cut_up(&mut scene, stream);
+    }
+    // No more are found of any of these than two for each of a few frames.
+    let packets = few.iter().flat_map(|&stream| {
+        let around = vec![Frame::stream(stream, 1, &[b'x'; 31])];
+        [
+            every_other(stream, 2, 8),
+            every_other(stream, 18, 7),
+            around,
+        ]
+    });
+    scene.flood(packets.collect::<Vec<_>>().into_iter());
+    assert_eq!(scene.victim.loss(), None);
+    // Two pages of each stream.
+    for offset in [2047, 2048] {
+        let frame = |&stream| Frame::stream(stream, offset, b"x");
+        let packets = (few.chunks(100)).map(|some| some.iter().map(frame).collect());
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+    }
+    // One byte of each page, up to the end of the window.
+    let mut left = CONNECTION_WINDOW - 2049 * MANY as u64 - 400_000;
+    for &stream in piles {
+        let span = left.min(900_000);
+        left -= span;
+        let offsets: Vec<_> = (1..span / 2048).map(|page| 600 + 2048 * page).collect();
+        let packets = (offsets.chunks(100)).map(|offsets| {
+            let frame = |&offset| Frame::stream(stream, offset, b"x");
+            offsets.iter().map(frame).collect()
+        });
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+    }
+    // One byte of each datagram.
+    for round in 0..4 {
+        let packets = (few.iter()).map(|&stream| vec![Frame::stream(stream, 32 + round, b"x")]);
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+    }
+    scene.assert_open();
+    let counted = held(&scene.victim);
+    println!("{counted} bytes are counted");
+    assert!(counted > 2 * CONNECTION_WINDOW, "{counted}");
+    let most = CONNECTION_WINDOW + OVERHEAD + 1024 * 1024 + EACH * (MANY - PILES) as u64;
+    assert_memory(scene, CONNECTION_WINDOW..most);
+}
+
+/// What is to be taken out is looked for once for many datagrams, and not for each stream.
+#[test]
+fn looking_for_what_takes_memory_is_no_more_work_with_many_streams() {
+    const STREAMS: usize = 2000;
+    const ROUNDS: u64 = 4;
+    let mut scene = scene(Hostile::Dials, |builder| {
+        builder
+            .max_peer_streams(STREAMS as u32 + 1)
+            .and_then(|builder| builder.stream_receive_window_bytes(64 * 1024))
+            .and_then(|builder| builder.connection_receive_window_bytes(128 * 1024))
+            .unwrap()
+    });
+    let streams = scene.begin(STREAMS);
+    let mut most = 0;
+    for round in 0..ROUNDS {
+        // A datagram takes less than the page that it would become.
+        let packets = (streams.iter()).map(|&stream| vec![Frame::stream(stream, 2 + round, b"x")]);
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+        most = most.max(held(&scene.victim));
+    }
+    scene.assert_open();
+    let datagrams = STREAMS * ROUNDS as usize;
+    let limit = 128 * 1024 + 512 * 1024 + 4096 * STREAMS as u64;
+    assert!(datagrams as u64 * DATAGRAM > limit);
+    assert!((limit / 2..limit + DATAGRAM + 90).contains(&most), "{most}");
+    let looked_at = scene.victim.with(|connection| connection.looked_at());
+    assert!((1..20 * datagrams).contains(&looked_at), "{looked_at}");
+}
+
+/// It is memory that others cannot have.
+#[test]
+fn places_for_pieces_count_in_the_budget() {
+    let mut scene = scene(Hostile::Dials, |builder| builder);
+    for stream in scene.begin(200) {
+        cut_up(&mut scene, stream);
+    }
+    scene.assert_open();
+    let left = holding(&scene.victim);
+    let used = scene.network.nodes[VICTIM].budget.used();
+    let data = held(&scene.victim);
+    assert!(used > data + 200 * 2 * PILE * 56, "{used} {data} {left:?}");
+}
+
+#[test]
+fn places_for_pieces_take_no_more_than_half_of_the_budget() {
+    const BUDGET: u64 = 8 * 1024 * 1024;
+    let mut scene = scene(Hostile::Dials, |builder| {
+        builder.max_buffered_bytes(Some(BUDGET)).unwrap()
+    });
+    let streams = scene.begin(200);
+    let used = |scene: &Scene| scene.network.nodes[VICTIM].budget.used();
+    let mut most = 0;
+    for stream in streams {
+        cut_up(&mut scene, stream);
+        most = most.max(used(&scene));
+    }
+    assert!((BUDGET / 2..BUDGET * 3 / 4).contains(&most), "{most}");
+    assert_eq!(too_fragmented(&scene), 1);
+    scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+}
