@@ -1,5 +1,5 @@
-//! Received data of more streams than connections usually have: memory and work are in proportion to
-//! them.
+//! Received data of more streams than connections usually have: memory and work are in proportion
+//! to them.
 
 use quinn_proto::TransportErrorCode;
 
@@ -46,7 +46,7 @@ fn cut_up(scene: &mut Scene, stream: u64) {
     scene.flood([vec![Frame::stream(stream, 1, &[b'x'; 521])]].into_iter());
 }
 
-/// quinn-proto keeps places for all pieces of all streams, for as long as the connection lives.
+/// quinn-proto keeps places for all pieces of all streams, until the connection ends.
 #[test]
 fn cutting_up_one_stream_after_the_other_closes() {
     for side in SIDES {

@@ -20,8 +20,8 @@ pub(super) const MOST_PIECES: u32 = PILE as u32 + 224;
 
 /// Streams that may have a pile, of all that there are at once. They take 10 MB at most.
 ///
-/// With as many streams as this or fewer, each may have one. Otherwise so many may, in the life of
-/// the connection.
+/// With as many streams as this or fewer, each may have one. Otherwise that many may, in the life
+/// of the connection.
 const STREAMS_WITH_PILES: u32 = 256;
 
 /// Streams, in the life of a connection, that may have more pieces than that, up to the 2048 that
@@ -129,7 +129,7 @@ impl Places {
         room.size == Size::Large || (self.may_grow && self.make_large(room))
     }
 
-    /// Notes how many pieces of a stream were found. Returns whether there may be so many.
+    /// Notes how many pieces of a stream were found. Returns whether there may be that many.
     pub(super) fn found(&mut self, room: &mut Room, pieces: u32) -> bool {
         self.make_room(room, pieces);
         if pieces > MOST_PIECES {
@@ -179,8 +179,8 @@ pub(super) mod tests {
     /// A range in quinn-proto's list of what has arrived, of a stream that is read in any order.
     const RANGE_BYTES: u64 = 45;
 
-    /// The most that quinn-proto may take for pieces of so many streams at once, and for the gaps
-    /// between those that were not taken out.
+    /// The most that quinn-proto may take for pieces of this number of streams at once, and for the
+    /// gaps between those that were not taken out.
     pub(in super::super) fn most_bytes(streams: u32) -> u64 {
         let with_piles = streams.min(STREAMS_WITH_PILES);
         let others = streams - with_piles;

@@ -100,7 +100,7 @@ impl ReceivePart {
         &self.backlog
     }
 
-    /// Whether so many pieces may be in quinn-proto that they should be taken out.
+    /// Whether more pieces may be in quinn-proto than it should keep.
     pub(super) fn is_pile(&self) -> bool {
         self.backlog.pieces() > self.room.pieces().into()
     }
@@ -140,8 +140,8 @@ impl ReceivePart {
         self.state == RecvState::Open && self.reassembly.lacks_next()
     }
 
-    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. It is
-    /// also met with an empty `buf`.
+    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. It
+    /// is also met with an empty `buf`.
     ///
     /// Also moves data behind a gap to our memory, up to `most` bytes.
     pub(super) fn read(
@@ -326,8 +326,8 @@ impl ReceivePart {
     }
 
     fn took(&mut self, bytes: usize, is_whole_piece: bool) {
-        // Read in order, a frame is at most one piece. Otherwise it may be any number, so all frames
-        // count until nothing is left.
+        // Read in order, a frame is at most one piece. Otherwise it may be any number, so all
+        // frames count until nothing is left.
         let is_whole_frame = is_whole_piece && !self.is_unordered;
         self.backlog.took(bytes, is_whole_frame);
         if !self.is_unordered && self.backlog.is_empty() {
