@@ -351,9 +351,11 @@ impl ConfigBuilder {
     /// Streams that the application has not taken count as well, so the limit also holds back a
     /// peer that opens more streams than the application wants. The credit for closed streams is
     /// returned in steps of an eighth of the limit. The limit begins with 100 and grows once the
-    /// peer has used half of it; a peer that needs more streams may have to wait one round trip. A
-    /// peer with more than 256 of them may have us hold 1 MiB more of what it sends, and 8 KiB for
-    /// each stream beyond 256. Default: 256, as in other libp2p implementations.
+    /// peer has used half of it; a peer that needs more streams may have to wait one round trip.
+    /// Default: 256, as in other libp2p implementations.
+    ///
+    /// With more than 256 of them, and of streams that we have opened, a peer may have us hold 1
+    /// MiB more of what it sends, and 8 KiB for each stream beyond 256.
     ///
     /// # Errors
     ///
@@ -394,8 +396,8 @@ impl ConfigBuilder {
     /// if that takes longer than the idle timeout. Hence all connections together hold at most this
     /// many bytes, plus 192 KiB for each connection and 4 KiB for each of its streams.
     ///
-    /// It includes most of the memory that it takes to sort what comes in small pieces. A
-    /// connection keeps that, so it takes no more than half of the bytes.
+    /// They include most of the memory that it takes to sort what comes in small pieces.
+    /// Connections keep that until they end, so it takes no more than half of the bytes.
     ///
     /// Default: `None`.
     ///

@@ -27,9 +27,9 @@ pub(super) struct Backlog {
     largest: u32,
     /// The number of the datagram with the last frame.
     last: u32,
-    /// The most pieces that there are if the stream is read in order. Otherwise there may be twice
-    /// as many: a frame is also cut at each run of bytes that lies behind a gap, and each run began
-    /// with a frame.
+    /// The most pieces that there may be if the stream is read in order. Otherwise there may be
+    /// twice as many: a frame is also cut at each run of bytes that lies behind a gap, and each run
+    /// began with a frame.
     pieces: u16,
     /// Frames that shared their datagram with an earlier one of the stream.
     crumbs: u8,

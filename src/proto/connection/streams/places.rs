@@ -20,7 +20,7 @@ pub(super) const MOST_PIECES: u32 = PILE as u32 + 224;
 
 /// Streams that may have a pile, of all that there are at once. They take 10 MB at most.
 ///
-/// With as many streams as this or fewer, each may have one. Otherwise that many may, in the life
+/// With as many streams as this or fewer, each may have one. Otherwise this many may, in the life
 /// of the connection.
 const STREAMS_WITH_PILES: u32 = 256;
 
@@ -104,7 +104,7 @@ impl Places {
         }
     }
 
-    /// Notes that there may be as many streams at once.
+    /// Notes that there may be this number of streams at once.
     pub(super) fn note_streams(&mut self, streams: u32) {
         self.streams = self.streams.max(streams);
     }
@@ -129,7 +129,7 @@ impl Places {
         room.size == Size::Large || (self.may_grow && self.make_large(room))
     }
 
-    /// Notes how many pieces of a stream were found. Returns whether there may be that many.
+    /// Notes how many pieces of a stream were found. Returns whether that is permitted.
     pub(super) fn found(&mut self, room: &mut Room, pieces: u32) -> bool {
         self.make_room(room, pieces);
         if pieces > MOST_PIECES {

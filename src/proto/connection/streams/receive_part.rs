@@ -100,7 +100,8 @@ impl ReceivePart {
         &self.backlog
     }
 
-    /// Whether more pieces may be in quinn-proto than it should keep.
+    /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
+    /// out.
     pub(super) fn is_pile(&self) -> bool {
         self.backlog.pieces() > self.room.pieces().into()
     }
@@ -140,8 +141,8 @@ impl ReceivePart {
         self.state == RecvState::Open && self.reassembly.lacks_next()
     }
 
-    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. It
-    /// is also met with an empty `buf`.
+    /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. An
+    /// empty `buf` reaches it too.
     ///
     /// Also moves data behind a gap to our memory, up to `most` bytes.
     pub(super) fn read(

@@ -169,7 +169,7 @@ impl Receiving {
         self.places.bytes()
     }
 
-    /// Notes that quinn-proto may have had this number of streams at once.
+    /// Notes that quinn-proto may have this number of streams at once.
     pub(super) fn note_streams(&mut self, streams: u32) {
         self.places.note_streams(streams);
     }
@@ -253,8 +253,8 @@ impl Receiving {
         LEAST_GAPS + self.windows.connection / BYTES_PER_GAP
     }
 
-    /// Whether there is more memory for received data than there may be with this number of
-    /// streams, or would be with `more`.
+    /// Whether there is more memory for received data than this number of streams may have, or
+    /// would be with `more`.
     fn is_over(&self, streams: usize, more: u64) -> bool {
         let reach = self.window.reach();
         let slack = SLACK_BYTES
