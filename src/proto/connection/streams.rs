@@ -95,10 +95,18 @@ impl Streams<'_> {
             stream.dropped = true;
         } else {
             stream.gather.clear(&mut self.streams.gathering);
-            if let Some(stream) = self.streams.states.remove(&id) {
+            if let Some(stream) = self.remove(id) {
                 self.streams.forget_shares(id, &stream.shares);
             }
         }
+    }
+
+    fn remove(&mut self, id: StreamId) -> Option<StreamState> {
+        let stream = self.streams.states.remove(&id)?;
+        if id.initiator() == self.quic.side() {
+            self.streams.own -= 1;
+        }
+        Some(stream)
     }
 
     fn alive(&self) -> Result<(), ConnectionError> {
@@ -115,6 +123,8 @@ pub(super) struct StreamStates {
     max_peer_streams: u32,
     /// How many it may have open now, if none [lingers](StreamState::lingers).
     peer_streams: u32,
+    /// Streams that we have opened, and hold.
+    own: u32,
     /// Streams that linger.
     lingering: u32,
     /// Streams that the peer has opened and the application has not taken.
@@ -150,6 +160,7 @@ impl StreamStates {
         Self {
             max_peer_streams: limits.max_peer_streams,
             peer_streams: limits.max_peer_streams.min(FIRST_PEER_STREAMS),
+            own: 0,
             lingering: 0,
             waiting: 0,
             accepted: 0,

@@ -23,6 +23,7 @@ impl Streams<'_> {
         match self.quic.streams().open(Dir::Bi) {
             Some(id) => {
                 self.streams.states.insert(id, StreamState::default());
+                self.streams.own += 1;
                 self.note_streams();
                 Poll::Ready(Ok(id))
             }
@@ -107,14 +108,12 @@ impl Streams<'_> {
     /// may open, which it may have from an earlier one.
     fn note_streams(&mut self) {
         let StreamStates {
+            own,
             peer_streams,
             abandoned,
             ..
         } = *self.streams;
-        let streams = u32::try_from(self.streams.states.len()).unwrap_or(u32::MAX);
-        let streams = streams
-            .saturating_add(peer_streams)
-            .saturating_add(abandoned);
+        let streams = own.saturating_add(peer_streams).saturating_add(abandoned);
         self.streams.receiving.note_streams(streams);
     }
 

@@ -360,7 +360,7 @@ impl Streams<'_> {
                 self.streams.undelivered.remove(&id);
             }
             if stream.dropped {
-                self.streams.states.remove(&id);
+                self.remove(id);
             } else if stream.may_linger() {
                 self.note_lingering(id);
             }
@@ -380,7 +380,7 @@ impl Streams<'_> {
             self.streams.write_line.leave(ticket);
         }
         if stream.dropped {
-            self.streams.states.remove(&id);
+            self.remove(id);
         } else if stream.may_linger() {
             self.note_lingering(id);
         }
