@@ -455,8 +455,8 @@ impl Streams<'_> {
             self.streams.receiving.looked_at += streams;
         }
         held.sort_unstable_by(|one, other| other.cmp(one));
-        // A datagram with frames of many streams counts for each of them, so what is taken out has
-        // to grow with what there is.
+        // A datagram with frames of many streams counts for each of them, so more is taken out the
+        // more quinn-proto holds.
         let relief = RELIEF_BYTES.max(self.streams.receiving.backlog / 4);
         for (_, id) in held {
             if !self.streams.receiving.is_over(streams, relief) {
