@@ -83,19 +83,12 @@ fn counted(output: &str) -> BTreeMap<u8, usize> {
 
 /// Test programs of the transport: `lib` or `tests/NAME`, and their paths.
 ///
-/// They are built with all other packages of the workspace, as the gate builds them for its tests.
+/// They are built with everything else in the workspace, as the gate builds them for its tests:
+/// with fewer packages or targets, dependencies would have other features, and be compiled again.
 fn programs() -> Result<BTreeMap<String, String>> {
     let manifest = root().join("Cargo.toml");
     let mut cargo = cargo()
-        .args([
-            "test",
-            "--no-run",
-            "--workspace",
-            "--all-features",
-            "--lib",
-            "--test",
-            "*",
-        ])
+        .args(["test", "--no-run", "--workspace", "--all-features"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(root())
         .stdout(Stdio::piped())
@@ -113,10 +106,13 @@ fn programs() -> Result<BTreeMap<String, String>> {
         let Some(executable) = artifact.executable else {
             continue;
         };
-        let name = if artifact.target.kind.contains(&TargetKind::Test) {
+        let kinds = &artifact.target.kind;
+        let name = if kinds.contains(&TargetKind::Test) {
             format!("tests/{}", artifact.target.name)
-        } else {
+        } else if kinds.contains(&TargetKind::Lib) {
             "lib".to_owned()
+        } else {
+            continue;
         };
         programs.insert(name, executable.into_string());
     }
