@@ -11,7 +11,7 @@ use super::{
     network::Network,
     node::Setup,
     received::{
-        CONNECTION_WINDOW, DATAGRAM, OVERHEAD, PILE, assert_memory, every_other, held,
+        CONNECTION_WINDOW, DATAGRAM, OVERHEAD, PILE, assert_memory, every_other, held, most_held,
         moved_pieces, too_fragmented,
     },
     scene::{Hostile, SIDES, Scene, VICTIM},
@@ -134,13 +134,8 @@ fn looking_for_what_takes_memory_is_no_more_work_with_many_streams() {
             .unwrap()
     });
     let streams = scene.begin(STREAMS);
-    let mut most = 0;
-    for round in 0..ROUNDS {
-        // A datagram takes less than the page that it would become.
-        let packets = (streams.iter()).map(|&stream| vec![Frame::stream(stream, 2 + round, b"x")]);
-        scene.flood(packets.collect::<Vec<_>>().into_iter());
-        most = most.max(held(&scene.victim));
-    }
+    // A datagram takes less than the page that it would become.
+    let most = most_held(&mut scene, &streams, ROUNDS);
     scene.assert_open();
     let datagrams = STREAMS * ROUNDS as usize;
     let limit = 128 * 1024 + 512 * 1024 + 4096 * STREAMS as u64;

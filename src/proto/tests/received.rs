@@ -304,6 +304,18 @@ fn memory_is_that_of_the_data_and_not_of_its_datagrams() {
     assert!(expected.contains(&most), "{most}, {expected:?}");
 }
 
+/// Sends a byte behind a gap on each of the streams, each in a datagram of its own, `rounds` times.
+/// Returns the most that the victim held.
+pub(super) fn most_held(scene: &mut Scene, streams: &[u64], rounds: u64) -> u64 {
+    let mut most = 0;
+    for round in 0..rounds {
+        let packets = (streams.iter()).map(|&stream| vec![Frame::stream(stream, 2 + round, b"x")]);
+        scene.flood(packets.collect::<Vec<_>>().into_iter());
+        most = most.max(held(&scene.victim));
+    }
+    most
+}
+
 #[test]
 fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
     let mut scene = Scene::new(Hostile::Dials);
@@ -311,12 +323,7 @@ fn datagrams_of_all_streams_together_are_not_kept_beyond_the_window() {
     let streams = all_streams(&mut scene);
     // Not many pieces of any stream.
     let rounds = PILE - 20;
-    let mut most = 0;
-    for round in 0..rounds {
-        let packets = (streams.iter()).map(|&stream| vec![Frame::stream(stream, 2 + round, b"x")]);
-        scene.flood(packets.collect::<Vec<_>>().into_iter());
-        most = most.max(held(&scene.victim));
-    }
+    let most = most_held(&mut scene, &streams, rounds);
     scene.assert_open();
     // Of 40 MB in total.
     assert!(rounds * streams.len() as u64 * DATAGRAM > 2 * CONNECTION_WINDOW);

@@ -124,16 +124,11 @@ impl Places {
         self.in_piles = self.in_piles.min(self.piles * self.largest);
     }
 
-    /// Whether a stream that nobody reads may have many pieces.
-    pub(super) fn lets_many(&mut self, room: &mut Room) -> bool {
-        room.size == Size::Large || self.make_large(room)
-    }
-
     /// Notes how many pieces of a stream were found. Returns whether that is permitted.
     pub(super) fn found(&mut self, room: &mut Room, pieces: u32) -> bool {
         self.make_room(room, pieces);
         if pieces > MOST_PIECES {
-            return self.make_large(room);
+            return self.lets_many(room);
         }
         if room.size == Size::Few && pieces > MOST_OF_FEW {
             self.spare += room.grow(pieces);
@@ -160,7 +155,8 @@ impl Places {
         true
     }
 
-    fn make_large(&mut self, room: &mut Room) -> bool {
+    /// Whether a stream may have many pieces, as one has that nobody reads.
+    pub(super) fn lets_many(&mut self, room: &mut Room) -> bool {
         if room.size != Size::Large {
             if self.large == LARGE_STREAMS {
                 return false;

@@ -67,20 +67,12 @@ impl Streams<'_> {
         if gathers_no_more && !stream.gather.is_empty() {
             // quinn-proto has just taken what it could and reported that the stream is blocked, so
             // an event will report that it is writable again.
-            self.turns.wait(&mut stream.writer, waker);
-            if is_held_back {
-                self.join_write_line(id);
-            }
-            return Poll::Pending;
+            return self.wait_to_write(id, waker, is_held_back);
         }
         if !gathers_no_more && stream.gather.wants(all, data.len(), chunk_bytes, turn) {
             let taken = stream.gather.add(all, id, data, chunk_bytes);
             if taken == 0 {
-                self.turns.wait(&mut stream.writer, waker);
-                if is_held_back {
-                    self.join_write_line(id);
-                }
-                return Poll::Pending;
+                return self.wait_to_write(id, waker, is_held_back);
             }
             self.turns.want();
             return Poll::Ready(Ok(taken));
@@ -88,22 +80,18 @@ impl Streams<'_> {
         // A message beside a transfer then needs no task to run before it leaves.
         let may_gather = !gathers_no_more && stream.gather.takes_whole(data.len());
         if is_held_back {
-            if may_gather {
-                stream.gather.add(all, id, data, chunk_bytes);
-            } else {
-                self.turns.wait(&mut stream.writer, waker);
+            if !may_gather {
+                return self.wait_to_write(id, waker, true);
             }
+            stream.gather.add(all, id, data, chunk_bytes);
             self.join_write_line(id);
-            return if may_gather {
-                Poll::Ready(Ok(data.len()))
-            } else {
-                Poll::Pending
-            };
+            return Poll::Ready(Ok(data.len()));
         }
         let data = &data[..data.len().min(LARGEST_CHUNK)];
         let mut written = self.quic.send_stream(id).write(data);
         if let Ok(written) = written {
             stream.gather.note_direct(all, written, turn);
+            self.streams.send_window.note_written(written);
         }
         let is_blocked = matches!(written, Err(WriteError::Blocked));
         if is_blocked && may_gather {
@@ -116,18 +104,25 @@ impl Streams<'_> {
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
         self.turns.want();
         match written {
-            Ok(written) => {
-                if !is_blocked {
-                    self.streams.send_window.note_written(written);
-                }
-                Poll::Ready(Ok(written))
-            }
+            Ok(written) => Poll::Ready(Ok(written)),
             Err(WriteError::Blocked) => Poll::Pending,
             Err(WriteError::Stopped(code)) => {
                 Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
             }
             Err(WriteError::ClosedStream) => Poll::Ready(Err(StreamError::Closed)),
         }
+    }
+
+    /// Makes the task wait until the stream may write: in the line if it `is_held_back`, and until
+    /// quinn-proto reports it otherwise.
+    fn wait_to_write<T>(&mut self, id: StreamId, waker: &Waker, is_held_back: bool) -> Poll<T> {
+        if let Some(stream) = self.streams.states.get_mut(&id) {
+            self.turns.wait(&mut stream.writer, waker);
+        }
+        if is_held_back {
+            self.join_write_line(id);
+        }
+        Poll::Pending
     }
 
     /// Ends our half of the stream. FIN follows what was written.
@@ -376,12 +371,11 @@ impl Streams<'_> {
         stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Stopped(code.into_inner());
         self.turns.make_due(&mut stream.writer);
-        if let Some(ticket) = stream.ticket.take() {
-            self.streams.write_line.leave(ticket);
-        }
-        if stream.dropped {
+        let (dropped, may_linger) = (stream.dropped, stream.may_linger());
+        self.leave_write_line(id);
+        if dropped {
             self.remove(id);
-        } else if stream.may_linger() {
+        } else if may_linger {
             self.note_lingering(id);
         }
         self.streams.undelivered.remove(&id);
