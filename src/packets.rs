@@ -6,6 +6,7 @@
 mod crypto_limits;
 mod frames;
 mod stream_credit;
+mod stream_ends;
 mod watch;
 
 #[cfg(test)]

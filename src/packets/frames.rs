@@ -72,6 +72,18 @@ pub(super) enum PathToken {
     Response(u64),
 }
 
+/// The STREAM and RESET_STREAM frames of a payload.
+pub(super) fn extents(payload: &[u8]) -> impl Iterator<Item = Extent> {
+    let mut rest = Rest(payload);
+    std::iter::from_fn(move || {
+        loop {
+            if let Passed::Stream(extent) | Passed::Reset(extent) = rest.pass()? {
+                return Some(extent);
+            }
+        }
+    })
+}
+
 /// The data of all path validation frames of a payload, in order.
 pub(super) fn path_tokens(payload: &[u8]) -> impl Iterator<Item = PathToken> {
     let mut rest = Rest(payload);

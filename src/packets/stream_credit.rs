@@ -150,16 +150,10 @@ impl StreamCredit {
         told
     }
 
-    /// Checks the stream data of a packet from the peer, and notes what exceeds that which the peer
-    /// was told.
-    pub(crate) fn check(&self, payload: &[u8]) {
-        let mut rest = Rest(payload);
-        while let Some(frame) = rest.pass() {
-            if let Passed::Stream(extent) | Passed::Reset(extent) = frame
-                && !self.allows(extent)
-            {
-                lock_unmodelled(&self.exceeded).push(extent.stream);
-            }
+    /// Checks a frame from the peer, and notes it if it exceeds what the peer was told.
+    pub(super) fn check(&self, extent: Extent) {
+        if !self.allows(extent) {
+            lock_unmodelled(&self.exceeded).push(extent.stream);
         }
     }
 
@@ -212,7 +206,7 @@ const INITIAL_MAX_STREAM_DATA_UNI: u64 = 0x07;
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::frames::extents, *};
 
     const FIRST: u64 = 0x100;
     const WINDOWS: StreamWindows = StreamWindows {
@@ -251,7 +245,7 @@ mod tests {
     }
 
     fn exceeded(credit: &StreamCredit, payload: &[u8]) -> Vec<u64> {
-        credit.check(payload);
+        extents(payload).for_each(|extent| credit.check(extent));
         credit.take_exceeded()
     }
 

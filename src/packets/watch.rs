@@ -13,15 +13,17 @@ use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 
 use super::{
     frames::{
-        PathToken, Survey, has_stream_data, make_transport_close, path_tokens, without_padding,
+        PathToken, Survey, extents, has_stream_data, make_transport_close, path_tokens,
+        without_padding,
     },
     stream_credit::{StreamCredit, StreamWindows},
+    stream_ends::EndedStreams,
 };
 use crate::sync::lock_unmodelled;
 
 /// Inspects the 1-RTT packets of one connection: for the data of path validation frames (RFC 9000
-/// §8.2), for stream data for which there is no memory, and for the credit of streams. The session
-/// and its keys share it.
+/// §8.2), for stream data for which there is no memory, for the credit of streams, and for their
+/// ends. The session and its keys share it.
 #[derive(Debug, Default)]
 pub(crate) struct PacketWatch {
     /// Whether payloads are searched for path validation frames. It is rarely needed.
@@ -35,6 +37,7 @@ pub(crate) struct PacketWatch {
     jumps: AtomicU64,
     /// If the windows of streams may grow.
     credit: Option<Arc<StreamCredit>>,
+    ended_streams: EndedStreams,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -67,6 +70,11 @@ impl PacketWatch {
     /// The credit of the connection's streams, if their windows may grow.
     pub(crate) fn stream_credit(&self) -> Option<Arc<StreamCredit>> {
         self.credit.clone()
+    }
+
+    /// The streams that the peer has ended since the last call.
+    pub(crate) fn take_ended_streams(&self) -> Vec<u64> {
+        self.ended_streams.take()
     }
 
     /// Sets whether packets with stream data are dropped; the peer retransmits them.
@@ -152,6 +160,15 @@ impl PacketWatch {
             if let PathToken::Response(token) = token {
                 lock_unmodelled(&self.seen).response = Some(token);
             }
+        }
+    }
+
+    fn note_streams(&self, payload: &[u8]) {
+        for extent in extents(payload) {
+            if let Some(credit) = &self.credit {
+                credit.check(extent);
+            }
+            self.ended_streams.note(extent);
         }
     }
 
@@ -248,9 +265,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         if self.watch.is_watched() {
             self.watch.note_received(payload);
         }
-        if let Some(credit) = &self.watch.credit {
-            credit.check(payload);
-        }
+        self.watch.note_streams(payload);
         Ok(())
     }
 

@@ -33,7 +33,8 @@ impl Connection {
             );
         }
         let exceeded_credit = was_open && self.has_violated(TransportErrorCode::FLOW_CONTROL_ERROR);
-        self.streams().end_arrival();
+        let ended = self.watch.as_ref().map(|watch| watch.take_ended_streams());
+        self.streams().end_arrival(&ended.unwrap_or_default());
         let is_open = self.loss.is_none() || self.lingers();
         let violated = is_open && self.streams.is_too_fragmented();
         if violated {

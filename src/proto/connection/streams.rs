@@ -11,6 +11,7 @@ mod reassembly;
 mod receive_part;
 mod receiving;
 mod send_window;
+mod stopped;
 mod window;
 mod write_line;
 mod writing;
@@ -131,9 +132,6 @@ pub(super) struct StreamStates {
     waiting: u32,
     /// How many the application has taken, in the order of their [`StreamId::index`].
     accepted: u64,
-    /// Our streams that the application has stopped. quinn-proto has them until the peer has ended
-    /// them too, and does not tell.
-    abandoned: u32,
     /// Streams that the application has closed, and that the peer may still acknowledge.
     undelivered: FxHashSet<StreamId>,
     receiving: Receiving,
@@ -164,7 +162,6 @@ impl StreamStates {
             lingering: 0,
             waiting: 0,
             accepted: 0,
-            abandoned: 0,
             undelivered: FxHashSet::default(),
             receiving: Receiving::new(limits.windows, credit),
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),

@@ -10,11 +10,11 @@ use super::{
     node::Setup,
     peer::Peer,
     received::{GAPS_IN_A_PACKET, assert_memory, crumbs, every_other, too_fragmented},
-    scene::{SIDES, Scene, VICTIM},
+    scene::{Hostile, SIDES, Scene, VICTIM},
     seeds,
 };
 use crate::{
-    config::ConfigBuilder,
+    config::{ConfigBuilder, Preset},
     error::{ConnectionError, StreamError},
     proto::StreamId,
     simulation::frame::Frame,
@@ -322,6 +322,30 @@ fn peer_that_is_waited_for_has_the_same_limits_as_another_one() {
         let transport = scene.network.nodes[VICTIM].stats().1;
         assert_eq!(transport.lingers_given_up, 1);
     }
+}
+
+/// quinn-proto has sorted their data before they are refused.
+#[test]
+fn pieces_of_streams_that_are_refused_count() {
+    let victim = Setup {
+        configure: |builder| builder.preset(Preset::ManyStreams),
+        ..Setup::default()
+    };
+    let mut scene = Scene::with(Hostile::Dials, victim);
+    scene.open_the_congestion_window();
+    // As many streams have a pile as may.
+    let piles = scene.begin(256);
+    scene.flood(piles.into_iter().map(|stream| every_other(stream, 1, 9)));
+    let streams = scene.open(50);
+    have_linger(&mut scene);
+    scene.flood(
+        streams
+            .into_iter()
+            .map(|stream| every_other(stream, 1, 150)),
+    );
+    scene.network.run_for(2 * FAR.delay);
+    assert_eq!(too_fragmented(&scene), 1);
+    assert!(!scene.is_open());
 }
 
 /// Makes the victim close its connection, with much to deliver over a long path.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{ConfigBuilder, Preset},
-    simulation::frame::Frame,
+    simulation::frame::{Frame, Number},
 };
 
 const MANY: usize = 4096;
@@ -67,6 +67,43 @@ fn cutting_up_one_stream_after_the_other_closes() {
         assert_eq!(too_fragmented(&scene), 1);
         scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
     }
+}
+
+/// Opens streams one after the other with what `packets` says, until the victim objects. Returns
+/// how many survived.
+fn survivors(scene: &mut Scene, count: usize, packets: fn(u64) -> Vec<Vec<Frame>>) -> usize {
+    let mut survived = 0;
+    while survived < count {
+        for stream in scene.open(50) {
+            scene.flood(packets(stream).into_iter());
+            if !scene.is_open() {
+                return survived;
+            }
+            survived += 1;
+        }
+    }
+    survived
+}
+
+/// Nothing is left of them when we see the reset.
+#[test]
+fn pieces_before_a_reset_in_the_same_datagram_count() {
+    let mut scene = many_streams(Hostile::Dials);
+    scene.begin(200);
+    let survived = survivors(&mut scene, 400, |stream| {
+        // Eight pieces at a time, and then one frame that fills all gaps.
+        let gaps = (0..70).map(|packet| every_other(stream, 1 + 16 * packet, 8));
+        let filled = Frame::stream(stream, 0, &[b'x'; 1120]);
+        let reset = Frame::ResetStream {
+            stream: stream.into(),
+            code: Number(0),
+            final_size: Number(1120),
+        };
+        gaps.chain([vec![filled, reset]]).collect()
+    });
+    assert!((8..30).contains(&survived), "{survived}");
+    assert_eq!(too_fragmented(&scene), 1);
+    scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
 }
 
 /// The most that the tests know: as many streams as permitted, each with as many pieces as

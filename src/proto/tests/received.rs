@@ -159,6 +159,53 @@ fn gaps_close_only_beyond_any_reason() {
     }
 }
 
+/// Makes gaps in a new stream, which the victim then stops. Returns how many.
+fn gaps_in_a_stopped_stream(scene: &mut Scene, is_answered: bool) -> u64 {
+    const PACKETS: u64 = 20;
+    let stream = scene.open(1)[0];
+    scene.carry_by(stream);
+    let offset = |packet| 2 * packet * GAPS_IN_A_PACKET;
+    let gaps = (0..PACKETS).map(|packet| every_other(stream, 1 + offset(packet), GAPS_IN_A_PACKET));
+    scene.flood(gaps);
+    if !is_answered {
+        scene.withhold_next();
+    }
+    while let Some(Ok(accepted)) = scene.victim.accept().now_or_never() {
+        if u64::from(accepted) == stream {
+            scene.victim.drop_stream(accepted);
+        }
+    }
+    scene.network.run_for(Duration::from_millis(45));
+    PACKETS * GAPS_IN_A_PACKET
+}
+
+/// quinn-proto has them until the peer has ended the stream.
+#[test]
+fn gaps_of_stopped_streams_close_if_the_peer_never_ends_them() {
+    for side in SIDES {
+        let mut scene = Scene::new(side);
+        scene.open_the_congestion_window();
+        let mut gaps = 0;
+        while scene.is_open() {
+            gaps += gaps_in_a_stopped_stream(&mut scene, false);
+            assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
+        }
+        assert!(gaps > CONNECTION_WINDOW / 2400, "{gaps}");
+        assert_eq!(too_fragmented(&scene), 1);
+        scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+    }
+}
+
+#[test]
+fn gaps_of_stopped_streams_are_gone_once_the_peer_has_ended_them() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    for _ in 0..20 {
+        gaps_in_a_stopped_stream(&mut scene, true);
+    }
+    scene.assert_open();
+}
+
 #[test]
 fn data_cut_into_more_pieces_than_a_datagram_has_room_for_closes() {
     let mut scene = Scene::new(Hostile::Dials);

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use quinn_proto::TransportErrorCode;
+use quinn_proto::{TransportErrorCode, VarInt};
 
 use super::{
     mangle::{self, Parsed},
@@ -100,6 +100,19 @@ impl Scene {
             Hostile::Dials => DIALERS_STREAM,
             Hostile::Listens => LISTENERS_STREAM,
         }
+    }
+
+    /// From now on the hostile peer sends what it is made to in place of data of this stream, which
+    /// thus has a final size as large.
+    pub(super) fn carry_by(&mut self, stream: u64) {
+        self.script.lock().unwrap().carrier = Some(stream);
+        self.carrier = StreamId::from(VarInt::from_u64(stream).unwrap());
+    }
+
+    /// Keeps the hostile peer's next packet, such as an answer to STOP_SENDING, from the victim.
+    pub(super) fn withhold_next(&mut self) {
+        let nothing = frame::encode(&[Frame::Ping]);
+        self.script.lock().unwrap().packets.push_back(nothing);
     }
 
     /// Makes the hostile peer send these frames in its next packet, and waits for the effects.

@@ -27,10 +27,9 @@ pub(super) struct Backlog {
     largest: u32,
     /// The number of the datagram with the last frame.
     last: u32,
-    /// The most pieces that there may be if the stream is read in order. Otherwise there may be
-    /// twice as many: a frame is also cut at each run of bytes that lies behind a gap, and each run
-    /// began with a frame.
-    pieces: u16,
+    frames: u16,
+    /// Into how many more pieces these may be cut, because what lies between gaps was taken before.
+    parts: u16,
     /// Frames that shared their datagram with an earlier one of the stream.
     crumbs: u8,
     /// Whether a frame has arrived since quinn-proto last had nothing to hand out.
@@ -46,7 +45,7 @@ impl Backlog {
         self.last = arrival.number;
         if is_crumb {
             self.crumbs = self.crumbs.saturating_add(1);
-            self.pieces = self.pieces.saturating_add(1);
+            self.frames = self.frames.saturating_add(1);
             return;
         }
         self.held = self.held.saturating_add(arrival.held);
@@ -55,7 +54,8 @@ impl Backlog {
         // and what separates it from the next one have at least a byte each.
         let parts = gaps.min(arrival.held / 2);
         let parts = u16::try_from(parts).unwrap_or(u16::MAX);
-        self.pieces = self.pieces.saturating_add(1).saturating_add(parts);
+        self.frames = self.frames.saturating_add(1);
+        self.parts = self.parts.saturating_add(parts);
     }
 
     /// Notes that `bytes` bytes were taken, and whether that was all of what a frame had left.
@@ -66,11 +66,11 @@ impl Backlog {
     /// [`clear`](Self::clear) subtracts the rest.
     pub(super) fn took(&mut self, bytes: usize, is_whole_frame: bool) {
         if is_whole_frame {
-            self.pieces = self.pieces.saturating_sub(1);
+            self.frames = self.frames.saturating_sub(1);
         }
-        let kept = u32::from(self.pieces).saturating_mul(self.largest);
+        let kept = u32::from(self.pieces()).saturating_mul(self.largest);
         self.held = self.held.saturating_sub(bytes as u32).min(kept);
-        self.crumbs = u16::from(self.crumbs).min(self.pieces) as u8;
+        self.crumbs = u16::from(self.crumbs).min(self.frames) as u8;
     }
 
     /// Notes that nothing is left according to our own count. quinn-proto has not reported yet that
@@ -103,12 +103,23 @@ impl Backlog {
 
     /// Whether quinn-proto certainly holds nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces == 0
+        self.frames == 0
     }
 
-    /// How many there are at most; half of that if the stream is read in any order.
+    /// Frames of which something may be left.
+    pub(super) fn frames(&self) -> u32 {
+        self.frames.into()
+    }
+
+    /// The most pieces that there may be if the stream is read in order.
     pub(super) fn pieces(&self) -> u16 {
-        self.pieces
+        self.frames.saturating_add(self.parts)
+    }
+
+    /// The most that there may be if it is read in any order: a frame is also cut at each run of
+    /// bytes that lies behind a gap, and each run began with a frame.
+    pub(super) fn unordered_pieces(&self) -> u32 {
+        2 * u32::from(self.frames) + u32::from(self.parts)
     }
 
     /// Whether many of the pieces are small.

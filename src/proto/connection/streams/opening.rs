@@ -7,10 +7,7 @@ use std::{
 
 use quinn_proto::{Dir, Side, VarInt};
 
-use super::{
-    SendState, StreamId, StreamState, StreamStates, Streams,
-    receive_part::{ReceivePart, RecvState},
-};
+use super::{SendState, StreamId, StreamState, StreamStates, Streams, receive_part::RecvState};
 use crate::error::ConnectionError;
 
 /// The factor by which the limit grows when half of it is used: in one step from 100 to the usual
@@ -62,9 +59,7 @@ impl Streams<'_> {
         for index in (self.streams.accepted..).take(waiting) {
             let id = peer_stream(self.quic.side(), index);
             if let Some(mut stream) = self.streams.states.remove(&id) {
-                self.streams
-                    .receiving
-                    .change(id, &mut stream.receive, ReceivePart::stop);
+                (self.streams.receiving).stop(id, &mut stream.receive, false);
             }
             // The connection may go on to deliver other streams.
             self.refuse(id);
@@ -108,13 +103,10 @@ impl Streams<'_> {
     /// may open, which it may have from an earlier one.
     fn note_streams(&mut self) {
         let StreamStates {
-            own,
-            peer_streams,
-            abandoned,
-            ..
+            own, peer_streams, ..
         } = *self.streams;
-        let streams = own.saturating_add(peer_streams).saturating_add(abandoned);
-        self.streams.receiving.note_streams(streams);
+        let receiving = &mut self.streams.receiving;
+        receiving.note_streams(own.saturating_add(peer_streams));
     }
 
     /// Raises the limit on the peer's streams once half of it is used.

@@ -11,8 +11,8 @@ use super::backlog::PILE;
 const FEW: u8 = 8;
 
 /// Most pieces that may be found of such a stream: where it is read in any order, twice as many as
-/// there were frames.
-const MOST_OF_FEW: u32 = 2 * FEW as u32;
+/// there were frames, with one frame too many.
+const MOST_OF_FEW: u32 = 2 * (FEW as u32 + 1);
 
 /// Most pieces that may be found when a pile is taken out: the pile, and as many one-byte frames as
 /// a datagram of 1472 bytes has room for.

@@ -47,6 +47,9 @@ pub(super) struct ReceivePart {
     pub(super) frames_behind_jumps: u64,
     /// Whether it is to be drained when all frames of the datagram are noted.
     pub(super) is_due: bool,
+    /// Whether the peer has told its final size, so that it is over for quinn-proto when we stop
+    /// it.
+    pub(super) has_final_size: bool,
 }
 
 /// What a stream holds.
@@ -72,6 +75,37 @@ pub(super) struct Taken {
     pub(super) transmit: bool,
     /// Whether there is more.
     pub(super) is_unfinished: bool,
+}
+
+/// The frames of a stream that have arrived since it was last drained.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undrained {
+    frames: u32,
+    most_pieces: u32,
+    is_unordered: bool,
+}
+
+impl Undrained {
+    /// The most pieces of it that quinn-proto can have had at once. `found` is how many there were
+    /// in the end, and of how many bytes together; `None` if there was a reset instead.
+    pub(super) fn pieces(self, found: Option<(u32, u64)>) -> u32 {
+        let (found, bytes) = match found {
+            Some(found) => found,
+            // The only one is the reset.
+            None if self.frames <= 1 => return 0,
+            None => return self.most_pieces,
+        };
+        if !self.is_unordered {
+            // Duplicates are not found, but have taken places.
+            return found.max(self.frames);
+        }
+        if self.frames <= 1 {
+            return found;
+        }
+        // quinn-proto may have merged pieces: at the ends of frames, and of a byte or more each.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        (found + 2 * self.frames).min(self.most_pieces).min(bytes)
+    }
 }
 
 impl ReceivePart {
@@ -108,16 +142,28 @@ impl ReceivePart {
 
     /// How many pieces quinn-proto has, at most.
     pub(super) fn most_pieces(&self) -> u32 {
-        let each = if self.is_unordered { 2 } else { 1 };
-        each * u32::from(self.backlog.pieces())
-    }
-
-    /// How many frames have come, if each may still be there.
-    pub(super) fn frames(&self) -> u32 {
         if self.is_unordered {
-            0
+            self.backlog.unordered_pieces()
         } else {
             self.backlog.pieces().into()
+        }
+    }
+
+    /// What has arrived since it was last drained.
+    pub(super) fn undrained(&self) -> Undrained {
+        Undrained {
+            frames: self.backlog.frames(),
+            most_pieces: self.most_pieces(),
+            is_unordered: self.is_unordered,
+        }
+    }
+
+    /// Gaps of which quinn-proto knows, at most, while the stream is read in any order.
+    pub(super) fn most_gaps(&self) -> u32 {
+        if self.is_unordered {
+            self.reassembly.size().gaps + self.backlog.frames()
+        } else {
+            0
         }
     }
 

@@ -17,9 +17,10 @@ use super::{
     backlog::{Arrival, PILE},
     bandwidth::Way,
     growth::ReceiveGrowth,
-    places::Places,
+    places::{Places, Room},
     reassembly::PAGE_BYTES,
     receive_part::{ReceivePart, RecvState, Taken},
+    stopped::Stopped,
     window::{ReceiveWindow, ReceiveWindows},
 };
 use crate::{
@@ -76,6 +77,7 @@ pub(super) struct Receiving {
     read: u64,
     /// How far behind a reader may be before no more is taken out for it.
     read_ahead: u64,
+    stopped: Stopped,
     /// Memory of datagrams in quinn-proto, and what of ours.
     backlog: u64,
     pages: u32,
@@ -89,6 +91,8 @@ pub(super) struct Receiving {
     is_arriving: bool,
     /// For pieces in quinn-proto.
     places: Places,
+    /// Frames of the datagram on streams that were refused.
+    refused_frames: u32,
     is_too_fragmented: bool,
     /// How often a stream was looked at because there was too much memory.
     #[cfg(test)]
@@ -118,6 +122,7 @@ impl Receiving {
             credit,
             read: 0,
             read_ahead: windows.read_ahead(first),
+            stopped: Stopped::default(),
             backlog: 0,
             pages: 0,
             gaps: 0,
@@ -126,6 +131,7 @@ impl Receiving {
             due: Vec::new(),
             is_arriving: false,
             places: Places::new(),
+            refused_frames: 0,
             is_too_fragmented: false,
             #[cfg(test)]
             looked_at: 0,
@@ -161,7 +167,7 @@ impl Receiving {
 
     /// Memory for received data, at most.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.data_bytes() + u64::from(self.gaps) * GAP_BYTES
+        self.data_bytes() + self.all_gaps() * GAP_BYTES
     }
 
     /// Memory that quinn-proto keeps for the pieces of later streams.
@@ -169,9 +175,10 @@ impl Receiving {
         self.places.bytes()
     }
 
-    /// Notes that quinn-proto may have this number of streams at once.
+    /// Notes that quinn-proto may have this number of streams at once, and those that were stopped.
     pub(super) fn note_streams(&mut self, streams: u32) {
-        self.places.note_streams(streams);
+        self.places
+            .note_streams(streams.saturating_add(self.stopped.own()));
     }
 
     /// How far the peer may be ahead of readers, if the window has grown.
@@ -230,6 +237,14 @@ impl Receiving {
         part.is_due
     }
 
+    /// Notes that nobody reads a stream any more. It is to be stopped in quinn-proto as well.
+    pub(super) fn stop(&mut self, id: StreamId, part: &mut ReceivePart, is_own: bool) {
+        if part.is_open() && !part.has_final_size {
+            self.stopped.note(id, is_own, part.most_gaps());
+        }
+        self.change(id, part, ReceivePart::stop);
+    }
+
     /// Fills `buf` with what a stream has.
     pub(super) fn read(
         &mut self,
@@ -247,6 +262,11 @@ impl Receiving {
 
     fn data_bytes(&self) -> u64 {
         self.backlog + u64::from(self.pages) * PAGE_BYTES as u64
+    }
+
+    /// Gaps that quinn-proto has, at most.
+    fn all_gaps(&self) -> u64 {
+        u64::from(self.gaps) + u64::from(self.stopped.gaps())
     }
 
     fn most_gaps(&self) -> u64 {
@@ -346,6 +366,7 @@ impl Streams<'_> {
 
     /// Discards what the peer still sends on the stream, and asks it to send no more.
     pub(crate) fn stop(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let is_own = id.initiator() == self.quic.side();
         let stream = self
             .streams
             .states
@@ -358,18 +379,13 @@ impl Streams<'_> {
                 return Err(StreamError::Closed);
             }
         };
-        self.streams
-            .receiving
-            .change(id, &mut stream.receive, ReceivePart::stop);
+        (self.streams.receiving).stop(id, &mut stream.receive, is_own);
         if stream.may_linger() {
             self.note_lingering(id);
         }
         self.give_credit();
         // If everything has arrived, there is nothing to ask for.
         if !is_complete {
-            if id.initiator() == self.quic.side() {
-                self.streams.abandoned = self.streams.abandoned.saturating_add(1);
-            }
             self.quic
                 .recv_stream(id)
                 .stop(code)
@@ -408,15 +424,15 @@ impl Streams<'_> {
         let credit = self.streams.receiving.credit.as_ref();
         let exceeded = credit.map_or_else(Vec::new, |credit| credit.take_exceeded());
         exceeded.into_iter().any(|stream| {
-            VarInt::from_u64(stream)
-                .ok()
-                .and_then(|id| self.streams.states.get(&StreamId::from(id)))
+            stream_id(stream)
+                .and_then(|id| self.streams.states.get(&id))
                 .is_some_and(|stream| stream.receive.is_open())
         })
     }
 
-    /// All that the datagram has brought is noted.
-    pub(crate) fn end_arrival(&mut self) {
+    /// All events of the datagram are handled. `ended` are the streams that the peer has ended.
+    pub(crate) fn end_arrival(&mut self, ended: &[u64]) {
+        self.note_ended(ended);
         self.streams.receiving.is_arriving = false;
         if !self.streams.receiving.due.is_empty() {
             self.drain_due();
@@ -424,6 +440,20 @@ impl Streams<'_> {
         let streams = self.streams.states.len();
         if self.streams.receiving.is_over(streams, 0) {
             self.relieve();
+        }
+        let receiving = &mut self.streams.receiving;
+        receiving.is_too_fragmented |= receiving.all_gaps() > receiving.most_gaps();
+        // One may have had all of them, and the one more that opened it.
+        let refused = mem::take(&mut receiving.refused_frames) + 1;
+        receiving.is_too_fragmented |= !receiving.places.found(&mut Room::default(), refused);
+    }
+
+    fn note_ended(&mut self, ended: &[u64]) {
+        for id in ended.iter().copied().filter_map(stream_id) {
+            self.streams.receiving.stopped.end(id);
+            if let Some(stream) = self.streams.states.get_mut(&id) {
+                stream.receive.has_final_size = true;
+            }
         }
     }
 
@@ -481,6 +511,8 @@ impl Streams<'_> {
     /// A frame of the stream has arrived.
     pub(super) fn on_readable(&mut self, id: StreamId) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
+            // It was refused when this datagram opened it.
+            self.streams.receiving.refused_frames += 1;
             return;
         };
         if !self.streams.receiving.note(id, &mut stream.receive) {
@@ -557,9 +589,11 @@ impl Streams<'_> {
     /// Takes out of quinn-proto what it has of a stream: `everything`, or all but a few pieces
     /// behind a gap.
     fn drain(&mut self, id: StreamId, everything: bool) {
-        let part = self.streams.states.get(&id).map(|stream| &stream.receive);
-        let frames = part.map_or(0, ReceivePart::frames);
-        let mut pieces = 0;
+        let Some(stream) = self.streams.states.get(&id) else {
+            return;
+        };
+        let undrained = stream.receive.undrained();
+        let mut found = (0, 0);
         loop {
             let Some(stream) = self.streams.states.get_mut(&id) else {
                 return;
@@ -570,7 +604,8 @@ impl Streams<'_> {
                 part.drain(self.quic, id, step, everything)
             });
             receiving.window.handed_out(taken.bytes);
-            pieces += taken.pieces;
+            found.0 += taken.pieces;
+            found.1 += taken.bytes;
             #[cfg(test)]
             {
                 receiving.moved += u64::from(taken.pieces);
@@ -583,17 +618,21 @@ impl Streams<'_> {
                 break;
             }
         }
-        let receiving = &mut self.streams.receiving;
-        receiving.is_too_fragmented |= u64::from(receiving.gaps) > receiving.most_gaps();
         if let Some(stream) = self.streams.states.get_mut(&id) {
-            // Duplicates are not found, but have taken places.
-            let room = &mut stream.receive.room;
-            receiving.is_too_fragmented |= !receiving.places.found(room, pieces.max(frames));
+            let is_reset = matches!(stream.receive.state, RecvState::Reset(_));
+            let pieces = undrained.pieces((!is_reset).then_some(found));
+            let receiving = &mut self.streams.receiving;
+            receiving.is_too_fragmented |=
+                !receiving.places.found(&mut stream.receive.room, pieces);
             if stream.may_linger() {
                 self.note_lingering(id);
             }
         }
     }
+}
+
+fn stream_id(number: u64) -> Option<StreamId> {
+    VarInt::from_u64(number).ok().map(StreamId::from)
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+//! Which streams the STREAM and RESET_STREAM frames of packets end. quinn-proto does not report it
+//! if we have stopped the stream.
+
+use std::{
+    mem,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::frames::Extent;
+use crate::sync::lock_unmodelled;
+
+/// The streams whose final size (RFC 9000 §4.5) was told since they were last taken.
+#[derive(Debug, Default)]
+pub(super) struct EndedStreams {
+    are_there: AtomicBool,
+    streams: Mutex<Vec<u64>>,
+}
+
+impl EndedStreams {
+    pub(super) fn note(&self, extent: Extent) {
+        if extent.is_final {
+            lock_unmodelled(&self.streams).push(extent.stream);
+            self.are_there.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<u64> {
+        // Only the driver decrypts and takes, so that nothing comes between the two.
+        if !self.are_there.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.are_there.store(false, Ordering::Relaxed);
+        mem::take(&mut lock_unmodelled(&self.streams))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::frames::extents, *};
+    use crate::simulation::frame::{Frame, Number, encode};
+
+    #[test]
+    fn ends_are_told_once() {
+        let last = |stream| Frame::Stream {
+            stream: Number(stream),
+            offset: Number(0),
+            data: vec![7],
+            fin: true,
+        };
+        let reset = Frame::ResetStream {
+            stream: Number(12),
+            code: Number(0),
+            final_size: Number(9),
+        };
+        let other = Frame::stream(8, 0, b"x");
+        let payload = encode(&[last(4), other, Frame::Ping, reset, last(16)]);
+        let ended = EndedStreams::default();
+        assert!(ended.take().is_empty());
+        extents(&payload).for_each(|extent| ended.note(extent));
+        assert_eq!(ended.take(), [4, 12, 16]);
+        assert!(ended.take().is_empty());
+    }
+}
