@@ -7,6 +7,7 @@ mod crypto_limits;
 mod frames;
 mod stream_credit;
 mod stream_ends;
+mod stream_fill;
 mod watch;
 
 #[cfg(test)]
@@ -14,5 +15,6 @@ pub(crate) use self::frames::Survey;
 pub(crate) use self::{
     crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
     stream_credit::{StreamCredit, StreamWindows},
+    stream_fill::Fill,
     watch::{Challenge, PacketWatch, WatchedKey},
 };

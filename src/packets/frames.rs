@@ -59,6 +59,8 @@ pub(super) fn frame_at(payload: &[u8], start: usize) -> Option<(Passed, usize)> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) stream: u64,
+    /// Bytes of data.
+    pub(super) len: u64,
     /// The length of the stream, at least.
     pub(super) end: u64,
     /// Whether it is exactly that.
@@ -191,6 +193,7 @@ impl Rest<'_> {
                 self.numbers(1)?;
                 return Some(Passed::Reset(Extent {
                     stream,
+                    len: 0,
                     end: self.number()?,
                     is_final: true,
                 }));
@@ -268,6 +271,7 @@ impl Rest<'_> {
         };
         Some(Extent {
             stream,
+            len: len as u64,
             end: offset + len as u64,
             is_final: ty & STREAM_IS_FINAL != 0,
         })

@@ -162,6 +162,7 @@ impl StreamCredit {
             stream,
             end,
             is_final,
+            ..
         } = extent;
         if end <= self.windows.first && !is_final {
             return true;

@@ -18,6 +18,7 @@ use super::{
     },
     stream_credit::{StreamCredit, StreamWindows},
     stream_ends::EndedStreams,
+    stream_fill::{Fill, LastFill},
 };
 use crate::sync::lock_unmodelled;
 
@@ -34,10 +35,13 @@ pub(crate) struct PacketWatch {
     ends_with_error: AtomicBool,
     /// One more than the largest packet number received from the peer.
     received: AtomicU64,
+    /// The same of those that were passed to quinn-proto.
+    passed: AtomicU64,
     jumps: AtomicU64,
     /// If the windows of streams may grow.
     credit: Option<Arc<StreamCredit>>,
     ended_streams: EndedStreams,
+    last_fill: LastFill,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
 }
@@ -75,6 +79,11 @@ impl PacketWatch {
     /// The streams that the peer has ended since the last call.
     pub(crate) fn take_ended_streams(&self) -> Vec<u64> {
         self.ended_streams.take()
+    }
+
+    /// The STREAM frame that fills the last packet, if one does.
+    pub(crate) fn last_fill(&self) -> Option<Fill> {
+        self.last_fill.get()
     }
 
     /// Sets whether packets with stream data are dropped; the peer retransmits them.
@@ -163,12 +172,25 @@ impl PacketWatch {
         }
     }
 
-    fn note_streams(&self, payload: &[u8]) {
+    /// Notes a packet that quinn-proto gets. Returns whether it drops the packet as one that may
+    /// have come before: it remembers the last ones only.
+    fn note_passed(&self, number: u64) -> bool {
+        let passed = self.passed.load(Ordering::Relaxed);
+        self.passed
+            .store(passed.max(number.saturating_add(1)), Ordering::Relaxed);
+        passed > number && passed - 1 - number >= REMEMBERED
+    }
+
+    fn note_streams(&self, payload: &[u8], is_dropped: bool) {
+        self.last_fill.clear();
         for extent in extents(payload) {
             if let Some(credit) = &self.credit {
                 credit.check(extent);
             }
-            self.ended_streams.note(extent);
+            self.last_fill.note(extent, payload.len());
+            if !is_dropped {
+                self.ended_streams.note(extent);
+            }
         }
     }
 
@@ -265,7 +287,8 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         if self.watch.is_watched() {
             self.watch.note_received(payload);
         }
-        self.watch.note_streams(payload);
+        let is_dropped = self.watch.note_passed(packet);
+        self.watch.note_streams(payload, is_dropped);
         Ok(())
     }
 
@@ -281,6 +304,9 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         self.key.integrity_limit()
     }
 }
+
+/// How many packet numbers quinn-proto remembers, from the largest one on.
+const REMEMBERED: u64 = 129;
 
 /// The bits of the first byte that hold the length of the packet number, less one (RFC 9000
 /// §17.3.1).

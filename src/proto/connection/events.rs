@@ -23,7 +23,8 @@ impl Connection {
     /// memory for it.
     pub(in crate::proto) fn note_arrival(&mut self, held: usize, has_memory: bool) -> Noted {
         let jumps = self.watch.as_ref().map_or(0, |watch| watch.jumps());
-        self.streams().begin_arrival(held, jumps, has_memory);
+        let fill = self.watch.as_ref().and_then(|watch| watch.last_fill());
+        self.streams().begin_arrival(held, fill, jumps, has_memory);
         let was_open = self.loss.is_none();
         let authenticated = self.handle_application_events();
         if self.streams().exceed_credit() {

@@ -7,7 +7,7 @@ use futures::FutureExt;
 
 use super::{
     node::Setup,
-    received::{DATAGRAM, PILE, crumbs, holding, moved_pieces},
+    received::{DATAGRAM, PILE, assert_memory, crumbs, held, holding, moved_pieces},
     scene::{Hostile, Scene},
 };
 use crate::simulation::frame::Frame;
@@ -179,4 +179,65 @@ fn frame_around_others_counts_until_it_was_read() {
 fn assert_nothing_is_left(scene: &Scene) {
     let left = holding(&scene.victim);
     assert!(left.bytes == 0 && left.backlog <= DATAGRAM, "{left:?}");
+}
+
+/// quinn-proto copies small pieces into one buffer, and then the last of them keeps all of it.
+#[test]
+fn piece_behind_a_gap_counts_for_all_that_it_was_merged_with() {
+    const PAIRS: usize = 10;
+    const ROUNDS: u64 = 10;
+    const FRAMES: u64 = 32;
+    const BYTES: usize = 540;
+    const CRUMBS: u64 = 22;
+    /// A frame, and the hole of three bytes before it.
+    const STRIDE: u64 = BYTES as u64 + 3;
+    const FAR: u64 = 300_000;
+    const FILLER: [u8; 900] = [b'x'; 900];
+
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let filler = scene.open(1)[0];
+    let streams = scene.open(2 * PAIRS);
+    let mut accepted = Vec::new();
+    let mut buf = vec![0; 64 * 1024];
+    let mut filled = 0;
+    for round in 0..ROUNDS {
+        let hole = |frame| (round * FRAMES + frame) * STRIDE;
+        let mut packets = Vec::new();
+        // Half of a datagram is of another stream. So its memory is twice that of a piece.
+        for pair in streams.chunks(2) {
+            let both = |offset, data: &[u8]| {
+                let frame = |&stream| Frame::stream(stream, offset, data);
+                pair.iter().map(frame).collect::<Vec<_>>()
+            };
+            packets.push(both(FAR + 200 * round, &[b'x'; 150]));
+            packets.extend((0..FRAMES).map(|frame| both(hole(frame) + 3, &[b'x'; BYTES])));
+        }
+        for &stream in &streams {
+            // Each counts for the memory of its datagram, and so pieces are merged.
+            let crumbs = (0..CRUMBS).map(|frame| Frame::stream(stream, hole(frame) + 1, b"x"));
+            let beside = Frame::stream(filler, filled, &FILLER);
+            filled += FILLER.len() as u64;
+            packets.push(crumbs.chain([beside]).collect());
+            let rest = (CRUMBS..FRAMES).rev();
+            let rest = rest.map(|frame| Frame::stream(stream, hole(frame), b"xxx"));
+            packets.push(rest.collect());
+            let around = (0..CRUMBS).rev().flat_map(|frame| {
+                [2, 0].map(|byte| Frame::stream(stream, hole(frame) + byte, b"x"))
+            });
+            packets.push(around.collect());
+        }
+        scene.flood(packets.into_iter());
+        accepted.extend(scene.accept_all());
+        for &stream in &accepted {
+            while let Some(read) = scene.victim.read(stream, &mut buf).now_or_never() {
+                assert!(read.unwrap() > 0);
+            }
+        }
+    }
+    assert_eq!(accepted.len(), 2 * PAIRS + 1);
+    scene.assert_open();
+    let counted = held(&scene.victim);
+    // A connection takes as much whatever it holds.
+    assert_memory(scene, 0..counted + 500_000);
 }

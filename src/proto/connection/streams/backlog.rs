@@ -7,6 +7,15 @@
 /// because the time for each frame grows with the number of small pieces that quinn-proto has.
 pub(super) const PILE: u8 = 128;
 
+/// quinn-proto copies pieces of a stream into one buffer, but those that fill their packets, when
+/// their datagrams take 32 KiB and half again as much memory as the stream has data. A fifth of the
+/// data of pieces that fill their packets is part of that. So this is the least that the others
+/// take then.
+const UNMERGED_BYTES: u32 = 28_000;
+
+/// A piece that does not fill its packet cuts up to two that do, so that these are copied as well.
+const CUT_BY_ONE: u32 = 2;
+
 /// A datagram that has just arrived.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Arrival {
@@ -34,18 +43,25 @@ pub(super) struct Backlog {
     crumbs: u8,
     /// Whether a frame has arrived since quinn-proto last had nothing to hand out.
     is_news: bool,
+    /// Memory of the datagrams of pieces that may be copied into one buffer, of which the last of
+    /// them keeps all.
+    loose: u32,
 }
 
 impl Backlog {
     /// Notes a frame. If the stream has `gaps`, the frame may fill several of them, and so become
     /// several pieces: what lies between the gaps has arrived before.
-    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32) {
+    ///
+    /// `is_full` if the frame fills its packet, and nothing that it has came in another one that
+    /// does.
+    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, is_full: bool) {
         let is_crumb = self.is_news && self.last == arrival.number;
         self.is_news = true;
         self.last = arrival.number;
         if is_crumb {
             self.crumbs = self.crumbs.saturating_add(1);
             self.frames = self.frames.saturating_add(1);
+            self.add_loose(arrival, 0);
             return;
         }
         self.held = self.held.saturating_add(arrival.held);
@@ -56,20 +72,32 @@ impl Backlog {
         let parts = u16::try_from(parts).unwrap_or(u16::MAX);
         self.frames = self.frames.saturating_add(1);
         self.parts = self.parts.saturating_add(parts);
+        if !is_full {
+            self.add_loose(arrival, parts);
+        }
+    }
+
+    /// quinn-proto counts the memory of a datagram for each piece.
+    fn add_loose(&mut self, arrival: Arrival, parts: u16) {
+        let pieces = 1 + CUT_BY_ONE + u32::from(parts);
+        let loose = arrival.held.saturating_mul(pieces);
+        self.loose = self.loose.saturating_add(loose);
     }
 
     /// Notes that `bytes` bytes were taken, and whether that was all of what a frame had left.
     ///
     /// Their memory is freed only when everything in it was taken, and quinn-proto does not tell
-    /// what else is there. So this subtracts only `bytes`, but no piece keeps more than a datagram.
-    /// Duplicates stay counted, because quinn-proto drops them and does not tell that either;
-    /// [`clear`](Self::clear) subtracts the rest.
+    /// what else is there. So this subtracts only `bytes`, but no piece keeps more than a datagram,
+    /// unless pieces were merged. Duplicates stay counted, because quinn-proto drops them and does
+    /// not tell that either; [`clear`](Self::clear) subtracts the rest.
     pub(super) fn took(&mut self, bytes: usize, is_whole_frame: bool) {
         if is_whole_frame {
             self.frames = self.frames.saturating_sub(1);
         }
         let kept = u32::from(self.pieces()).saturating_mul(self.largest);
-        self.held = self.held.saturating_sub(bytes as u32).min(kept);
+        let merged = if self.may_be_merged() { self.loose } else { 0 };
+        let held = self.held.saturating_sub(bytes as u32).min(kept);
+        self.held = held.max(merged.min(self.held));
         self.crumbs = u16::from(self.crumbs).min(self.frames) as u8;
     }
 
@@ -120,6 +148,11 @@ impl Backlog {
     /// bytes that lies behind a gap, and each run began with a frame.
     pub(super) fn unordered_pieces(&self) -> u32 {
         2 * u32::from(self.frames) + u32::from(self.parts)
+    }
+
+    /// Whether pieces may have been copied into one buffer.
+    pub(super) fn may_be_merged(&self) -> bool {
+        self.loose > UNMERGED_BYTES
     }
 
     /// Whether many of the pieces are small.

@@ -58,6 +58,7 @@ impl Streams<'_> {
         let waiting = mem::take(&mut self.streams.waiting) as usize;
         for index in (self.streams.accepted..).take(waiting) {
             let id = peer_stream(self.quic.side(), index);
+            self.count_gaps(id);
             if let Some(mut stream) = self.streams.states.remove(&id) {
                 (self.streams.receiving).stop(id, &mut stream.receive, false);
             }

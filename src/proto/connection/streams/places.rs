@@ -59,6 +59,11 @@ enum Size {
 }
 
 impl Room {
+    /// Whether it is one of the few that may have many pieces.
+    pub(super) fn is_large(self) -> bool {
+        self.size == Size::Large
+    }
+
     /// More pieces than this are taken out.
     pub(super) fn pieces(self) -> u8 {
         match self.size {
@@ -170,10 +175,7 @@ impl Places {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
-
-    /// A range in quinn-proto's list of what has arrived, of a stream that is read in any order.
-    const RANGE_BYTES: u64 = 45;
+    use super::{super::receiving::RANGE_BYTES, *};
 
     /// The most that quinn-proto may take for pieces of this number of streams at once, and for the
     /// gaps between those that were not taken out.
@@ -190,7 +192,9 @@ pub(super) mod tests {
             + others * MOST_OF_FEW
             + u32::from(LARGE_STREAMS) * of_large
             + spare;
-        let ranges = with_piles * u32::from(PILE) + others * MOST_OF_FEW;
+        let ranges = with_piles * u32::from(PILE)
+            + others * MOST_OF_FEW
+            + u32::from(LARGE_STREAMS) * (MOST_PIECES_OF_LARGE - u32::from(PILE));
         u64::from(places) * PLACE_BYTES + u64::from(ranges) * RANGE_BYTES
     }
 

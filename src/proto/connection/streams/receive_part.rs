@@ -47,6 +47,8 @@ pub(super) struct ReceivePart {
     pub(super) frames_behind_jumps: u64,
     /// Whether it is to be drained when all frames of the datagram are noted.
     pub(super) is_due: bool,
+    /// Up to where frames that filled their packets had data.
+    full_until: u64,
     /// Whether the peer has told its final size, so that it is over for quinn-proto when we stop
     /// it.
     pub(super) has_final_size: bool,
@@ -83,6 +85,7 @@ pub(super) struct Undrained {
     frames: u32,
     most_pieces: u32,
     is_unordered: bool,
+    may_be_merged: bool,
 }
 
 impl Undrained {
@@ -99,10 +102,10 @@ impl Undrained {
             // Duplicates are not found, but have taken places.
             return found.max(self.frames);
         }
-        if self.frames <= 1 {
+        if !self.may_be_merged {
             return found;
         }
-        // quinn-proto may have merged pieces: at the ends of frames, and of a byte or more each.
+        // Pieces are merged at the ends of frames, and have a byte or more each.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         (found + 2 * self.frames).min(self.most_pieces).min(bytes)
     }
@@ -111,12 +114,20 @@ impl Undrained {
 impl ReceivePart {
     /// Notes that this datagram had a frame of the stream, or its end. Returns how much more memory
     /// quinn-proto may hold for the stream.
-    pub(super) fn note(&mut self, arrival: Arrival) -> u64 {
+    ///
+    /// `fill` is where the data of the frame begins and ends, if it fills its packet.
+    pub(super) fn note(&mut self, arrival: Arrival, fill: Option<(u64, u64)>) -> u64 {
         if self.state != RecvState::Open {
             return 0;
         }
+        let gaps = self.reassembly.size().gaps;
+        let from = self.full_until.max(self.position());
+        let is_full = gaps == 0 && fill.is_some_and(|(start, _)| start >= from);
+        if is_full && let Some((_, end)) = fill {
+            self.full_until = end;
+        }
         let before = self.backlog.held();
-        self.backlog.add(arrival, self.reassembly.size().gaps);
+        self.backlog.add(arrival, gaps, is_full);
         self.backlog.held() - before
     }
 
@@ -155,16 +166,18 @@ impl ReceivePart {
             frames: self.backlog.frames(),
             most_pieces: self.most_pieces(),
             is_unordered: self.is_unordered,
+            may_be_merged: self.backlog.may_be_merged(),
         }
     }
 
-    /// Gaps of which quinn-proto knows, at most, while the stream is read in any order.
-    pub(super) fn most_gaps(&self) -> u32 {
-        if self.is_unordered {
-            self.reassembly.size().gaps + self.backlog.frames()
-        } else {
-            0
-        }
+    /// Whether quinn-proto has a list of what has arrived, of which we do not know how long it is.
+    pub(super) fn has_uncounted_gaps(&self) -> bool {
+        self.state == RecvState::Open && self.is_unordered && !self.backlog.is_empty()
+    }
+
+    /// Gaps in what was taken out.
+    pub(super) fn gaps(&self) -> u32 {
+        self.reassembly.size().gaps
     }
 
     /// Whether the peer may send more on it, as far as we know.
@@ -263,10 +276,11 @@ impl ReceivePart {
         taken
     }
 
-    /// Whether it holds something in quinn-proto, as far as we know, and nothing of it can be read:
-    /// it lies behind a gap, or it was dropped as a duplicate.
+    /// Whether quinn-proto may hold less than is counted, and not only because the application does
+    /// not read: what is left lies behind a gap, was dropped as a duplicate, or was merged.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.state == RecvState::Open && !self.backlog.is_news() && self.backlog.held() > 0
+        let is_inexact = !self.backlog.is_news() || self.backlog.may_be_merged();
+        self.state == RecvState::Open && is_inexact && self.backlog.held() > 0
     }
 
     /// Notes that the application reads no more of it.
@@ -421,5 +435,51 @@ fn next(chunks: &mut Chunks<'_>, most: usize) -> Result<(u64, bytes::Bytes), End
         Ok(None) => Err(End::Complete),
         Err(ReadError::Blocked) => Err(End::Blocked),
         Err(ReadError::Reset(code)) => Err(End::Reset(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNDRAINED: Undrained = Undrained {
+        frames: 30,
+        most_pieces: 75,
+        is_unordered: true,
+        may_be_merged: true,
+    };
+
+    #[test]
+    fn duplicates_have_taken_places_if_a_stream_is_read_in_order() {
+        let undrained = Undrained {
+            is_unordered: false,
+            ..UNDRAINED
+        };
+        assert_eq!(undrained.pieces(Some((7, 1000))), 30);
+        assert_eq!(undrained.pieces(Some((40, 1000))), 40);
+    }
+
+    #[test]
+    fn pieces_that_may_have_been_merged_count() {
+        assert_eq!(UNDRAINED.pieces(Some((7, 1000))), 7 + 2 * 30);
+        // Not more than can have been, of a byte each.
+        assert_eq!(UNDRAINED.pieces(Some((40, 1000))), 75);
+        assert_eq!(UNDRAINED.pieces(Some((7, 50))), 50);
+        let few = Undrained {
+            may_be_merged: false,
+            ..UNDRAINED
+        };
+        assert_eq!(few.pieces(Some((7, 1000))), 7);
+    }
+
+    #[test]
+    fn reset_hides_all_pieces_but_is_none() {
+        assert_eq!(UNDRAINED.pieces(None), 75);
+        let reset = Undrained {
+            frames: 1,
+            most_pieces: 40,
+            ..UNDRAINED
+        };
+        assert_eq!(reset.pieces(None), 0);
     }
 }
