@@ -267,9 +267,11 @@ pub struct RegistryStats {
     /// [`max_pending_incoming`](crate::ConfigBuilder::max_pending_incoming) and
     /// [`max_pending_incoming_bytes`](crate::ConfigBuilder::max_pending_incoming_bytes).
     pub dropped_overload: u64,
-    /// First packets of connections that were dropped because their source already had
-    /// [`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source) unfinished
-    /// handshakes.
+    /// Datagrams of incoming connections that were dropped because their source had as many
+    /// unfinished handshakes
+    /// ([`max_handshakes_per_source`](crate::ConfigBuilder::max_handshakes_per_source)) or waiting
+    /// bytes ([`max_pending_incoming_bytes`](crate::ConfigBuilder::max_pending_incoming_bytes)) as
+    /// it may have: first packets, and further ones of connections that wait.
     pub dropped_source_full: u64,
     /// Datagrams that reached a shard other than the one to which their ID belongs, and were
     /// dropped. Always 0 unless there is a bug, because datagrams are routed by that ID.

@@ -690,14 +690,19 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// The setters of the builder and the types that they take, by the text of this file.
-    fn setters() -> BTreeMap<&'static str, String> {
-        let lines = include_str!("builder.rs").lines();
-        let setters = lines.filter_map(|line| line.strip_prefix("    pub fn "));
-        let setters = setters.filter_map(|rest| rest.split_once("(mut self, "));
-        let setters = setters.filter_map(|(name, rest)| Some((name, rest.split_once(") -> ")?.0)));
+    fn setters() -> BTreeMap<String, String> {
+        let text = include_str!("builder.rs");
+        let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap();
+        // Long ones are on several lines.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let setters = text.split(" pub fn ").filter_map(|rest| {
+            let (name, rest) = rest.split_once('(')?;
+            let arguments = rest.trim_start().strip_prefix("mut self, ")?;
+            Some((name.to_owned(), arguments.split_once(") -> ")?.0.trim()))
+        });
         setters
             .map(|(name, arguments)| {
-                let arguments = arguments.split(", ");
+                let arguments = arguments.trim_end_matches(',').split(", ");
                 let types = arguments.filter_map(|argument| argument.split_once(": "));
                 let types: Vec<_> = types.map(|(_, of)| of).collect();
                 (name, types.join(", "))
@@ -710,7 +715,9 @@ mod tests {
         let rows = include_str!("../../docs/configuration.md").lines();
         let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"));
         let rows = rows.filter_map(|(name, rest)| Some((name, rest.split_once("` |")?.0)));
-        let rows: BTreeMap<_, _> = rows.map(|(name, of)| (name, of.to_owned())).collect();
+        let rows: BTreeMap<_, _> = (rows)
+            .map(|(name, of)| (name.to_owned(), of.to_owned()))
+            .collect();
         assert_eq!(rows["socket_buffer_bytes"], "usize, usize");
         assert_eq!(rows, setters());
     }

@@ -231,7 +231,8 @@ const MOST_BATCH: u64 = 64 * 1024;
 const IDLE_DATAGRAMS: u64 = 10;
 
 /// How long an acknowledgement waits for a datagram that may be sent: less than the delay of 25 ms
-/// that peers expect (RFC 9000 §18.2).
+/// that peers expect (RFC 9000 §18.2). A peer that asks for less with ACK_FREQUENCY, an extension,
+/// has to expect this delay all the same, as one of the network.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
