@@ -134,7 +134,7 @@ fn pause_after(failures: u32) -> Duration {
 }
 
 /// One datagram of a run.
-pub(super) struct Piece {
+pub(super) struct Cutout {
     pub(super) contents: BytesMut,
     /// Bytes of memory that the datagram keeps: its own, or its share of a slab. No other run
     /// uses that slab until the datagram is dropped.
@@ -158,9 +158,9 @@ enum Memory<'a> {
 }
 
 impl Iterator for Cut<'_> {
-    type Item = Piece;
+    type Item = Cutout;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Cutout> {
         if self.is_over {
             return None;
         }
@@ -168,7 +168,7 @@ impl Iterator for Cut<'_> {
             Memory::Slab { copy, share } => {
                 let contents = copy.split_to(self.stride.min(copy.len()));
                 self.is_over = copy.is_empty();
-                Piece {
+                Cutout {
                     held: contents.len().max(*share),
                     contents,
                 }
@@ -177,7 +177,7 @@ impl Iterator for Cut<'_> {
                 let (contents, after) = rest.split_at(self.stride.min(rest.len()));
                 *rest = after;
                 self.is_over = after.is_empty();
-                Piece {
+                Cutout {
                     held: contents.len(),
                     contents: BytesMut::from(contents),
                 }
@@ -201,7 +201,7 @@ mod tests {
         vec![byte; count * STRIDE - 100]
     }
 
-    fn cut(slabs: &mut Slabs, contents: &[u8]) -> Vec<Piece> {
+    fn cut(slabs: &mut Slabs, contents: &[u8]) -> Vec<Cutout> {
         slabs.cut(contents, STRIDE).collect()
     }
 

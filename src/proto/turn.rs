@@ -43,7 +43,7 @@ pub(super) struct Turn<'a, S> {
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
-    /// The number of connections of the shard.
+    /// The number of connections of the shard that are not closed.
     pub(super) connections: usize,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,

@@ -26,7 +26,7 @@ use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
         mailbox::{Mailbox, read_socket},
-        requests::{Dial, Request},
+        requests::{DialRequest, Request},
         socket_group::SocketGroup,
         wakers::Reply,
     },
@@ -209,7 +209,7 @@ fn established(connection: &DrivenConnection) -> HandshakeError {
 fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake, Error>> {
     let (reply, receiver) = Reply::new();
     mailbox
-        .request(Request::Dial(Dial {
+        .request(Request::Dial(DialRequest {
             config: Box::new(CONFIG.client(None, None).unwrap()),
             max_payload: None,
             remote_addr: nobody(),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What follows from a turn.
-pub(super) struct Outcome {
+pub(super) struct TurnOutcome {
     pub(super) load: Load,
     /// CPU time beyond what the connection has earned, if any.
     pub(super) debt: Option<Duration>,
@@ -57,7 +57,7 @@ impl<S: SocketHandle> Shard<S> {
         now: Instant,
         handle: ConnectionHandle,
         connection: &SharedConnection,
-        outcome: Outcome,
+        outcome: TurnOutcome,
     ) {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;

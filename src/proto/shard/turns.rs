@@ -6,12 +6,12 @@ use quinn_proto::{ConnectionHandle, EndpointEvent};
 
 use super::{
     Shard,
-    after_turn::{End, Outcome},
+    after_turn::{End, TurnOutcome},
     slots::slot,
 };
 use crate::proto::{
     connection::{Connection, lock_connection},
-    datagram::{Outbound, SocketHandle},
+    datagram::{Output, SocketHandle},
     deadlines::Armed,
     turn::{LIGHT_BYTES, Sending, Turn},
     turn_queue::Load,
@@ -37,10 +37,10 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn prepare_turns(
         &mut self,
         now: Instant,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
     ) {
-        self.reception.begin_round();
+        self.reception.begin_turns();
         self.send_punches(now, out);
         self.queue_due(now);
         self.release_debtors(now);
@@ -69,7 +69,7 @@ impl<S: SocketHandle> Shard<S> {
         &mut self,
         now: Instant,
         meter: &impl Meter,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
     ) -> Option<Load> {
         let handle = self.ready.pop()?;
@@ -110,9 +110,9 @@ impl<S: SocketHandle> Shard<S> {
         handle: ConnectionHandle,
         connection: &mut Connection,
         meter: &impl Meter,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
-    ) -> Option<Outcome> {
+    ) -> Option<TurnOutcome> {
         let slot = slot(&mut self.slots, handle)?;
         let due_before = wakers.len();
         let unanswered = slot.unanswered_dial;
@@ -123,7 +123,7 @@ impl<S: SocketHandle> Shard<S> {
             connection,
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
-            connections: self.live,
+            connections: self.connections,
             idle_timeout: self.idle_timeout,
             keep_alive_interval: self.keep_alive_interval,
             offload: self.offload,
@@ -186,7 +186,7 @@ impl<S: SocketHandle> Shard<S> {
         turn.share_memory();
         turn.note_mtu(false);
         turn.slot.is_confirmed |= is_confirmed;
-        Some(Outcome {
+        Some(TurnOutcome {
             load: if is_light { Load::Light } else { Load::Heavy },
             debt,
             more,
@@ -242,7 +242,7 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Sends the datagrams of hole punches that are due.
-    fn send_punches(&mut self, now: Instant, out: &mut impl Outbound<S>) {
+    fn send_punches(&mut self, now: Instant, out: &mut impl Output<S>) {
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)
