@@ -1,6 +1,6 @@
 //! The task of one shard.
 
-mod receiving;
+mod reading;
 mod requests;
 
 use std::{
@@ -13,11 +13,11 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-use self::receiving::Reader;
-pub(super) use self::receiving::ReceiveSettings;
+use self::reading::Reader;
+pub(super) use self::reading::ReceiveSettings;
 #[cfg(all(test, not(loom)))]
 pub(super) use self::{
-    receiving::MAX_INBOX_BYTES,
+    reading::MAX_INBOX_BYTES,
     requests::{HANDSHAKES_PER_ROUND, REQUESTS_PER_ROUND},
 };
 use super::{

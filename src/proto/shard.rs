@@ -3,7 +3,7 @@
 mod after_turn;
 mod dialling;
 mod incoming;
-mod receiving;
+mod routing;
 mod settings;
 mod slots;
 mod turns;
