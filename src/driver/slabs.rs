@@ -9,8 +9,6 @@ use bytes::BytesMut;
 
 /// The most slabs of one driver, 4 MiB: what two system calls can receive.
 ///
-/// A run is here what GRO has merged into one read: datagrams of one sender.
-///
 /// A datagram keeps its whole slab, and the peer decides for how long: data that the application
 /// does not read, or that waits for missing data before it, is kept. So beyond the length of their
 /// datagrams, peers can keep at most this much memory. A run that arrives while no slab is free

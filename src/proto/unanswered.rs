@@ -103,7 +103,7 @@ impl UnansweredDials {
         self.by_id.get(&initial_id).map(|dial| dial.handle)
     }
 
-    /// Whether there are dials that may be half of a hole punch and have heard nothing.
+    /// Whether there are dials that may be one side of a hole punch and have heard nothing.
     pub(super) fn may_punch(&self) -> bool {
         !self.by_addr.is_empty()
     }

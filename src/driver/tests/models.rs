@@ -133,7 +133,8 @@ fn a_flush_is_done_whatever_becomes_of_the_driver() {
             ..
         } = World::new(&RUNTIME, Dialling::JustBegun);
         let driver = spawn(move || {
-            // Once, or until another round is wanted: then it stops before the flush is done.
+            // The driver is polled once, or until it asks for another round, and then stops before
+            // the flush is done.
             let _ = block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx))));
             drop(driver);
         });

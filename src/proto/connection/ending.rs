@@ -110,7 +110,8 @@ impl Connection {
         }
         self.closing = Some(CloseToSend {
             code: VarInt::from_u64(code.into()).unwrap_or_default(),
-            // The first byte is left out.
+            // A transport close has one field more, which takes the first byte of the reason
+            // (`make_transport_close`).
             reason: format!(" {reason}").into(),
             abandoned: self.authenticated.is_none(),
         });

@@ -78,13 +78,13 @@ pub(super) struct Receiving {
     /// How far behind a reader may be before no more is taken out for it.
     read_ahead: u64,
     stopped: Stopped,
-    /// Memory of datagrams in quinn-proto, and what of ours.
+    /// Bytes of the datagrams that quinn-proto keeps. The next two count our own pages and gaps.
     backlog: u64,
     pages: u32,
     gaps: u32,
     /// The last datagram.
     arrival: Arrival,
-    /// Packet numbers that did not follow the one before them.
+    /// How often a packet number skipped some, or its stream data was refused.
     jumps: u64,
     /// Streams to be drained when all of its frames are noted.
     due: Vec<StreamId>,
@@ -307,7 +307,6 @@ impl Receiving {
     }
 }
 
-/// For the connection.
 impl Streams<'_> {
     pub(crate) fn poll_read(
         &mut self,
@@ -406,7 +405,8 @@ impl Streams<'_> {
     /// A datagram has arrived. It keeps `held` bytes of memory until nothing of it is kept. The
     /// events that come next are about it.
     ///
-    /// `jumps` is how often a packet number did not follow the largest one before it, so far.
+    /// `jumps` is how often a packet number has skipped some after the largest before it, so far,
+    /// or its stream data was refused.
     pub(crate) fn begin_arrival(&mut self, held: usize, jumps: u64, has_memory: bool) {
         let receiving = &mut self.streams.receiving;
         receiving.jumps = jumps;
