@@ -114,7 +114,7 @@ impl Drop for IncomingConnection {
 pub(super) struct IncomingQueue {
     queue: Mutex<VecDeque<IncomingConnection>>,
     limit: usize,
-    /// Of the transport, which waits for a connection, and for the stop of a driver.
+    /// Of the transport, which waits for a connection, and for what else the drivers report.
     waker: AtomicWaker,
 }
 

@@ -13,7 +13,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Moves to the successor of the socket, if there is one.
     ///
     /// The connection stays on the old socket until the protocol permits the move.
-    pub(in crate::proto) fn follow_socket(&mut self, out: &impl Output<S>) {
+    pub(super) fn follow_socket(&mut self, out: &impl Output<S>) {
         let Some(successor) = self.slot.socket.successor() else {
             return;
         };
@@ -116,7 +116,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Traces a change of the MTU. A new path begins with the smallest.
-    pub(in crate::proto) fn note_mtu(&mut self, is_new_path: bool) {
+    pub(super) fn note_mtu(&mut self, is_new_path: bool) {
         let to = self.connection.current_mtu();
         let from = mem::replace(&mut self.slot.mtu, to);
         if from != to {

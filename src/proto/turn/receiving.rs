@@ -25,7 +25,7 @@ const CHARGE_PER_TURN: usize = 128 * 1024;
 
 impl<S: SocketHandle> Turn<'_, S> {
     /// Passes datagrams from the inbox to the connection. Returns the debt, if there is one.
-    pub(in crate::proto) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
+    pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
         if self.slot.inbox.is_empty() {
             return None;
         }

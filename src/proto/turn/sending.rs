@@ -60,11 +60,7 @@ const MAX_SEGMENTS: usize = 44;
 const MAX_BATCH: usize = 65_507;
 
 impl<S: SocketHandle> Turn<'_, S> {
-    pub(in crate::proto) fn send(
-        &mut self,
-        out: &mut impl Output<S>,
-        buf: &mut Vec<u8>,
-    ) -> Sending {
+    pub(super) fn send(&mut self, out: &mut impl Output<S>, buf: &mut Vec<u8>) -> Sending {
         // The end is told to the peer before the application, because the application may stop
         // running.
         let may_wait = self.connection.loss().is_none();
