@@ -81,11 +81,13 @@ impl QuicAddress {
 /// Whether the address means one host. A packet from any other address is forged, and the operating
 /// system refuses to send an answer there, or would send it to many hosts.
 pub(crate) fn is_unicast(addr: SocketAddr) -> bool {
-    addr.port() != 0 && !addr.ip().to_canonical().is_unspecified() && !is_group(addr.ip())
+    addr.port() != 0
+        && !addr.ip().to_canonical().is_unspecified()
+        && !is_multicast_or_broadcast(addr.ip())
 }
 
 /// Whether many hosts may receive a datagram to this address, judging by the address alone.
-pub(crate) fn is_group(ip: IpAddr) -> bool {
+pub(crate) fn is_multicast_or_broadcast(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }

@@ -1,4 +1,4 @@
-//! A connection in its handshake.
+//! A dial, a hole punch or an incoming connection, until it has a peer or an error.
 
 use std::{
     fmt,
@@ -109,23 +109,38 @@ pub(crate) struct Dial {
 
 /// A dial that has begun.
 struct Begun {
-    /// The dial, kept so that it can begin again from another port. It also holds a [`UseGuard`],
-    /// so that the driver does not stop before it has a connection to drive.
-    dial: Dial,
+    /// So that the driver does not stop before it has a connection to drive.
+    use_guard: Arc<UseGuard>,
+    /// The target, so that the dial can begin again from another port.
+    remote_addr: SocketAddr,
+    expected: Option<PeerId>,
     departure: Departure,
 }
 
 impl Begun {
     /// Records what the outcome tells about the listener's port. Returns the dial to begin again
     /// from another port, if it should.
-    fn end(mut self, result: Result<(), &HandshakeError>, heard: Heard) -> Option<Box<Dial>> {
+    fn end(self, result: Result<(), &HandshakeError>, heard: Heard) -> Option<Box<Dial>> {
         let timed_out = result == Err(&HandshakeError::TimedOut);
         if timed_out || heard == Heard::Something {
-            self.dial.use_guard.drivers().learn(&self.departure, heard);
+            self.use_guard.drivers().learn(&self.departure, heard);
         }
         let deadline = self.departure.goes_on(heard).filter(|_| timed_out)?;
-        self.dial.from = DialFrom::Other { deadline };
-        Some(Box::new(self.dial))
+        Some(Box::new(Dial {
+            use_guard: self.use_guard,
+            remote_addr: self.remote_addr,
+            expected: self.expected,
+            from: DialFrom::Other { deadline },
+        }))
+    }
+
+    /// Why the request was dropped without an answer.
+    fn was_dropped(&self) -> DialError {
+        if self.use_guard.drivers().is_shut_down() {
+            DialError::ShutDown
+        } else {
+            DialError::DriverStopped
+        }
     }
 }
 
@@ -228,7 +243,7 @@ impl State {
                     handshake: handshake?,
                     begun,
                 }),
-                Poll::Ready(Err(oneshot::Canceled)) => return Err(begun.dial.never_begun().into()),
+                Poll::Ready(Err(oneshot::Canceled)) => return Err(begun.was_dropped().into()),
                 Poll::Pending => Step::Wait(Self::DialRequested { reply, begun }),
             },
             Self::Dialling {
@@ -249,7 +264,7 @@ impl State {
                 use_guard,
             } => match reply.poll_unpin(cx) {
                 Poll::Ready(Ok(handshake)) => Step::Next(Self::Handshake(handshake?)),
-                Poll::Ready(Err(oneshot::Canceled)) => return Err(never_begun(&use_guard).into()),
+                Poll::Ready(Err(oneshot::Canceled)) => return Err(was_dropped(&use_guard).into()),
                 Poll::Pending => Step::Wait(Self::AcceptRequested { reply, use_guard }),
             },
             Self::Handshake(mut handshake) => match handshake.poll(cx) {
@@ -268,7 +283,7 @@ impl State {
                 match over.poll_unpin(cx) {
                     Poll::Ready(Ok(())) => return Err(HandshakeError::TimedOut.into()),
                     Poll::Ready(Err(oneshot::Canceled)) => {
-                        return Err(never_begun(&use_guard).into());
+                        return Err(was_dropped(&use_guard).into());
                     }
                     Poll::Pending => Step::Wait(Self::Punching {
                         expectation,
@@ -285,28 +300,23 @@ impl State {
 
 impl Dial {
     /// Requests the handshake from a driver.
-    fn begin(mut self) -> Result<State, Error> {
+    fn begin(self) -> Result<State, Error> {
+        let Self {
+            use_guard,
+            remote_addr,
+            expected,
+            from,
+        } = self;
         let runtime = Runtime::current().map_err(|_| DialError::NoRuntime)?;
-        // `Begun` keeps the dial without its listeners; [`Begun::end`] sets the field if the dial
-        // begins again.
-        let from = std::mem::replace(&mut self.from, DialFrom::New);
-        let drivers = self.use_guard.drivers();
-        let (reply, departure) =
-            drivers.request_dial(&runtime, self.remote_addr, self.expected, from)?;
+        let drivers = use_guard.drivers();
+        let (reply, departure) = drivers.request_dial(&runtime, remote_addr, expected, from)?;
         let begun = Box::new(Begun {
-            dial: self,
+            use_guard,
+            remote_addr,
+            expected,
             departure,
         });
         Ok(State::DialRequested { reply, begun })
-    }
-
-    /// Why the request was dropped without an answer.
-    fn never_begun(&self) -> DialError {
-        if self.use_guard.drivers().is_shut_down() {
-            DialError::ShutDown
-        } else {
-            DialError::DriverStopped
-        }
     }
 }
 
@@ -343,7 +353,7 @@ impl Punch {
 }
 
 /// Why a request to accept a connection, or to punch a hole, was dropped without an answer.
-fn never_begun(use_guard: &UseGuard) -> HandshakeError {
+fn was_dropped(use_guard: &UseGuard) -> HandshakeError {
     if use_guard.drivers().is_shut_down() {
         HandshakeError::ShutDown
     } else {

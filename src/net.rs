@@ -21,6 +21,6 @@ pub(crate) use self::{
     key_log::KeyLogFile,
     steering::bind_steered,
     timer::{Timer, sleep},
-    udp_socket::{Backlog, BufferSizes, ReceiveBuffers, Shortfall, UdpSocket},
+    udp_socket::{BufferSizes, MoreToRead, ReceiveBuffers, Shortfall, UdpSocket},
     unreachable::{Obstacle, Unreachable},
 };

@@ -53,7 +53,7 @@ pub(crate) use self::{
         lock_connection, with,
     },
     connection_id::{IdQuota, ShardCount},
-    datagram::{Datagram, Incoming, Outbound, Routed, Sent, SocketHandle, Unrouted},
+    datagram::{Datagram, Incoming, Output, Routed, Sent, SocketHandle, Unrouted},
     hole_punch::PunchKey,
     known_paths::{KnownPaths, PathMemory},
     per_interface::PerInterface,

@@ -19,7 +19,7 @@ const (
 	// connections is how many are made one after the other.
 	connections = 10
 
-	// upload is how long one goes on that the end of the connection then cuts off.
+	// upload is how long an upload runs before the end of its connection cuts it off.
 	upload = 500 * time.Millisecond
 )
 
@@ -28,7 +28,7 @@ type endings struct {
 	sync.Mutex
 	// closed are those that were closed here.
 	closed map[network.Conn]bool
-	// heard gets what the others ended with.
+	// heard gets how each other connection ended.
 	heard func(result)
 }
 

@@ -9,7 +9,7 @@ use crate::sync::{AtomicWaker, Mutex, lock};
 /// Wakes one driver.
 #[derive(Default)]
 pub(crate) struct Doorbell {
-    /// Of the driver.
+    /// Of the driver, which waits for mail and for connections that need a turn.
     waker: AtomicWaker,
     /// Connections that need a turn. A connection may be listed more than once if it had a turn for
     /// another reason in between.
@@ -17,12 +17,10 @@ pub(crate) struct Doorbell {
 }
 
 impl Doorbell {
-    /// Sets the waker of the driver.
     pub(super) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// Wakes the driver.
     pub(super) fn ring(&self) {
         self.waker.wake();
     }

@@ -116,7 +116,8 @@ mod tests {
         assert!(!flushes.wait(flushes.ask(), now));
     }
 
-    /// The one that waits cannot look before the lock is free, when its time is over.
+    /// The waiting thread gets the lock only after its time is over, and then has to see that the
+    /// flush is done.
     #[test]
     fn flush_that_is_done_at_the_last_moment_is_done() {
         let flushes = Flushes::default();

@@ -114,7 +114,7 @@ impl Drop for IncomingConnection {
 pub(super) struct IncomingQueue {
     queue: Mutex<VecDeque<IncomingConnection>>,
     limit: usize,
-    /// Of the transport.
+    /// Of the transport, which waits for a connection, and for what else the drivers report.
     waker: AtomicWaker,
 }
 
@@ -140,12 +140,10 @@ impl IncomingQueue {
         self.wake();
     }
 
-    /// Wakes the transport.
     pub(super) fn wake(&self) {
         wakers::wake(self.waker.take());
     }
 
-    /// Sets the waker of the transport.
     pub(super) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }

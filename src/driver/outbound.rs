@@ -171,7 +171,7 @@ impl Outbound {
     }
 }
 
-impl proto::Outbound<Arc<SocketGroup>> for Outbound {
+impl proto::Output<Arc<SocketGroup>> for Outbound {
     fn is_ready(&self, socket: &Arc<SocketGroup>, remote_addr: SocketAddr) -> bool {
         !self
             .deferred
@@ -303,7 +303,7 @@ fn drop_sent(transmit: &mut Transmit, contents: &mut Vec<u8>, from: usize) {
 mod tests {
     use std::task::Waker;
 
-    use proto::Outbound as _;
+    use proto::Output as _;
     use tracing::level_filters::LevelFilter;
 
     use super::*;

@@ -9,8 +9,6 @@ use bytes::BytesMut;
 
 /// The most slabs of one driver, 4 MiB: what two system calls can receive.
 ///
-/// A run is here what GRO has merged into one read: datagrams of one sender.
-///
 /// A datagram keeps its whole slab, and the peer decides for how long: data that the application
 /// does not read, or that waits for missing data before it, is kept. So beyond the length of their
 /// datagrams, peers can keep at most this much memory. A run that arrives while no slab is free
@@ -134,7 +132,7 @@ fn pause_after(failures: u32) -> Duration {
 }
 
 /// One datagram of a run.
-pub(super) struct Piece {
+pub(super) struct Cutout {
     pub(super) contents: BytesMut,
     /// Bytes of memory that the datagram keeps: its own, or its share of a slab. No other run
     /// uses that slab until the datagram is dropped.
@@ -158,9 +156,9 @@ enum Memory<'a> {
 }
 
 impl Iterator for Cut<'_> {
-    type Item = Piece;
+    type Item = Cutout;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Cutout> {
         if self.is_over {
             return None;
         }
@@ -168,7 +166,7 @@ impl Iterator for Cut<'_> {
             Memory::Slab { copy, share } => {
                 let contents = copy.split_to(self.stride.min(copy.len()));
                 self.is_over = copy.is_empty();
-                Piece {
+                Cutout {
                     held: contents.len().max(*share),
                     contents,
                 }
@@ -177,7 +175,7 @@ impl Iterator for Cut<'_> {
                 let (contents, after) = rest.split_at(self.stride.min(rest.len()));
                 *rest = after;
                 self.is_over = after.is_empty();
-                Piece {
+                Cutout {
                     held: contents.len(),
                     contents: BytesMut::from(contents),
                 }
@@ -201,7 +199,7 @@ mod tests {
         vec![byte; count * STRIDE - 100]
     }
 
-    fn cut(slabs: &mut Slabs, contents: &[u8]) -> Vec<Piece> {
+    fn cut(slabs: &mut Slabs, contents: &[u8]) -> Vec<Cutout> {
         slabs.cut(contents, STRIDE).collect()
     }
 

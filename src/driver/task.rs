@@ -1,6 +1,6 @@
 //! The task of one shard.
 
-mod receiving;
+mod reading;
 mod requests;
 
 use std::{
@@ -13,11 +13,11 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-use self::receiving::Reader;
-pub(super) use self::receiving::ReceiveSettings;
+use self::reading::Reader;
+pub(super) use self::reading::ReceiveSettings;
 #[cfg(all(test, not(loom)))]
 pub(super) use self::{
-    receiving::MAX_INBOX_BYTES,
+    reading::MAX_INBOX_BYTES,
     requests::{HANDSHAKES_PER_ROUND, REQUESTS_PER_ROUND},
 };
 use super::{
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     error::HandshakeError,
-    net::{Backlog, Obstacle, ReceiveBuffers, Timer, clock, task::wake_after_others},
+    net::{MoreToRead, Obstacle, ReceiveBuffers, Timer, clock, task::wake_after_others},
     proto::{Datagram, Meter, PunchKey, Shard, ShardCount},
     trace::dropped,
 };
@@ -133,7 +133,7 @@ impl Driver {
         if self.scheduler.serves_light_first() {
             self.serve_light();
         }
-        let backlog = self.receive(cx);
+        let more = self.receive(cx);
         let has_received = self.shard.totals().transport.datagrams_received > before;
         if self.scheduler.put_off_round(has_received) {
             cx.waker().wake_by_ref();
@@ -165,7 +165,7 @@ impl Driver {
             self.shared.sockets.close_kept();
         }
         self.next_unused = self.shared.sockets.close_unused();
-        if [backlog, forwarded].contains(&Backlog::More)
+        if [more, forwarded].contains(&MoreToRead::Maybe)
             || self.shard.has_ready()
             || self.has_requests
             || self.timer.poll(cx, self.next_deadline()).is_ready()
@@ -194,7 +194,7 @@ impl Driver {
     }
 
     /// Takes what has arrived in the mailbox. Returns whether there may be more.
-    fn take_mail(&mut self) -> Backlog {
+    fn take_mail(&mut self) -> MoreToRead {
         let mail = self.mailbox().take();
         let mut turns = mem::take(&mut self.turns);
         self.mailbox().doorbell().take(&mut turns);
@@ -234,7 +234,7 @@ impl Driver {
         if mail.has_forwarded {
             self.take_forwarded()
         } else {
-            Backlog::None
+            MoreToRead::No
         }
     }
 
@@ -394,7 +394,7 @@ impl Drop for Driver {
         self.shard.orphan_all(&mut self.wakers);
         wakers::wake(self.wakers.drain(..));
         for reader in self.readers.drain(..) {
-            if let Some(socket) = reader.socket() {
+            if let Some(socket) = reader.group() {
                 // This fails only if all drivers have stopped.
                 let _ = read_socket(&self.shared.mailboxes, 0, &socket, reader.io());
             }

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use super::{
     fault::Fault,
     task::Runtime,
-    unreachable::{Unreachable, next_report},
+    unreachable::{Unreachable, next_icmp_error},
 };
 
 /// Room for the largest UDP payload, or for the datagrams that GRO merges into one read, in bytes.
@@ -190,7 +190,7 @@ impl UdpSocket {
         &self,
         cx: &mut Context<'_>,
         buffers: &mut ReceiveBuffers,
-    ) -> Poll<io::Result<Backlog>> {
+    ) -> Poll<io::Result<MoreToRead>> {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let received = self.io.try_io(Interest::READABLE, || {
@@ -204,7 +204,7 @@ impl UdpSocket {
                 }
             });
             match received {
-                Ok(()) => return Poll::Ready(Ok(Backlog::More)),
+                Ok(()) => return Poll::Ready(Ok(MoreToRead::Maybe)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if buffers.received == 0 {
                         if self.is_shut_down() {
@@ -212,11 +212,11 @@ impl UdpSocket {
                         }
                         continue;
                     }
-                    let backlog = match self.io.poll_recv_ready(cx) {
-                        Poll::Ready(_) => Backlog::More,
-                        Poll::Pending => Backlog::None,
+                    let more = match self.io.poll_recv_ready(cx) {
+                        Poll::Ready(_) => MoreToRead::Maybe,
+                        Poll::Pending => MoreToRead::No,
                     };
-                    return Poll::Ready(Ok(backlog));
+                    return Poll::Ready(Ok(more));
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -273,7 +273,7 @@ impl UdpSocket {
     }
 
     /// Resolves when the error queue has an ICMP error about a datagram that was sent.
-    pub(crate) fn reported(self: Arc<Self>) -> BoxFuture<'static, ()> {
+    pub(crate) fn icmp_error(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             if self.io.ready(Interest::ERROR).await.is_err() {
                 // The runtime is shutting down, and with it the driver that waits here.
@@ -284,8 +284,9 @@ impl UdpSocket {
 
     /// Takes the next ICMP error: a datagram that was not delivered, or `None` for one that is
     /// ignored.
-    pub(crate) fn next_report(&self) -> io::Result<Option<Unreachable>> {
-        self.io.try_io(Interest::ERROR, || next_report(&self.io))
+    pub(crate) fn next_icmp_error(&self) -> io::Result<Option<Unreachable>> {
+        self.io
+            .try_io(Interest::ERROR, || next_icmp_error(&self.io))
     }
 }
 
@@ -308,13 +309,12 @@ fn read(state: &RwLock<UdpSocketState>) -> RwLockReadGuard<'_, UdpSocketState> {
     state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What may be left in the socket after a batch.
+/// Whether datagrams may be left in the socket after a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backlog {
-    /// Nothing; the task is woken when a datagram arrives.
-    None,
-    /// Possibly more datagrams.
-    More,
+pub(crate) enum MoreToRead {
+    /// There are none; the task is woken when one arrives.
+    No,
+    Maybe,
 }
 
 /// Memory for one receive batch, used for all sockets of a driver.

@@ -30,10 +30,10 @@ pub(crate) enum Obstacle {
 /// Takes the next ICMP error from the socket. Returns the datagram that was not delivered, or
 /// `None` for an error that is ignored. Fails with `WouldBlock` if there is none, or if the
 /// operating system does not report them.
-pub(super) fn next_report(socket: &tokio::net::UdpSocket) -> io::Result<Option<Unreachable>> {
+pub(super) fn next_icmp_error(socket: &tokio::net::UdpSocket) -> io::Result<Option<Unreachable>> {
     #[cfg(target_os = "linux")]
     {
-        linux::next_report(socket)
+        linux::next_icmp_error(socket)
     }
     #[cfg(not(target_os = "linux"))]
     {

@@ -21,7 +21,7 @@ pub(crate) use self::streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, Str
 #[cfg(test)]
 pub(super) use self::streams::{Grown, Holding};
 use self::{
-    ending::{Closing, Lingering, Loss},
+    ending::{CloseToSend, Lingering, Loss},
     streams::{StreamStates, Streams},
     turn_requests::TurnRequests,
 };
@@ -58,7 +58,7 @@ pub(crate) struct Connection {
     newest: u64,
     authenticated: Option<Authenticated>,
     loss: Option<Loss>,
-    closing: Option<Closing>,
+    closing: Option<CloseToSend>,
     /// The longest time that a close waits for streams that were closed before it.
     linger_timeout: Duration,
     linger: Lingering,

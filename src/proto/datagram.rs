@@ -39,7 +39,7 @@ pub(super) fn local_addr<S: SocketHandle>(socket: &S, source: Option<IpAddr>) ->
 }
 
 /// The interface for sending.
-pub(crate) trait Outbound<S> {
+pub(crate) trait Output<S> {
     /// Whether the socket can now send a batch to that address.
     fn is_ready(&self, socket: &S, remote_addr: SocketAddr) -> bool;
 

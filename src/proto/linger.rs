@@ -1,4 +1,4 @@
-//! How long a closed connection goes on to deliver streams that were closed before it.
+//! How long a closed connection still delivers streams that were closed before it.
 
 use std::{
     collections::BTreeSet,
@@ -7,8 +7,8 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-/// The time left for a connection that its application has closed, while its peer has not
-/// acknowledged all data of the streams that were closed before.
+/// How long a closed connection still waits for its peer to acknowledge the streams that were
+/// closed before.
 #[derive(Debug)]
 pub(super) struct Linger {
     until: Instant,
@@ -67,7 +67,7 @@ impl Linger {
         is_due
     }
 
-    /// When it ends, even if not everything is delivered, or is to be looked at again.
+    /// When to look again, or to end although something is undelivered.
     pub(super) fn next_timeout(&self) -> Instant {
         self.deadline().min(self.asks_at)
     }

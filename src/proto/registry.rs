@@ -46,7 +46,7 @@ pub(crate) struct Unfinished {
     pub(crate) pending: usize,
     /// Bytes of datagrams held by pending connections.
     pub(crate) pending_bytes: usize,
-    /// The number of networks from which they come.
+    /// The number of sources from which they come.
     pub(crate) sources: usize,
 }
 

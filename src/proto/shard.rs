@@ -3,7 +3,7 @@
 mod after_turn;
 mod dialling;
 mod incoming;
-mod receiving;
+mod routing;
 mod settings;
 mod slots;
 mod turns;
@@ -27,7 +27,7 @@ pub(crate) use self::{
 };
 use self::{
     settings::MakeTransportConfig,
-    slots::{Begun, slot},
+    slots::{InitialState, slot},
 };
 use super::{
     bandwidth::Bandwidth,
@@ -78,7 +78,8 @@ pub(crate) struct Shard<S> {
     stream_limits: StreamLimits,
     /// Indexed by quinn-proto's connection handles, which are dense.
     slots: Vec<Option<Slot<S>>>,
-    live: usize,
+    /// The number of connections that are not closed.
+    connections: usize,
     /// Connections that have ended.
     closing: ClosingConnections<S>,
     lingering: LingeringConnections,
@@ -153,7 +154,7 @@ impl<S: SocketHandle> Shard<S> {
             bandwidth: settings.bandwidth,
             stream_limits: settings.stream_limits,
             slots: Vec::new(),
-            live: 0,
+            connections: 0,
             closing: ClosingConnections::new(),
             lingering: LingeringConnections::default(),
             untaken: UntakenStreams::default(),
@@ -200,12 +201,12 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Whether there are connections that are not closed.
     pub(crate) fn has_connections(&self) -> bool {
-        self.live > 0
+        self.connections > 0
     }
 
     /// Whether nothing is left to drive.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0
+        self.connections == 0
             && self.closing.is_empty()
             && self.untaken.is_empty()
             && self.reception.waiting() == 0
@@ -238,7 +239,8 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Whether there are no connection IDs left for another connection.
     fn has_no_ids(&self) -> bool {
-        self.live + self.closing.len() + self.reception.waiting() >= self.id_quota.connections
+        self.connections + self.closing.len() + self.reception.waiting()
+            >= self.id_quota.connections
     }
 
     /// When [`prepare_turns`](Self::prepare_turns) is due.

@@ -7,30 +7,34 @@ mod silent_peer;
 
 use std::{
     mem,
+    task::Waker,
     time::{Duration, Instant},
 };
 
-use quinn_proto::{ConnectionHandle, Endpoint};
+use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent};
 
 pub(crate) use self::sending::Offload;
-pub(super) use self::sending::Sending;
+use self::sending::Sending;
 #[cfg(test)]
 pub(super) use self::{receiving::DATAGRAMS_PER_TURN, sending::BATCHES_PER_TURN};
 use super::{
     budget::Budget,
     connection::Connection,
     connection_id::{IdQuota, IssuedIds},
-    datagram::SocketHandle,
+    datagram::{Output, SocketHandle},
     inbox::InboxBytes,
+    linger::LingeringConnections,
     path_doubts::DoubtfulHosts,
     registry::{self, Registry, Totals},
     slot::Slot,
+    turn_queue::Load,
+    work::Meter,
 };
 use crate::{error::HandshakeError, sync::Mutex, trace::dropped};
 
-/// The most bytes of datagrams received and sent in a [light](super::turn_queue::Load::Light) turn:
+/// The most bytes of datagrams received and sent in a [light](Load::Light) turn:
 /// a few requests and replies, and much less than a transfer moves in a turn.
-pub(super) const LIGHT_BYTES: usize = 8 * 1024;
+const LIGHT_BYTES: usize = 8 * 1024;
 
 /// How long a connection that has ended waits for a socket that is not writable.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,12 +47,13 @@ pub(super) struct Turn<'a, S> {
     pub(super) connection: &'a mut Connection,
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) id_quota: IdQuota,
-    /// The number of connections of the shard.
+    /// The number of connections of the shard that are not closed.
     pub(super) connections: usize,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive_interval: Option<Duration>,
     pub(super) offload: Offload,
     pub(super) doubtful_hosts: &'a mut DoubtfulHosts,
+    pub(super) lingering: &'a mut LingeringConnections,
     pub(super) issued: &'a IssuedIds,
     pub(super) inbox_bytes: &'a mut InboxBytes,
     pub(super) totals: &'a mut Totals,
@@ -58,11 +63,117 @@ pub(super) struct Turn<'a, S> {
     pub(super) moved: usize,
 }
 
+/// What follows from a turn.
+pub(super) struct TurnOutcome {
+    pub(super) load: Load,
+    /// CPU time beyond what the connection has earned, if any.
+    pub(super) debt: Option<Duration>,
+    /// Whether it needs another turn at once.
+    pub(super) more: bool,
+    /// When its next timer is due.
+    pub(super) deadline: Option<Instant>,
+    /// Whether its socket was not writable.
+    pub(super) is_blocked: bool,
+    /// Whether the peer is authenticated.
+    pub(super) is_established: bool,
+    /// The initial ID of a dial that has received its first datagram in this turn.
+    pub(super) answered: Option<ConnectionId>,
+    /// The connection that has lingered longest, if there is no room beside this one.
+    pub(super) evicted: Option<ConnectionHandle>,
+    /// How it has ended, if it has.
+    pub(super) end: Option<End>,
+    /// Whether it has ended with streams that the application has not taken.
+    pub(super) leaves_streams: bool,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    /// The endpoint has discarded it.
+    Drained,
+    /// Only its closing or draining state is left.
+    Closing { rtt: Duration },
+}
+
 impl<S: SocketHandle> Turn<'_, S> {
+    /// Runs the turn, and adds the wakers that are due to `wakers`. `buf` is memory for packets.
+    pub(super) fn run(
+        mut self,
+        meter: &impl Meter,
+        out: &mut impl Output<S>,
+        buf: &mut Vec<u8>,
+        wakers: &mut Vec<Waker>,
+    ) -> TurnOutcome {
+        let due_before = wakers.len();
+        let unanswered = self.slot.unanswered_dial;
+        // In the order of their occurrence: datagrams have arrived before `now`.
+        let debt = self.receive(meter);
+        let mut forget = self.apply_changes_and_timers();
+        let mut drained = self.exchange();
+        self.handle_application_events();
+        self.follow_socket(&*out);
+        // The application does not hold it, and the peer has closed it, so it need not drain.
+        forget |= self.connection.was_turned_away();
+        let sending = self.send(out, buf);
+        drained |= self.exchange();
+        self.handle_application_events();
+
+        let is_finished = self.is_finished(sending);
+        let since = &mut self.slot.lingers_since;
+        let evicted = if self.connection.lingers() {
+            self.lingering.insert(self.now, self.handle, since)
+        } else {
+            self.lingering.remove(self.handle, since);
+            None
+        };
+        let more = sending == Sending::Unfinished
+            || !self.slot.inbox.is_empty()
+            || (self.slot.timer_is_due && !self.slot.untried_path)
+            || self.connection.announce_turn();
+        let deadline = self.next_deadline();
+        // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
+        // for more credit.
+        let is_told = self.slot.close_packet.is_some() || self.connection.was_ended_by_peer();
+        if forget && is_told && !drained {
+            (self.endpoint).handle_event(self.handle, EndpointEvent::drained());
+            drained = true;
+        }
+        let end = if drained {
+            Some(End::Drained)
+        } else {
+            let rtt = self.connection.rtt();
+            is_finished.then_some(End::Closing { rtt })
+        };
+        if end.is_some() {
+            self.release();
+        }
+        let leaves_streams = end.is_some() && self.connection.has_untaken();
+        let is_confirmed = !self.slot.is_confirmed && self.connection.is_confirmed();
+        let is_established = self.connection.authenticated().is_some();
+        self.connection.take_due(wakers);
+        let is_light =
+            is_established && !more && self.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
+        self.share_memory();
+        self.note_mtu(false);
+        self.slot.is_confirmed |= is_confirmed;
+        TurnOutcome {
+            load: if is_light { Load::Light } else { Load::Heavy },
+            debt,
+            more,
+            deadline,
+            is_blocked: sending == Sending::Blocked,
+            is_established,
+            answered: unanswered.filter(|_| self.slot.unanswered_dial.is_none()),
+            evicted,
+            end,
+            leaves_streams,
+        }
+    }
+
     /// Applies what the application did since the last turn, and handles timers.
     ///
     /// Returns `true` if the connection is to be discarded after this turn.
-    pub(super) fn apply_changes_and_timers(&mut self) -> bool {
+    fn apply_changes_and_timers(&mut self) -> bool {
         let now = self.now;
         if self
             .slot
@@ -118,7 +229,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Exchanges events between the connection and the endpoint.
     ///
     /// Returns `true` if the connection is drained.
-    pub(super) fn exchange(&mut self) -> bool {
+    fn exchange(&mut self) -> bool {
         let mut drained = false;
         while let Some(event) = self.connection.poll_endpoint_event() {
             drained |= event.is_drained();
@@ -143,7 +254,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         drained
     }
 
-    pub(super) fn handle_application_events(&mut self) {
+    fn handle_application_events(&mut self) {
         let authenticated = self.connection.handle_application_events();
         self.connection.streams().serve_write_line();
         self.after_events(authenticated);
@@ -164,7 +275,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
-    pub(super) fn share_memory(&mut self) {
+    fn share_memory(&mut self) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
         if is_over && self.connection.count_exactly() {
@@ -195,7 +306,7 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     /// Whether the connection has ended and nothing is left to do: the peer was told, or has told
     /// us.
-    pub(super) fn is_finished(&mut self, sending: Sending) -> bool {
+    fn is_finished(&mut self, sending: Sending) -> bool {
         if !self.connection.is_over() {
             return false;
         }
@@ -214,7 +325,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Lets go of a connection that is over.
-    pub(super) fn release(&mut self) {
+    fn release(&mut self) {
         self.connection.release();
         let given_up = self.connection.gave_up_lingering();
         if given_up {
@@ -226,7 +337,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         self.totals.transport.lingers_given_up += u64::from(given_up);
     }
 
-    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+    fn next_deadline(&mut self) -> Option<Instant> {
         let deadlines = [
             self.connection.poll_timeout(),
             self.slot.handshake_deadline,

@@ -18,12 +18,12 @@ use super::spare;
 #[derive(Default)]
 pub(super) struct UnansweredDials {
     /// By the destination connection ID of their first packet, which we chose.
-    by_id: FxHashMap<ConnectionId, Dial>,
+    by_id: FxHashMap<ConnectionId, UnansweredDial>,
     /// Dials that may be one side of a hole punch, until something comes from their address.
     by_addr: HashMap<SocketAddr, ConnectionId>,
 }
 
-struct Dial {
+struct UnansweredDial {
     handle: ConnectionHandle,
     remote_addr: SocketAddr,
     /// "Port unreachable" is ignored before this time.
@@ -47,7 +47,7 @@ impl UnansweredDials {
             believed_from += REFUSAL_PATIENCE;
             self.by_addr.insert(remote_addr, initial_id);
         }
-        let dial = Dial {
+        let dial = UnansweredDial {
             handle,
             remote_addr,
             believed_from,
@@ -103,7 +103,7 @@ impl UnansweredDials {
         self.by_id.get(&initial_id).map(|dial| dial.handle)
     }
 
-    /// Whether there are dials that may be half of a hole punch and have heard nothing.
+    /// Whether there are dials that may be one side of a hole punch and have heard nothing.
     pub(super) fn may_punch(&self) -> bool {
         !self.by_addr.is_empty()
     }

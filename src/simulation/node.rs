@@ -34,7 +34,7 @@ use crate::{
     config::Config,
     error::HandshakeError,
     proto::{
-        Budget, DialDeadlines, Incoming, IncomingKey, Meter, Outbound, PunchKey, Registry, Shard,
+        Budget, DialDeadlines, Incoming, IncomingKey, Meter, Output, PunchKey, Registry, Shard,
         ShardCount, ShardSeed, SocketHandle,
     },
     sync::Mutex,

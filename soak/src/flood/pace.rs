@@ -21,7 +21,7 @@ impl Pace {
         }
     }
 
-    /// Notes that one is done; waits until the next one is due.
+    /// Call after each item: waits until the next one is due.
     pub fn wait(&mut self) {
         self.done += 1;
         let due = Duration::from_nanos(self.done * 1_000_000_000 / self.per_second);

@@ -36,7 +36,7 @@ impl Controller {
         }
     }
 
-    /// What asks for it: the three together tell controllers apart.
+    /// The part of `SIM_WAN` that selects it; no two controllers have the same three values.
     fn part(self) -> &'static str {
         match self {
             Self::Cubic => "bbr=0,reno=0,quinn=0",
@@ -132,7 +132,7 @@ fn with_controllers<'a>(
     seeds: u64,
 ) -> impl Iterator<Item = String> {
     let seeds = if path.contains("loss=0,") {
-        // They differ in little.
+        // Without loss, seeds hardly differ.
         1
     } else if path.contains("rate=1000,") {
         a_fifth(seeds)

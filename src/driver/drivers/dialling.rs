@@ -16,7 +16,7 @@ use crate::{
     driver::{
         connection::Handshake,
         mailbox::Undeliverable,
-        requests::{Dial, PacketRequest, Request},
+        requests::{DialRequest, PacketRequest, Request},
         silent_hosts::{Advice, Departure, Heard, Port, first_try},
         socket_group::SocketGroup,
         wakers::Reply,
@@ -76,7 +76,7 @@ impl Drivers {
         let config = self.config.client(expected, max_payload)?;
         let (reply, receiver) = Reply::new();
         self.mailbox(self.next_shard.fetch_add(1, Ordering::Relaxed))?
-            .request(Request::Dial(Dial {
+            .request(Request::Dial(DialRequest {
                 config: Box::new(config),
                 max_payload,
                 remote_addr,

@@ -26,15 +26,15 @@ impl Sockets {
             dialling.add_unshared(&socket);
             return Ok(socket);
         }
-        let place = match wildcard {
+        let dial_socket = match wildcard {
             IpAddr::V4(_) => &mut dialling.v4,
             IpAddr::V6(_) => &mut dialling.v6,
         };
-        let socket = match place.current.upgrade() {
+        let socket = match dial_socket.current.upgrade() {
             Some(socket) => socket,
             None => {
                 let socket = open(addr)?;
-                *place = Place::of(&socket);
+                *dial_socket = DialSocket::of(&socket);
                 socket
             }
         };
@@ -47,14 +47,14 @@ impl Sockets {
 #[derive(Default)]
 pub(super) struct Dialling {
     /// The socket that all dials of a family share.
-    v4: Place,
-    v6: Place,
+    v4: DialSocket,
+    v6: DialSocket,
     /// Sockets of a single dial each.
-    unshared: Vec<Place>,
+    unshared: Vec<DialSocket>,
 }
 
 impl Dialling {
-    pub(super) fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+    pub(super) fn sockets(&mut self) -> impl Iterator<Item = &mut DialSocket> {
         [&mut self.v4, &mut self.v6]
             .into_iter()
             .chain(&mut self.unshared)
@@ -64,15 +64,15 @@ impl Dialling {
         // Closed sockets are removed before the vector grows.
         if self.unshared.len() == self.unshared.capacity() {
             self.unshared
-                .retain(|place| place.current.strong_count() > 0);
+                .retain(|dial_socket| dial_socket.current.strong_count() > 0);
         }
-        self.unshared.push(Place::of(socket));
+        self.unshared.push(DialSocket::of(socket));
     }
 }
 
 /// A socket, and those that it has replaced.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct DialSocket {
     pub(super) current: Weak<SocketGroup>,
     /// The replaced sockets, as long as connections that cannot move yet use them. Each keeps the
     /// current one open as its successor.
@@ -81,7 +81,7 @@ pub(super) struct Place {
     pub(super) replaced_at: Option<Instant>,
 }
 
-impl Place {
+impl DialSocket {
     fn of(socket: &Arc<SocketGroup>) -> Self {
         Self {
             current: Arc::downgrade(socket),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Sockets, for_dials::Place};
+use super::{Sockets, for_dials::DialSocket};
 use crate::{
     driver::socket_group::SocketGroup,
     error::RebindError,
@@ -49,16 +49,16 @@ impl Sockets {
         // Unused sockets need no replacement: the next dial opens a new one.
         self.close_idle();
         let mut moves = Vec::new();
-        for place in dialling.places() {
-            if place.is_used(self.is_kept(&place.current))
-                && let Some(socket) = place.current.upgrade()
+        for dial_socket in dialling.sockets() {
+            if dial_socket.is_used(self.is_kept(&dial_socket.current))
+                && let Some(socket) = dial_socket.current.upgrade()
             {
                 let successor = self.open_beside(&runtime, &socket)?;
-                moves.push((place, socket, successor));
+                moves.push((dial_socket, socket, successor));
             }
         }
-        for (place, socket, successor) in moves {
-            self.give_up(&runtime, place, socket, &successor, "rebind");
+        for (dial_socket, socket, successor) in moves {
+            self.give_up(&runtime, dial_socket, socket, &successor, "rebind");
         }
         drop(dialling);
         self.tell_drivers();
@@ -117,19 +117,25 @@ impl Sockets {
         socket: &Arc<SocketGroup>,
     ) -> Result<(), RebindError> {
         let mut dialling = lock(&self.dialling);
-        let place = dialling
-            .places()
-            .find(|place| Weak::as_ptr(&place.current) == Arc::as_ptr(socket));
+        let dial_socket = dialling
+            .sockets()
+            .find(|dial_socket| Weak::as_ptr(&dial_socket.current) == Arc::as_ptr(socket));
         let now = clock::now();
-        let Some(place) = place.filter(|place| {
+        let Some(dial_socket) = dial_socket.filter(|dial_socket| {
             // If the replacement fails again so soon, another one is unlikely to do better.
-            (place.replaced_at).is_none_or(|replaced_at| now >= replaced_at + NEXT_ATTEMPT)
+            (dial_socket.replaced_at).is_none_or(|replaced_at| now >= replaced_at + NEXT_ATTEMPT)
         }) else {
             return Ok(());
         };
         let successor = self.open_beside(runtime, socket)?;
-        self.give_up(runtime, place, Arc::clone(socket), &successor, "failed");
-        place.replaced_at = Some(now);
+        self.give_up(
+            runtime,
+            dial_socket,
+            Arc::clone(socket),
+            &successor,
+            "failed",
+        );
+        dial_socket.replaced_at = Some(now);
         drop(dialling);
         self.tell_drivers();
         Ok(())
@@ -140,14 +146,14 @@ impl Sockets {
     fn give_up(
         self: &Arc<Self>,
         runtime: &Runtime,
-        place: &mut Place,
+        dial_socket: &mut DialSocket,
         socket: Arc<SocketGroup>,
         successor: &Arc<SocketGroup>,
         reason: &str,
     ) {
         let (from, to) = (socket.local_addr(), successor.local_addr());
         tracing::debug!(reason, %from, %to, "replaced a socket");
-        place.give_up(&socket, successor);
+        dial_socket.give_up(&socket, successor);
         self.keep_instead(&socket, successor);
         self.rebound.fetch_add(1, Ordering::Relaxed);
         self.let_linger(runtime, socket);

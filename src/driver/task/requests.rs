@@ -12,12 +12,12 @@ use super::Driver;
 use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
-        requests::{Accept, Dial, HandshakeRequest, PacketRequest, Requests},
+        requests::{Accept, DialRequest, HandshakeRequest, PacketRequest, Requests},
         socket_group::SocketGroup,
     },
     error::{DialError, HandshakeError},
     net::clock,
-    proto::{DialDeadlines, Outbound as _, SharedConnection},
+    proto::{DialDeadlines, Output as _, SharedConnection},
 };
 
 /// The most handshakes begun in one round. Each costs 100–200 µs of TLS work, during which all
@@ -88,7 +88,7 @@ impl Driver {
         late.map(|dial| self.fail_late(dial)).count()
     }
 
-    fn fail_late(&mut self, dial: Dial) {
+    fn fail_late(&mut self, dial: DialRequest) {
         self.shard.totals().transport.dials_expired += 1;
         let remote_addr = dial.remote_addr;
         tracing::debug!(reason = "dials_expired", %remote_addr, "dropped a dial");
@@ -143,7 +143,7 @@ impl Driver {
     }
 
     /// Begins a dial, if its caller still waits for it.
-    fn begin_dial(&mut self, now: Instant, dial: Dial) -> bool {
+    fn begin_dial(&mut self, now: Instant, dial: DialRequest) -> bool {
         if dial.reply.is_canceled() {
             return false;
         }
@@ -151,7 +151,7 @@ impl Driver {
             self.fail_late(dial);
             return false;
         }
-        let Dial {
+        let DialRequest {
             config,
             max_payload,
             remote_addr,

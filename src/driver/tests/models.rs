@@ -26,7 +26,7 @@ use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
         mailbox::{Mailbox, read_socket},
-        requests::{Dial, Request},
+        requests::{DialRequest, Request},
         socket_group::SocketGroup,
         wakers::Reply,
     },
@@ -133,7 +133,8 @@ fn a_flush_is_done_whatever_becomes_of_the_driver() {
             ..
         } = World::new(&RUNTIME, Dialling::JustBegun);
         let driver = spawn(move || {
-            // Once, or until another round is wanted: then it stops before the flush is done.
+            // The driver is polled once, or until it asks for another round, and then stops before
+            // the flush is done.
             let _ = block_on(poll_fn(|cx| Poll::Ready(driver.poll_unpin(cx))));
             drop(driver);
         });
@@ -209,7 +210,7 @@ fn established(connection: &DrivenConnection) -> HandshakeError {
 fn dial(mailbox: &Mailbox, socket: &Arc<SocketGroup>) -> Option<Result<Handshake, Error>> {
     let (reply, receiver) = Reply::new();
     mailbox
-        .request(Request::Dial(Dial {
+        .request(Request::Dial(DialRequest {
             config: Box::new(CONFIG.client(None, None).unwrap()),
             max_payload: None,
             remote_addr: nobody(),

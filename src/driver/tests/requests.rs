@@ -23,8 +23,8 @@ use crate::{
         incoming::{IncomingConnection, IncomingQueue},
         mailbox::{CloseAll, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
         requests::{
-            Accept, Dial, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS, PacketRequest,
-            Request, Requests,
+            Accept, DialRequest, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS,
+            PacketRequest, Request, Requests,
         },
         socket_group::SocketGroup,
         task::{HANDSHAKES_PER_ROUND, MAX_INBOX_BYTES, REQUESTS_PER_ROUND},
@@ -565,10 +565,10 @@ impl Scene {
         totals
     }
 
-    fn dial_to(&self, remote_addr: SocketAddr) -> (Dial, Answer) {
+    fn dial_to(&self, remote_addr: SocketAddr) -> (DialRequest, Answer) {
         let _context = self.runtime.enter();
         let (reply, answer) = Reply::new();
-        let dial = Dial {
+        let dial = DialRequest {
             config: Box::new(CONFIG.client(None, None).unwrap()),
             max_payload: None,
             remote_addr,

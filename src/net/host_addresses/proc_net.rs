@@ -1,9 +1,8 @@
 //! What Linux tells of the addresses of this host in files in `/proc`.
 //!
-//! They are read as well as getifaddrs(3), because that does not tell which IPv6 addresses cannot
-//! be used, and instead of it if netlink sockets are not permitted: systemd's
-//! `RestrictAddressFamilies=` and other sandboxes refuse the socket, and getifaddrs(3) of glibc and
-//! musl has no alternative.
+//! They are read beside getifaddrs(3), which does not tell which IPv6 addresses cannot be used.
+//! They replace it where netlink sockets are not permitted: systemd's `RestrictAddressFamilies=`
+//! and other sandboxes refuse the socket, and getifaddrs(3) of glibc and musl has no alternative.
 
 use std::{
     collections::BTreeSet,

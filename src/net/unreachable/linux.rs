@@ -29,7 +29,7 @@ const QUOTED_BYTES: usize = 64;
 /// Other errors return `None`. QUIC's own path MTU discovery makes "packet too big" unnecessary
 /// (RFC 9000 §14.3), and a host that a router cannot reach may become reachable before the
 /// handshake times out.
-pub(super) fn next_report(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
+pub(super) fn next_icmp_error(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
     let mut quoted = vec![0; QUOTED_BYTES];
     // quinn-udp enables packet information and traffic class for each datagram; errors carry them
     // as well. Without room for them, nix would return no control messages.

@@ -19,8 +19,8 @@ pub(super) struct Line {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Place(f64);
 
-/// What was not used may be used later, if not later than this: timers are late by a millisecond or
-/// two, and so are readers and writers.
+/// Unused rate can be made up for within this time, because timers, readers and writers are late by
+/// a millisecond or two.
 const BURST: Duration = Duration::from_millis(20);
 
 impl Line {

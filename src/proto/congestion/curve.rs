@@ -12,7 +12,8 @@ const C: f64 = 0.4;
 /// would have with losses of one half (RFC 9438 §4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
-/// Most of the window that it may be in a round trip (RFC 9438 §4.2).
+/// The target is at most this many windows, so the window grows by half at most in a round trip
+/// (RFC 9438 §4.2).
 const MOST_GROWTH: f64 = 1.5;
 
 /// The window as a function of the time since it was reduced. All windows are in bytes, and parts
@@ -21,7 +22,7 @@ const MOST_GROWTH: f64 = 1.5;
 pub(super) struct Curve {
     /// Where the curve is flat: W_max.
     level: f64,
-    /// When it comes to that, in seconds: K.
+    /// Seconds until the curve reaches `level`: K.
     rise: f64,
     /// What Reno would have: W_est.
     estimate: f64,
@@ -73,7 +74,7 @@ impl Curve {
         self.last = now;
     }
 
-    /// Nothing that was sent until then counts: an acknowledgement accounts for its own round trip.
+    /// Time before `sent` does not count, because the acknowledgement of that packet covers it.
     pub(super) fn pause_until(&mut self, sent: Instant) {
         self.last = self.last.max(sent);
     }

@@ -56,7 +56,7 @@ impl Connection {
     pub(crate) fn abandon(&mut self, why: HandshakeError) {
         if self.loss.is_none() && self.authenticated.is_none() {
             self.lose(ConnectionError::LocallyClosed, why);
-            self.closing = Some(Closing {
+            self.closing = Some(CloseToSend {
                 code: VarInt::from_u32(0),
                 reason: Bytes::new(),
                 abandoned: true,
@@ -76,7 +76,7 @@ impl Connection {
         }
         let stopped = ConnectionError::DriverStopped;
         self.lose(stopped.clone(), stopped.into());
-        self.closing = Some(Closing {
+        self.closing = Some(CloseToSend {
             code: VarInt::from_u32(0),
             reason: Bytes::new(),
             abandoned: false,
@@ -108,9 +108,10 @@ impl Connection {
         if let Some(watch) = &self.watch {
             watch.end_with_error();
         }
-        self.closing = Some(Closing {
+        self.closing = Some(CloseToSend {
             code: VarInt::from_u64(code.into()).unwrap_or_default(),
-            // The first byte is left out.
+            // A transport close has one field more, which takes the first byte of the reason
+            // (`make_transport_close`).
             reason: format!(" {reason}").into(),
             abandoned: self.authenticated.is_none(),
         });
@@ -131,7 +132,7 @@ impl Connection {
             return;
         }
         self.lose(ConnectionError::TimedOut, HandshakeError::TimedOut);
-        self.closing = Some(Closing {
+        self.closing = Some(CloseToSend {
             code: VarInt::from_u32(0),
             reason: Bytes::new(),
             abandoned: true,
@@ -147,7 +148,7 @@ impl Connection {
             ConnectionError::LocallyClosed,
             ConnectionError::LocallyClosed.into(),
         );
-        self.closing = Some(Closing {
+        self.closing = Some(CloseToSend {
             code,
             reason,
             abandoned: false,
@@ -320,7 +321,7 @@ pub(super) struct Loss {
 /// A CONNECTION_CLOSE that was not sent yet: the application has closed the connection, or we
 /// end it because of the peer's behaviour or silence, the handshake timeout or the end of the
 /// driver.
-pub(super) struct Closing {
+pub(super) struct CloseToSend {
     pub(super) code: VarInt,
     pub(super) reason: Bytes,
     /// Whether the connection has no user left: it is discarded as soon as the close is sent.

@@ -7,7 +7,7 @@ use quinn_proto::{
     ConnectionError as QuicError, ConnectionEvent, EndpointEvent, Event, TransportErrorCode, VarInt,
 };
 
-use super::{Authenticated, Connection, ending::Closing, peer};
+use super::{Authenticated, Connection, ending::CloseToSend, peer};
 use crate::{
     authenticator::{CertificateError, Negotiated},
     error::{ConnectionError, HandshakeError},
@@ -113,7 +113,7 @@ impl Connection {
                     _ => CertificateError::Chain { length: 0 },
                 };
                 self.lose(ConnectionError::LocallyClosed, error.into());
-                self.closing = Some(Closing {
+                self.closing = Some(CloseToSend {
                     code: VarInt::from_u32(0),
                     reason: Bytes::new(),
                     abandoned: true,

@@ -13,7 +13,8 @@ use crate::{error::ConnectionError, packets::Challenge, proto::congestion::PathC
 
 impl Connection {
     /// Resolves to the peer's new address, once after each change. After the end of the connection,
-    /// resolves to its error, once all streams that came in before are taken.
+    /// resolves to its error, after the application has taken all streams that the peer opened
+    /// before.
     ///
     /// An attacker on the path can forward copies of the peer's packets from another address, so an
     /// address is reported only once it is validated.

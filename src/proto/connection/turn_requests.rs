@@ -50,7 +50,7 @@ impl TurnRequests {
         self.wanted = Wanted::No;
     }
 
-    /// The number of this turn.
+    /// The number of this turn, by which a write tells whether it is the first of its stream in it.
     pub(super) fn count(&self) -> u64 {
         self.count
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn_proto::{ConnectionHandle, ConnectionId};
+use quinn_proto::ConnectionHandle;
 
 use super::{Shard, slots::slot};
 use crate::{
@@ -13,42 +13,10 @@ use crate::{
         connection::{SharedConnection, lock_connection},
         datagram::SocketHandle,
         deadlines::Phase,
-        turn_queue::Load,
+        turn::{End, TurnOutcome},
     },
     trace::dropped,
 };
-
-/// What follows from a turn.
-pub(super) struct Outcome {
-    pub(super) load: Load,
-    /// CPU time beyond what the connection has earned, if any.
-    pub(super) debt: Option<Duration>,
-    /// Whether it needs another turn at once.
-    pub(super) more: bool,
-    /// When its next timer is due.
-    pub(super) deadline: Option<Instant>,
-    /// Whether its socket was not writable.
-    pub(super) is_blocked: bool,
-    /// Whether the peer is authenticated.
-    pub(super) is_established: bool,
-    /// The initial ID of a dial that has received its first datagram in this turn.
-    pub(super) answered: Option<ConnectionId>,
-    /// The connection that has lingered longest, if there is no room beside this one.
-    pub(super) evicted: Option<ConnectionHandle>,
-    /// How it has ended, if it has.
-    pub(super) end: Option<End>,
-    /// Whether it has ended with streams that the application has not taken.
-    pub(super) leaves_streams: bool,
-}
-
-/// The end of a connection.
-#[derive(Clone, Copy)]
-pub(super) enum End {
-    /// The endpoint has discarded it.
-    Drained,
-    /// Only its closing or draining state is left.
-    Closing { rtt: Duration },
-}
 
 impl<S: SocketHandle> Shard<S> {
     /// Does what follows from a turn, with the connection unlocked.
@@ -57,7 +25,7 @@ impl<S: SocketHandle> Shard<S> {
         now: Instant,
         handle: ConnectionHandle,
         connection: &SharedConnection,
-        outcome: Outcome,
+        outcome: TurnOutcome,
     ) {
         let Some(slot) = slot(&mut self.slots, handle) else {
             return;

@@ -5,7 +5,7 @@ use std::{mem, net::SocketAddr, sync::Arc, time::Instant};
 use quinn_proto::{ClientConfig, ConnectError, ConnectionHandle, ConnectionId};
 use rand::Rng;
 
-use super::{Beginning, Begun, Shard, slot};
+use super::{Beginning, InitialState, Shard, slot};
 use crate::{
     address::Host,
     error::HandshakeError,
@@ -78,7 +78,7 @@ impl<S: SocketHandle> Shard<S> {
         let may_punch = socket.is_listening();
         self.unanswered
             .insert(now, initial_id, handle, remote_addr, may_punch);
-        let begun = Begun {
+        let initial = InitialState {
             local_ip: None,
             // The anti-amplification limit applies to servers only (RFC 9000 §8).
             addresses: AddressLimits::new(Some(remote_addr)),
@@ -89,7 +89,7 @@ impl<S: SocketHandle> Shard<S> {
             unanswered_dial: Some(initial_id),
             heard_marked: None,
         };
-        let connection = self.insert(now, handle, connection, socket, begun);
+        let connection = self.insert(now, handle, connection, socket, initial);
         Ok((handle, connection))
     }
 

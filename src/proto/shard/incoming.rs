@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Instant};
 
 use quinn_proto::ConnectionHandle;
 
-use super::{Beginning, Begun, Shard};
+use super::{Beginning, InitialState, Shard};
 use crate::{
     address::Host,
     error::{ConnectionError, HandshakeError},
     proto::{
         amplification::AddressLimits,
         connection::{Direction, SharedConnection},
-        datagram::{Incoming, Outbound, SocketHandle, local_addr},
+        datagram::{Incoming, Output, SocketHandle, local_addr},
         reception::{FirstPacket, IncomingKey, Pending, Rejection},
     },
     trace::dropped,
@@ -20,12 +20,7 @@ use crate::{
 impl<S: SocketHandle> Shard<S> {
     /// Decides about a first packet. A packet over a limit is dropped silently: an honest client
     /// sends it again a second later, and then finds a place.
-    pub(super) fn admit(
-        &mut self,
-        now: Instant,
-        first: FirstPacket<S>,
-        out: &mut impl Outbound<S>,
-    ) {
+    pub(super) fn admit(&mut self, now: Instant, first: FirstPacket<S>, out: &mut impl Output<S>) {
         let Err((first, rejection)) = self.reception.admit(now, first) else {
             self.note_unfinished();
             return;
@@ -51,7 +46,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Sends a Retry, so that the client comes back with a token (RFC 9000 §8.1.2); until then no
     /// state is kept.
-    fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Outbound<S>) {
+    fn retry(&mut self, incoming: quinn_proto::Incoming, socket: &S, out: &mut impl Output<S>) {
         self.buf.clear();
         let remote_addr = incoming.remote_address();
         match self.endpoint.retry(incoming, &mut self.buf) {
@@ -92,7 +87,7 @@ impl<S: SocketHandle> Shard<S> {
         now: Instant,
         key: IncomingKey,
         max_payload: Option<u16>,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) -> Result<(ConnectionHandle, SharedConnection), HandshakeError> {
         let Some(pending) = self.reception.take_pending(key) else {
             return Err(HandshakeError::TimedOut);
@@ -131,7 +126,7 @@ impl<S: SocketHandle> Shard<S> {
                 let is_proven = pending.source.is_proven;
                 let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
                 addresses.note_received(remote_addr, pending.bytes);
-                let begun = Begun {
+                let initial = InitialState {
                     local_ip,
                     addresses,
                     deadline: pending.deadline,
@@ -141,7 +136,7 @@ impl<S: SocketHandle> Shard<S> {
                     unanswered_dial: None,
                     heard_marked: Some(pending.is_marked),
                 };
-                let connection = self.insert(now, handle, connection, pending.socket, begun);
+                let connection = self.insert(now, handle, connection, pending.socket, initial);
                 self.note_unfinished();
                 Ok((handle, connection))
             }
@@ -159,20 +154,20 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Refuses an incoming connection (CONNECTION_REFUSED, RFC 9000 §20.1).
-    pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Outbound<S>) {
+    pub(crate) fn refuse(&mut self, key: IncomingKey, out: &mut impl Output<S>) {
         if let Some(pending) = self.reception.take_pending(key) {
             self.turn_away(pending, "not_accepted", out);
         }
     }
 
     /// Refuses all connections that wait for an answer.
-    pub(crate) fn refuse_all(&mut self, out: &mut impl Outbound<S>) {
+    pub(crate) fn refuse_all(&mut self, out: &mut impl Output<S>) {
         while let Some(pending) = self.reception.take_any() {
             self.turn_away(pending, "shut_down", out);
         }
     }
 
-    fn turn_away(&mut self, pending: Pending<S>, reason: &str, out: &mut impl Outbound<S>) {
+    fn turn_away(&mut self, pending: Pending<S>, reason: &str, out: &mut impl Output<S>) {
         let remote_addr = pending.incoming.remote_address();
         tracing::debug!(reason, %remote_addr, "refused an incoming connection");
         self.release(pending.admission);

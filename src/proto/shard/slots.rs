@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The initial state of a connection.
-pub(super) struct Begun {
+pub(super) struct InitialState {
     /// Of an incoming connection: the local address of its first datagram.
     pub(super) local_ip: Option<IpAddr>,
     pub(super) addresses: AddressLimits,
@@ -92,7 +92,7 @@ impl<S: SocketHandle> Shard<S> {
         handle: ConnectionHandle,
         connection: Connection,
         socket: S,
-        begun: Begun,
+        initial: InitialState,
     ) -> SharedConnection {
         let direction = connection.direction();
         let (local_addr, remote_addr) = (connection.local_addr(), connection.remote_addr());
@@ -110,22 +110,22 @@ impl<S: SocketHandle> Shard<S> {
         tracing::debug!(%local_addr, "the connection begins");
         let known = self.doubtful_hosts.get(Host::of(remote_addr.ip()));
         let mut handshake_bytes = HandshakeBytes::default();
-        handshake_bytes.add(begun.received_bytes, &mut self.handshake_bytes);
+        handshake_bytes.add(initial.received_bytes, &mut self.handshake_bytes);
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
         self.slots[handle.0] = Some(Slot {
             connection: Arc::clone(&shared),
             socket,
-            local_ip: begun.local_ip,
+            local_ip: initial.local_ip,
             left: None,
             delivery: Delivery::default(),
             move_is_due: false,
             mtu,
-            addresses: begun.addresses,
+            addresses: initial.addresses,
             budget: BudgetShare::default(),
             refuses_data: false,
-            admission: begun.admission,
+            admission: initial.admission,
             inbox: Inbox::new(),
             account: Account::new(),
             waits_until: None,
@@ -134,8 +134,8 @@ impl<S: SocketHandle> Shard<S> {
             untried_path: false,
             turns_without_sending: 0,
             load: Load::default(),
-            handshake_deadline: Some(begun.deadline),
-            silent_until: begun.silent_until,
+            handshake_deadline: Some(initial.deadline),
+            silent_until: initial.silent_until,
             is_confirmed: false,
             handshake_bytes,
             silence: Silence::default(),
@@ -146,15 +146,15 @@ impl<S: SocketHandle> Shard<S> {
             idle_since: now,
             nothing_sent_since: false,
             close_packet: None,
-            unanswered_dial: begun.unanswered_dial,
+            unanswered_dial: initial.unanswered_dial,
             was_forbidden: false,
-            heard_marked: begun.heard_marked,
+            heard_marked: initial.heard_marked,
             ids_issued: 0,
             datagrams_received: 0,
             queued: false,
             blocked: false,
         });
-        self.live += 1;
+        self.connections += 1;
         self.want_turn(handle);
         shared
     }
@@ -185,7 +185,7 @@ impl<S: SocketHandle> Shard<S> {
     /// there is one.
     fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
-        self.live -= 1;
+        self.connections -= 1;
         let connection = lock_connection(&slot.connection);
         registry::lock(&self.registry).end(handle, &connection);
         drop(connection);

@@ -1,19 +1,15 @@
-//! Which connections get a turn, and when; and the turn itself.
+//! Which connections get a turn, and when.
 
 use std::{mem, sync::Arc, task::Waker, time::Instant};
 
 use quinn_proto::{ConnectionHandle, EndpointEvent};
 
-use super::{
-    Shard,
-    after_turn::{End, Outcome},
-    slots::slot,
-};
+use super::{Shard, slots::slot};
 use crate::proto::{
-    connection::{Connection, lock_connection},
-    datagram::{Outbound, SocketHandle},
+    connection::lock_connection,
+    datagram::{Output, SocketHandle},
     deadlines::Armed,
-    turn::{LIGHT_BYTES, Sending, Turn},
+    turn::Turn,
     turn_queue::Load,
     work::Meter,
 };
@@ -37,10 +33,10 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn prepare_turns(
         &mut self,
         now: Instant,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
     ) {
-        self.reception.begin_round();
+        self.reception.begin_turns();
         self.send_punches(now, out);
         self.queue_due(now);
         self.release_debtors(now);
@@ -69,7 +65,7 @@ impl<S: SocketHandle> Shard<S> {
         &mut self,
         now: Instant,
         meter: &impl Meter,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
     ) -> Option<Load> {
         let handle = self.ready.pop()?;
@@ -96,38 +92,19 @@ impl<S: SocketHandle> Shard<S> {
             self.endpoint.handle_event(handle, EndpointEvent::drained());
             return Some(Load::default());
         }
-        let outcome = self.run_turn(now, handle, &mut connection, meter, out, wakers)?;
-        drop(connection);
-        let load = outcome.load;
-        self.settle(now, handle, &shared, outcome);
-        Some(load)
-    }
-
-    /// Runs the turn of a connection, and adds the wakers that are due to `wakers`.
-    fn run_turn(
-        &mut self,
-        now: Instant,
-        handle: ConnectionHandle,
-        connection: &mut Connection,
-        meter: &impl Meter,
-        out: &mut impl Outbound<S>,
-        wakers: &mut Vec<Waker>,
-    ) -> Option<Outcome> {
-        let slot = slot(&mut self.slots, handle)?;
-        let due_before = wakers.len();
-        let unanswered = slot.unanswered_dial;
-        let mut turn = Turn {
+        let turn = Turn {
             now,
             handle,
             slot,
-            connection,
+            connection: &mut connection,
             endpoint: &mut self.endpoint,
             id_quota: self.id_quota,
-            connections: self.live,
+            connections: self.connections,
             idle_timeout: self.idle_timeout,
             keep_alive_interval: self.keep_alive_interval,
             offload: self.offload,
             doubtful_hosts: &mut self.doubtful_hosts,
+            lingering: &mut self.lingering,
             issued: &self.issued,
             inbox_bytes: &mut self.inbox_bytes,
             totals: &mut self.totals,
@@ -135,69 +112,11 @@ impl<S: SocketHandle> Shard<S> {
             budget: &self.budget,
             moved: 0,
         };
-
-        // In the order of their occurrence: datagrams have arrived before `now`.
-        let debt = turn.receive(meter);
-        let mut forget = turn.apply_changes_and_timers();
-        let mut drained = turn.exchange();
-        turn.handle_application_events();
-        turn.follow_socket(&*out);
-        // The application does not hold it, and the peer has closed it, so it need not drain.
-        forget |= turn.connection.was_turned_away();
-        let sending = turn.send(out, &mut self.buf);
-        drained |= turn.exchange();
-        turn.handle_application_events();
-
-        let is_finished = turn.is_finished(sending);
-        let since = &mut turn.slot.lingers_since;
-        let evicted = if turn.connection.lingers() {
-            self.lingering.insert(now, handle, since)
-        } else {
-            self.lingering.remove(handle, since);
-            None
-        };
-        let more = sending == Sending::Unfinished
-            || !turn.slot.inbox.is_empty()
-            || (turn.slot.timer_is_due && !turn.slot.untried_path)
-            || turn.connection.announce_turn();
-        let deadline = turn.next_deadline();
-        // If the anti-amplification limit has held back the CONNECTION_CLOSE, the connection waits
-        // for more credit.
-        let is_told = turn.slot.close_packet.is_some() || turn.connection.was_ended_by_peer();
-        if forget && is_told && !drained {
-            turn.endpoint.handle_event(handle, EndpointEvent::drained());
-            drained = true;
-        }
-        let end = if drained {
-            Some(End::Drained)
-        } else {
-            let rtt = turn.connection.rtt();
-            is_finished.then_some(End::Closing { rtt })
-        };
-        if end.is_some() {
-            turn.release();
-        }
-        let leaves_streams = end.is_some() && turn.connection.has_untaken();
-        let is_confirmed = !turn.slot.is_confirmed && turn.connection.is_confirmed();
-        let is_established = turn.connection.authenticated().is_some();
-        turn.connection.take_due(wakers);
-        let is_light =
-            is_established && !more && turn.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
-        turn.share_memory();
-        turn.note_mtu(false);
-        turn.slot.is_confirmed |= is_confirmed;
-        Some(Outcome {
-            load: if is_light { Load::Light } else { Load::Heavy },
-            debt,
-            more,
-            deadline,
-            is_blocked: sending == Sending::Blocked,
-            is_established,
-            answered: unanswered.filter(|_| turn.slot.unanswered_dial.is_none()),
-            evicted,
-            end,
-            leaves_streams,
-        })
+        let outcome = turn.run(meter, out, &mut self.buf, wakers);
+        drop(connection);
+        let load = outcome.load;
+        self.settle(now, handle, &shared, outcome);
+        Some(load)
     }
 
     /// Queues the connection for a turn.
@@ -242,7 +161,7 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Sends the datagrams of hole punches that are due.
-    fn send_punches(&mut self, now: Instant, out: &mut impl Outbound<S>) {
+    fn send_punches(&mut self, now: Instant, out: &mut impl Output<S>) {
         while let Some((socket, transmit)) =
             self.punches
                 .poll_transmit(now, &mut self.rng, &mut self.buf)

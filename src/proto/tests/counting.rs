@@ -12,8 +12,8 @@ use super::{
 };
 use crate::simulation::frame::Frame;
 
-/// A read that ends where a piece ends leaves the piece nowhere, and a stream that was read so is
-/// read in order as before: a few pieces behind a gap stay in quinn-proto.
+/// After a read that ends where a piece ends, the piece is not counted. Such a stream is still read
+/// in order: a few pieces behind a gap stay in quinn-proto.
 #[test]
 fn messages_that_are_read_one_by_one_leave_nothing_behind() {
     const MESSAGES: u64 = 2 * PILE;

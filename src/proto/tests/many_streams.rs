@@ -106,8 +106,8 @@ fn pieces_before_a_reset_in_the_same_datagram_count() {
     scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
 }
 
-/// The most that the tests know: as many streams as permitted, each with as many pieces as
-/// permitted, and what [`received`](super::received) does with fewer streams.
+/// The most memory that a test makes a connection hold: as many streams as permitted, each with as
+/// many pieces as permitted, and what [`received`](super::received) does with fewer streams.
 #[test]
 fn memory_is_bounded_with_as_many_streams_as_the_preset_permits() {
     let mut scene = many_streams(Hostile::Dials);
@@ -116,7 +116,7 @@ fn memory_is_bounded_with_as_many_streams_as_the_preset_permits() {
     for &stream in piles {
         cut_up(&mut scene, stream);
     }
-    // No more are found of any of these than two for each of a few frames.
+    // Of each of these, at most two pieces are found for each of its few frames.
     let packets = few.iter().flat_map(|&stream| {
         let around = vec![Frame::stream(stream, 1, &[b'x'; 31])];
         [

@@ -4,7 +4,7 @@ use std::mem;
 
 use super::Turn;
 use crate::proto::{
-    datagram::{Outbound, SocketHandle, local_addr},
+    datagram::{Output, SocketHandle, local_addr},
     delivery::Verdict,
     registry,
 };
@@ -13,7 +13,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Moves to the successor of the socket, if there is one.
     ///
     /// The connection stays on the old socket until the protocol permits the move.
-    pub(in crate::proto) fn follow_socket(&mut self, out: &impl Outbound<S>) {
+    pub(super) fn follow_socket(&mut self, out: &impl Output<S>) {
         let Some(successor) = self.slot.socket.successor() else {
             return;
         };
@@ -32,7 +32,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     ///
     /// The connection keeps the old address until the protocol permits the move, and the address
     /// may come back.
-    pub(super) fn leave_source(&mut self, out: &impl Outbound<S>, is_gone: bool) {
+    pub(super) fn leave_source(&mut self, out: &impl Output<S>, is_gone: bool) {
         let may_migrate = self.connection.may_migrate(is_gone);
         if self.slot.move_is_due && !may_migrate {
             return;
@@ -60,7 +60,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Checks whether packets arrive. If none do, another source address may work better.
-    pub(super) fn watch_delivery(&mut self, out: &impl Outbound<S>) {
+    pub(super) fn watch_delivery(&mut self, out: &impl Output<S>) {
         if self.connection.authenticated().is_none() || self.connection.is_over() {
             return;
         }
@@ -116,7 +116,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Traces a change of the MTU. A new path begins with the smallest.
-    pub(in crate::proto) fn note_mtu(&mut self, is_new_path: bool) {
+    pub(super) fn note_mtu(&mut self, is_new_path: bool) {
         let to = self.connection.current_mtu();
         let from = mem::replace(&mut self.slot.mtu, to);
         if from != to {

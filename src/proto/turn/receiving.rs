@@ -24,9 +24,8 @@ pub(in crate::proto) const DATAGRAMS_PER_TURN: usize = 64;
 const CHARGE_PER_TURN: usize = 128 * 1024;
 
 impl<S: SocketHandle> Turn<'_, S> {
-    /// Passes datagrams from the inbox to the connection. Returns the cost beyond what the
-    /// connection has earned, if any.
-    pub(in crate::proto) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
+    /// Passes datagrams from the inbox to the connection. Returns the debt, if there is one.
+    pub(super) fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
         if self.slot.inbox.is_empty() {
             return None;
         }

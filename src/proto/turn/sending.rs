@@ -11,7 +11,7 @@ use crate::{
     packets::Challenge,
     proto::{
         closing::ClosePacket,
-        datagram::{Outbound, Sent, SocketHandle, datagrams},
+        datagram::{Output, Sent, SocketHandle, datagrams},
         path_doubts::Acknowledged,
     },
     trace::dropped,
@@ -60,11 +60,7 @@ const MAX_SEGMENTS: usize = 44;
 const MAX_BATCH: usize = 65_507;
 
 impl<S: SocketHandle> Turn<'_, S> {
-    pub(in crate::proto) fn send(
-        &mut self,
-        out: &mut impl Outbound<S>,
-        buf: &mut Vec<u8>,
-    ) -> Sending {
+    pub(super) fn send(&mut self, out: &mut impl Output<S>, buf: &mut Vec<u8>) -> Sending {
         // The end is told to the peer before the application, because the application may stop
         // running.
         let may_wait = self.connection.loss().is_none();
@@ -170,7 +166,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// The most datagrams of the next batch, unless it is a probe.
-    fn max_segments(&self, out: &impl Outbound<S>, remote_addr: SocketAddr) -> usize {
+    fn max_segments(&self, out: &impl Output<S>, remote_addr: SocketAddr) -> usize {
         let mtu = usize::from(self.connection.current_mtu());
         // Without validation one datagram at a time, so that at most one exceeds the
         // anti-amplification limit.

@@ -9,7 +9,7 @@ use std::{
 
 use quinn_proto::{EcnCodepoint, Transmit};
 
-use crate::proto::{Outbound, Sent, SocketHandle};
+use crate::proto::{Output, Sent, SocketHandle};
 
 /// A socket that is only an address.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Outbox {
     }
 }
 
-impl Outbound<SimSocket> for Outbox {
+impl Output<SimSocket> for Outbox {
     fn is_ready(&self, _: &SimSocket, _: SocketAddr) -> bool {
         self.batches < self.room
     }

@@ -197,14 +197,14 @@ async fn listen_addr(swarm: &mut Swarm<Behaviour>) -> Result<Multiaddr, String> 
 
 async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>, facts: Facts) {
     let mut dial = None;
-    let mut waiting = None;
+    let mut waits_for_identify = None;
     let mut identified: Option<Value> = None;
-    let mut curious = None;
+    let mut waits_for_verdict = None;
     let mut verdict: Option<Result<Value, String>> = None;
     // The connection dialled last, its end, and the sender that waits for it.
     let mut latest = None;
     let mut end: Option<Value> = None;
-    let mut mourner: Option<oneshot::Sender<Value>> = None;
+    let mut waits_for_end: Option<oneshot::Sender<Value>> = None;
     // The reason why the last connection ended.
     let mut closed = "there was none".to_owned();
     loop {
@@ -227,7 +227,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 }
                 Some(Command::Ended(reply)) => match end.clone() {
                     Some(end) => { let _ = reply.send(end); }
-                    None => mourner = Some(reply),
+                    None => waits_for_end = Some(reply),
                 },
                 Some(Command::Dial(addr, reply)) => {
                     let opts = DialOpts::from(addr);
@@ -239,7 +239,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 }
                 Some(Command::Identify(reply)) => match identified.clone() {
                     Some(info) => { let _ = reply.send(info); }
-                    None => waiting = Some(reply),
+                    None => waits_for_identify = Some(reply),
                 },
                 Some(Command::Open(request)) => match latest.filter(|_| end.is_none()) {
                     Some(link) => swarm.behaviour_mut().streams.open(link, request),
@@ -249,7 +249,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 },
                 Some(Command::Reachability(reply)) => match verdict.clone() {
                     Some(verdict) => { let _ = reply.send(verdict); }
-                    None => curious = Some(reply),
+                    None => waits_for_verdict = Some(reply),
                 },
                 None => return,
             },
@@ -289,7 +289,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                         crate::print(&ended);
                     }
                     if latest.is_some_and(|latest| latest.connection_id == connection_id) {
-                        if let Some(reply) = mourner.take() {
+                        if let Some(reply) = waits_for_end.take() {
                             let _ = reply.send(ended.clone());
                         }
                         end = Some(ended);
@@ -299,14 +299,14 @@ async fn run(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>,
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
                     let info = describe_identity(&info);
-                    if let Some(reply) = waiting.take() {
+                    if let Some(reply) = waits_for_identify.take() {
                         let _ = reply.send(info.clone());
                     }
                     identified = Some(info);
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::AutonatClient(event)) => {
                     let said = judge(&event, swarm.listeners());
-                    if let Some(reply) = curious.take() {
+                    if let Some(reply) = waits_for_verdict.take() {
                         let _ = reply.send(said.clone());
                     }
                     verdict = Some(said);

@@ -32,7 +32,8 @@ impl Initials {
         self.source
     }
 
-    /// The Initial packets after a Retry packet (RFC 9000 §8.1.2); `None` if the datagram is none.
+    /// The Initial packets after a Retry packet (RFC 9000 §8.1.2); `None` if it is not a Retry
+    /// packet.
     pub fn after(retry: &[u8]) -> Result<Option<Self>> {
         parse_retry(retry)
             .map(|(source, destination, token)| Self::new(destination, source, token))

@@ -1,7 +1,7 @@
 //! Upper bounds of what quinn-proto holds of a stream, because it does not tell.
 
-/// More pieces than this are taken out of quinn-proto, or already a [few](super::places). Two turns
-/// bring as many.
+/// The pieces of a stream are taken out of quinn-proto when there are more than this, or more than
+/// a [few](super::places) if it has no room for a pile. Two turns bring this many.
 ///
 /// An application that keeps up reads earlier, which saves a copy. More pieces would cost time,
 /// because the time for each frame grows with the number of small pieces that quinn-proto has.

@@ -1,4 +1,5 @@
-//! Places for pieces of streams in quinn-proto, because it never frees their memory.
+//! Counts the memory that quinn-proto has allocated for pieces of streams, because it never frees
+//! it.
 //!
 //! quinn-proto keeps it for later streams of the connection. So what counts is how many streams
 //! there were at once, and how many of them ever had more than a few pieces.

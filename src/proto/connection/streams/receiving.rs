@@ -86,14 +86,14 @@ pub(super) struct Receiving {
     /// How far behind a reader may be before no more is taken out for it.
     read_ahead: u64,
     stopped: Stopped,
-    /// Memory of datagrams in quinn-proto, and what of ours.
+    /// Bytes of the datagrams that quinn-proto keeps. The next two count our own pages and gaps.
     backlog: u64,
     pages: u32,
     gaps: u32,
     /// The last datagram, and the frame that fills it.
     arrival: Arrival,
     fill: Option<Fill>,
-    /// Packet numbers that did not follow the one before them.
+    /// How often a packet number skipped some, or its stream data was refused.
     jumps: u64,
     /// Streams to be drained when all of its frames are noted.
     due: Vec<StreamId>,
@@ -324,7 +324,6 @@ impl Receiving {
     }
 }
 
-/// For the connection.
 impl Streams<'_> {
     pub(crate) fn poll_read(
         &mut self,
@@ -425,7 +424,7 @@ impl Streams<'_> {
     /// events that come next are about it.
     ///
     /// `fill` is the frame that fills the datagram, if there is one. `jumps` is how often a packet
-    /// number did not follow the largest one before it, so far.
+    /// number has skipped some after the largest before it, so far, or its stream data was refused.
     pub(crate) fn begin_arrival(
         &mut self,
         held: usize,

@@ -95,7 +95,7 @@ impl ReceiveWindow {
         }
     }
 
-    /// As it is where there is memory enough.
+    /// The window if memory were no concern.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -107,7 +107,7 @@ impl ReceiveWindow {
         reach.min(self.largest)
     }
 
-    /// It grows or shrinks.
+    /// Peers may still use the largest size so far, so that is remembered.
     pub(super) fn set_size(&mut self, bytes: u64) {
         self.size = bytes;
         self.largest = self.largest.max(bytes);
@@ -118,7 +118,7 @@ impl ReceiveWindow {
         (self.size / PARTS).clamp(1, MAX_STEP_BYTES)
     }
 
-    /// It shall have this much, however little memory there is.
+    /// The least window, however little memory is left.
     pub(super) fn set_floor(&mut self, bytes: u64) {
         self.floor = bytes;
     }
@@ -155,7 +155,7 @@ impl ReceiveWindow {
         expanded
     }
 
-    /// What the peer may be ahead of readers.
+    /// How far the peer may be ahead of readers.
     fn target(&self) -> u64 {
         self.size.min(self.limit.max(self.floor))
     }

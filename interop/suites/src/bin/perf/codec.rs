@@ -22,7 +22,7 @@ pub struct Codec {
 /// The header of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Header {
-    /// The bytes to download: the specification's.
+    /// The number of bytes to download, as specified.
     #[default]
     Download,
     /// The bytes to upload and those to download, which some implementations send under the same

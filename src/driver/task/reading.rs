@@ -1,4 +1,4 @@
-//! Reads the sockets, and takes in what other shards have read.
+//! Reads the UDP sockets, and takes in what other shards have read.
 
 use std::{
     io,
@@ -11,8 +11,8 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::{Clocks, Driver};
 use crate::{
-    driver::{slabs::Piece, socket_group::SocketGroup},
-    net::{Backlog, Fault, ReceiveBuffers, UdpSocket, Unreachable, clock},
+    driver::{slabs::Cutout, socket_group::SocketGroup},
+    net::{Fault, MoreToRead, ReceiveBuffers, UdpSocket, Unreachable, clock},
     proto::{Routed, Unrouted, long_header_id},
     trace::dropped,
 };
@@ -26,39 +26,39 @@ pub(in crate::driver) struct ReceiveSettings {
     pub(in crate::driver) measure_routing: bool,
 }
 
-/// The most ICMP errors read from each socket in one round. Anyone who knows the port can cause
+/// The most ICMP errors read from each UDP socket in one round. Anyone who knows the port can cause
 /// them.
-const REPORTS_PER_ROUND: usize = 64;
+const ICMP_ERRORS_PER_ROUND: usize = 64;
 
-/// Sockets are not read while more bytes than this wait for their connections' turns; then
+/// UDP sockets are not read while more bytes than this wait for their connections' turns; then
 /// datagrams wait in the kernel's buffer.
 pub(in crate::driver) const MAX_INBOX_BYTES: usize = 1024 * 1024;
 
 impl Driver {
-    /// Reads each socket once, beginning with a different one each time. Returns whether there may
-    /// be more.
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Backlog {
+    /// Reads each UDP socket once, beginning with a different one each time. Returns whether there
+    /// may be more.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> MoreToRead {
         self.readers.retain(Reader::is_used);
-        let mut backlog = Backlog::None;
+        let mut more = MoreToRead::No;
         for step in 0..self.readers.len() {
             if self.shard.inbox_bytes() > MAX_INBOX_BYTES {
-                // Serving the connections asks for another round, which reads the sockets.
-                return Backlog::More;
+                // Serving the connections asks for another round, which reads them.
+                return MoreToRead::Maybe;
             }
             let index = (self.next_reader + step) % self.readers.len();
-            let reports = self.read_reports(cx, index);
+            let icmp_errors = self.read_icmp_errors(cx, index);
             let datagrams = self.receive_from(cx, index);
-            if [reports, datagrams].contains(&Backlog::More) {
-                backlog = Backlog::More;
+            if [icmp_errors, datagrams].contains(&MoreToRead::Maybe) {
+                more = MoreToRead::Maybe;
             }
         }
         self.next_reader = self.next_reader.wrapping_add(1);
-        backlog
+        more
     }
 
     /// Takes datagrams that other shards have read for this one, unless enough wait already. The
     /// rest stays in the mailbox, which is bounded.
-    pub(super) fn take_forwarded(&mut self) -> Backlog {
+    pub(super) fn take_forwarded(&mut self) -> MoreToRead {
         let room = MAX_INBOX_BYTES.saturating_sub(self.shard.inbox_bytes());
         let mut datagrams = Vec::new();
         let has_more = self.mailbox().take_forwarded(room, &mut datagrams);
@@ -67,60 +67,64 @@ impl Driver {
             self.shard.handle(now, datagram, &mut self.outbound);
         }
         if has_more {
-            Backlog::More
+            MoreToRead::Maybe
         } else {
-            Backlog::None
+            MoreToRead::No
         }
     }
 
     /// Reads ICMP errors about datagrams that were not delivered.
-    fn read_reports(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+    fn read_icmp_errors(&mut self, cx: &mut Context<'_>, index: usize) -> MoreToRead {
         let reader = &mut self.readers[index];
-        let Some(socket) = reader.socket() else {
-            return Backlog::None;
+        let Some(socket) = reader.group() else {
+            return MoreToRead::No;
         };
-        for _ in 0..REPORTS_PER_ROUND {
-            let Poll::Ready(report) = reader.poll_report(cx) else {
-                return Backlog::None;
+        for _ in 0..ICMP_ERRORS_PER_ROUND {
+            let Poll::Ready(icmp_error) = reader.poll_icmp_error(cx) else {
+                return MoreToRead::No;
             };
-            let Some(report) = report else {
+            let Some(unreachable) = icmp_error else {
                 continue;
             };
             self.shared
                 .stun
-                .unreachable(&socket, report.remote_addr, &report.quoted);
+                .unreachable(&socket, unreachable.remote_addr, &unreachable.quoted);
             // The connection ID of our first packets is random, so only a host on the path can
             // quote it.
-            let Some(initial_id) = long_header_id(&report.quoted) else {
+            let Some(initial_id) = long_header_id(&unreachable.quoted) else {
                 continue;
             };
             for mailbox in self.shared.mailboxes.iter() {
-                mailbox.unreachable(report.remote_addr, initial_id.to_vec(), report.obstacle);
+                mailbox.unreachable(
+                    unreachable.remote_addr,
+                    initial_id.to_vec(),
+                    unreachable.obstacle,
+                );
             }
         }
-        Backlog::More
+        MoreToRead::Maybe
     }
 
-    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> Backlog {
+    fn receive_from(&mut self, cx: &mut Context<'_>, index: usize) -> MoreToRead {
         let reader = &mut self.readers[index];
-        let Some(socket) = reader.socket() else {
-            return Backlog::None;
+        let Some(socket) = reader.group() else {
+            return MoreToRead::No;
         };
         match reader.read(cx, &mut self.buffers) {
-            Read::Nothing => Backlog::None,
-            Read::Batch(backlog) => {
+            Read::Nothing => MoreToRead::No,
+            Read::Batch(more) => {
                 self.handle_received(&socket);
-                backlog
+                more
             }
             Read::InTrouble(error) => {
                 tracing::debug!(%error, addr = %socket.local_addr(), "could not receive");
                 self.shard.totals().transport.receive_errors += 1;
-                Backlog::None
+                MoreToRead::No
             }
             Read::Broken(error) => {
                 self.shard.totals().transport.receive_errors += 1;
                 self.shared.sockets.replace_failed(&socket, error);
-                Backlog::None
+                MoreToRead::No
             }
         }
     }
@@ -144,7 +148,7 @@ impl Driver {
             if fitting.too_large > 0 && fitting.contents.is_empty() {
                 continue;
             }
-            for Piece { contents, held } in self.slabs.cut(fitting.contents, received.stride) {
+            for Cutout { contents, held } in self.slabs.cut(fitting.contents, received.stride) {
                 let unrouted = Unrouted {
                     socket: Arc::clone(socket),
                     remote_addr: received.remote_addr,
@@ -192,13 +196,12 @@ impl Driver {
     }
 }
 
-/// A socket that a driver reads.
+/// A UDP socket that a driver reads.
 pub(super) struct Reader {
     io: Arc<UdpSocket>,
-    /// The group of the socket.
-    socket: Weak<SocketGroup>,
-    /// Resolves when the socket has an ICMP error.
-    reported: BoxFuture<'static, ()>,
+    group: Weak<SocketGroup>,
+    /// Resolves when the UDP socket has an ICMP error.
+    icmp_error: BoxFuture<'static, ()>,
     /// The earliest time for the next read, after too many errors.
     retry_at: Option<Instant>,
 }
@@ -208,25 +211,25 @@ pub(super) enum Read {
     /// Nothing; the task is woken when that changes.
     Nothing,
     /// A batch, which is in the buffers.
-    Batch(Backlog),
-    /// The socket keeps failing, and is not read for a while.
+    Batch(MoreToRead),
+    /// The UDP socket keeps failing, and is not read for a while.
     InTrouble(io::Error),
-    /// The socket has failed. It is not read for a while, unless it is replaced.
+    /// The UDP socket has failed. It is not read for a while, unless it is replaced.
     Broken(io::Error),
 }
 
-/// The number of failed reads in a row after which a socket is not read for a while.
+/// The number of failed reads in a row after which a UDP socket is not read for a while.
 const MAX_FAILURES: usize = 16;
 
-/// How long a failing socket is not read, so that it does not take up all CPU time.
+/// How long a failing UDP socket is not read, so that it does not take up all CPU time.
 const RECEIVE_RETRY: Duration = Duration::from_millis(100);
 
 impl Reader {
-    pub(super) fn new(io: Arc<UdpSocket>, socket: Weak<SocketGroup>) -> Self {
+    pub(super) fn new(io: Arc<UdpSocket>, group: Weak<SocketGroup>) -> Self {
         Self {
-            reported: Arc::clone(&io).reported(),
+            icmp_error: Arc::clone(&io).icmp_error(),
             io,
-            socket,
+            group,
             retry_at: None,
         }
     }
@@ -235,29 +238,29 @@ impl Reader {
         &self.io
     }
 
-    /// The group of the socket, while anyone uses it.
-    pub(super) fn socket(&self) -> Option<Arc<SocketGroup>> {
-        self.socket.upgrade()
+    /// The group of the UDP socket, while anyone uses it.
+    pub(super) fn group(&self) -> Option<Arc<SocketGroup>> {
+        self.group.upgrade()
     }
 
     /// Whether anyone uses the group and the UDP socket has not failed. Otherwise only the reader
     /// keeps it open.
     pub(super) fn is_used(&self) -> bool {
-        self.socket.strong_count() > 0 && !self.io.is_retired()
+        self.group.strong_count() > 0 && !self.io.is_retired()
     }
 
-    /// When a failing socket should be read again.
+    /// When a failing UDP socket should be read again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
     /// The next ICMP error: a datagram that was not delivered, or `None` for one that is ignored.
-    pub(super) fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Unreachable>> {
-        while self.reported.poll_unpin(cx).is_ready() {
+    pub(super) fn poll_icmp_error(&mut self, cx: &mut Context<'_>) -> Poll<Option<Unreachable>> {
+        while self.icmp_error.poll_unpin(cx).is_ready() {
             // The next wait is registered before checking, so that no error is missed in between.
-            self.reported = Arc::clone(&self.io).reported();
-            if let Ok(report) = self.io.next_report() {
-                return Poll::Ready(report);
+            self.icmp_error = Arc::clone(&self.io).icmp_error();
+            if let Ok(icmp_error) = self.io.next_icmp_error() {
+                return Poll::Ready(icmp_error);
             }
         }
         Poll::Pending
@@ -274,7 +277,7 @@ impl Reader {
         for failures in 1.. {
             let error = match self.io.poll_receive(cx, buffers) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(backlog)) => return Read::Batch(backlog),
+                Poll::Ready(Ok(more)) => return Read::Batch(more),
                 Poll::Ready(Err(error)) => error,
             };
             // Unless the socket is broken, the error most likely comes from ICMP and concerns a

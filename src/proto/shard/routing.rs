@@ -9,7 +9,7 @@ use super::{Shard, slot};
 use crate::{
     address,
     proto::{
-        datagram::{Datagram, Outbound, Routed, SocketHandle, Unrouted, charge_of},
+        datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
         reception::{FirstPacket, Unwelcome},
         registry::Totals,
         router::{HeaderForm, Route, long_header_id, route, short_packet_offset},
@@ -30,7 +30,7 @@ impl<S: SocketHandle> Shard<S> {
         now: Instant,
         unrouted: Unrouted<S>,
         meter: Option<&impl Meter>,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) -> Routed<S> {
         let began = meter.map(Meter::now);
         let route = route(&unrouted.contents, self.shards);
@@ -74,7 +74,7 @@ impl<S: SocketHandle> Shard<S> {
         &mut self,
         now: Instant,
         mut datagram: Datagram<S>,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) {
         let Datagram {
             shard,
@@ -83,7 +83,9 @@ impl<S: SocketHandle> Shard<S> {
             local_ip,
             ..
         } = datagram;
-        if !address::is_unicast(remote_addr) || local_ip.is_some_and(address::is_group) {
+        if !address::is_unicast(remote_addr)
+            || local_ip.is_some_and(address::is_multicast_or_broadcast)
+        {
             dropped!(self.totals.registry, martian, remote_addr);
             return;
         }
@@ -123,7 +125,7 @@ impl<S: SocketHandle> Shard<S> {
         &mut self,
         now: Instant,
         datagram: Datagram<S>,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) -> bool {
         let Datagram {
             socket,
@@ -227,7 +229,7 @@ impl<S: SocketHandle> Shard<S> {
         header: HeaderForm,
         received: InboxDatagram<S>,
         is_marked: bool,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) {
         let (remote_addr, len) = (received.remote_addr, received.len);
         let is_long = header == HeaderForm::Long;
@@ -263,7 +265,7 @@ impl<S: SocketHandle> Shard<S> {
         socket: &S,
         remote_addr: SocketAddr,
         transmit: Transmit,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) {
         dropped!(self.totals.registry, unknown, remote_addr);
         if socket.is_listening() && !self.reception.is_busy() && out.is_ready(socket, remote_addr) {
@@ -283,7 +285,7 @@ impl<S: SocketHandle> Shard<S> {
         handle: ConnectionHandle,
         remote_addr: SocketAddr,
         len: usize,
-        out: &mut impl Outbound<S>,
+        out: &mut impl Output<S>,
     ) {
         let answer = self.closing.answer(handle, remote_addr, len);
         if let Some((socket, transmit, contents)) = answer {
