@@ -598,6 +598,8 @@ impl Streams<'_> {
 
 #[cfg(test)]
 mod tests {
+    use quinn_proto::{Dir, Side};
+
     use super::{super::places, *};
 
     const GROWN: u64 = 66_000_000;
@@ -623,6 +625,37 @@ mod tests {
         assert!(!receiving.is_over(256, 0));
         receiving.backlog += 1536 * 1024;
         assert!(receiving.is_over(256, 0));
+    }
+
+    #[test]
+    fn memory_is_what_quinn_proto_holds_and_our_pages_and_gaps() {
+        let mut receiving = grown();
+        let mut held = 0;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.backlog = 1200;
+        held += 1200;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.pages = 3;
+        held += 3 * PAGE_BYTES as u64;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.gaps = 5;
+        held += 5 * GAP_BYTES;
+        assert_eq!(receiving.held_bytes(), held);
+    }
+
+    #[test]
+    fn pile_is_to_be_taken_out_and_few_pieces_are_not() {
+        let mut receiving = grown();
+        receiving.note_streams(1);
+        receiving.is_arriving = true;
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        let mut part = ReceivePart::default();
+        for number in 0..u32::from(PILE) {
+            receiving.arrival = Arrival { number, held: 1200 };
+            assert!(!receiving.note(id, &mut part), "{number} before it");
+        }
+        assert!(receiving.note(id, &mut part));
+        assert_eq!(receiving.due, [id]);
     }
 
     /// As decision 25 adds it up.
