@@ -47,3 +47,37 @@ impl Idle {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Task(AtomicBool);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_future_that_waits_is_woken_and_one_that_was_dropped_is_forgotten() {
+        let idle = Idle::default();
+        let [first, dropped, second] = [(); 3].map(|()| (Arc::default(), Arc::default()));
+        let register = |(task, waker): &(Arc<Task>, Arc<AtomicWaker>)| {
+            idle.register(&Context::from_waker(&Waker::from(Arc::clone(task))), waker);
+        };
+        let is_woken = |(task, _): &(Arc<Task>, _)| task.0.load(Ordering::Relaxed);
+        register(&first);
+        register(&dropped);
+        drop(dropped);
+        register(&second);
+        register(&first);
+        assert_eq!(lock(&idle.waiting).len(), 2);
+        idle.wake();
+        assert!(is_woken(&first) && is_woken(&second));
+    }
+}

@@ -286,6 +286,39 @@ mod tests {
         );
     }
 
+    /// It has more datagrams than the kernel takes at once. Some interfaces take no batch at all.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn batch_that_is_refused_is_sent_one_by_one() {
+        const DATAGRAMS: u8 = 150;
+        const BYTES: usize = 10;
+
+        let peer = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let contents: Vec<u8> = (0..DATAGRAMS).flat_map(|number| [number; BYTES]).collect();
+        let mut sender = Sender::new(0);
+        let socket = SocketGroup::unread();
+        sender.io(&socket).unwrap().writable().await;
+        let transmit = Transmit {
+            destination: peer.local_addr().unwrap(),
+            ecn: None,
+            size: contents.len(),
+            segment_size: Some(BYTES),
+            src_ip: None,
+        };
+        assert_eq!(sender.send(&socket, &transmit, &contents), Outcome::Done);
+        for number in 0..DATAGRAMS {
+            let mut received = [0; 2 * BYTES];
+            assert_eq!(peer.recv(&mut received).unwrap(), BYTES);
+            assert_eq!(received[..BYTES], [number; BYTES]);
+        }
+        let counts = sender.take_counts();
+        assert_eq!(
+            (counts.segmentation_fallbacks, counts.sends_unreachable),
+            (1, 0)
+        );
+    }
+
     /// Hosts without a listener, and forgers of their answers, do not make us lose datagrams.
     #[cfg(target_os = "linux")]
     #[tokio::test]

@@ -470,6 +470,11 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn kernel_sends_many_datagrams_in_one_call() {
+        assert!(bind("127.0.0.1").max_segments() >= SEGMENTS);
+    }
+
+    #[tokio::test]
     async fn what_is_wrong_with_one_datagram_takes_neither_segmentation_nor_ecn_from_others() {
         // To port 0, and from a documentation address, which no interface has.
         let gone = Some("2001:db8::1".parse().unwrap());

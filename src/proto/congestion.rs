@@ -360,6 +360,21 @@ mod tests {
         assert_eq!(PathControl(loopback.shared).same_host_window(), None);
     }
 
+    /// Whether the peer is still there does not show in the bytes while it gives no credit.
+    #[test]
+    fn each_acknowledgement_counts_with_data_or_without() {
+        let mut path = build(None);
+        let control = PathControl(Arc::clone(&path.shared));
+        let now = crate::net::clock::now();
+        for times in [1, 2, 3] {
+            path.on_end_acks(now, 0, false, None);
+            assert_eq!(
+                (control.acknowledgements(), control.acknowledged()),
+                (times, 0)
+            );
+        }
+    }
+
     /// It is another path, although the peer is the same.
     #[test]
     fn nothing_is_remembered_of_a_path_from_another_of_our_addresses() {

@@ -319,3 +319,40 @@ const ROUNDS: u8 = 3;
 /// A mark each sixteenth of the least round trip, and queues of up to seven times as much.
 const MARKS_PER_RTT: u32 = 16;
 const MOST_MARKS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clock;
+
+    const RTT: Duration = Duration::from_millis(50);
+
+    /// What the packets tell that are sent after the first loss, 12 KB in a round trip.
+    fn after_a_loss(is_used: bool) -> Step {
+        let began = clock::now();
+        let mut start = Start::new(began);
+        let acknowledge = |start: &mut Start, sent: Instant| {
+            let newest = Newest {
+                sent,
+                smoothed_rtt: RTT,
+            };
+            start.note_acknowledged(sent + RTT, 12_000, newest, is_used)
+        };
+        start.note_congestion(began + RTT);
+        let step = acknowledge(&mut start, began);
+        assert_eq!(step, Step::Grow, "it was sent before");
+        let sent = began + 2 * RTT;
+        start.note_sent(sent);
+        acknowledge(&mut start, sent)
+    }
+
+    #[test]
+    fn start_ends_a_round_trip_after_the_first_loss_with_the_window_that_fits() {
+        assert_eq!(after_a_loss(true), Step::End(fitting(240_000.0, RTT)));
+    }
+
+    #[test]
+    fn application_that_sends_little_after_the_first_loss_does_not_lower_the_window() {
+        assert_eq!(after_a_loss(false), Step::End(f64::INFINITY));
+    }
+}

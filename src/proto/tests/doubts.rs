@@ -89,6 +89,30 @@ fn upload_over_an_interface_that_loses_batches_goes_on_in_single_datagrams() {
     assert_eq!(dialer.loss(), None);
 }
 
+#[test]
+fn without_segmentation_offload_each_datagram_is_sent_alone() {
+    let batches_and_datagrams = |configure| {
+        let setup = Setup {
+            configure,
+            ..Setup::default()
+        };
+        let mut network = Network::pair(1, setup, Setup::default());
+        let (dialer, _listener) = network.connect(0, 1);
+        network.run_for(SECOND);
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        dialer.write_now(stream, &[7; 10_000]);
+        let now = network.now;
+        network.nodes[0].turn(now);
+        let outbox = &network.nodes[0].outbox;
+        (outbox.batches, outbox.sent.len())
+    };
+    let (batches, datagrams) = batches_and_datagrams(|config| config.segmentation_offload(false));
+    assert!(datagrams > 5, "{datagrams}");
+    assert_eq!(batches, datagrams);
+    let (batches, datagrams) = batches_and_datagrams(|config| config);
+    assert!(batches < datagrams, "{batches} {datagrams}");
+}
+
 /// Transfers data to the listener, and returns how long that took.
 fn transfer(network: &mut Network, dialer: &Peer, listener: &Peer) -> Duration {
     static CONTENTS: [u8; 50_000] = [7; 50_000];

@@ -340,6 +340,19 @@ fn connection_that_is_closed_in_debt_has_something_to_send() {
     assert!(network.nodes[0].shards[0].has_sent_all());
 }
 
+/// Nothing more is done for its peer.
+#[test]
+fn connection_that_is_closed_at_once_need_not_pay_its_debt() {
+    let mut network = in_debt();
+    let receiver = &mut network.nodes[0];
+    let peer = receiver.accepted.pop_front().unwrap();
+    receiver.take_turns(0);
+    assert!(!receiver.shards[0].has_ready(), "it is in debt");
+    peer.close(0);
+    receiver.take_turns(0);
+    assert!(receiver.shards[0].has_ready());
+}
+
 /// A datagram counts for at least 512 bytes in an inbox, and acknowledgements are much shorter.
 #[test]
 fn turn_is_light_whatever_memory_its_small_datagrams_hold() {

@@ -71,6 +71,30 @@ fn incoming_connections_that_wait_have_their_ids() {
     assert!(matches!(dial, Err(ConnectError::CidsExhausted)));
 }
 
+/// Each holds IDs, so they count together.
+#[test]
+fn quota_is_that_of_connections_that_are_open_closing_or_waiting() {
+    let mut network = Network::pair(1, for_two(Answer::Accept), Setup::default());
+    let first = network.connect(0, 1).0;
+    first.close(0);
+    let (now, addr) = (network.now, network.nodes[1].addr());
+    network.nodes[0].turn(now);
+    assert_eq!(network.nodes[0].stats().0.connections, 0);
+    network.nodes[0].try_dial(now, addr, None).unwrap();
+    let beside_closing = network.nodes[0].try_dial(now, addr, None);
+    assert!(matches!(beside_closing, Err(ConnectError::CidsExhausted)));
+
+    let mut network = Network::pair(1, for_two(Answer::Accept), Setup::default());
+    network.connect(0, 1);
+    network.nodes[0].answer = Answer::Hold;
+    network.dial(1, 0);
+    network.run_for(SECOND / 10);
+    assert_eq!(network.nodes[0].unanswered_incoming.len(), 1);
+    let (now, addr) = (network.now, network.nodes[1].addr());
+    let beside_waiting = network.nodes[0].try_dial(now, addr, None);
+    assert!(matches!(beside_waiting, Err(ConnectError::CidsExhausted)));
+}
+
 /// A peer retires an ID with each change of its path, and is issued another one.
 #[test]
 fn peer_that_wants_ever_new_ids_is_left() {

@@ -10,6 +10,7 @@ use super::{
     network::Network,
     node::{Node, Setup},
     peer::Peer,
+    received::holding,
     seeds,
     transfer::{patient, payload},
 };
@@ -167,6 +168,26 @@ fn slow_reader_stops_its_sender() {
     // not wait for the next acknowledgement.
     let took = network.elapsed() - resumed;
     assert!(took < Duration::from_millis(600), "{took:?}");
+}
+
+/// It stays in quinn-proto, which saves a copy.
+#[test]
+fn what_is_left_behind_a_small_read_is_not_moved() {
+    const BYTES: usize = 5_000;
+
+    let (mut network, dialer, listener) = connected(Setup::default());
+    let (stream, accepted) = open_stream(&mut network, &dialer, &listener);
+    assert_eq!(dialer.write_now(stream, &[7; BYTES]), BYTES);
+    network.run_for(Duration::from_secs(1));
+    let mut left = BYTES;
+    while left > 1_000 {
+        let read = listener.read(accepted, &mut [0; 1_000]).now_or_never();
+        assert_eq!(read, Some(Ok(1_000)));
+        left -= 1_000;
+        let holding = holding(&listener);
+        assert_eq!(holding.bytes, 0);
+        assert!(holding.backlog >= left as u64);
+    }
 }
 
 #[test]

@@ -122,6 +122,27 @@ fn transfers_share_the_window_whatever_runs_first() {
     assert!(bytes[0] * 4 > bytes[2], "{bytes:?}");
 }
 
+/// Others may write before its task comes, which may be never.
+#[test]
+fn stream_that_is_the_only_one_to_wait_holds_nobody_back() {
+    let begin = || {
+        let (mut network, from, to) = narrow();
+        let [(waiting, _), (other, _)] = [(); 2].map(|()| open(&mut network, &from, &to));
+        while from.write_now(waiting, &[7; 64 * 1024]) > 0 {}
+        (network, from, waiting, other)
+    };
+    let (mut network, from, waiting, _) = begin();
+    let began = network.elapsed();
+    let written = network.block_on(async move { from.write(waiting, &[7; 64 * 1024]).await });
+    assert!(written.unwrap() > 0);
+    let until_open = network.elapsed() - began;
+    assert!(until_open > Duration::ZERO);
+
+    let (mut network, from, _, other) = begin();
+    network.run_for(until_open);
+    assert!(from.write_now(other, &[7; 64 * 1024]) > 0);
+}
+
 /// It may wait for something else first, or have ended.
 #[test]
 fn stream_whose_task_does_not_come_holds_up_nobody() {

@@ -224,7 +224,7 @@ impl Bbr {
     }
 
     /// ProbeInflightLongtermUpward.
-    fn raise_inflight_long(&mut self, sample: &Sample) {
+    pub(super) fn raise_inflight_long(&mut self, sample: &Sample) {
         if !self.is_window_limited() || self.window < self.inflight_long {
             return;
         }

@@ -84,6 +84,28 @@ fn pipe_is_full_after_three_rounds_without_growth() {
 }
 
 #[test]
+fn inflight_long_rises_by_a_packet_for_each_share_that_is_acknowledged() {
+    let mut bbr = Path::new().bbr;
+    bbr.round.is_limited[0] = true;
+    bbr.round.is_start = false;
+    bbr.window = 100_000.0;
+    bbr.inflight_long = 50_000.0;
+    bbr.cycle.acked_per_packet = 1_000.0;
+    for (newly_acked, packets, rest) in [(900, 0.0, 900.0), (1_600, 2.0, 500.0), (500, 3.0, 0.0)] {
+        let sample = Sample {
+            newly_acked,
+            ..Sample::default()
+        };
+        bbr.raise_inflight_long(&sample);
+        let inflight_long = 50_000.0 + packets * PACKET as f64;
+        assert_eq!(
+            (bbr.inflight_long, bbr.cycle.up_acked),
+            (inflight_long, rest)
+        );
+    }
+}
+
+#[test]
 fn startup_ends_with_many_losses() {
     let mut path = Path::new();
     path.queue_bytes = 60_000.0;

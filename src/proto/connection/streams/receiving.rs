@@ -671,6 +671,8 @@ fn stream_id(number: u64) -> Option<StreamId> {
 
 #[cfg(test)]
 mod tests {
+    use quinn_proto::{Dir, Side};
+
     use super::{super::places, *};
 
     const GROWN: u64 = 66_000_000;
@@ -700,6 +702,37 @@ mod tests {
         assert!(!receiving.is_over(256, 0));
         receiving.backlog += 1536 * 1024;
         assert!(receiving.is_over(256, 0));
+    }
+
+    #[test]
+    fn memory_is_what_quinn_proto_holds_and_our_pages_and_gaps() {
+        let mut receiving = grown();
+        let mut held = 0;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.backlog = 1200;
+        held += 1200;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.pages = 3;
+        held += 3 * PAGE_BYTES as u64;
+        assert_eq!(receiving.held_bytes(), held);
+        receiving.gaps = 5;
+        held += 5 * GAP_BYTES;
+        assert_eq!(receiving.held_bytes(), held);
+    }
+
+    #[test]
+    fn pile_is_to_be_taken_out_and_few_pieces_are_not() {
+        let mut receiving = grown();
+        receiving.note_streams(1);
+        receiving.is_arriving = true;
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        let mut part = ReceivePart::default();
+        for number in 0..u32::from(PILE) {
+            receiving.arrival = Arrival { number, held: 1200 };
+            assert!(!receiving.note(id, &mut part), "{number} before it");
+        }
+        assert!(receiving.note(id, &mut part));
+        assert_eq!(receiving.due, [id]);
     }
 
     /// What decision 25 adds up beside a window: with the default settings, and in addition for a
@@ -745,8 +778,6 @@ mod tests {
 
     #[test]
     fn peer_may_leave_4096_of_our_streams_without_an_end() {
-        use quinn_proto::{Dir, Side};
-
         let mut receiving = receiving(15_000_000, 0);
         for index in 0..4097 {
             assert!(!receiving.exceeds_limits(), "{index}");

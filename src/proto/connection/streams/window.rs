@@ -195,6 +195,23 @@ mod tests {
 
     const WINDOW: u64 = 1_000_000;
 
+    #[test]
+    fn window_for_a_sender_that_is_ahead_is_the_one_that_lets_it_get_so_far() {
+        for connection in [15_000_000, 30_000_000, 100_000_000] {
+            let windows = ReceiveWindows {
+                connection,
+                stream: StreamWindows {
+                    first: 10_000_000,
+                    largest: 40_000_000,
+                },
+            };
+            for stream in [10_000_000, 25_000_000, 40_000_000] {
+                let ahead = stream + windows.read_ahead(stream);
+                assert_eq!(windows.stream_for(ahead), stream);
+            }
+        }
+    }
+
     /// What quinn-proto and the peer make of it.
     struct Connection {
         window: ReceiveWindow,
