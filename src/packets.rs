@@ -5,6 +5,7 @@
 
 mod crypto_limits;
 mod frames;
+mod repeats;
 mod stream_credit;
 mod stream_ends;
 mod stream_fill;

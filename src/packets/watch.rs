@@ -16,6 +16,7 @@ use super::{
         PathToken, Survey, extents, has_stream_data, make_transport_close, path_tokens,
         without_padding,
     },
+    repeats::Numbers,
     stream_credit::{StreamCredit, StreamWindows},
     stream_ends::EndedStreams,
     stream_fill::{Fill, LastFill},
@@ -35,9 +36,9 @@ pub(crate) struct PacketWatch {
     ends_with_error: AtomicBool,
     /// One more than the largest packet number received from the peer.
     received: AtomicU64,
-    /// The same of those that were passed to quinn-proto.
-    passed: AtomicU64,
     jumps: AtomicU64,
+    /// Of the packets that were passed to quinn-proto.
+    numbers: Mutex<Numbers>,
     /// If the windows of streams may grow.
     credit: Option<Arc<StreamCredit>>,
     ended_streams: EndedStreams,
@@ -172,15 +173,6 @@ impl PacketWatch {
         }
     }
 
-    /// Notes a packet that quinn-proto gets. Returns whether it drops the packet as one that may
-    /// have come before: it remembers the last ones only.
-    fn note_passed(&self, number: u64) -> bool {
-        let passed = self.passed.load(Ordering::Relaxed);
-        self.passed
-            .store(passed.max(number.saturating_add(1)), Ordering::Relaxed);
-        passed > number && passed - 1 - number >= REMEMBERED
-    }
-
     fn note_streams(&self, payload: &[u8], is_dropped: bool) {
         self.last_fill.clear();
         for extent in extents(payload) {
@@ -287,7 +279,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         if self.watch.is_watched() {
             self.watch.note_received(payload);
         }
-        let is_dropped = self.watch.note_passed(packet);
+        let is_dropped = lock_unmodelled(&self.watch.numbers).is_repeated(packet);
         self.watch.note_streams(payload, is_dropped);
         Ok(())
     }
@@ -304,9 +296,6 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         self.key.integrity_limit()
     }
 }
-
-/// How many packet numbers quinn-proto remembers, from the largest one on.
-const REMEMBERED: u64 = 129;
 
 /// The bits of the first byte that hold the length of the packet number, less one (RFC 9000
 /// §17.3.1).

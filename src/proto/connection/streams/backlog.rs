@@ -13,8 +13,14 @@ pub(super) const PILE: u8 = 128;
 /// take then.
 const UNMERGED_BYTES: u32 = 28_000;
 
+/// With more pieces than this, quinn-proto copies all but the largest into one buffer.
+const MOST_UNCOPIED: u16 = 2048;
+
 /// A piece that does not fill its packet cuts up to two that do, so that these are copied as well.
 const CUT_BY_ONE: u32 = 2;
+
+/// Everything is taken out when this much more is counted than may be left.
+const INEXACT_BYTES: u32 = 64 * 1024;
 
 /// A datagram that has just arrived.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,21 +52,37 @@ pub(super) struct Backlog {
     /// Memory of the datagrams of pieces that may be copied into one buffer, of which the last of
     /// them keeps all.
     loose: u32,
+    /// Whether a piece did not begin where the one before it ended.
+    has_holes: bool,
+    /// Whether all pieces may have been copied.
+    may_be_copied: bool,
+    /// Bytes that were taken of the piece that is read.
+    taken: u32,
+}
+
+/// How much of its packet a frame fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All of it, and it begins where the last such frame ended.
+    Next,
+    /// All of it.
+    Full,
+    Part,
 }
 
 impl Backlog {
     /// Notes a frame. If the stream has `gaps`, the frame may fill several of them, and so become
     /// several pieces: what lies between the gaps has arrived before.
     ///
-    /// `is_full` if the frame fills its packet, and nothing that it has came in another one that
-    /// does.
-    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, is_full: bool) {
+    /// Nothing that it has came in another frame that fills its packet, if it does.
+    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, share: Share) {
         let is_crumb = self.is_news && self.last == arrival.number;
         self.is_news = true;
         self.last = arrival.number;
         if is_crumb {
             self.crumbs = self.crumbs.saturating_add(1);
             self.frames = self.frames.saturating_add(1);
+            self.note_hole();
             self.add_loose(arrival, 0);
             return;
         }
@@ -72,9 +94,20 @@ impl Backlog {
         let parts = u16::try_from(parts).unwrap_or(u16::MAX);
         self.frames = self.frames.saturating_add(1);
         self.parts = self.parts.saturating_add(parts);
-        if !is_full {
+        if share == Share::Part {
             self.add_loose(arrival, parts);
         }
+        if share != Share::Next {
+            self.note_hole();
+        }
+        self.may_be_copied |= self.frames > MOST_UNCOPIED;
+    }
+
+    fn note_hole(&mut self) {
+        if self.may_be_copied && !self.has_holes {
+            self.held = self.held.saturating_add(self.taken);
+        }
+        self.has_holes = true;
     }
 
     /// quinn-proto counts the memory of a datagram for each piece.
@@ -84,21 +117,37 @@ impl Backlog {
         self.loose = self.loose.saturating_add(loose);
     }
 
-    /// Notes that `bytes` bytes were taken, and whether that was all of what a frame had left.
+    /// Notes that `bytes` bytes were taken, whether that was all of what a piece had left, and
+    /// whether a piece is one frame at most.
     ///
     /// Their memory is freed only when everything in it was taken, and quinn-proto does not tell
     /// what else is there. So this subtracts only `bytes`, but no piece keeps more than a datagram,
     /// unless pieces were merged. Duplicates stay counted, because quinn-proto drops them and does
     /// not tell that either; [`clear`](Self::clear) subtracts the rest.
-    pub(super) fn took(&mut self, bytes: usize, is_whole_frame: bool) {
-        if is_whole_frame {
+    pub(super) fn took(&mut self, bytes: usize, is_whole_piece: bool, is_ordered: bool) {
+        if is_whole_piece && is_ordered {
             self.frames = self.frames.saturating_sub(1);
         }
         let kept = u32::from(self.pieces()).saturating_mul(self.largest);
-        let merged = if self.may_be_merged() { self.loose } else { 0 };
         let held = self.held.saturating_sub(bytes as u32).min(kept);
-        self.held = held.max(merged.min(self.held));
+        self.held = held.max(self.merged().min(self.held));
+        self.taken = if is_whole_piece {
+            0
+        } else {
+            self.taken.saturating_add(bytes as u32)
+        };
         self.crumbs = u16::from(self.crumbs).min(self.frames) as u8;
+    }
+
+    /// What counts until nothing is left, whatever is taken.
+    fn merged(&self) -> u32 {
+        if self.may_be_copied && self.has_holes {
+            u32::MAX
+        } else if self.loose > UNMERGED_BYTES {
+            self.loose
+        } else {
+            0
+        }
     }
 
     /// Notes that nothing is left according to our own count. quinn-proto has not reported yet that
@@ -152,7 +201,18 @@ impl Backlog {
 
     /// Whether pieces may have been copied into one buffer.
     pub(super) fn may_be_merged(&self) -> bool {
-        self.loose > UNMERGED_BYTES
+        self.merged() > 0
+    }
+
+    /// Whether more is counted than may be left of the pieces, by far.
+    pub(super) fn is_inexact(&self) -> bool {
+        let kept = u32::from(self.pieces()).saturating_mul(self.largest);
+        self.may_be_merged() && self.held > kept.saturating_add(INEXACT_BYTES)
+    }
+
+    /// Whether all pieces fill their packets, or nothing is left of the others.
+    pub(super) fn is_tight(&self) -> bool {
+        self.loose == 0
     }
 
     /// Whether many of the pieces are small.
@@ -162,6 +222,84 @@ impl Backlog {
 
     /// Bytes of memory that quinn-proto holds.
     pub(super) fn held(&self) -> u64 {
-        self.held.into()
+        // A piece that was copied keeps all that it had.
+        let taken = if self.may_be_copied && !self.has_holes {
+            self.taken
+        } else {
+            0
+        };
+        u64::from(self.held) + u64::from(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELD: u32 = 1452;
+    const DATA: usize = 1400;
+
+    fn backlog(frames: u32, share: Share) -> Backlog {
+        let mut backlog = Backlog::default();
+        for number in 0..frames {
+            backlog.add(Arrival { number, held: HELD }, 0, share);
+        }
+        backlog
+    }
+
+    #[test]
+    fn what_was_read_is_subtracted_while_nothing_was_copied() {
+        let mut backlog = backlog(2048, Share::Next);
+        for left in (1900..2048).rev() {
+            backlog.took(DATA, true, true);
+            let most = u64::from(left * HELD) + u64::from(HELD) * 100;
+            assert!(backlog.held() <= most, "{left}");
+        }
+        assert!(!backlog.may_be_merged());
+    }
+
+    #[test]
+    fn piece_that_was_copied_counts_until_all_of_it_is_read() {
+        let mut backlog = backlog(2049, Share::Next);
+        let before = backlog.held();
+        backlog.took(1_000_000, false, true);
+        assert_eq!(backlog.held(), before);
+        backlog.took(500_000, false, true);
+        assert_eq!(backlog.held(), before);
+        backlog.took(500_000, true, true);
+        assert_eq!(backlog.held(), before - 2_000_000);
+    }
+
+    #[test]
+    fn all_that_was_copied_counts_if_there_were_holes() {
+        let mut late = backlog(2049, Share::Next);
+        late.took(1_000_000, false, true);
+        let before = late.held();
+        let next = Arrival {
+            number: 1 << 20,
+            held: HELD,
+        };
+        late.add(next, 0, Share::Full);
+        assert_eq!(late.held(), before + u64::from(HELD));
+        for mut backlog in [backlog(2049, Share::Full), late] {
+            let before = backlog.held();
+            backlog.took(1_000_000, true, true);
+            assert_eq!(backlog.held(), before);
+            assert!(backlog.may_be_merged());
+            backlog.clear();
+            assert_eq!((backlog.held(), backlog.may_be_merged()), (0, false));
+        }
+    }
+
+    #[test]
+    fn pieces_that_do_not_fill_their_packets_count_three_times() {
+        for (frames, may_be_merged) in [(6, false), (7, true)] {
+            let mut backlog = backlog(frames, Share::Part);
+            assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
+            let before = backlog.held();
+            backlog.took(DATA, true, true);
+            let kept = backlog.held() == before;
+            assert_eq!(kept, may_be_merged, "{frames}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 use super::{
-    backlog::{Arrival, Backlog},
+    backlog::{Arrival, Backlog, Share},
     places::Room,
     reassembly::Reassembly,
 };
@@ -122,12 +122,21 @@ impl ReceivePart {
         }
         let gaps = self.reassembly.size().gaps;
         let from = self.full_until.max(self.position());
-        let is_full = gaps == 0 && fill.is_some_and(|(start, _)| start >= from);
-        if is_full && let Some((_, end)) = fill {
-            self.full_until = end;
-        }
+        // What came before can cut a frame of a stream that is read in any order.
+        let may_be_cut = gaps > 0 || (self.is_unordered && !self.backlog.is_tight());
+        let share = match fill {
+            Some((start, end)) if start >= from && !may_be_cut => {
+                self.full_until = end;
+                if start == from {
+                    Share::Next
+                } else {
+                    Share::Full
+                }
+            }
+            _ => Share::Part,
+        };
         let before = self.backlog.held();
-        self.backlog.add(arrival, gaps, is_full);
+        self.backlog.add(arrival, gaps, share);
         self.backlog.held() - before
     }
 
@@ -148,7 +157,7 @@ impl ReceivePart {
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
     /// out.
     pub(super) fn is_pile(&self) -> bool {
-        self.backlog.pieces() > self.room.pieces().into()
+        self.backlog.pieces() > self.room.pieces().into() || self.backlog.is_inexact()
     }
 
     /// How many pieces quinn-proto has, at most.
@@ -389,8 +398,7 @@ impl ReceivePart {
     fn took(&mut self, bytes: usize, is_whole_piece: bool) {
         // Read in order, a frame is at most one piece. Otherwise it may be any number, so all
         // frames count until nothing is left.
-        let is_whole_frame = is_whole_piece && !self.is_unordered;
-        self.backlog.took(bytes, is_whole_frame);
+        self.backlog.took(bytes, is_whole_piece, !self.is_unordered);
         if !self.is_unordered && self.backlog.is_empty() {
             self.backlog.empty();
         }

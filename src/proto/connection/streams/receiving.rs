@@ -501,9 +501,11 @@ impl Streams<'_> {
     /// Takes everything out of the streams with most memory in quinn-proto, until there is room.
     fn relieve(&mut self) {
         let streams = self.streams.states.len();
+        // First those of which less may be left than is counted: what is left of them is moved.
         let mut held: Vec<_> = (self.streams.states.iter())
-            .map(|(&id, stream)| (stream.receive.backlog().held(), id))
-            .filter(|&(held, _)| held > 0)
+            .map(|(&id, stream)| (stream.receive.backlog(), id))
+            .map(|(backlog, id)| (backlog.may_be_merged(), backlog.held(), id))
+            .filter(|&(_, held, _)| held > 0)
             .collect();
         #[cfg(test)]
         {
@@ -513,7 +515,7 @@ impl Streams<'_> {
         // A datagram with frames of many streams counts for each of them, so more is taken out the
         // more quinn-proto holds.
         let relief = RELIEF_BYTES.max(self.streams.receiving.backlog / 4);
-        for (_, id) in held {
+        for (_, _, id) in held {
             if !self.streams.receiving.is_over(streams, relief) {
                 break;
             }
