@@ -20,7 +20,7 @@ const MOST_UNCOPIED: u16 = 2048;
 const CUT_BY_ONE: u32 = 2;
 
 /// Everything is taken out when this much more is counted than may be left.
-const INEXACT_BYTES: u32 = 64 * 1024;
+const INEXACT_BYTES: u32 = 512 * 1024;
 
 /// A datagram that has just arrived.
 #[derive(Clone, Copy, Debug, Default)]
