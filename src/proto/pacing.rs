@@ -28,6 +28,8 @@ pub(super) struct Pacer {
     /// What had been received when the last datagram was sent, which carried an acknowledgement of
     /// all that.
     answered: u64,
+    /// When the peer was last told that its flow control holds data back.
+    blocked: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +75,19 @@ impl Pacer {
         if let Some(transmit) = &transmit {
             self.answered = before.heard;
             let bytes = transmit.size as u64;
-            let is_counted = Frames::of(quic).elicited > before.elicited;
+            let after = Frames::of(quic);
+            let is_counted = after.elicited > before.elicited;
             paced.note_sent(bytes, is_counted);
             if is_counted {
                 self.note_sent(now, bytes, mtu);
             }
+            if after.blocked > before.blocked {
+                self.blocked = Some(now);
+            }
         } else if gate == Gate::Open {
-            paced.note_dry();
+            if !self.waits_for_credit(now, quic.rtt()) {
+                paced.note_dry();
+            }
             self.note_dry();
         }
         transmit
@@ -162,6 +170,15 @@ impl Pacer {
         }
     }
 
+    /// Whether flow control is the limit, and not the application.
+    ///
+    /// Credit comes in parts, at least twice in a round trip where it is the limit, and the
+    /// application takes its time to use each. A stream whose reader has stopped is no limit for
+    /// the others.
+    fn waits_for_credit(&self, now: Instant, rtt: Duration) -> bool {
+        (self.blocked).is_some_and(|since| now.saturating_duration_since(since) <= 2 * rtt)
+    }
+
     /// Notes that there was nothing to send.
     fn note_dry(&mut self) {
         self.resumes = None;
@@ -174,13 +191,20 @@ impl Pacer {
 struct Frames {
     elicited: u64,
     heard: u64,
+    /// Those among the sent ones that tell of flow control in the way (RFC 9000 §4.1). quinn-proto
+    /// sends one when a write was refused for the first time since the peer has granted more.
+    blocked: u64,
 }
 
 impl Frames {
     fn of(quic: &Connection) -> Self {
         let stats = quic.stats();
         let [elicited, heard] = [stats.frame_tx, stats.frame_rx].map(eliciting);
-        Self { elicited, heard }
+        Self {
+            elicited,
+            heard,
+            blocked: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
+        }
     }
 }
 
@@ -398,6 +422,19 @@ mod tests {
             pacer.ask(now + Duration::from_millis(401), slow, MTU, 1_000),
             Permit::Datagrams(2)
         );
+    }
+
+    #[test]
+    fn flow_control_is_the_limit_for_two_round_trips_after_it_was_told_of() {
+        let began = crate::net::clock::now();
+        let rtt = Duration::from_millis(50);
+        let mut pacer = Pacer::default();
+        assert!(!pacer.waits_for_credit(began, rtt));
+        pacer.blocked = Some(began);
+        for (micros, waits) in [(0, true), (100_000, true), (100_001, false)] {
+            let now = at(began, micros);
+            assert_eq!(pacer.waits_for_credit(now, rtt), waits, "{micros}");
+        }
     }
 
     #[test]

@@ -327,6 +327,8 @@ impl Bbr {
         self.latest.losses += 1;
         self.recovery.get_or_insert(now);
         for lost in self.sampler.note_lost(sent, bytes) {
+            // What was lost before may have ended a probe, and what was noted with it.
+            self.note_loss();
             if self.cycle.is_probe_sample && is_too_much(lost.lost, lost.sent_in_flight) {
                 self.handle_inflight_too_high(now, inflight_at_loss(&lost), lost.is_app_limited);
             }
@@ -530,6 +532,9 @@ impl Controller for Bbr {
         if is_persistent {
             self.note_persistent_congestion();
         }
+        // UpdateControlParameters, which the acknowledgement has done without these losses.
+        self.set_pacing_rate(self.pacing_gain());
+        self.set_window(0.0);
         self.share();
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Sampler {
     in_flight: u64,
     least_rtt: Duration,
     batch: Batch,
+    /// When the newest packet was sent of what was acknowledged last, and its round trip.
+    newest: Option<(Instant, Duration)>,
 }
 
 /// What was known when something was sent.
@@ -102,6 +104,7 @@ impl Sampler {
             in_flight: 0,
             least_rtt: Duration::MAX,
             batch: Batch::default(),
+            newest: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl Sampler {
 
     /// OnPacketSent, for packets that were sent together.
     pub(super) fn note_sent(&mut self, now: Instant, bytes: u64) {
+        self.forget_settled(now);
         if self.in_flight == 0 {
             self.first_sent = now;
             self.delivered_at = now;
@@ -188,7 +192,7 @@ impl Sampler {
             is_app_limited: self.app_limited.is_some(),
             ..Sample::default()
         };
-        self.forget_settled(now, newest.sent);
+        self.newest = Some((newest.sent, sample.rtt));
         let Some(mark) = newest.mark else {
             return Some(sample);
         };
@@ -247,8 +251,13 @@ impl Sampler {
     }
 
     /// Forgets marks that nothing will ask for any more.
-    fn forget_settled(&mut self, now: Instant, newest: Instant) {
-        let patience = 4 * now.saturating_duration_since(newest) + TAIL;
+    ///
+    /// Not with an acknowledgement: what it shows to be lost is told only after it.
+    fn forget_settled(&mut self, now: Instant) {
+        let Some((newest, rtt)) = self.newest else {
+            return;
+        };
+        let patience = 4 * rtt + TAIL;
         while let Some(mark) = self.marks.front()
             && mark.until < newest
             && (mark.unsettled == 0 || now.saturating_duration_since(mark.until) > patience)
@@ -434,8 +443,10 @@ mod tests {
             pipe.send(0);
             pipe.send(130);
             pipe.acknowledge(130 + round_trip, 130);
-            let is_there = pipe.sampler.marks[0].sent == pipe.began;
-            assert_eq!(is_there, is_kept, "{round_trip} ms");
+            let is_there = |pipe: &Pipe| pipe.sampler.marks[0].sent == pipe.began;
+            assert!(is_there(&pipe), "it may be told now that they are lost");
+            pipe.send(130 + round_trip);
+            assert_eq!(is_there(&pipe), is_kept, "{round_trip} ms");
         }
     }
 

@@ -41,6 +41,8 @@ pub(super) enum AckPhase {
     ProbeStarting,
     ProbeFeedback,
     ProbeStopping,
+    /// The last of them was acknowledged, but not told yet what that has shown to be lost.
+    ProbeStopped,
 }
 
 /// A cycle of probing for bandwidth.
@@ -108,7 +110,7 @@ impl FullPipe {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProbeRtt {
     /// probe_rtt_done_stamp.
-    done: Option<Instant>,
+    pub(super) done: Option<Instant>,
     has_round_passed: bool,
 }
 
@@ -194,24 +196,30 @@ impl Bbr {
         }
     }
 
-    /// AdaptLongTermModel. Returns whether it has changed the state.
-    fn adapt_long_term(&mut self, sample: &Sample) -> bool {
+    /// AdaptLongTermModel. Returns whether the state is decided.
+    ///
+    /// The draft knows what an acknowledgement has shown to be lost before it comes here. We are
+    /// told after it, so the end of a probe is judged with the next one.
+    pub(super) fn adapt_long_term(&mut self, sample: &Sample) -> bool {
         let is_start = self.round.is_start;
-        if self.cycle.phase == AckPhase::ProbeStarting && is_start {
-            self.cycle.phase = AckPhase::ProbeFeedback;
-        }
-        if self.cycle.phase == AckPhase::ProbeStopping && is_start {
-            self.cycle.is_probe_sample = false;
-            self.cycle.phase = AckPhase::Init;
-            if self.state.is_probe_bw() {
-                if !sample.is_app_limited {
+        match self.cycle.phase {
+            AckPhase::ProbeStarting if is_start => self.cycle.phase = AckPhase::ProbeFeedback,
+            AckPhase::ProbeStopping if is_start => {
+                if self.state.is_probe_bw() && !sample.is_app_limited {
                     self.max_bw.advance();
                 }
-                if self.cycle.was_precautionary && !self.cycle.was_too_high {
+                self.cycle.phase = AckPhase::ProbeStopped;
+            }
+            AckPhase::ProbeStopped => {
+                self.cycle.is_probe_sample = false;
+                self.cycle.phase = AckPhase::Init;
+                let is_safe = self.cycle.was_precautionary && !self.cycle.was_too_high;
+                if self.state.is_probe_bw() && is_safe {
                     self.start_refill();
                     return true;
                 }
             }
+            _ => {}
         }
         if !super::is_too_much(sample.lost, sample.sent_in_flight) && self.inflight_long.is_finite()
         {
@@ -220,7 +228,7 @@ impl Bbr {
                 self.raise_inflight_long(sample);
             }
         }
-        false
+        self.cycle.phase == AckPhase::ProbeStopped
     }
 
     /// ProbeInflightLongtermUpward.
@@ -255,14 +263,14 @@ impl Bbr {
     }
 
     /// IsTimeToCruise.
-    fn is_time_to_cruise(&self) -> bool {
+    pub(super) fn is_time_to_cruise(&self) -> bool {
         let in_flight = self.sampler.in_flight() as f64;
         let bdp = self.quantize(self.bdp(self.max_bw.get()));
         in_flight <= self.inflight_with_headroom() && in_flight <= bdp
     }
 
     /// IsTimeToGoDown.
-    fn is_time_to_go_down(&mut self, sample: &Sample) -> bool {
+    pub(super) fn is_time_to_go_down(&mut self, sample: &Sample) -> bool {
         if self.cycle.was_too_high && self.reaches(sample, self.inflight_long) {
             self.cycle.was_precautionary = true;
             return true;

@@ -73,6 +73,17 @@ fn flow_that_writes_little_keeps_its_latency() {
     }
 }
 
+/// The draft takes it for a bottleneck. If it were the application, Startup would never end, and
+/// leave a queue of all that the window has beyond the path.
+#[test]
+fn flow_control_of_the_peer_is_a_bottleneck() {
+    // 1.6 products.
+    let bbr = flow("bbr=1,rate=50,rtt=100,queue=4,windows=1,seconds=12");
+    assert!(bbr.late_goodput > 42.0, "{bbr:?}");
+    assert!(bbr.mean_delay < Duration::from_millis(20), "{bbr:?}");
+    assert!(bbr.most_in_flight < 1_000_000, "{bbr:?}");
+}
+
 /// With the window as the only limit, the queue would be as long as the path.
 #[test]
 fn what_is_sent_is_paced_from_the_first_round_trip_on() {

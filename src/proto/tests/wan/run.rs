@@ -503,20 +503,12 @@ impl Progress {
 
 fn setup(path: &WanPath) -> Setup {
     Setup {
-        configure: match (path.windows, path.is_quinn) {
-            _ if path.rivals == Rivals::CubicFirst => |builder| builder.rivals(false),
-            _ if path.rivals == Rivals::BbrFirst => |builder| builder.rivals(true),
-            _ if path.is_reno => |builder| builder.congestion_control(CongestionControl::NewReno),
-            _ if path.is_bbr => |builder| builder.congestion_control(CongestionControl::Bbr),
-            _ if path.remembers => |builder| builder.remember_paths(true),
-            _ if path.is_for_throughput => |builder| builder.preset(Preset::HighThroughput),
-            (0, false) => configure::<0, false>,
-            (0, true) => configure::<0, true>,
-            (64, false) => configure::<64, false>,
-            (64, true) => configure::<64, true>,
-            (256, false) => configure::<256, false>,
-            (256, true) => configure::<256, true>,
-            (other, _) => panic!("no windows of {other} MB"),
+        configure: match path.windows {
+            0 => configure::<0>(path),
+            1 => configure::<1>(path),
+            64 => configure::<64>(path),
+            256 => configure::<256>(path),
+            other => panic!("no windows of {other} MB"),
         },
         outbox: Outbox {
             max_segments: MAX_SEGMENTS,
@@ -527,16 +519,52 @@ fn setup(path: &WanPath) -> Setup {
     }
 }
 
-/// Sets all three windows to `MB` megabytes; 0 keeps the defaults.
-fn configure<const MB: u64, const IS_QUINN: bool>(mut builder: ConfigBuilder) -> ConfigBuilder {
-    if IS_QUINN {
-        builder = builder.quinn_cubic();
+/// What sets all three windows to `MB` megabytes, and one thing more that the path asks for; 0
+/// keeps the windows as they are with that.
+fn configure<const MB: u64>(path: &WanPath) -> fn(ConfigBuilder) -> ConfigBuilder {
+    let control = [
+        path.rivals != Rivals::No,
+        path.is_reno,
+        path.is_bbr,
+        path.remembers,
+        path.is_for_throughput,
+        path.is_quinn,
+    ];
+    assert!(
+        control.into_iter().filter(|&is_asked| is_asked).count() <= 1,
+        "only one of them: {path}"
+    );
+    match path.rivals {
+        Rivals::CubicFirst => |builder| windows::<MB>(builder.rivals(false)),
+        Rivals::BbrFirst => |builder| windows::<MB>(builder.rivals(true)),
+        Rivals::No if path.is_reno => {
+            |builder| windows::<MB>(builder.congestion_control(CongestionControl::NewReno))
+        }
+        Rivals::No if path.is_bbr => {
+            |builder| windows::<MB>(builder.congestion_control(CongestionControl::Bbr))
+        }
+        Rivals::No if path.remembers => |builder| windows::<MB>(builder.remember_paths(true)),
+        Rivals::No if path.is_for_throughput => {
+            |builder| windows::<MB>(builder.preset(Preset::HighThroughput))
+        }
+        // They do not grow.
+        Rivals::No if path.is_quinn && MB == 0 => {
+            |builder| set_windows(builder.quinn_cubic(), [10, 15, 10])
+        }
+        Rivals::No if path.is_quinn => |builder| windows::<MB>(builder.quinn_cubic()),
+        Rivals::No => windows::<MB>,
     }
-    let [stream, connection, send] = match MB {
-        0 if IS_QUINN => [10, 15, 10],
-        0 => return builder,
-        all => [all; 3],
-    };
+}
+
+fn windows<const MB: u64>(builder: ConfigBuilder) -> ConfigBuilder {
+    if MB == 0 {
+        return builder;
+    }
+    set_windows(builder, [MB; 3])
+}
+
+/// Of a stream, of a connection, and for what is sent, in MB.
+fn set_windows(builder: ConfigBuilder, [stream, connection, send]: [u64; 3]) -> ConfigBuilder {
     builder
         .stream_receive_window_bytes(stream * 1_000_000)
         .and_then(|builder| builder.connection_receive_window_bytes(connection * 1_000_000))

@@ -24,6 +24,8 @@ pub(super) struct Path {
     pub(super) queue_bytes: f64,
     /// Of a thousand packets, how many are lost.
     pub(super) lost_of_1000: u64,
+    /// Whether losses are told only when the test [says so](Self::tell_lost).
+    pub(super) holds_losses: bool,
     /// Bytes per second that the application writes at most.
     pub(super) writes: f64,
     /// When the last packet has passed the bottleneck.
@@ -55,6 +57,7 @@ impl Path {
             rtt: ms(50),
             queue_bytes: 1_200_000.0,
             lost_of_1000: 0,
+            holds_losses: false,
             writes: f64::INFINITY,
             free: now,
             may_send: now,
@@ -111,30 +114,44 @@ impl Path {
 
     fn acknowledge(&mut self, at: Instant) {
         self.now = at;
-        let index = (self
-            .in_flight
-            .iter()
-            .position(|packet| packet.arrives.is_some()))
-        .unwrap();
+        let index = self.missing();
         let packet = self.in_flight.remove(index).unwrap();
         let left = self.in_flight.len() as u64 * PACKET;
         self.bbr.settle();
         self.bbr.sampler.note_acknowledged(at, packet.sent, PACKET);
         self.bbr.update(at, left);
         // Three later packets have arrived.
-        if index > 0 && self.sent.is_multiple_of(3) {
-            let newest = self.in_flight[index - 1].sent;
-            self.in_flight.drain(..index);
-            (self.bbr).on_congestion_event(at, newest, false, index as u64 * PACKET);
+        if index > 0 && self.sent.is_multiple_of(3) && !self.holds_losses {
+            self.tell_lost(index);
+        }
+    }
+
+    /// Packets before the first one that arrives.
+    pub(super) fn missing(&self) -> usize {
+        let mut in_flight = self.in_flight.iter();
+        in_flight
+            .position(|packet| packet.arrives.is_some())
+            .unwrap_or(self.in_flight.len())
+    }
+
+    /// Tells that the oldest packets in flight are lost.
+    pub(super) fn tell_lost(&mut self, count: usize) {
+        let newest = self.in_flight[count - 1].sent;
+        self.in_flight.drain(..count);
+        (self.bbr).on_congestion_event(self.now, newest, false, count as u64 * PACKET);
+    }
+
+    /// Loses the newest packets in flight.
+    pub(super) fn lose(&mut self, count: usize) {
+        for packet in self.in_flight.iter_mut().rev().take(count) {
+            packet.arrives = None;
         }
     }
 
     /// All that is in flight is lost.
     fn time_out(&mut self) {
-        let newest = self.in_flight.back().unwrap().sent;
-        let lost = self.in_flight.drain(..).count() as u64 * PACKET;
         self.now += ms(200);
-        (self.bbr).on_congestion_event(self.now, newest, false, lost);
+        self.tell_lost(self.in_flight.len());
     }
 
     pub(super) fn run(&mut self, time: Duration) {
