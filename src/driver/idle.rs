@@ -50,27 +50,19 @@ impl Idle {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::task::{Wake, Waker};
+    use std::task::Waker;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Task(AtomicBool);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
+    use crate::simulation::tasks::WakeFlag;
 
     #[test]
     fn each_future_that_waits_is_woken_and_one_that_was_dropped_is_forgotten() {
         let idle = Idle::default();
         let [first, dropped, second] = [(); 3].map(|()| (Arc::default(), Arc::default()));
-        let register = |(task, waker): &(Arc<Task>, Arc<AtomicWaker>)| {
+        let register = |(task, waker): &(Arc<WakeFlag>, Arc<AtomicWaker>)| {
             idle.register(&Context::from_waker(&Waker::from(Arc::clone(task))), waker);
         };
-        let is_woken = |(task, _): &(Arc<Task>, _)| task.0.load(Ordering::Relaxed);
+        let is_woken = |(task, _): &(Arc<WakeFlag>, _)| task.is_set();
         register(&first);
         register(&dropped);
         drop(dropped);

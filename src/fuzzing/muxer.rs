@@ -2,11 +2,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Poll, Wake, Waker},
+    sync::Arc,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -17,7 +14,9 @@ use crate::{
     config::ConfigBuilder,
     error::StreamError,
     proto::StreamId,
-    simulation::{link::Impairments, mangle, network::Network, node::Setup, peer::Peer},
+    simulation::{
+        link::Impairments, mangle, network::Network, node::Setup, peer::Peer, tasks::WakeFlag,
+    },
 };
 
 /// Runs operations in any order. Data that is read equals data that was written, ends are reported
@@ -145,7 +144,7 @@ struct History {
     streams: [Vec<StreamId>; 2],
     /// What was done at each end of each stream.
     ends: HashMap<(Side, StreamId), End>,
-    waiting: HashMap<Wait, Arc<Woken>>,
+    waiting: HashMap<Wait, Arc<WakeFlag>>,
 }
 
 /// One end of a stream.
@@ -167,15 +166,6 @@ enum Wait {
     Open(Side),
     Read(Side, StreamId),
     Write(Side, StreamId),
-}
-
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl History {
@@ -385,7 +375,7 @@ impl History {
     /// Polls with a new waker. If an earlier poll was pending and this one is ready, the earlier
     /// waker must have been woken.
     fn poll<T>(&mut self, wait: Wait, poll: impl FnOnce(&Waker) -> Poll<T>) -> Poll<T> {
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(WakeFlag::default());
         let polled = poll(&Waker::from(Arc::clone(&woken)));
         let before = self.waiting.remove(&wait);
         match polled {
@@ -394,7 +384,7 @@ impl History {
             }
             Poll::Ready(_) => {
                 if let Some(before) = before {
-                    assert!(before.0.load(Ordering::Relaxed), "{wait:?} was not woken");
+                    assert!(before.is_set(), "{wait:?} was not woken");
                 }
             }
         }
@@ -442,7 +432,7 @@ impl History {
                 }
             };
             assert!(
-                !is_held || woken.0.load(Ordering::Relaxed),
+                !is_held || woken.is_set(),
                 "{wait:?} was not woken by the end"
             );
         }

@@ -57,34 +57,19 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
-        task::{Wake, Waker},
-    };
+    use std::{sync::Arc, task::Waker};
 
     use super::*;
-    use crate::net::clock;
-
-    #[derive(Default)]
-    struct Task(AtomicBool);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
+    use crate::{net::clock, simulation::tasks::WakeFlag};
 
     #[tokio::test(start_paused = true)]
     async fn timer_is_not_moved_to_a_later_deadline_and_is_ready_only_then() {
         const PAUSE: Duration = Duration::from_secs(1);
 
-        let task = Arc::<Task>::default();
+        let task = Arc::<WakeFlag>::default();
         let waker = Waker::from(Arc::clone(&task));
         let mut cx = Context::from_waker(&waker);
-        let is_woken = || task.0.swap(false, Ordering::Relaxed);
+        let is_woken = || task.take();
         let mut timer = Timer::default();
         let first = clock::now() + PAUSE;
         let later = first + PAUSE;

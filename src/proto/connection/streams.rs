@@ -104,10 +104,15 @@ impl Streams<'_> {
 
     fn remove(&mut self, id: StreamId) -> Option<StreamState> {
         let stream = self.streams.states.remove(&id)?;
-        if id.initiator() == self.quic.side() {
+        if self.is_own(id) {
             self.streams.own -= 1;
         }
         Some(stream)
+    }
+
+    /// Whether we have opened the stream.
+    fn is_own(&self, id: StreamId) -> bool {
+        id.initiator() == self.quic.side()
     }
 
     fn alive(&self) -> Result<(), ConnectionError> {

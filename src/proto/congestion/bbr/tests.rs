@@ -399,17 +399,23 @@ fn losses_after_the_one_that_ends_a_probe_lower_the_short_term() {
     assert!(path.bbr.short_term.inflight.is_finite());
 }
 
+/// A path on which the next probe begins.
+fn after_a_probe_that_was_too_high() -> Path {
+    let mut path = Path::new();
+    path.run_until(State::Up);
+    path.lost_of_1000 = 50;
+    path.run_until(State::Down);
+    path.lost_of_1000 = 0;
+    path.run_until(State::Up);
+    path
+}
+
 /// The acknowledgement that ends the round after a probe is the one that tells of the last packets
 /// of it.
 #[test]
 fn last_packets_of_a_probe_still_tell_that_it_was_too_high() {
     for lost in [0, 40] {
-        let mut path = Path::new();
-        path.run_until(State::Up);
-        path.lost_of_1000 = 50;
-        path.run_until(State::Down);
-        path.lost_of_1000 = 0;
-        path.run_until(State::Up);
+        let mut path = after_a_probe_that_was_too_high();
         path.run_until(State::Down);
         assert!(path.bbr.cycle.was_precautionary && !path.bbr.cycle.was_too_high);
         let (round, bound) = (path.bbr.round.count, path.bbr.inflight_long);
@@ -466,12 +472,7 @@ fn probe_goes_on_with_less_than_2_percent_of_loss() {
 /// another one follows at once.
 #[test]
 fn probe_after_one_that_was_too_high_is_cautious() {
-    let mut path = Path::new();
-    path.run_until(State::Up);
-    path.lost_of_1000 = 50;
-    path.run_until(State::Down);
-    path.lost_of_1000 = 0;
-    path.run_until(State::Up);
+    let mut path = after_a_probe_that_was_too_high();
     let before = path.bbr.inflight_long;
     path.run_until_it(|bbr| bbr.state != State::Up);
     assert_eq!(path.bbr.state, State::Down);

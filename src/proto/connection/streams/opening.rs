@@ -124,7 +124,7 @@ impl Streams<'_> {
     /// Notes whether a stream of the peer is over for quinn-proto while the application has not
     /// read it to its end. Such a stream still counts against the peer's limit.
     pub(super) fn note_lingering(&mut self, id: StreamId) {
-        let is_peers = id.initiator() != self.quic.side();
+        let is_peers = !self.is_own(id);
         let Some(stream) = self.streams.states.get_mut(&id).filter(|_| is_peers) else {
             return;
         };

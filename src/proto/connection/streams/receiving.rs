@@ -382,7 +382,7 @@ impl Streams<'_> {
 
     /// Discards what the peer still sends on the stream, and asks it to send no more.
     pub(crate) fn stop(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
-        let is_own = id.initiator() == self.quic.side();
+        let is_own = self.is_own(id);
         let stream = self
             .streams
             .states
