@@ -1,5 +1,5 @@
-//! Whether one STREAM frame has most of a packet. quinn-proto never copies the data of such a
-//! frame, as long as it keeps all of it.
+//! Whether one STREAM frame has most of a packet. quinn-proto does not copy the data of such a
+//! frame to save memory, as long as it keeps all of it and has few pieces.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

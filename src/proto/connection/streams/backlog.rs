@@ -104,9 +104,7 @@ impl Backlog {
     }
 
     fn note_hole(&mut self) {
-        if self.may_be_copied && !self.has_holes {
-            self.held = self.held.saturating_add(self.taken);
-        }
+        self.held = self.held.saturating_add(self.kept_by_piece());
         self.has_holes = true;
     }
 
@@ -128,8 +126,7 @@ impl Backlog {
         if is_whole_piece && is_ordered {
             self.frames = self.frames.saturating_sub(1);
         }
-        let kept = u32::from(self.pieces()).saturating_mul(self.largest);
-        let held = self.held.saturating_sub(bytes as u32).min(kept);
+        let held = self.held.saturating_sub(bytes as u32).min(self.most_left());
         self.held = held.max(self.merged().min(self.held));
         self.taken = if is_whole_piece {
             0
@@ -137,6 +134,20 @@ impl Backlog {
             self.taken.saturating_add(bytes as u32)
         };
         self.crumbs = u16::from(self.crumbs).min(self.frames) as u8;
+    }
+
+    /// The memory of the pieces that are left, if each keeps no more than a datagram.
+    fn most_left(&self) -> u32 {
+        u32::from(self.pieces()).saturating_mul(self.largest)
+    }
+
+    /// What was taken of a piece that keeps all that it had, because it was copied.
+    fn kept_by_piece(&self) -> u32 {
+        if self.may_be_copied && !self.has_holes {
+            self.taken
+        } else {
+            0
+        }
     }
 
     /// What counts until nothing is left, whatever is taken.
@@ -206,8 +217,7 @@ impl Backlog {
 
     /// Whether more is counted than may be left of the pieces, by far.
     pub(super) fn is_inexact(&self) -> bool {
-        let kept = u32::from(self.pieces()).saturating_mul(self.largest);
-        self.may_be_merged() && self.held > kept.saturating_add(INEXACT_BYTES)
+        self.may_be_merged() && self.held > self.most_left().saturating_add(INEXACT_BYTES)
     }
 
     /// Whether all pieces fill their packets, or nothing is left of the others.
@@ -222,13 +232,7 @@ impl Backlog {
 
     /// Bytes of memory that quinn-proto holds.
     pub(super) fn held(&self) -> u64 {
-        // A piece that was copied keeps all that it had.
-        let taken = if self.may_be_copied && !self.has_holes {
-            self.taken
-        } else {
-            0
-        };
-        u64::from(self.held) + u64::from(taken)
+        u64::from(self.held) + u64::from(self.kept_by_piece())
     }
 }
 

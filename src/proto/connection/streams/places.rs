@@ -176,7 +176,7 @@ impl Places {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{super::receiving::RANGE_BYTES, *};
+    use super::{super::stopped::RANGE_BYTES, *};
 
     /// The most that quinn-proto may take for pieces of this number of streams at once, and for the
     /// gaps between those that were not taken out.

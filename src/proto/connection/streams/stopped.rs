@@ -5,6 +5,10 @@ use rustc_hash::FxHashMap;
 
 use super::StreamId;
 
+/// Memory of a range in quinn-proto's list of what has arrived, of a stream that is read in any
+/// order.
+pub(super) const RANGE_BYTES: u64 = 45;
+
 /// Those of which quinn-proto still has something that counts.
 #[derive(Debug, Default)]
 pub(super) struct Stopped {
@@ -50,6 +54,11 @@ impl Stopped {
     /// Gaps of all of them.
     pub(super) fn gaps(&self) -> u32 {
         self.gaps
+    }
+
+    /// The memory of these.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.gaps) * RANGE_BYTES
     }
 }
 
