@@ -44,6 +44,7 @@ mod scene;
 mod settings;
 mod silence;
 mod source_address;
+mod stopped;
 mod streams;
 #[cfg(feature = "nat")]
 mod stun;

@@ -22,7 +22,7 @@ use super::{
     network::Network,
     node::Setup,
     peer::Peer,
-    scene::{DIALERS_STREAM, HOSTILE, Hostile, SIDES, Scene, VICTIM},
+    scene::{Hostile, SIDES, Scene, VICTIM},
     seed_range,
     transfer::payload,
 };
@@ -157,155 +157,6 @@ fn gaps_close_only_beyond_any_reason() {
         assert_eq!(too_fragmented(&scene), 1);
         scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
     }
-}
-
-const GAPS_IN_A_STREAM: u64 = 20 * GAPS_IN_A_PACKET;
-
-/// Makes gaps in a new stream of the hostile peer, and returns its ID.
-fn make_gaps(scene: &mut Scene) -> u64 {
-    let stream = scene.open(1)[0];
-    scene.carry_by(stream);
-    let gaps = (0..GAPS_IN_A_STREAM / GAPS_IN_A_PACKET)
-        .map(|packet| every_other(stream, 1 + 2 * packet * GAPS_IN_A_PACKET, GAPS_IN_A_PACKET));
-    scene.flood(gaps);
-    stream
-}
-
-/// Makes the victim's application take all streams and let this one go.
-fn stop(scene: &mut Scene, stream: u64) {
-    while let Some(Ok(accepted)) = scene.victim.accept().now_or_never() {
-        if u64::from(accepted) == stream {
-            scene.victim.drop_stream(accepted);
-        }
-    }
-    scene.network.run_for(Duration::from_millis(45));
-}
-
-/// The end of a stream with gaps.
-fn end(stream: u64) -> Frame {
-    Frame::Stream {
-        stream: stream.into(),
-        offset: (3 * GAPS_IN_A_STREAM).into(),
-        data: vec![7],
-        fin: true,
-    }
-}
-
-/// quinn-proto has them until the peer has ended the stream.
-#[test]
-fn gaps_of_stopped_streams_close_if_the_peer_never_ends_them() {
-    for side in SIDES {
-        let mut scene = Scene::new(side);
-        scene.open_the_congestion_window();
-        let mut gaps = 0;
-        while scene.is_open() {
-            let stream = make_gaps(&mut scene);
-            scene.withhold_next();
-            stop(&mut scene, stream);
-            gaps += GAPS_IN_A_STREAM;
-            assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
-        }
-        assert!(gaps > CONNECTION_WINDOW / 2400, "{gaps}");
-        assert_eq!(too_fragmented(&scene), 1);
-        scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
-    }
-}
-
-#[test]
-fn gaps_of_stopped_streams_are_gone_once_the_peer_has_ended_them() {
-    #[derive(Debug)]
-    enum Ended {
-        Before,
-        After,
-        ByReset,
-    }
-    for ended in [Ended::Before, Ended::After, Ended::ByReset] {
-        let mut scene = Scene::new(Hostile::Dials);
-        scene.open_the_congestion_window();
-        for _ in 0..20 {
-            let stream = make_gaps(&mut scene);
-            assert!(scene.is_open(), "{ended:?}");
-            if matches!(ended, Ended::Before) {
-                scene.say(&[end(stream)]);
-            }
-            if !matches!(ended, Ended::ByReset) {
-                scene.withhold_next();
-            }
-            stop(&mut scene, stream);
-            if matches!(ended, Ended::After) {
-                scene.carry_by(DIALERS_STREAM);
-                scene.say(&[end(stream)]);
-            }
-        }
-        scene.assert_open();
-    }
-}
-
-/// They are not read before, but nothing is missing between them.
-#[test]
-fn frames_of_stopped_streams_are_no_gaps() {
-    const STREAMS: usize = 50;
-    const FRAMES: u64 = 100;
-    let victim = Setup {
-        configure: |builder| {
-            medium(builder)
-                .connection_receive_window_bytes(64 * 1024)
-                .unwrap()
-        },
-        ..Setup::default()
-    };
-    let mut scene = Scene::with(Hostile::Dials, victim);
-    scene.open_the_congestion_window();
-    let streams = scene.open(STREAMS);
-    for &stream in &streams {
-        // Read in any order from now on.
-        scene.flood([every_other(stream, 1, 140)].into_iter());
-        scene.say(&[Frame::stream(stream, 0, &[b'x'; 281])]);
-        for frame in 0..FRAMES {
-            scene.whisper(&Frame::stream(stream, 281 + 3 * frame, b"xxx"));
-        }
-    }
-    let moved = moved_pieces(&scene.victim);
-    for _ in 0..2 * STREAMS {
-        scene.withhold_next();
-    }
-    for accepted in scene.accept_all() {
-        scene.victim.drop_stream(accepted);
-    }
-    scene.network.run_for(Duration::from_millis(45));
-    assert!(moved_pieces(&scene.victim) > moved);
-    assert_eq!(scene.victim.loss(), None);
-}
-
-/// quinn-proto takes it for one that may have come before, and drops it.
-#[test]
-fn end_in_a_packet_that_comes_too_late_ends_nothing() {
-    let mut scene = Scene::new(Hostile::Dials);
-    scene.open_the_congestion_window();
-    let mut gaps = 0;
-    while scene.is_open() {
-        let stream = scene.open(1)[0];
-        let ending = Frame::ResetStream {
-            stream: stream.into(),
-            code: 0.into(),
-            final_size: 1_000_000.into(),
-        };
-        let late = scene.say_little(&ending);
-        let packets = (0..20).map(|packet| every_other(stream, 1 + 200 * packet, 100));
-        // And as many more as quinn-proto remembers.
-        scene.flood(packets.chain(vec![vec![Frame::Ping]; 130]));
-        scene.withhold_next();
-        stop(&mut scene, stream);
-        let (now, from) = (scene.network.now, scene.network.nodes[HOSTILE].addr());
-        for datagram in &late {
-            scene.network.nodes[VICTIM].receive(now, from, &datagram.contents);
-        }
-        scene.network.settle();
-        gaps += 2000;
-        assert!(gaps < 20_000, "nobody objects to {gaps} gaps");
-    }
-    assert_eq!(too_fragmented(&scene), 1);
-    scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
 }
 
 #[test]
@@ -749,7 +600,7 @@ fn narrow(builder: ConfigBuilder) -> ConfigBuilder {
         .unwrap()
 }
 
-fn medium(builder: ConfigBuilder) -> ConfigBuilder {
+pub(super) fn medium(builder: ConfigBuilder) -> ConfigBuilder {
     patient(builder)
         .stream_receive_window_bytes(32 * 1024)
         .and_then(|builder| builder.connection_receive_window_bytes(48 * 1024))
