@@ -171,8 +171,7 @@ pub struct TransportStats {
     /// later counts here as well.
     pub source_changes_refused: u64,
     /// Connections that were closed because their peer left more gaps in its stream data, or cut it
-    /// into more pieces, than a bad network would, or because it left 4,096 streams that were
-    /// stopped without an end (RFC 9000 §3.5).
+    /// into more pieces, than a bad network would.
     pub too_fragmented: u64,
     /// How often a write to a stream had to wait for the limits on bandwidth.
     pub writes_limited: u64,

@@ -25,6 +25,8 @@ struct Bytes {
 #[derive(Debug)]
 pub(super) struct BudgetShare {
     bytes: u64,
+    /// What it held when that was last counted exactly, or less since.
+    exact: u64,
     kept: u64,
     grown: u64,
     /// The allowance that the connection was last told.
@@ -35,6 +37,7 @@ impl Default for BudgetShare {
     fn default() -> Self {
         Self {
             bytes: 0,
+            exact: 0,
             kept: 0,
             grown: 0,
             allowance: u64::MAX,
@@ -86,6 +89,21 @@ impl BudgetShare {
     /// Sets the number of bytes that the connection holds.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
         change(&budget.0.used, &mut self.bytes, bytes);
+        self.exact = self.exact.min(bytes);
+    }
+
+    /// Whether the connection is to be counted exactly: half of the budget is used, and the
+    /// connection holds much more than when it was last.
+    ///
+    /// Otherwise it may hold less, because a datagram counts for each stream of which it has a
+    /// frame. Such counts of a few peers would take the rest of the budget from all others.
+    pub(super) fn is_doubtful(&self, budget: &Budget) -> bool {
+        !budget.has_half() && self.bytes - self.exact > DOUBTFUL_BYTES
+    }
+
+    /// Notes that what it holds was counted exactly.
+    pub(super) fn note_exact(&mut self) {
+        self.exact = self.bytes;
     }
 
     /// Sets the number of bytes that it keeps whatever the application reads.
@@ -133,6 +151,10 @@ fn change(total: &AtomicU64, part: &mut u64, bytes: u64) {
 
 /// The part of the rest that one connection may hold: one in four.
 const PART: u64 = 4;
+
+/// By how much more a connection may hold than when it was last counted exactly, before it is
+/// counted so again. To count takes a look at each of its streams.
+const DOUBTFUL_BYTES: u64 = 1024 * 1024;
 
 /// Larger than any window, unless a user has configured it so.
 const PLENTY: u64 = 1 << 40;
@@ -206,6 +228,26 @@ mod tests {
         assert!(!keeping.is_over(&budget));
         keeping.set(LEAST + 1, &budget);
         assert!(keeping.is_over(&budget));
+    }
+
+    #[test]
+    fn connections_are_doubtful_while_half_is_used_and_they_hold_more_than_was_counted() {
+        let budget = Budget::new(LIMIT);
+        let mut share = BudgetShare::default();
+        share.set(LIMIT / 2 - 1, &budget);
+        assert!(!share.is_doubtful(&budget), "half is left");
+        share.set(LIMIT / 2, &budget);
+        assert!(share.is_doubtful(&budget));
+        share.note_exact();
+        share.set(LIMIT / 2 + DOUBTFUL_BYTES, &budget);
+        assert!(!share.is_doubtful(&budget));
+        share.set(LIMIT / 2 + DOUBTFUL_BYTES + 1, &budget);
+        assert!(share.is_doubtful(&budget));
+        // What was given up has to be counted again.
+        share.note_exact();
+        share.set(LIMIT / 2, &budget);
+        share.set(LIMIT / 2 + DOUBTFUL_BYTES + 1, &budget);
+        assert!(share.is_doubtful(&budget));
     }
 
     #[test]

@@ -278,8 +278,11 @@ impl<S: SocketHandle> Turn<'_, S> {
     fn share_memory(&mut self) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
-        if is_over && self.connection.count_exactly() {
-            is_over = self.charge_budget();
+        if is_over || self.slot.budget.is_doubtful(self.budget) {
+            if self.connection.count_exactly() {
+                is_over = self.charge_budget();
+            }
+            self.slot.budget.note_exact();
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;

@@ -151,6 +151,8 @@ pub(super) struct StreamStates {
     inbound: Option<Waker>,
     /// The task that waits to open a stream.
     outbound: Option<Waker>,
+    /// Whether it waits for earlier ones to be over.
+    waits_for_ends: bool,
 }
 
 impl StreamStates {
@@ -177,6 +179,7 @@ impl StreamStates {
             allowances: None,
             inbound: None,
             outbound: None,
+            waits_for_ends: false,
         }
     }
 

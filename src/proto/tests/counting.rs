@@ -8,7 +8,7 @@ use futures::FutureExt;
 use super::{
     node::Setup,
     received::{DATAGRAM, PILE, assert_memory, crumbs, held, holding, moved_pieces},
-    scene::{Hostile, Scene},
+    scene::{Hostile, Scene, VICTIM},
 };
 use crate::simulation::frame::Frame;
 
@@ -105,6 +105,30 @@ fn duplicates_do_not_use_up_the_budget() {
         let read = scene.victim.read(stream, &mut buf).now_or_never();
         assert_eq!(read, Some(Ok(1000)));
     }
+}
+
+/// A datagram counts for each stream of which it has a frame.
+#[test]
+fn datagrams_that_count_for_many_streams_do_not_use_up_the_budget() {
+    const BUDGET: u64 = 8 * 1024 * 1024;
+    const STREAMS: usize = 150;
+    let victim = Setup {
+        configure: |builder| builder.max_buffered_bytes(Some(BUDGET)).unwrap(),
+        ..Setup::default()
+    };
+    let mut scene = Scene::with(Hostile::Dials, victim);
+    scene.open_the_congestion_window();
+    let streams = scene.begin(STREAMS);
+    let mut most = 0;
+    for round in 0..100 {
+        let frames = (streams.iter()).map(|&stream| Frame::stream(stream, 2 + round, b"x"));
+        scene.say(&frames.collect::<Vec<_>>());
+        most = most.max(scene.network.nodes[VICTIM].budget.used());
+    }
+    assert!(100 * STREAMS as u64 * DATAGRAM > 2 * BUDGET);
+    // Nearly half of it, and what is counted before the next look.
+    assert!((BUDGET / 3..BUDGET * 3 / 4).contains(&most), "{most}");
+    scene.assert_open();
 }
 
 /// The connection's window is not lowered and raised for what is left of a piece.

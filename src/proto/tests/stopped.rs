@@ -1,12 +1,14 @@
-//! Streams that the application has stopped: what quinn-proto keeps of them counts until the peer
-//! has ended them.
+//! Streams that the application has stopped or dropped: what quinn-proto keeps of them counts until
+//! the peer has ended them, and acknowledged our end.
 
-use std::time::Duration;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
 use super::{
+    link::Impairments,
+    network::Network,
     node::Setup,
     received::{
         CONNECTION_WINDOW, GAPS_IN_A_PACKET, every_other, medium, moved_pieces, too_fragmented,
@@ -162,4 +164,76 @@ fn end_in_a_packet_that_comes_too_late_ends_nothing() {
     }
     assert_eq!(too_fragmented(&scene), 1);
     scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+}
+
+/// Which half of a stream is over for quinn-proto before the application drops it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Over {
+    Sending,
+    Receiving,
+    Neither,
+}
+
+/// An application may have to wait, but loses no connection.
+#[test]
+fn after_4096_dropped_streams_the_next_waits_until_some_are_over() {
+    const DROPPED: usize = 4096;
+    for over in [Over::Sending, Over::Receiving, Over::Neither] {
+        let listener = Setup {
+            configure: |builder| builder.max_peer_streams(65_536).unwrap(),
+            ..Setup::default()
+        };
+        let mut network = Network::pair(1, Setup::default(), listener);
+        let (dialer, listener) = network.connect(0, 1);
+        let mut streams = Vec::new();
+        while streams.len() < DROPPED {
+            while streams.len() < DROPPED
+                && let Some(stream) = dialer.open().now_or_never()
+            {
+                let stream = stream.unwrap();
+                assert_eq!(dialer.write_now(stream, b"x"), 1);
+                streams.push(stream);
+            }
+            network.run_for(Duration::from_millis(45));
+        }
+        for &stream in &streams {
+            let accepted = listener.accept().now_or_never().unwrap().unwrap();
+            match over {
+                Over::Sending => dialer.finish(stream).unwrap(),
+                Over::Receiving => listener.finish(accepted).unwrap(),
+                Over::Neither => {}
+            }
+        }
+        network.run_for(Duration::from_secs(1));
+        if over == Over::Receiving {
+            for &stream in &streams {
+                let read = dialer.read(stream, &mut [0; 1]).now_or_never();
+                assert_eq!(read, Some(Ok(0)));
+            }
+        }
+        network.impair(Impairments {
+            loss: 1.0,
+            ..Impairments::NONE
+        });
+        let last = streams.pop().unwrap();
+        for &stream in &streams {
+            dialer.drop_stream(stream);
+        }
+        assert!(
+            matches!(dialer.open().now_or_never(), Some(Ok(_))),
+            "{over:?}"
+        );
+        dialer.drop_stream(last);
+        let is_open = Rc::new(Cell::new(false));
+        network.spawn({
+            let (dialer, is_open) = (dialer.clone(), Rc::clone(&is_open));
+            async move { is_open.set(dialer.open().await.is_ok()) }
+        });
+        network.run_for(Duration::from_secs(1));
+        assert!(!is_open.get(), "{over:?}");
+        network.impair(Impairments::NONE);
+        network.run_for(Duration::from_secs(10));
+        assert!(is_open.get(), "{over:?}");
+        assert_eq!(dialer.loss(), None);
+    }
 }

@@ -1,5 +1,7 @@
 //! Upper bounds of what quinn-proto holds of a stream, because it does not tell.
 
+use std::mem;
+
 /// The pieces of a stream are taken out of quinn-proto when there are more than this, or more than
 /// a [few](super::places) if it has no room for a pile. Two turns bring this many.
 ///
@@ -14,10 +16,25 @@ pub(super) const PILE: u8 = 128;
 const UNMERGED_BYTES: u32 = 28_000;
 
 /// With more pieces than this, quinn-proto copies all but the largest into one buffer.
-const MOST_UNCOPIED: u16 = 2048;
+const MOST_UNCOPIED: u32 = 2048;
 
 /// A piece that does not fill its packet cuts up to two that do, so that these are copied as well.
 const CUT_BY_ONE: u32 = 2;
+
+/// Whether a piece is short beside the longest.
+///
+/// When quinn-proto copies pieces, it leaves alone each that has a 1024th of all bytes or more. Of
+/// 2049 pieces there is none if at most 512 are short.
+const fn is_short(bytes: u16, longest: u16) -> bool {
+    (bytes as u32) < longest as u32 * 2 / 3
+}
+
+/// Frames after which the number of short ones is halved. The last 2048 are in the last three lots,
+/// of which the oldest counts a quarter.
+const LOT: u16 = 1024;
+
+/// Most short ones, as they are counted: 512 of the last 2048 at least are not.
+const MOST_SHORT: u16 = 512 / 4;
 
 /// Everything is taken out when this much more is counted than may be left.
 const INEXACT_BYTES: u32 = 512 * 1024;
@@ -45,26 +62,36 @@ pub(super) struct Backlog {
     frames: u16,
     /// Into how many more pieces these may be cut, because what lies between gaps was taken before.
     parts: u16,
+    /// Datagrams with more than one frame of the stream, of which any may keep all of its memory.
+    shared: u16,
     /// Frames that shared their datagram with an earlier one of the stream.
     crumbs: u8,
+    /// Whether that holds for the last one.
+    is_crumb: bool,
     /// Whether a frame has arrived since quinn-proto last had nothing to hand out.
     is_news: bool,
+    /// Whether all pieces may have been copied, and those in one buffer may be several.
+    may_be_copied: bool,
+    has_several: bool,
     /// Memory of the datagrams of pieces that may be copied into one buffer, of which the last of
     /// them keeps all.
     loose: u32,
-    /// Whether a piece did not begin where the one before it ended.
-    has_holes: bool,
-    /// Whether all pieces may have been copied.
-    may_be_copied: bool,
     /// Bytes that were taken of the piece that is read.
     taken: u32,
+    /// How many bytes those frames have that are [`Share::Next`], at least and at most, but for
+    /// short ones.
+    shortest: u16,
+    longest: u16,
+    /// Short ones among the last of them. It is halved after each [`LOT`] of them.
+    short: u16,
+    next: u16,
 }
 
 /// How much of its packet a frame fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
-    /// All of it, and it begins where the last such frame ended.
-    Next,
+    /// All of it, with this number of bytes, and it begins where the last such frame ended.
+    Next(u16),
     /// All of it.
     Full,
     Part,
@@ -75,43 +102,74 @@ impl Backlog {
     /// several pieces: what lies between the gaps has arrived before.
     ///
     /// Nothing that it has came in another frame that fills its packet, if it does.
-    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, share: Share) {
+    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, share: Share, is_unordered: bool) {
         let is_crumb = self.is_news && self.last == arrival.number;
+        if is_crumb && !self.is_crumb {
+            self.shared = self.shared.saturating_add(1);
+        }
+        self.is_crumb = is_crumb;
         self.is_news = true;
         self.last = arrival.number;
+        let mut parts = 0;
         if is_crumb {
             self.crumbs = self.crumbs.saturating_add(1);
-            self.frames = self.frames.saturating_add(1);
-            self.note_hole();
-            self.add_loose(arrival, 0);
-            return;
+        } else {
+            self.held = self.held.saturating_add(arrival.held);
+            self.largest = self.largest.max(arrival.held);
+            // All frames of a datagram together have at most as many bytes as the datagram, and a
+            // piece and what separates it from the next one have a byte or more each.
+            parts = u16::try_from(gaps.min(arrival.held / 2)).unwrap_or(u16::MAX);
         }
-        self.held = self.held.saturating_add(arrival.held);
-        self.largest = self.largest.max(arrival.held);
-        // All frames of a datagram together have at most as many bytes as the datagram, and a piece
-        // and what separates it from the next one have at least a byte each.
-        let parts = gaps.min(arrival.held / 2);
-        let parts = u16::try_from(parts).unwrap_or(u16::MAX);
+        if is_crumb || share == Share::Part {
+            // What came before cuts it as well if the stream is read in any order.
+            let runs = if is_unordered { self.frames } else { 0 };
+            let cuts = u32::from(runs).min(arrival.held / 2);
+            self.add_loose(arrival, u32::from(parts) + cuts);
+        }
+        if is_crumb || !self.continues_evenly(share) {
+            self.note_several();
+        }
         self.frames = self.frames.saturating_add(1);
         self.parts = self.parts.saturating_add(parts);
-        if share == Share::Part {
-            self.add_loose(arrival, parts);
-        }
-        if share != Share::Next {
-            self.note_hole();
-        }
-        self.may_be_copied |= self.frames > MOST_UNCOPIED;
+        self.may_be_copied |= self.most_pieces(is_unordered) > MOST_UNCOPIED;
     }
 
-    fn note_hole(&mut self) {
-        self.held = self.held.saturating_add(self.kept_by_piece());
-        self.has_holes = true;
+    fn note_several(&mut self) {
+        if self.may_be_copied && !self.has_several {
+            // From now on nothing is subtracted.
+            self.held = self.held.saturating_add(mem::take(&mut self.taken));
+        }
+        self.has_several = true;
+    }
+
+    /// Whether the pieces stay one if they are copied: nothing is missing between them, and no one
+    /// is so large beside the others that quinn-proto does not copy it.
+    fn continues_evenly(&mut self, share: Share) -> bool {
+        let Share::Next(bytes) = share else {
+            return false;
+        };
+        self.next = self.next.wrapping_add(1);
+        if self.next.is_multiple_of(LOT) {
+            self.short = self.short.div_ceil(2);
+        }
+        if bytes > self.longest {
+            self.longest = bytes;
+            if is_short(self.shortest, bytes) {
+                // All before it are.
+                self.short = self.short.saturating_add(self.frames);
+                self.shortest = bytes;
+            }
+        } else if is_short(bytes, self.longest) {
+            self.short = self.short.saturating_add(1);
+        } else {
+            self.shortest = self.shortest.min(bytes);
+        }
+        self.short <= MOST_SHORT
     }
 
     /// quinn-proto counts the memory of a datagram for each piece.
-    fn add_loose(&mut self, arrival: Arrival, parts: u16) {
-        let pieces = 1 + CUT_BY_ONE + u32::from(parts);
-        let loose = arrival.held.saturating_mul(pieces);
+    fn add_loose(&mut self, arrival: Arrival, parts: u32) {
+        let loose = arrival.held.saturating_mul(1 + CUT_BY_ONE + parts);
         self.loose = self.loose.saturating_add(loose);
     }
 
@@ -127,7 +185,7 @@ impl Backlog {
             self.frames = self.frames.saturating_sub(1);
         }
         let held = self.held.saturating_sub(bytes as u32).min(self.most_left());
-        self.held = held.max(self.merged().min(self.held));
+        self.held = held.max(self.kept().min(self.held));
         self.taken = if is_whole_piece {
             0
         } else {
@@ -138,21 +196,28 @@ impl Backlog {
 
     /// The memory of the pieces that are left, if each keeps no more than a datagram.
     fn most_left(&self) -> u32 {
-        u32::from(self.pieces()).saturating_mul(self.largest)
+        u32::from(self.frames.saturating_add(self.parts)).saturating_mul(self.largest)
     }
 
-    /// What was taken of a piece that keeps all that it had, because it was copied.
+    /// What was taken of the piece that is read, which keeps it: up to a datagram, or all if it may
+    /// have been copied.
     fn kept_by_piece(&self) -> u32 {
-        if self.may_be_copied && !self.has_holes {
+        if self.may_be_copied && !self.has_several {
             self.taken
         } else {
-            0
+            self.taken.min(self.largest)
         }
     }
 
-    /// What counts until nothing is left, whatever is taken.
+    /// What counts as long as something is left, whatever is taken.
+    fn kept(&self) -> u32 {
+        let shared = u32::from(self.shared.min(self.frames));
+        self.merged().max(shared.saturating_mul(self.largest))
+    }
+
+    /// What counts until nothing is left, because pieces may have been copied into one buffer.
     fn merged(&self) -> u32 {
-        if self.may_be_copied && self.has_holes {
+        if self.may_be_copied && self.has_several {
             u32::MAX
         } else if self.loose > UNMERGED_BYTES {
             self.loose
@@ -199,15 +264,14 @@ impl Backlog {
         self.frames.into()
     }
 
-    /// The most pieces that there may be if the stream is read in order.
-    pub(super) fn pieces(&self) -> u16 {
-        self.frames.saturating_add(self.parts)
-    }
-
-    /// The most that there may be if it is read in any order: a frame is also cut at each run of
-    /// bytes that lies behind a gap, and each run began with a frame.
-    pub(super) fn unordered_pieces(&self) -> u32 {
-        2 * u32::from(self.frames) + u32::from(self.parts)
+    /// The most pieces that quinn-proto may have.
+    ///
+    /// If the stream is read in any order, a frame is also cut at each run of bytes that lies
+    /// behind a gap, and each run began with a frame.
+    pub(super) fn most_pieces(&self, is_unordered: bool) -> u32 {
+        let frames = u32::from(self.frames);
+        let runs = if is_unordered { frames } else { 0 };
+        frames + runs + u32::from(self.parts)
     }
 
     /// Whether pieces may have been copied into one buffer.
@@ -238,6 +302,8 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const HELD: u32 = 1452;
@@ -246,14 +312,14 @@ mod tests {
     fn backlog(frames: u32, share: Share) -> Backlog {
         let mut backlog = Backlog::default();
         for number in 0..frames {
-            backlog.add(Arrival { number, held: HELD }, 0, share);
+            backlog.add(Arrival { number, held: HELD }, 0, share, false);
         }
         backlog
     }
 
     #[test]
     fn what_was_read_is_subtracted_while_nothing_was_copied() {
-        let mut backlog = backlog(2048, Share::Next);
+        let mut backlog = backlog(2048, Share::Next(DATA as u16));
         for left in (1900..2048).rev() {
             backlog.took(DATA, true, true);
             let most = u64::from(left * HELD) + u64::from(HELD) * 100;
@@ -264,7 +330,7 @@ mod tests {
 
     #[test]
     fn piece_that_was_copied_counts_until_all_of_it_is_read() {
-        let mut backlog = backlog(2049, Share::Next);
+        let mut backlog = backlog(2049, Share::Next(DATA as u16));
         let before = backlog.held();
         backlog.took(1_000_000, false, true);
         assert_eq!(backlog.held(), before);
@@ -274,25 +340,144 @@ mod tests {
         assert_eq!(backlog.held(), before - 2_000_000);
     }
 
+    const NEXT: Share = Share::Next(DATA as u16);
+
+    /// A datagram that follows those of [`backlog`].
+    const LATER: Arrival = Arrival {
+        number: 1 << 20,
+        held: HELD,
+    };
+
+    #[track_caller]
+    fn assert_all_counts(mut backlog: Backlog) {
+        let before = backlog.held();
+        backlog.took(1_000_000, true, true);
+        assert_eq!(backlog.held(), before);
+        assert!(backlog.may_be_merged());
+        backlog.clear();
+        assert_eq!((backlog.held(), backlog.may_be_merged()), (0, false));
+    }
+
     #[test]
     fn all_that_was_copied_counts_if_there_were_holes() {
-        let mut late = backlog(2049, Share::Next);
+        assert_all_counts(backlog(2049, Share::Full));
+        let mut late = backlog(2049, NEXT);
         late.took(1_000_000, false, true);
         let before = late.held();
-        let next = Arrival {
-            number: 1 << 20,
+        late.add(LATER, 0, Share::Full, false);
+        assert_eq!(late.held(), before + u64::from(HELD));
+        assert_all_counts(late);
+    }
+
+    /// As many pieces as are copied, all with this number of bytes but those of some numbers.
+    fn even_but(bytes: u16, others: impl Fn(u32) -> Option<u16>) -> Backlog {
+        let mut backlog = Backlog::default();
+        for number in 0..=MOST_UNCOPIED {
+            let share = Share::Next(others(number).unwrap_or(bytes));
+            backlog.add(Arrival { number, held: HELD }, 0, share, false);
+        }
+        backlog
+    }
+
+    #[test]
+    fn all_that_was_copied_counts_if_large_pieces_were_not() {
+        const LONG: u16 = DATA as u16;
+        const SHORT: u16 = LONG * 2 / 3 - 1;
+        let last = |number| number == MOST_UNCOPIED;
+        assert!(!even_but(SHORT + 1, |number| last(number).then_some(LONG)).may_be_merged());
+        assert_all_counts(even_but(SHORT, |number| last(number).then_some(LONG)));
+        // Some are at the end of what was written.
+        assert!(!even_but(LONG, |number| (number % 20 == 0).then_some(1)).may_be_merged());
+        assert_all_counts(even_but(LONG, |number| (number % 4 == 0).then_some(SHORT)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
+
+        /// As quinn-proto decides it when it copies pieces.
+        #[test]
+        fn no_piece_stays_beside_copied_ones_unless_all_counts(
+            lots in proptest::collection::vec((1_u16..1400, 1_usize..1500), 1..10),
+            shorter in proptest::collection::vec((proptest::bool::weighted(0.2), 1_u16..1400), 1..50),
+        ) {
+            let mut lengths = Vec::new();
+            for (bytes, count) in lots {
+                lengths.extend(shorter.iter().cycle().take(count).map(|&(is_shorter, other)| {
+                    if is_shorter { bytes.min(other) } else { bytes }
+                }));
+            }
+            let mut backlog = Backlog::default();
+            for (number, &bytes) in lengths.iter().enumerate() {
+                let arrival = Arrival { number: number as u32, held: HELD };
+                backlog.add(arrival, 0, Share::Next(bytes), false);
+                let first = number.checked_sub(MOST_UNCOPIED as usize);
+                let Some(first) = first.filter(|first| first % 61 == 0) else {
+                    continue;
+                };
+                let pieces = &lengths[first..=number];
+                let all: u32 = pieces.iter().copied().map(u32::from).sum();
+                let stays = |&bytes: &u16| u32::from(bytes) >= all.div_ceil(1024);
+                prop_assert!(backlog.may_be_merged() || !pieces.iter().any(stays));
+            }
+        }
+    }
+
+    #[test]
+    fn second_frame_of_a_datagram_may_be_the_one_too_many() {
+        let mut backlog = backlog(2048, NEXT);
+        assert!(!backlog.may_be_merged());
+        let last = Arrival {
+            number: 2047,
             held: HELD,
         };
-        late.add(next, 0, Share::Full);
-        assert_eq!(late.held(), before + u64::from(HELD));
-        for mut backlog in [backlog(2049, Share::Full), late] {
-            let before = backlog.held();
-            backlog.took(1_000_000, true, true);
-            assert_eq!(backlog.held(), before);
-            assert!(backlog.may_be_merged());
-            backlog.clear();
-            assert_eq!((backlog.held(), backlog.may_be_merged()), (0, false));
+        backlog.add(last, 0, Share::Part, false);
+        assert_all_counts(backlog);
+    }
+
+    #[test]
+    fn frames_may_be_cut_if_the_stream_is_read_in_any_order() {
+        let mut full = Backlog::default();
+        for number in 0..1025 {
+            assert!(!full.may_be_merged(), "{number}");
+            full.add(Arrival { number, held: HELD }, 0, Share::Full, true);
         }
+        assert!(full.may_be_merged());
+        // By what came before.
+        for (frames, may_be_merged) in [(16, false), (17, true)] {
+            let mut backlog = Backlog::default();
+            for number in 0..frames {
+                backlog.add(Arrival { number, held: HELD }, 0, Share::Full, true);
+            }
+            backlog.add(LATER, 0, Share::Part, true);
+            assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
+        }
+    }
+
+    #[test]
+    fn one_frame_of_a_datagram_may_keep_it_when_another_was_read() {
+        let mut backlog = Backlog::default();
+        for number in 0..6 {
+            let arrival = Arrival { number, held: HELD };
+            for share in [NEXT, Share::Part] {
+                backlog.add(arrival, 0, share, false);
+            }
+        }
+        for _ in 0..6 {
+            backlog.took(DATA, true, true);
+        }
+        assert_eq!(backlog.held(), 6 * u64::from(HELD));
+        backlog.took(DATA, true, true);
+        assert_eq!(backlog.held(), 5 * u64::from(HELD));
+    }
+
+    #[test]
+    fn piece_keeps_its_datagram_until_its_last_byte_is_read() {
+        let mut backlog = backlog(3, NEXT);
+        let before = backlog.held();
+        backlog.took(DATA - 1, false, true);
+        assert_eq!(backlog.held(), before);
+        backlog.took(1, true, true);
+        assert_eq!(backlog.held(), before - u64::from(HELD));
     }
 
     #[test]

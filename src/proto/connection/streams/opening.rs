@@ -10,6 +10,11 @@ use quinn_proto::{Dir, Side, VarInt};
 use super::{SendState, StreamId, StreamState, StreamStates, Streams, receive_part::RecvState};
 use crate::error::ConnectionError;
 
+/// Streams of ours that the application has dropped and that are not over for quinn-proto, because
+/// the peer has not acknowledged our end or has not told its own (RFC 9000 §3.5). It keeps some
+/// 2 KB for each. With as many as this, the application has to wait with further ones.
+const MOST_UNENDED: usize = 4096;
+
 /// The factor by which the limit grows when half of it is used: in one step from 100 to the usual
 /// 256.
 const LIMIT_GROWTH: u32 = 4;
@@ -17,7 +22,13 @@ const LIMIT_GROWTH: u32 = 4;
 impl Streams<'_> {
     pub(crate) fn poll_open(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         self.alive()?;
-        match self.quic.streams().open(Dir::Bi) {
+        self.streams.waits_for_ends = self.has_many_unended();
+        let id = if self.streams.waits_for_ends {
+            None
+        } else {
+            self.quic.streams().open(Dir::Bi)
+        };
+        match id {
             Some(id) => {
                 self.streams.states.insert(id, StreamState::default());
                 self.streams.own += 1;
@@ -29,6 +40,21 @@ impl Streams<'_> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Wakes the task that waits to open a stream, if it waits for earlier ones to be over, and
+    /// enough of them are.
+    pub(super) fn note_unended(&mut self) {
+        if self.streams.waits_for_ends && !self.has_many_unended() {
+            self.streams.waits_for_ends = false;
+            self.turns.make_due(&mut self.streams.outbound);
+        }
+    }
+
+    fn has_many_unended(&mut self) -> bool {
+        let sending = self.quic.streams().send_streams();
+        let unsent = sending.saturating_sub(self.streams.states.len());
+        unsent.max(self.streams.receiving.stopped()) >= MOST_UNENDED
     }
 
     /// Takes the next stream that the peer has opened.

@@ -127,16 +127,15 @@ impl ReceivePart {
         let share = match fill {
             Some((start, end)) if start >= from && !may_be_cut => {
                 self.full_until = end;
-                if start == from {
-                    Share::Next
-                } else {
-                    Share::Full
+                match u16::try_from(end - start) {
+                    Ok(bytes) if start == from => Share::Next(bytes),
+                    _ => Share::Full,
                 }
             }
             _ => Share::Part,
         };
         let before = self.backlog.held();
-        self.backlog.add(arrival, gaps, share);
+        self.backlog.add(arrival, gaps, share, self.is_unordered);
         self.backlog.held() - before
     }
 
@@ -157,16 +156,12 @@ impl ReceivePart {
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
     /// out.
     pub(super) fn is_pile(&self) -> bool {
-        self.backlog.pieces() > self.room.pieces().into() || self.backlog.is_inexact()
+        self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
     }
 
     /// How many pieces quinn-proto has, at most.
     pub(super) fn most_pieces(&self) -> u32 {
-        if self.is_unordered {
-            self.backlog.unordered_pieces()
-        } else {
-            self.backlog.pieces().into()
-        }
+        self.backlog.most_pieces(self.is_unordered)
     }
 
     /// What has arrived since it was last drained.
@@ -212,7 +207,7 @@ impl ReceivePart {
     /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. An
     /// empty `buf` reaches it too.
     ///
-    /// Also moves data behind a gap to our memory, up to `most` bytes.
+    /// Also begins to move data behind a gap to our memory: up to `most` bytes.
     pub(super) fn read(
         &mut self,
         quic: &mut Connection,
@@ -235,6 +230,7 @@ impl ReceivePart {
                 let moved = self.drain(quic, id, most, false);
                 taken.bytes += moved.bytes;
                 taken.transmit |= moved.transmit;
+                taken.is_unfinished = moved.is_unfinished;
             }
         }
         if self.state == RecvState::Complete && self.reassembly.is_empty() {

@@ -142,6 +142,11 @@ impl Receiving {
             .note_streams(streams.saturating_add(self.stopped.own()));
     }
 
+    /// Streams of ours that were stopped and that the peer has not ended.
+    pub(super) fn stopped(&self) -> usize {
+        self.stopped.own() as usize
+    }
+
     /// How far the peer may be ahead of readers, if the window has grown.
     pub(super) fn grown_bytes(&self) -> u64 {
         let reach = self.window.reach();
@@ -278,6 +283,12 @@ impl Streams<'_> {
         let receiving = &mut self.streams.receiving;
         // Without a permission this still meets a reset, or the end if all before it was read.
         let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
+        if taken.is_unfinished {
+            self.drain(id, false);
+        }
+        let Some(stream) = self.streams.states.get_mut(&id) else {
+            return Poll::Ready(Err(StreamError::Closed));
+        };
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
             RecvState::Finished => Poll::Ready(Ok(0)),
@@ -382,6 +393,7 @@ impl Streams<'_> {
     /// All events of the datagram are handled. `ended` are the streams that the peer has ended.
     pub(crate) fn end_arrival(&mut self, ended: &[u64]) {
         self.note_ended(ended);
+        self.note_unended();
         self.streams.receiving.is_arriving = false;
         if !self.streams.receiving.due.is_empty() {
             self.drain_due();

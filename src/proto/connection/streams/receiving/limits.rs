@@ -38,10 +38,6 @@ const BYTES_PER_GAP: u64 = 2400;
 /// What a gap counts for in bytes of memory: a range there, and as much here.
 const GAP_BYTES: u64 = 2 * RANGE_BYTES;
 
-/// Most of our own streams that we have stopped and the peer has not ended, though it must (RFC
-/// 9000 §3.5). quinn-proto keeps some 2 KB for each.
-const MOST_STOPPED: u32 = 4096;
-
 impl Receiving {
     /// Memory for received data, at most.
     pub(in super::super) fn held_bytes(&self) -> u64 {
@@ -63,9 +59,9 @@ impl Receiving {
         u64::from(self.gaps) + u64::from(self.stopped.gaps())
     }
 
-    /// Whether there are more gaps than there is a reason for, or streams without an end.
+    /// Whether there are more gaps than there is a reason for.
     pub(super) fn exceeds_limits(&self) -> bool {
-        self.all_gaps() > self.most_gaps() || self.stopped.own() > MOST_STOPPED
+        self.all_gaps() > self.most_gaps()
     }
 
     fn most_gaps(&self) -> u64 {
@@ -124,10 +120,8 @@ impl Streams<'_> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use quinn_proto::{Dir, Side, StreamId};
-
     use super::{
-        super::super::{places, receive_part::ReceivePart, window::ReceiveWindows},
+        super::super::{places, window::ReceiveWindows},
         *,
     };
     use crate::packets::StreamWindows;
@@ -216,21 +210,6 @@ pub(super) mod tests {
             let larger = beside(&mut grown(), streams);
             assert!(larger < BESIDE + LARGER + more, "{streams} {larger}");
         }
-    }
-
-    #[test]
-    fn peer_may_leave_4096_of_our_streams_without_an_end() {
-        let mut receiving = receiving(15_000_000, 0);
-        for index in 0..4097 {
-            assert!(!receiving.exceeds_limits(), "{index}");
-            let id = StreamId::new(Side::Client, Dir::Bi, index);
-            receiving.stop(id, &mut ReceivePart::default(), true);
-        }
-        assert!(receiving.exceeds_limits());
-        receiving
-            .stopped
-            .end(StreamId::new(Side::Client, Dir::Bi, 7));
-        assert!(!receiving.exceeds_limits());
     }
 
     /// So that a look at all streams is worth it.
