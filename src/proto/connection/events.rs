@@ -102,7 +102,7 @@ impl Connection {
                     peer_id,
                     negotiated: *negotiated,
                 });
-                self.turns.make_due(&mut self.wakers.established);
+                self.signals.make_due(&mut self.wakers.established);
                 true
             }
             (verdict, _) => {
@@ -118,7 +118,7 @@ impl Connection {
                     reason: Bytes::new(),
                     abandoned: true,
                 });
-                self.turns.want();
+                self.signals.want_turn();
                 false
             }
         }

@@ -284,7 +284,7 @@ impl Streams<'_> {
             RecvState::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
             RecvState::Stopped => Poll::Ready(Err(StreamError::Closed)),
             RecvState::Open | RecvState::Complete => {
-                self.turns.wait(&mut stream.reader, waker);
+                self.signals.wait(&mut stream.reader, waker);
                 Poll::Pending
             }
         };
@@ -293,7 +293,7 @@ impl Streams<'_> {
             self.note_lingering(id);
         }
         if taken.transmit {
-            self.turns.want();
+            self.signals.want_turn();
         }
         self.charge(Way::Receive, id, taken.filled);
         self.give_credit();
@@ -332,7 +332,7 @@ impl Streams<'_> {
                 .stop(code)
                 .map_err(|_| StreamError::Closed)?;
         }
-        self.turns.want();
+        self.signals.want_turn();
         Ok(())
     }
 
@@ -416,7 +416,7 @@ impl Streams<'_> {
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
-                self.turns.make_due(&mut stream.reader);
+                self.signals.make_due(&mut stream.reader);
             }
         }
         self.streams.receiving.due = due;
@@ -439,7 +439,7 @@ impl Streams<'_> {
             return;
         };
         if !self.streams.receiving.note(id, &mut stream.receive) {
-            self.turns.make_due(&mut stream.reader);
+            self.signals.make_due(&mut stream.reader);
         }
     }
 
@@ -505,7 +505,7 @@ impl Streams<'_> {
     /// Gives the peer as much credit as is free.
     pub(super) fn give_credit(&mut self) {
         if self.streams.receiving.window.give_credit(self.quic) {
-            self.turns.want();
+            self.signals.want_turn();
         }
     }
 
@@ -534,7 +534,7 @@ impl Streams<'_> {
                 receiving.moved += u64::from(taken.pieces);
             }
             if taken.transmit {
-                self.turns.want();
+                self.signals.want_turn();
             }
             self.give_credit();
             if !taken.is_unfinished {
