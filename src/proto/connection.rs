@@ -301,7 +301,8 @@ pub(crate) fn lock_connection(connection: &Mutex<Connection>) -> MutexGuard<'_, 
     })
 }
 
-/// What a connection asks of its shard and of its users: a turn, and to wake the wakers that are due.
+/// What a connection asks of its shard and of its users: a turn, and to wake the wakers that are
+/// due.
 #[derive(Default)]
 struct Signals {
     turn: u64,

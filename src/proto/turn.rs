@@ -120,13 +120,13 @@ impl<S: SocketHandle> Turn<'_, S> {
         let debt = self.receive(meter);
         let mut forget = self.apply_changes_and_timers();
         let mut drained = self.exchange();
-        self.handle_application_events();
+        self.handle_quic_events();
         self.follow_socket(&*out);
         // The application does not hold it, and the peer has closed it, so it need not drain.
         forget |= self.connection.was_turned_away();
         let sending = self.send(out, buf);
         drained |= self.exchange();
-        self.handle_application_events();
+        self.handle_quic_events();
 
         let is_finished = self.is_finished(sending);
         let since = &mut self.slot.lingers_since;
@@ -312,8 +312,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         drained
     }
 
-    fn handle_application_events(&mut self) {
-        let authenticated = self.connection.handle_application_events();
+    fn handle_quic_events(&mut self) {
+        let authenticated = self.connection.handle_quic_events();
         self.connection.streams().serve_write_line();
         self.after_events(authenticated);
     }

@@ -138,8 +138,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
-    /// Follows quinn-proto to the previous path, to which it returns if the new one is not validated
-    /// in time. `before` is the address that the peer had before the timers were handled.
+    /// Follows quinn-proto to the previous path, to which it returns if the new one is not
+    /// validated in time. `before` is the address that the peer had before the timers were handled.
     pub(super) fn follow_return(&mut self, before: SocketAddr) {
         if !self.connection.note_migration() {
             return;
