@@ -1,5 +1,5 @@
-//! Configuration: every value is a named constant with its reason. Only this module converts it to
-//! quinn-proto's types.
+//! Configuration: every default is a named constant with its reason. Only this module converts
+//! settings to quinn-proto's types.
 
 mod builder;
 mod congestion;
@@ -46,7 +46,7 @@ pub struct Config {
     authenticator: Result<Authenticator, Arc<GenerateError>>,
     knobs: Knobs,
     reset_secret: ResetSecret,
-    transports: Arc<PerInterface<TransportConfig>>,
+    quic_configs: Arc<PerInterface<TransportConfig>>,
     bandwidth: Bandwidth,
     /// If paths are remembered.
     known_paths: Option<KnownPaths>,
@@ -61,7 +61,7 @@ impl Config {
                 .map_err(Arc::new),
             knobs: Knobs::default(),
             reset_secret: ResetSecret::new(keypair),
-            transports: Arc::default(),
+            quic_configs: Arc::default(),
             bandwidth: Bandwidth::default(),
             known_paths: None,
             qlog: None,
@@ -173,14 +173,14 @@ impl Config {
         Ok(config)
     }
 
-    /// The transport configuration shared by all connections through an interface with this largest
-    /// UDP payload in bytes, if known.
+    /// The quinn-proto configuration that is shared by all connections through interfaces with the
+    /// same largest UDP payload in bytes, if known.
     fn transport(&self, max_payload: Option<u16>) -> Arc<TransportConfig> {
-        self.transports
+        self.quic_configs
             .get(max_payload, || self.knobs.transport(max_payload, None))
     }
 
-    /// Makes the transport configuration of a single connection, unless all have the same.
+    /// Makes the quinn-proto configuration of a single connection, unless all have the same.
     fn single(&self) -> Option<MakeSingleConfig> {
         let (qlog, paths) = (self.qlog.clone(), self.known_paths.clone());
         if qlog.is_none() && paths.is_none() {
@@ -205,9 +205,9 @@ impl Config {
     /// granted, in bytes.
     ///
     /// The shard derives its key for Retry tokens from `secret`, and its key for stateless resets
-    /// from `reset_secret`. Each shard has its own secrets: otherwise, an attacker that makes one
-    /// endpoint compute the reset token of an ID that another endpoint has issued could reset that
-    /// connection.
+    /// from `reset_secret`. Each shard has its own secrets. With a common secret, an attacker
+    /// could make one shard compute the reset token of an ID that another shard has issued, and so
+    /// reset the connection with that ID.
     pub(crate) fn settings(
         &self,
         mtu_discovery: bool,
@@ -296,7 +296,7 @@ impl ConfigBuilder {
             known_paths: knobs.remembers_paths.then(KnownPaths::default),
             knobs,
             reset_secret: ResetSecret::new(&self.keypair),
-            transports: Arc::default(),
+            quic_configs: Arc::default(),
             qlog,
         })
     }

@@ -37,9 +37,9 @@ use crate::{
 /// The dial nevertheless resolves to the peer that it reached and a connection that has already
 /// ended, because a Swarm needs the peer to report `WrongPeerId`.
 ///
-/// A dial as listener sends no packets that would begin a connection. It opens the NATs on the path
-/// for its peer, and resolves when the peer has dialled us. It takes the peer's connection over
-/// from the listener, which then does not report it.
+/// A hole punch, which is a dial with the role of the listener, sends no packets that would begin a
+/// connection. It opens the NATs on the path for its peer, and resolves when the peer has dialled
+/// us. It takes the peer's connection over from the listener, which then does not report it.
 #[must_use = "futures do nothing unless polled"]
 pub struct Connecting {
     state: State,
@@ -65,7 +65,7 @@ enum State {
         handshake: Handshake,
         begun: Box<Begun>,
     },
-    Handshake(Handshake),
+    Accepting(Handshake),
     Punch(Box<Punch>),
     Punching {
         expectation: Expectation,
@@ -144,7 +144,7 @@ impl Begun {
     }
 }
 
-/// A dial as listener that has not begun.
+/// A hole punch that has not begun.
 pub(crate) struct Punch {
     pub(crate) use_guard: Arc<UseGuard>,
     pub(crate) expected_peers: Arc<ExpectedPeers>,
@@ -263,13 +263,13 @@ impl State {
                 mut reply,
                 use_guard,
             } => match reply.poll_unpin(cx) {
-                Poll::Ready(Ok(handshake)) => Step::Next(Self::Handshake(handshake?)),
+                Poll::Ready(Ok(handshake)) => Step::Next(Self::Accepting(handshake?)),
                 Poll::Ready(Err(oneshot::Canceled)) => return Err(was_dropped(&use_guard).into()),
                 Poll::Pending => Step::Wait(Self::AcceptRequested { reply, use_guard }),
             },
-            Self::Handshake(mut handshake) => match handshake.poll(cx) {
+            Self::Accepting(mut handshake) => match handshake.poll(cx) {
                 Poll::Ready(result) => connected(result)?,
-                Poll::Pending => Step::Wait(Self::Handshake(handshake)),
+                Poll::Pending => Step::Wait(Self::Accepting(handshake)),
             },
             Self::Punch(punch) => Step::Next(punch.begin()?),
             Self::Punching {
@@ -378,7 +378,7 @@ impl fmt::Debug for Connecting {
                     State::Link { .. } => "looking for its link",
                     State::Punching { .. } => "punching a hole",
                     State::DialRequested { .. } | State::AcceptRequested { .. } => "requested",
-                    State::Dialling { .. } | State::Handshake(_) => "handshaking",
+                    State::Dialling { .. } | State::Accepting(_) => "handshaking",
                     State::Settled(_) | State::Done => "resolved",
                 },
             )

@@ -25,8 +25,8 @@ use crate::{
 /// at once: its streams fail from then on, except that data which has already arrived can still be
 /// read. The peer is told (CONNECTION_CLOSE with code 0) as soon as it has acknowledged all data of
 /// the streams that were closed before. The driver waits for that in the background, for at most
-/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout). `poll_close` is ready when the close
-/// has been sent, or left to the driver.
+/// [`linger_timeout`](crate::ConfigBuilder::linger_timeout). `poll_close` is ready when the
+/// CONNECTION_CLOSE has been sent or, if closed streams are still being delivered, at once.
 ///
 /// After the peer has ended the connection, streams that it opened before can still be taken for
 /// one second, and read as long as the application holds them. [`poll`](StreamMuxer::poll) reports

@@ -81,7 +81,7 @@ pub enum DialError {
     /// down or because it panicked.
     #[error("the driver of the transport has stopped")]
     DriverStopped,
-    /// Another dial as listener already waits for the same peer at the same address.
+    /// Another hole punch already waits for the same peer at the same address.
     #[error("a hole is being punched for this peer already")]
     HolePunchInProgress,
     /// The interface towards the address carries smaller packets than QUIC needs. QUIC needs 1200
@@ -91,7 +91,7 @@ pub enum DialError {
         /// The largest UDP payload of the interface, in bytes.
         max_payload: u16,
     },
-    /// A dial as listener needs a listener whose socket can reach the address, and there is none.
+    /// A hole punch needs a listener whose socket can reach the address, and there is none.
     #[error("no listener can reach the address")]
     NoListener,
     /// The operating system cannot send to the address: there is no route, or one that prohibits
@@ -105,8 +105,8 @@ pub enum DialError {
     #[error("out of connection IDs")]
     OutOfConnectionIds,
     /// Too many dials wait to begin, so that this one would hardly begin before its timeout. The
-    /// limit is 65,536 for each [shard](crate::ConfigBuilder::shards). For a dial as listener: too
-    /// many packets wait to be sent.
+    /// limit is 65,536 for each [shard](crate::ConfigBuilder::shards). For a hole punch: too many
+    /// packets wait to be sent.
     #[error("too many dials wait")]
     Overloaded,
     /// The QUIC implementation refused to create the connection.
@@ -115,7 +115,7 @@ pub enum DialError {
     /// The transport was [shut down](crate::Handle::shutdown).
     #[error("the transport is shut down")]
     ShutDown,
-    /// Too many dials as listener are in progress, in all or to this host.
+    /// Too many hole punches are in progress, in all or to this host.
     #[error("too many holes are being punched")]
     TooManyHolePunches,
 }

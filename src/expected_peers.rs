@@ -1,4 +1,4 @@
-//! Dials as listener: which peers are expected, and from which addresses.
+//! Hole punches: which peers are expected, and from which addresses.
 
 use std::{
     collections::HashMap,
@@ -17,9 +17,9 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// The peers for which dials as listener wait.
+/// The peers for which hole punches wait.
 ///
-/// Such a dial ends when the named peer, authenticated, has dialled us from the named address.
+/// A hole punch ends when the named peer, authenticated, has dialled us from the named address.
 /// Other peers at that address, and packets with a forged source address, do not affect it.
 #[derive(Default)]
 pub(crate) struct ExpectedPeers(Mutex<Expectations>);
@@ -170,10 +170,10 @@ impl Drop for Expectation {
     }
 }
 
-/// The most dials as listener at once. DCUtR makes one or a few for each relayed connection, and
+/// The most hole punches at once. DCUtR makes one or a few for each relayed connection, and
 /// each takes five seconds.
 const MAX_HOLE_PUNCHES: usize = 256;
 
-/// The most dials as listener to one host. They share the limit on what is sent to the host
+/// The most hole punches to one host. They share the limit on what is sent to the host
 /// (`proto/hole_punch`): with this many, there is a datagram for each of them every other second.
 const MAX_HOLE_PUNCHES_PER_HOST: usize = 16;

@@ -90,14 +90,14 @@ impl Handle {
 
     /// Returns those of the [`connections`](Self::connections) whose peer is at this address; with
     /// a `/p2p/…` at its end, those that also lead to that peer. A link-local address without a
-    /// zone is that address on any link. There are none at an address that is not QUIC.
+    /// zone is that address on any link. Empty for an address that is not QUIC.
     ///
     /// # The connections of a Swarm
     ///
-    /// libp2p numbers connections (`ConnectionId`) without telling the transport, so this is how
-    /// the connection of a `SwarmEvent` is found. Two dials to the same address of a peer cannot be
-    /// told apart by their events. The address of a dial by name is that name; then peer and
-    /// [direction](ConnectionHandle::is_outbound) have to do.
+    /// libp2p numbers connections (`ConnectionId`), and the transport does not get the number, so
+    /// this is how the connection of a `SwarmEvent` is found. Two dials to the same address of a
+    /// peer cannot be told apart by their events. If a name was dialled, the event has the name
+    /// instead of an address: compare peer and [direction](ConnectionHandle::is_outbound) then.
     ///
     /// ```
     /// use futures::StreamExt;
@@ -180,7 +180,7 @@ impl Handle {
     /// Resets all totals to zero. It does not reset figures marked *now*, nor those of single
     /// connections.
     ///
-    /// A counter that goes down confuses what reads it regularly, such as Prometheus: then take
+    /// A counter that goes down is misread by programs that poll it, such as Prometheus: then take
     /// differences instead. Transports with clones of one configuration share
     /// [`qlog_dropped`](TransportStats::qlog_dropped).
     pub fn reset_stats(&self) {
@@ -195,9 +195,9 @@ impl Handle {
     /// Changes the limits on bandwidth. All connections follow within a second.
     ///
     /// What was written before is sent without the new limit, up to the send window of a
-    /// connection. A limit on what is received slows down what the application reads; peers, of new
-    /// connections too, may be ahead by the receive windows of the
-    /// [configuration](crate::ConfigBuilder::bandwidth_limits).
+    /// connection. A limit on what is received slows down what the application reads; peers may be
+    /// ahead by the receive windows of the [configuration](crate::ConfigBuilder::bandwidth_limits).
+    /// This holds for new connections too.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ impl Handle {
     /// at a port that the operating system chooses.
     ///
     /// Use it when the network has changed (another interface has the default route, or the host
-    /// was suspended) and the application learns that before the connections notice. It returns as
+    /// was suspended) and the application learns that before packets are lost. It returns as
     /// soon as the new sockets are open, and the connections then move on their own. Peers see a
     /// connection migration (RFC 9000 §9) with another connection ID, and their muxer reports
     /// `StreamMuxerEvent::AddressChange`. Streams go on. Datagrams that are under way to an old
@@ -227,7 +227,7 @@ impl Handle {
     /// - A connection whose peer has issued no unused connection ID moves once the peer has issued
     ///   one (RFC 9000 §9.5).
     ///
-    /// Listeners keep their sockets, because other nodes know their ports. So do incoming
+    /// Listeners keep their sockets, because other nodes have their addresses. So do incoming
     /// connections and those dialled from a listener's socket
     /// ([`PortUse::Reuse`](libp2p_core::transport::PortUse::Reuse)). If there is no other socket,
     /// the call does nothing. A socket that has failed is replaced without this call.

@@ -1,5 +1,5 @@
-//! A QUIC transport for [libp2p](libp2p_core) that drives the sans-IO state machine of
-//! [quinn-proto](quinn_proto) itself.
+//! A QUIC transport for [libp2p](libp2p_core) that drives [quinn-proto](quinn_proto)'s sans-IO
+//! state machine directly, without the crate `quinn`.
 //!
 //! In a `SwarmBuilder` it takes the place of `.with_quic()`:
 //!
@@ -26,7 +26,7 @@
 //! - [`Handle`] gives [`Stats`] even after a Swarm has taken the transport: of the
 //!   [transport](TransportStats), its [listeners](ListenerStats), its
 //!   [connections](ConnectionStats) and its [connection-ID registry](RegistryStats). It finds
-//!   single connections, and a [`ConnectionHandle`] reads and closes one of them.
+//!   single connections: a [`ConnectionHandle`] shows the statistics of one and closes it.
 //! - [`Error`] is the error that the transport reports to libp2p. It wraps one enum for each
 //!   moment: [`DialError`], [`ListenError`] and [`HandshakeError`]. After the handshake,
 //!   [`ConnectionError`] and [`StreamError`] apply.
@@ -42,10 +42,11 @@
 //! Each connection has a span of [`tracing`] with the name `connection` at the level `debug`. Its
 //! fields are `id` (the [number](ConnectionHandle::number)), `side`, `remote_addr`, and `peer` once
 //! it is authenticated. quinn-proto's events are in it. Our own events have the field `reason`
-//! where something was refused, dropped, changed or closed, or `error` where the system gives one.
-//! For a dropped datagram the reason is the name of the counter in [`RegistryStats`] or
-//! [`TransportStats`]. What is dropped is at the level `trace`, and what happens to a connection at
-//! `debug`. A subscriber must not call the transport, because connections are locked while it runs.
+//! where something was refused, dropped, changed or closed, or `error`, if an error of the system
+//! is the cause. For a dropped datagram the reason is the name of the counter in [`RegistryStats`]
+//! or [`TransportStats`]. What is dropped is at the level `trace`, and what happens to a connection
+//! at `debug`. A subscriber must not call the transport, because connections are locked while it
+//! runs.
 //!
 //! # Requirements
 //!

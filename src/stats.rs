@@ -104,7 +104,7 @@ pub struct TransportStats {
     pub handshakes_timed_out: u64,
     /// Handshakes that ended because processing the peer's packets took too much CPU time.
     pub handshakes_too_costly: u64,
-    /// Dials as listener that began to punch a hole.
+    /// Hole punches that began: dials with the role of the listener.
     pub hole_punches: u64,
     /// Incoming connections that were offered to the application.
     pub incoming: u64,

@@ -16,9 +16,9 @@ use crate::{
 /// A bidirectional stream.
 ///
 /// Only reading gives the peer flow-control credit for the connection: if the application does not
-/// read, the peer stops when the connection's receive window is full, and mostly earlier, when that
-/// of the stream is. Small writes are gathered until the driver of the connection sends them;
-/// flushing is not needed for progress.
+/// read, the peer stops when the connection's receive window is full. Usually it stops earlier,
+/// when the stream's own window is full. Small writes are gathered until the driver of the
+/// connection sends them; flushing is not needed for progress.
 ///
 /// [`poll_close`](AsyncWrite::poll_close) ends our half with FIN and leaves the other half open.
 /// Dropping the stream does the same, and asks the peer to stop sending (STOP_SENDING with code 0)

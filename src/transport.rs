@@ -39,23 +39,22 @@ use crate::{
 ///
 /// With [`PortUse::Reuse`], a dial leaves from the socket of a listener that can reach the target,
 /// so that the peer sees an address at which we listen. If no listener can reach it, the dial
-/// leaves from a socket that such dials share. With [`PortUse::New`], each dial opens its own
-/// socket.
+/// leaves from a socket that such dials share. So does a dial to a host that does not answer
+/// packets from the listener's port. With [`PortUse::New`], each dial opens its own socket.
 ///
-/// A dial with the role of the listener punches a hole: it sends random datagrams from a listener's
+/// A dial with [`Endpoint::Listener`] punches a hole: it sends random datagrams from a listener's
 /// socket to open the NATs on the path. It resolves when the named peer has dialled us from the
 /// named address ([DCUtR]). The address needs a `/p2p/…`, and a listener must be able to reach it.
 ///
 /// Removing a listener stops accepting connections but leaves established connections alone.
 /// Connections also outlive the transport.
 ///
-/// When the transport is dropped outside of tasks while a multi-threaded runtime serves it, the
-/// drop blocks until the peers of connections that were closed before are told, but at most for
-/// 100 ms. It takes 0.2 to 0.4 ms if nothing else is under way, and a round trip more if the peer
-/// has to acknowledge data of closed streams first. So those peers are told although the process
-/// ends right after that. A Swarm drops its transport before its connections, and there may be more
-/// of them than can be told in this time: for both there is
-/// [`Handle::shutdown`](crate::Handle::shutdown).
+/// Dropping the transport outside of a task, while a multi-threaded runtime serves it, blocks for
+/// at most 100 ms: until the CONNECTION_CLOSE of every connection that was closed before is sent.
+/// It takes 0.2 to 0.4 ms if nothing else is under way, and a round trip more if the peer has to
+/// acknowledge data of closed streams first. So a process may end right after that. This is not
+/// enough for a Swarm, which drops its transport before its connections, or for more connections
+/// than 100 ms suffice for: use [`Handle::shutdown`](crate::Handle::shutdown).
 ///
 /// [`listen_on`](transport::Transport::listen_on) and the polling of dials need a tokio runtime
 /// with time and I/O enabled around them.
@@ -67,7 +66,7 @@ pub struct Transport {
     /// The addresses of this host; `None` unless there is a wildcard listener.
     host: Option<AddressWatch>,
     expected_peers: Arc<ExpectedPeers>,
-    /// Incoming connections from addresses from which dials as listener expect their peers.
+    /// Incoming connections from addresses where a hole punch expects its peer.
     candidates: Vec<Unreported>,
     /// Listeners that are closed but not yet reported as closed.
     closed: VecDeque<(ListenerId, Result<(), Error>)>,
@@ -109,7 +108,7 @@ impl Transport {
     }
 
     /// Returns `None` if the listener has been removed, in which case dropping the connection
-    /// refuses it, or if the connection becomes a candidate for a dial as listener.
+    /// refuses it, or if the connection becomes a candidate for a hole punch.
     fn incoming_event(
         &mut self,
         connection: IncomingConnection,
@@ -138,8 +137,8 @@ impl Transport {
         }
     }
 
-    /// Completes the handshakes of the candidates. Reports those that no dial waits for like any
-    /// other incoming connection.
+    /// Completes the handshakes of the candidates. Reports those that no hole punch waits for like
+    /// any other incoming connection.
     fn poll_candidates(&mut self, cx: &mut Context<'_>) -> Poll<TransportEvent<Connecting, Error>> {
         let mut index = 0;
         while index < self.candidates.len() {
@@ -349,7 +348,7 @@ impl transport::Transport for Transport {
             .map(|listener| Arc::downgrade(listener.socket()))
             .collect();
         if opts.role == Endpoint::Listener {
-            // `port_use` is ignored: the peer knows only the listener's port, so the hole is for
+            // `port_use` is ignored: the peer has only the listener's port, so the hole is for
             // that port.
             let Some(peer_id) = remote.peer_id else {
                 return Err(TransportError::MultiaddrNotSupported(addr));
@@ -428,7 +427,7 @@ impl Unreported {
 }
 
 /// The most connections whose peer we authenticate before we report them. It limits what an
-/// attacker gains who forges an address that we expect.
+/// attacker gains who forges an address where a hole punch expects a peer.
 const MAX_CANDIDATES: usize = 64;
 
 impl Drop for Transport {

@@ -1,4 +1,4 @@
-//! Dials as listener: what they send, for which peers they wait, and how they end.
+//! Hole punches: what they send, for which peers they wait, and how they end.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -66,7 +66,7 @@ pub(crate) const METRICS: &[Metric] = table! {
     Counter "debts": "Turns that cost more CPU time than the datagrams of the connection had earned" {
         transport.debts;
     }
-    Counter "hole_punches": "Dials as listener that began to punch a hole" {
+    Counter "hole_punches": "Hole punches that began" {
         transport.hole_punches;
     }
     Counter "retries": "First packets that called for a Retry, by what became of it" {

@@ -11,9 +11,9 @@ use crate::sync::{AtomicWaker, Mutex, lock};
 pub(crate) struct Doorbell {
     /// Of the driver, which waits for mail and for connections that need a turn.
     waker: AtomicWaker,
-    /// Connections that need a turn. A connection may be listed more than once if it had a turn for
-    /// another reason in between.
-    turns: Mutex<Vec<ConnectionHandle>>,
+    /// Connections that have rung, because they need a turn. A connection may be listed more than
+    /// once if it had a turn for another reason in between.
+    rung: Mutex<Vec<ConnectionHandle>>,
 }
 
 impl Doorbell {
@@ -27,12 +27,12 @@ impl Doorbell {
 
     /// Wakes the driver for a connection that needs a turn.
     pub(super) fn ring_for(&self, handle: ConnectionHandle) {
-        lock(&self.turns).push(handle);
+        lock(&self.rung).push(handle);
         self.ring();
     }
 
     /// Swaps the list of connections for an empty one, so that both vectors keep their memory.
-    pub(super) fn take(&self, turns: &mut Vec<ConnectionHandle>) {
-        mem::swap(&mut *lock(&self.turns), turns);
+    pub(super) fn take(&self, rung: &mut Vec<ConnectionHandle>) {
+        mem::swap(&mut *lock(&self.rung), rung);
     }
 }

@@ -160,7 +160,7 @@ impl Drivers {
         runtime: &Runtime,
         addr: SocketAddr,
     ) -> Result<Arc<SocketGroup>, OpenError> {
-        self.begin_again();
+        self.replace_gone_drivers();
         let mut attempts = match self.sockets.listen_again(addr) {
             Former::Open(socket) => return Ok(socket),
             Former::Closing => CLOSING_ATTEMPTS,

@@ -12,9 +12,9 @@ use futures::channel::oneshot;
 use super::{
     connection::Handshake,
     mailbox::{Generation, Mailbox, Undeliverable},
-    requests::{Accept, PacketRequest, Request},
+    requests::{Accept, PacketRequest, Reply, Request},
     socket_group::SocketGroup,
-    wakers::{self, Reply},
+    wakers,
 };
 use crate::{
     error::{ConnectionError, HandshakeError},

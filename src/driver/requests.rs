@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::channel::oneshot;
 use quinn_proto::ClientConfig;
 
-use super::{connection::Handshake, socket_group::SocketGroup, wakers::Reply};
+use super::{connection::Handshake, socket_group::SocketGroup, wakers::contain};
 use crate::{
     error::{Error, HandshakeError},
     proto::IncomingKey,
@@ -87,6 +88,35 @@ pub(super) struct DialRequest {
     /// another port.
     pub(super) silent_for: Option<Duration>,
     pub(super) reply: Reply<Result<Handshake, Error>>,
+}
+
+/// The sender of the answer to a request. Dropping it tells the receiver that there will be none.
+pub(super) struct Reply<T>(Option<oneshot::Sender<T>>);
+
+impl<T> Reply<T> {
+    pub(super) fn new() -> (Self, oneshot::Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Sends the answer; it is dropped if no caller waits for it any more.
+    pub(super) fn send(mut self, answer: T) {
+        if let Some(sender) = self.0.take() {
+            contain(|| drop(sender.send(answer)));
+        }
+    }
+
+    /// Whether no caller waits for the answer any more.
+    pub(super) fn is_canceled(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_canceled)
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        let sender = self.0.take();
+        contain(|| drop(sender));
+    }
 }
 
 /// Requests that wait for one driver, with a queue for each kind.
@@ -287,10 +317,7 @@ impl Dials {
         }
         if self.hosts.is_empty() {
             // No dial is left, so the memory of a crowd is freed.
-            *self = Self {
-                turn: self.turn,
-                ..Self::default()
-            };
+            *self = Self::default();
         }
     }
 }

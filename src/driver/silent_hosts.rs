@@ -47,7 +47,7 @@ enum Stage {
 pub(super) enum Advice {
     /// The listener's.
     Listener,
-    /// The listener's port first, because a peer that punches a hole at the same time knows no
+    /// The listener's port first, because a peer that punches a hole at the same time has no
     /// other; then another port.
     ListenerFirst,
     Other,

@@ -26,13 +26,13 @@ use super::{
     incoming::{IncomingConnection, IncomingQueue},
     mailbox::{CloseAll, Mailbox, read_socket},
     outbound::Outbound,
-    requests::Dropped,
+    requests::{Dropped, Reply},
     round_scheduler::RoundScheduler,
     slabs::Slabs,
     socket_group::SocketGroup,
     sockets::Sockets,
     stun::StunDispatcher,
-    wakers::{self, Reply},
+    wakers,
 };
 use crate::{
     error::HandshakeError,
@@ -43,7 +43,7 @@ use crate::{
 
 /// Connections that ring between two polls in normal operation. The memory for more of them is
 /// freed.
-const FEW_TURNS: usize = 1024;
+const FEW_RUNG: usize = 1024;
 
 /// The most turns that are given without a pause. A round gives turns up to three times: light ones
 /// before it reads, then any, and any again after requests.
@@ -74,7 +74,7 @@ pub(super) struct Driver {
     /// Datagrams for other shards, by shard.
     forward: Vec<Vec<Datagram<Arc<SocketGroup>>>>,
     /// Connections that have rung; empty between two polls.
-    turns: Vec<ConnectionHandle>,
+    rung: Vec<ConnectionHandle>,
     wakers: Vec<Waker>,
     scheduler: RoundScheduler,
     /// When the next unused socket is to be closed.
@@ -108,7 +108,7 @@ impl Driver {
             buffers: ReceiveBuffers::new(),
             slabs: Slabs::default(),
             forward: (0..shared.shards.count()).map(|_| Vec::new()).collect(),
-            turns: Vec::new(),
+            rung: Vec::new(),
             wakers: Vec::new(),
             scheduler: RoundScheduler::default(),
             next_unused: None,
@@ -196,20 +196,20 @@ impl Driver {
     /// Takes what has arrived in the mailbox. Returns whether there may be more.
     fn take_mail(&mut self) -> MoreToRead {
         let mail = self.mailbox().take();
-        let mut turns = mem::take(&mut self.turns);
-        self.mailbox().doorbell().take(&mut turns);
+        let mut rung = mem::take(&mut self.rung);
+        self.mailbox().doorbell().take(&mut rung);
         self.transport_dropped |= mail.transport_dropped;
         self.flush = mail.flush.or(self.flush);
         if let Some(close_all) = mail.close_all {
             self.close_connections(&close_all);
         }
-        for handle in turns.drain(..) {
+        for handle in rung.drain(..) {
             self.shard.want_turn(handle);
         }
-        if turns.capacity() > FEW_TURNS {
-            turns = Vec::new();
+        if rung.capacity() > FEW_RUNG {
+            rung = Vec::new();
         }
-        self.turns = turns;
+        self.rung = rung;
         self.has_requests = mail.has_requests;
         self.count_dropped(mail.dropped, mail.overflowed);
         if mail.given_up {
@@ -325,9 +325,9 @@ impl Driver {
     /// Sends what is ready, and closes all connections: with `close_all` if the application has
     /// asked for that. A runtime that shuts down drops its tasks, but sockets can still send.
     fn say_goodbye(&mut self, close_all: Option<&CloseAll>) {
-        let mut turns = Vec::new();
-        self.mailbox().doorbell().take(&mut turns);
-        for handle in turns {
+        let mut rung = Vec::new();
+        self.mailbox().doorbell().take(&mut rung);
+        for handle in rung {
             self.shard.want_turn(handle);
         }
         // One turn each: what the application has written last leaves before the close.

@@ -1,4 +1,5 @@
-//! One connection: quinn-proto's state machine, what the application asks of it, and its lock.
+//! One connection: quinn-proto's state machine, what the application asks of it, its lock, and what
+//! follows after unlocking: a turn, and wakers that are due.
 
 mod ending;
 mod events;
@@ -6,9 +7,9 @@ mod memory;
 mod path;
 mod streams;
 mod transmit;
-mod turn_requests;
 
 use std::{
+    mem,
     net::SocketAddr,
     sync::Arc,
     task::{Poll, Waker},
@@ -23,7 +24,6 @@ pub(super) use self::streams::{Grown, Holding};
 use self::{
     ending::{CloseToSend, Lingering, Loss},
     streams::{StreamStates, Streams},
-    turn_requests::TurnRequests,
 };
 use super::{bandwidth::Bandwidth, congestion::PathControl, connection_id::ShardId, pacing::Pacer};
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
 /// A connection and its streams.
 ///
 /// Methods for the application (reads, writes, [`close`](Self::close), …) never produce a datagram.
-/// They change state and request a *turn*, in which the shard makes the connection produce what it
+/// They change state and ask for a *turn*, in which the shard makes the connection produce what it
 /// has to send. Wakers that are due are collected in the connection until
 /// [`take_due`](Self::take_due).
 pub(crate) struct Connection {
@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
-    turns: TurnRequests,
+    signals: Signals,
     wakers: ConnectionWakers,
 }
 
@@ -123,7 +123,7 @@ impl Connection {
             local_addr,
             moved_to: None,
             streams: StreamStates::new(limits, bandwidth, credit),
-            turns: TurnRequests::default(),
+            signals: Signals::default(),
             wakers: ConnectionWakers::default(),
         }
     }
@@ -139,7 +139,7 @@ impl Connection {
         if let Some(loss) = &self.loss {
             return Poll::Ready(Err(loss.handshake.clone()));
         }
-        self.turns.wait(&mut self.wakers.established, waker);
+        self.signals.wait(&mut self.wakers.established, waker);
         Poll::Pending
     }
 
@@ -147,7 +147,7 @@ impl Connection {
     pub(crate) fn poll_accept(&mut self, waker: &Waker) -> Poll<Result<StreamId, ConnectionError>> {
         let accepted = self.streams().poll_accept(waker);
         if self.loss.is_some() && !self.streams.has_waiting() {
-            self.turns.make_due(&mut self.wakers.address_change);
+            self.signals.make_due(&mut self.wakers.address_change);
         }
         accepted
     }
@@ -157,7 +157,7 @@ impl Connection {
         Streams {
             quic: &mut self.quic,
             streams: &mut self.streams,
-            turns: &mut self.turns,
+            signals: &mut self.signals,
             loss: self.loss.as_ref().map(|loss| &loss.connection),
         }
     }
@@ -165,17 +165,17 @@ impl Connection {
     /// Whether the shard has to be told that this connection needs a turn; `true` once for each
     /// turn.
     pub(crate) fn announce_turn(&mut self) -> bool {
-        self.turns.announce()
+        self.signals.announce_turn()
     }
 
     /// Moves the wakers that are due to `wakers`. Wake them after unlocking the connection.
     pub(crate) fn take_due(&mut self, wakers: &mut Vec<Waker>) {
-        self.turns.take_due(wakers);
+        self.signals.take_due(wakers);
     }
 
     /// Takes wakers that are no longer needed. Drop them after unlocking the connection.
     pub(crate) fn take_displaced(&mut self) -> Vec<Waker> {
-        self.turns.take_displaced()
+        self.signals.take_displaced()
     }
 
     pub(crate) fn authenticated(&self) -> Option<&Authenticated> {
@@ -296,9 +296,92 @@ pub(crate) fn lock_connection(connection: &Mutex<Connection>) -> MutexGuard<'_, 
     connection.lock().unwrap_or_else(|poisoned| {
         let mut connection = poisoned.into_inner();
         connection.orphan();
-        connection.turns.want();
+        connection.signals.want_turn();
         connection
     })
+}
+
+/// What a connection asks of its shard and of its users: a turn, and to wake the wakers that are
+/// due.
+#[derive(Default)]
+struct Signals {
+    turn: u64,
+    wanted: Wanted,
+    /// Wakers that are due, in order.
+    due: Vec<Waker>,
+    /// Wakers that are no longer needed, to be dropped when the connection is unlocked.
+    displaced: Vec<Waker>,
+}
+
+/// Whether a turn is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wanted {
+    #[default]
+    No,
+    /// The shard has not been told yet.
+    Unannounced,
+    /// The shard has been told.
+    Announced,
+}
+
+impl Signals {
+    /// Asks for a turn, because there may be something to send.
+    fn want_turn(&mut self) {
+        if self.wanted == Wanted::No {
+            self.wanted = Wanted::Unannounced;
+        }
+    }
+
+    /// Whether the shard has to be told; `true` once for each turn.
+    fn announce_turn(&mut self) -> bool {
+        let unannounced = self.wanted == Wanted::Unannounced;
+        if unannounced {
+            self.wanted = Wanted::Announced;
+        }
+        unannounced
+    }
+
+    fn begin_turn(&mut self) {
+        self.turn += 1;
+    }
+
+    /// Notes that this turn does everything for which one was asked so far.
+    fn fulfil(&mut self) {
+        self.wanted = Wanted::No;
+    }
+
+    /// The number of this turn, by which a write tells whether it is the first of its stream in it.
+    fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Makes a waker due, if there is one, so that it is woken when the connection is unlocked.
+    fn make_due(&mut self, waker: &mut Option<Waker>) {
+        self.due.extend(waker.take());
+    }
+
+    fn take_due(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.append(&mut self.due);
+    }
+
+    /// Stores a waker. It is not cloned if the same task is already waiting.
+    fn wait(&mut self, stored: &mut Option<Waker>, waker: &Waker) {
+        if !stored
+            .as_ref()
+            .is_some_and(|waiting| waiting.will_wake(waker))
+        {
+            self.displaced.extend(stored.replace(waker.clone()));
+        }
+    }
+
+    /// Removes a waker that is no longer needed.
+    fn forget(&mut self, stored: &mut Option<Waker>) {
+        self.displaced.extend(stored.take());
+    }
+
+    fn take_displaced(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.displaced)
+    }
 }
 
 /// The side that opened a connection.

@@ -1,7 +1,6 @@
 //! What one connection does in one turn.
 
 mod addresses;
-mod receiving;
 mod sending;
 mod silent_peer;
 
@@ -13,10 +12,10 @@ use std::{
 
 use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent};
 
+#[cfg(test)]
+pub(super) use self::sending::BATCHES_PER_TURN;
 pub(crate) use self::sending::Offload;
 use self::sending::Sending;
-#[cfg(test)]
-pub(super) use self::{receiving::DATAGRAMS_PER_TURN, sending::BATCHES_PER_TURN};
 use super::{
     budget::Budget,
     connection::Connection,
@@ -28,9 +27,20 @@ use super::{
     registry::{self, Registry, Totals},
     slot::Slot,
     turn_queue::Load,
-    work::Meter,
+    work::{HANDSHAKE_TIME, Meter, TURN_TIME},
 };
 use crate::{error::HandshakeError, sync::Mutex, trace::dropped};
+
+/// The most datagrams that one connection handles in one turn: about 30 µs of work if they are
+/// honest. If they are not, [`TURN_TIME`] ends the turn.
+///
+/// Short turns keep the latency of one connection's ping low during another connection's bulk
+/// transfer.
+pub(super) const DATAGRAMS_PER_TURN: usize = 64;
+
+/// No further datagram is handled once those handled count for this much memory (the charges of
+/// the inbox), because datagrams may be large.
+const CHARGE_PER_TURN: usize = 128 * 1024;
 
 /// The most bytes of datagrams received and sent in a [light](Load::Light) turn:
 /// a few requests and replies, and much less than a transfer moves in a turn.
@@ -110,13 +120,13 @@ impl<S: SocketHandle> Turn<'_, S> {
         let debt = self.receive(meter);
         let mut forget = self.apply_changes_and_timers();
         let mut drained = self.exchange();
-        self.handle_application_events();
+        self.handle_quic_events();
         self.follow_socket(&*out);
         // The application does not hold it, and the peer has closed it, so it need not drain.
         forget |= self.connection.was_turned_away();
         let sending = self.send(out, buf);
         drained |= self.exchange();
-        self.handle_application_events();
+        self.handle_quic_events();
 
         let is_finished = self.is_finished(sending);
         let since = &mut self.slot.lingers_since;
@@ -170,6 +180,70 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
+    /// Passes datagrams from the inbox to the connection. Returns the debt, if there is one.
+    fn receive(&mut self, meter: &impl Meter) -> Option<Duration> {
+        if self.slot.inbox.is_empty() {
+            return None;
+        }
+        let is_handshake = self.connection.authenticated().is_none();
+        (self.slot.account).earn_by_waiting(self.now, self.connections);
+        let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
+        if self.slot.refuses_data || self.budget.is_used_up() {
+            self.share_memory();
+        }
+        let mut charged = 0;
+        for handled in 0..DATAGRAMS_PER_TURN {
+            // The first one is handled even if waiting for the connection's lock took long.
+            if charged >= CHARGE_PER_TURN || (handled > 0 && meter.now() - self.now >= TURN_TIME) {
+                break;
+            }
+            let Some((received, charge)) = self.slot.inbox.pop(self.inbox_bytes) else {
+                break;
+            };
+            self.slot.account.earn(1, received.len);
+            charged += charge;
+            self.moved += received.len;
+            let before = self.connection.remote_addr();
+            self.slot.unanswered_dial = None;
+            self.slot.datagrams_received += 1;
+            (self.slot.addresses).note_received(received.remote_addr, received.len);
+            self.connection.handle_event(received.event);
+            if self.connection.has_new_packet() {
+                self.slot.idle_since = self.now;
+                self.slot.nothing_sent_since = true;
+                self.slot.silence.note_received();
+            }
+            // Before the next datagram: otherwise a stateless reset after a CONNECTION_CLOSE would
+            // pass for the reason of the end, and data would pile up in quinn-proto.
+            let noted = self
+                .connection
+                .note_arrival(received.held, self.budget.has_half());
+            self.totals.transport.too_fragmented += u64::from(noted.too_fragmented);
+            self.totals.transport.exceeded_credit += u64::from(noted.exceeded_credit);
+            self.after_events(noted.authenticated);
+            self.follow_datagram(before, received.socket, received.local_ip);
+            self.note_path_response();
+        }
+        self.slot.inbox.shrink(false);
+        let debt = self.slot.account.bill(stopwatch, meter);
+        if !is_handshake {
+            return debt;
+        }
+        // A handshake has a limit on all of its cost instead of debts.
+        if self.slot.account.used() > HANDSHAKE_TIME {
+            self.give_up_handshake();
+        }
+        None
+    }
+
+    /// Ends a handshake that has cost too much, unless it has already ended.
+    fn give_up_handshake(&mut self) {
+        if self.connection.loss().is_none() && self.connection.authenticated().is_none() {
+            self.totals.transport.handshakes_too_costly += 1;
+            self.connection.abandon(HandshakeError::TooCostly);
+        }
+    }
+
     /// Applies what the application did since the last turn, and handles timers.
     ///
     /// Returns `true` if the connection is to be discarded after this turn.
@@ -205,23 +279,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.slot.inbox.shrink(true);
             let before = self.connection.remote_addr();
             self.connection.handle_timeout(now);
-            // If the new path was not validated, quinn-proto returns to the previous one.
-            if self.connection.note_migration() {
-                let remote_addr = self.connection.remote_addr();
-                tracing::debug!(
-                    reason = "not_validated",
-                    from = %before,
-                    to = %remote_addr,
-                    "the peer's address has changed back"
-                );
-                if let Some(left) =
-                    (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr)
-                {
-                    self.slot.socket = left.socket;
-                    self.slot.local_ip = left.local_ip;
-                }
-                self.follow_peer();
-            }
+            self.follow_return(before);
         }
         forget
     }
@@ -254,8 +312,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         drained
     }
 
-    fn handle_application_events(&mut self) {
-        let authenticated = self.connection.handle_application_events();
+    fn handle_quic_events(&mut self) {
+        let authenticated = self.connection.handle_quic_events();
         self.connection.streams().serve_write_line();
         self.after_events(authenticated);
     }

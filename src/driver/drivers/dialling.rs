@@ -16,10 +16,9 @@ use crate::{
     driver::{
         connection::Handshake,
         mailbox::Undeliverable,
-        requests::{DialRequest, PacketRequest, Request},
+        requests::{DialRequest, PacketRequest, Reply, Request},
         silent_hosts::{Advice, Departure, Heard, Port, first_try},
         socket_group::SocketGroup,
-        wakers::Reply,
     },
     error::{DialError, Error},
     net::{clock, interfaces, task::Runtime},
@@ -113,7 +112,7 @@ impl Drivers {
         listeners: &[Weak<SocketGroup>],
     ) -> Result<oneshot::Receiver<()>, DialError> {
         let socket = self
-            .expected_socket(listeners, remote_addr)
+            .listener_socket(listeners, remote_addr)
             .ok_or(DialError::NoListener)?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let (over, receiver) = Reply::new();
@@ -135,11 +134,11 @@ impl Drivers {
         remote_addr: SocketAddr,
         from: DialFrom,
     ) -> Result<(Arc<SocketGroup>, Port), OpenError> {
-        self.begin_again();
+        self.replace_gone_drivers();
         let (is_new, port) = match from {
             DialFrom::New => (true, Port::Only),
             DialFrom::Other { .. } => (false, Port::Other),
-            DialFrom::Reused(listeners) => match self.expected_socket(&listeners, remote_addr) {
+            DialFrom::Reused(listeners) => match self.listener_socket(&listeners, remote_addr) {
                 Some(socket) => {
                     let advice = self.silent_hosts.advice(now, Host::of(remote_addr.ip()));
                     if advice != Advice::Other {
@@ -165,11 +164,10 @@ impl Drivers {
         Ok((socket, port))
     }
 
-    /// The socket from which an operator would expect the dial to leave: the one bound to the
-    /// source address that the kernel would choose, or a wildcard socket, for which the kernel
-    /// chooses that address. Any other socket belongs to another network, and answers might not
-    /// reach it.
-    fn expected_socket(
+    /// The socket of a listener from which to dial or to punch a hole: the one bound to the source
+    /// address that the kernel would choose, or a wildcard socket, for which the kernel chooses
+    /// that address. Any other socket belongs to another network, and answers might not reach it.
+    fn listener_socket(
         &self,
         listeners: &[Weak<SocketGroup>],
         remote_addr: SocketAddr,

@@ -30,8 +30,8 @@ impl Drivers {
             .map_err(|_| OpenError::DriverStopped)
     }
 
-    /// If all drivers are gone, prepares for new ones.
-    pub(super) fn begin_again(&self) {
+    /// If all drivers are gone, prepares for new ones, which the next socket starts.
+    pub(super) fn replace_gone_drivers(&self) {
         let are_gone = |has_drivers: bool| {
             has_drivers && self.mailboxes.iter().all(|mailbox| mailbox.is_gone())
         };

@@ -158,7 +158,7 @@ impl Driver {
                     held,
                 };
                 let meter = measure_routing.then_some(&Clocks);
-                match (self.shard).receive(now, unrouted, meter, &mut self.outbound) {
+                match (self.shard).route(now, unrouted, meter, &mut self.outbound) {
                     Routed::Done => {}
                     Routed::Forward(datagram) => {
                         self.forward[datagram.shard.index()].push(datagram);

@@ -26,9 +26,8 @@ use crate::{
     driver::{
         connection::{DrivenConnection, Handshake},
         mailbox::{Mailbox, read_socket},
-        requests::{DialRequest, Request},
+        requests::{DialRequest, Reply, Request},
         socket_group::SocketGroup,
-        wakers::Reply,
     },
     error::{ConnectionError, Error, HandshakeError},
     net::clock,

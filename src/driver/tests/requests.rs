@@ -24,11 +24,10 @@ use crate::{
         mailbox::{CloseAll, MAX_FORWARDED_BYTES, Mailbox, Undeliverable},
         requests::{
             Accept, DialRequest, HandshakeRequest, MAX_ACCEPTS, MAX_DIALS, MAX_PACKETS,
-            PacketRequest, Request, Requests,
+            PacketRequest, Reply, Request, Requests,
         },
         socket_group::SocketGroup,
         task::{HANDSHAKES_PER_ROUND, MAX_INBOX_BYTES, REQUESTS_PER_ROUND},
-        wakers::Reply,
     },
     error::{ConnectionError, Error, HandshakeError},
     net::clock,

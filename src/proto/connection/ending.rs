@@ -21,7 +21,7 @@ impl Connection {
     pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<Result<(), ConnectionError>> {
         self.close_in_order(VarInt::from_u32(0), Bytes::new());
         if !self.is_released && matches!(self.linger, Lingering::No) {
-            self.turns.wait(&mut self.wakers.released, waker);
+            self.signals.wait(&mut self.wakers.released, waker);
             return Poll::Pending;
         }
         Poll::Ready(match self.loss() {
@@ -61,7 +61,7 @@ impl Connection {
                 reason: Bytes::new(),
                 abandoned: true,
             });
-            self.turns.want();
+            self.signals.want_turn();
         } else {
             self.close(VarInt::from_u32(0), Bytes::new());
         }
@@ -81,7 +81,7 @@ impl Connection {
             reason: Bytes::new(),
             abandoned: false,
         });
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     /// Ends the connection because nothing will drive it any more, and wakes everyone who waits.
@@ -115,7 +115,7 @@ impl Connection {
             reason: format!(" {reason}").into(),
             abandoned: self.authenticated.is_none(),
         });
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     /// Ends the connection because its peer retires connection IDs faster than anyone needs to.
@@ -137,7 +137,7 @@ impl Connection {
             reason: Bytes::new(),
             abandoned: true,
         });
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     fn begin_closing(&mut self, code: VarInt, reason: Bytes) {
@@ -153,7 +153,7 @@ impl Connection {
             reason,
             abandoned: false,
         });
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     pub(super) fn lose(&mut self, connection: ConnectionError, handshake: HandshakeError) {
@@ -171,15 +171,15 @@ impl Connection {
             connection,
             handshake,
         });
-        self.streams.fail(&mut self.turns);
+        self.streams.fail(&mut self.signals);
         if !self.lingers() {
             self.streams.stop_sending();
         }
         if is_ours {
             self.streams().discard_waiting();
         }
-        self.turns.make_due(&mut self.wakers.address_change);
-        self.turns.make_due(&mut self.wakers.established);
+        self.signals.make_due(&mut self.wakers.address_change);
+        self.signals.make_due(&mut self.wakers.established);
     }
 
     pub(crate) fn loss(&self) -> Option<&ConnectionError> {
@@ -197,7 +197,7 @@ impl Connection {
     pub(in crate::proto) fn give_up_lingering(&mut self) {
         if self.lingers() {
             self.linger = Lingering::GivenUp;
-            self.turns.want();
+            self.signals.want_turn();
         }
     }
 
@@ -293,8 +293,8 @@ impl Connection {
     /// Drops streams that the application has not taken in time.
     pub(in crate::proto) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
-        self.streams.wake_inbound(&mut self.turns);
-        self.turns.make_due(&mut self.wakers.address_change);
+        self.streams.wake_inbound(&mut self.signals);
+        self.signals.make_due(&mut self.wakers.address_change);
     }
 
     /// Whether it is no longer driven.
@@ -308,7 +308,7 @@ impl Connection {
         self.give_up_lingering();
         self.is_released = true;
         self.trace.span = ConnectionSpan::default();
-        self.turns.make_due(&mut self.wakers.released);
+        self.signals.make_due(&mut self.wakers.released);
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{
 };
 
 impl Connection {
+    /// Passes quinn-proto a datagram, or an event of the endpoint. It decrypts the datagram's
+    /// packets here, with the keys of [`packets`](crate::packets).
     pub(in crate::proto) fn handle_event(&mut self, event: ConnectionEvent) {
         self.quic.handle_event(event);
     }
@@ -26,7 +28,7 @@ impl Connection {
         let fill = self.watch.as_ref().and_then(|watch| watch.last_fill());
         self.streams().begin_arrival(held, fill, jumps, has_memory);
         let was_open = self.loss.is_none();
-        let authenticated = self.handle_application_events();
+        let authenticated = self.handle_quic_events();
         if self.streams().exceed_credit() {
             self.give_up(
                 TransportErrorCode::FLOW_CONTROL_ERROR,
@@ -62,7 +64,7 @@ impl Connection {
     /// Translates quinn-proto's events into state and due wakers.
     ///
     /// Returns `true` if the peer was authenticated by these events.
-    pub(in crate::proto) fn handle_application_events(&mut self) -> bool {
+    pub(in crate::proto) fn handle_quic_events(&mut self) -> bool {
         let mut established = false;
         while let Some(event) = self.quic.poll() {
             match event {
@@ -102,7 +104,7 @@ impl Connection {
                     peer_id,
                     negotiated: *negotiated,
                 });
-                self.turns.make_due(&mut self.wakers.established);
+                self.signals.make_due(&mut self.wakers.established);
                 true
             }
             (verdict, _) => {
@@ -118,7 +120,7 @@ impl Connection {
                     reason: Bytes::new(),
                     abandoned: true,
                 });
-                self.turns.want();
+                self.signals.want_turn();
                 false
             }
         }

@@ -28,7 +28,7 @@ impl Connection {
         match self.moved_to.take() {
             Some(addr) => Poll::Ready(Ok(addr)),
             None => {
-                self.turns.wait(&mut self.wakers.address_change, waker);
+                self.signals.wait(&mut self.wakers.address_change, waker);
                 Poll::Pending
             }
         }
@@ -107,7 +107,7 @@ impl Connection {
             tracing::debug!(remote_addr = %addr, "the peer's new address is validated");
             self.known_addr = addr;
             self.moved_to = Some(addr);
-            self.turns.make_due(&mut self.wakers.address_change);
+            self.signals.make_due(&mut self.wakers.address_change);
         }
     }
 

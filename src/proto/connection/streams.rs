@@ -32,7 +32,7 @@ use self::{
 };
 #[cfg(test)]
 pub(in crate::proto) use self::{receive_part::Holding, receiving::Grown};
-use super::turn_requests::TurnRequests;
+use super::Signals;
 use crate::{error::ConnectionError, packets::StreamCredit, proto::bandwidth::Bandwidth};
 pub(crate) use quinn_proto::StreamId;
 
@@ -59,7 +59,7 @@ pub(crate) struct StreamLimits {
 pub(crate) struct Streams<'a> {
     pub(super) quic: &'a mut quinn_proto::Connection,
     pub(super) streams: &'a mut StreamStates,
-    pub(super) turns: &'a mut TurnRequests,
+    pub(super) signals: &'a mut Signals,
     /// The reason why the connection is over, if it is.
     pub(super) loss: Option<&'a ConnectionError>,
 }
@@ -68,7 +68,7 @@ impl Streams<'_> {
     pub(super) fn on_event(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::Opened { .. } => self.on_opened(),
-            StreamEvent::Available { .. } => self.turns.make_due(&mut self.streams.outbound),
+            StreamEvent::Available { .. } => self.signals.make_due(&mut self.streams.outbound),
             StreamEvent::Readable { id } => self.on_readable(id),
             StreamEvent::Writable { id } => self.on_writable(id),
             StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
@@ -90,8 +90,8 @@ impl Streams<'_> {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
-        self.turns.forget(&mut stream.reader);
-        self.turns.forget(&mut stream.writer);
+        self.signals.forget(&mut stream.reader);
+        self.signals.forget(&mut stream.writer);
         if stream.send == SendState::Finishing && !stream.gather.is_empty() {
             stream.dropped = true;
         } else {
@@ -274,13 +274,13 @@ impl StreamStates {
     }
 
     /// Wakes all tasks that wait for a stream, because the connection is over for the application.
-    pub(super) fn fail(&mut self, turns: &mut TurnRequests) {
+    pub(super) fn fail(&mut self, signals: &mut Signals) {
         for stream in self.states.values_mut() {
-            turns.make_due(&mut stream.reader);
-            turns.make_due(&mut stream.writer);
+            signals.make_due(&mut stream.reader);
+            signals.make_due(&mut stream.writer);
         }
-        turns.make_due(&mut self.inbound);
-        turns.make_due(&mut self.outbound);
+        signals.make_due(&mut self.inbound);
+        signals.make_due(&mut self.outbound);
     }
 
     /// Drops what was gathered, because nothing more is sent.
@@ -295,8 +295,8 @@ impl StreamStates {
     }
 
     /// Wakes the task that waits for a stream of the peer.
-    pub(super) fn wake_inbound(&mut self, turns: &mut TurnRequests) {
-        turns.make_due(&mut self.inbound);
+    pub(super) fn wake_inbound(&mut self, signals: &mut Signals) {
+        signals.make_due(&mut self.inbound);
     }
 }
 

@@ -12,7 +12,7 @@ impl Connection {
     ///
     /// Returns `true` if the connection is to be discarded once this turn's datagrams are sent.
     pub(in crate::proto) fn apply_changes(&mut self, now: Instant) -> bool {
-        self.turns.begin();
+        self.signals.begin_turn();
         // A handshake of an incoming connection ends with its timeout. Until then its place stays
         // taken, so a client that sends too much does not get another place instead.
         let is_incoming = self.direction == Direction::Inbound && self.authenticated.is_none();
@@ -33,13 +33,13 @@ impl Connection {
             self.streams.stop_sending();
             self.lift_congestion_control();
             self.quic.close(now, closing.code, closing.reason);
-            self.turns.fulfil();
+            self.signals.fulfil();
             return closing.abandoned;
         }
         self.streams().begin_writing(now);
         self.streams().flush_gathered();
-        // Flushing requests a turn too, and this is the turn.
-        self.turns.fulfil();
+        // Flushing asks for a turn too, and this is the turn.
+        self.signals.fulfil();
         false
     }
 
@@ -79,7 +79,7 @@ impl Connection {
         if transmit.is_none() && self.authenticated.is_some() && !self.has_sent_handshake {
             self.has_sent_handshake = true;
             if self.closing.is_some() {
-                self.turns.want();
+                self.signals.want_turn();
             }
         }
         transmit

@@ -25,7 +25,7 @@ const MAX_ID_LEN: usize = 20;
 impl<S: SocketHandle> Shard<S> {
     /// Counts and routes a datagram that was read by this shard's driver, and handles it if it
     /// belongs to this shard. With a meter, the time for routing is counted as well.
-    pub(crate) fn receive(
+    pub(crate) fn route(
         &mut self,
         now: Instant,
         unrouted: Unrouted<S>,

@@ -1,12 +1,16 @@
-//! From which of our addresses a connection sends, and to which of its peer.
+//! From which of our addresses a connection sends, and to which of its peer's.
 
-use std::mem;
+use std::{
+    mem,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::Turn;
 use crate::proto::{
     datagram::{Output, SocketHandle, local_addr},
     delivery::Verdict,
     registry,
+    slot::LeftPath,
 };
 
 impl<S: SocketHandle> Turn<'_, S> {
@@ -86,8 +90,77 @@ impl<S: SocketHandle> Turn<'_, S> {
         true
     }
 
+    /// Follows the peer after a datagram that has come in at `socket`, to our address `local_ip`.
+    /// `before` is the address that the peer had before.
+    pub(super) fn follow_datagram(
+        &mut self,
+        before: SocketAddr,
+        socket: S,
+        local_ip: Option<IpAddr>,
+    ) {
+        let is_authenticated = self.connection.authenticated().is_some();
+        if self.slot.local_ip.is_none() && is_authenticated && local_ip.is_some() {
+            self.slot.local_ip = local_ip;
+            self.register_path();
+        }
+        if self.connection.note_migration() {
+            let remote_addr = self.connection.remote_addr();
+            tracing::debug!(
+                reason = "authenticated_packet",
+                from = %before,
+                to = %remote_addr,
+                "the peer's address has changed"
+            );
+            let socket = mem::replace(&mut self.slot.socket, socket);
+            let local_ip = mem::replace(&mut self.slot.local_ip, local_ip);
+            if self.slot.addresses.is_validated(before) {
+                self.slot.left = Some(LeftPath {
+                    remote_addr: before,
+                    socket,
+                    local_ip,
+                });
+            }
+            self.slot.untried_path = true;
+            self.follow_peer();
+        }
+    }
+
+    /// Notes that the peer has answered a challenge, if it has: it receives at that address.
+    pub(super) fn note_path_response(&mut self) {
+        if let Some(token) = self.connection.take_path_response()
+            && let Some(addr) = self.slot.addresses.answered(token)
+        {
+            self.connection.note_validated(addr);
+            if addr == self.connection.remote_addr() {
+                self.slot.left = None;
+            }
+            self.watch_path();
+        }
+    }
+
+    /// Follows quinn-proto to the previous path, to which it returns if the new one is not
+    /// validated in time. `before` is the address that the peer had before the timers were handled.
+    pub(super) fn follow_return(&mut self, before: SocketAddr) {
+        if !self.connection.note_migration() {
+            return;
+        }
+        let remote_addr = self.connection.remote_addr();
+        tracing::debug!(
+            reason = "not_validated",
+            from = %before,
+            to = %remote_addr,
+            "the peer's address has changed back"
+        );
+        let left = (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr);
+        if let Some(left) = left {
+            self.slot.socket = left.socket;
+            self.slot.local_ip = left.local_ip;
+        }
+        self.follow_peer();
+    }
+
     /// Updates the state after a change of the peer's address, or its reversal.
-    pub(super) fn follow_peer(&mut self) {
+    fn follow_peer(&mut self) {
         self.note_mtu(true);
         self.watch_path();
         let remote_addr = self.connection.remote_addr();
@@ -99,13 +172,13 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Looks for path validation frames unless the path is validated.
-    pub(super) fn watch_path(&self) {
+    fn watch_path(&self) {
         let remote_addr = self.connection.remote_addr();
         let is_validated = self.slot.addresses.is_validated(remote_addr);
         self.connection.watch_paths(!is_validated);
     }
 
-    pub(super) fn register_path(&mut self) {
+    fn register_path(&mut self) {
         let local_addr = local_addr(&self.slot.socket, self.slot.local_ip);
         self.connection.set_local_addr(local_addr);
         registry::lock(self.registry).migrated(

@@ -30,7 +30,7 @@ impl Node {
             ecn,
             ..self.unrouted(from, contents)
         };
-        match self.shards[reader].receive(now, unrouted, None::<&NoWork>, &mut self.outbox) {
+        match self.shards[reader].route(now, unrouted, None::<&NoWork>, &mut self.outbox) {
             Routed::Done => {}
             Routed::Forward(datagram) => {
                 self.shards[datagram.shard.index()].handle(now, datagram, &mut self.outbox);

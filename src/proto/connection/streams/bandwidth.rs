@@ -52,9 +52,9 @@ impl Streams<'_> {
         let permitted = allowance.permit(epoch, share, bytes);
         if permitted == 0 {
             if allowance.hold(limits, id, share) {
-                self.turns.want();
+                self.signals.want_turn();
             }
-            self.turns.wait(way.waker(stream), waker);
+            self.signals.wait(way.waker(stream), waker);
         }
         permitted
     }
@@ -74,7 +74,7 @@ impl Streams<'_> {
         if let Some(stream) = states.get_mut(&id) {
             let allowance = way.allowance(allowances.get_or_insert_default());
             if allowance.charge(epoch, way.share(&mut stream.shares), bytes) {
-                self.turns.want();
+                self.signals.want_turn();
             }
         }
     }
@@ -97,7 +97,7 @@ impl Streams<'_> {
                     continue;
                 };
                 way.share(&mut stream.shares).release();
-                self.turns.make_due(way.waker(stream));
+                self.signals.make_due(way.waker(stream));
             }
         }
     }

@@ -36,7 +36,7 @@ impl Streams<'_> {
                 Poll::Ready(Ok(id))
             }
             None => {
-                self.turns.wait(&mut self.streams.outbound, waker);
+                self.signals.wait(&mut self.streams.outbound, waker);
                 Poll::Pending
             }
         }
@@ -47,7 +47,7 @@ impl Streams<'_> {
     pub(super) fn note_unended(&mut self) {
         if self.streams.waits_for_ends && !self.has_many_unended() {
             self.streams.waits_for_ends = false;
-            self.turns.make_due(&mut self.streams.outbound);
+            self.signals.make_due(&mut self.streams.outbound);
         }
     }
 
@@ -70,7 +70,7 @@ impl Streams<'_> {
     ) -> Poll<Result<StreamId, ConnectionError>> {
         if self.streams.waiting == 0 {
             self.alive()?;
-            self.turns.wait(&mut self.streams.inbound, waker);
+            self.signals.wait(&mut self.streams.inbound, waker);
             return Poll::Pending;
         }
         let id = peer_stream(self.quic.side(), self.streams.accepted);
@@ -109,7 +109,7 @@ impl Streams<'_> {
             self.streams.waiting += 1;
         }
         self.note_streams();
-        self.turns.make_due(&mut self.streams.inbound);
+        self.signals.make_due(&mut self.streams.inbound);
     }
 
     /// Refuses streams that the peer has opened after the end of the connection.
@@ -123,7 +123,7 @@ impl Streams<'_> {
     fn refuse(&mut self, id: StreamId) {
         // Fails if the stream is over; then nothing is left to refuse.
         let _ = self.quic.recv_stream(id).stop(VarInt::from_u32(0));
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     /// Notes how many streams quinn-proto may have at once. It has something for each that the peer
@@ -169,7 +169,7 @@ impl Streams<'_> {
     fn set_limit(&mut self) {
         let limit = (self.streams.peer_streams).saturating_sub(self.streams.lingering);
         self.quic.set_max_concurrent_streams(Dir::Bi, limit.into());
-        self.turns.want();
+        self.signals.want_turn();
     }
 }
 

@@ -295,7 +295,7 @@ impl Streams<'_> {
             RecvState::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
             RecvState::Stopped => Poll::Ready(Err(StreamError::Closed)),
             RecvState::Open | RecvState::Complete => {
-                self.turns.wait(&mut stream.reader, waker);
+                self.signals.wait(&mut stream.reader, waker);
                 Poll::Pending
             }
         };
@@ -304,7 +304,7 @@ impl Streams<'_> {
             self.note_lingering(id);
         }
         if taken.transmit {
-            self.turns.want();
+            self.signals.want_turn();
         }
         self.charge(Way::Receive, id, taken.filled);
         self.give_credit();
@@ -343,7 +343,7 @@ impl Streams<'_> {
                 .stop(code)
                 .map_err(|_| StreamError::Closed)?;
         }
-        self.turns.want();
+        self.signals.want_turn();
         Ok(())
     }
 
@@ -428,7 +428,7 @@ impl Streams<'_> {
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
-                self.turns.make_due(&mut stream.reader);
+                self.signals.make_due(&mut stream.reader);
             }
         }
         self.streams.receiving.due = due;
@@ -451,7 +451,7 @@ impl Streams<'_> {
             return;
         };
         if !self.streams.receiving.note(id, &mut stream.receive) {
-            self.turns.make_due(&mut stream.reader);
+            self.signals.make_due(&mut stream.reader);
         }
     }
 
@@ -517,7 +517,7 @@ impl Streams<'_> {
     /// Gives the peer as much credit as is free.
     pub(super) fn give_credit(&mut self) {
         if self.streams.receiving.window.give_credit(self.quic) {
-            self.turns.want();
+            self.signals.want_turn();
         }
     }
 
@@ -546,7 +546,7 @@ impl Streams<'_> {
                 receiving.moved += u64::from(taken.pieces);
             }
             if taken.transmit {
-                self.turns.want();
+                self.signals.want_turn();
             }
             self.give_credit();
             if !taken.is_unfinished {

@@ -63,7 +63,7 @@ impl Streams<'_> {
             .get_mut(&id)
             .ok_or(StreamError::Closed)?;
         let all = &mut self.streams.gathering;
-        let turn = NonZeroU32::new(self.turns.count() as u32);
+        let turn = NonZeroU32::new(self.signals.turn() as u32);
         if gathers_no_more && !stream.gather.is_empty() {
             // quinn-proto has just taken what it could and reported that the stream is blocked, so
             // an event will report that it is writable again.
@@ -74,7 +74,7 @@ impl Streams<'_> {
             if taken == 0 {
                 return self.wait_to_write(id, waker, is_held_back);
             }
-            self.turns.want();
+            self.signals.want_turn();
             return Poll::Ready(Ok(taken));
         }
         // A message beside a transfer then needs no task to run before it leaves.
@@ -98,11 +98,11 @@ impl Streams<'_> {
             stream.gather.add(all, id, data, chunk_bytes);
             written = Ok(data.len());
         } else if is_blocked {
-            self.turns.wait(&mut stream.writer, waker);
+            self.signals.wait(&mut stream.writer, waker);
         }
         self.note_written(id, is_blocked);
         // Blocked or not: DATA_BLOCKED or STREAM_DATA_BLOCKED may be due (RFC 9000 §4.1).
-        self.turns.want();
+        self.signals.want_turn();
         match written {
             Ok(written) => Poll::Ready(Ok(written)),
             Err(WriteError::Blocked) => Poll::Pending,
@@ -117,7 +117,7 @@ impl Streams<'_> {
     /// quinn-proto reports it otherwise.
     fn wait_to_write<T>(&mut self, id: StreamId, waker: &Waker, is_held_back: bool) -> Poll<T> {
         if let Some(stream) = self.streams.states.get_mut(&id) {
-            self.turns.wait(&mut stream.writer, waker);
+            self.signals.wait(&mut stream.writer, waker);
         }
         if is_held_back {
             self.join_write_line(id);
@@ -155,7 +155,7 @@ impl Streams<'_> {
             self.leave_write_line(id);
         } else if self.streams.write_line.holds_back(stream.ticket) {
             self.join_write_line(id);
-            self.turns.want();
+            self.signals.want_turn();
             return Ok(());
         }
         self.flush(id);
@@ -181,7 +181,7 @@ impl Streams<'_> {
         }
         self.leave_write_line(id);
         self.streams.undelivered.remove(&id);
-        self.turns.want();
+        self.signals.want_turn();
         Ok(())
     }
 
@@ -308,7 +308,7 @@ impl Streams<'_> {
             } else {
                 line.call(ticket);
             }
-            self.turns.make_due(&mut stream.writer);
+            self.signals.make_due(&mut stream.writer);
             if has_gathered {
                 is_relay = true;
                 self.flush(id);
@@ -330,7 +330,7 @@ impl Streams<'_> {
             let line = &mut self.streams.write_line;
             if written > 0 {
                 // There is room again.
-                self.turns.make_due(&mut stream.writer);
+                self.signals.make_due(&mut stream.writer);
                 if let Some(ticket) = stream.ticket.take() {
                     line.leave(ticket);
                 }
@@ -360,7 +360,7 @@ impl Streams<'_> {
                 self.note_lingering(id);
             }
         }
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     /// The peer has sent STOP_SENDING.
@@ -370,7 +370,7 @@ impl Streams<'_> {
         };
         stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Stopped(code.into_inner());
-        self.turns.make_due(&mut stream.writer);
+        self.signals.make_due(&mut stream.writer);
         let (dropped, may_linger) = (stream.dropped, stream.may_linger());
         self.leave_write_line(id);
         if dropped {
@@ -381,7 +381,7 @@ impl Streams<'_> {
         self.streams.undelivered.remove(&id);
         // RFC 9000 §3.5: the answer to STOP_SENDING is RESET_STREAM, preferably with the same code.
         let _ = self.quic.send_stream(id).reset(code);
-        self.turns.want();
+        self.signals.want_turn();
     }
 
     /// Sets how many written and unacknowledged bytes there is memory for.
@@ -407,7 +407,7 @@ impl Streams<'_> {
         if let Some(window) = changed {
             self.quic.set_send_window(window);
             // Writers may go on.
-            self.turns.want();
+            self.signals.want_turn();
         }
     }
 }
