@@ -25,7 +25,7 @@ struct Bytes {
 #[derive(Debug)]
 pub(super) struct BudgetShare {
     bytes: u64,
-    /// What it held when that was last counted exactly, or less since.
+    /// What it held of received data when that was last counted exactly, or less since.
     exact: u64,
     kept: u64,
     grown: u64,
@@ -89,21 +89,22 @@ impl BudgetShare {
     /// Sets the number of bytes that the connection holds.
     pub(super) fn set(&mut self, bytes: u64, budget: &Budget) {
         change(&budget.0.used, &mut self.bytes, bytes);
-        self.exact = self.exact.min(bytes);
     }
 
-    /// Whether the connection is to be counted exactly: half of the budget is used, and the
-    /// connection holds much more than when it was last.
+    /// Whether received data is to be counted exactly, of which the connection holds this number of
+    /// bytes: half of the budget is used, and that is much more than when it was last.
     ///
-    /// Otherwise it may hold less, because a datagram counts for each stream of which it has a
-    /// frame. Such counts of a few peers would take the rest of the budget from all others.
-    pub(super) fn is_doubtful(&self, budget: &Budget) -> bool {
-        !budget.has_half() && self.bytes - self.exact > DOUBTFUL_BYTES
+    /// It may be less, because a datagram counts for each stream of which it has a frame. Such
+    /// counts of a few peers would take the rest of the budget from all others.
+    pub(super) fn is_doubtful(&mut self, received: u64, budget: &Budget) -> bool {
+        self.exact = self.exact.min(received);
+        let doubtful = DOUBTFUL_BYTES.min(budget.allowance() / DOUBTFUL_PART);
+        !budget.has_half() && received - self.exact > doubtful
     }
 
-    /// Notes that what it holds was counted exactly.
-    pub(super) fn note_exact(&mut self) {
-        self.exact = self.bytes;
+    /// Notes that this was counted exactly.
+    pub(super) fn note_exact(&mut self, received: u64) {
+        self.exact = received;
     }
 
     /// Sets the number of bytes that it keeps whatever the application reads.
@@ -153,8 +154,10 @@ fn change(total: &AtomicU64, part: &mut u64, bytes: u64) {
 const PART: u64 = 4;
 
 /// By how much more a connection may hold than when it was last counted exactly, before it is
-/// counted so again. To count takes a look at each of its streams.
+/// counted so again: this, and a part of what it may hold. To count takes a look at each of its
+/// streams.
 const DOUBTFUL_BYTES: u64 = 1024 * 1024;
+const DOUBTFUL_PART: u64 = 8;
 
 /// Larger than any window, unless a user has configured it so.
 const PLENTY: u64 = 1 << 40;
@@ -231,23 +234,27 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_doubtful_while_half_is_used_and_they_hold_more_than_was_counted() {
+    fn counts_are_doubtful_while_half_is_used_and_they_have_grown() {
         let budget = Budget::new(LIMIT);
+        let mut others = BudgetShare::default();
         let mut share = BudgetShare::default();
-        share.set(LIMIT / 2 - 1, &budget);
-        assert!(!share.is_doubtful(&budget), "half is left");
-        share.set(LIMIT / 2, &budget);
-        assert!(share.is_doubtful(&budget));
-        share.note_exact();
-        share.set(LIMIT / 2 + DOUBTFUL_BYTES, &budget);
-        assert!(!share.is_doubtful(&budget));
-        share.set(LIMIT / 2 + DOUBTFUL_BYTES + 1, &budget);
-        assert!(share.is_doubtful(&budget));
+        others.set(LIMIT / 2 - 1, &budget);
+        assert!(!share.is_doubtful(LIMIT, &budget), "half is left");
+        others.set(LIMIT / 2, &budget);
+        let doubtful = LIMIT / 2 / PART / DOUBTFUL_PART;
+        assert_eq!(doubtful, DOUBTFUL_BYTES);
+        assert!(!share.is_doubtful(doubtful, &budget));
+        assert!(share.is_doubtful(doubtful + 1, &budget));
+        share.note_exact(doubtful + 1);
+        assert!(!share.is_doubtful(2 * doubtful + 1, &budget));
+        assert!(share.is_doubtful(2 * doubtful + 2, &budget));
         // What was given up has to be counted again.
-        share.note_exact();
-        share.set(LIMIT / 2, &budget);
-        share.set(LIMIT / 2 + DOUBTFUL_BYTES + 1, &budget);
-        assert!(share.is_doubtful(&budget));
+        assert!(!share.is_doubtful(0, &budget));
+        assert!(share.is_doubtful(doubtful + 1, &budget));
+        // The less is left, the more exactly.
+        others.set(LIMIT, &budget);
+        assert!(!share.is_doubtful(LEAST / DOUBTFUL_PART, &budget));
+        assert!(share.is_doubtful(LEAST / DOUBTFUL_PART + 1, &budget));
     }
 
     #[test]

@@ -225,6 +225,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.note_path_response();
         }
         self.slot.inbox.shrink(false);
+        self.resolve_doubts();
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {
             return debt;
@@ -332,15 +333,21 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
+    /// Counts received data exactly if its count is doubtful. The work is billed to the connection.
+    fn resolve_doubts(&mut self) {
+        let received = self.connection.held_bytes();
+        if self.slot.budget.is_doubtful(received, self.budget) {
+            self.connection.count_exactly(false);
+            self.slot.budget.note_exact(self.connection.held_bytes());
+        }
+    }
+
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
     fn share_memory(&mut self) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
-        if is_over || self.slot.budget.is_doubtful(self.budget) {
-            if self.connection.count_exactly() {
-                is_over = self.charge_budget();
-            }
-            self.slot.budget.note_exact();
+        if is_over && self.connection.count_exactly(true) {
+            is_over = self.charge_budget();
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;

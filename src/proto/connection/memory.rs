@@ -21,10 +21,10 @@ impl Connection {
         self.streams.kept_bytes()
     }
 
-    /// Counts what it holds of received data exactly. Returns whether that may have changed the
-    /// count.
-    pub(in crate::proto) fn count_exactly(&mut self) -> bool {
-        self.streams().count_exactly()
+    /// Counts what it holds of received data exactly; without `all`, but for few streams whose
+    /// readers are far behind. Returns whether that may have changed the count.
+    pub(in crate::proto) fn count_exactly(&mut self, all: bool) -> bool {
+        self.streams().count_exactly(all)
     }
 
     /// Sets how many bytes it may hold in each direction.

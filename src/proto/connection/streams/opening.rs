@@ -10,10 +10,10 @@ use quinn_proto::{Dir, Side, VarInt};
 use super::{SendState, StreamId, StreamState, StreamStates, Streams, receive_part::RecvState};
 use crate::error::ConnectionError;
 
-/// Streams of ours that the application has dropped and that are not over for quinn-proto, because
-/// the peer has not acknowledged our end or has not told its own (RFC 9000 §3.5). It keeps some
-/// 2 KB for each. With as many as this, the application has to wait with further ones.
-const MOST_UNENDED: usize = 4096;
+/// Streams of ours that the application has dropped and whose sending part, or whose receiving part
+/// (RFC 9000 §3.5), is not over for quinn-proto. It keeps some 2 KB for each. With as many as this
+/// of either kind, the application has to wait with further ones.
+const MOST_UNENDED: u64 = 4096;
 
 /// The factor by which the limit grows when half of it is used: in one step from 100 to the usual
 /// 256.
@@ -52,8 +52,9 @@ impl Streams<'_> {
     }
 
     fn has_many_unended(&mut self) -> bool {
-        let sending = self.quic.streams().send_streams();
-        let unsent = sending.saturating_sub(self.streams.states.len());
+        let sending = self.quic.streams().send_streams() as u64;
+        let others = u64::from(self.streams.own) + self.quic.streams().remote_open_streams(Dir::Bi);
+        let unsent = sending.saturating_sub(others);
         unsent.max(self.streams.receiving.stopped()) >= MOST_UNENDED
     }
 

@@ -282,10 +282,12 @@ impl ReceivePart {
     }
 
     /// Whether quinn-proto may hold less than is counted, and not only because the application does
-    /// not read: what is left lies behind a gap, was dropped as a duplicate, or was merged.
+    /// not read: what is left lies behind a gap, was dropped as a duplicate, shares its datagrams
+    /// with other streams, or was merged.
     pub(super) fn is_in_doubt(&self) -> bool {
-        let is_inexact = !self.backlog.is_news() || self.backlog.may_be_merged();
-        self.state == RecvState::Open && is_inexact && self.backlog.held() > 0
+        let is_exact =
+            self.backlog.is_news() && self.backlog.is_tight() && !self.backlog.may_be_merged();
+        self.state == RecvState::Open && !is_exact && self.backlog.held() > 0
     }
 
     /// Notes that the application reads no more of it.

@@ -143,8 +143,8 @@ impl Receiving {
     }
 
     /// Streams of ours that were stopped and that the peer has not ended.
-    pub(super) fn stopped(&self) -> usize {
-        self.stopped.own() as usize
+    pub(super) fn stopped(&self) -> u64 {
+        self.stopped.own().into()
     }
 
     /// How far the peer may be ahead of readers, if the window has grown.

@@ -105,11 +105,14 @@ impl Streams<'_> {
         }
     }
 
-    /// Takes out what cannot be read yet, so that no more is counted than is held. Returns whether
-    /// there was something to take.
-    pub(crate) fn count_exactly(&mut self) -> bool {
+    /// Takes out what is in doubt, so that no more is counted than is held; with `all`, also from
+    /// streams that were left because their readers are far behind. Returns whether there was
+    /// something to take.
+    pub(crate) fn count_exactly(&mut self, all: bool) -> bool {
         let in_doubt: Vec<_> = (self.streams.states.iter())
-            .filter_map(|(&id, stream)| stream.receive.is_in_doubt().then_some(id))
+            .filter(|(_, stream)| stream.receive.is_in_doubt())
+            .filter(|(_, stream)| all || !stream.receive.is_left)
+            .map(|(&id, _)| id)
             .collect();
         for &id in &in_doubt {
             self.drain(id, true);
