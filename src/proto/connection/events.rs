@@ -4,7 +4,8 @@ use std::mem;
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionError as QuicError, ConnectionEvent, EndpointEvent, Event, TransportErrorCode, VarInt,
+    ConnectionError as QuicError, ConnectionEvent, EndpointEvent, Event, StreamEvent,
+    TransportErrorCode, VarInt,
 };
 
 use super::{Authenticated, Connection, ending::CloseToSend, peer};
@@ -82,10 +83,22 @@ impl Connection {
                     );
                     self.lose(error, handshake);
                 }
-                Event::Stream(event) => self.streams().on_event(event),
+                Event::Stream(event) => self.handle_stream_event(event),
             }
         }
         established
+    }
+
+    fn handle_stream_event(&mut self, event: StreamEvent) {
+        let mut streams = self.streams();
+        match event {
+            StreamEvent::Opened { .. } => streams.on_opened(),
+            StreamEvent::Available { .. } => streams.on_available(),
+            StreamEvent::Readable { id } => streams.on_readable(id),
+            StreamEvent::Writable { id } => streams.on_writable(id),
+            StreamEvent::Stopped { id, error_code } => streams.on_stopped(id, error_code),
+            StreamEvent::Finished { id } => streams.on_finished(id),
+        }
     }
 
     fn on_connected(&mut self) -> bool {

@@ -18,7 +18,7 @@ mod writing;
 
 use std::{sync::Arc, task::Waker, time::Instant};
 
-use quinn_proto::{StreamEvent, VarInt};
+use quinn_proto::VarInt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use self::window::ReceiveWindows;
@@ -65,19 +65,6 @@ pub(crate) struct Streams<'a> {
 }
 
 impl Streams<'_> {
-    pub(super) fn on_event(&mut self, event: StreamEvent) {
-        match event {
-            StreamEvent::Opened { .. } => self.on_opened(),
-            StreamEvent::Available { .. } => self.signals.make_due(&mut self.streams.outbound),
-            StreamEvent::Readable { id } => self.on_readable(id),
-            StreamEvent::Writable { id } => self.on_writable(id),
-            StreamEvent::Stopped { id, error_code } => self.on_stopped(id, error_code),
-            StreamEvent::Finished { id } => {
-                self.streams.undelivered.remove(&id);
-            }
-        }
-    }
-
     /// The application has dropped the stream. Ends our half with FIN, and the peer's with
     /// STOP_SENDING if it was not read to its end.
     pub(crate) fn let_go(&mut self, id: StreamId) {

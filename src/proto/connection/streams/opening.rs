@@ -58,6 +58,11 @@ impl Streams<'_> {
         unsent.max(self.streams.receiving.stopped()) >= MOST_UNENDED
     }
 
+    /// The peer permits more streams.
+    pub(in crate::proto::connection) fn on_available(&mut self) {
+        self.signals.make_due(&mut self.streams.outbound);
+    }
+
     /// Takes the next stream that the peer has opened.
     ///
     /// A stream that is not taken counts against the peer's limit, so an application that takes
@@ -96,7 +101,7 @@ impl Streams<'_> {
 
     /// The peer has opened streams. Their data is managed from now on, even before the application
     /// takes them.
-    pub(super) fn on_opened(&mut self) {
+    pub(in crate::proto::connection) fn on_opened(&mut self) {
         if self.loss.is_some() {
             self.refuse_new();
             return;

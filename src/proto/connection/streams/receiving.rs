@@ -444,7 +444,7 @@ impl Streams<'_> {
     }
 
     /// A frame of the stream has arrived.
-    pub(super) fn on_readable(&mut self, id: StreamId) {
+    pub(in crate::proto::connection) fn on_readable(&mut self, id: StreamId) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             // It was refused when this datagram opened it.
             self.streams.receiving.refused_frames += 1;

@@ -227,7 +227,7 @@ impl Streams<'_> {
     }
 
     /// quinn-proto has reported that the stream may write again.
-    pub(super) fn on_writable(&mut self, id: StreamId) {
+    pub(in crate::proto::connection) fn on_writable(&mut self, id: StreamId) {
         self.streams.write_line.open();
         self.join_write_line(id);
     }
@@ -363,8 +363,13 @@ impl Streams<'_> {
         self.signals.want_turn();
     }
 
+    /// The peer has acknowledged all of the stream.
+    pub(in crate::proto::connection) fn on_finished(&mut self, id: StreamId) {
+        self.streams.undelivered.remove(&id);
+    }
+
     /// The peer has sent STOP_SENDING.
-    pub(super) fn on_stopped(&mut self, id: StreamId, code: VarInt) {
+    pub(in crate::proto::connection) fn on_stopped(&mut self, id: StreamId, code: VarInt) {
         let Some(stream) = self.streams.states.get_mut(&id) else {
             return;
         };
