@@ -88,3 +88,39 @@ pub(crate) fn poll_moving<E>(
     }
     Poll::Ready(moved)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        mem,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use tokio::{spawn, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn task_is_polled_again_when_the_other_tasks_have_run() {
+        let has_run = Arc::new(AtomicBool::new(false));
+        let mut is_first = true;
+        let task = spawn({
+            let has_run = Arc::clone(&has_run);
+            poll_fn(move |cx| {
+                if mem::take(&mut is_first) {
+                    wake_after_others(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(has_run.load(Ordering::Relaxed))
+            })
+        });
+        spawn(async move { has_run.store(true, Ordering::Relaxed) });
+        let had_run = timeout(Duration::from_secs(20), task).await;
+        assert!(matches!(had_run, Ok(Ok(true))));
+    }
+}

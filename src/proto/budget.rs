@@ -96,15 +96,21 @@ impl BudgetShare {
     ///
     /// It may be less, because a datagram counts for each stream of which it has a frame. Such
     /// counts of a few peers would take the rest of the budget from all others.
-    pub(super) fn is_doubtful(&mut self, received: u64, budget: &Budget) -> bool {
-        self.exact = self.exact.min(received);
+    pub(super) fn is_doubtful(&self, received: u64, budget: &Budget) -> bool {
         let doubtful = DOUBTFUL_BYTES.min(budget.allowance() / DOUBTFUL_PART);
-        !budget.has_half() && received - self.exact > doubtful
+        !budget.has_half() && received.saturating_sub(self.exact) > doubtful
     }
 
     /// Notes that this was counted exactly.
     pub(super) fn note_exact(&mut self, received: u64) {
         self.exact = received;
+    }
+
+    /// Notes how much received data there is. Returns whether it is more than was counted exactly.
+    pub(super) fn has_risen(&mut self, received: u64) -> bool {
+        let has_risen = received > self.exact;
+        self.exact = self.exact.min(received);
+        has_risen
     }
 
     /// Sets the number of bytes that it keeps whatever the application reads.
@@ -249,7 +255,8 @@ mod tests {
         assert!(!share.is_doubtful(2 * doubtful + 1, &budget));
         assert!(share.is_doubtful(2 * doubtful + 2, &budget));
         // What was given up has to be counted again.
-        assert!(!share.is_doubtful(0, &budget));
+        assert!(!share.has_risen(0));
+        assert!(share.has_risen(1));
         assert!(share.is_doubtful(doubtful + 1, &budget));
         // The less is left, the more exactly.
         others.set(LIMIT, &budget);

@@ -346,8 +346,13 @@ impl<S: SocketHandle> Turn<'_, S> {
     fn share_memory(&mut self) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
-        if is_over && self.connection.count_exactly(true) {
-            is_over = self.charge_budget();
+        let received = self.connection.held_bytes();
+        let has_risen = self.slot.budget.has_risen(received);
+        if is_over && (has_risen || !self.slot.refuses_data) {
+            if self.connection.count_exactly(true) {
+                is_over = self.charge_budget();
+            }
+            (self.slot.budget).note_exact(self.connection.held_bytes());
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;

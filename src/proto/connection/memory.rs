@@ -21,8 +21,8 @@ impl Connection {
         self.streams.kept_bytes()
     }
 
-    /// Counts what it holds of received data exactly; without `all`, but for few streams whose
-    /// readers are far behind. Returns whether that may have changed the count.
+    /// Counts what it holds of received data exactly; without `all`, only of streams whose readers
+    /// are not far behind. Returns whether that may have changed the count.
     pub(in crate::proto) fn count_exactly(&mut self, all: bool) -> bool {
         self.streams().count_exactly(all)
     }

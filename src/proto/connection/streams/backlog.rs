@@ -77,10 +77,8 @@ pub(super) struct Backlog {
     /// Memory of the datagrams of pieces that may be copied into one buffer, of which the last of
     /// them keeps all.
     loose: u32,
-    /// Bytes that were taken of the piece that is read, and the most of one that may have been
-    /// copied.
+    /// Bytes that were taken of the piece that is read.
     taken: u32,
-    most_taken: u32,
     /// How many bytes those frames have that are [`Share::Next`], at least and at most, but for
     /// short ones.
     shortest: u16,
@@ -104,8 +102,16 @@ impl Backlog {
     /// Notes a frame. If the stream has `gaps`, the frame may fill several of them, and so become
     /// several pieces: what lies between the gaps has arrived before.
     ///
-    /// Nothing that it has came in another frame that fills its packet, if it does.
-    pub(super) fn add(&mut self, arrival: Arrival, gaps: u32, share: Share, is_unordered: bool) {
+    /// Nothing that it has came in another frame that fills its packet, if it does. If all have
+    /// followed each other, `left` bytes are left of them.
+    pub(super) fn add(
+        &mut self,
+        arrival: Arrival,
+        gaps: u32,
+        share: Share,
+        left: u64,
+        is_unordered: bool,
+    ) {
         let is_crumb = self.is_news && self.last == arrival.number;
         self.shared += u16::from(is_crumb && !self.is_crumb && self.shared < u16::MAX);
         self.is_crumb = is_crumb;
@@ -127,7 +133,7 @@ impl Backlog {
             let cuts = u32::from(runs).min(arrival.held / 2);
             self.add_loose(arrival, u32::from(parts) + cuts);
         }
-        if is_crumb || !self.continues_evenly(share) {
+        if is_crumb || !self.continues_evenly(share) || self.is_copied_again(left) {
             self.note_several();
         }
         self.frames = self.frames.saturating_add(1);
@@ -168,6 +174,13 @@ impl Backlog {
         self.short <= MOST_SHORT
     }
 
+    /// Whether quinn-proto may copy what is left of a copy, and into several pieces: what was taken
+    /// of it is over-allocation. A fifth of what is left may be so as well, and the limit is half
+    /// again as much as what is left.
+    fn is_copied_again(&self, left: u64) -> bool {
+        self.may_be_copied && u64::from(self.taken) * 10 > left.saturating_mul(13)
+    }
+
     /// quinn-proto counts the memory of a datagram for each piece.
     fn add_loose(&mut self, arrival: Arrival, parts: u32) {
         let loose = arrival.held.saturating_mul(1 + CUT_BY_ONE + parts);
@@ -185,16 +198,16 @@ impl Backlog {
         if is_whole_piece && is_ordered {
             self.frames = self.frames.saturating_sub(1);
         }
-        let held = self.held.saturating_sub(bytes as u32).min(self.most_left());
-        self.held = held.max(self.kept().min(self.held));
+        let merged = self.merged();
+        if merged == 0 {
+            self.held = self.held.saturating_sub(bytes as u32);
+        }
+        self.held = self.held.min(self.most_left().saturating_add(merged));
         self.taken = if is_whole_piece {
             0
         } else {
             self.taken.saturating_add(bytes as u32)
         };
-        if self.may_be_copied {
-            self.most_taken = self.most_taken.max(self.taken);
-        }
         self.crumbs = u16::from(self.crumbs).min(self.frames) as u8;
     }
 
@@ -218,15 +231,8 @@ impl Backlog {
         u64::from(self.shared.min(self.frames)) * u64::from(self.largest)
     }
 
-    /// What counts as long as something is left, whatever is taken.
-    ///
-    /// What was taken of a copy is over-allocation. When it is more than half again as much as all
-    /// that is left, quinn-proto copies that too, and into several pieces if their sizes differ.
-    fn kept(&self) -> u32 {
-        self.merged().max(self.most_taken / 3 * 2)
-    }
-
-    /// What counts until nothing is left, because pieces may have been copied into one buffer.
+    /// What may be kept beside a datagram for each piece, until nothing is left, because pieces may
+    /// have been copied into one buffer.
     fn merged(&self) -> u32 {
         if self.may_be_copied && self.has_several {
             u32::MAX
@@ -290,6 +296,11 @@ impl Backlog {
         self.merged() > 0
     }
 
+    /// Whether what is counted may be more than what is left of the pieces.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        !self.is_news || self.may_be_copied || self.loose > 0
+    }
+
     /// Whether more is counted than may be left of the pieces, by far.
     pub(super) fn is_inexact(&self) -> bool {
         self.may_be_merged() && self.held > self.most_left().saturating_add(INEXACT_BYTES)
@@ -323,7 +334,13 @@ mod tests {
     fn backlog(frames: u32, share: Share) -> Backlog {
         let mut backlog = Backlog::default();
         for number in 0..frames {
-            backlog.add(Arrival { number, held: HELD }, 0, share, false);
+            backlog.add(
+                Arrival { number, held: HELD },
+                0,
+                share,
+                u64::MAX / 13,
+                false,
+            );
         }
         backlog
     }
@@ -375,7 +392,7 @@ mod tests {
         let mut late = backlog(2049, NEXT);
         late.took(1_000_000, false, true);
         let before = late.held();
-        late.add(LATER, 0, Share::Full, false);
+        late.add(LATER, 0, Share::Full, u64::MAX / 13, false);
         assert_eq!(late.held(), before + u64::from(HELD));
         assert_all_counts(late);
     }
@@ -385,7 +402,13 @@ mod tests {
         let mut backlog = Backlog::default();
         for number in 0..=MOST_UNCOPIED {
             let share = Share::Next(others(number).unwrap_or(bytes));
-            backlog.add(Arrival { number, held: HELD }, 0, share, false);
+            backlog.add(
+                Arrival { number, held: HELD },
+                0,
+                share,
+                u64::MAX / 13,
+                false,
+            );
         }
         backlog
     }
@@ -420,7 +443,7 @@ mod tests {
             let mut backlog = Backlog::default();
             for (number, &bytes) in lengths.iter().enumerate() {
                 let arrival = Arrival { number: number as u32, held: HELD };
-                backlog.add(arrival, 0, Share::Next(bytes), false);
+                backlog.add(arrival, 0, Share::Next(bytes), u64::MAX / 13, false);
                 let first = number.checked_sub(MOST_UNCOPIED as usize);
                 let Some(first) = first.filter(|first| first % 61 == 0) else {
                     continue;
@@ -441,7 +464,7 @@ mod tests {
             number: 2047,
             held: HELD,
         };
-        backlog.add(last, 0, Share::Part, false);
+        backlog.add(last, 0, Share::Part, u64::MAX / 13, false);
         assert_all_counts(backlog);
     }
 
@@ -450,16 +473,28 @@ mod tests {
         let mut full = Backlog::default();
         for number in 0..1025 {
             assert!(!full.may_be_merged(), "{number}");
-            full.add(Arrival { number, held: HELD }, 0, Share::Full, true);
+            full.add(
+                Arrival { number, held: HELD },
+                0,
+                Share::Full,
+                u64::MAX / 13,
+                true,
+            );
         }
         assert!(full.may_be_merged());
         // By what came before.
         for (frames, may_be_merged) in [(16, false), (17, true)] {
             let mut backlog = Backlog::default();
             for number in 0..frames {
-                backlog.add(Arrival { number, held: HELD }, 0, Share::Full, true);
+                backlog.add(
+                    Arrival { number, held: HELD },
+                    0,
+                    Share::Full,
+                    u64::MAX / 13,
+                    true,
+                );
             }
-            backlog.add(LATER, 0, Share::Part, true);
+            backlog.add(LATER, 0, Share::Part, u64::MAX / 13, true);
             assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
         }
     }
@@ -469,7 +504,13 @@ mod tests {
         let mut backlog = Backlog::default();
         for number in 0..6 {
             for share in [NEXT, Share::Part] {
-                backlog.add(Arrival { number, held: HELD }, 0, share, false);
+                backlog.add(
+                    Arrival { number, held: HELD },
+                    0,
+                    share,
+                    u64::MAX / 13,
+                    false,
+                );
             }
         }
         let later = |number| Arrival {
@@ -477,7 +518,7 @@ mod tests {
             held: HELD,
         };
         for number in 0..6 {
-            backlog.add(later(number), 0, Share::Full, false);
+            backlog.add(later(number), 0, Share::Full, u64::MAX / 13, false);
         }
         for _ in 0..6 {
             backlog.took(DATA, true, true);
@@ -487,17 +528,19 @@ mod tests {
     }
 
     #[test]
-    fn part_of_a_copy_counts_until_nothing_is_left_because_the_rest_may_be_copied_again() {
-        let mut backlog = backlog(3000, NEXT);
-        backlog.took(2_000_000, false, true);
-        backlog.took(100_000, true, true);
-        backlog.took(900_000, true, true);
-        for _ in 0..2000 {
-            backlog.took(DATA, true, true);
+    fn all_counts_once_the_rest_of_a_copy_may_be_copied_again() {
+        const LEFT: u64 = 1_000_000;
+        for (taken, may_be_merged) in [(1_300_000, false), (1_300_001, true)] {
+            let mut backlog = backlog(3000, NEXT);
+            backlog.took(taken, false, true);
+            let before = backlog.held();
+            backlog.add(LATER, 0, NEXT, LEFT, false);
+            assert_eq!(backlog.may_be_merged(), may_be_merged, "{taken}");
+            assert_eq!(backlog.held(), before + u64::from(HELD));
+            if may_be_merged {
+                assert_all_counts(backlog);
+            }
         }
-        assert!(backlog.held() >= 2_000_000 / 3 * 2, "{}", backlog.held());
-        backlog.clear();
-        assert_eq!(backlog.held(), 0);
     }
 
     #[test]

@@ -135,7 +135,10 @@ impl ReceivePart {
             _ => Share::Part,
         };
         let before = self.backlog.held();
-        self.backlog.add(arrival, gaps, share, self.is_unordered);
+        let read = self.position() + self.ready();
+        let left = self.full_until.saturating_sub(read);
+        self.backlog
+            .add(arrival, gaps, share, left, self.is_unordered);
         self.backlog.held() - before
     }
 
@@ -285,9 +288,7 @@ impl ReceivePart {
     /// not read: what is left lies behind a gap, was dropped as a duplicate, shares its datagrams
     /// with other streams, or was merged.
     pub(super) fn is_in_doubt(&self) -> bool {
-        let is_exact =
-            self.backlog.is_news() && self.backlog.is_tight() && !self.backlog.may_be_merged();
-        self.state == RecvState::Open && !is_exact && self.backlog.held() > 0
+        self.state == RecvState::Open && self.backlog.is_in_doubt() && self.backlog.held() > 0
     }
 
     /// Notes that the application reads no more of it.

@@ -106,12 +106,12 @@ impl Streams<'_> {
     }
 
     /// Takes out what is in doubt, so that no more is counted than is held; with `all`, also from
-    /// streams that were left because their readers are far behind. Returns whether there was
-    /// something to take.
+    /// streams whose readers are far behind. Returns whether there was something to take.
     pub(crate) fn count_exactly(&mut self, all: bool) -> bool {
+        let receiving = &self.streams.receiving;
         let in_doubt: Vec<_> = (self.streams.states.iter())
             .filter(|(_, stream)| stream.receive.is_in_doubt())
-            .filter(|(_, stream)| all || !stream.receive.is_left)
+            .filter(|(_, stream)| all || stream.receive.ready() < receiving.read_ahead)
             .map(|(&id, _)| id)
             .collect();
         for &id in &in_doubt {
