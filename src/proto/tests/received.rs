@@ -240,6 +240,31 @@ fn what_comes_behind_a_gap_is_moved_at_once() {
     assert_eq!(scene.network.waiting_tasks(), 0);
 }
 
+/// If the stream is read in any order, because a pile was behind a gap before.
+#[test]
+fn read_that_meets_a_gap_moves_all_that_is_behind_it() {
+    let mut scene = Scene::new(Hostile::Dials);
+    let stream = scene.open(1)[0];
+    scene.say(&crumbs(stream, 1..151));
+    scene.say(&crumbs(stream, 0..1));
+    let accepted = scene.accept_all()[0];
+    let mut buf = [0; 1000];
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(151)));
+    scene.say(&[
+        Frame::stream(stream, 152, b"x"),
+        Frame::stream(stream, 154, b"x"),
+    ]);
+    assert_eq!(holding(&scene.victim).bytes, 0);
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, None);
+    let Holding { bytes, gaps, .. } = holding(&scene.victim);
+    assert_eq!((bytes, gaps), (2, 2));
+    scene.say(&[Frame::stream(stream, 151, &[b'x'; 5])]);
+    let read = scene.victim.read(accepted, &mut buf).now_or_never();
+    assert_eq!(read, Some(Ok(5)));
+}
+
 #[test]
 fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
     let mut scene = Scene::new(Hostile::Dials);
