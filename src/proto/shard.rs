@@ -57,7 +57,7 @@ use crate::sync::Mutex;
 
 /// One quinn-proto endpoint with its connections.
 ///
-/// Its user passes it datagrams ([`receive`](Self::receive), or [`handle`](Self::handle) for those
+/// Its user passes it datagrams ([`route`](Self::route), or [`handle`](Self::handle) for those
 /// that another shard has routed), time ([`prepare_turns`](Self::prepare_turns)) and requests of
 /// the application, and then gives turns to connections ([`serve`](Self::serve)) until none needs
 /// one.
