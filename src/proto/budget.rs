@@ -160,8 +160,8 @@ fn change(total: &AtomicU64, part: &mut u64, bytes: u64) {
 const PART: u64 = 4;
 
 /// By how much more a connection may hold than when it was last counted exactly, before it is
-/// counted so again: this, and a part of what it may hold. To count takes a look at each of its
-/// streams.
+/// counted so again: this, or an eighth of its allowance if that is less. To count takes a
+/// look at each of its streams.
 const DOUBTFUL_BYTES: u64 = 1024 * 1024;
 const DOUBTFUL_PART: u64 = 8;
 

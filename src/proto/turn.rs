@@ -337,9 +337,16 @@ impl<S: SocketHandle> Turn<'_, S> {
     fn resolve_doubts(&mut self) {
         let received = self.connection.held_bytes();
         if self.slot.budget.is_doubtful(received, self.budget) {
-            self.connection.count_exactly(false);
-            self.slot.budget.note_exact(self.connection.held_bytes());
+            self.count_exactly(false);
         }
+    }
+
+    /// Counts received data exactly; without `all`, only of streams whose readers are not far
+    /// behind. Returns whether that may have changed the count.
+    fn count_exactly(&mut self, all: bool) -> bool {
+        let may_have_changed = self.connection.count_exactly(all);
+        (self.slot.budget).note_exact(self.connection.held_bytes());
+        may_have_changed
     }
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
@@ -348,11 +355,9 @@ impl<S: SocketHandle> Turn<'_, S> {
         // Otherwise it might wait for the application to read what is not there.
         let received = self.connection.held_bytes();
         let has_risen = self.slot.budget.has_risen(received);
-        if is_over && (has_risen || !self.slot.refuses_data) {
-            if self.connection.count_exactly(true) {
-                is_over = self.charge_budget();
-            }
-            (self.slot.budget).note_exact(self.connection.held_bytes());
+        let is_new = has_risen || !self.slot.refuses_data;
+        if is_over && is_new && self.count_exactly(true) {
+            is_over = self.charge_budget();
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {
             self.slot.refuses_data = is_over;

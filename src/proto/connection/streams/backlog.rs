@@ -113,7 +113,9 @@ impl Backlog {
         is_unordered: bool,
     ) {
         let is_crumb = self.is_news && self.last == arrival.number;
-        self.shared += u16::from(is_crumb && !self.is_crumb && self.shared < u16::MAX);
+        if is_crumb && !self.is_crumb {
+            self.shared = self.shared.saturating_add(1);
+        }
         self.is_crumb = is_crumb;
         self.is_news = true;
         self.last = arrival.number;
@@ -298,7 +300,7 @@ impl Backlog {
 
     /// Whether what is counted may be more than what is left of the pieces.
     pub(super) fn is_in_doubt(&self) -> bool {
-        !self.is_news || self.may_be_copied || self.loose > 0
+        !self.is_news || self.may_be_copied || !self.is_tight()
     }
 
     /// Whether more is counted than may be left of the pieces, by far.
@@ -331,16 +333,17 @@ mod tests {
     const HELD: u32 = 1452;
     const DATA: usize = 1400;
 
+    /// Bytes left of a copy, of which quinn-proto makes no second one.
+    const MUCH: u64 = u64::MAX;
+
     fn backlog(frames: u32, share: Share) -> Backlog {
+        backlog_of((0..frames).map(|_| share))
+    }
+
+    fn backlog_of(shares: impl Iterator<Item = Share>) -> Backlog {
         let mut backlog = Backlog::default();
-        for number in 0..frames {
-            backlog.add(
-                Arrival { number, held: HELD },
-                0,
-                share,
-                u64::MAX / 13,
-                false,
-            );
+        for (number, share) in (0..).zip(shares) {
+            backlog.add(Arrival { number, held: HELD }, 0, share, MUCH, false);
         }
         backlog
     }
@@ -392,25 +395,15 @@ mod tests {
         let mut late = backlog(2049, NEXT);
         late.took(1_000_000, false, true);
         let before = late.held();
-        late.add(LATER, 0, Share::Full, u64::MAX / 13, false);
+        late.add(LATER, 0, Share::Full, MUCH, false);
         assert_eq!(late.held(), before + u64::from(HELD));
         assert_all_counts(late);
     }
 
     /// As many pieces as are copied, all with this number of bytes but those of some numbers.
     fn even_but(bytes: u16, others: impl Fn(u32) -> Option<u16>) -> Backlog {
-        let mut backlog = Backlog::default();
-        for number in 0..=MOST_UNCOPIED {
-            let share = Share::Next(others(number).unwrap_or(bytes));
-            backlog.add(
-                Arrival { number, held: HELD },
-                0,
-                share,
-                u64::MAX / 13,
-                false,
-            );
-        }
-        backlog
+        let bytes = (0..=MOST_UNCOPIED).map(|number| others(number).unwrap_or(bytes));
+        backlog_of(bytes.map(Share::Next))
     }
 
     #[test]
@@ -432,7 +425,10 @@ mod tests {
         #[test]
         fn no_piece_stays_beside_copied_ones_unless_all_counts(
             lots in proptest::collection::vec((1_u16..1400, 1_usize..1500), 1..10),
-            shorter in proptest::collection::vec((proptest::bool::weighted(0.2), 1_u16..1400), 1..50),
+            shorter in proptest::collection::vec(
+                (proptest::bool::weighted(0.2), 1_u16..1400),
+                1..50,
+            ),
         ) {
             let mut lengths = Vec::new();
             for (bytes, count) in lots {
@@ -443,7 +439,7 @@ mod tests {
             let mut backlog = Backlog::default();
             for (number, &bytes) in lengths.iter().enumerate() {
                 let arrival = Arrival { number: number as u32, held: HELD };
-                backlog.add(arrival, 0, Share::Next(bytes), u64::MAX / 13, false);
+                backlog.add(arrival, 0, Share::Next(bytes), MUCH, false);
                 let first = number.checked_sub(MOST_UNCOPIED as usize);
                 let Some(first) = first.filter(|first| first % 61 == 0) else {
                     continue;
@@ -464,7 +460,7 @@ mod tests {
             number: 2047,
             held: HELD,
         };
-        backlog.add(last, 0, Share::Part, u64::MAX / 13, false);
+        backlog.add(last, 0, Share::Part, MUCH, false);
         assert_all_counts(backlog);
     }
 
@@ -473,28 +469,16 @@ mod tests {
         let mut full = Backlog::default();
         for number in 0..1025 {
             assert!(!full.may_be_merged(), "{number}");
-            full.add(
-                Arrival { number, held: HELD },
-                0,
-                Share::Full,
-                u64::MAX / 13,
-                true,
-            );
+            full.add(Arrival { number, held: HELD }, 0, Share::Full, MUCH, true);
         }
         assert!(full.may_be_merged());
         // By what came before.
         for (frames, may_be_merged) in [(16, false), (17, true)] {
             let mut backlog = Backlog::default();
             for number in 0..frames {
-                backlog.add(
-                    Arrival { number, held: HELD },
-                    0,
-                    Share::Full,
-                    u64::MAX / 13,
-                    true,
-                );
+                backlog.add(Arrival { number, held: HELD }, 0, Share::Full, MUCH, true);
             }
-            backlog.add(LATER, 0, Share::Part, u64::MAX / 13, true);
+            backlog.add(LATER, 0, Share::Part, MUCH, true);
             assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
         }
     }
@@ -504,13 +488,7 @@ mod tests {
         let mut backlog = Backlog::default();
         for number in 0..6 {
             for share in [NEXT, Share::Part] {
-                backlog.add(
-                    Arrival { number, held: HELD },
-                    0,
-                    share,
-                    u64::MAX / 13,
-                    false,
-                );
+                backlog.add(Arrival { number, held: HELD }, 0, share, MUCH, false);
             }
         }
         let later = |number| Arrival {
@@ -518,7 +496,7 @@ mod tests {
             held: HELD,
         };
         for number in 0..6 {
-            backlog.add(later(number), 0, Share::Full, u64::MAX / 13, false);
+            backlog.add(later(number), 0, Share::Full, MUCH, false);
         }
         for _ in 0..6 {
             backlog.took(DATA, true, true);

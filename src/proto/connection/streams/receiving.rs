@@ -283,12 +283,6 @@ impl Streams<'_> {
         let receiving = &mut self.streams.receiving;
         // Without a permission this still meets a reset, or the end if all before it was read.
         let taken = receiving.read(self.quic, id, &mut stream.receive, &mut buf[..permitted]);
-        if taken.is_unfinished {
-            self.drain(id, false);
-        }
-        let Some(stream) = self.streams.states.get_mut(&id) else {
-            return Poll::Ready(Err(StreamError::Closed));
-        };
         let read = match stream.receive.state {
             _ if taken.filled > 0 => Poll::Ready(Ok(taken.filled)),
             RecvState::Finished => Poll::Ready(Ok(0)),
@@ -305,6 +299,9 @@ impl Streams<'_> {
         }
         if taken.transmit {
             self.signals.want_turn();
+        }
+        if taken.is_unfinished {
+            self.drain(id, false);
         }
         self.charge(Way::Receive, id, taken.filled);
         self.give_credit();
