@@ -1,6 +1,6 @@
 //! The operating system: sockets, interfaces, the clock, timers and tasks, on tokio.
 //!
-//! No other module may read the clock or make system calls.
+//! No other module reads the clock or opens sockets and files.
 
 pub(crate) mod clock;
 mod fault;

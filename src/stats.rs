@@ -236,17 +236,18 @@ pub struct ConnectionStats {
     pub shard: usize,
 }
 
-/// The connection-ID registry.
+/// Connection IDs, and what became of received datagrams.
 ///
 /// A datagram is routed by its destination connection ID alone. The IDs of a connection count here
-/// until its state is discarded, up to a second after its end (RFC 9000 §10.2). Once the state of
+/// until its state is discarded, half a second to five seconds after its end, by the round-trip
+/// time (RFC 9000 §10.2). Once the state of
 /// all connections is discarded, every figure marked *now* is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStats {
     /// Connection IDs that we have issued and peers may use, over all connections; now.
     pub active_ids: u64,
-    /// Connections that have ended and whose IDs are kept for up to a second (RFC 9000 §10.2); now.
+    /// Connections that have ended and whose IDs are kept for a while (RFC 9000 §10.2); now.
     pub closing: usize,
     /// Connections that have not ended, including those in their handshake; now.
     pub connections: usize,
@@ -257,9 +258,9 @@ pub struct RegistryStats {
     pub dropped_handshake_full: u64,
     /// Datagrams dropped because too many waited for the connection's next turn.
     pub dropped_inbox_full: u64,
-    /// Datagrams that began with handshake packets after the connection's handshake was confirmed;
-    /// those packets were dropped. Delayed packets and retransmissions of honest peers are among
-    /// them.
+    /// Datagrams that began with long headers after the connection's handshake was confirmed; the
+    /// packets with these headers were dropped. Delayed packets and retransmissions of honest peers
+    /// are among them.
     pub dropped_late_handshake: u64,
     /// Datagrams dropped because their shard was overloaded, including first packets of connections
     /// beyond [`max_incoming_handshakes`](crate::ConfigBuilder::max_incoming_handshakes),
@@ -315,11 +316,11 @@ pub struct RegistryStats {
     pub responses_sent: u64,
     /// Connection IDs that peers retired, or that were discarded with their connection.
     pub retired_ids: u64,
-    /// Datagrams routed to a connection by an ID that we issued.
-    pub routed_established: u64,
-    /// Datagrams with handshake packets routed to a connection, including those that wait for the
-    /// application's answer.
-    pub routed_initial: u64,
+    /// Datagrams that begin with a long header (RFC 8999 §5.1), as in a handshake, and that belong
+    /// to a connection or began one, whether it was admitted or not.
+    pub routed_long: u64,
+    /// Datagrams that begin with a short header (RFC 8999 §5.2) and belong to a connection.
+    pub routed_short: u64,
     /// Time spent on routing the [`timed_datagrams`](Self::timed_datagrams).
     pub routing_time: Duration,
     /// Datagrams whose routing was timed; 0 unless
@@ -497,8 +498,8 @@ impl AddAssign<&Self> for RegistryStats {
             remote_addresses,
             responses_sent,
             retired_ids,
-            routed_established,
-            routed_initial,
+            routed_short,
+            routed_long,
             routing_time,
             timed_datagrams,
             unknown,
@@ -535,8 +536,8 @@ impl AddAssign<&Self> for RegistryStats {
         self.remote_addresses += remote_addresses;
         self.responses_sent += responses_sent;
         self.retired_ids += retired_ids;
-        self.routed_established += routed_established;
-        self.routed_initial += routed_initial;
+        self.routed_short += routed_short;
+        self.routed_long += routed_long;
         self.routing_time += *routing_time;
         self.timed_datagrams += timed_datagrams;
         self.unknown += unknown;

@@ -353,7 +353,7 @@ mod failing {
                 // Steering still works.
                 let stats = other.stats();
                 assert_eq!(stats.registry.foreign, 0);
-                assert!(stats.registry.forwarded <= stats.registry.routed_established / 10);
+                assert!(stats.registry.forwarded <= stats.registry.routed_short / 10);
                 for connection in [dialled, another] {
                     connection.close().await.unwrap();
                 }

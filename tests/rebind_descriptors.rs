@@ -90,7 +90,7 @@ async fn datagrams_from_where_the_peer_has_moved_to_find_their_shard() {
             }
         }
         let stats = other.stats();
-        assert!(stats.registry.forwarded > stats.registry.routed_established / 4);
+        assert!(stats.registry.forwarded > stats.registry.routed_short / 4);
         assert_eq!(stats.registry.foreign, 0);
         assert_eq!(stats.registry.connections, connections.len());
         for (dialled, echo) in connections {

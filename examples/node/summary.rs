@@ -80,12 +80,8 @@ pub(crate) fn totals(nodes: &[(&str, Stats)]) -> String {
         ("active IDs now", |stats| stats.registry.active_ids),
         ("IDs issued", |stats| stats.registry.issued_ids),
         ("IDs retired", |stats| stats.registry.retired_ids),
-        ("routed by our ID", |stats| {
-            stats.registry.routed_established
-        }),
-        ("routed in handshakes", |stats| {
-            stats.registry.routed_initial
-        }),
+        ("routed, short header", |stats| stats.registry.routed_short),
+        ("routed, long header", |stats| stats.registry.routed_long),
         ("unknown ID", |stats| stats.registry.unknown),
         ("not QUIC", |stats| stats.registry.non_quic),
         ("malformed", |stats| stats.registry.malformed),

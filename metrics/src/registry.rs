@@ -23,9 +23,9 @@ pub(crate) const METRICS: &[Metric] = table! {
         registry.unknown [reason = "Unknown"];
         transport.dropped_crypto [reason = "Crypto"];
     }
-    Counter "routed": "Datagrams that were routed to a connection, by whose connection ID they have" {
-        registry.routed_established [id = "Ours"];
-        registry.routed_initial [id = "Handshake"];
+    Counter "routed": "Datagrams that belong to a connection or began one, by their first header" {
+        registry.routed_long [header = "Long"];
+        registry.routed_short [header = "Short"];
     }
     Counter "forwarded": "Datagrams that one shard read for another" {
         registry.forwarded;

@@ -91,7 +91,7 @@ impl Drop for UseGuard {
     fn drop(&mut self) {
         self.0.incoming.clear();
         for mailbox in self.0.mailboxes.iter() {
-            mailbox.note_transport_dropped();
+            mailbox.allow_stop();
         }
     }
 }

@@ -81,8 +81,8 @@ pub(super) struct Mail {
     pub(super) given_up: bool,
     /// The last flush that was asked for.
     pub(super) flush: Option<Flush>,
-    /// The transport was dropped: stop once nothing is left to drive.
-    pub(super) transport_dropped: bool,
+    /// The transport and all attempts to connect are gone: stop once nothing is left to drive.
+    pub(super) may_stop: bool,
     /// Close all connections.
     pub(super) close_all: Option<CloseAll>,
 }
@@ -260,8 +260,8 @@ impl Mailbox {
         Ok(())
     }
 
-    pub(super) fn note_transport_dropped(&self) {
-        self.post(|inside| inside.mail.transport_dropped = true);
+    pub(super) fn allow_stop(&self) {
+        self.post(|inside| inside.mail.may_stop = true);
     }
 
     /// Makes the driver close all connections, and begin none from now on, including those already

@@ -80,8 +80,9 @@ pub(super) struct Driver {
     /// When the next unused socket is to be closed.
     next_unused: Option<Instant>,
     settings: ReceiveSettings,
-    /// The transport was dropped: the driver stops once nothing is left to drive.
-    transport_dropped: bool,
+    /// The transport and all attempts to connect are gone: the driver stops once nothing is left to
+    /// drive.
+    may_stop: bool,
     /// A flush that is not done.
     flush: Option<Flush>,
     /// The application has shut the transport down.
@@ -114,7 +115,7 @@ impl Driver {
             next_unused: None,
             shared,
             settings,
-            transport_dropped: false,
+            may_stop: false,
             flush: None,
             is_shut_down: false,
             is_running: false,
@@ -125,7 +126,7 @@ impl Driver {
         &self.shared.mailboxes[self.shard.id().index()]
     }
 
-    /// One round.
+    /// One poll; docs/architecture.md has its steps.
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox().doorbell().register(cx.waker());
         let forwarded = self.take_mail();
@@ -160,7 +161,7 @@ impl Driver {
         if !self.shard.has_connections() {
             self.shared.idle.wake();
         }
-        if self.transport_dropped && self.shard.is_empty() {
+        if self.may_stop && self.shard.is_empty() {
             // There will be no more dials.
             self.shared.sockets.close_kept();
         }
@@ -187,7 +188,7 @@ impl Driver {
             self.flush = None;
             self.mailbox().flushes().note_done(flush);
         }
-        if self.transport_dropped && self.shard.is_empty() && self.readers.is_empty() {
+        if self.may_stop && self.shard.is_empty() && self.readers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -198,7 +199,7 @@ impl Driver {
         let mail = self.mailbox().take();
         let mut rung = mem::take(&mut self.rung);
         self.mailbox().doorbell().take(&mut rung);
-        self.transport_dropped |= mail.transport_dropped;
+        self.may_stop |= mail.may_stop;
         self.flush = mail.flush.or(self.flush);
         if let Some(close_all) = mail.close_all {
             self.close_connections(&close_all);
@@ -316,7 +317,7 @@ impl Driver {
             // If the queue is full, the connection is dropped, which requests a refusal.
             self.shared.incoming.push(incoming);
         }
-        if self.transport_dropped {
+        if self.may_stop {
             // The transport is gone, so no application will take them.
             self.shared.incoming.clear();
         }

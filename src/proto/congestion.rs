@@ -45,7 +45,8 @@ impl ControllerFactory for LiftableFactory {
         let paced = bbr.ok().map(|bbr| bbr.paced());
         let memory = lock_unmodelled(&self.memory).take();
         let resume = memory.map(|memory| {
-            // Its window follows from its model, which acknowledgements alone make.
+            // The window of BBR follows from its model of the path, so a remembered window cannot
+            // be set.
             let may_jump = paced.is_none();
             Box::new(Resume::new(memory, now, inner.initial_window(), may_jump))
         });

@@ -9,7 +9,7 @@ use super::connection_id::{CONNECTION_ID_LEN, ShardCount, ShardId};
 pub(crate) enum Route {
     /// Not QUIC: the first two bits are zero, as in STUN (RFC 9443 §3).
     NonQuic,
-    /// To this shard.
+    /// QUIC; `shard` owns it.
     Quic {
         /// The shard to which the destination connection ID belongs.
         shard: ShardId,
@@ -23,7 +23,7 @@ pub(crate) enum Route {
 /// Header form (RFC 8999 §5.1, §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderForm {
-    /// Handshake packets, and packets of other versions.
+    /// Initial, 0-RTT, Handshake and Retry packets, and packets of other versions.
     Long,
     /// 1-RTT packets and stateless resets.
     Short,

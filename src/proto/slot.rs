@@ -21,8 +21,8 @@ pub(super) struct Slot<S> {
     /// The address from which it sends, if the socket has several: that at which the peer's first
     /// datagram arrived. `None` until then; the kernel chooses.
     pub(super) local_ip: Option<IpAddr>,
-    /// The previous path to the peer, until the new one is validated or given up.
-    pub(super) left: Option<LeftPath<S>>,
+    /// The path that the peer has left, until the new one is validated or given up.
+    pub(super) previous_path: Option<PreviousPath<S>>,
     /// Whether packets from the current local address arrive.
     pub(super) delivery: Delivery,
     /// Whether a move to another local address is due, but not permitted yet.
@@ -30,7 +30,7 @@ pub(super) struct Slot<S> {
     /// The MTU of the path, as of the last turn.
     pub(super) mtu: u16,
     /// How much may be sent to each of the peer's addresses.
-    pub(super) addresses: AddressLimits,
+    pub(super) amplification: AddressLimits,
     /// Its share of the memory for all connections.
     pub(super) budget: BudgetShare,
     /// Whether packets with stream data are dropped because there is no memory for them.
@@ -74,7 +74,7 @@ pub(super) struct Slot<S> {
     /// Doubts about what its path may drop silently.
     pub(super) doubter: Doubter,
     /// Whether the next datagram ignores the congestion window.
-    pub(super) probes: bool,
+    pub(super) ignores_window: bool,
     /// Since when it [lingers](super::connection::Connection::lingers).
     pub(super) lingers_since: Option<Instant>,
     /// When a connection that has ended is discarded, even if the peer was not told.
@@ -97,9 +97,9 @@ pub(super) struct Slot<S> {
     pub(super) blocked: bool,
 }
 
-/// The path that the peer has left, unless an attacker has only forwarded its packets from another
-/// address.
-pub(super) struct LeftPath<S> {
+/// The path that the peer has left, if it has: an attacker may only have forwarded its packets from
+/// another address.
+pub(super) struct PreviousPath<S> {
     pub(super) remote_addr: SocketAddr,
     /// The socket and the local address from which packets were sent on it.
     pub(super) socket: S,

@@ -206,7 +206,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
-            (self.slot.addresses).note_received(received.remote_addr, received.len);
+            (self.slot.amplification).note_received(received.remote_addr, received.len);
             self.connection.handle_event(received.event);
             if self.connection.has_new_packet() {
                 self.slot.idle_since = self.now;
@@ -325,7 +325,9 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
         if authenticated {
             // The handshake came from this address only.
-            self.slot.addresses.validate(self.connection.remote_addr());
+            self.slot
+                .amplification
+                .validate(self.connection.remote_addr());
         }
         if authenticated || self.connection.loss().is_some() {
             self.slot.handshake_deadline = None;

@@ -24,8 +24,8 @@ use crate::{
 /// other connections wait.
 pub(in crate::driver) const HANDSHAKES_PER_ROUND: usize = 2;
 
-/// How long a round works on requests if TLS takes longer than that. One handshake is begun in any
-/// case.
+/// After this time, a round takes no further request, and it begins no second handshake that would
+/// end later. It begins one handshake in any case.
 const REQUEST_TIME: Duration = Duration::from_micros(400);
 
 /// The most requests in one round of each kind: first those that cost a packet, then dials that are
@@ -34,7 +34,7 @@ const REQUEST_TIME: Duration = Duration::from_micros(400);
 pub(in crate::driver) const REQUESTS_PER_ROUND: usize = 64;
 
 impl Driver {
-    /// Handles requests, after the established connections have had turns. Returns whether there
+    /// Handles requests, after the first turns of this round. Returns whether there
     /// were any.
     ///
     /// First those that cost a packet, then dials that are too late, then handshakes.

@@ -48,7 +48,7 @@ fn what_a_thread_does_is_served_and_others_are_woken() {
             move || connection.with(|connection| connection.abandon(HandshakeError::Abandoned))
         });
         assert_eq!(established(&connection), HandshakeError::Abandoned);
-        mailbox.note_transport_dropped();
+        mailbox.allow_stop();
         other.join().unwrap();
         driver.join().unwrap();
     });
@@ -65,7 +65,7 @@ fn what_time_brings_wakes_who_waits() {
         } = World::new(&RUNTIME, Dialling::TooLong);
         let driver = spawn(|| block_on(driver));
         assert_eq!(established(&connection), HandshakeError::TimedOut);
-        mailbox.note_transport_dropped();
+        mailbox.allow_stop();
         driver.join().unwrap();
     });
 }
@@ -84,7 +84,7 @@ fn requests_are_answered_and_dropped_handshakes_forgotten() {
         let dialer = spawn(move || {
             drop(dial(&mailbox, &socket).unwrap().unwrap());
             // Only after the dial, because `Connecting` keeps the drivers until then.
-            mailbox.note_transport_dropped();
+            mailbox.allow_stop();
         });
         drop(connection);
         dialer.join().unwrap();
@@ -169,7 +169,7 @@ fn the_transport_hears_of_connections_and_its_answer_is_heard() {
         let incoming = block_on(poll_fn(|cx| incoming.poll(cx)));
         // Dropping it refuses it, so nothing is left that would keep the driver running.
         drop(incoming);
-        mailbox.note_transport_dropped();
+        mailbox.allow_stop();
         other_shard.join().unwrap();
         driver.join().unwrap();
     });
@@ -191,7 +191,7 @@ fn the_last_user_of_a_socket_ends_its_reading() {
         drop(io);
         let driver = spawn(|| block_on(driver));
         let user = spawn(move || drop(socket));
-        mailbox.note_transport_dropped();
+        mailbox.allow_stop();
         user.join().unwrap();
         driver.join().unwrap();
     });

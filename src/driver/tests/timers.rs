@@ -73,7 +73,7 @@ fn timer_is_not_forgotten_when_the_budget_is_exhausted() {
         let end =
             poll_fn(|cx| connection.with(|connection| connection.poll_established(cx.waker())));
         assert_eq!(end.await, Err(HandshakeError::TimedOut));
-        mailbox.note_transport_dropped();
+        mailbox.allow_stop();
         driver.await.unwrap();
     });
 }

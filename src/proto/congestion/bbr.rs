@@ -3,7 +3,7 @@
 //! Names of steps in comments are those of the draft's pseudo-code. `docs/decisions/0039-bbr.md`
 //! says where this differs from it.
 
-mod bandwidth;
+mod delivery_rate;
 mod filters;
 mod state;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use quinn_proto::{
 };
 
 use self::{
-    bandwidth::{Lost, Sample, Sampler},
+    delivery_rate::{Lost, Sample, Sampler},
     filters::{CycleMax, LeastRtt, RoundMax},
     state::{Cycle, FullPipe, ProbeRtt, State},
 };

@@ -176,7 +176,7 @@ impl Connection {
     /// the peer may be about to answer.
     pub(in crate::proto) fn note_unmatched_datagram(&mut self) {
         self.heard_unmatched_datagram = true;
-        self.probe();
+        self.ping();
     }
 
     /// Whether nothing has come from the peer's address.

@@ -112,7 +112,7 @@ impl Connection {
 
     /// Sends a PING. Its acknowledgement also reveals earlier losses, which would otherwise be
     /// retransmitted only after a timeout.
-    pub(in crate::proto) fn probe(&mut self) {
+    pub(in crate::proto) fn ping(&mut self) {
         self.quic.ping();
     }
 

@@ -81,7 +81,7 @@ impl<S: SocketHandle> Shard<S> {
         let initial = InitialState {
             local_ip: None,
             // The anti-amplification limit applies to servers only (RFC 9000 §8).
-            addresses: AddressLimits::new(Some(remote_addr)),
+            amplification: AddressLimits::new(Some(remote_addr)),
             deadline: deadlines.handshake,
             silent_until: deadlines.silent,
             admission: None,
@@ -136,8 +136,8 @@ impl<S: SocketHandle> Shard<S> {
     }
 
     /// Handles a datagram from `remote_addr` that belongs to no connection. If a dial waits for an
-    /// answer from there, its peer is most likely punching a hole for it. Then it sends its first
-    /// packet again at once.
+    /// answer from there, its peer is most likely punching a hole for it. Then it sends a packet at
+    /// once, whose acknowledgement reveals that the first one was lost.
     ///
     /// The bytes of such a datagram are random, so they lead to any shard. The dial may be of
     /// another one ([`take_unmatched`](Self::take_unmatched)).

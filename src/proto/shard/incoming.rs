@@ -124,11 +124,11 @@ impl<S: SocketHandle> Shard<S> {
                 let connection = self.connection(connection, trace, local_addr, Direction::Inbound);
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
-                let mut addresses = AddressLimits::new(is_proven.then_some(remote_addr));
-                addresses.note_received(remote_addr, pending.bytes);
+                let mut amplification = AddressLimits::new(is_proven.then_some(remote_addr));
+                amplification.note_received(remote_addr, pending.bytes);
                 let initial = InitialState {
                     local_ip,
-                    addresses,
+                    amplification,
                     deadline: pending.deadline,
                     silent_until: None,
                     admission: Some(pending.admission),

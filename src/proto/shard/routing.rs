@@ -24,7 +24,8 @@ const MAX_ID_LEN: usize = 20;
 
 impl<S: SocketHandle> Shard<S> {
     /// Counts and routes a datagram that was read by this shard's driver, and handles it if it
-    /// belongs to this shard. With a meter, the time for routing is counted as well.
+    /// belongs to this shard: the first byte of its connection ID, modulo the number of shards, is
+    /// the shard that owns it. With a meter, the time for routing is counted as well.
     pub(crate) fn route(
         &mut self,
         now: Instant,
@@ -99,8 +100,8 @@ impl<S: SocketHandle> Shard<S> {
             self.handle_packets(now, datagram, out);
             return;
         }
-        // The parts are copied: a datagram that waits must not keep the memory of the whole
-        // datagram, or even of a whole batch.
+        // The parts are copied: one that waits must not keep the memory of the other, or of a whole
+        // slab.
         let offset = short_packet_offset(&datagram.contents);
         let short = offset.map(|offset| datagram.contents.split_off(offset));
         let own = |contents: BytesMut| BytesMut::from(&contents[..]);
@@ -184,7 +185,7 @@ impl<S: SocketHandle> Shard<S> {
                     self.endpoint.ignore(incoming);
                     return false;
                 };
-                totals.routed_initial += 1;
+                totals.routed_long += 1;
                 let first = FirstPacket {
                     incoming,
                     initial_id,
@@ -204,7 +205,7 @@ impl<S: SocketHandle> Shard<S> {
                 match waiting {
                     // Another datagram of an incoming connection that waits for its answer.
                     Some(key) if has_grown => {
-                        totals.routed_initial += 1;
+                        totals.routed_long += 1;
                         self.reception.grow(key, len);
                         self.note_unfinished();
                     }
@@ -235,8 +236,8 @@ impl<S: SocketHandle> Shard<S> {
         let is_long = header == HeaderForm::Long;
         let totals = &mut self.totals.registry;
         match header {
-            HeaderForm::Long => totals.routed_initial += 1,
-            HeaderForm::Short => totals.routed_established += 1,
+            HeaderForm::Long => totals.routed_long += 1,
+            HeaderForm::Short => totals.routed_short += 1,
         }
         let Some(slot) = slot(&mut self.slots, handle) else {
             self.repeat_close(handle, remote_addr, len, out);

@@ -41,7 +41,7 @@ use crate::{
 pub(super) struct InitialState {
     /// Of an incoming connection: the local address of its first datagram.
     pub(super) local_ip: Option<IpAddr>,
-    pub(super) addresses: AddressLimits,
+    pub(super) amplification: AddressLimits,
     pub(super) deadline: Instant,
     /// When a dial is given up that has heard nothing.
     pub(super) silent_until: Option<Instant>,
@@ -118,11 +118,11 @@ impl<S: SocketHandle> Shard<S> {
             connection: Arc::clone(&shared),
             socket,
             local_ip: initial.local_ip,
-            left: None,
+            previous_path: None,
             delivery: Delivery::default(),
             move_is_due: false,
             mtu,
-            addresses: initial.addresses,
+            amplification: initial.amplification,
             budget: BudgetShare::default(),
             refuses_data: false,
             admission: initial.admission,
@@ -140,7 +140,7 @@ impl<S: SocketHandle> Shard<S> {
             handshake_bytes,
             silence: Silence::default(),
             doubter: Doubter::new(known.copied().unwrap_or(PathDoubts::NONE)),
-            probes: false,
+            ignores_window: false,
             lingers_since: None,
             close_deadline: None,
             idle_since: now,

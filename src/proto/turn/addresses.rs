@@ -10,7 +10,7 @@ use crate::proto::{
     datagram::{Output, SocketHandle, local_addr},
     delivery::Verdict,
     registry,
-    slot::LeftPath,
+    slot::PreviousPath,
 };
 
 impl<S: SocketHandle> Turn<'_, S> {
@@ -73,7 +73,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         delivery.note_acknowledged(acknowledgements);
         match delivery.judge(self.now) {
             Verdict::Fine => {}
-            Verdict::Ask => self.connection.probe(),
+            Verdict::Ask => self.connection.ping(),
             Verdict::Nothing => self.leave_source(out, false),
         }
     }
@@ -113,8 +113,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             );
             let socket = mem::replace(&mut self.slot.socket, socket);
             let local_ip = mem::replace(&mut self.slot.local_ip, local_ip);
-            if self.slot.addresses.is_validated(before) {
-                self.slot.left = Some(LeftPath {
+            if self.slot.amplification.is_validated(before) {
+                self.slot.previous_path = Some(PreviousPath {
                     remote_addr: before,
                     socket,
                     local_ip,
@@ -128,11 +128,11 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Notes that the peer has answered a challenge, if it has: it receives at that address.
     pub(super) fn note_path_response(&mut self) {
         if let Some(token) = self.connection.take_path_response()
-            && let Some(addr) = self.slot.addresses.answered(token)
+            && let Some(addr) = self.slot.amplification.answered(token)
         {
             self.connection.note_validated(addr);
             if addr == self.connection.remote_addr() {
-                self.slot.left = None;
+                self.slot.previous_path = None;
             }
             self.watch_path();
         }
@@ -151,7 +151,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             to = %remote_addr,
             "the peer's address has changed back"
         );
-        let left = (self.slot.left.take()).filter(|left| left.remote_addr == remote_addr);
+        let left = (self.slot.previous_path.take()).filter(|left| left.remote_addr == remote_addr);
         if let Some(left) = left {
             self.slot.socket = left.socket;
             self.slot.local_ip = left.local_ip;
@@ -164,7 +164,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         self.note_mtu(true);
         self.watch_path();
         let remote_addr = self.connection.remote_addr();
-        if self.slot.addresses.is_validated(remote_addr) {
+        if self.slot.amplification.is_validated(remote_addr) {
             // The address may have been validated while the peer seemed to be elsewhere.
             self.connection.note_validated(remote_addr);
         }
@@ -174,7 +174,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Looks for path validation frames unless the path is validated.
     fn watch_path(&self) {
         let remote_addr = self.connection.remote_addr();
-        let is_validated = self.slot.addresses.is_validated(remote_addr);
+        let is_validated = self.slot.amplification.is_validated(remote_addr);
         self.connection.watch_paths(!is_validated);
     }
 

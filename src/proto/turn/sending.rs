@@ -82,7 +82,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
         self.watch_delivery(&*out);
         for _ in 0..BATCHES_PER_TURN {
-            let probes = mem::take(&mut self.slot.probes);
+            let probes = mem::take(&mut self.slot.ignores_window);
             buf.clear();
             let asks = self.slot.silence.owes_nothing()
                 || self.slot.doubter.wants_to_know()
@@ -102,7 +102,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             // quinn-proto sets no source address for connections that we dialled, and keeps the
             // first one of others. A challenge to the peer's previous address leaves from the
             // source that the peer knows.
-            let left = self.slot.left.as_ref();
+            let left = self.slot.previous_path.as_ref();
             let left = left.filter(|left| left.remote_addr == transmit.destination);
             let left_socket = left.map(|left| left.socket.clone());
             transmit.src_ip = left.map_or(self.slot.local_ip, |left| left.local_ip);
@@ -170,7 +170,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         let mtu = usize::from(self.connection.current_mtu());
         // Without validation one datagram at a time, so that at most one exceeds the
         // anti-amplification limit.
-        let is_validated = self.slot.addresses.is_validated(remote_addr);
+        let is_validated = self.slot.amplification.is_validated(remote_addr);
         // In the handshake also one at a time, because it would not progress on a path that drops
         // batches.
         let is_established = self.connection.authenticated().is_some();
@@ -194,7 +194,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         // Taken even if the address is validated: the challenge must not be attributed to the next
         // packet.
         let challenge = self.connection.take_path_challenge();
-        let addresses = &mut self.slot.addresses;
+        let addresses = &mut self.slot.amplification;
         let destination = transmit.destination;
         if addresses.is_validated(destination) {
             return Some(transmit);

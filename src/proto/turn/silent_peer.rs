@@ -18,11 +18,11 @@ impl<S: SocketHandle> Turn<'_, S> {
         let now = self.now;
         if self.probe_at().is_some_and(|at| at <= now) {
             self.slot.silence.note_probed(now);
-            self.connection.probe();
-            self.slot.probes = true;
+            self.connection.ping();
+            self.slot.ignores_window = true;
         }
         if self.keep_alive_at().is_some_and(|at| at <= now) {
-            self.connection.probe();
+            self.connection.ping();
             self.slot.silence.note_kept_alive(now);
         }
     }

@@ -51,7 +51,7 @@ impl Node {
         /// Of no node, so that no connection takes the datagram as a sign of life of its peer.
         const STRANGER: ([u8; 4], u16) = ([198, 51, 100, 1], 9);
 
-        let routed = |node: &Self| node.stats().0.routed_established;
+        let routed = |node: &Self| node.stats().0.routed_short;
         let before = routed(self);
         for id in self.issued_ids() {
             // Too short to be valid, and to be answered with a stateless reset.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bbr, STARTUP_GAIN, ShortTerm, bandwidth::Sample};
+use super::{Bbr, STARTUP_GAIN, ShortTerm, delivery_rate::Sample};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
