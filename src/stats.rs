@@ -173,6 +173,9 @@ pub struct TransportStats {
     /// Connections that were closed because their peer left more gaps in its stream data, or cut it
     /// into more pieces, than a bad network would.
     pub too_fragmented: u64,
+    /// Connections that were closed because their peer gave credit for streams, or had streams wait
+    /// for credit, 131,072 times in a row without giving the connection any.
+    pub too_many_blocked: u64,
     /// How often a write to a stream had to wait for the limits on bandwidth.
     pub writes_limited: u64,
 }
@@ -415,6 +418,7 @@ impl AddAssign for TransportStats {
             source_changes,
             source_changes_refused,
             too_fragmented,
+            too_many_blocked,
             writes_limited,
         } = other;
         self.accepts_dropped_overload += accepts_dropped_overload;
@@ -465,6 +469,7 @@ impl AddAssign for TransportStats {
         self.source_changes += source_changes;
         self.source_changes_refused += source_changes_refused;
         self.too_fragmented += too_fragmented;
+        self.too_many_blocked += too_many_blocked;
         self.writes_limited += writes_limited;
     }
 }

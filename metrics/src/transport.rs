@@ -55,6 +55,7 @@ pub(crate) const METRICS: &[Metric] = table! {
         transport.exceeded_credit [limit = "Credit"];
         transport.handshakes_too_costly [limit = "HandshakeCpuTime"];
         transport.too_fragmented [limit = "Fragments"];
+        transport.too_many_blocked [limit = "BlockedStreams"];
     }
     Counter "bandwidth_waits": "Reads and writes that had to wait for the limits on bandwidth, by direction" {
         transport.reads_limited [direction = "Inbound"];

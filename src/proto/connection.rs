@@ -20,7 +20,7 @@ use libp2p_identity::PeerId;
 
 pub(crate) use self::streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits};
 #[cfg(test)]
-pub(super) use self::streams::{Grown, Holding};
+pub(super) use self::streams::{Grown, Holding, MOST_BLOCKED};
 use self::{
     ending::{CloseToSend, Lingering, Loss},
     streams::{StreamStates, Streams},

@@ -163,7 +163,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         self.connection.take_due(wakers);
         let is_light =
             is_established && !more && self.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
-        self.share_memory();
+        // The next packets are refused only after an exact count, which is billed.
+        self.share_memory(false);
         self.note_mtu(false);
         self.slot.is_confirmed |= is_confirmed;
         TurnOutcome {
@@ -189,7 +190,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         (self.slot.account).earn_by_waiting(self.now, self.connections);
         let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
         if self.slot.refuses_data || self.budget.is_used_up() {
-            self.share_memory();
+            self.share_memory(true);
         }
         let mut charged = 0;
         for handled in 0..DATAGRAMS_PER_TURN {
@@ -225,6 +226,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.note_path_response();
         }
         self.slot.inbox.shrink(false);
+        let too_many_blocked = self.connection.end_if_too_many_are_blocked();
+        self.totals.transport.too_many_blocked += u64::from(too_many_blocked);
         self.resolve_doubts();
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {
@@ -352,13 +355,14 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
-    fn share_memory(&mut self) {
+    /// If it holds too much, counts that `exactly` first.
+    fn share_memory(&mut self, exactly: bool) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
         let received = self.connection.held_bytes();
         let has_risen = self.slot.budget.has_risen(received);
         let is_new = has_risen || !self.slot.refuses_data;
-        if is_over && is_new && self.count_exactly(true) {
+        if exactly && is_over && is_new && self.count_exactly(true) {
             is_over = self.charge_budget();
         }
         if is_over || mem::take(&mut self.slot.refuses_data) {

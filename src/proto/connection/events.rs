@@ -54,6 +54,20 @@ impl Connection {
         }
     }
 
+    /// Ends the connection if quinn-proto may list too many streams as blocked. Returns whether it
+    /// does.
+    pub(in crate::proto) fn end_if_too_many_are_blocked(&mut self) -> bool {
+        let frames = self.quic.stats().frame_rx.max_stream_data;
+        let violated = self.loss.is_none() && self.streams.has_too_many_blocked(frames);
+        if violated {
+            self.give_up(
+                TransportErrorCode::INTERNAL_ERROR,
+                "too many streams without credit for the connection",
+            );
+        }
+        violated
+    }
+
     /// Whether we have closed the connection for such a reason.
     fn has_violated(&self, reason: TransportErrorCode) -> bool {
         matches!(

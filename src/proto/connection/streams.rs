@@ -3,6 +3,7 @@
 
 mod backlog;
 mod bandwidth;
+mod blocked;
 mod gather;
 mod growth;
 mod opening;
@@ -24,6 +25,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 pub(crate) use self::window::ReceiveWindows;
 use self::{
     bandwidth::{Allowances, StreamShares},
+    blocked::Blocked,
     gather::{Gather, Gathering},
     receive_part::{ReceivePart, RecvState},
     receiving::Receiving,
@@ -31,7 +33,7 @@ use self::{
     write_line::{Ticket, WriteLine},
 };
 #[cfg(test)]
-pub(in crate::proto) use self::{receive_part::Holding, receiving::Grown};
+pub(in crate::proto) use self::{blocked::MOST_BLOCKED, receive_part::Holding, receiving::Grown};
 use super::Signals;
 use crate::{error::ConnectionError, packets::StreamCredit, proto::bandwidth::Bandwidth};
 pub(crate) use quinn_proto::StreamId;
@@ -128,6 +130,7 @@ pub(super) struct StreamStates {
     undelivered: FxHashSet<StreamId>,
     receiving: Receiving,
     send_window: SendWindow,
+    blocked: Blocked,
     states: FxHashMap<StreamId, StreamState>,
     gathering: Gathering,
     write_line: WriteLine,
@@ -159,6 +162,7 @@ impl StreamStates {
             undelivered: FxHashSet::default(),
             receiving: Receiving::new(limits.windows, credit),
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
+            blocked: Blocked::default(),
             states: FxHashMap::default(),
             gathering: Gathering::default(),
             write_line: WriteLine::default(),
@@ -238,6 +242,12 @@ impl StreamStates {
     /// Whether the peer has cut its data into more pieces than a bad network would.
     pub(super) fn is_too_fragmented(&self) -> bool {
         self.receiving.is_too_fragmented()
+    }
+
+    /// Whether too many streams may be listed as blocked. `frames` is how many frames
+    /// MAX_STREAM_DATA have come.
+    pub(super) fn has_too_many_blocked(&mut self, frames: u64) -> bool {
+        self.blocked.is_too_long(frames)
     }
 
     /// When the limits on bandwidth let more pass, if something waits for that.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{ConfigBuilder, Preset},
+    proto::connection::MOST_BLOCKED,
     simulation::frame::{Frame, Number},
 };
 
@@ -103,6 +104,41 @@ fn pieces_before_a_reset_in_the_same_datagram_count() {
     });
     assert!((8..30).contains(&survived), "{survived}");
     assert_eq!(too_fragmented(&scene), 1);
+    scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
+}
+
+/// quinn-proto lists the streams that wait for the connection's credit, also those that are over.
+#[test]
+fn credit_for_streams_without_end_and_none_for_the_connection_closes() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let stream = scene.begin(1)[0];
+    let accepted = scene.accept_all()[0];
+    let write = |scene: &mut Scene| {
+        let written = scene.victim.write_now(accepted, &[0; 1000]);
+        scene.network.run_for(Duration::from_millis(45));
+        written
+    };
+    let say = |scene: &mut Scene, packets: u64| {
+        let credit = |number| Frame::MaxStreamData {
+            stream: stream.into(),
+            limit: Number(number),
+        };
+        scene.flood((0..packets).map(|packet| {
+            (0..100)
+                .map(|number| credit(100 * packet + number))
+                .collect()
+        }));
+    };
+    let most = MOST_BLOCKED / 100;
+    for _ in 0..2 {
+        // It gives credit, which is used.
+        assert_eq!(write(&mut scene), 1000);
+        say(&mut scene, most);
+        scene.assert_open();
+    }
+    say(&mut scene, 1);
+    assert_eq!(scene.network.nodes[VICTIM].stats().1.too_many_blocked, 1);
     scene.assert_ended(TransportErrorCode::INTERNAL_ERROR);
 }
 

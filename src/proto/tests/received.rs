@@ -287,6 +287,58 @@ fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
     assert!(moved_pieces(&scene.victim) > moved + crumbs - 2 * GAPS_IN_A_PACKET);
 }
 
+/// quinn-proto does not copy large pieces, and keeps the small ones between them apart.
+#[test]
+fn uneven_pieces_are_not_left_to_a_reader_that_is_far_behind() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let mut sent = 0;
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    while sent < 3_000_000 {
+        sent += dialer.write_now(stream, &[0; 60_000]);
+        network.run_for(Duration::from_millis(5));
+    }
+    let moved = moved_pieces(&listener);
+    for len in [1200, 100, 100].into_iter().cycle().take(4500) {
+        assert_eq!(dialer.write_now(stream, &vec![0; len]), len);
+        sent += len;
+        network.run_for(EACH_IN_A_PACKET);
+    }
+    assert_eq!((listener.loss(), dialer.loss()), (None, None));
+    assert!(moved_pieces(&listener) > moved + 3000);
+    let received = network.block_on(async move {
+        dialer.finish(stream).unwrap();
+        let stream = listener.accept().await.unwrap();
+        listener.read_to_end(stream).await
+    });
+    assert_eq!(received.map(|received| received.len()), Ok(sent));
+}
+
+#[test]
+fn reads_that_end_where_pieces_end_leave_nothing_counted() {
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    let write = |network: &mut Network| {
+        assert_eq!(dialer.write_now(stream, &[0; 1000]), 1000);
+        network.run_for(EACH_IN_A_PACKET);
+    };
+    write(&mut network);
+    let accepted = listener.accept().now_or_never().unwrap().unwrap();
+    for _ in 0..2 * PILE {
+        // The reader is one piece behind.
+        write(&mut network);
+        for len in [300, 700] {
+            let read = listener.read(accepted, &mut vec![0; len]).now_or_never();
+            assert_eq!(read, Some(Ok(len)));
+        }
+        let held = held(&listener);
+        assert!(held <= 2 * DATAGRAM, "{held}");
+    }
+    assert_eq!(moved_pieces(&listener), 0);
+}
+
 /// The same if no data is missing, and the application does not read.
 #[test]
 fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {
@@ -646,6 +698,9 @@ fn wide() -> Setup {
 }
 
 pub(super) const GAPS_IN_A_PACKET: u64 = 100;
+
+/// This long after a write, it is acknowledged, and the next one is not combined with it.
+const EACH_IN_A_PACKET: Duration = Duration::from_millis(60);
 
 /// The most that a datagram counts, on this path.
 pub(super) const DATAGRAM: u64 = 1472;

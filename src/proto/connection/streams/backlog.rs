@@ -33,8 +33,12 @@ const fn is_short(bytes: u16, longest: u16) -> bool {
 /// of which the oldest counts a quarter.
 const LOT: u16 = 1024;
 
-/// Most short ones, as they are counted: 512 of the last 2048 at least are not.
+/// Most short ones, as they are counted, so that at most 512 of the last 2048 are.
 const MOST_SHORT: u16 = 512 / 4;
+
+/// Uneven pieces are taken out when there are more than this. quinn-proto does not copy large ones,
+/// so small ones between them stay apart, and it ends the connection if more than 1024 are left.
+const MOST_UNEVEN: u32 = 1024;
 
 /// Everything is taken out when this much more is counted than may be left.
 const INEXACT_BYTES: u32 = 512 * 1024;
@@ -79,13 +83,14 @@ pub(super) struct Backlog {
     loose: u32,
     /// Bytes that were taken of the piece that is read.
     taken: u32,
-    /// How many bytes those frames have that are [`Share::Next`], at least and at most, but for
+    /// How many bytes those frames have that fill their packets, at least and at most, but for
     /// short ones.
     shortest: u16,
     longest: u16,
-    /// Short ones among the last of them. It is halved after each [`LOT`] of them.
+    /// Short ones among the last frames, and those that do not fill their packets. It is halved
+    /// after each [`LOT`] of frames.
     short: u16,
-    next: u16,
+    noted: u16,
 }
 
 /// How much of its packet a frame fills.
@@ -93,9 +98,18 @@ pub(super) struct Backlog {
 pub(super) enum Share {
     /// All of it, with this number of bytes, and it begins where the last such frame ended.
     Next(u16),
-    /// All of it.
-    Full,
+    /// All of it, with this number of bytes.
+    Full(u16),
     Part,
+}
+
+impl Share {
+    fn full_bytes(self) -> Option<u16> {
+        match self {
+            Self::Next(bytes) | Self::Full(bytes) => Some(bytes),
+            Self::Part => None,
+        }
+    }
 }
 
 impl Backlog {
@@ -134,8 +148,15 @@ impl Backlog {
             let runs = if is_unordered { self.frames } else { 0 };
             let cuts = u32::from(runs).min(arrival.held / 2);
             self.add_loose(arrival, u32::from(parts) + cuts);
+            if cuts > 0 {
+                // The part that is read first keeps the datagram if another one is left. Frames
+                // that are cut at one place lie in each other, so there is one such datagram.
+                self.shared = self.shared.max(1);
+            }
         }
-        if is_crumb || !self.continues_evenly(share) || self.is_copied_again(left) {
+        self.note_length(share.full_bytes().filter(|_| !is_crumb));
+        let is_next = !is_crumb && matches!(share, Share::Next(_));
+        if !is_next || !self.is_even() || self.is_copied_again(left) {
             self.note_several();
         }
         self.frames = self.frames.saturating_add(1);
@@ -151,16 +172,16 @@ impl Backlog {
         self.has_several = true;
     }
 
-    /// Whether the pieces stay one if they are copied: nothing is missing between them, and no one
-    /// is so large beside the others that quinn-proto does not copy it.
-    fn continues_evenly(&mut self, share: Share) -> bool {
-        let Share::Next(bytes) = share else {
-            return false;
-        };
-        self.next = self.next.wrapping_add(1);
-        if self.next.is_multiple_of(LOT) {
+    /// Notes how long a frame is, if it fills its packet.
+    fn note_length(&mut self, bytes: Option<u16>) {
+        self.noted = self.noted.wrapping_add(1);
+        if self.noted.is_multiple_of(LOT) {
             self.short = self.short.div_ceil(2);
         }
+        let Some(bytes) = bytes else {
+            self.short = self.short.saturating_add(1);
+            return;
+        };
         if bytes > self.longest {
             self.longest = bytes;
             if is_short(self.shortest, bytes) {
@@ -173,6 +194,10 @@ impl Backlog {
         } else {
             self.shortest = self.shortest.min(bytes);
         }
+    }
+
+    /// Whether no piece is so large beside the others that quinn-proto does not copy it with them.
+    fn is_even(&self) -> bool {
         self.short <= MOST_SHORT
     }
 
@@ -313,9 +338,10 @@ impl Backlog {
         self.loose == 0
     }
 
-    /// Whether many of the pieces are small.
-    pub(super) fn is_crumbled(&self) -> bool {
-        self.crumbs > PILE
+    /// Whether many of the pieces are small, or so many stay apart that quinn-proto might end the
+    /// connection.
+    pub(super) fn is_crumbled(&self, is_unordered: bool) -> bool {
+        self.crumbs > PILE || (!self.is_even() && self.most_pieces(is_unordered) > MOST_UNEVEN)
     }
 
     /// Bytes of memory that quinn-proto holds.
@@ -391,11 +417,11 @@ mod tests {
 
     #[test]
     fn all_that_was_copied_counts_if_there_were_holes() {
-        assert_all_counts(backlog(2049, Share::Full));
+        assert_all_counts(backlog(2049, Share::Full(DATA as u16)));
         let mut late = backlog(2049, NEXT);
         late.took(1_000_000, false, true);
         let before = late.held();
-        late.add(LATER, 0, Share::Full, MUCH, false);
+        late.add(LATER, 0, Share::Full(DATA as u16), MUCH, false);
         assert_eq!(late.held(), before + u64::from(HELD));
         assert_all_counts(late);
     }
@@ -469,14 +495,26 @@ mod tests {
         let mut full = Backlog::default();
         for number in 0..1025 {
             assert!(!full.may_be_merged(), "{number}");
-            full.add(Arrival { number, held: HELD }, 0, Share::Full, MUCH, true);
+            full.add(
+                Arrival { number, held: HELD },
+                0,
+                Share::Full(DATA as u16),
+                MUCH,
+                true,
+            );
         }
         assert!(full.may_be_merged());
         // By what came before.
         for (frames, may_be_merged) in [(16, false), (17, true)] {
             let mut backlog = Backlog::default();
             for number in 0..frames {
-                backlog.add(Arrival { number, held: HELD }, 0, Share::Full, MUCH, true);
+                backlog.add(
+                    Arrival { number, held: HELD },
+                    0,
+                    Share::Full(DATA as u16),
+                    MUCH,
+                    true,
+                );
             }
             backlog.add(LATER, 0, Share::Part, MUCH, true);
             assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
@@ -496,7 +534,7 @@ mod tests {
             held: HELD,
         };
         for number in 0..6 {
-            backlog.add(later(number), 0, Share::Full, MUCH, false);
+            backlog.add(later(number), 0, Share::Full(DATA as u16), MUCH, false);
         }
         for _ in 0..6 {
             backlog.took(DATA, true, true);

@@ -121,21 +121,23 @@ impl ReceivePart {
             return 0;
         }
         let gaps = self.reassembly.size().gaps;
-        let from = self.full_until.max(self.position());
+        let read = self.position() + self.ready();
+        let from = self.full_until.max(read);
         // What came before can cut a frame of a stream that is read in any order.
         let may_be_cut = gaps > 0 || (self.is_unordered && !self.backlog.is_tight());
         let share = match fill {
             Some((start, end)) if start >= from && !may_be_cut => {
                 self.full_until = end;
-                match u16::try_from(end - start) {
-                    Ok(bytes) if start == from => Share::Next(bytes),
-                    _ => Share::Full,
+                let bytes = u16::try_from(end - start).unwrap_or(u16::MAX);
+                if start == from {
+                    Share::Next(bytes)
+                } else {
+                    Share::Full(bytes)
                 }
             }
             _ => Share::Part,
         };
         let before = self.backlog.held();
-        let read = self.position() + self.ready();
         let left = self.full_until.saturating_sub(read);
         self.backlog
             .add(arrival, gaps, share, left, self.is_unordered);
@@ -154,6 +156,11 @@ impl ReceivePart {
 
     pub(super) fn backlog(&self) -> &Backlog {
         &self.backlog
+    }
+
+    /// Whether what piles up must not be left in quinn-proto.
+    pub(super) fn is_crumbled(&self) -> bool {
+        self.backlog.is_crumbled(self.is_unordered)
     }
 
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
@@ -362,12 +369,18 @@ impl ReceivePart {
             buf[taken.filled..][..bytes.len()].copy_from_slice(&bytes);
             taken.filled += bytes.len();
             self.reassembly.skip(bytes.len());
-            // A read often ends where a piece ends. If nothing comes next, nothing was left of it.
-            if bytes.len() == wanted
-                && let Err(end) = next(&mut chunks, 0)
-            {
-                self.took(0, true);
-                self.meet(end);
+            if bytes.len() == wanted {
+                // A read often ends where a piece ends. Nothing is left of it if nothing comes
+                // next, or what comes next is elsewhere in memory.
+                let after = bytes.as_ptr_range().end;
+                match next(&mut chunks, 0) {
+                    Ok((_, rest)) if rest.as_ptr() == after => {}
+                    Ok(_) => self.took(0, true),
+                    Err(end) => {
+                        self.took(0, true);
+                        self.meet(end);
+                    }
+                }
             }
             taken.filled += self.reassembly.read(&mut buf[taken.filled..]);
         }

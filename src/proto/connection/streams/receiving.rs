@@ -247,7 +247,7 @@ impl Receiving {
         }
         let has_few_gaps =
             part.holding().gaps <= PILE.into() && part.frames_behind_jumps <= MOST_BEHIND_JUMPS;
-        let is_easy = !part.backlog().is_crumbled() && has_few_gaps;
+        let is_easy = !part.is_crumbled() && has_few_gaps;
         part.is_left = is_behind && is_easy && self.places.lets_many(&mut part.room);
         !part.is_left
     }

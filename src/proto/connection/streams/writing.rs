@@ -92,6 +92,7 @@ impl Streams<'_> {
         if let Ok(written) = written {
             stream.gather.note_direct(all, written, turn);
             self.streams.send_window.note_written(written);
+            self.streams.blocked.note_written(written);
         }
         let is_blocked = matches!(written, Err(WriteError::Blocked));
         if is_blocked && may_gather {
@@ -254,8 +255,10 @@ impl Streams<'_> {
             return;
         };
         let Some(ticket) = stream.ticket else {
-            let kind = stream.gather.kind();
-            stream.ticket = is_blocked.then(|| line.ticket(kind));
+            if is_blocked {
+                self.streams.blocked.note_refused();
+                stream.ticket = Some(line.ticket(stream.gather.kind()));
+            }
             return;
         };
         line.leave(ticket);
@@ -327,6 +330,7 @@ impl Streams<'_> {
             let all = &mut self.streams.gathering;
             let written = stream.gather.hand_over(all, &mut send_stream);
             self.streams.send_window.note_written(written);
+            self.streams.blocked.note_written(written);
             let line = &mut self.streams.write_line;
             if written > 0 {
                 // There is room again.
@@ -337,7 +341,10 @@ impl Streams<'_> {
             }
             if !stream.gather.is_empty() {
                 let kind = stream.gather.kind();
-                stream.ticket.get_or_insert_with(|| line.ticket(kind));
+                stream.ticket.get_or_insert_with(|| {
+                    self.streams.blocked.note_refused();
+                    line.ticket(kind)
+                });
             }
         }
         if stream.send == SendState::Finishing && stream.gather.is_empty() {
