@@ -522,6 +522,20 @@ mod tests {
     }
 
     #[test]
+    fn part_of_a_frame_that_is_read_late_keeps_its_datagram() {
+        let mut backlog = Backlog::default();
+        let small = Arrival { number: 0, held: 40 };
+        backlog.add(small, 0, Share::Part, MUCH, true);
+        // Around that byte, which cuts it in two.
+        backlog.add(LATER, 0, Share::Part, MUCH, true);
+        for bytes in [DATA - 2, 1] {
+            backlog.took(bytes, true, false);
+        }
+        assert!(!backlog.may_be_merged());
+        assert!(backlog.held() >= u64::from(HELD), "{}", backlog.held());
+    }
+
+    #[test]
     fn one_frame_of_a_datagram_may_keep_it_when_another_was_read() {
         let mut backlog = Backlog::default();
         for number in 0..6 {
