@@ -6,11 +6,23 @@ use std::{
     process::Command,
 };
 
+/// Set if all examples are built. Otherwise those of a workspace would be built again here, with
+/// the features that the library alone asks for.
+const ARE_BUILT: &str = "EXAMPLES_ARE_BUILT";
+
 /// Builds an example; `cargo test --test NAME` does not. Returns its program.
 pub(crate) fn example(name: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let test = env::current_exe().unwrap();
     let built = test.ancestors().nth(2).unwrap();
+    if env::var_os(ARE_BUILT).is_none() {
+        build(name, built);
+    }
+    built.join("examples").join(name)
+}
+
+/// Builds an example beside the test, which is in a folder of `built`.
+fn build(name: &str, built: &Path) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let profile = match built.file_name().unwrap().to_str().unwrap() {
         "debug" => "dev",
         other => other,
@@ -43,5 +55,4 @@ pub(crate) fn example(name: &str) -> PathBuf {
         .status()
         .unwrap();
     assert!(status.success());
-    built.join("examples").join(name)
 }
