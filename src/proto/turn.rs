@@ -163,7 +163,6 @@ impl<S: SocketHandle> Turn<'_, S> {
         self.connection.take_due(wakers);
         let is_light =
             is_established && !more && self.moved <= LIGHT_BYTES && wakers.len() - due_before <= 1;
-        // The next packets are refused only after an exact count, which is billed.
         self.share_memory(false);
         self.note_mtu(false);
         self.slot.is_confirmed |= is_confirmed;
@@ -355,7 +354,8 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
-    /// If it holds too much, counts that `exactly` first.
+    /// If it holds too much, data is refused, but only if that was counted `exactly`, which is to
+    /// be billed.
     fn share_memory(&mut self, exactly: bool) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
@@ -365,7 +365,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         if exactly && is_over && is_new && self.count_exactly(true) {
             is_over = self.charge_budget();
         }
-        if is_over || mem::take(&mut self.slot.refuses_data) {
+        if (exactly && is_over) || (!is_over && mem::take(&mut self.slot.refuses_data)) {
             self.slot.refuses_data = is_over;
             let dropped = self.connection.refuse_data(is_over);
             dropped!(self.totals.registry, dropped_budget += dropped);

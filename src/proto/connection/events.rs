@@ -100,6 +100,7 @@ impl Connection {
                 Event::Stream(event) => self.handle_stream_event(event),
             }
         }
+        self.streams.note_polled();
         established
     }
 

@@ -244,6 +244,11 @@ impl StreamStates {
         self.receiving.is_too_fragmented()
     }
 
+    /// Notes that quinn-proto was polled until nothing was left.
+    pub(super) fn note_polled(&mut self) {
+        self.blocked.note_polled();
+    }
+
     /// Whether too many streams may be listed as blocked. `frames` is how many frames
     /// MAX_STREAM_DATA have come.
     pub(super) fn has_too_many_blocked(&mut self, frames: u64) -> bool {

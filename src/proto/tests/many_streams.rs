@@ -215,7 +215,10 @@ fn looking_for_what_takes_memory_is_no_more_work_with_many_streams() {
     assert!(datagrams as u64 * DATAGRAM > limit);
     // The gap of each stream counts besides.
     let gaps = 90 * STREAMS as u64;
-    assert!((limit / 2..limit + DATAGRAM + gaps).contains(&most), "{most}");
+    assert!(
+        (limit / 2..limit + DATAGRAM + gaps).contains(&most),
+        "{most}"
+    );
     let looked_at = scene.victim.with(|connection| connection.looked_at());
     assert!((1..20 * datagrams).contains(&looked_at), "{looked_at}");
 }

@@ -339,6 +339,24 @@ fn reads_that_end_where_pieces_end_leave_nothing_counted() {
     assert_eq!(moved_pieces(&listener), 0);
 }
 
+/// quinn-proto keeps both, and hands out now one and now the other.
+#[test]
+fn reading_pieces_that_overlap_makes_no_other_piece_uncounted() {
+    const BEHIND: u64 = PILE - 8;
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let stream = scene.begin(1)[0];
+    let accepted = scene.accept_all()[0];
+    scene.flood((0..BEHIND).map(|piece| vec![Frame::stream(stream, 2000 + 2 * piece, b"x")]));
+    scene.flood((0..2).map(|_| vec![Frame::stream(stream, 1, &[b'x'; 400])]));
+    for _ in 0..300 {
+        let read = scene.victim.read(accepted, &mut [0]).now_or_never();
+        assert_eq!(read, Some(Ok(1)));
+    }
+    let held = held(&scene.victim);
+    assert!(held >= BEHIND * DATAGRAM * 9 / 10, "{held}");
+}
+
 /// The same if no data is missing, and the application does not read.
 #[test]
 fn duplicates_of_what_nobody_reads_cost_no_memory_and_no_work() {

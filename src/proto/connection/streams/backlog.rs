@@ -38,7 +38,8 @@ const MOST_SHORT: u16 = 512 / 4;
 
 /// Uneven pieces are taken out when there are more than this. quinn-proto does not copy large ones,
 /// so small ones between them stay apart, and it ends the connection if more than 1024 are left.
-const MOST_UNEVEN: u32 = 1024;
+/// One more datagram may bring some dozens before we know of it.
+const MOST_UNEVEN: u32 = 896;
 
 /// Everything is taken out when this much more is counted than may be left.
 const INEXACT_BYTES: u32 = 512 * 1024;
@@ -69,6 +70,9 @@ pub(super) struct Backlog {
     /// Datagrams with more than one frame of the stream. Each keeps all of its memory for any of
     /// them.
     shared: u16,
+    /// Whether a frame may have been cut by what came before it. The part that is read last keeps
+    /// the datagram. Frames that are cut at one place lie in each other, so there is one such part.
+    has_cut: bool,
     /// Frames that shared their datagram with an earlier one of the stream.
     crumbs: u8,
     /// Whether that holds for the last one.
@@ -148,11 +152,7 @@ impl Backlog {
             let runs = if is_unordered { self.frames } else { 0 };
             let cuts = u32::from(runs).min(arrival.held / 2);
             self.add_loose(arrival, u32::from(parts) + cuts);
-            if cuts > 0 {
-                // The part that is read first keeps the datagram if another one is left. Frames
-                // that are cut at one place lie in each other, so there is one such datagram.
-                self.shared = self.shared.max(1);
-            }
+            self.has_cut |= cuts > 0;
         }
         self.note_length(share.full_bytes().filter(|_| !is_crumb));
         let is_next = !is_crumb && matches!(share, Share::Next(_));
@@ -196,9 +196,16 @@ impl Backlog {
         }
     }
 
-    /// Whether no piece is so large beside the others that quinn-proto does not copy it with them.
+    /// Whether no piece is so large beside the others that quinn-proto does not copy it with them,
+    /// if there are [`MOST_UNCOPIED`].
     fn is_even(&self) -> bool {
         self.short <= MOST_SHORT
+    }
+
+    /// Whether quinn-proto may copy them before there are as many, because their datagrams have
+    /// half again as much memory as they have data.
+    fn may_be_copied_early(&self) -> bool {
+        2 * u64::from(self.loose) > 3 * u64::from(self.frames) * u64::from(self.shortest)
     }
 
     /// Whether quinn-proto may copy what is left of a copy, and into several pieces: what was taken
@@ -253,9 +260,10 @@ impl Backlog {
         }
     }
 
-    /// What was taken of datagrams that another frame may keep, at most.
+    /// What was taken of datagrams that another frame, or another part of it, may keep, at most.
     fn kept_by_crumbs(&self) -> u64 {
-        u64::from(self.shared.min(self.frames)) * u64::from(self.largest)
+        let datagrams = self.shared.saturating_add(self.has_cut.into());
+        u64::from(datagrams.min(self.frames)) * u64::from(self.largest)
     }
 
     /// What may be kept beside a datagram for each piece, until nothing is left, because pieces may
@@ -341,7 +349,8 @@ impl Backlog {
     /// Whether many of the pieces are small, or so many stay apart that quinn-proto might end the
     /// connection.
     pub(super) fn is_crumbled(&self, is_unordered: bool) -> bool {
-        self.crumbs > PILE || (!self.is_even() && self.most_pieces(is_unordered) > MOST_UNEVEN)
+        let may_stay_apart = !self.is_even() || self.may_be_copied_early();
+        self.crumbs > PILE || (may_stay_apart && self.most_pieces(is_unordered) > MOST_UNEVEN)
     }
 
     /// Bytes of memory that quinn-proto holds.
@@ -522,9 +531,30 @@ mod tests {
     }
 
     #[test]
+    fn uneven_pieces_and_those_that_are_copied_early_are_crumbled() {
+        let last = |number| (number == MOST_UNCOPIED).then_some(DATA as u16);
+        assert!(!even_but(DATA as u16, last).is_crumbled(false));
+        assert!(even_but(DATA as u16 / 2, last).is_crumbled(false));
+        // Messages that fill small packets, and some beside much other data.
+        let message = |number| match number % 5 {
+            0 if number > 460 => Share::Part,
+            _ => Share::Next(130),
+        };
+        let crumbled = |pieces| backlog_of((0..pieces).map(message)).is_crumbled(false);
+        assert!(!crumbled(MOST_UNEVEN));
+        assert!(crumbled(MOST_UNEVEN + 1));
+        // A transfer, with a little beside it now and then.
+        let bulk = |number| if number % 20 == 0 { Share::Part } else { NEXT };
+        assert!(!backlog_of((0..2000).map(bulk)).is_crumbled(false));
+    }
+
+    #[test]
     fn part_of_a_frame_that_is_read_late_keeps_its_datagram() {
         let mut backlog = Backlog::default();
-        let small = Arrival { number: 0, held: 40 };
+        let small = Arrival {
+            number: 0,
+            held: 40,
+        };
         backlog.add(small, 0, Share::Part, MUCH, true);
         // Around that byte, which cuts it in two.
         backlog.add(LATER, 0, Share::Part, MUCH, true);

@@ -371,11 +371,14 @@ impl ReceivePart {
             self.reassembly.skip(bytes.len());
             if bytes.len() == wanted {
                 // A read often ends where a piece ends. Nothing is left of it if nothing comes
-                // next, or what comes next is elsewhere in memory.
+                // next, or what comes next is elsewhere in memory. Of pieces that may overlap,
+                // another one may come before what is left of this one.
                 let after = bytes.as_ptr_range().end;
                 match next(&mut chunks, 0) {
-                    Ok((_, rest)) if rest.as_ptr() == after => {}
-                    Ok(_) => self.took(0, true),
+                    Ok((_, next)) if next.as_ptr() != after && self.backlog.is_tight() => {
+                        self.took(0, true);
+                    }
+                    Ok(_) => {}
                     Err(end) => {
                         self.took(0, true);
                         self.meet(end);

@@ -32,7 +32,10 @@ use crate::{
 /// Frames of a stream that may come after a jump of the packet number while its pile is left in
 /// quinn-proto, which ends the connection at 1,024 gaps. A frame that follows the stream's last one
 /// without a jump has no gap before it, unless packets have overtaken each other by far.
-const MOST_BEHIND_JUMPS: u64 = 512;
+///
+/// A gap that is filled late leaves two pieces: what is behind it, and what filled it. Another 128
+/// gaps may be among the first pieces of the pile, where they are not counted.
+const MOST_BEHIND_JUMPS: u64 = 384;
 
 /// What the streams of a connection hold of received data.
 pub(super) struct Receiving {

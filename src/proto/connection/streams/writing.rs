@@ -229,6 +229,7 @@ impl Streams<'_> {
 
     /// quinn-proto has reported that the stream may write again.
     pub(in crate::proto::connection) fn on_writable(&mut self, id: StreamId) {
+        self.streams.blocked.note_credit();
         self.streams.write_line.open();
         self.join_write_line(id);
     }
@@ -418,6 +419,7 @@ impl Streams<'_> {
     fn change_send_window(&mut self, changed: Option<u64>) {
         if let Some(window) = changed {
             self.quic.set_send_window(window);
+            self.streams.blocked.note_window();
             // Writers may go on.
             self.signals.want_turn();
         }
