@@ -95,6 +95,9 @@ pub(super) struct Backlog {
     /// after each [`LOT`] of frames.
     short: u16,
     noted: u16,
+    /// How many bytes all frames have that fill their packets, and how many frames there were.
+    full_bytes: u32,
+    all: u32,
 }
 
 /// How much of its packet a frame fills.
@@ -152,7 +155,7 @@ impl Backlog {
             let runs = if is_unordered { self.frames } else { 0 };
             let cuts = u32::from(runs).min(arrival.held / 2);
             self.add_loose(arrival, u32::from(parts) + cuts);
-            self.has_cut |= cuts > 0;
+            self.has_cut |= cuts + u32::from(parts) > 0;
         }
         self.note_length(share.full_bytes().filter(|_| !is_crumb));
         let is_next = !is_crumb && matches!(share, Share::Next(_));
@@ -174,6 +177,8 @@ impl Backlog {
 
     /// Notes how long a frame is, if it fills its packet.
     fn note_length(&mut self, bytes: Option<u16>) {
+        self.all = self.all.saturating_add(1);
+        self.full_bytes = (self.full_bytes).saturating_add(bytes.unwrap_or_default().into());
         self.noted = self.noted.wrapping_add(1);
         if self.noted.is_multiple_of(LOT) {
             self.short = self.short.div_ceil(2);
@@ -202,6 +207,13 @@ impl Backlog {
         self.short <= MOST_SHORT
     }
 
+    /// Whether so many pieces are much shorter than the longest that quinn-proto might not copy long
+    /// ones. With [`MOST_UNCOPIED`], it copies those that have less than twice the mean; this keeps
+    /// a third of that in reserve.
+    fn is_uneven(&self) -> bool {
+        3 * u64::from(self.longest) * u64::from(self.all) > 4 * u64::from(self.full_bytes)
+    }
+
     /// Whether quinn-proto may copy them before there are as many, because their datagrams have
     /// half again as much memory as they have data.
     fn may_be_copied_early(&self) -> bool {
@@ -211,7 +223,7 @@ impl Backlog {
     /// Whether quinn-proto may copy what is left of a copy, and into several pieces: what was taken
     /// of it is over-allocation. A fifth of what is left may be so as well, and the limit is half
     /// again as much as what is left.
-    fn is_copied_again(&self, left: u64) -> bool {
+    pub(super) fn is_copied_again(&self, left: u64) -> bool {
         self.may_be_copied && u64::from(self.taken) * 10 > left.saturating_mul(13)
     }
 
@@ -349,7 +361,7 @@ impl Backlog {
     /// Whether many of the pieces are small, or so many stay apart that quinn-proto might end the
     /// connection.
     pub(super) fn is_crumbled(&self, is_unordered: bool) -> bool {
-        let may_stay_apart = !self.is_even() || self.may_be_copied_early();
+        let may_stay_apart = self.is_uneven() || self.may_be_copied_early();
         self.crumbs > PILE || (may_stay_apart && self.most_pieces(is_unordered) > MOST_UNEVEN)
     }
 
@@ -561,6 +573,12 @@ mod tests {
         for bytes in [DATA - 2, 1] {
             backlog.took(bytes, true, false);
         }
+        assert!(!backlog.may_be_merged());
+        assert!(backlog.held() >= u64::from(HELD), "{}", backlog.held());
+        // By what was taken before.
+        let mut backlog = Backlog::default();
+        backlog.add(LATER, 1, Share::Part, MUCH, true);
+        backlog.took(DATA - 1, true, false);
         assert!(!backlog.may_be_merged());
         assert!(backlog.held() >= u64::from(HELD), "{}", backlog.held());
     }

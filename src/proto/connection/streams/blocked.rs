@@ -16,7 +16,7 @@ pub(super) struct Blocked {
     frames: u64,
     /// Whether there was credit since the frames were counted, so that the list was emptied.
     had_credit: bool,
-    /// Whether the send window has changed since quinn-proto was polled.
+    /// Whether there may be credit with which quinn-proto was not polled.
     is_unpolled: bool,
 }
 
@@ -45,8 +45,8 @@ impl Blocked {
         self.refused += 1;
     }
 
-    /// Notes that the send window has changed, which may give credit.
-    pub(super) fn note_window(&mut self) {
+    /// Notes that the send window has changed, or what is in it, which may give credit.
+    pub(super) fn note_room(&mut self) {
         self.is_unpolled = true;
     }
 
@@ -82,9 +82,9 @@ mod tests {
     }
 
     #[test]
-    fn write_says_nothing_before_quinn_proto_is_polled_with_a_new_window() {
+    fn write_says_nothing_before_quinn_proto_is_polled_with_new_room() {
         let mut blocked = Blocked::default();
-        blocked.note_window();
+        blocked.note_room();
         blocked.note_written(1);
         assert!(blocked.is_too_long(MOST_BLOCKED + 1));
         blocked.note_polled();

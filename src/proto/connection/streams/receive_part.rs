@@ -138,7 +138,7 @@ impl ReceivePart {
             _ => Share::Part,
         };
         let before = self.backlog.held();
-        let left = self.full_until.saturating_sub(read);
+        let left = self.left();
         self.backlog
             .add(arrival, gaps, share, left, self.is_unordered);
         self.backlog.held() - before
@@ -167,6 +167,12 @@ impl ReceivePart {
     /// out.
     pub(super) fn is_pile(&self) -> bool {
         self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
+    }
+
+    /// Whether so many may be left when it was taken out as far as there is no gap. Some may only
+    /// be counted: they were read, or quinn-proto has dropped them.
+    fn is_half_a_pile(&self) -> bool {
+        2 * self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
     }
 
     /// How many pieces quinn-proto has, at most.
@@ -209,6 +215,11 @@ impl ReceivePart {
         self.reassembly.ready()
     }
 
+    /// Bytes in quinn-proto of frames that fill their packets, if all have followed each other.
+    fn left(&self) -> u64 {
+        (self.full_until).saturating_sub(self.position() + self.ready())
+    }
+
     /// Whether something was taken that has a gap before it, and the gap is still open.
     pub(super) fn lacks_next(&self) -> bool {
         self.state == RecvState::Open && self.reassembly.lacks_next()
@@ -236,7 +247,7 @@ impl ReceivePart {
             self.look_for_end(quic, id, &mut taken);
         } else if has_more && taken.filled < buf.len() {
             self.read_on(quic, id, buf, &mut taken);
-            if self.is_behind_a_gap() {
+            if self.is_behind_a_gap() || self.may_come_apart() {
                 let moved = self.drain(quic, id, most, false);
                 taken.bytes += moved.bytes;
                 taken.transmit |= moved.transmit;
@@ -273,7 +284,7 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
-                    if !everything && !self.is_pile() {
+                    if !everything && !self.is_half_a_pile() {
                         self.meet(End::Blocked);
                         break;
                     }
@@ -320,6 +331,12 @@ impl ReceivePart {
             return true;
         }
         false
+    }
+
+    /// Whether quinn-proto may copy what is left of a pile when the next frame comes, so few bytes
+    /// that it does not copy large pieces, and more pieces than it puts up with stay apart.
+    fn may_come_apart(&self) -> bool {
+        self.is_left && self.is_pile() && self.backlog.is_copied_again(self.left())
     }
 
     /// Whether everything that quinn-proto still has lies behind a gap, and is to be taken out: it

@@ -175,6 +175,7 @@ impl Streams<'_> {
             .send_stream(id)
             .reset(code)
             .map_err(|_| StreamError::Closed)?;
+        self.streams.blocked.note_room();
         stream.gather.clear(&mut self.streams.gathering);
         stream.send = SendState::Reset;
         if stream.may_linger() {
@@ -355,6 +356,7 @@ impl Streams<'_> {
                 Err(FinishError::Stopped(code)) => {
                     // The event that reports this may come after the stream was removed.
                     let _ = send_stream.reset(code);
+                    self.streams.blocked.note_room();
                     SendState::Stopped(code.into_inner())
                 }
             };
@@ -419,7 +421,7 @@ impl Streams<'_> {
     fn change_send_window(&mut self, changed: Option<u64>) {
         if let Some(window) = changed {
             self.quic.set_send_window(window);
-            self.streams.blocked.note_window();
+            self.streams.blocked.note_room();
             // Writers may go on.
             self.signals.want_turn();
         }
