@@ -9,6 +9,7 @@
 //! ```
 
 mod bbr;
+mod paced;
 mod path;
 mod resume;
 mod run;
