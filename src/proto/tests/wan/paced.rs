@@ -1,4 +1,4 @@
-//! Pacing beside what the peer sends, and what other streams of the connection do.
+//! Pacing beside what the peer sends.
 
 use std::time::Duration;
 
@@ -66,50 +66,4 @@ fn one_packet_is_acknowledged_in_time_although_nothing_may_be_sent() {
         assert!(waited <= 28 * MILLISECOND, "{round}: {waited:?}");
         network.run_for(Duration::from_millis(910));
     }
-}
-
-/// Another one that waits for a slow reader is no limit of the path.
-#[test]
-fn stream_that_writes_little_for_a_while_has_its_rate_again_beside_one_with_a_slow_reader() {
-    const BURST: usize = 500_000;
-    let (mut network, [dialer, listener]) = connected("bbr=1,rate=50,rtt=30,queue=1");
-    let alarms = network.alarms();
-    let reader = listener.clone();
-    network.spawn(async move {
-        let slow = reader.accept().await.unwrap();
-        let mut buf = [0; 5_000];
-        while let Ok(1..) = reader.read(slow, &mut buf).await {
-            alarms.after(Duration::from_millis(20)).await;
-        }
-    });
-    let writer = dialer.clone();
-    network.spawn(async move {
-        let stream = writer.open().await.unwrap();
-        while writer.write_all(stream, &[0; 20_000]).await.is_ok() {}
-    });
-    network.run_for(Duration::from_secs(1));
-    let burst = |network: &mut Network| {
-        let (writer, reader, began) = (dialer.clone(), listener.clone(), network.now);
-        network.block_on(async move {
-            let stream = writer.open().await.unwrap();
-            writer.write_all(stream, &[0; BURST]).await.unwrap();
-            writer.finish(stream).unwrap();
-            let stream = reader.accept().await.unwrap();
-            assert_eq!(reader.read_to_end(stream).await.unwrap().len(), BURST);
-        });
-        network.now - began
-    };
-    let first = burst(&mut network);
-    let stream = dialer.open().now_or_never().unwrap().unwrap();
-    let reader = listener.clone();
-    network.spawn(async move {
-        let stream = reader.accept().await.unwrap();
-        while let Ok(1..) = reader.read(stream, &mut [0; 100]).await {}
-    });
-    for _ in 0..600 {
-        assert_eq!(dialer.write_now(stream, &[0; 100]), 100);
-        network.run_for(Duration::from_millis(20));
-    }
-    let second = burst(&mut network);
-    assert!(second < 2 * first, "{first:?} {second:?}");
 }
