@@ -64,7 +64,11 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut figures = Figures::new(options.command())?;
     let compared = &options.controller[..];
     let tables = if options.limited {
-        vec![controllers::limited_table(compared, options.short)]
+        vec![controllers::limited_table(
+            compared,
+            options.seeds,
+            options.short,
+        )]
     } else if !compared.is_empty() {
         controllers::tables(compared, options.seeds, options.short)
     } else if options.short {
@@ -118,7 +122,7 @@ impl Options {
         if self.short {
             command += " --short";
         } else if self.limited {
-            command += " --limited";
+            command += &format!(" --limited --seeds {}", self.seeds);
         } else {
             command += &format!(" --seeds {}", self.seeds);
         }

@@ -52,6 +52,7 @@ impl ControllerFactory for LiftableFactory {
         });
         Box::new(Liftable {
             inner,
+            began: now,
             same_host_window: self.same_host_window,
             resume,
             shared: Arc::new(Shared {
@@ -83,8 +84,6 @@ struct Shared {
     found_late: AtomicBool,
     /// If the controller has a pacing rate.
     paced: Option<Paced>,
-    /// Whether the connection sends from another address than the one with which it began.
-    has_left: AtomicBool,
 }
 
 impl PathControl {
@@ -104,12 +103,6 @@ impl PathControl {
     /// more that would make room.
     pub(super) fn lift(&self, is_lifted: bool) {
         self.0.is_lifted.store(is_lifted, Ordering::Relaxed);
-    }
-
-    /// Notes that the connection sends from another of our addresses from now on. quinn-proto keeps
-    /// the controller then, but what is remembered is that of another path.
-    pub(super) fn leave(&self) {
-        self.0.has_left.store(true, Ordering::Relaxed);
     }
 
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
@@ -170,6 +163,9 @@ impl Shared {
 
 struct Liftable {
     inner: Box<dyn Controller>,
+    /// When the connection began with the path. After [`Connection::path_changed`], quinn-proto
+    /// 0.11.19 goes on to tell of packets of the path before, which do not count (RFC 9000 §9.4).
+    began: Instant,
     same_host_window: Option<u64>,
     resume: Option<Box<Resume>>,
     shared: Arc<Shared>,
@@ -184,25 +180,10 @@ impl Liftable {
             (self.shared.same_host_window).store(bytes, Ordering::Relaxed);
         }
     }
-
-    fn has_left(&self) -> bool {
-        self.shared.has_left.load(Ordering::Relaxed)
-    }
-
-    /// Ends what was begun with the memory of a path that the connection has left.
-    fn drop_left_path(&mut self, now: Instant) {
-        if self.has_left()
-            && let Some(resume) = self.resume.take()
-            && resume.withholds_congestion()
-        {
-            self.inner.on_congestion_event(now, now, false, 0);
-        }
-    }
 }
 
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.drop_left_path(now);
         if let Some(resume) = &mut self.resume {
             resume.note_sent(now, bytes);
         }
@@ -220,6 +201,9 @@ impl Controller for Liftable {
         let data = bytes.saturating_sub(PACKET_OVERHEAD);
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.shared.note_acknowledged(sent);
+        if sent < self.began {
+            return;
+        }
         self.note_round_trip(now.saturating_duration_since(sent));
         if let Some(resume) = &mut self.resume {
             resume.note_acknowledged(now, sent, bytes);
@@ -236,7 +220,6 @@ impl Controller for Liftable {
     ) {
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
-        self.drop_left_path(now);
         let inner = self.inner.window();
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
@@ -254,11 +237,13 @@ impl Controller for Liftable {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
+        if sent < self.began {
+            return;
+        }
         if is_persistent_congestion {
             // Nothing has arrived for a while. Another quick round trip tells that it was the host.
             (self.shared.same_host_window).store(0, Ordering::Relaxed);
         }
-        self.drop_left_path(now);
         if let Some(resume) = &mut self.resume
             && resume.note_congestion(now, sent, is_persistent_congestion, self.inner.window())
         {
@@ -282,8 +267,7 @@ impl Controller for Liftable {
                 return same_host;
             }
             let window = self.inner.window();
-            let resume = self.resume.as_ref().filter(|_| !self.has_left());
-            resume.map_or(window, |resume| resume.window(window))
+            (self.resume.as_ref()).map_or(window, |resume| resume.window(window))
         }
     }
 
@@ -294,6 +278,7 @@ impl Controller for Liftable {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
+            began: self.began,
             same_host_window: self.same_host_window,
             resume: self.resume.clone(),
             shared: Arc::clone(&self.shared),
@@ -319,7 +304,6 @@ const PACKET_OVERHEAD: u64 = 40;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{address::Host, proto::known_paths::KnownPaths};
 
     const WINDOW: u64 = 512 * 1024;
 
@@ -330,6 +314,7 @@ mod tests {
                 initial_window: 12_000,
             })
             .build(now, 1_200),
+            began: now,
             same_host_window,
             resume: None,
             shared: Arc::default(),
@@ -376,35 +361,15 @@ mod tests {
         }
     }
 
-    /// It is another path, although the peer is the same.
     #[test]
-    fn nothing_is_remembered_of_a_path_from_another_of_our_addresses() {
-        const RTT: Duration = Duration::from_millis(60);
-        for is_after_loss in [false, true] {
-            let paths = KnownPaths::default();
-            let mut now = crate::net::clock::now();
-            let host = Host::of([192, 0, 2, 1].into());
-            let memory = || paths.of(now, host, true).unwrap();
-            memory().note(now, RTT, 2_000_000, false);
+    fn packets_of_the_path_before_do_not_count() {
+        for (before, counts) in [(1, false), (0, true)] {
             let mut path = build(None);
-            let mut resume = Resume::new(memory(), now, 12_000, true);
-            resume.note_acknowledged(now + RTT, now, 12_000);
-            path.resume = Some(Box::new(resume));
-            path.on_sent(now, 12_000, 9);
-            now += RTT;
-            path.on_end_acks(now, 0, false, Some(9));
-            assert_eq!(path.window(), 1_000_000);
-            let before = path.inner.window();
-            if is_after_loss {
-                now += RTT;
-                path.on_congestion_event(now, now, false, 1_200);
-                assert_eq!(path.inner.window(), before, "in the retreat");
-            }
-            PathControl(Arc::clone(&path.shared)).leave();
-            assert_eq!(path.window(), before);
-            path.on_sent(now, 1_200, 10);
-            assert!(path.resume.is_none());
-            assert_eq!(path.window() < before, is_after_loss);
+            let now = path.began + Duration::from_millis(5);
+            let sent = path.began - Duration::from_nanos(before);
+            let before = path.window();
+            path.on_congestion_event(now, sent, true, 1_200);
+            assert_eq!(path.window() < before, counts);
         }
     }
 

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use quinn_proto::{Connection, FrameStats, Transmit};
 
 use self::bucket::Bucket;
-use super::congestion::{Gate, Paced};
+use super::{
+    congestion::{Gate, Paced},
+    connection::Writers,
+};
 
 /// Spreads what one connection sends, in batches.
 ///
@@ -23,20 +26,26 @@ pub(super) struct Pacer {
     bucket: Option<Bucket>,
     /// While the bucket is empty: when there is enough again for a batch.
     resumes: Option<Instant>,
-    /// Since when something is held back, if anything is.
-    held: Option<Held>,
-    /// What had been received when the last datagram was sent, which carried an acknowledgement of
-    /// all that.
+    /// Whether something may be held back.
+    is_holding: bool,
+    /// What had been received when the last acknowledgement was sent.
     answered: u64,
-    /// When the peer was last told that its flow control holds data back.
+    /// What has been received since then, and wants one.
+    unanswered: Option<Unanswered>,
+    /// When the peer was last told that its flow control holds data back: that of the connection,
+    /// and that of a stream.
     blocked: Option<Instant>,
+    stream_blocked: Option<Instant>,
+    /// When a stream was last found to have written all that it had.
+    written: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
-    since: Instant,
-    /// Whether its time is over, and only the socket may be in the way.
-    is_overdue: bool,
+struct Unanswered {
+    /// When the acknowledgement is due, or may be paid for.
+    due: Instant,
+    /// Whether it is. quinn-proto's own timer for it is over then, too.
+    is_due: bool,
 }
 
 /// What may be sent now.
@@ -44,6 +53,8 @@ struct Held {
 enum Permit {
     /// Datagrams of any kind.
     Datagrams(u64),
+    /// One datagram, so that an acknowledgement gets out.
+    Credit,
     /// Only what congestion control does not count.
     Uncounted,
 }
@@ -53,6 +64,7 @@ impl Pacer {
         &mut self,
         quic: &mut Connection,
         paced: &Paced,
+        writers: &mut Writers,
         now: Instant,
         max_datagrams: usize,
         buf: &mut Vec<u8>,
@@ -60,22 +72,29 @@ impl Pacer {
         let mtu = quic.current_mtu().into();
         let before = Frames::of(quic);
         let permit = self.ask(now, paced.rate(), mtu, before.heard);
-        let (gate, datagrams) = match permit {
-            Permit::Uncounted => (Gate::Closed, 1),
-            Permit::Datagrams(datagrams) => match paced.room() / mtu {
-                // quinn-proto knows it better.
-                0 => (Gate::AsIs, 1),
-                room => (Gate::Open, datagrams.min(room)),
-            },
+        let most = match permit {
+            Permit::Uncounted => 0,
+            Permit::Credit => 1,
+            Permit::Datagrams(datagrams) => datagrams,
+        };
+        let (gate, datagrams) = match paced.room() / mtu {
+            _ if most == 0 => (Gate::Closed, 1),
+            // quinn-proto knows it better.
+            0 => (Gate::AsIs, 1),
+            room => (Gate::Open, most.min(room)),
         };
         let datagrams = usize::try_from(datagrams).unwrap_or(usize::MAX);
         paced.set_gate(gate);
         let transmit = quic.poll_transmit(now, max_datagrams.min(datagrams), buf);
         paced.set_gate(Gate::AsIs);
-        if let Some(transmit) = &transmit {
+        let after = transmit.as_ref().map_or(before, |_| Frames::of(quic));
+        // On credit, a datagram without an acknowledgement shows that none was due.
+        if after.acks > before.acks || (permit == Permit::Credit && gate == Gate::Open) {
             self.answered = before.heard;
+            self.unanswered = None;
+        }
+        if let Some(transmit) = &transmit {
             let bytes = transmit.size as u64;
-            let after = Frames::of(quic);
             let is_counted = after.elicited > before.elicited;
             paced.note_sent(bytes, is_counted);
             if is_counted {
@@ -84,7 +103,13 @@ impl Pacer {
             if after.blocked > before.blocked {
                 self.blocked = Some(now);
             }
+            if after.stream_blocked > before.stream_blocked {
+                self.stream_blocked = Some(now);
+            }
         } else if gate == Gate::Open {
+            if writers.take_done() {
+                self.written = Some(now);
+            }
             if !self.waits_for_credit(now, quic.rtt()) {
                 paced.note_dry();
             }
@@ -95,66 +120,81 @@ impl Pacer {
 
     /// Whether something may be held back.
     pub(super) fn holds(&self) -> bool {
-        self.held.is_some()
+        self.is_holding
     }
 
     /// When to ask again.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let resumes = self.resumes?;
-        let held = self.held.filter(|held| !held.is_overdue);
-        let patience = held.map(|held| held.since + PATIENCE);
-        Some(patience.map_or(resumes, |patience| patience.min(resumes)))
+        let unanswered =
+            (self.unanswered).filter(|unanswered| self.is_holding && !unanswered.is_due);
+        let answers = unanswered.map(|unanswered| unanswered.due);
+        self.resumes.into_iter().chain(answers).min()
     }
 
-    /// Notes that time has passed, so that no deadline is left that is over.
+    /// Notes that time has passed, so that no deadline is left that is over. quinn-proto's timers
+    /// have to be handled before.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.resumes.is_some_and(|resumes| resumes <= now) {
             self.resumes = None;
         }
-        if let Some(held) = &mut self.held {
-            held.is_overdue = held.since + PATIENCE <= now;
+        if let Some(unanswered) = &mut self.unanswered {
+            unanswered.is_due |= unanswered.due <= now;
         }
     }
 
     /// Sets the rate, in bytes per second, and returns what may be sent.
     ///
-    /// Where data waits, quinn-proto 0.11.19 sends no acknowledgement without any. One that has
-    /// waited for [`PATIENCE`] takes a datagram on credit; `heard` counts what wants one.
+    /// Where data waits, quinn-proto 0.11.19 sends no acknowledgement without any, and puts it
+    /// before the data only when it is due. Then it takes a datagram on credit; `heard` counts what
+    /// wants one.
     fn ask(&mut self, now: Instant, rate: f64, mtu: u64, heard: u64) -> Permit {
+        if heard != self.answered {
+            self.unanswered.get_or_insert(Unanswered {
+                due: now + PATIENCE,
+                is_due: false,
+            });
+        }
         let burst = burst(rate, mtu);
         let bucket = (self.bucket).get_or_insert_with(|| Bucket::new(rate, burst, now));
         bucket.adjust(rate, burst, now);
+        // What was owed at a higher rate must not hold up all that follows.
+        bucket.owe_at_most(most_owed(rate, mtu));
         if let Some(resumes) = self.resumes {
             // The rate may have risen since.
             let earlier = bucket.next_at(batch(rate, mtu), now);
             self.resumes = earlier.map_or(Some(resumes), |earlier| Some(earlier.min(resumes)));
         }
         if self.resumes.is_some_and(|resumes| resumes > now) {
-            return self.hold(now, heard);
+            return self.hold(now, rate, mtu);
         }
         self.resumes = None;
         let datagrams = bucket.available(now) / mtu;
         if datagrams == 0 {
             self.resumes = bucket.next_at(batch(rate, mtu), now);
-            return self.hold(now, heard);
+            return self.hold(now, rate, mtu);
         }
-        self.held = None;
+        self.is_holding = false;
         Permit::Datagrams(datagrams)
     }
 
-    fn hold(&mut self, now: Instant, heard: u64) -> Permit {
-        let held = *self.held.get_or_insert(Held {
-            since: now,
-            is_overdue: false,
-        });
-        if now.saturating_duration_since(held.since) < PATIENCE {
+    fn hold(&mut self, now: Instant, rate: f64, mtu: u64) -> Permit {
+        self.is_holding = true;
+        let (Some(bucket), Some(unanswered)) = (&self.bucket, &mut self.unanswered) else {
+            return Permit::Uncounted;
+        };
+        if !unanswered.is_due {
             return Permit::Uncounted;
         }
-        self.held = None;
-        if self.answered == heard {
-            Permit::Uncounted
-        } else {
-            Permit::Datagrams(1)
+        match bucket.owes_at_most_at(most_owed(rate, mtu) - mtu, now) {
+            Some(at) if at > now => {
+                *unanswered = Unanswered {
+                    due: at,
+                    is_due: false,
+                };
+                Permit::Uncounted
+            }
+            Some(_) => Permit::Credit,
+            None => Permit::Uncounted,
         }
     }
 
@@ -162,8 +202,6 @@ impl Pacer {
     fn note_sent(&mut self, now: Instant, bytes: u64, mtu: u64) {
         if let Some(bucket) = &mut self.bucket {
             bucket.take(bytes, now);
-            // What was taken on credit must not hold up all that follows.
-            bucket.owe_at_most(batch(bucket.rate(), mtu));
             if bucket.available(now) < mtu {
                 self.resumes = bucket.next_at(batch(bucket.rate(), mtu), now);
             }
@@ -173,16 +211,20 @@ impl Pacer {
     /// Whether flow control is the limit, and not the application.
     ///
     /// Credit comes in parts, at least twice in a round trip where it is the limit, and the
-    /// application takes its time to use each. A stream whose reader has stopped is no limit for
-    /// the others.
+    /// application takes its time to use each. That of a stream is no limit for others, which may
+    /// have nothing to write.
     fn waits_for_credit(&self, now: Instant, rtt: Duration) -> bool {
-        (self.blocked).is_some_and(|since| now.saturating_duration_since(since) <= 2 * rtt)
+        let was_lately = |time: Option<Instant>| {
+            time.is_some_and(|time| now.saturating_duration_since(time) <= 2 * rtt)
+        };
+        let is_stream = was_lately(self.stream_blocked) && !was_lately(self.written);
+        was_lately(self.blocked) || is_stream
     }
 
     /// Notes that there was nothing to send.
     fn note_dry(&mut self) {
         self.resumes = None;
-        self.held = None;
+        self.is_holding = false;
     }
 }
 
@@ -191,9 +233,12 @@ impl Pacer {
 struct Frames {
     elicited: u64,
     heard: u64,
+    /// Acknowledgements that were sent.
+    acks: u64,
     /// Those among the sent ones that tell of flow control in the way (RFC 9000 §4.1). quinn-proto
     /// sends one when a write was refused for the first time since the peer has granted more.
     blocked: u64,
+    stream_blocked: u64,
 }
 
 impl Frames {
@@ -203,7 +248,9 @@ impl Frames {
         Self {
             elicited,
             heard,
-            blocked: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
+            acks: stats.frame_tx.acks,
+            blocked: stats.frame_tx.data_blocked,
+            stream_blocked: stats.frame_tx.stream_data_blocked,
         }
     }
 }
@@ -249,15 +296,22 @@ fn burst(rate: f64, mtu: u64) -> f64 {
     late.max((IDLE_DATAGRAMS * mtu) as f64)
 }
 
+/// What credit may amount to: what passes in a second. Beyond that, acknowledgements come as slowly
+/// as the rate lets them, because what is sent faster would only wait on the path.
+fn most_owed(rate: f64, mtu: u64) -> u64 {
+    (rate as u64).max(2 * mtu)
+}
+
 const BATCH_TIME: Duration = Duration::from_millis(1);
 const LATE: Duration = Duration::from_millis(2);
 const MOST_BATCH: u64 = 64 * 1024;
 const IDLE_DATAGRAMS: u64 = 10;
 
-/// How long an acknowledgement waits for a datagram that may be sent: less than the delay of 25 ms
-/// that peers expect (RFC 9000 §18.2). A peer that asks for less with ACK_FREQUENCY, an extension,
-/// has to expect this delay all the same, as one of the network.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long an acknowledgement waits for a datagram that may be sent: as long as it may wait for
+/// another packet to acknowledge (RFC 9000 §18.2), because quinn-proto has one due by then. A peer
+/// that asks for less with ACK_FREQUENCY, an extension, has to expect this delay all the same, as
+/// one of the network.
+const PATIENCE: Duration = Duration::from_millis(25);
 
 #[cfg(test)]
 mod tests {
@@ -370,58 +424,54 @@ mod tests {
         assert!(before > at(began, 10_000));
     }
 
+    /// Asks in virtual time, and sends on credit.
+    fn ask(pacer: &mut Pacer, now: Instant, rate: f64, heard: u64) -> Permit {
+        pacer.handle_timeout(now);
+        let permit = pacer.ask(now, rate, MTU, heard);
+        if permit == Permit::Credit {
+            (pacer.answered, pacer.unanswered) = (heard, None);
+            pacer.note_sent(now, MTU, MTU);
+        }
+        permit
+    }
+
     #[test]
-    fn acknowledgement_that_waits_takes_a_datagram_on_credit() {
+    fn acknowledgement_that_is_due_takes_a_datagram_on_credit() {
         let began = crate::net::clock::now();
-        let slow = 12_000.0;
-        let ask = |pacer: &mut Pacer, millis: u64, heard: u64| {
-            let now = at(began, 1_000 * millis);
-            let permit = pacer.ask(now, slow, MTU, heard);
-            if permit == Permit::Datagrams(1) {
-                pacer.answered = heard;
-                pacer.note_sent(now, MTU, MTU);
-            }
-            permit
+        let ask = |pacer: &mut Pacer, millis: u64, heard| {
+            ask(pacer, at(began, 1_000 * millis), 12_000.0, heard)
         };
         let mut pacer = Pacer::default();
-        exhaust(&mut pacer, began, slow);
-        // What wants it may have come before anything was held back.
-        assert_eq!(ask(&mut pacer, 1, 1), Permit::Uncounted);
-        assert_eq!(ask(&mut pacer, 21, 1), Permit::Datagrams(1));
-
-        let mut pacer = Pacer::default();
-        exhaust(&mut pacer, began, slow);
+        exhaust(&mut pacer, began, 12_000.0);
         assert_eq!(ask(&mut pacer, 1, 0), Permit::Uncounted);
-        assert!(pacer.next_timeout().unwrap() <= at(began, 21_000));
-        assert_eq!(ask(&mut pacer, 19, 1), Permit::Uncounted);
-        assert_eq!(ask(&mut pacer, 21, 1), Permit::Datagrams(1));
+        assert_eq!(ask(&mut pacer, 5, 1), Permit::Uncounted);
+        assert_eq!(pacer.next_timeout().unwrap(), at(began, 30_000));
+        assert_eq!(ask(&mut pacer, 29, 2), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 30, 2), Permit::Credit);
         // That is owed, and nothing else has come that wants to be acknowledged.
-        assert_eq!(ask(&mut pacer, 22, 1), Permit::Uncounted);
-        assert_eq!(ask(&mut pacer, 60, 1), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 31, 2), Permit::Uncounted);
+        assert_eq!(ask(&mut pacer, 60, 2), Permit::Uncounted);
         assert!(pacer.next_timeout().unwrap() > at(began, 61_000));
     }
 
-    /// A peer that keeps sending has us answer more often than the rate allows.
+    /// A peer that keeps sending would have us answer more often than the rate allows.
     #[test]
-    fn data_waits_for_one_batch_at_most_after_many_acknowledgements_on_credit() {
+    fn credit_is_of_a_second_and_the_rate_is_kept() {
         let began = crate::net::clock::now();
         let slow = 12_000.0;
         let mut pacer = Pacer::default();
         exhaust(&mut pacer, began, slow);
-        let mut now = began;
-        for heard in 1..=1_000 {
-            now += PATIENCE;
-            if pacer.ask(now, slow, MTU, heard) == Permit::Datagrams(1) {
-                pacer.answered = heard;
-                pacer.note_sent(now, MTU, MTU);
-            }
+        let mut sent = 0;
+        for millis in 1..=10_000 {
+            let permit = ask(&mut pacer, at(began, 1_000 * millis), slow, millis);
+            sent += u64::from(permit == Permit::Credit);
         }
-        // Two datagrams are owed, and two are sent at a time.
-        assert!(pacer.next_timeout().unwrap() <= now + Duration::from_millis(401));
-        assert_eq!(
-            pacer.ask(now + Duration::from_millis(401), slow, MTU, 1_000),
-            Permit::Datagrams(2)
-        );
+        assert!((108..=110).contains(&sent), "{sent}");
+        let next = pacer.next_timeout().unwrap();
+        assert!(next <= at(began, 10_101_000), "an answer for each datagram");
+        // Ten datagrams are owed, and two are sent at a time.
+        pacer.unanswered = None;
+        assert!(pacer.next_timeout().unwrap() <= at(began, 11_201_000));
     }
 
     #[test]
@@ -431,9 +481,16 @@ mod tests {
         let mut pacer = Pacer::default();
         assert!(!pacer.waits_for_credit(began, rtt));
         pacer.blocked = Some(began);
-        for (micros, waits) in [(0, true), (100_000, true), (100_001, false)] {
-            let now = at(began, micros);
-            assert_eq!(pacer.waits_for_credit(now, rtt), waits, "{micros}");
+        for is_of_stream in [false, true] {
+            for (micros, waits) in [(0, true), (100_000, true), (100_001, false)] {
+                let now = at(began, micros);
+                assert_eq!(pacer.waits_for_credit(now, rtt), waits, "{micros}");
+                pacer.written = Some(now);
+                let waits = waits && !is_of_stream;
+                assert_eq!(pacer.waits_for_credit(now, rtt), waits, "{micros}");
+                pacer.written = None;
+            }
+            pacer.stream_blocked = pacer.blocked.take();
         }
     }
 

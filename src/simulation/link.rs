@@ -152,7 +152,7 @@ impl Link {
         carried.into_iter().flatten()
     }
 
-    /// When a datagram has passed the bottleneck; `None` if it is dropped.
+    /// When a datagram is on its way to the other end; `None` if it is lost.
     fn depart(&mut self, now: Instant, way: Option<Way>, len: usize) -> Option<Instant> {
         let Impairments {
             loss,
@@ -168,12 +168,25 @@ impl Link {
         let is_cut = way
             .and_then(|way| self.cut.get(&way))
             .is_some_and(|&until| now < until);
-        if is_cut || len > mtu || self.random.random_bool(loss) {
+        if is_cut || len > mtu {
             return None;
         }
-        let (Some(way), Some(bottleneck)) = (way, bottleneck) else {
-            return Some(now);
-        };
+        let mut departure = now;
+        if let (Some(way), Some(bottleneck)) = (way, bottleneck) {
+            departure = self.pass(bottleneck, now, way, len)?;
+        }
+        // What is lost has used the bottleneck before.
+        (!self.random.random_bool(loss)).then_some(departure)
+    }
+
+    /// When a datagram has passed the bottleneck; `None` if the queue is full.
+    fn pass(
+        &mut self,
+        bottleneck: Bottleneck,
+        now: Instant,
+        way: Way,
+        len: usize,
+    ) -> Option<Instant> {
         let len = len + bottleneck.header_bytes;
         let queue = self.queues.entry(way).or_insert_with(|| Queue::new(now));
         if let Some(rate) = bottleneck.interface_bytes_per_second {
@@ -268,5 +281,28 @@ impl Ecn {
             Self::ForgedCe => Some(EcnCodepoint::Ce),
             Self::ForgedEct1 => Some(EcnCodepoint::Ect1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_has_used_the_bottleneck() {
+        let mut link = Link::new(1);
+        link.impairments = Impairments {
+            loss: 0.5,
+            bottleneck: Some(Bottleneck::new(1_000_000, 2_000_000)),
+            ..Impairments::NONE
+        };
+        let now = crate::net::clock::now();
+        let way = Some(Way { from: 0, to: 1 });
+        let carried: Vec<_> = (0..1_000)
+            .flat_map(|_| link.carry(now, way, vec![0; 1_000], None))
+            .collect();
+        assert!((450..550).contains(&carried.len()));
+        let last = carried.iter().map(|carried| carried.arrival).max().unwrap();
+        assert!(last - now > Duration::from_millis(980));
     }
 }

@@ -104,7 +104,7 @@ impl Network {
             nodes: Vec::new(),
             by_addr: BTreeMap::new(),
             stirred: Stirred::default(),
-            timers: Timers::default(),
+            timers: Timers::new(seed),
             link: Link::new(seed),
             in_flight: BTreeMap::new(),
             sent: 0,
@@ -162,6 +162,11 @@ impl Network {
 
     pub(crate) fn impair(&mut self, impairments: Impairments) {
         self.link.impairments = impairments;
+    }
+
+    /// Lets the timers of all nodes be late by up to this much.
+    pub(crate) fn delay_timers(&mut self, late: Duration) {
+        self.timers.late = late;
     }
 
     /// Schedules a disturbance.
@@ -329,7 +334,7 @@ impl Network {
         if node.has_ready() {
             self.stirred.borrow_mut().insert(number);
         }
-        self.timers.arm(number, node.next_timeout());
+        self.timers.arm(self.now, number, node.next_timeout());
         if let Some(service) = &self.service {
             for peer in mem::take(&mut node.accepted) {
                 self.tasks.spawn(service(peer));

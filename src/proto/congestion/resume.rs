@@ -168,7 +168,7 @@ impl Resume {
     }
 
     /// Whether the controller has not been told yet of a loss.
-    pub(super) fn withholds_congestion(&self) -> bool {
+    fn withholds_congestion(&self) -> bool {
         matches!(self.phase, Phase::Retreat { .. })
     }
 

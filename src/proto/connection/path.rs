@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use quinn_proto::EndpointEvent;
@@ -65,7 +65,6 @@ impl Connection {
         }
         let issued = Some(self.quic.stats().frame_rx.new_connection_id);
         self.quic.local_address_changed();
-        self.path_control.leave();
         // All earlier events were polled before. This one announces the reset token of the new ID,
         // if there is a new ID.
         let event = self.quic.poll_endpoint_events();
@@ -83,6 +82,19 @@ impl Connection {
             && self.ids_seen_when_exhausted != Some(self.quic.stats().frame_rx.new_connection_id)
     }
 
+    /// Forgets what was measured of the path: it begins at another IP address of ours now.
+    //= https://www.rfc-editor.org/rfc/rfc9000#section-9.4
+    pub(in crate::proto) fn begin_path(&mut self, now: Instant) {
+        self.quic.path_changed(now);
+        self.take_path_control();
+    }
+
+    fn take_path_control(&mut self) {
+        self.note_acknowledged();
+        self.path_control = PathControl::of(&self.quic);
+        self.acknowledged = self.path_control.acknowledged();
+    }
+
     /// Whether the peer's address has changed since the last call: because of an authenticated
     /// packet from another address, or because a new address was not validated.
     pub(in crate::proto) fn note_migration(&mut self) -> bool {
@@ -91,9 +103,7 @@ impl Connection {
             return false;
         }
         self.remote_addr = addr;
-        self.note_acknowledged();
-        self.path_control = PathControl::of(&self.quic);
-        self.acknowledged = self.path_control.acknowledged();
+        self.take_path_control();
         if self.authenticated.is_none() {
             self.known_addr = addr;
         }

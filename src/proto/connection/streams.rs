@@ -15,6 +15,7 @@ mod send_window;
 mod stopped;
 mod window;
 mod write_line;
+mod writers;
 mod writing;
 
 use std::{sync::Arc, task::Waker, time::Instant};
@@ -23,6 +24,7 @@ use quinn_proto::VarInt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use self::window::ReceiveWindows;
+pub(in crate::proto) use self::writers::Writers;
 use self::{
     bandwidth::{Allowances, StreamShares},
     blocked::Blocked,
@@ -134,6 +136,7 @@ pub(super) struct StreamStates {
     states: FxHashMap<StreamId, StreamState>,
     gathering: Gathering,
     write_line: WriteLine,
+    writers: Writers,
     bandwidth: Bandwidth,
     /// From the first time on that the bandwidth was limited.
     allowances: Option<Box<Allowances>>,
@@ -166,6 +169,7 @@ impl StreamStates {
             states: FxHashMap::default(),
             gathering: Gathering::default(),
             write_line: WriteLine::default(),
+            writers: Writers::default(),
             bandwidth,
             allowances: None,
             inbound: None,
@@ -187,6 +191,11 @@ impl StreamStates {
     /// Notes datagrams with this number of bytes as sent.
     pub(super) fn note_sent(&mut self, bytes: usize) {
         self.gathering.note_sent(bytes);
+    }
+
+    /// Which streams leave it to the application how much is sent.
+    pub(super) fn writers(&mut self) -> &mut Writers {
+        &mut self.writers
     }
 
     /// How many chunks quinn-proto was given, and of how many bytes.

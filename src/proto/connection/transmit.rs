@@ -71,7 +71,8 @@ impl Connection {
         let transmit = match paced.filter(|_| self.has_sent_handshake) {
             Some(paced) => {
                 let pacer = self.pacer.get_or_insert_default();
-                pacer.poll_transmit(&mut self.quic, paced, now, max_datagrams, buf)
+                let writers = self.streams.writers();
+                pacer.poll_transmit(&mut self.quic, paced, writers, now, max_datagrams, buf)
             }
             None => self.quic.poll_transmit(now, max_datagrams, buf),
         };

@@ -57,7 +57,16 @@ impl Bucket {
 
     /// When it will hold `bytes` bytes, or all that it can hold; `None` if that is never.
     pub(in crate::proto) fn next_at(&self, bytes: u64, now: Instant) -> Option<Instant> {
-        let missing = self.burst.min(bytes as f64) - self.level(now);
+        self.reaches_at(self.burst.min(bytes as f64), now)
+    }
+
+    /// When it will owe no more than this.
+    pub(in crate::proto) fn owes_at_most_at(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        self.reaches_at(-(bytes as f64), now)
+    }
+
+    fn reaches_at(&self, level: f64, now: Instant) -> Option<Instant> {
+        let missing = level - self.level(now);
         if missing <= 0.0 {
             return Some(now);
         }
@@ -109,6 +118,9 @@ mod tests {
         let next = bucket.next_at(1_000, began).unwrap();
         assert!(next >= at(began, 3) && next < at(began, 4));
         assert!(bucket.available(next) >= 1_000);
+        let owes = bucket.owes_at_most_at(500, began).unwrap();
+        assert!(owes >= at(began, 1) && owes < at(began, 2));
+        assert_eq!(bucket.owes_at_most_at(2_000, began), Some(began));
     }
 
     #[test]

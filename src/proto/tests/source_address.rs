@@ -14,6 +14,7 @@ use super::{
     peer::Peer,
     transfer::exchange_between,
 };
+use crate::config::CongestionControl;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,6 +48,56 @@ fn source_that_is_gone_is_left_for_another_one() {
     assert_eq!(remote_ip(&network, 1), IpAddr::from(NEW));
     assert_eq!(source_changes(&network, 0), 1);
     close(&mut network, &peers[0]);
+}
+
+/// RFC 9000 §9.4. BBR would keep the rate of the old path for two cycles, and its round trip for 10
+/// seconds.
+#[test]
+fn what_was_measured_of_a_path_is_forgotten_with_its_address_and_not_with_its_port() {
+    for congestion in [CongestionControl::Cubic, CongestionControl::Bbr] {
+        for is_port in [true, false] {
+            let setup = Setup {
+                listening: false,
+                configure: match congestion {
+                    CongestionControl::Bbr => {
+                        |builder| builder.congestion_control(CongestionControl::Bbr)
+                    }
+                    _ => |builder| builder,
+                },
+                ..Setup::default()
+            };
+            let mut network = Network::pair(1, setup, Setup::default());
+            if !is_port {
+                let ip = network.nodes[0].addr().ip();
+                network.readdress(0, &[ip]);
+            }
+            let (dialer, listener) = network.connect(0, 1);
+            network.run_for(SECOND);
+            let peers = [dialer, listener];
+            exchange_between(&mut network, &peers[0], &peers[1], 1, 500_000);
+            let measured = || {
+                let stats = peers[0].stats();
+                (stats.congestion_window_bytes, stats.rtt)
+            };
+            let before = measured();
+            if is_port {
+                network.move_socket(0);
+            } else {
+                network.readdress(0, &[NEW.into()]);
+            }
+            write_something(&peers[0]);
+            network.settle();
+            let after = measured();
+            if is_port {
+                assert_eq!(after, before);
+            } else {
+                assert!(after.0 < before.0 / 2, "{after:?} {before:?}");
+                assert!(after.1 > 10 * before.1, "{after:?} {before:?}");
+            }
+            assert_arrives(&mut network, 1, &peers);
+            close(&mut network, &peers[0]);
+        }
+    }
 }
 
 /// Its peer would not recognize the new address, unless the host is behind a router.

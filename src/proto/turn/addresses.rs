@@ -22,11 +22,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             return;
         };
         if self.migrate(false) {
-            self.slot.local_ip = out.source_ip(&successor, self.connection.remote_addr());
-            self.slot.socket = successor;
-            self.register_path();
-            let local_addr = self.connection.local_addr();
-            tracing::debug!(reason = "socket_replaced", %local_addr, "moved to another address");
+            let local_ip = out.source_ip(&successor, self.connection.remote_addr());
+            self.begin_path(successor, local_ip, "socket_replaced");
         }
     }
 
@@ -53,10 +50,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         if may_migrate && self.migrate(is_gone) {
             self.totals.transport.source_changes += 1;
             self.slot.move_is_due = false;
-            self.slot.local_ip = local_ip;
-            self.register_path();
-            let local_addr = self.connection.local_addr();
-            tracing::debug!(reason, %local_addr, "moved to another address");
+            let socket = self.slot.socket.clone();
+            self.begin_path(socket, local_ip, reason);
         } else if !mem::replace(&mut self.slot.move_is_due, true) {
             self.totals.transport.source_changes_refused += 1;
             tracing::debug!(reason, "may not move to another address");
@@ -76,6 +71,26 @@ impl<S: SocketHandle> Turn<'_, S> {
             Verdict::Ask => self.connection.ping(),
             Verdict::Nothing => self.leave_source(out, false),
         }
+    }
+
+    /// Sends from another of our addresses from now on. If only the port is another one, the path
+    /// is most likely the same (RFC 9000 §9.4).
+    fn begin_path(&mut self, socket: S, local_ip: Option<IpAddr>, reason: &str) {
+        let before = self.source_ip();
+        self.slot.socket = socket;
+        self.slot.local_ip = local_ip;
+        self.register_path();
+        let local_addr = self.connection.local_addr();
+        tracing::debug!(reason, %local_addr, "moved to another address");
+        if self.source_ip() != before {
+            self.connection.begin_path(self.now);
+            self.note_mtu(true);
+        }
+    }
+
+    fn source_ip(&self) -> IpAddr {
+        let local_ip = self.slot.local_ip;
+        local_ip.unwrap_or_else(|| self.slot.socket.local_addr().ip())
     }
 
     /// Begins to use another connection ID, for a new local address. Returns `false` if that is not

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::{Controller, about, goals};
+use super::{Controller, LATE, about, goals, means_of_each};
 use crate::{
     figures::Figures,
     wan::{page, told::Told},
@@ -37,10 +37,14 @@ impl Kind {
 }
 
 impl Limited {
-    /// Times in ms, of the last flow.
-    pub fn times(&self, told: &Told) -> [f64; 2] {
-        let columns = self.kind.columns();
-        columns.map(|name| told.of_each(name).last().unwrap_or(f64::NAN))
+    /// Times in ms, of the last flow; the means of all seeds.
+    pub fn times(&self, seeds: &[&Told]) -> [f64; 2] {
+        (self.kind.columns()).map(|name| {
+            means_of_each(seeds, name)
+                .last()
+                .copied()
+                .unwrap_or(f64::NAN)
+        })
     }
 }
 
@@ -77,7 +81,7 @@ const PAUSING: [(&str, &str); 7] = [
     ),
 ];
 
-/// A hundred requests at least, and a thousand where packets are lost.
+/// About a hundred requests at least, and three hundred or more where packets are lost.
 const ASKING: [(&str, &str); 11] = [
     (
         "1 kB, 1 kB",
@@ -137,7 +141,7 @@ pub fn all(short: bool) -> Vec<Limited> {
         .chain(asking)
         .map(|(&(what, path), kind)| Limited {
             what,
-            path: format!("{path},queue=1"),
+            path: format!("{path},queue=1,{LATE}"),
             kind,
         })
         .collect()
@@ -170,7 +174,8 @@ pub fn replace(
 fn write_tables(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
     writeln!(
         page,
-        "\nFrom a write until all of it was read, in ms: half of the writes, and all.\n"
+        "\nFrom a write until all of it was read, in ms: half of the writes, and all. Those that are unfinished at the end\n\
+         count with their age.\n"
     )?;
     write_table(page, Kind::Pausing, controllers, told)?;
     writeln!(
@@ -196,18 +201,16 @@ fn write_table(
     writeln!(page, "\n|{}", "---|".repeat(3 + controllers.len()))?;
     for limited in all(false).iter().filter(|limited| limited.kind == kind) {
         let rows: Vec<_> = (controllers.iter())
-            .filter_map(|controller| {
-                let asked = format!("{},{}", limited.path, controller.part());
-                about(told, &asked).first().copied()
-            })
+            .map(|controller| about(told, &format!("{},{}", limited.path, controller.part())))
+            .filter(|seeds| !seeds.is_empty())
             .collect();
-        let Some(first) = rows.first() else {
+        let Some(first) = rows.iter().flatten().next() else {
             continue;
         };
         let [rate, rtt] = ["rate", "rtt"].map(|name| first.asked(name));
         write!(page, "| {} | {rate} | {rtt} |", limited.what)?;
-        for told in rows {
-            let [half, most] = limited.times(told);
+        for seeds in rows {
+            let [half, most] = limited.times(&seeds);
             write!(page, " {half:.1}, {most:.1} |")?;
         }
         writeln!(page)?;

@@ -207,7 +207,7 @@ impl Backlog {
         self.short <= MOST_SHORT
     }
 
-    /// Whether so many pieces are much shorter than the longest that quinn-proto might not copy long
+    /// Whether many pieces are much shorter than the longest, so that quinn-proto might not copy long
     /// ones. With [`MOST_UNCOPIED`], it copies those that have less than twice the mean; this keeps
     /// a third of that in reserve.
     fn is_uneven(&self) -> bool {

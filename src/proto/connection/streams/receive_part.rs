@@ -169,8 +169,8 @@ impl ReceivePart {
         self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
     }
 
-    /// Whether so many may be left when it was taken out as far as there is no gap. Some may only
-    /// be counted: they were read, or quinn-proto has dropped them.
+    /// Whether half of a pile may be left when it was taken out as far as there is no gap. Some
+    /// pieces may only be counted: they were read, or quinn-proto has dropped them.
     fn is_half_a_pile(&self) -> bool {
         2 * self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
     }

@@ -93,8 +93,12 @@ impl Streams<'_> {
             stream.gather.note_direct(all, written, turn);
             self.streams.send_window.note_written(written);
             self.streams.blocked.note_written(written);
+            self.streams.writers.note_taken(id);
         }
         let is_blocked = matches!(written, Err(WriteError::Blocked));
+        if is_blocked {
+            self.streams.writers.note_refused(id);
+        }
         if is_blocked && may_gather {
             stream.gather.add(all, id, data, chunk_bytes);
             written = Ok(data.len());
@@ -335,6 +339,11 @@ impl Streams<'_> {
             self.streams.blocked.note_written(written);
             let line = &mut self.streams.write_line;
             if written > 0 {
+                self.streams.writers.note_taken(id);
+                if stream.writer.is_some() {
+                    // It has more.
+                    self.streams.writers.note_refused(id);
+                }
                 // There is room again.
                 self.signals.make_due(&mut stream.writer);
                 if let Some(ticket) = stream.ticket.take() {
@@ -342,6 +351,7 @@ impl Streams<'_> {
                 }
             }
             if !stream.gather.is_empty() {
+                self.streams.writers.note_refused(id);
                 let kind = stream.gather.kind();
                 stream.ticket.get_or_insert_with(|| {
                     self.streams.blocked.note_refused();

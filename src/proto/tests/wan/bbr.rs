@@ -26,9 +26,13 @@ fn flow(asked: &str) -> FlowOutcome {
 
 #[test]
 fn random_loss_costs_a_part_of_the_rate_and_not_all_of_it() {
+    // Seeds have 34 to 41.
     let [cubic, bbr] = [0, 1].map(|bbr| {
-        let asked = format!("bbr={bbr},rate=50,rtt=30,loss=1,queue=1,seconds=8");
-        flow(&asked).late_goodput
+        let late = (1..=4).map(|seed| {
+            let asked = format!("bbr={bbr},rate=50,rtt=30,loss=1,queue=1,seconds=8,seed={seed}");
+            flow(&asked).late_goodput
+        });
+        late.sum::<f64>() / 4.0
     });
     assert!(cubic < 15.0, "{cubic}");
     assert!(bbr > 37.0, "{bbr}");

@@ -10,6 +10,9 @@ const HEADER_BYTES: usize = 28;
 /// The fastest interface there is.
 const INTERFACE_BYTES_PER_SECOND: u32 = 1_250_000_000;
 
+/// A full datagram, with its headers.
+const DATAGRAM_BYTES: f64 = 1_480.0;
+
 /// How long hosts gather what arrives.
 const GATHERED: Duration = Duration::from_micros(50);
 
@@ -53,6 +56,8 @@ pub(super) struct WanPath {
     pub(super) remembers: bool,
     /// In Mb/s, the rate while an earlier connection transfers 40 MB; 0 is without one.
     before: f64,
+    /// In ms, by how much timers are late at most.
+    late: f64,
     seconds: f64,
     pub(super) seed: u64,
 }
@@ -107,6 +112,7 @@ impl WanPath {
             back: Back::Nothing,
             remembers: false,
             before: 0.0,
+            late: 0.0,
             seconds: 20.0,
             seed: 1,
         };
@@ -147,6 +153,7 @@ impl WanPath {
                 }
                 "remembers" => path.remembers = number != 0.0,
                 "before" => path.before = number,
+                "late" => path.late = number,
                 "seconds" => path.seconds = number,
                 "seed" => path.seed = number as u64,
                 _ => panic!("no part of a path: {name}"),
@@ -193,9 +200,22 @@ impl WanPath {
         }
     }
 
-    /// A round trip without a queue.
+    /// The round trip of a full datagram without a queue, which passes the bottleneck and is
+    /// gathered at both ends. That of a small answer is left out.
     pub(super) fn round_trip(&self) -> Duration {
-        Duration::from_secs_f64(self.rtt / 1e3)
+        let sending = DATAGRAM_BYTES * 8.0 / (self.rate * 1e6);
+        Duration::from_secs_f64(self.rtt / 1e3 + sending) + 2 * GATHERED
+    }
+
+    /// By how much timers are late at most.
+    pub(super) fn lateness(&self) -> Duration {
+        Duration::from_secs_f64(self.late / 1e3)
+    }
+
+    /// How many flows there are: one of each connection, or one in each direction.
+    pub(super) fn flow_count(&self) -> usize {
+        let of_each = if self.back == Back::Nothing { 1 } else { 2 };
+        of_each * self.flows as usize
     }
 
     /// How long the reader takes for `bytes` bytes.
@@ -247,6 +267,7 @@ impl fmt::Display for WanPath {
             back,
             remembers,
             before,
+            late,
             seconds,
             seed,
         } = self;
@@ -255,7 +276,8 @@ impl fmt::Display for WanPath {
             "rate={rate},rtt={rtt},loss={loss},queue={queue},windows={windows},\
              throughput={},reno={},bbr={},rivals={},quinn={},\
              write={write},reads={reads},flows={flows},apart={apart},every={every},\
-             answer={answer},back={},remembers={},before={before},seconds={seconds},seed={seed}",
+             answer={answer},back={},remembers={},before={before},late={late},\
+             seconds={seconds},seed={seed}",
             u8::from(*is_for_throughput),
             u8::from(*is_reno),
             u8::from(*is_bbr),

@@ -68,7 +68,8 @@ pub(super) struct FlowOutcome {
     mtu: u16,
     pub(super) most_cwnd: u64,
     pub(super) most_in_flight: u64,
-    /// By how much round trips were longer than the path makes them, in the second half.
+    /// By how much round trips were longer than those of a datagram on an empty path, in the second
+    /// half.
     pub(super) mean_delay: Duration,
     /// From a write until all of it was read, or the whole answer to it, if writes pause or are
     /// answered: half of them, 99 %, and all.
@@ -145,6 +146,7 @@ pub(super) fn run(path: &WanPath) -> Outcome {
         transfer_before(&mut network);
     }
     network.impair(path.impairments());
+    network.delay_timers(path.lateness());
     let cpu = network.count_cpu_time(0);
     let began = network.now;
     let (mut flows, mut connections) = (Vec::<Flow>::new(), 0);
@@ -161,13 +163,21 @@ pub(super) fn run(path: &WanPath) -> Outcome {
         for flow in &mut flows {
             flow.look(network.now, is_late);
         }
-        if flows.iter().all(|flow| flow.outcome.death.is_some()) {
+        if connections == path.flows && flows.iter().all(|flow| flow.outcome.death.is_some()) {
             break;
         }
     }
+    assert_eq!(flows.len(), path.flow_count(), "too late for some: {path}");
     let end = network.now;
+    let flows: Vec<_> = flows.into_iter().map(|flow| flow.end(end)).collect();
+    for flow in &flows {
+        assert!(
+            flow.read > 0 || flow.death.is_some(),
+            "nothing came: {path}"
+        );
+    }
     Outcome {
-        flows: flows.into_iter().map(|flow| flow.end(end)).collect(),
+        flows,
         sender_cpu: cpu.get(),
     }
 }
@@ -222,6 +232,8 @@ struct Progress {
     written: u64,
     /// When it was written, and what was written by then.
     writes: VecDeque<(Instant, u64)>,
+    /// When the request was written that is not answered yet.
+    asked: Option<Instant>,
     /// From a write until it was read, or answered.
     latencies: Vec<Duration>,
 }
@@ -345,6 +357,7 @@ impl Flow {
     }
 
     fn end(self, now: Instant) -> FlowOutcome {
+        self.progress.borrow_mut().end(now);
         let Progress {
             read,
             milestones,
@@ -437,6 +450,7 @@ async fn ask(
     let (data, mut buf) = (vec![0; request], vec![0; answer]);
     loop {
         let asked = alarms.now();
+        progress.borrow_mut().asked = Some(asked);
         if peer.write_all(stream, &data).await.is_err() {
             return;
         }
@@ -447,7 +461,11 @@ async fn ask(
             };
             left -= count;
         }
-        (progress.borrow_mut().latencies).push(alarms.now() - asked);
+        {
+            let mut progress = progress.borrow_mut();
+            progress.latencies.push(alarms.now() - asked);
+            progress.asked = None;
+        }
         alarms.after(pause).await;
     }
 }
@@ -494,6 +512,13 @@ async fn download(
 }
 
 impl Progress {
+    /// What is unfinished counts with its age, which would otherwise hide what takes longest.
+    fn end(&mut self, now: Instant) {
+        let unread = self.writes.drain(..).map(|(time, _)| time);
+        let unfinished = unread.chain(self.asked.take());
+        self.latencies.extend(unfinished.map(|time| now - time));
+    }
+
     fn note_read(&mut self, count: usize, now: Instant) {
         self.read += count as u64;
         for (time, bytes) in self.milestones.iter_mut().zip(MILESTONES) {
@@ -508,7 +533,7 @@ impl Progress {
     }
 }
 
-fn setup(path: &WanPath) -> Setup {
+pub(super) fn setup(path: &WanPath) -> Setup {
     Setup {
         configure: match path.windows {
             0 => configure::<0>(path),
