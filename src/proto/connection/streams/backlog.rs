@@ -207,9 +207,9 @@ impl Backlog {
         self.short <= MOST_SHORT
     }
 
-    /// Whether many pieces are much shorter than the longest, so that quinn-proto might not copy long
-    /// ones. With [`MOST_UNCOPIED`], it copies those that have less than twice the mean; this keeps
-    /// a third of that in reserve.
+    /// Whether many pieces are much shorter than the longest, so that quinn-proto might not copy
+    /// long ones. With [`MOST_UNCOPIED`], it copies those that have less than twice the mean; this
+    /// keeps a third of that in reserve.
     fn is_uneven(&self) -> bool {
         3 * u64::from(self.longest) * u64::from(self.all) > 4 * u64::from(self.full_bytes)
     }
