@@ -44,7 +44,6 @@ pub(crate) struct Logs {
     /// The file for TLS secrets.
     pub(crate) secrets: Option<PathBuf>,
     /// The directory for qlog files.
-    #[cfg_attr(not(feature = "qlog"), expect(dead_code, reason = "it is refused"))]
     pub(crate) qlog: Option<PathBuf>,
 }
 
