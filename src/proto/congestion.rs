@@ -361,6 +361,12 @@ mod tests {
         }
     }
 
+    /// quinn-proto's pacing begins with it.
+    #[test]
+    fn initial_window_is_that_of_the_controller() {
+        assert_eq!(build(Some(WINDOW)).initial_window(), 12_000);
+    }
+
     #[test]
     fn packets_of_the_path_before_do_not_count() {
         for (before, counts) in [(1, false), (0, true)] {

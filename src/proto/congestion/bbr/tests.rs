@@ -808,6 +808,8 @@ fn no_bound_is_below_four_packets() {
     let four = 4.0 * bbr.mtu;
     bbr.pacing_rate = 1.0;
     assert_eq!(bbr.quantize(0.0), four);
+    bbr.state = State::Up;
+    assert_eq!(bbr.quantize(0.0), four + 2.0 * PACKET as f64);
     bbr.window = 0.0;
     bbr.set_window(0.0);
     assert_eq!(bbr.window, four);
