@@ -137,15 +137,17 @@ impl Options {
     }
 }
 
+/// The paths of one process. They are in a variable of its environment, which Linux limits to 128
+/// KiB.
+const MOST_AT_ONCE: usize = 1000;
+
 /// Runs all paths, but those that were told of. Those whose CPU time counts are run after the
 /// others, one by one.
 fn tell(tables: &[Table], mut told: Vec<Told>) -> Result<Vec<Told>> {
     let is_new = |asked: &&Asked| !told.iter().any(|told| told.is_about(&asked.path));
     let asked = tables.iter().flat_map(|table| &table.asked).filter(is_new);
     let (measured, others): (Vec<&Asked>, Vec<_>) = asked.partition(|asked| asked.is_measured);
-    let single = measured.iter().map(|asked| vec![*asked]);
-    let several = (!others.is_empty()).then_some(others);
-    for some in several.into_iter().chain(single) {
+    for some in others.chunks(MOST_AT_ONCE).chain(measured.chunks(1)) {
         let paths: Vec<_> = some.iter().map(|asked| asked.path.as_str()).collect();
         let tests = Tests::run(&[TEST], "SIM_WAN", &paths.join(" "))?;
         ensure!(tests.passed, "the simulation has failed");
