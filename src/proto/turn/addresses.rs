@@ -77,8 +77,8 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Sends from another of our addresses from now on. If only the port is another one, the path
-    /// is most likely the same (RFC 9000 §9.4). Otherwise what is sent before `began` does not count
-    /// for the new one.
+    /// is most likely the same (RFC 9000 §9.4). Otherwise what is sent before `began` does not
+    /// count for the new one.
     fn begin_path(&mut self, socket: S, local_ip: Option<IpAddr>, began: Instant, reason: &str) {
         let before = self.source_ip();
         self.slot.socket = socket;
