@@ -53,6 +53,8 @@ impl ControllerFactory for LiftableFactory {
         Box::new(Liftable {
             inner,
             began: now,
+            first_acknowledged: None,
+            sent: 0,
             same_host_window: self.same_host_window,
             resume,
             shared: Arc::new(Shared {
@@ -166,6 +168,10 @@ struct Liftable {
     /// When the connection began with the path. After [`Connection::path_changed`], quinn-proto
     /// 0.11.19 goes on to tell of packets of the path before, which do not count (RFC 9000 §9.4).
     began: Instant,
+    /// When something was acknowledged on it for the first time.
+    first_acknowledged: Option<Instant>,
+    /// Bytes that were sent on it.
+    sent: u64,
     same_host_window: Option<u64>,
     resume: Option<Box<Resume>>,
     shared: Arc<Shared>,
@@ -184,6 +190,7 @@ impl Liftable {
 
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.sent += bytes;
         if let Some(resume) = &mut self.resume {
             resume.note_sent(now, bytes);
         }
@@ -204,6 +211,7 @@ impl Controller for Liftable {
         if sent < self.began {
             return;
         }
+        self.first_acknowledged.get_or_insert(now);
         self.note_round_trip(now.saturating_duration_since(sent));
         if let Some(resume) = &mut self.resume {
             resume.note_acknowledged(now, sent, bytes);
@@ -240,6 +248,10 @@ impl Controller for Liftable {
         if sent < self.began {
             return;
         }
+        // Packets of the path before may be among the lost ones, but for the newest.
+        let lost_bytes = lost_bytes.min(self.sent);
+        let is_persistent_congestion =
+            is_persistent_congestion && (self.first_acknowledged).is_some_and(|first| sent > first);
         if is_persistent_congestion {
             // Nothing has arrived for a while. Another quick round trip tells that it was the host.
             (self.shared.same_host_window).store(0, Ordering::Relaxed);
@@ -279,6 +291,8 @@ impl Controller for Liftable {
         Box::new(Self {
             inner: self.inner.clone_box(),
             began: self.began,
+            first_acknowledged: self.first_acknowledged,
+            sent: self.sent,
             same_host_window: self.same_host_window,
             resume: self.resume.clone(),
             shared: Arc::clone(&self.shared),
@@ -315,6 +329,8 @@ mod tests {
             })
             .build(now, 1_200),
             began: now,
+            first_acknowledged: None,
+            sent: 0,
             same_host_window,
             resume: None,
             shared: Arc::default(),
@@ -341,7 +357,11 @@ mod tests {
         let now = crate::net::clock::now();
         loopback.on_congestion_event(now, now, false, 1_200);
         assert_eq!(loopback.window(), WINDOW);
-        loopback.on_congestion_event(now, now, true, 1_200);
+        let later = now + Duration::from_millis(1);
+        loopback.on_congestion_event(later, later, true, 1_200);
+        assert_eq!(loopback.window(), WINDOW, "nothing was acknowledged before");
+        loopback.first_acknowledged = Some(now);
+        loopback.on_congestion_event(later, later, true, 1_200);
         assert!(loopback.window() < WINDOW);
         assert_eq!(PathControl(loopback.shared).same_host_window(), None);
     }

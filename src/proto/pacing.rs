@@ -48,6 +48,12 @@ struct Unanswered {
     is_due: bool,
 }
 
+impl Unanswered {
+    fn at(due: Instant) -> Self {
+        Self { due, is_due: false }
+    }
+}
+
 /// What may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Permit {
@@ -88,10 +94,13 @@ impl Pacer {
         let transmit = quic.poll_transmit(now, max_datagrams.min(datagrams), buf);
         paced.set_gate(Gate::AsIs);
         let after = transmit.as_ref().map_or(before, |_| Frames::of(quic));
-        // On credit, a datagram without an acknowledgement shows that none was due.
-        if after.acks > before.acks || (permit == Permit::Credit && gate == Gate::Open) {
+        let is_credit = permit == Permit::Credit && gate == Gate::Open;
+        if after.acks > before.acks || (is_credit && transmit.is_none()) {
             self.answered = before.heard;
             self.unanswered = None;
+        } else if is_credit {
+            // A frame about paths may have taken it.
+            self.unanswered = Some(Unanswered::at(now + PATIENCE));
         }
         if let Some(transmit) = &transmit {
             let bytes = transmit.size as u64;
@@ -116,11 +125,6 @@ impl Pacer {
             self.note_dry();
         }
         transmit
-    }
-
-    /// Whether something may be held back.
-    pub(super) fn holds(&self) -> bool {
-        self.is_holding
     }
 
     /// When to ask again.
@@ -149,10 +153,7 @@ impl Pacer {
     /// wants one.
     fn ask(&mut self, now: Instant, rate: f64, mtu: u64, heard: u64) -> Permit {
         if heard != self.answered {
-            self.unanswered.get_or_insert(Unanswered {
-                due: now + PATIENCE,
-                is_due: false,
-            });
+            (self.unanswered).get_or_insert(Unanswered::at(now + PATIENCE));
         }
         let burst = burst(rate, mtu);
         let bucket = (self.bucket).get_or_insert_with(|| Bucket::new(rate, burst, now));
@@ -187,10 +188,7 @@ impl Pacer {
         }
         match bucket.owes_at_most_at(most_owed(rate, mtu) - mtu, now) {
             Some(at) if at > now => {
-                *unanswered = Unanswered {
-                    due: at,
-                    is_due: false,
-                };
+                *unanswered = Unanswered::at(at);
                 Permit::Uncounted
             }
             Some(_) => Permit::Credit,

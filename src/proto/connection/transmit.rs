@@ -86,11 +86,6 @@ impl Connection {
         transmit
     }
 
-    /// Whether pacing may hold something back.
-    pub(in crate::proto) fn is_held_back(&self) -> bool {
-        self.pacer.as_ref().is_some_and(|pacer| pacer.holds())
-    }
-
     /// Produces one datagram regardless of the congestion window. If nothing is acknowledged any
     /// more, congestion control would hold it back for ever.
     pub(in crate::proto) fn poll_probe(

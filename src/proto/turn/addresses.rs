@@ -3,6 +3,7 @@
 use std::{
     mem,
     net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use super::Turn;
@@ -23,7 +24,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         };
         if self.migrate(false) {
             let local_ip = out.source_ip(&successor, self.connection.remote_addr());
-            self.begin_path(successor, local_ip, "socket_replaced");
+            self.begin_path(successor, local_ip, self.now, "socket_replaced");
         }
     }
 
@@ -51,7 +52,9 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.totals.transport.source_changes += 1;
             self.slot.move_is_due = false;
             let socket = self.slot.socket.clone();
-            self.begin_path(socket, local_ip, reason);
+            // What the system has just refused to send counts as sent on the old path.
+            let began = self.now + Duration::from_nanos(is_gone.into());
+            self.begin_path(socket, local_ip, began, reason);
         } else if !mem::replace(&mut self.slot.move_is_due, true) {
             self.totals.transport.source_changes_refused += 1;
             tracing::debug!(reason, "may not move to another address");
@@ -74,8 +77,9 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Sends from another of our addresses from now on. If only the port is another one, the path
-    /// is most likely the same (RFC 9000 §9.4).
-    fn begin_path(&mut self, socket: S, local_ip: Option<IpAddr>, reason: &str) {
+    /// is most likely the same (RFC 9000 §9.4). Otherwise what is sent before `began` does not
+    /// count for the new one.
+    fn begin_path(&mut self, socket: S, local_ip: Option<IpAddr>, began: Instant, reason: &str) {
         let before = self.source_ip();
         self.slot.socket = socket;
         self.slot.local_ip = local_ip;
@@ -83,8 +87,10 @@ impl<S: SocketHandle> Turn<'_, S> {
         let local_addr = self.connection.local_addr();
         tracing::debug!(reason, %local_addr, "moved to another address");
         if self.source_ip() != before {
-            self.connection.begin_path(self.now);
+            self.connection.begin_path(began);
             self.note_mtu(true);
+            // What is in flight on the old path counts against the new window.
+            self.slot.ignores_window = true;
         }
     }
 

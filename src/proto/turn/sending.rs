@@ -82,21 +82,21 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
         self.watch_delivery(&*out);
         for _ in 0..BATCHES_PER_TURN {
-            let probes = mem::take(&mut self.slot.ignores_window);
+            // A challenge to a new path is not held back, because no timer is served before.
+            let is_probe = mem::take(&mut self.slot.ignores_window) || self.slot.untried_path;
             buf.clear();
             let asks = self.slot.silence.owes_nothing()
                 || self.slot.doubter.wants_to_know()
                 || self.slot.delivery.wants_to_know();
             let elicited = asks.then(|| self.connection.elicited());
-            let transmit = if probes {
+            let transmit = if is_probe {
                 self.connection.poll_probe(self.now, buf)
             } else {
                 let max_segments = self.max_segments(&*out, remote_addr);
                 self.connection.poll_transmit(self.now, max_segments, buf)
             };
             let Some(mut transmit) = transmit else {
-                // A challenge to the new path may be what is held back.
-                self.slot.untried_path &= self.connection.is_held_back();
+                self.slot.untried_path = false;
                 return Sending::Done;
             };
             // quinn-proto sets no source address for connections that we dialled, and keeps the

@@ -121,6 +121,7 @@ impl Streams<'_> {
     /// Makes the task wait until the stream may write: in the line if it `is_held_back`, and until
     /// quinn-proto reports it otherwise.
     fn wait_to_write<T>(&mut self, id: StreamId, waker: &Waker, is_held_back: bool) -> Poll<T> {
+        self.streams.writers.note_refused(id);
         if let Some(stream) = self.streams.states.get_mut(&id) {
             self.signals.wait(&mut stream.writer, waker);
         }
