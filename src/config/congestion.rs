@@ -24,10 +24,10 @@ pub enum CongestionControl {
     /// BBR, version 3 ([draft-ietf-ccwg-bbr]): it models what the path delivers, and paces what is
     /// sent. Use it on paths that lose packets at random, or where queues have to stay short: 1 %
     /// of loss costs it a part of the rate and not nearly all of it. Without loss, CUBIC makes some
-    /// percent more, and where a queue holds only a few packets, a seventh more. It displaces others:
-    /// a flow of CUBIC, such as TCP, that begins after it on a path of 63 ms keeps only 15 to 19 of
-    /// 94 Mb/s where the queue holds half a round trip or a whole one. Eight flows of BBR on such a
-    /// path share it less evenly than eight of CUBIC.
+    /// percent more, and where a queue holds only a few packets, a seventh more. It displaces
+    /// others: a flow of CUBIC, such as TCP, that begins after it on a path of 63 ms keeps only 15
+    /// to 19 of 94 Mb/s where the queue holds half a round trip or a whole one. Eight flows of BBR
+    /// on such a path share it less evenly than eight of CUBIC.
     ///
     /// [draft-ietf-ccwg-bbr]: https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/
     Bbr,
