@@ -81,7 +81,11 @@ async fn churn(options: &Options) -> Result<Figures> {
             |whole: u64| whole * (slice + 1) / options.slices - whole * slice / options.slices;
         let slice = Slice::new(part(options.connections), part(options.streams));
         slice.run(options, samples.len(), &listener, &tally).await?;
-        samples.push(settle(&listener, &tally, &samples[0]).await?);
+        let mut sample = settle(&listener, &tally, &samples[0]).await?;
+        if samples.len() as u64 >= options.slices / 2 {
+            sample = rest(&listener, &tally, sample).await?;
+        }
+        samples.push(sample);
         eprintln!(
             "{:6} s  {}",
             began.elapsed().as_secs(),
@@ -169,6 +173,19 @@ async fn settle(listener: &Listener, tally: &Tally, start: &Sample) -> Result<Sa
     let take = || Sample::take(tally.connections(), tally.streams(), listener.entries());
     until(|| take().is_ok_and(|sample| sample.is_as_empty_as(start))).await;
     take()
+}
+
+/// What is left after pools have shrunk, which they do each second while they are not used. Some
+/// slices end at once and others seconds later, so this would look like growth otherwise.
+async fn rest(listener: &Listener, tally: &Tally, mut sample: Sample) -> Result<Sample> {
+    loop {
+        let before = sample.live_bytes;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        sample = Sample::take(tally.connections(), tally.streams(), listener.entries())?;
+        if sample.live_bytes + SMALLEST_POOL >= before {
+            return Ok(sample);
+        }
+    }
 }
 
 /// The second half. In the first half, caches fill, and lists of the runtime and the allocator
@@ -266,6 +283,9 @@ fn report(
 
 /// Every leak is at least this large, in bytes.
 const SMALLEST_ALLOCATION: f64 = 16.0;
+
+/// A pool is a few of these, in bytes.
+const SMALLEST_POOL: u64 = 64 * 1024;
 
 /// With this many connections, every kind of end occurs.
 const ALL_OCCUR: u64 = 1_000;
