@@ -21,7 +21,6 @@ pub fn write(matrix: &Matrix, tests: &Tests) -> Result<String> {
         ("Simulation", "simulation"),
         ("Churn", "churn"),
         ("Flood", "flood"),
-        ("Attacks", "attack"),
         ("Mutants", "mutants"),
     ] {
         write!(page, "\n### {title}\n\n")?;
@@ -35,6 +34,7 @@ pub fn write(matrix: &Matrix, tests: &Tests) -> Result<String> {
             write!(page, "\n![{title}](../soak/figures/{name}.svg)\n")?;
         }
     }
+    page.push_str("\n### Attacks\n\n[performance/attacks.md](performance/attacks.md) has them.\n");
     page.push_str("\n### Fuzzing\n\n");
     write_fuzzing(&mut page)?;
     Ok(page)

@@ -5,6 +5,7 @@
 mod path;
 
 use self::path::Path;
+use super::state::AckPhase;
 use super::*;
 
 const PACKET: u64 = 1_200;
@@ -57,6 +58,21 @@ fn startup_doubles_the_rate_and_ends_when_no_more_is_delivered() {
         path.bbr.max_bw.get()
     );
     assert!(path.bbr.inflight_long.is_infinite(), "nothing was lost");
+}
+
+/// What a probe has sent is judged a round after its end.
+#[test]
+fn end_of_a_probe_is_noted_when_a_round_begins() {
+    let mut bbr = Path::new().bbr;
+    bbr.cycle.phase = AckPhase::ProbeStopping;
+    for (is_start, phase) in [
+        (false, AckPhase::ProbeStopping),
+        (true, AckPhase::ProbeStopped),
+    ] {
+        bbr.round.is_start = is_start;
+        let is_decided = bbr.adapt_long_term(&Sample::default());
+        assert_eq!((bbr.cycle.phase, is_decided), (phase, is_start));
+    }
 }
 
 /// Three rounds with less than a quarter more, or less than three without.
