@@ -60,18 +60,21 @@ fn startup_doubles_the_rate_and_ends_when_no_more_is_delivered() {
     assert!(path.bbr.inflight_long.is_infinite(), "nothing was lost");
 }
 
-/// What a probe has sent is judged a round after its end.
+/// What a probe has sent is judged a round after it was sent.
 #[test]
-fn end_of_a_probe_is_noted_when_a_round_begins() {
-    let mut bbr = Path::new().bbr;
-    bbr.cycle.phase = AckPhase::ProbeStopping;
-    for (is_start, phase) in [
-        (false, AckPhase::ProbeStopping),
-        (true, AckPhase::ProbeStopped),
+fn beginning_and_end_of_a_probe_are_noted_when_a_round_begins() {
+    for (before, after) in [
+        (AckPhase::ProbeStarting, AckPhase::ProbeFeedback),
+        (AckPhase::ProbeStopping, AckPhase::ProbeStopped),
     ] {
-        bbr.round.is_start = is_start;
-        let is_decided = bbr.adapt_long_term(&Sample::default());
-        assert_eq!((bbr.cycle.phase, is_decided), (phase, is_start));
+        for (is_start, phase) in [(false, before), (true, after)] {
+            let mut bbr = Path::new().bbr;
+            bbr.cycle.phase = before;
+            bbr.round.is_start = is_start;
+            let is_decided = bbr.adapt_long_term(&Sample::default());
+            assert_eq!(bbr.cycle.phase, phase);
+            assert_eq!(is_decided, phase == AckPhase::ProbeStopped);
+        }
     }
 }
 
