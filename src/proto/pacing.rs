@@ -153,7 +153,7 @@ impl Pacer {
     /// wants one.
     fn ask(&mut self, now: Instant, rate: f64, mtu: u64, heard: u64) -> Permit {
         if heard != self.answered {
-            (self.unanswered).get_or_insert(Unanswered::at(now + PATIENCE));
+            (self.unanswered).get_or_insert_with(|| Unanswered::at(now + PATIENCE));
         }
         let burst = burst(rate, mtu);
         let bucket = (self.bucket).get_or_insert_with(|| Bucket::new(rate, burst, now));
