@@ -12,8 +12,8 @@ use crate::proto::Load;
 /// sends the data of all tasks together.
 ///
 /// But a task that goes to the end of the queue makes tokio wake an idle thread as well, which
-/// takes longer than a ping. So the driver waits only if the last round has woken several
-/// tasks, or if neither the last one nor this one has received anything.
+/// takes longer than a ping. So the driver waits only if the last round has woken several tasks,
+/// or if neither the last one nor this one has received anything.
 ///
 /// During a bulk transfer there is always something to do, and reading the sockets alone takes
 /// longer than a ping. So if a [light](Load::Light) turn has woken a single task, the driver lets

@@ -365,7 +365,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         if exactly && is_over && is_new && self.count_exactly(true) {
             is_over = self.charge_budget();
         }
-        if (exactly && is_over) || (!is_over && mem::take(&mut self.slot.refuses_data)) {
+        let is_decided = exactly || !is_over;
+        if is_decided && (is_over || mem::take(&mut self.slot.refuses_data)) {
             self.slot.refuses_data = is_over;
             let dropped = self.connection.refuse_data(is_over);
             dropped!(self.totals.registry, dropped_budget += dropped);

@@ -34,8 +34,7 @@ const REQUEST_TIME: Duration = Duration::from_micros(400);
 pub(in crate::driver) const REQUESTS_PER_ROUND: usize = 64;
 
 impl Driver {
-    /// Handles requests, after the first turns of this round. Returns whether there
-    /// were any.
+    /// Handles requests, after the first turns of this round. Returns whether there were any.
     ///
     /// First those that cost a packet, then dials that are too late, then handshakes.
     pub(super) fn take_requests(&mut self) -> bool {

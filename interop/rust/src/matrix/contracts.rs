@@ -261,7 +261,7 @@ fn ours(program: &Path) -> Result<PathBuf, String> {
     if programs.join("transport").exists() {
         Ok(programs.to_owned())
     } else {
-        Err("they are not built".to_owned())
+        Err("the programs are not built; interop/run does that".to_owned())
     }
 }
 

@@ -174,8 +174,8 @@ pub fn replace(
 fn write_tables(page: &mut String, controllers: &[Controller], told: &[Told]) -> Result<()> {
     writeln!(
         page,
-        "\nFrom a write until all of it was read, in ms: half of the writes, and all. Those that are\n\
-         unfinished at the end count with their age.\n"
+        "\nFrom a write until all of it was read, in ms: half of the writes, and all.\n\
+         Those that are unfinished at the end count with their age.\n"
     )?;
     write_table(page, Kind::Pausing, controllers, told)?;
     writeln!(

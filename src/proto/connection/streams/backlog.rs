@@ -31,7 +31,7 @@ const fn is_short(bytes: u16, longest: u16) -> bool {
 
 /// Frames after which the number of short ones is halved. The last 2048 are in the last three lots,
 /// of which the oldest counts a quarter.
-const LOT: u16 = 1024;
+const LOT: u32 = 1024;
 
 /// Most short ones, as they are counted, so that at most 512 of the last 2048 are.
 const MOST_SHORT: u16 = 512 / 4;
@@ -94,10 +94,9 @@ pub(super) struct Backlog {
     /// Short ones among the last frames, and those that do not fill their packets. It is halved
     /// after each [`LOT`] of frames.
     short: u16,
-    noted: u16,
-    /// How many bytes all frames have that fill their packets, and how many frames there were.
-    full_bytes: u32,
+    /// How many frames there were, and how many bytes those of them have that fill their packets.
     all: u32,
+    full_bytes: u32,
 }
 
 /// How much of its packet a frame fills.
@@ -159,7 +158,7 @@ impl Backlog {
         }
         self.note_length(share.full_bytes().filter(|_| !is_crumb));
         let is_next = !is_crumb && matches!(share, Share::Next(_));
-        if !is_next || !self.is_even() || self.is_copied_again(left) {
+        if !is_next || !self.has_few_short() || self.is_copied_again(left) {
             self.note_several();
         }
         self.frames = self.frames.saturating_add(1);
@@ -178,15 +177,14 @@ impl Backlog {
     /// Notes how long a frame is, if it fills its packet.
     fn note_length(&mut self, bytes: Option<u16>) {
         self.all = self.all.saturating_add(1);
-        self.full_bytes = (self.full_bytes).saturating_add(bytes.unwrap_or_default().into());
-        self.noted = self.noted.wrapping_add(1);
-        if self.noted.is_multiple_of(LOT) {
+        if self.all.is_multiple_of(LOT) {
             self.short = self.short.div_ceil(2);
         }
         let Some(bytes) = bytes else {
             self.short = self.short.saturating_add(1);
             return;
         };
+        self.full_bytes = self.full_bytes.saturating_add(bytes.into());
         if bytes > self.longest {
             self.longest = bytes;
             if is_short(self.shortest, bytes) {
@@ -203,7 +201,7 @@ impl Backlog {
 
     /// Whether no piece is so large beside the others that quinn-proto does not copy it with them,
     /// if there are [`MOST_UNCOPIED`].
-    fn is_even(&self) -> bool {
+    fn has_few_short(&self) -> bool {
         self.short <= MOST_SHORT
     }
 
@@ -358,8 +356,8 @@ impl Backlog {
         self.loose == 0
     }
 
-    /// Whether many of the pieces are small, or so many stay apart that quinn-proto might end the
-    /// connection.
+    /// Whether many of the pieces are small, or quinn-proto might end the connection because it
+    /// keeps too many of them apart.
     pub(super) fn is_crumbled(&self, is_unordered: bool) -> bool {
         let may_stay_apart = self.is_uneven() || self.may_be_copied_early();
         self.crumbs > PILE || (may_stay_apart && self.most_pieces(is_unordered) > MOST_UNEVEN)
@@ -419,6 +417,7 @@ mod tests {
     }
 
     const NEXT: Share = Share::Next(DATA as u16);
+    const FULL: Share = Share::Full(DATA as u16);
 
     /// A datagram that follows those of [`backlog`].
     const LATER: Arrival = Arrival {
@@ -438,11 +437,11 @@ mod tests {
 
     #[test]
     fn all_that_was_copied_counts_if_there_were_holes() {
-        assert_all_counts(backlog(2049, Share::Full(DATA as u16)));
+        assert_all_counts(backlog(2049, FULL));
         let mut late = backlog(2049, NEXT);
         late.took(1_000_000, false, true);
         let before = late.held();
-        late.add(LATER, 0, Share::Full(DATA as u16), MUCH, false);
+        late.add(LATER, 0, FULL, MUCH, false);
         assert_eq!(late.held(), before + u64::from(HELD));
         assert_all_counts(late);
     }
@@ -516,26 +515,14 @@ mod tests {
         let mut full = Backlog::default();
         for number in 0..1025 {
             assert!(!full.may_be_merged(), "{number}");
-            full.add(
-                Arrival { number, held: HELD },
-                0,
-                Share::Full(DATA as u16),
-                MUCH,
-                true,
-            );
+            full.add(Arrival { number, held: HELD }, 0, FULL, MUCH, true);
         }
         assert!(full.may_be_merged());
         // By what came before.
         for (frames, may_be_merged) in [(16, false), (17, true)] {
             let mut backlog = Backlog::default();
             for number in 0..frames {
-                backlog.add(
-                    Arrival { number, held: HELD },
-                    0,
-                    Share::Full(DATA as u16),
-                    MUCH,
-                    true,
-                );
+                backlog.add(Arrival { number, held: HELD }, 0, FULL, MUCH, true);
             }
             backlog.add(LATER, 0, Share::Part, MUCH, true);
             assert_eq!(backlog.may_be_merged(), may_be_merged, "{frames}");
@@ -596,7 +583,7 @@ mod tests {
             held: HELD,
         };
         for number in 0..6 {
-            backlog.add(later(number), 0, Share::Full(DATA as u16), MUCH, false);
+            backlog.add(later(number), 0, FULL, MUCH, false);
         }
         for _ in 0..6 {
             backlog.took(DATA, true, true);

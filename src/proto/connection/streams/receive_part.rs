@@ -121,8 +121,7 @@ impl ReceivePart {
             return 0;
         }
         let gaps = self.reassembly.size().gaps;
-        let read = self.position() + self.ready();
-        let from = self.full_until.max(read);
+        let from = self.full_until.max(self.taken_until());
         // What came before can cut a frame of a stream that is read in any order.
         let may_be_cut = gaps > 0 || (self.is_unordered && !self.backlog.is_tight());
         let share = match fill {
@@ -166,13 +165,17 @@ impl ReceivePart {
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
     /// out.
     pub(super) fn is_pile(&self) -> bool {
-        self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
+        self.has_more_than(self.room.pieces().into())
     }
 
     /// Whether half of a pile may be left when it was taken out as far as there is no gap. Some
     /// pieces may only be counted: they were read, or quinn-proto has dropped them.
     fn is_half_a_pile(&self) -> bool {
-        2 * self.backlog.most_pieces(false) > self.room.pieces().into() || self.backlog.is_inexact()
+        self.has_more_than(u32::from(self.room.pieces()) / 2)
+    }
+
+    fn has_more_than(&self, pieces: u32) -> bool {
+        self.backlog.most_pieces(false) > pieces || self.backlog.is_inexact()
     }
 
     /// How many pieces quinn-proto has, at most.
@@ -217,7 +220,12 @@ impl ReceivePart {
 
     /// Bytes in quinn-proto of frames that fill their packets, if all have followed each other.
     fn left(&self) -> u64 {
-        (self.full_until).saturating_sub(self.position() + self.ready())
+        self.full_until.saturating_sub(self.taken_until())
+    }
+
+    /// Up to where everything was taken out of quinn-proto.
+    fn taken_until(&self) -> u64 {
+        self.position() + self.ready()
     }
 
     /// Whether something was taken that has a gap before it, and the gap is still open.

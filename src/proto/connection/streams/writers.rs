@@ -1,5 +1,7 @@
 //! Whether all streams are held back, or some have nothing to write.
 
+use std::mem;
+
 use super::StreamId;
 
 /// A stream that quinn-proto takes no more of waits for the network or its peer. One that was not
@@ -27,7 +29,7 @@ impl Writers {
     /// Nothing is left to send. Returns whether some stream has written all that it had since the
     /// last call.
     pub(in crate::proto) fn take_done(&mut self) -> bool {
-        std::mem::take(&mut self.has_left_any) | self.unrefused.take().is_some()
+        mem::take(&mut self.has_left_any) | self.unrefused.take().is_some()
     }
 }
 

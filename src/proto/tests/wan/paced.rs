@@ -7,7 +7,7 @@ use futures::FutureExt;
 use super::{
     super::{network::Network, peer::Peer},
     path::WanPath,
-    run::setup,
+    run,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -15,8 +15,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// A path with BBR, and both sides of a connection over it.
 fn connected(asked: &str) -> (Network, [Peer; 2]) {
     let path = WanPath::parse(asked);
-    let mut network = Network::pair(path.seed, setup(&path), setup(&path));
-    network.record_nothing();
+    let mut network = run::network(&path);
     network.impair(path.impairments());
     let (dialer, listener) = network.connect(0, 1);
     (network, [dialer, listener])

@@ -138,9 +138,7 @@ fn in_ms(time: Duration) -> f64 {
 
 /// Lets flows run for the time that the path sets, or until all are dead.
 pub(super) fn run(path: &WanPath) -> Outcome {
-    let setup = setup(path);
-    let mut network = Network::pair(path.seed, setup.clone(), setup);
-    network.record_nothing();
+    let mut network = network(path);
     if let Some(earlier) = path.earlier() {
         network.impair(earlier.impairments());
         transfer_before(&mut network);
@@ -180,6 +178,14 @@ pub(super) fn run(path: &WanPath) -> Outcome {
         flows,
         sender_cpu: cpu.get(),
     }
+}
+
+/// Two nodes with the settings of the path.
+pub(super) fn network(path: &WanPath) -> Network {
+    let setup = setup(path);
+    let mut network = Network::pair(path.seed, setup.clone(), setup);
+    network.record_nothing();
+    network
 }
 
 /// A connection that ends before the flows begin.
@@ -533,7 +539,7 @@ impl Progress {
     }
 }
 
-pub(super) fn setup(path: &WanPath) -> Setup {
+fn setup(path: &WanPath) -> Setup {
     Setup {
         configure: match path.windows {
             0 => configure::<0>(path),
