@@ -115,22 +115,22 @@ async fn dials_one_after_the_other_leave_from_the_same_port() {
 
 #[tokio::test]
 async fn a_socket_that_no_dial_uses_stays_for_unused_linger() {
-    const UNUSED_LINGER: Duration = Duration::from_secs(5);
+    const UNUSED_TIMEOUT: Duration = Duration::from_secs(5);
 
     bounded(async {
         let (mut dialer, mut listener) = (Node::new(), Node::new());
         let addr = listener.listen().await;
         // Twice, because each use starts the time again.
-        for pause in [UNUSED_LINGER / 2, Duration::ZERO] {
+        for pause in [UNUSED_TIMEOUT / 2, Duration::ZERO] {
             let connected = connect_at(&mut dialer, &mut listener, &addr).await;
             drop(connected);
             until(|| dialer.stats().registry.connections == 0).await;
             sleep(pause).await;
         }
-        sleep(UNUSED_LINGER - SHORT).await;
+        sleep(UNUSED_TIMEOUT - SHORT).await;
         assert_eq!(dialer.stats().transport.sockets, 1);
         let closed = until(|| dialer.stats().transport.sockets == 0);
-        timeout(UNUSED_LINGER, closed).await.unwrap();
+        timeout(UNUSED_TIMEOUT, closed).await.unwrap();
         // Another one lingers, but not after its transport is gone.
         drop(connect_at(&mut dialer, &mut listener, &addr).await);
         until(|| dialer.stats().registry.connections == 0).await;
@@ -138,7 +138,7 @@ async fn a_socket_that_no_dial_uses_stays_for_unused_linger() {
         assert_eq!(handle.stats().transport.sockets, 1);
         drop(dialer);
         let closed = until(|| handle.stats().transport.sockets == 0);
-        timeout(UNUSED_LINGER / 2, closed).await.unwrap();
+        timeout(UNUSED_TIMEOUT / 2, closed).await.unwrap();
     })
     .await;
 }

@@ -36,7 +36,7 @@ pub(super) struct RoundScheduler {
 
 impl RoundScheduler {
     /// Whether light turns come before reading the sockets.
-    pub(super) fn serves_light_first(&self) -> bool {
+    pub(super) fn puts_light_first(&self) -> bool {
         self.woken_by_light <= 1
     }
 
@@ -93,7 +93,7 @@ mod tests {
     fn ping_is_answered_at_once() {
         let mut scheduler = RoundScheduler::default();
         for _ in 0..3 {
-            assert!(scheduler.serves_light_first());
+            assert!(scheduler.puts_light_first());
             assert!(!scheduler.put_off_round(true));
             round(&mut scheduler, true, &[(Load::Light, 1)]);
             assert!(!scheduler.put_off_round(false));
@@ -107,7 +107,7 @@ mod tests {
             let mut scheduler = RoundScheduler::default();
             assert!(!scheduler.put_off_round(true));
             round(&mut scheduler, true, &[(load, 1), (load, 2)]);
-            assert_eq!(scheduler.serves_light_first(), load == Load::Heavy);
+            assert_eq!(scheduler.puts_light_first(), load == Load::Heavy);
             assert!(scheduler.put_off_round(false));
             assert!(!scheduler.put_off_round(false));
             round(&mut scheduler, false, &[]);
@@ -132,7 +132,7 @@ mod tests {
         for _ in 0..3 {
             round(&mut scheduler, true, &[(Load::Light, 1)]);
             assert!(scheduler.yield_to_woken() && scheduler.has_yielded());
-            assert!(scheduler.serves_light_first());
+            assert!(scheduler.puts_light_first());
             round(&mut scheduler, true, &[(Load::Light, 1)]);
             assert!(!scheduler.yield_to_woken() && !scheduler.has_yielded());
         }

@@ -44,8 +44,8 @@ pub(crate) struct Sockets {
     kept: Mutex<Vec<Kept>>,
     /// Whether `kept` has any; cheaper to check than the mutex.
     has_kept: AtomicBool,
-    /// Sockets that were given up within the last second (`LINGER` in `replacing`).
-    lingering: Mutex<VecDeque<Arc<SocketGroup>>>,
+    /// Sockets that were given up within the last second (`GIVEN_UP_TIME` in `replacing`).
+    given_up: Mutex<VecDeque<Arc<SocketGroup>>>,
     /// Sockets of removed listeners that may still be open.
     former_listeners: Mutex<Vec<FormerListener>>,
     /// Sockets of listeners that have failed, for the transport to report.
@@ -70,7 +70,7 @@ impl Sockets {
             dialling: Mutex::default(),
             kept: Mutex::default(),
             has_kept: AtomicBool::new(false),
-            lingering: Mutex::default(),
+            given_up: Mutex::default(),
             former_listeners: Mutex::default(),
             failed: Mutex::default(),
         }
@@ -120,9 +120,9 @@ impl Sockets {
         }
         let forgotten = std::mem::take(&mut *dialling);
         drop(dialling);
-        let lingering = std::mem::take(&mut *lock(&self.lingering));
+        let given_up = std::mem::take(&mut *lock(&self.given_up));
         let former = std::mem::take(&mut *lock(&self.former_listeners));
-        drop((forgotten, lingering, former));
+        drop((forgotten, given_up, former));
     }
 
     /// Begins a new generation: other drivers read the sockets opened from now on.

@@ -131,8 +131,8 @@ impl Driver {
         self.mailbox().doorbell().register(cx.waker());
         let forwarded = self.take_mail();
         let before = self.shard.totals().transport.datagrams_received;
-        if self.scheduler.serves_light_first() {
-            self.serve_light();
+        if self.scheduler.puts_light_first() {
+            self.give_light_turns();
         }
         let more = self.receive(cx);
         let has_received = self.shard.totals().transport.datagrams_received > before;
@@ -143,10 +143,10 @@ impl Driver {
         self.unblock(cx);
         self.end_punches();
         self.scheduler.begin_round(has_received);
-        self.serve();
+        self.give_turns();
         if !self.scheduler.has_yielded() && self.take_requests() {
             // So their first packets leave in this round, unless many connections wait for turns.
-            self.serve();
+            self.give_turns();
         }
         // Again, because serving notes which of them are over.
         self.end_punches();
@@ -240,7 +240,7 @@ impl Driver {
     }
 
     /// Gives turns to connections.
-    fn serve(&mut self) {
+    fn give_turns(&mut self) {
         let began = clock::now();
         self.slabs.free_spare(began);
         (self.shard).prepare_turns(began, &mut self.outbound, &mut self.wakers);
@@ -254,23 +254,23 @@ impl Driver {
             if !self.shard.has_light() && self.scheduler.yield_to_woken() {
                 break;
             }
-            self.serve_one(now);
+            self.give_turn(now);
         }
     }
 
     /// Gives turns to connections that are expected to have little to do.
-    fn serve_light(&mut self) {
+    fn give_light_turns(&mut self) {
         for _ in 0..TURNS_PER_SERVE {
             if !self.shard.has_light() {
                 break;
             }
-            self.serve_one(clock::now());
+            self.give_turn(clock::now());
         }
     }
 
     /// Gives one connection a turn, and wakes the tasks that waited for it.
-    fn serve_one(&mut self, now: Instant) {
-        let served = (self.shard).serve(now, &Clocks, &mut self.outbound, &mut self.wakers);
+    fn give_turn(&mut self, now: Instant) {
+        let served = (self.shard).give_turn(now, &Clocks, &mut self.outbound, &mut self.wakers);
         if let Some(load) = served {
             self.scheduler.note_turn(load, self.wakers.len());
         }
@@ -333,7 +333,7 @@ impl Driver {
         }
         // One turn each: what the application has written last leaves before the close.
         for _ in 0..self.shard.ready() {
-            self.serve_one(clock::now());
+            self.give_turn(clock::now());
         }
         if let Some(close_all) = close_all {
             self.close_connections(close_all);
@@ -341,7 +341,7 @@ impl Driver {
         self.refuse_all();
         self.shard.close_all();
         while self.shard.has_ready() {
-            self.serve_one(clock::now());
+            self.give_turn(clock::now());
         }
     }
 

@@ -30,8 +30,8 @@ use crate::sync::lock_unmodelled;
 pub(crate) struct PacketWatch {
     /// Whether payloads are searched for path validation frames. It is rarely needed.
     is_watched: AtomicBool,
-    refuses_data: AtomicBool,
-    refused: AtomicU64,
+    drops_data: AtomicBool,
+    dropped: AtomicU64,
     /// Whether the connection ends with a transport error.
     ends_with_error: AtomicBool,
     /// One more than the largest packet number received from the peer.
@@ -88,13 +88,13 @@ impl PacketWatch {
     }
 
     /// Sets whether packets with stream data are dropped; the peer retransmits them.
-    pub(crate) fn refuse_data(&self, refuses: bool) {
-        self.refuses_data.store(refuses, Ordering::Relaxed);
+    pub(crate) fn drop_data(&self, drops: bool) {
+        self.drops_data.store(drops, Ordering::Relaxed);
     }
 
     /// The number of packets dropped since the last call.
-    pub(crate) fn take_refused(&self) -> u64 {
-        self.refused.swap(0, Ordering::Relaxed)
+    pub(crate) fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
     }
 
     /// Increases with each packet that is newer than all before. An attacker on the path can replay
@@ -127,13 +127,13 @@ impl PacketWatch {
         }
     }
 
-    fn refuses(&self, payload: &[u8]) -> bool {
-        let refuses = self.refuses_data.load(Ordering::Relaxed) && has_stream_data(payload);
-        if refuses {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+    fn drops(&self, payload: &[u8]) -> bool {
+        let drops = self.drops_data.load(Ordering::Relaxed) && has_stream_data(payload);
+        if drops {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             self.jumps.fetch_add(1, Ordering::Relaxed);
         }
-        refuses
+        drops
     }
 
     /// Starts or stops looking for path validation frames.
@@ -273,7 +273,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
     ) -> Result<(), CryptoError> {
         self.key.decrypt(packet, header, payload)?;
         self.watch.note_number(packet);
-        if self.watch.refuses(payload) {
+        if self.watch.drops(payload) {
             return Err(CryptoError);
         }
         if self.watch.is_watched() {

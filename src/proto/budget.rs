@@ -96,9 +96,9 @@ impl BudgetShare {
     ///
     /// It may be less, because a datagram counts for each stream of which it has a frame. Such
     /// counts of a few peers would take the rest of the budget from all others.
-    pub(super) fn is_doubtful(&self, received: u64, budget: &Budget) -> bool {
-        let doubtful = DOUBTFUL_BYTES.min(budget.allowance() / DOUBTFUL_PART);
-        !budget.has_half() && received.saturating_sub(self.exact) > doubtful
+    pub(super) fn may_overcount(&self, received: u64, budget: &Budget) -> bool {
+        let inexact = INEXACT_BYTES.min(budget.allowance() / INEXACT_PART);
+        !budget.has_half() && received.saturating_sub(self.exact) > inexact
     }
 
     /// Notes that this was counted exactly.
@@ -162,8 +162,8 @@ const PART: u64 = 4;
 /// By how much more a connection may hold than when it was last counted exactly, before it is
 /// counted so again: this, or an eighth of its allowance if that is less. To count takes a
 /// look at each of its streams.
-const DOUBTFUL_BYTES: u64 = 1024 * 1024;
-const DOUBTFUL_PART: u64 = 8;
+const INEXACT_BYTES: u64 = 1024 * 1024;
+const INEXACT_PART: u64 = 8;
 
 /// Larger than any window, unless a user has configured it so.
 const PLENTY: u64 = 1 << 40;
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_uses_the_budget_but_is_no_reason_to_refuse_data() {
+    fn what_is_kept_uses_the_budget_but_is_no_reason_to_drop_data() {
         let budget = Budget::new(LIMIT);
         let mut keeping = BudgetShare::default();
         keeping.set_kept(LIMIT / 2 - 1, &budget);
@@ -245,23 +245,23 @@ mod tests {
         let mut others = BudgetShare::default();
         let mut share = BudgetShare::default();
         others.set(LIMIT / 2 - 1, &budget);
-        assert!(!share.is_doubtful(LIMIT, &budget), "half is left");
+        assert!(!share.may_overcount(LIMIT, &budget), "half is left");
         others.set(LIMIT / 2, &budget);
-        let doubtful = LIMIT / 2 / PART / DOUBTFUL_PART;
-        assert_eq!(doubtful, DOUBTFUL_BYTES);
-        assert!(!share.is_doubtful(doubtful, &budget));
-        assert!(share.is_doubtful(doubtful + 1, &budget));
-        share.note_exact(doubtful + 1);
-        assert!(!share.is_doubtful(2 * doubtful + 1, &budget));
-        assert!(share.is_doubtful(2 * doubtful + 2, &budget));
+        let inexact = LIMIT / 2 / PART / INEXACT_PART;
+        assert_eq!(inexact, INEXACT_BYTES);
+        assert!(!share.may_overcount(inexact, &budget));
+        assert!(share.may_overcount(inexact + 1, &budget));
+        share.note_exact(inexact + 1);
+        assert!(!share.may_overcount(2 * inexact + 1, &budget));
+        assert!(share.may_overcount(2 * inexact + 2, &budget));
         // What was given up has to be counted again.
         assert!(!share.has_risen(0));
         assert!(share.has_risen(1));
-        assert!(share.is_doubtful(doubtful + 1, &budget));
+        assert!(share.may_overcount(inexact + 1, &budget));
         // The less is left, the more exactly.
         others.set(LIMIT, &budget);
-        assert!(!share.is_doubtful(LEAST / DOUBTFUL_PART, &budget));
-        assert!(share.is_doubtful(LEAST / DOUBTFUL_PART + 1, &budget));
+        assert!(!share.may_overcount(LEAST / INEXACT_PART, &budget));
+        assert!(share.may_overcount(LEAST / INEXACT_PART + 1, &budget));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const MIN_INITIAL: usize = 1200;
 
 /// The most datagrams of strangers that get work before connections have turns again. One read can
 /// bring 2,048, and without this limit all connections would wait for them.
-pub(super) const STRANGERS_BEFORE_TURNS: usize = 256;
+pub(super) const STRANGERS_PER_ROUND: usize = 256;
 
 /// Incoming connections before their handshake, and the count of those in it.
 pub(super) struct Reception<S> {
@@ -77,7 +77,7 @@ impl<S> Reception<S> {
     }
 
     /// Connections are about to have turns, so strangers are counted anew.
-    pub(super) fn begin_turns(&mut self) {
+    pub(super) fn begin_round(&mut self) {
         self.strangers = 0;
     }
 
@@ -88,7 +88,7 @@ impl<S> Reception<S> {
 
     /// Whether as much work was done for strangers as may be before the next turns.
     pub(super) fn is_busy(&self) -> bool {
-        self.strangers >= STRANGERS_BEFORE_TURNS
+        self.strangers >= STRANGERS_PER_ROUND
     }
 
     /// Whether quinn-proto drops first packets.

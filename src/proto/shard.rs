@@ -27,7 +27,7 @@ pub(crate) use self::{
 };
 use self::{
     settings::MakeTransportConfig,
-    slots::{InitialState, slot},
+    slots::{InitialState, slot_of},
 };
 use super::{
     bandwidth::Bandwidth,
@@ -59,8 +59,8 @@ use crate::sync::Mutex;
 ///
 /// Its user passes it datagrams ([`route`](Self::route), or [`handle`](Self::handle) for those
 /// that another shard has routed), time ([`prepare_turns`](Self::prepare_turns)) and requests of
-/// the application, and then gives turns to connections ([`serve`](Self::serve)) until none needs
-/// one.
+/// the application, and then gives turns to connections ([`give_turn`](Self::give_turn)) until
+/// none needs one.
 pub(crate) struct Shard<S> {
     id: ShardId,
     shards: ShardCount,

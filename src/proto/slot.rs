@@ -34,7 +34,7 @@ pub(super) struct Slot<S> {
     /// Its share of the memory for all connections.
     pub(super) budget: BudgetShare,
     /// Whether packets with stream data are dropped because there is no memory for them.
-    pub(super) refuses_data: bool,
+    pub(super) drops_data: bool,
     /// Of an incoming connection, until its handshake has ended.
     pub(super) admission: Option<Admission>,
     /// What has arrived since its last turn.

@@ -188,7 +188,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         let is_handshake = self.connection.authenticated().is_none();
         (self.slot.account).earn_by_waiting(self.now, self.connections);
         let stopwatch = self.slot.account.begin(self.now, is_handshake, meter);
-        if self.slot.refuses_data || self.budget.is_used_up() {
+        if self.slot.drops_data || self.budget.is_used_up() {
             self.share_memory(true);
         }
         let mut charged = 0;
@@ -227,7 +227,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         self.slot.inbox.shrink(false);
         let too_many_blocked = self.connection.end_if_too_many_are_blocked();
         self.totals.transport.too_many_blocked += u64::from(too_many_blocked);
-        self.resolve_doubts();
+        self.count_if_inexact();
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {
             return debt;
@@ -337,10 +337,10 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
-    /// Counts received data exactly if its count is doubtful. The work is billed to the connection.
-    fn resolve_doubts(&mut self) {
+    /// Counts received data exactly if its count is inexact. The work is billed to the connection.
+    fn count_if_inexact(&mut self) {
         let received = self.connection.held_bytes();
-        if self.slot.budget.is_doubtful(received, self.budget) {
+        if self.slot.budget.may_overcount(received, self.budget) {
             self.count_exactly(false);
         }
     }
@@ -354,21 +354,21 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// Updates the budget with what the connection holds, and tells the connection its allowance.
-    /// If it holds too much, data is refused, but only if that was counted `exactly`, which is to
+    /// If it holds too much, data is dropped, but only if that was counted `exactly`, which is to
     /// be billed.
     fn share_memory(&mut self, exactly: bool) {
         let mut is_over = self.charge_budget();
         // Otherwise it might wait for the application to read what is not there.
         let received = self.connection.held_bytes();
         let has_risen = self.slot.budget.has_risen(received);
-        let is_new = has_risen || !self.slot.refuses_data;
+        let is_new = has_risen || !self.slot.drops_data;
         if exactly && is_over && is_new && self.count_exactly(true) {
             is_over = self.charge_budget();
         }
         let is_decided = exactly || !is_over;
-        if is_decided && (is_over || mem::take(&mut self.slot.refuses_data)) {
-            self.slot.refuses_data = is_over;
-            let dropped = self.connection.refuse_data(is_over);
+        if is_decided && (is_over || mem::take(&mut self.slot.drops_data)) {
+            self.slot.drops_data = is_over;
+            let dropped = self.connection.drop_data(is_over);
             dropped!(self.totals.registry, dropped_budget += dropped);
         }
         let allowance = self.budget.allowance();

@@ -27,7 +27,7 @@ struct UnansweredDial {
     handle: ConnectionHandle,
     remote_addr: SocketAddr,
     /// "Port unreachable" is ignored before this time.
-    believed_from: Instant,
+    accepts_icmp_from: Instant,
 }
 
 impl UnansweredDials {
@@ -41,16 +41,16 @@ impl UnansweredDials {
         remote_addr: SocketAddr,
         may_punch: bool,
     ) {
-        let mut believed_from = now;
+        let mut accepts_icmp_from = now;
         // There is no NAT on loopback.
         if may_punch && !remote_addr.ip().is_loopback() {
-            believed_from += REFUSAL_PATIENCE;
+            accepts_icmp_from += REFUSAL_PATIENCE;
             self.by_addr.insert(remote_addr, initial_id);
         }
         let dial = UnansweredDial {
             handle,
             remote_addr,
-            believed_from,
+            accepts_icmp_from,
         };
         self.by_id.insert(initial_id, dial);
     }
@@ -80,7 +80,7 @@ impl UnansweredDials {
     ///
     /// In a hole punch, the peer's router sends such errors until the peer has sent a packet to us.
     /// So a dial that may be one side of a hole punch accepts an error only for its retransmission.
-    pub(super) fn refused(
+    pub(super) fn unreachable(
         &self,
         now: Instant,
         remote_addr: SocketAddr,
@@ -90,7 +90,7 @@ impl UnansweredDials {
         // Without the zone of a link-local address, which ICMP does not report.
         let is_there = (dial.remote_addr.ip(), dial.remote_addr.port())
             == (remote_addr.ip(), remote_addr.port());
-        (is_there && now >= dial.believed_from).then_some(dial.handle)
+        (is_there && now >= dial.accepts_icmp_from).then_some(dial.handle)
     }
 
     /// The dial to `remote_addr`, for the first datagram from there that belongs to no connection.
@@ -148,7 +148,7 @@ mod tests {
             ([192, 0, 2, 1], 4002, 1, None),
             ([192, 0, 2, 1], 4001, 2, None),
         ] {
-            let found = dials.refused(now, (host, port).into(), &id(number));
+            let found = dials.unreachable(now, (host, port).into(), &id(number));
             assert_eq!(found, refused, "{host:?} {port} {number}");
         }
     }
@@ -160,12 +160,15 @@ mod tests {
         let dials = dialled(now, remote_addr, true);
         let patient = now + REFUSAL_PATIENCE;
         let early = patient - Duration::from_nanos(1);
-        assert_eq!(dials.refused(early, remote_addr, &id(1)), None);
-        assert_eq!(dials.refused(patient, remote_addr, &id(1)), Some(HANDLE));
+        assert_eq!(dials.unreachable(early, remote_addr, &id(1)), None);
+        assert_eq!(
+            dials.unreachable(patient, remote_addr, &id(1)),
+            Some(HANDLE)
+        );
         // There is no NAT on loopback, so no side of a hole punch either.
         let remote_addr = ([127, 0, 0, 1], 4001).into();
         let mut dials = dialled(now, remote_addr, true);
-        assert_eq!(dials.refused(now, remote_addr, &id(1)), Some(HANDLE));
+        assert_eq!(dials.unreachable(now, remote_addr, &id(1)), Some(HANDLE));
         assert_eq!(dials.unmatched_datagram_from(remote_addr), None);
     }
 

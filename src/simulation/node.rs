@@ -258,7 +258,7 @@ impl Node {
             for waker in due {
                 waker.wake();
             }
-            while self.serve(shard, now) {
+            while self.give_turn(shard, now) {
                 progress = true;
             }
             while let Some(Incoming { key, .. }) = self.shards[shard].poll_incoming() {
@@ -302,19 +302,19 @@ impl Node {
     }
 
     /// Gives one connection a turn.
-    pub(crate) fn serve(&mut self, shard: usize, now: Instant) -> bool {
-        self.serve_measured(shard, now, &NoWork(now))
+    pub(crate) fn give_turn(&mut self, shard: usize, now: Instant) -> bool {
+        self.give_measured_turn(shard, now, &NoWork(now))
     }
 
-    /// Like [`serve`](Self::serve); the meter determines the cost of the turn.
-    pub(crate) fn serve_measured(
+    /// Like [`give_turn`](Self::give_turn); the meter determines the cost of the turn.
+    pub(crate) fn give_measured_turn(
         &mut self,
         shard: usize,
         now: Instant,
         meter: &impl Meter,
     ) -> bool {
         let mut due = Vec::new();
-        let served = self.shards[shard].serve(now, meter, &mut self.outbox, &mut due);
+        let served = self.shards[shard].give_turn(now, meter, &mut self.outbox, &mut due);
         due.into_iter().for_each(Waker::wake);
         served.is_some()
     }
@@ -342,7 +342,7 @@ impl Node {
     pub(crate) fn stop(&mut self, now: Instant) {
         for shard in 0..self.shards.len() {
             self.shards[shard].close_all();
-            while self.serve(shard, now) {}
+            while self.give_turn(shard, now) {}
         }
         self.orphan_all();
     }

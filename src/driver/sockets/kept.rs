@@ -13,11 +13,11 @@ use crate::{driver::socket_group::SocketGroup, net::clock, sync::lock};
 /// So a node that connects to one peer after another dials from the same port, and opens no socket
 /// for each dial. It is as long as the usual keep-alive interval: if a peer has missed the end of
 /// its connection, its next keep-alive reaches us, and not another program at the same port.
-const UNUSED_LINGER: Duration = Duration::from_secs(5);
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Sockets {
-    /// Closes shared sockets that have been unused for [`UNUSED_LINGER`]. Returns when the next one
-    /// is to be closed.
+    /// Closes shared sockets that have been unused for [`UNUSED_TIMEOUT`]. Returns when the next
+    /// one is to be closed.
     ///
     /// Drivers call it at the end of each round, because sockets lose their users during rounds.
     pub(in crate::driver) fn close_unused(&self) -> Option<Instant> {
@@ -33,7 +33,7 @@ impl Sockets {
                     return false;
                 }
                 let now = *now.get_or_insert_with(clock::now);
-                *kept.closes_at.get_or_insert(now + UNUSED_LINGER) <= now
+                *kept.closes_at.get_or_insert(now + UNUSED_TIMEOUT) <= now
             })
             .collect();
         self.note_kept(&kept);
@@ -137,10 +137,10 @@ mod tests {
         sockets.keep(&socket);
         assert_eq!(sockets.close_unused(), None);
         drop(socket);
-        let over = clock::now() + UNUSED_LINGER;
+        let over = clock::now() + UNUSED_TIMEOUT;
         for (wait, next) in [
             (Duration::ZERO, Some(over)),
-            (UNUSED_LINGER - MOMENT, Some(over)),
+            (UNUSED_TIMEOUT - MOMENT, Some(over)),
             (MOMENT, None),
         ] {
             advance(wait).await;
@@ -154,11 +154,11 @@ mod tests {
         let sockets = sockets();
         sockets.keep(&open(&sockets, false));
         assert!(sockets.close_unused().is_some());
-        advance(UNUSED_LINGER).await;
+        advance(UNUSED_TIMEOUT).await;
         let user = Arc::clone(&lock(&sockets.kept)[0].socket);
         assert_eq!(sockets.close_unused(), None);
         drop(user);
-        let over = clock::now() + UNUSED_LINGER;
+        let over = clock::now() + UNUSED_TIMEOUT;
         assert_eq!(sockets.close_unused(), Some(over));
     }
 
@@ -169,12 +169,12 @@ mod tests {
         sockets.keep(&second);
         sockets.keep(&first);
         drop(first);
-        let over = clock::now() + UNUSED_LINGER;
+        let over = clock::now() + UNUSED_TIMEOUT;
         assert_eq!(sockets.close_unused(), Some(over));
         advance(MOMENT).await;
         drop(second);
         assert_eq!(sockets.close_unused(), Some(over));
-        advance(UNUSED_LINGER - MOMENT).await;
+        advance(UNUSED_TIMEOUT - MOMENT).await;
         assert_eq!(sockets.close_unused(), Some(over + MOMENT));
         assert_eq!(sockets.open(), 1);
         // A rebind closes what nobody uses.

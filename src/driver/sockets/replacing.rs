@@ -18,11 +18,11 @@ use crate::{
 
 /// How long a socket that was given up is still read: about as long as a datagram to it may be
 /// under way.
-const LINGER: Duration = Duration::from_secs(1);
+const GIVEN_UP_TIME: Duration = Duration::from_secs(1);
 
 /// The most sockets that are kept open only for that. Each is a descriptor, and [`Sockets::rebind`]
 /// may be called often.
-const MAX_LINGERING: usize = 16;
+const MAX_GIVEN_UP: usize = 16;
 
 /// Delay before a failed socket is bound again: by then all drivers have most likely dropped it.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
@@ -165,17 +165,17 @@ impl Sockets {
             sockets: Arc::downgrade(self),
             socket: Arc::downgrade(&socket),
         };
-        let mut lingering = lock(&self.lingering);
-        lingering.push_back(socket);
-        let closed = if lingering.len() > MAX_LINGERING {
-            lingering.pop_front()
+        let mut given_up = lock(&self.given_up);
+        given_up.push_back(socket);
+        let closed = if given_up.len() > MAX_GIVEN_UP {
+            given_up.pop_front()
         } else {
             None
         };
-        drop(lingering);
+        drop(given_up);
         drop(closed);
         runtime.spawn(async move {
-            sleep(LINGER).await;
+            sleep(GIVEN_UP_TIME).await;
             drop(lingers);
         });
     }
@@ -223,7 +223,7 @@ impl Drop for Lingers {
         let (Some(sockets), Some(socket)) = (self.sockets.upgrade(), self.socket.upgrade()) else {
             return;
         };
-        lock(&sockets.lingering).retain(|lingering| !Arc::ptr_eq(lingering, &socket));
+        lock(&sockets.given_up).retain(|given_up| !Arc::ptr_eq(given_up, &socket));
     }
 }
 
@@ -280,15 +280,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn max_lingering_sockets_stay_open_for_a_second() {
+    async fn max_given_up_sockets_stay_open_for_a_second() {
         let runtime = Runtime::current().unwrap();
         let sockets = sockets();
-        for _ in 0..=MAX_LINGERING {
+        for _ in 0..=MAX_GIVEN_UP {
             sockets.let_linger(&runtime, open(&sockets, false));
         }
-        assert_eq!(sockets.open(), MAX_LINGERING);
-        sleep(LINGER - MOMENT).await;
-        assert_eq!(sockets.open(), MAX_LINGERING);
+        assert_eq!(sockets.open(), MAX_GIVEN_UP);
+        sleep(GIVEN_UP_TIME - MOMENT).await;
+        assert_eq!(sockets.open(), MAX_GIVEN_UP);
         sleep(2 * MOMENT).await;
         assert_eq!(sockets.open(), 0);
     }

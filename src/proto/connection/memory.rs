@@ -68,10 +68,10 @@ impl Connection {
 
     /// Sets whether packets with stream data are dropped. Returns how many were dropped since the
     /// last call.
-    pub(in crate::proto) fn refuse_data(&self, refuses: bool) -> u64 {
+    pub(in crate::proto) fn drop_data(&self, drops: bool) -> u64 {
         self.watch.as_ref().map_or(0, |watch| {
-            watch.refuse_data(refuses);
-            watch.take_refused()
+            watch.drop_data(drops);
+            watch.take_dropped()
         })
     }
 

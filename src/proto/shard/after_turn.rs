@@ -7,7 +7,7 @@ use std::{
 
 use quinn_proto::ConnectionHandle;
 
-use super::{Shard, slots::slot};
+use super::{Shard, slots::slot_of};
 use crate::{
     proto::{
         connection::{SharedConnection, lock_connection},
@@ -27,7 +27,7 @@ impl<S: SocketHandle> Shard<S> {
         connection: &SharedConnection,
         outcome: TurnOutcome,
     ) {
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
         slot.load = outcome.load;
@@ -70,7 +70,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Makes a connection in debt wait for its next turn.
     fn have_wait(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) {
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
         self.totals.transport.debts += 1;
@@ -82,7 +82,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Makes a connection stop delivering streams, and close.
     fn give_up_lingering(&mut self, handle: ConnectionHandle) {
-        if let Some(slot) = slot(&mut self.slots, handle) {
+        if let Some(slot) = slot_of(&mut self.slots, handle) {
             lock_connection(&slot.connection).give_up_lingering();
             self.want_turn(handle);
         }

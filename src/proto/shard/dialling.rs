@@ -5,7 +5,7 @@ use std::{mem, net::SocketAddr, sync::Arc, time::Instant};
 use quinn_proto::{ClientConfig, ConnectError, ConnectionHandle, ConnectionId};
 use rand::Rng;
 
-use super::{Beginning, InitialState, Shard, slot};
+use super::{Beginning, InitialState, Shard, slot_of};
 use crate::{
     address::Host,
     error::HandshakeError,
@@ -125,10 +125,10 @@ impl<S: SocketHandle> Shard<S> {
             return;
         }
         let initial_id = ConnectionId::new(initial_id);
-        let Some(handle) = self.unanswered.refused(now, remote_addr, &initial_id) else {
+        let Some(handle) = self.unanswered.unreachable(now, remote_addr, &initial_id) else {
             return;
         };
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
         lock_connection(&slot.connection).abandon(why);
@@ -156,7 +156,7 @@ impl<S: SocketHandle> Shard<S> {
         let Some(handle) = self.unanswered.unmatched_datagram_from(remote_addr) else {
             return false;
         };
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return false;
         };
         lock_connection(&slot.connection).note_unmatched_datagram();

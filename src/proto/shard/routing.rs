@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Instant};
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent, Transmit};
 
-use super::{Shard, slot};
+use super::{Shard, slot_of};
 use crate::{
     address,
     proto::{
@@ -239,7 +239,7 @@ impl<S: SocketHandle> Shard<S> {
             HeaderForm::Long => totals.routed_long += 1,
             HeaderForm::Short => totals.routed_short += 1,
         }
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             self.repeat_close(handle, remote_addr, len, out);
             return;
         };

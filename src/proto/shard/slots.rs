@@ -124,7 +124,7 @@ impl<S: SocketHandle> Shard<S> {
             mtu,
             amplification: initial.amplification,
             budget: BudgetShare::default(),
-            refuses_data: false,
+            drops_data: false,
             admission: initial.admission,
             inbox: Inbox::new(),
             account: Account::new(),
@@ -213,7 +213,7 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn close_connections(&mut self, code: VarInt, reason: &Bytes, at_once: bool) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
-            if let Some(slot) = slot(&mut self.slots, handle) {
+            if let Some(slot) = slot_of(&mut self.slots, handle) {
                 let mut connection = lock_connection(&slot.connection);
                 if connection.authenticated().is_none() {
                     connection.abandon(HandshakeError::ShutDown);
@@ -234,7 +234,7 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn close_all(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
-            if let Some(slot) = slot(&mut self.slots, handle) {
+            if let Some(slot) = slot_of(&mut self.slots, handle) {
                 lock_connection(&slot.connection).close_with_driver();
                 self.want_turn(handle);
             }
@@ -245,7 +245,7 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn orphan_all(&mut self, wakers: &mut Vec<Waker>) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
-            if let Some(slot) = slot(&mut self.slots, handle) {
+            if let Some(slot) = slot_of(&mut self.slots, handle) {
                 let mut connection = lock_connection(&slot.connection);
                 connection.orphan();
                 connection.take_due(wakers);
@@ -284,7 +284,7 @@ impl<S: SocketHandle> Shard<S> {
     }
 }
 
-pub(super) fn slot<S>(
+pub(super) fn slot_of<S>(
     slots: &mut [Option<Slot<S>>],
     handle: ConnectionHandle,
 ) -> Option<&mut Slot<S>> {

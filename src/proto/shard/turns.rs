@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, task::Waker, time::Instant};
 
 use quinn_proto::{ConnectionHandle, EndpointEvent};
 
-use super::{Shard, slots::slot};
+use super::{Shard, slots::slot_of};
 use crate::proto::{
     connection::lock_connection,
     datagram::{Output, SocketHandle},
@@ -36,7 +36,7 @@ impl<S: SocketHandle> Shard<S> {
         out: &mut impl Output<S>,
         wakers: &mut Vec<Waker>,
     ) {
-        self.reception.begin_turns();
+        self.reception.begin_round();
         self.send_punches(now, out);
         self.queue_due(now);
         self.release_debtors(now);
@@ -61,7 +61,7 @@ impl<S: SocketHandle> Shard<S> {
     ///
     /// Returns how much work it had, or `None` if no connection needs a turn. Adds the wakers that
     /// are due to `wakers`; the connection is unlocked when this returns.
-    pub(crate) fn serve(
+    pub(crate) fn give_turn(
         &mut self,
         now: Instant,
         meter: &impl Meter,
@@ -70,7 +70,7 @@ impl<S: SocketHandle> Shard<S> {
     ) -> Option<Load> {
         let handle = self.ready.pop()?;
         self.turns_beside_timers += 1;
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return Some(Load::default());
         };
         slot.queued = false;
@@ -121,7 +121,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Queues the connection for a turn.
     pub(crate) fn want_turn(&mut self, handle: ConnectionHandle) {
-        let Some(slot) = slot(&mut self.slots, handle) else {
+        let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
         if slot.waits_until.is_some() && lock_connection(&slot.connection).has_no_future() {
@@ -142,7 +142,7 @@ impl<S: SocketHandle> Shard<S> {
     /// Gives turns again to connections whose sockets were not writable.
     pub(crate) fn unblock(&mut self) {
         for handle in mem::take(&mut self.blocked) {
-            if let Some(slot) = slot(&mut self.slots, handle) {
+            if let Some(slot) = slot_of(&mut self.slots, handle) {
                 slot.blocked = false;
             }
             self.want_turn(handle);
@@ -154,7 +154,9 @@ impl<S: SocketHandle> Shard<S> {
     pub(crate) fn follow_sockets(&mut self) {
         for index in 0..self.slots.len() {
             let handle = ConnectionHandle(index);
-            if slot(&mut self.slots, handle).is_some_and(|slot| slot.socket.successor().is_some()) {
+            if slot_of(&mut self.slots, handle)
+                .is_some_and(|slot| slot.socket.successor().is_some())
+            {
                 self.want_turn(handle);
             }
         }
@@ -186,7 +188,7 @@ impl<S: SocketHandle> Shard<S> {
                 self.turns_beside_timers = 0;
                 break;
             };
-            if let Some(slot) = slot(&mut self.slots, handle) {
+            if let Some(slot) = slot_of(&mut self.slots, handle) {
                 slot.armed = Armed::default();
                 slot.timer_is_due = true;
             }
@@ -197,7 +199,7 @@ impl<S: SocketHandle> Shard<S> {
     /// Lets connections have turns whose debts are paid.
     fn release_debtors(&mut self, now: Instant) {
         while let Some((until, handle)) = self.debtors.pop_due(now) {
-            let Some(slot) = slot(&mut self.slots, handle) else {
+            let Some(slot) = slot_of(&mut self.slots, handle) else {
                 continue;
             };
             // Another connection may have got the same handle.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{ConfigBuilder, RetryPolicy},
     error::HandshakeError,
-    proto::{deadlines::SLACK, reception::STRANGERS_BEFORE_TURNS},
+    proto::{deadlines::SLACK, reception::STRANGERS_PER_ROUND},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -496,7 +496,7 @@ fn however_an_incoming_connection_ends_its_place_is_free() {
 
 #[test]
 fn strangers_get_a_share_of_each_round_and_no_more() {
-    const SHARE: u64 = STRANGERS_BEFORE_TURNS as u64;
+    const SHARE: u64 = STRANGERS_PER_ROUND as u64;
 
     let mut network = three(listener(Answer::Hold, |config| {
         config.retry_policy(RetryPolicy::Never)

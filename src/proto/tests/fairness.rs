@@ -133,7 +133,7 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
             each,
             used: Cell::default(),
         };
-        if receiver.serve_measured(0, now, &cost) {
+        if receiver.give_measured_turn(0, now, &cost) {
             now += each;
             used += each;
         }
@@ -172,7 +172,7 @@ fn handshake_that_costs_too_much_is_given_up_and_counted() {
     for datagram in &first_flight {
         listener.receive(network.now, datagram.from, &datagram.contents);
     }
-    assert!(listener.serve_measured(0, network.now, &cost));
+    assert!(listener.give_measured_turn(0, network.now, &cost));
     let totals = listener.shards[0].totals();
     assert_eq!(totals.transport.handshakes_too_costly, 1);
     let incoming = network.nodes[1].accepted.pop_front().unwrap();
@@ -312,7 +312,7 @@ fn in_debt() -> Network {
             used: Cell::default(),
         };
         receiver.receive_holding(60_000, network.now, datagram.from, &datagram.contents);
-        receiver.serve_measured(0, network.now, &cost);
+        receiver.give_measured_turn(0, network.now, &cost);
         network.now += Duration::from_millis(1);
     }
     network
@@ -396,7 +396,7 @@ fn handshake_that_was_costly_and_is_over_is_not_given_up() {
         each: Duration::from_secs(1),
         used: Cell::default(),
     };
-    assert!(network.nodes[1].serve_measured(0, network.now, &cost));
+    assert!(network.nodes[1].give_measured_turn(0, network.now, &cost));
     let incoming = network.nodes[1].accepted.pop_front().unwrap();
     assert!(matches!(incoming.established().now_or_never(), Some(Ok(_))));
     let totals = network.nodes[1].shards[0].totals();
@@ -431,7 +431,7 @@ fn handshake_that_costs_much_has_no_debts_and_no_more_time_than_others() {
             each: HANDSHAKE_TIME * 7 / 8,
             used: Cell::default(),
         };
-        assert!(listener.serve_measured(0, network.now, &cost));
+        assert!(listener.give_measured_turn(0, network.now, &cost));
         listener.take_outgoing();
     }
     assert_eq!(network.nodes[0].shards[0].totals().transport.debts, 0);
@@ -503,7 +503,7 @@ fn open_and_write(peer: &Peer, len: usize) {
 
 /// Gives one connection its turn, and returns the addresses to which it has sent.
 fn turn(node: &mut Node, now: Instant) -> Vec<SocketAddr> {
-    node.serve(0, now);
+    node.give_turn(0, now);
     let sent = node.take_outgoing();
     sent.iter().map(|datagram| datagram.to).collect()
 }

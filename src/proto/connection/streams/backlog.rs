@@ -342,7 +342,7 @@ impl Backlog {
     }
 
     /// Whether what is counted may be more than what is left of the pieces.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    pub(super) fn may_overcount(&self) -> bool {
         !self.is_news || self.may_be_copied || !self.is_tight()
     }
 

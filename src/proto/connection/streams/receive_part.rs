@@ -45,7 +45,7 @@ pub(super) struct ReceivePart {
     pub(super) jumps_seen: u64,
     /// Frames that came after another jump since the pile was left. Each may have a gap before it.
     pub(super) frames_behind_jumps: u64,
-    /// Whether it is to be drained when all frames of the datagram are noted.
+    /// Whether it is to be taken out when all frames of the datagram are noted.
     pub(super) is_due: bool,
     /// Up to where frames that filled their packets had data.
     full_until: u64,
@@ -79,16 +79,16 @@ pub(super) struct Taken {
     pub(super) is_unfinished: bool,
 }
 
-/// The frames of a stream that have arrived since it was last drained.
+/// The frames of a stream that have arrived since it was last taken out.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Undrained {
+pub(super) struct Remaining {
     frames: u32,
     most_pieces: u32,
     is_unordered: bool,
     may_be_merged: bool,
 }
 
-impl Undrained {
+impl Remaining {
     /// The most pieces of it that quinn-proto can have had at once. `found` is how many there were
     /// in the end, and of how many bytes together; `None` if there was a reset instead.
     pub(super) fn pieces(self, found: Option<(u32, u64)>) -> u32 {
@@ -183,9 +183,9 @@ impl ReceivePart {
         self.backlog.most_pieces(self.is_unordered)
     }
 
-    /// What has arrived since it was last drained.
-    pub(super) fn undrained(&self) -> Undrained {
-        Undrained {
+    /// What has arrived since it was last taken out.
+    pub(super) fn remaining(&self) -> Remaining {
+        Remaining {
             frames: self.backlog.frames(),
             most_pieces: self.most_pieces(),
             is_unordered: self.is_unordered,
@@ -256,7 +256,7 @@ impl ReceivePart {
         } else if has_more && taken.filled < buf.len() {
             self.read_on(quic, id, buf, &mut taken);
             if self.is_behind_a_gap() || self.may_come_apart() {
-                let moved = self.drain(quic, id, most, false);
+                let moved = self.take_out(quic, id, most, false);
                 taken.bytes += moved.bytes;
                 taken.transmit |= moved.transmit;
                 taken.is_unfinished = moved.is_unfinished;
@@ -270,7 +270,7 @@ impl ReceivePart {
 
     /// Takes up to `most` bytes out of quinn-proto. A few pieces behind a gap stay there, unless
     /// `everything` is to be taken.
-    pub(super) fn drain(
+    pub(super) fn take_out(
         &mut self,
         quic: &mut Connection,
         id: StreamId,
@@ -284,7 +284,7 @@ impl ReceivePart {
                 self.stop();
                 break;
             };
-            let end = self.take_out(&mut chunks, most, &mut taken);
+            let end = self.take_chunks(&mut chunks, most, &mut taken);
             taken.transmit |= chunks.finalize().should_transmit();
             match end {
                 None => {
@@ -313,8 +313,8 @@ impl ReceivePart {
     /// Whether quinn-proto may hold less than is counted, and not only because the application does
     /// not read: what is left lies behind a gap, was dropped as a duplicate, shares its datagrams
     /// with other streams, or was merged.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.state == RecvState::Open && self.backlog.is_in_doubt() && self.backlog.held() > 0
+    pub(super) fn may_overcount(&self) -> bool {
+        self.state == RecvState::Open && self.backlog.may_overcount() && self.backlog.held() > 0
     }
 
     /// Notes that the application reads no more of it.
@@ -418,7 +418,12 @@ impl ReceivePart {
 
     /// Moves bytes to our memory until `taken` has reached `most`. Returns why there are no more,
     /// or `None` if there may be.
-    fn take_out(&mut self, chunks: &mut Chunks<'_>, most: usize, taken: &mut Taken) -> Option<End> {
+    fn take_chunks(
+        &mut self,
+        chunks: &mut Chunks<'_>,
+        most: usize,
+        taken: &mut Taken,
+    ) -> Option<End> {
         loop {
             let wanted = most - (taken.bytes as usize).min(most);
             if wanted == 0 {
@@ -490,7 +495,7 @@ fn next(chunks: &mut Chunks<'_>, most: usize) -> Result<(u64, bytes::Bytes), End
 mod tests {
     use super::*;
 
-    const UNDRAINED: Undrained = Undrained {
+    const REMAINING: Remaining = Remaining {
         frames: 30,
         most_pieces: 75,
         is_unordered: true,
@@ -499,34 +504,34 @@ mod tests {
 
     #[test]
     fn duplicates_have_taken_places_if_a_stream_is_read_in_order() {
-        let undrained = Undrained {
+        let remaining = Remaining {
             is_unordered: false,
-            ..UNDRAINED
+            ..REMAINING
         };
-        assert_eq!(undrained.pieces(Some((7, 1000))), 30);
-        assert_eq!(undrained.pieces(Some((40, 1000))), 40);
+        assert_eq!(remaining.pieces(Some((7, 1000))), 30);
+        assert_eq!(remaining.pieces(Some((40, 1000))), 40);
     }
 
     #[test]
     fn pieces_that_may_have_been_merged_count() {
-        assert_eq!(UNDRAINED.pieces(Some((7, 1000))), 7 + 2 * 30);
+        assert_eq!(REMAINING.pieces(Some((7, 1000))), 7 + 2 * 30);
         // Not more than can have been, of a byte each.
-        assert_eq!(UNDRAINED.pieces(Some((40, 1000))), 75);
-        assert_eq!(UNDRAINED.pieces(Some((7, 50))), 50);
-        let few = Undrained {
+        assert_eq!(REMAINING.pieces(Some((40, 1000))), 75);
+        assert_eq!(REMAINING.pieces(Some((7, 50))), 50);
+        let few = Remaining {
             may_be_merged: false,
-            ..UNDRAINED
+            ..REMAINING
         };
         assert_eq!(few.pieces(Some((7, 1000))), 7);
     }
 
     #[test]
     fn reset_hides_all_pieces_but_is_none() {
-        assert_eq!(UNDRAINED.pieces(None), 75);
-        let reset = Undrained {
+        assert_eq!(REMAINING.pieces(None), 75);
+        let reset = Remaining {
             frames: 1,
             most_pieces: 40,
-            ..UNDRAINED
+            ..REMAINING
         };
         assert_eq!(reset.pieces(None), 0);
     }

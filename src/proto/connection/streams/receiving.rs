@@ -59,7 +59,7 @@ pub(super) struct Receiving {
     fill: Option<Fill>,
     /// How often a packet number skipped some, or its stream data was refused.
     jumps: u64,
-    /// Streams to be drained when all of its frames are noted.
+    /// Streams to be taken out when all of its frames are noted.
     due: Vec<StreamId>,
     is_arriving: bool,
     /// For pieces in quinn-proto.
@@ -189,7 +189,8 @@ impl Receiving {
         result
     }
 
-    /// Notes a frame of a stream; `true` if the stream is to be drained before its reader is woken.
+    /// Notes a frame of a stream; `true` if the stream is to be taken out before its reader is
+    /// woken.
     pub(super) fn note(&mut self, id: StreamId, part: &mut ReceivePart) -> bool {
         if !self.is_arriving {
             return false;
@@ -304,7 +305,7 @@ impl Streams<'_> {
             self.signals.want_turn();
         }
         if taken.is_unfinished {
-            self.drain(id, false);
+            self.take_out(id, false);
         }
         self.charge(Way::Receive, id, taken.filled);
         self.give_credit();
@@ -396,7 +397,7 @@ impl Streams<'_> {
         self.note_unended();
         self.streams.receiving.is_arriving = false;
         if !self.streams.receiving.due.is_empty() {
-            self.drain_due();
+            self.take_out_due();
         }
         let streams = self.streams.states.len();
         if self.streams.receiving.is_over(streams, 0) {
@@ -418,13 +419,13 @@ impl Streams<'_> {
         }
     }
 
-    fn drain_due(&mut self) {
+    fn take_out_due(&mut self) {
         let mut due = mem::take(&mut self.streams.receiving.due);
         for id in due.drain(..) {
             if let Some(stream) = self.streams.states.get_mut(&id) {
                 stream.receive.is_due = false;
             }
-            self.drain(id, false);
+            self.take_out(id, false);
             if let Some(stream) = self.streams.states.get_mut(&id)
                 && !stream.receive.lacks_next()
             {
@@ -439,7 +440,7 @@ impl Streams<'_> {
     pub(super) fn count_gaps(&mut self, id: StreamId) {
         let part = self.streams.states.get(&id).map(|stream| &stream.receive);
         if part.is_some_and(|part| part.has_uncounted_gaps() && !part.room.is_large()) {
-            self.drain(id, true);
+            self.take_out(id, true);
         }
     }
 
@@ -523,11 +524,11 @@ impl Streams<'_> {
 
     /// Takes out of quinn-proto what it has of a stream: `everything`, or all but a few pieces
     /// behind a gap.
-    fn drain(&mut self, id: StreamId, everything: bool) {
+    fn take_out(&mut self, id: StreamId, everything: bool) {
         let Some(stream) = self.streams.states.get(&id) else {
             return;
         };
-        let undrained = stream.receive.undrained();
+        let remaining = stream.receive.remaining();
         let mut found = (0, 0);
         loop {
             let Some(stream) = self.streams.states.get_mut(&id) else {
@@ -536,7 +537,7 @@ impl Streams<'_> {
             let receiving = &mut self.streams.receiving;
             let step = receiving.window.step() as usize;
             let taken = receiving.change(id, &mut stream.receive, |part| {
-                part.drain(self.quic, id, step, everything)
+                part.take_out(self.quic, id, step, everything)
             });
             receiving.window.handed_out(taken.bytes);
             found.0 += taken.pieces;
@@ -555,7 +556,7 @@ impl Streams<'_> {
         }
         if let Some(stream) = self.streams.states.get_mut(&id) {
             let is_reset = matches!(stream.receive.state, RecvState::Reset(_));
-            let pieces = undrained.pieces((!is_reset).then_some(found));
+            let pieces = remaining.pieces((!is_reset).then_some(found));
             let receiving = &mut self.streams.receiving;
             receiving.is_too_fragmented |=
                 !receiving.places.found(&mut stream.receive.room, pieces);

@@ -261,7 +261,7 @@ mod tests {
             self.current = current;
         }
 
-        fn drain(&mut self, bytes: u64) {
+        fn take_out(&mut self, bytes: u64) {
             let mut left = bytes.min(self.unread);
             while left > 0 {
                 let step = left.min(self.window.step());
@@ -308,15 +308,15 @@ mod tests {
     }
 
     #[test]
-    fn drained_bytes_count_until_they_are_read() {
+    fn bytes_taken_out_count_until_they_are_read() {
         let mut connection = Connection::new();
         connection.send(u64::MAX);
-        connection.drain(u64::MAX);
+        connection.take_out(u64::MAX);
         // One step too much, for a moment.
         let step = connection.window.step();
         assert_eq!(connection.outstanding(), step);
         connection.send(u64::MAX);
-        connection.drain(u64::MAX);
+        connection.take_out(u64::MAX);
         assert_eq!(connection.outstanding(), 0);
         connection.read(WINDOW + step);
         assert_eq!(connection.outstanding(), WINDOW);
@@ -356,7 +356,7 @@ mod tests {
         connection.give_credit();
         assert_eq!(connection.outstanding(), 4 * WINDOW);
         connection.send(u64::MAX);
-        connection.drain(u64::MAX);
+        connection.take_out(u64::MAX);
         connection.window.set_size(WINDOW);
         connection.give_credit();
         // What it has it keeps, and nothing is added before as much is read.
@@ -384,7 +384,7 @@ mod tests {
             connection.read(u64::MAX);
         }
         connection.send(u64::MAX);
-        connection.drain(u64::MAX);
+        connection.take_out(u64::MAX);
         for _ in 0..10 {
             connection.read(WINDOW / 20);
         }
@@ -413,7 +413,7 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Act {
         Send(u64),
-        Drain(u64),
+        TakeOut(u64),
         Read(u64),
         Drop(u64),
         Limit(u64),
@@ -424,7 +424,7 @@ mod tests {
         let bytes = prop_oneof![0..1000_u64, 0..2 * WINDOW];
         (0..6, bytes).prop_map(|(kind, bytes)| match kind {
             0 => Act::Send(bytes),
-            1 => Act::Drain(bytes),
+            1 => Act::TakeOut(bytes),
             2 => Act::Read(bytes),
             3 => Act::Drop(bytes),
             4 => Act::Limit(bytes),
@@ -444,7 +444,7 @@ mod tests {
             for act in acts {
                 match act {
                     Act::Send(bytes) => connection.send(bytes),
-                    Act::Drain(bytes) => connection.drain(bytes),
+                    Act::TakeOut(bytes) => connection.take_out(bytes),
                     Act::Read(bytes) => connection.read(bytes),
                     Act::Drop(bytes) => connection.drop_stream(bytes),
                     Act::Limit(bytes) if limits => connection.limit(bytes),

@@ -101,7 +101,7 @@ impl Streams<'_> {
             if !self.streams.receiving.is_over(streams, relief) {
                 break;
             }
-            self.drain(id, true);
+            self.take_out(id, true);
         }
     }
 
@@ -110,12 +110,12 @@ impl Streams<'_> {
     pub(crate) fn count_exactly(&mut self, all: bool) -> bool {
         let receiving = &self.streams.receiving;
         let in_doubt: Vec<_> = (self.streams.states.iter())
-            .filter(|(_, stream)| stream.receive.is_in_doubt())
+            .filter(|(_, stream)| stream.receive.may_overcount())
             .filter(|(_, stream)| all || stream.receive.ready() < receiving.read_ahead)
             .map(|(&id, _)| id)
             .collect();
         for &id in &in_doubt {
-            self.drain(id, true);
+            self.take_out(id, true);
         }
         !in_doubt.is_empty()
     }
