@@ -33,7 +33,12 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut figures = Figures::new(format!("soak simulate --seeds {}", options.seeds))?;
 
     let seeds = options.seeds.to_string();
-    let tests = Tests::run(&["proto::", "--skip", CROWD], "SIM_SEEDS", &seeds)?;
+    let tests = Tests::run(
+        OPTIMISED,
+        &["proto::", "--skip", CROWD],
+        "SIM_SEEDS",
+        &seeds,
+    )?;
     let played = tests.seeds();
     figures.demand(
         "seeds of each scenario",
@@ -48,7 +53,7 @@ pub fn run(options: &Options) -> Result<bool> {
 
     // Separately, because it measures the memory of the whole process.
     let size = format!("{NODES}x{CONNECTIONS}");
-    let crowd = Tests::run(&[CROWD], "SIM_CROWD", &size)?;
+    let crowd = Tests::run(OPTIMISED, &[CROWD], "SIM_CROWD", &size)?;
     for (name, value) in crowd.counts() {
         let name = format!("{NODES} nodes, {CONNECTIONS} connections: {name}");
         figures.tell(&name, value);
@@ -69,11 +74,18 @@ pub struct Tests {
     output: String,
 }
 
+/// The arguments of Cargo with which tests are compiled: optimised, or as the gate has compiled them
+/// for its step `tests`.
+pub const OPTIMISED: &[&str] = &["--release", "--lib"];
+pub const AS_IN_THE_GATE: &[&str] = &["--workspace", "--all-features", "--lib"];
+
 impl Tests {
     /// Runs the tests that `filter` selects, with one environment variable.
-    pub fn run(filter: &[&str], variable: &str, value: &str) -> Result<Self> {
+    pub fn run(compiled: &[&str], filter: &[&str], variable: &str, value: &str) -> Result<Self> {
         let output = Command::new("cargo")
-            .args(["test", "--release", "--lib", "--", "--nocapture"])
+            .arg("test")
+            .args(compiled)
+            .args(["--", "--nocapture"])
             .args(filter)
             .env(variable, value)
             .current_dir(root())
