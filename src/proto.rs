@@ -39,6 +39,7 @@ mod turn_queue;
 mod unanswered;
 mod untaken;
 mod work;
+mod writers;
 
 #[cfg(feature = "nat")]
 pub use self::stun::MappingBehaviour;

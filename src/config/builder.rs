@@ -310,7 +310,8 @@ impl ConfigBuilder {
     ///
     /// Once a quarter of the places is taken, the others are only for senders that have proven
     /// their address, unless [`RetryPolicy::Never`] is set. Shards divide the number equally.
-    /// Default: 1024, some 50 MB if all of them stall.
+    /// Default: 1024. If all of them stall, that is some 50 MB, and with one shard at most 64 MB,
+    /// whatever they send.
     ///
     /// # Errors
     ///

@@ -103,8 +103,9 @@ const MAX_RECEIVE_BYTES: u16 = 1472;
 /// burst of two hundred handshakes.
 const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Some 50 MB if all of them stall. With round trips of 200 ms, it is also the number of handshakes
-/// that are unfinished at once when TLS uses a whole core.
+/// Some 50 MB if all of them stall, at 50 KB each. `soak attack` checks that they hold at most 64
+/// MB, whatever they send. With round trips of 200 ms, it is also the number of handshakes that are
+/// unfinished at once when TLS uses a whole core.
 const MAX_INCOMING_HANDSHAKES: usize = 1024;
 
 /// Hundreds of peers may share the IPv4 address of their carrier's NAT and come back at the same

@@ -1,4 +1,4 @@
-//! The drivers of one transport, and the state that they share with it and with its handles.
+//! The drivers of one transport: what they share with it and with its handles, and when they stop.
 
 mod dialling;
 mod starting;

@@ -413,7 +413,7 @@ impl Drop for Driver {
     }
 }
 
-/// The state that all drivers of a transport share.
+/// What the drivers of a transport need of the state in `Drivers`; all of them have the same.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) shards: ShardCount,

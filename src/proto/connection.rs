@@ -18,7 +18,6 @@ use std::{
 
 use libp2p_identity::PeerId;
 
-pub(super) use self::streams::Writers;
 pub(crate) use self::streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits};
 #[cfg(test)]
 pub(super) use self::streams::{Grown, Holding, MOST_BLOCKED};

@@ -66,7 +66,8 @@ impl Delivery {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the answer may take, and then the interval at which the verdict is repeated. It
-/// tolerates a short interruption of the path, and is well below the usual idle timeout of 10 s.
+/// tolerates a short interruption of the path, and is well below 10 s, the default of
+/// `idle_timeout`.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use quinn_proto::{Connection, FrameStats, Transmit};
 use self::bucket::Bucket;
 use super::{
     congestion::{Gate, Paced},
-    connection::Writers,
+    writers::Writers,
 };
 
 /// Spreads what one connection sends, in batches.

@@ -46,8 +46,13 @@ fn write_section(page: &mut String, section: &Section, tests: &Tests) -> Result<
         let mut names = section.tests_of(row).peekable();
         names.peek().is_some() && names.all(|name| tests.has(name))
     });
+    let shown = shown.count();
     write!(page, "\n## {}\n\n{}\n\n", section.title, section.about)?;
-    write!(page, "{} of {rows} rows are shown.\n\n", shown.count())?;
+    if shown == rows {
+        write!(page, "All {rows} rows have a test.\n\n")?;
+    } else {
+        write!(page, "{shown} of {rows} rows have a test.\n\n")?;
+    }
     if !section.tests.is_empty() {
         page.push_str("*All* in the table are:\n\n");
         for name in &section.tests {
@@ -155,7 +160,7 @@ Which test shows what, and what the long tests have found. `soak table` writes t
 
 | command | what it does |
 |---|---|
-| `cargo test` | the quick set: everything below that is named `lib` or `tests` |
+| `cargo test --all-features` | the quick set: everything below that is named `lib` or `tests` |
 | `soak/run` | the long set: simulation, churn, flood, attacks and fuzzing, and this page ([soak](../soak/README.md)) |
 | `interop/run` | what is named `interop`: with the other implementations ([interop](../interop/README.md)) |
 | `tests/loom` | every interleaving, within a bound, of a driver and the tasks that use it |

@@ -57,13 +57,13 @@ impl Drivers {
             DialFrom::Other { deadline } => deadline,
             DialFrom::New | DialFrom::Reused(_) => now + timeout,
         };
-        let (socket, port) =
-            self.dial_socket(runtime, now, remote_addr, from)
-                .map_err(|error| match error {
-                    OpenError::Bind(error) => DialError::Bind(error),
-                    OpenError::Certificate(error) => DialError::Certificate(error),
-                    OpenError::DriverStopped => DialError::DriverStopped,
-                })?;
+        let (socket, port) = self
+            .choose_socket(runtime, now, remote_addr, from)
+            .map_err(|error| match error {
+                OpenError::Bind(error) => DialError::Bind(error),
+                OpenError::Certificate(error) => DialError::Certificate(error),
+                OpenError::DriverStopped => DialError::DriverStopped,
+            })?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let max_payload = interfaces::max_payload(socket.local_addr(), remote_addr)
             .map_err(DialError::NoRoute)?;
@@ -127,7 +127,8 @@ impl Drivers {
         Ok(receiver)
     }
 
-    fn dial_socket(
+    /// The socket from which a dial leaves, and which port that is. Opens one if necessary.
+    fn choose_socket(
         &self,
         runtime: &Runtime,
         now: Instant,

@@ -11,8 +11,8 @@ use crate::{driver::socket_group::SocketGroup, net::clock, sync::lock};
 /// How long the shared socket for dials stays open after its last use.
 ///
 /// So a node that connects to one peer after another dials from the same port, and opens no socket
-/// for each dial. It is as long as the usual keep-alive interval: if a peer has missed the end of
-/// its connection, its next keep-alive reaches us, and not another program at the same port.
+/// for each dial. It is as long as the default of `keep_alive_interval`: if a peer has missed the
+/// end of its connection, its next keep-alive reaches us, and not another program at the same port.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Sockets {

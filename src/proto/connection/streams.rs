@@ -15,7 +15,6 @@ mod send_window;
 mod stopped;
 mod window;
 mod write_line;
-mod writers;
 mod writing;
 
 use std::{sync::Arc, task::Waker, time::Instant};
@@ -24,7 +23,6 @@ use quinn_proto::VarInt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use self::window::ReceiveWindows;
-pub(in crate::proto) use self::writers::Writers;
 use self::{
     bandwidth::{Allowances, StreamShares},
     blocked::Blocked,
@@ -37,7 +35,11 @@ use self::{
 #[cfg(test)]
 pub(in crate::proto) use self::{blocked::MOST_BLOCKED, receive_part::Holding, receiving::Grown};
 use super::Signals;
-use crate::{error::ConnectionError, packets::StreamCredit, proto::bandwidth::Bandwidth};
+use crate::{
+    error::ConnectionError,
+    packets::StreamCredit,
+    proto::{bandwidth::Bandwidth, writers::Writers},
+};
 pub(crate) use quinn_proto::StreamId;
 
 /// Streams that a peer may open before it has opened any.
@@ -60,6 +62,15 @@ pub(crate) struct StreamLimits {
 }
 
 /// The streams of a connection, with the parts of the connection that they need.
+///
+/// Its functions are in several files:
+///
+/// - here: what follows when the application drops a stream
+/// - `opening`: opening and accepting streams, and how many there may be
+/// - `writing`: writing, gathering, finishing and resetting
+/// - `receiving`: reading, stopping, and what follows from a datagram or from new windows
+/// - `receiving/limits`: what is taken out of quinn-proto when the connection holds too much
+/// - `bandwidth`: the bandwidth limits
 pub(crate) struct Streams<'a> {
     pub(super) quic: &'a mut quinn_proto::Connection,
     pub(super) streams: &'a mut StreamStates,

@@ -10,7 +10,7 @@ use crate::{
     address,
     proto::{
         datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
-        reception::{FirstPacket, Unwelcome},
+        reception::{FirstPacket, IncomingKey, Unwelcome},
         registry::Totals,
         router::{HeaderForm, Route, long_header_id, route, short_packet_offset},
         slot::InboxDatagram,
@@ -139,26 +139,18 @@ impl<S: SocketHandle> Shard<S> {
             ..
         } = datagram;
         let len = contents.len();
-        let is_initial = is_initial(&contents);
-        let mut initial_id = None;
-        let mut waiting = None;
-        if header == HeaderForm::Long {
-            initial_id = long_header_id(&contents).and_then(connection_id);
-            waiting = initial_id.and_then(|id| self.reception.find(&id));
-            if let Some(key) = waiting
-                && let Err(unwelcome) = self.reception.expect_more(key, len)
-            {
-                let totals = &mut self.totals.registry;
-                match unwelcome {
-                    Unwelcome::Overload => dropped!(totals, dropped_overload, remote_addr),
-                    Unwelcome::SourceFull => dropped!(totals, dropped_source_full, remote_addr),
-                    Unwelcome::TooShort => dropped!(totals, malformed, remote_addr),
-                }
-                return false;
-            }
-            let has_ids = !self.has_no_ids();
-            self.reception.open_or_close(&mut self.endpoint, has_ids);
-        }
+        let long_header = match header {
+            HeaderForm::Short => Some(LongHeader::default()),
+            HeaderForm::Long => self.expect_long_header(&contents, remote_addr),
+        };
+        let Some(LongHeader {
+            is_initial,
+            initial_id,
+            waiting,
+        }) = long_header
+        else {
+            return false;
+        };
         let buffered = self.endpoint.incoming_buffer_bytes();
         self.buf.clear();
         let event = self
@@ -221,6 +213,36 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
         }
+    }
+
+    /// Comes before quinn-proto gets packets with long headers, and decides whether it may begin a
+    /// connection with them. Returns `None` if they were dropped, because they belong to an
+    /// incoming connection with which no more may wait.
+    fn expect_long_header(
+        &mut self,
+        contents: &[u8],
+        remote_addr: SocketAddr,
+    ) -> Option<LongHeader> {
+        let initial_id = long_header_id(contents).and_then(connection_id);
+        let waiting = initial_id.and_then(|id| self.reception.find(&id));
+        if let Some(key) = waiting
+            && let Err(unwelcome) = self.reception.expect_more(key, contents.len())
+        {
+            let totals = &mut self.totals.registry;
+            match unwelcome {
+                Unwelcome::Overload => dropped!(totals, dropped_overload, remote_addr),
+                Unwelcome::SourceFull => dropped!(totals, dropped_source_full, remote_addr),
+                Unwelcome::TooShort => dropped!(totals, malformed, remote_addr),
+            }
+            return None;
+        }
+        let has_ids = !self.has_no_ids();
+        self.reception.open_or_close(&mut self.endpoint, has_ids);
+        Some(LongHeader {
+            is_initial: is_initial(contents),
+            initial_id,
+            waiting,
+        })
     }
 
     /// Puts packets of a connection into its inbox, if it has one and there is room.
@@ -298,6 +320,16 @@ impl<S: SocketHandle> Shard<S> {
             let _ = out.send(&socket, transmit, contents);
         }
     }
+}
+
+/// What the first long header of a datagram tells; the default if there is none.
+#[derive(Default)]
+struct LongHeader {
+    is_initial: bool,
+    /// Its destination connection ID, which may be the one that a client has chosen.
+    initial_id: Option<ConnectionId>,
+    /// The incoming connection that waits for packets with this ID.
+    waiting: Option<IncomingKey>,
 }
 
 /// Whether it begins with an Initial packet, if it is of version 1 (RFC 9000 §17.2).

@@ -2,12 +2,12 @@
 
 use std::mem;
 
-use super::StreamId;
+use quinn_proto::StreamId;
 
 /// A stream that quinn-proto takes no more of waits for the network or its peer. One that was not
 /// refused anything has written all that it had, once all is sent or another one writes.
 #[derive(Debug, Default)]
-pub(in crate::proto) struct Writers {
+pub(super) struct Writers {
     /// The stream that has written last, unless it was refused something since.
     unrefused: Option<StreamId>,
     /// Whether another one wrote after it.
@@ -28,7 +28,7 @@ impl Writers {
 
     /// Nothing is left to send. Returns whether some stream has written all that it had since the
     /// last call.
-    pub(in crate::proto) fn take_done(&mut self) -> bool {
+    pub(super) fn take_done(&mut self) -> bool {
         mem::take(&mut self.has_left_any) | self.unrefused.take().is_some()
     }
 }
