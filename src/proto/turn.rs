@@ -206,7 +206,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
-            (self.slot.amplification).note_received(received.remote_addr, received.len);
+            (self.slot.amplification).note_received(received.remote_addr, received.len, before);
             self.connection.handle_event(received.event);
             if self.connection.has_new_packet() {
                 self.slot.idle_since = self.now;
