@@ -55,6 +55,7 @@ impl ControllerFactory for LiftableFactory {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            number: 0,
             same_host_window: self.same_host_window,
             resume,
             shared: Arc::new(Shared {
@@ -67,11 +68,20 @@ impl ControllerFactory for LiftableFactory {
 
 /// What a connection shares with the controller of its path.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PathControl(Arc<Shared>);
+pub(super) struct PathControl {
+    shared: Arc<Shared>,
+    /// Which of the copies of a controller is that of the path.
+    number: u64,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
     is_lifted: AtomicBool,
+    /// The number of copies of the controller. quinn-proto makes one for each other port of a
+    /// peer, and goes back to the one before if the peer is not there.
+    copies: AtomicU64,
+    /// Which of them has told its window last while it was lifted.
+    asked: AtomicU64,
     /// On the way back to the same host: what may be in flight there. Otherwise 0.
     same_host_window: AtomicU64,
     acknowledged: AtomicU64,
@@ -94,7 +104,15 @@ impl PathControl {
         // The copy shares it with the original.
         let copy = connection.congestion_state().clone_box().into_any();
         let liftable = copy.downcast::<Liftable>();
-        Self(liftable.map(|liftable| liftable.shared).unwrap_or_default())
+        let shared = liftable.map(|liftable| liftable.shared).unwrap_or_default();
+        let number = shared.number_of(connection);
+        Self { shared, number }
+    }
+
+    /// Whether it is that of the path that the connection has now. Costs less than
+    /// [`of`](Self::of).
+    pub(super) fn is_of(&self, connection: &Connection) -> bool {
+        self.shared.number_of(connection) == self.number
     }
 
     /// Lets the connection send as much as it likes from now on, or no more. For one that is
@@ -104,57 +122,66 @@ impl PathControl {
     /// although such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any
     /// more that would make room.
     pub(super) fn lift(&self, is_lifted: bool) {
-        self.0.is_lifted.store(is_lifted, Ordering::Relaxed);
+        self.shared.is_lifted.store(is_lifted, Ordering::Relaxed);
     }
 
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
     pub(super) fn acknowledged(&self) -> u64 {
-        self.0.acknowledged.load(Ordering::Relaxed)
+        self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
     /// What paces the connection, if its controller has a rate. On the same host there is nothing
     /// to pace for.
     pub(super) fn paced(&self) -> Option<&Paced> {
-        let paced = self.0.paced.as_ref()?;
-        let is_network = self.0.same_host_window.load(Ordering::Relaxed) == 0;
-        (is_network && !self.0.is_lifted.load(Ordering::Relaxed)).then_some(paced)
+        let paced = self.shared.paced.as_ref()?;
+        let is_network = self.shared.same_host_window.load(Ordering::Relaxed) == 0;
+        (is_network && !self.shared.is_lifted.load(Ordering::Relaxed)).then_some(paced)
     }
 
     /// What may be in flight, if the path leads back to the same host.
     pub(super) fn same_host_window(&self) -> Option<u64> {
-        let bytes = self.0.same_host_window.load(Ordering::Relaxed);
+        let bytes = self.shared.same_host_window.load(Ordering::Relaxed);
         (bytes > 0).then_some(bytes)
     }
 
     /// How often something was acknowledged on this path, data or not.
     pub(super) fn acknowledgements(&self) -> u64 {
-        self.0.acknowledgements.load(Ordering::Relaxed)
+        self.shared.acknowledgements.load(Ordering::Relaxed)
     }
 
     /// Whether something was unacknowledged after the last acknowledgement.
     pub(super) fn was_in_flight(&self) -> bool {
-        self.0.in_flight.load(Ordering::Relaxed) > 0
+        self.shared.in_flight.load(Ordering::Relaxed) > 0
     }
 
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> u64 {
-        self.0.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.load(Ordering::Relaxed)
     }
 
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
-        *lock_unmodelled(&self.0.sent_before) = Some(now);
-        self.0.found_late.store(false, Ordering::Relaxed);
-        self.0.looks_for_late.store(true, Ordering::Relaxed);
+        *lock_unmodelled(&self.shared.sent_before) = Some(now);
+        self.shared.found_late.store(false, Ordering::Relaxed);
+        self.shared.looks_for_late.store(true, Ordering::Relaxed);
     }
 
     /// Whether any was since.
     pub(super) fn found_late(&self) -> bool {
-        self.0.found_late.load(Ordering::Relaxed)
+        self.shared.found_late.load(Ordering::Relaxed)
     }
 }
 
 impl Shared {
+    /// Which copy of the controller the connection has, if it has one of those that share this.
+    fn number_of(&self, connection: &Connection) -> u64 {
+        self.asked.store(NOT_ASKED, Ordering::Relaxed);
+        let was_lifted = self.is_lifted.swap(true, Ordering::Relaxed);
+        connection.congestion_state().window();
+        self.is_lifted.store(was_lifted, Ordering::Relaxed);
+        self.asked.load(Ordering::Relaxed)
+    }
+
     fn note_acknowledged(&self, sent: Instant) {
         if self.looks_for_late.load(Ordering::Relaxed) {
             let is_late = lock_unmodelled(&self.sent_before).is_some_and(|before| sent < before);
@@ -172,6 +199,8 @@ struct Liftable {
     first_acknowledged: Option<Instant>,
     /// Bytes that were sent on it.
     sent: u64,
+    /// Which copy it is.
+    number: u64,
     same_host_window: Option<u64>,
     resume: Option<Box<Resume>>,
     shared: Arc<Shared>,
@@ -271,6 +300,7 @@ impl Controller for Liftable {
 
     fn window(&self) -> u64 {
         if self.shared.is_lifted.load(Ordering::Relaxed) {
+            self.shared.asked.store(self.number, Ordering::Relaxed);
             u64::MAX
         } else {
             // On the same host there is no network that could be congested.
@@ -293,6 +323,7 @@ impl Controller for Liftable {
             began: self.began,
             first_acknowledged: self.first_acknowledged,
             sent: self.sent,
+            number: self.shared.copies.fetch_add(1, Ordering::Relaxed) + 1,
             same_host_window: self.same_host_window,
             resume: self.resume.clone(),
             shared: Arc::clone(&self.shared),
@@ -307,6 +338,9 @@ impl Controller for Liftable {
         self
     }
 }
+
+/// No copy has this number.
+const NOT_ASKED: u64 = u64::MAX;
 
 /// Most that a round trip on one host takes, with the time until both ends run. A network takes
 /// less than this only where it is as good as the host itself.
@@ -331,9 +365,17 @@ mod tests {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            number: 0,
             same_host_window,
             resume: None,
             shared: Arc::default(),
+        }
+    }
+
+    fn control(path: &Liftable) -> PathControl {
+        PathControl {
+            shared: Arc::clone(&path.shared),
+            number: 0,
         }
     }
 
@@ -346,7 +388,7 @@ mod tests {
         assert_eq!(loopback.window(), WINDOW);
         loopback.note_round_trip(Duration::from_millis(50));
         assert_eq!(loopback.window(), WINDOW, "a peer that was late");
-        let control = PathControl(Arc::clone(&loopback.shared));
+        let control = control(&loopback);
         assert_eq!(control.same_host_window(), Some(WINDOW));
     }
 
@@ -363,14 +405,14 @@ mod tests {
         loopback.first_acknowledged = Some(now);
         loopback.on_congestion_event(later, later, true, 1_200);
         assert!(loopback.window() < WINDOW);
-        assert_eq!(PathControl(loopback.shared).same_host_window(), None);
+        assert_eq!(control(&loopback).same_host_window(), None);
     }
 
     /// Whether the peer is still there does not show in the bytes while it gives no credit.
     #[test]
     fn each_acknowledgement_counts_with_data_or_without() {
         let mut path = build(None);
-        let control = PathControl(Arc::clone(&path.shared));
+        let control = control(&path);
         let now = crate::net::clock::now();
         for times in [1, 2, 3] {
             path.on_end_acks(now, 0, false, None);
@@ -404,6 +446,6 @@ mod tests {
         let network = build(None);
         network.note_round_trip(Duration::from_micros(100));
         assert!(network.window() < WINDOW);
-        assert_eq!(PathControl(network.shared).same_host_window(), None);
+        assert_eq!(control(&network).same_host_window(), None);
     }
 }

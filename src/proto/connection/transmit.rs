@@ -129,10 +129,12 @@ impl Connection {
         deadlines.into_iter().flatten().min()
     }
 
-    pub(in crate::proto) fn handle_timeout(&mut self, now: Instant) {
+    /// Returns whether quinn-proto [has returned](Self::note_return) to the previous path.
+    pub(in crate::proto) fn handle_timeout(&mut self, now: Instant) -> bool {
         self.quic.handle_timeout(now);
         if let Some(pacer) = &mut self.pacer {
             pacer.handle_timeout(now);
         }
+        self.has_returned()
     }
 }

@@ -159,12 +159,11 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
-    /// Follows quinn-proto to the previous path, to which it returns if the new one is not
-    /// validated in time. `before` is the address that the peer had before the timers were handled.
+    /// Follows quinn-proto to the previous path, to which it has returned because the new one was
+    /// not validated in time. `before` is the address that the peer had before the timers were
+    /// handled; that of the previous path may be the same.
     pub(super) fn follow_return(&mut self, before: SocketAddr) {
-        if !self.connection.note_migration() {
-            return;
-        }
+        self.connection.note_return();
         let remote_addr = self.connection.remote_addr();
         tracing::debug!(
             reason = "not_validated",
@@ -172,6 +171,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             to = %remote_addr,
             "the peer's address has changed back"
         );
+        self.slot.untried_path = true;
         let left = (self.slot.previous_path.take()).filter(|left| left.remote_addr == remote_addr);
         if let Some(left) = left {
             self.slot.socket = left.socket;
