@@ -88,6 +88,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         tracing::debug!(reason, %local_addr, "moved to another address");
         if self.source_ip() != before {
             self.connection.begin_path(began);
+            self.note_path_begun();
             self.note_mtu(true);
             // What is in flight on the old path counts against the new window.
             self.slot.ignores_window = true;
@@ -182,6 +183,7 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     /// Updates the state after a change of the peer's address, or its reversal.
     fn follow_peer(&mut self) {
+        self.note_path_begun();
         self.note_mtu(true);
         self.watch_path();
         let remote_addr = self.connection.remote_addr();
@@ -190,6 +192,11 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.connection.note_validated(remote_addr);
         }
         self.register_path();
+    }
+
+    fn note_path_begun(&mut self) {
+        let acknowledged = self.connection.path_control().acknowledged();
+        self.slot.doubter.begin_path(acknowledged);
     }
 
     /// Looks for path validation frames unless the path is validated.
