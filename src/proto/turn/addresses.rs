@@ -133,6 +133,12 @@ impl<S: SocketHandle> Turn<'_, S> {
                 to = %remote_addr,
                 "the peer's address has changed"
             );
+            let is_back = |left: &mut PreviousPath<S>| left.remote_addr == remote_addr;
+            // A peer that is back knows the address from which packets have come to it.
+            let (socket, local_ip) = match self.slot.previous_path.take_if(is_back) {
+                Some(left) => (left.socket, left.local_ip),
+                None => (socket, local_ip),
+            };
             let socket = mem::replace(&mut self.slot.socket, socket);
             let local_ip = mem::replace(&mut self.slot.local_ip, local_ip);
             if self.slot.amplification.is_validated(before) {
