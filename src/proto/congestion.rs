@@ -11,7 +11,7 @@ mod start;
 use std::{
     any::Any,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -55,6 +55,7 @@ impl ControllerFactory for LiftableFactory {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            outstanding: 0,
             number: 0,
             same_host_window: self.same_host_window,
             resume,
@@ -82,6 +83,8 @@ struct Shared {
     copies: AtomicU64,
     /// Which of them has told its window last while it was lifted.
     asked: AtomicU64,
+    /// When the connection began with the path, if that was later than the controller was made.
+    began: OnceLock<Instant>,
     /// On the way back to the same host: what may be in flight there. Otherwise 0.
     same_host_window: AtomicU64,
     acknowledged: AtomicU64,
@@ -113,6 +116,16 @@ impl PathControl {
     /// [`of`](Self::of).
     pub(super) fn is_of(&self, connection: &Connection) -> bool {
         self.shared.number_of(connection) == self.number
+    }
+
+    /// Notes that the connection begins with the path now: what was sent before, even after the
+    /// controller was made, was sent on the path before.
+    pub(super) fn begin(&self, now: Instant) {
+        let _ = self.shared.began.set(now);
+    }
+
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Lets the connection send as much as it likes from now on, or no more. For one that is
@@ -170,6 +183,11 @@ impl PathControl {
     pub(super) fn found_late(&self) -> bool {
         self.shared.found_late.load(Ordering::Relaxed)
     }
+
+    #[cfg(test)]
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.shared.began.get().copied()
+    }
 }
 
 impl Shared {
@@ -199,6 +217,9 @@ struct Liftable {
     first_acknowledged: Option<Instant>,
     /// Bytes that were sent on it.
     sent: u64,
+    /// Bytes that are in flight, or more. After [`Connection::path_changed`], those that were sent
+    /// on the path before are among them.
+    outstanding: u64,
     /// Which copy it is.
     number: u64,
     same_host_window: Option<u64>,
@@ -207,6 +228,10 @@ struct Liftable {
 }
 
 impl Liftable {
+    fn began(&self) -> Instant {
+        self.shared.began.get().copied().unwrap_or(self.began)
+    }
+
     /// A round trip tells where the peer is: whatever listens on loopback may forward to a network.
     fn note_round_trip(&self, round_trip: Duration) {
         if let Some(bytes) = self.same_host_window
@@ -220,6 +245,7 @@ impl Liftable {
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.sent += bytes;
+        self.outstanding += bytes;
         if let Some(resume) = &mut self.resume {
             resume.note_sent(now, bytes);
         }
@@ -237,7 +263,7 @@ impl Controller for Liftable {
         let data = bytes.saturating_sub(PACKET_OVERHEAD);
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.shared.note_acknowledged(sent);
-        if sent < self.began {
+        if sent < self.began() {
             return;
         }
         self.first_acknowledged.get_or_insert(now);
@@ -255,6 +281,7 @@ impl Controller for Liftable {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.outstanding = in_flight;
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
         let inner = self.inner.window();
@@ -274,11 +301,17 @@ impl Controller for Liftable {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        if sent < self.began {
+        if sent < self.began() {
             return;
         }
         // Packets of the path before may be among the lost ones, but for the newest.
-        let lost_bytes = lost_bytes.min(self.sent);
+        let was_lost = lost_bytes > 0;
+        let lost_bytes = lost_bytes.min(self.sent).min(self.outstanding);
+        self.outstanding -= lost_bytes;
+        if was_lost && lost_bytes == 0 {
+            // Without lost bytes it would pass for a mark of ECN.
+            return;
+        }
         let is_persistent_congestion =
             is_persistent_congestion && (self.first_acknowledged).is_some_and(|first| sent > first);
         if is_persistent_congestion {
@@ -323,6 +356,7 @@ impl Controller for Liftable {
             began: self.began,
             first_acknowledged: self.first_acknowledged,
             sent: self.sent,
+            outstanding: self.outstanding,
             number: self.shared.copies.fetch_add(1, Ordering::Relaxed) + 1,
             same_host_window: self.same_host_window,
             resume: self.resume.clone(),
@@ -365,6 +399,7 @@ mod tests {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            outstanding: 0,
             number: 0,
             same_host_window,
             resume: None,
@@ -397,6 +432,7 @@ mod tests {
         let mut loopback = build(Some(WINDOW));
         loopback.note_round_trip(Duration::from_micros(900));
         let now = crate::net::clock::now();
+        loopback.on_sent(now, 12_000, 0);
         loopback.on_congestion_event(now, now, false, 1_200);
         assert_eq!(loopback.window(), WINDOW);
         let later = now + Duration::from_millis(1);
@@ -435,9 +471,70 @@ mod tests {
             let mut path = build(None);
             let now = path.began + Duration::from_millis(5);
             let sent = path.began - Duration::from_nanos(before);
+            path.on_sent(path.began, 12_000, 0);
             let before = path.window();
             path.on_congestion_event(now, sent, true, 1_200);
             assert_eq!(path.window() < before, counts);
+        }
+    }
+
+    /// The datagram from the new address has waited in the inbox, and the old one was sent to
+    /// meanwhile.
+    #[test]
+    fn path_begins_when_it_is_known_and_not_when_its_first_datagram_has_come() {
+        for (before, counts) in [(1, false), (0, true)] {
+            let mut path = build(None);
+            let begun = path.began + Duration::from_millis(5);
+            control(&path).begin(begun);
+            path.on_sent(begun, 12_000, 0);
+            let window = path.window();
+            let sent = begun - Duration::from_nanos(before);
+            path.on_congestion_event(begun + Duration::from_secs(1), sent, true, 1_200);
+            assert_eq!(path.window() < window, counts);
+        }
+    }
+
+    /// What was lost with it on the path before is not what is lost here.
+    #[test]
+    fn no_more_is_lost_than_is_in_flight() {
+        let mut path = build(None);
+        let lost = Arc::<Mutex<Vec<u64>>>::default();
+        path.inner = Box::new(Losses(Arc::clone(&lost)));
+        let (now, sent) = (path.began, path.began);
+        path.on_sent(now, 12_000, 0);
+        path.on_end_acks(now, 9_000, false, None);
+        path.on_sent(now, 1_000, 1);
+        for bytes in [0, 4_000, 1_000_000, 1_000_000, 0] {
+            path.on_congestion_event(now, sent, false, bytes);
+        }
+        // The first and the last one are marks of ECN.
+        assert_eq!(*lost.lock().unwrap(), [0, 4_000, 6_000, 0]);
+    }
+
+    /// A controller that notes what was lost.
+    struct Losses(Arc<Mutex<Vec<u64>>>);
+
+    impl Controller for Losses {
+        fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, lost_bytes: u64) {
+            self.0.lock().unwrap().push(lost_bytes);
+        }
+
+        fn on_mtu_update(&mut self, _: u16) {}
+
+        fn window(&self) -> u64 {
+            12_000
+        }
+
+        fn clone_box(&self) -> Box<dyn Controller> {
+            Box::new(Self(Arc::clone(&self.0)))
+        }
+
+        fn initial_window(&self) -> u64 {
+            12_000
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
         }
     }
 

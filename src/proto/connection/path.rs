@@ -96,11 +96,17 @@ impl Connection {
     }
 
     /// Whether an authenticated packet has come from another address since the last call.
-    pub(in crate::proto) fn note_migration(&mut self) -> bool {
+    pub(in crate::proto) fn note_migration(&mut self, now: Instant) -> bool {
         if self.quic.remote_address() == self.remote_addr {
             return false;
         }
+        let before = self.path_control.clone();
         self.take_path();
+        if !self.path_control.is_shared_with(&before) {
+            // quinn-proto has it begin when the packet came, and until now packets were sent to
+            // the address before.
+            self.path_control.begin(now);
+        }
         true
     }
 

@@ -226,6 +226,23 @@ fn controller_of_the_path_is_followed_where_only_the_path_changes_and_not_the_ad
     assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
 }
 
+/// What is sent before that goes to the old address.
+#[test]
+fn path_of_a_peer_that_moves_begins_with_the_turn_that_notes_it() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    send_something(&dialer);
+    network.settle();
+    let (now, sent) = (network.now, network.intercept());
+    for datagram in sent {
+        network.nodes[1].receive(now, OTHER_HOST.into(), &datagram.contents);
+    }
+    let later = now + Duration::from_millis(5);
+    network.nodes[1].turn(later);
+    let began = listener.with(|connection| connection.path_control().began());
+    assert_eq!(began, Some(later));
+}
+
 /// Timers wait until something was sent on the new path, and the socket may not be writable for
 /// long.
 #[test]

@@ -125,7 +125,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.slot.local_ip = local_ip;
             self.register_path();
         }
-        if self.connection.note_migration() {
+        if self.connection.note_migration(self.now) {
             let remote_addr = self.connection.remote_addr();
             tracing::debug!(
                 reason = "authenticated_packet",
