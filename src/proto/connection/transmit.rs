@@ -93,8 +93,12 @@ impl Connection {
         now: Instant,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        let paced = self.path_control.paced();
         self.path_control.lift(true);
-        let transmit = self.quic.poll_transmit(now, 1, buf);
+        let transmit = match (paced, &mut self.pacer) {
+            (Some(paced), Some(pacer)) => pacer.poll_probe(&mut self.quic, paced, now, buf),
+            _ => self.quic.poll_transmit(now, 1, buf),
+        };
         self.path_control.lift(false);
         self.note_sent(transmit.as_ref());
         transmit
