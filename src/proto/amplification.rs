@@ -46,8 +46,8 @@ impl AddressLimits {
         self.validated == Some(addr)
     }
 
-    /// Notes bytes that came from this address.
-    pub(super) fn note_received(&mut self, addr: SocketAddr, bytes: usize) {
+    /// Notes bytes that came from this address. `current` is the one to which the connection sends.
+    pub(super) fn note_received(&mut self, addr: SocketAddr, bytes: usize, current: SocketAddr) {
         if self.is_validated(addr) {
             return;
         }
@@ -63,10 +63,23 @@ impl AddressLimits {
         );
         if self.others.len() >= MAX_OTHERS {
             // If another datagram comes from it, it starts again with the credit of that datagram.
-            self.others.remove(0);
+            let evicted = self.least_needed(current);
+            self.others.remove(evicted);
         }
         other.received += bytes;
         self.others.push(other);
+    }
+
+    /// The one to forget if there are too many. The peer is not asked twice at an address: without
+    /// its challenge, one could not be validated any more. Anybody can send garbage from many
+    /// addresses, but only packets of the peer lead to a challenge.
+    fn least_needed(&self, current: SocketAddr) -> usize {
+        let mut others = self.others.iter();
+        let unasked = others.position(|other| other.challenge.is_none() && other.addr != current);
+        let mut others = self.others.iter();
+        unasked
+            .or_else(|| others.position(|other| other.addr != current))
+            .unwrap_or(0)
     }
 
     /// Whether this many bytes may be sent to the address. If so, counts them as sent.
@@ -149,12 +162,12 @@ mod tests {
         let mut limits = AddressLimits::new(Some(addr(1)));
         assert!(limits.may_send(addr(1), usize::MAX));
         assert!(!limits.may_send(addr(2), 1));
-        limits.note_received(addr(2), 40);
+        limits.note_received(addr(2), 40, addr(1));
         assert!(limits.may_send(addr(2), 100));
         assert!(!limits.may_send(addr(2), 21));
         assert!(limits.may_send(addr(2), 20));
         assert!(!limits.may_send(addr(2), 1));
-        limits.note_received(addr(2), 1);
+        limits.note_received(addr(2), 1, addr(1));
         assert!(limits.may_send(addr(2), 3));
         assert!(!limits.may_send(addr(3), 1));
     }
@@ -164,7 +177,7 @@ mod tests {
         let mut limits = AddressLimits::new(None);
         let (mut sent, mut received) = (0, 0);
         for number in (0..10_000).map(|number| number % 7) {
-            limits.note_received(addr(number), 10);
+            limits.note_received(addr(number), 10, addr(1));
             received += 10;
             for other in 0..7 {
                 while limits.may_send(addr(other), 7) {
@@ -181,21 +194,50 @@ mod tests {
     fn address_that_has_been_silent_longest_makes_room() {
         let mut limits = AddressLimits::new(None);
         for number in 0..MAX_OTHERS as u16 {
-            limits.note_received(addr(number), 40);
+            limits.note_received(addr(number), 40, addr(0));
         }
         limits.note_challenge(addr(0), 7);
-        limits.note_received(addr(0), 1);
-        limits.note_received(addr(99), 40);
+        limits.note_received(addr(0), 1, addr(0));
+        limits.note_received(addr(99), 40, addr(0));
         assert!(!limits.may_send(addr(1), 1));
         assert!(limits.may_send(addr(2), 1));
         assert_eq!(limits.answered(7), Some(addr(0)));
     }
 
     #[test]
+    fn garbage_displaces_neither_who_was_asked_nor_where_the_connection_is() {
+        let mut limits = AddressLimits::new(None);
+        for (number, token) in [(1, 7), (2, 8)] {
+            limits.note_received(addr(number), 40, addr(number));
+            limits.note_challenge(addr(number), token);
+        }
+        limits.note_received(addr(3), 40, addr(3));
+        for number in 100..200 {
+            limits.note_received(addr(number), 40, addr(3));
+        }
+        assert!(limits.may_send(addr(3), 120), "not asked yet");
+        assert!(!limits.may_send(addr(198), 1));
+        assert_eq!(limits.answered(7), Some(addr(1)));
+        assert_eq!(limits.answered(8), Some(addr(2)));
+    }
+
+    /// Copies of its packets have come from all of them.
+    #[test]
+    fn peer_that_was_asked_at_many_addresses_may_be_at_the_last_one() {
+        let mut limits = AddressLimits::new(None);
+        for number in 0..100 {
+            limits.note_received(addr(number), 40, addr(number));
+            limits.note_challenge(addr(number), number.into());
+        }
+        assert!(limits.others.len() <= MAX_OTHERS);
+        assert_eq!(limits.answered(99), Some(addr(99)));
+    }
+
+    #[test]
     fn answer_to_what_was_sent_there_validates_an_address_and_nothing_else_does() {
         let mut limits = AddressLimits::new(Some(addr(1)));
-        limits.note_received(addr(2), 1200);
-        limits.note_received(addr(3), 1200);
+        limits.note_received(addr(2), 1200, addr(1));
+        limits.note_received(addr(3), 1200, addr(1));
         limits.note_challenge(addr(2), 7);
         limits.note_challenge(addr(3), 8);
         limits.note_challenge(addr(3), 9);
@@ -222,7 +264,7 @@ mod tests {
     #[test]
     fn validated_address_takes_the_place_of_the_one_before() {
         let mut limits = AddressLimits::new(Some(addr(1)));
-        limits.note_received(addr(2), 40);
+        limits.note_received(addr(2), 40, addr(1));
         limits.validate(addr(2));
         assert!(limits.may_send(addr(2), 1_000_000));
         assert!(!limits.may_send(addr(1), 1));

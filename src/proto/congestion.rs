@@ -11,7 +11,7 @@ mod start;
 use std::{
     any::Any,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -55,6 +55,8 @@ impl ControllerFactory for LiftableFactory {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            outstanding: 0,
+            number: 0,
             same_host_window: self.same_host_window,
             resume,
             shared: Arc::new(Shared {
@@ -67,11 +69,22 @@ impl ControllerFactory for LiftableFactory {
 
 /// What a connection shares with the controller of its path.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PathControl(Arc<Shared>);
+pub(super) struct PathControl {
+    shared: Arc<Shared>,
+    /// Which of the copies of a controller is that of the path.
+    number: u64,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
     is_lifted: AtomicBool,
+    /// The number of copies of the controller. quinn-proto makes one for each other port of a
+    /// peer, and goes back to the one before if the peer is not there.
+    copies: AtomicU64,
+    /// Which of them has told its window last while it was lifted.
+    asked: AtomicU64,
+    /// When the connection began with the path, if that was later than the controller was made.
+    began: OnceLock<Instant>,
     /// On the way back to the same host: what may be in flight there. Otherwise 0.
     same_host_window: AtomicU64,
     acknowledged: AtomicU64,
@@ -94,7 +107,25 @@ impl PathControl {
         // The copy shares it with the original.
         let copy = connection.congestion_state().clone_box().into_any();
         let liftable = copy.downcast::<Liftable>();
-        Self(liftable.map(|liftable| liftable.shared).unwrap_or_default())
+        let shared = liftable.map(|liftable| liftable.shared).unwrap_or_default();
+        let number = shared.number_of(connection);
+        Self { shared, number }
+    }
+
+    /// Whether it is that of the path that the connection has now. Costs less than
+    /// [`of`](Self::of).
+    pub(super) fn is_of(&self, connection: &Connection) -> bool {
+        self.shared.number_of(connection) == self.number
+    }
+
+    /// Notes that the connection begins with the path now: what was sent before, even after the
+    /// controller was made, was sent on the path before.
+    pub(super) fn begin(&self, now: Instant) {
+        let _ = self.shared.began.set(now);
+    }
+
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Lets the connection send as much as it likes from now on, or no more. For one that is
@@ -104,57 +135,71 @@ impl PathControl {
     /// although such a packet need not wait for it (RFC 9002 §7), and takes no acknowledgement any
     /// more that would make room.
     pub(super) fn lift(&self, is_lifted: bool) {
-        self.0.is_lifted.store(is_lifted, Ordering::Relaxed);
+        self.shared.is_lifted.store(is_lifted, Ordering::Relaxed);
     }
 
     /// Bytes of stream data that were acknowledged on this path, about: a little less.
     pub(super) fn acknowledged(&self) -> u64 {
-        self.0.acknowledged.load(Ordering::Relaxed)
+        self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
     /// What paces the connection, if its controller has a rate. On the same host there is nothing
     /// to pace for.
     pub(super) fn paced(&self) -> Option<&Paced> {
-        let paced = self.0.paced.as_ref()?;
-        let is_network = self.0.same_host_window.load(Ordering::Relaxed) == 0;
-        (is_network && !self.0.is_lifted.load(Ordering::Relaxed)).then_some(paced)
+        let paced = self.shared.paced.as_ref()?;
+        let is_network = self.shared.same_host_window.load(Ordering::Relaxed) == 0;
+        (is_network && !self.shared.is_lifted.load(Ordering::Relaxed)).then_some(paced)
     }
 
     /// What may be in flight, if the path leads back to the same host.
     pub(super) fn same_host_window(&self) -> Option<u64> {
-        let bytes = self.0.same_host_window.load(Ordering::Relaxed);
+        let bytes = self.shared.same_host_window.load(Ordering::Relaxed);
         (bytes > 0).then_some(bytes)
     }
 
     /// How often something was acknowledged on this path, data or not.
     pub(super) fn acknowledgements(&self) -> u64 {
-        self.0.acknowledgements.load(Ordering::Relaxed)
+        self.shared.acknowledgements.load(Ordering::Relaxed)
     }
 
     /// Whether something was unacknowledged after the last acknowledgement.
     pub(super) fn was_in_flight(&self) -> bool {
-        self.0.in_flight.load(Ordering::Relaxed) > 0
+        self.shared.in_flight.load(Ordering::Relaxed) > 0
     }
 
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> u64 {
-        self.0.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.load(Ordering::Relaxed)
     }
 
     /// Looks, from now on, whether packets are acknowledged that were sent before.
     pub(super) fn look_for_late(&self, now: Instant) {
-        *lock_unmodelled(&self.0.sent_before) = Some(now);
-        self.0.found_late.store(false, Ordering::Relaxed);
-        self.0.looks_for_late.store(true, Ordering::Relaxed);
+        *lock_unmodelled(&self.shared.sent_before) = Some(now);
+        self.shared.found_late.store(false, Ordering::Relaxed);
+        self.shared.looks_for_late.store(true, Ordering::Relaxed);
     }
 
     /// Whether any was since.
     pub(super) fn found_late(&self) -> bool {
-        self.0.found_late.load(Ordering::Relaxed)
+        self.shared.found_late.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.shared.began.get().copied()
     }
 }
 
 impl Shared {
+    /// Which copy of the controller the connection has, if it has one of those that share this.
+    fn number_of(&self, connection: &Connection) -> u64 {
+        self.asked.store(NOT_ASKED, Ordering::Relaxed);
+        let was_lifted = self.is_lifted.swap(true, Ordering::Relaxed);
+        connection.congestion_state().window();
+        self.is_lifted.store(was_lifted, Ordering::Relaxed);
+        self.asked.load(Ordering::Relaxed)
+    }
+
     fn note_acknowledged(&self, sent: Instant) {
         if self.looks_for_late.load(Ordering::Relaxed) {
             let is_late = lock_unmodelled(&self.sent_before).is_some_and(|before| sent < before);
@@ -172,12 +217,21 @@ struct Liftable {
     first_acknowledged: Option<Instant>,
     /// Bytes that were sent on it.
     sent: u64,
+    /// Bytes that are in flight, or more. After [`Connection::path_changed`], those that were sent
+    /// on the path before are among them.
+    outstanding: u64,
+    /// Which copy it is.
+    number: u64,
     same_host_window: Option<u64>,
     resume: Option<Box<Resume>>,
     shared: Arc<Shared>,
 }
 
 impl Liftable {
+    fn began(&self) -> Instant {
+        self.shared.began.get().copied().unwrap_or(self.began)
+    }
+
     /// A round trip tells where the peer is: whatever listens on loopback may forward to a network.
     fn note_round_trip(&self, round_trip: Duration) {
         if let Some(bytes) = self.same_host_window
@@ -191,6 +245,7 @@ impl Liftable {
 impl Controller for Liftable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.sent += bytes;
+        self.outstanding += bytes;
         if let Some(resume) = &mut self.resume {
             resume.note_sent(now, bytes);
         }
@@ -208,7 +263,7 @@ impl Controller for Liftable {
         let data = bytes.saturating_sub(PACKET_OVERHEAD);
         self.shared.acknowledged.fetch_add(data, Ordering::Relaxed);
         self.shared.note_acknowledged(sent);
-        if sent < self.began {
+        if sent < self.began() {
             return;
         }
         self.first_acknowledged.get_or_insert(now);
@@ -226,6 +281,7 @@ impl Controller for Liftable {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.outstanding = in_flight;
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         (self.shared.acknowledgements).fetch_add(1, Ordering::Relaxed);
         let inner = self.inner.window();
@@ -245,11 +301,17 @@ impl Controller for Liftable {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        if sent < self.began {
+        if sent < self.began() {
             return;
         }
         // Packets of the path before may be among the lost ones, but for the newest.
-        let lost_bytes = lost_bytes.min(self.sent);
+        let was_lost = lost_bytes > 0;
+        let lost_bytes = lost_bytes.min(self.sent).min(self.outstanding);
+        self.outstanding -= lost_bytes;
+        if was_lost && lost_bytes == 0 {
+            // Without lost bytes it would pass for a mark of ECN.
+            return;
+        }
         let is_persistent_congestion =
             is_persistent_congestion && (self.first_acknowledged).is_some_and(|first| sent > first);
         if is_persistent_congestion {
@@ -271,6 +333,7 @@ impl Controller for Liftable {
 
     fn window(&self) -> u64 {
         if self.shared.is_lifted.load(Ordering::Relaxed) {
+            self.shared.asked.store(self.number, Ordering::Relaxed);
             u64::MAX
         } else {
             // On the same host there is no network that could be congested.
@@ -293,6 +356,8 @@ impl Controller for Liftable {
             began: self.began,
             first_acknowledged: self.first_acknowledged,
             sent: self.sent,
+            outstanding: self.outstanding,
+            number: self.shared.copies.fetch_add(1, Ordering::Relaxed) + 1,
             same_host_window: self.same_host_window,
             resume: self.resume.clone(),
             shared: Arc::clone(&self.shared),
@@ -307,6 +372,9 @@ impl Controller for Liftable {
         self
     }
 }
+
+/// No copy has this number.
+const NOT_ASKED: u64 = u64::MAX;
 
 /// Most that a round trip on one host takes, with the time until both ends run. A network takes
 /// less than this only where it is as good as the host itself.
@@ -331,9 +399,18 @@ mod tests {
             began: now,
             first_acknowledged: None,
             sent: 0,
+            outstanding: 0,
+            number: 0,
             same_host_window,
             resume: None,
             shared: Arc::default(),
+        }
+    }
+
+    fn control(path: &Liftable) -> PathControl {
+        PathControl {
+            shared: Arc::clone(&path.shared),
+            number: 0,
         }
     }
 
@@ -346,7 +423,7 @@ mod tests {
         assert_eq!(loopback.window(), WINDOW);
         loopback.note_round_trip(Duration::from_millis(50));
         assert_eq!(loopback.window(), WINDOW, "a peer that was late");
-        let control = PathControl(Arc::clone(&loopback.shared));
+        let control = control(&loopback);
         assert_eq!(control.same_host_window(), Some(WINDOW));
     }
 
@@ -355,6 +432,7 @@ mod tests {
         let mut loopback = build(Some(WINDOW));
         loopback.note_round_trip(Duration::from_micros(900));
         let now = crate::net::clock::now();
+        loopback.on_sent(now, 12_000, 0);
         loopback.on_congestion_event(now, now, false, 1_200);
         assert_eq!(loopback.window(), WINDOW);
         let later = now + Duration::from_millis(1);
@@ -363,14 +441,14 @@ mod tests {
         loopback.first_acknowledged = Some(now);
         loopback.on_congestion_event(later, later, true, 1_200);
         assert!(loopback.window() < WINDOW);
-        assert_eq!(PathControl(loopback.shared).same_host_window(), None);
+        assert_eq!(control(&loopback).same_host_window(), None);
     }
 
     /// Whether the peer is still there does not show in the bytes while it gives no credit.
     #[test]
     fn each_acknowledgement_counts_with_data_or_without() {
         let mut path = build(None);
-        let control = PathControl(Arc::clone(&path.shared));
+        let control = control(&path);
         let now = crate::net::clock::now();
         for times in [1, 2, 3] {
             path.on_end_acks(now, 0, false, None);
@@ -393,9 +471,70 @@ mod tests {
             let mut path = build(None);
             let now = path.began + Duration::from_millis(5);
             let sent = path.began - Duration::from_nanos(before);
+            path.on_sent(path.began, 12_000, 0);
             let before = path.window();
             path.on_congestion_event(now, sent, true, 1_200);
             assert_eq!(path.window() < before, counts);
+        }
+    }
+
+    /// The datagram from the new address has waited in the inbox, and the old one was sent to
+    /// meanwhile.
+    #[test]
+    fn path_begins_when_it_is_known_and_not_when_its_first_datagram_has_come() {
+        for (before, counts) in [(1, false), (0, true)] {
+            let mut path = build(None);
+            let begun = path.began + Duration::from_millis(5);
+            control(&path).begin(begun);
+            path.on_sent(begun, 12_000, 0);
+            let window = path.window();
+            let sent = begun - Duration::from_nanos(before);
+            path.on_congestion_event(begun + Duration::from_secs(1), sent, true, 1_200);
+            assert_eq!(path.window() < window, counts);
+        }
+    }
+
+    /// What was lost with it on the path before is not what is lost here.
+    #[test]
+    fn no_more_is_lost_than_is_in_flight() {
+        let mut path = build(None);
+        let lost = Arc::<Mutex<Vec<u64>>>::default();
+        path.inner = Box::new(Losses(Arc::clone(&lost)));
+        let (now, sent) = (path.began, path.began);
+        path.on_sent(now, 12_000, 0);
+        path.on_end_acks(now, 9_000, false, None);
+        path.on_sent(now, 1_000, 1);
+        for bytes in [0, 4_000, 1_000_000, 1_000_000, 0] {
+            path.on_congestion_event(now, sent, false, bytes);
+        }
+        // The first and the last one are marks of ECN.
+        assert_eq!(*lost.lock().unwrap(), [0, 4_000, 6_000, 0]);
+    }
+
+    /// A controller that notes what was lost.
+    struct Losses(Arc<Mutex<Vec<u64>>>);
+
+    impl Controller for Losses {
+        fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, lost_bytes: u64) {
+            self.0.lock().unwrap().push(lost_bytes);
+        }
+
+        fn on_mtu_update(&mut self, _: u16) {}
+
+        fn window(&self) -> u64 {
+            12_000
+        }
+
+        fn clone_box(&self) -> Box<dyn Controller> {
+            Box::new(Self(Arc::clone(&self.0)))
+        }
+
+        fn initial_window(&self) -> u64 {
+            12_000
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
         }
     }
 
@@ -404,6 +543,6 @@ mod tests {
         let network = build(None);
         network.note_round_trip(Duration::from_micros(100));
         assert!(network.window() < WINDOW);
-        assert_eq!(PathControl(network.shared).same_host_window(), None);
+        assert_eq!(control(&network).same_host_window(), None);
     }
 }

@@ -93,28 +93,13 @@ impl Pacer {
         paced.set_gate(gate);
         let transmit = quic.poll_transmit(now, max_datagrams.min(datagrams), buf);
         paced.set_gate(Gate::AsIs);
-        let after = transmit.as_ref().map_or(before, |_| Frames::of(quic));
-        let is_credit = permit == Permit::Credit && gate == Gate::Open;
-        if after.acks > before.acks || (is_credit && transmit.is_none()) {
-            self.answered = before.heard;
-            self.unanswered = None;
-        } else if is_credit {
-            // A frame about paths may have taken it.
-            self.unanswered = Some(Unanswered::at(now + PATIENCE));
+        if permit == Permit::Credit && gate == Gate::Open {
+            let to = transmit.as_ref().map(|transmit| transmit.destination);
+            let is_elsewhere = to.is_some_and(|to| to != quic.remote_address());
+            self.note_credit(now, before.heard, is_elsewhere);
         }
         if let Some(transmit) = &transmit {
-            let bytes = transmit.size as u64;
-            let is_counted = after.elicited > before.elicited;
-            paced.note_sent(bytes, is_counted);
-            if is_counted {
-                self.note_sent(now, bytes, mtu);
-            }
-            if after.blocked > before.blocked {
-                self.blocked = Some(now);
-            }
-            if after.stream_blocked > before.stream_blocked {
-                self.stream_blocked = Some(now);
-            }
+            self.note_transmit(quic, paced, now, transmit, before);
         } else if gate == Gate::Open {
             if writers.take_done() {
                 self.written = Some(now);
@@ -125,6 +110,64 @@ impl Pacer {
             self.note_dry();
         }
         transmit
+    }
+
+    /// Produces one datagram that is not held back, but counts.
+    pub(super) fn poll_probe(
+        &mut self,
+        quic: &mut Connection,
+        paced: &Paced,
+        now: Instant,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let before = Frames::of(quic);
+        let transmit = quic.poll_transmit(now, 1, buf)?;
+        self.note_transmit(quic, paced, now, &transmit, before);
+        Some(transmit)
+    }
+
+    /// Notes what was sent. `before` counts the frames before that.
+    fn note_transmit(
+        &mut self,
+        quic: &Connection,
+        paced: &Paced,
+        now: Instant,
+        transmit: &Transmit,
+        before: Frames,
+    ) {
+        let after = Frames::of(quic);
+        if after.acks > before.acks {
+            self.answered = before.heard;
+            self.unanswered = None;
+        }
+        let bytes = transmit.size as u64;
+        // What goes to the peer's previous address is not in flight on this path.
+        let is_here = transmit.destination == quic.remote_address();
+        let is_counted = is_here && after.elicited > before.elicited;
+        paced.note_sent(bytes, is_counted);
+        if is_counted {
+            self.note_sent(now, bytes, quic.current_mtu().into());
+        }
+        if after.blocked > before.blocked {
+            self.blocked = Some(now);
+        }
+        if after.stream_blocked > before.stream_blocked {
+            self.stream_blocked = Some(now);
+        }
+    }
+
+    /// Notes that credit was given for an acknowledgement of what was `heard`.
+    ///
+    /// A frame about another path may have taken the datagram. Otherwise no acknowledgement is due
+    /// if there is none in it: with ACK_FREQUENCY a peer may have asked for few. More credit would
+    /// not change that.
+    fn note_credit(&mut self, now: Instant, heard: u64, is_elsewhere: bool) {
+        if is_elsewhere {
+            self.unanswered = Some(Unanswered::at(now + PATIENCE));
+        } else {
+            self.answered = heard;
+            self.unanswered = None;
+        }
     }
 
     /// When to ask again.
@@ -427,7 +470,7 @@ mod tests {
         pacer.handle_timeout(now);
         let permit = pacer.ask(now, rate, MTU, heard);
         if permit == Permit::Credit {
-            (pacer.answered, pacer.unanswered) = (heard, None);
+            pacer.note_credit(now, heard, false);
             pacer.note_sent(now, MTU, MTU);
         }
         permit
@@ -450,6 +493,28 @@ mod tests {
         assert_eq!(ask(&mut pacer, 31, 2), Permit::Uncounted);
         assert_eq!(ask(&mut pacer, 60, 2), Permit::Uncounted);
         assert!(pacer.next_timeout().unwrap() > at(began, 61_000));
+    }
+
+    #[test]
+    fn credit_that_a_frame_about_another_path_has_taken_is_given_again_and_no_other() {
+        let began = crate::net::clock::now();
+        for is_elsewhere in [false, true] {
+            let mut pacer = Pacer::default();
+            exhaust(&mut pacer, began, 12_000.0);
+            let mut asked = |millis: u64| {
+                let now = at(began, 1_000 * millis);
+                pacer.handle_timeout(now);
+                let permit = pacer.ask(now, 12_000.0, MTU, 1);
+                if permit == Permit::Credit {
+                    pacer.note_credit(now, 1, is_elsewhere);
+                }
+                permit
+            };
+            assert_eq!(asked(5), Permit::Uncounted);
+            assert_eq!(asked(30), Permit::Credit);
+            assert_eq!(asked(31), Permit::Uncounted);
+            assert_eq!(asked(60) == Permit::Credit, is_elsewhere);
+        }
     }
 
     /// A peer that keeps sending would have us answer more often than the rate allows.

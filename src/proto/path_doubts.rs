@@ -98,6 +98,14 @@ impl Doubter {
         self.unacknowledged_since.get_or_insert(now);
     }
 
+    /// Begins anew on another path, on which this many bytes were acknowledged so far. Why nothing
+    /// was acknowledged on the path before is not known, and does not matter any more.
+    pub(super) fn begin_path(&mut self, acknowledged: u64) {
+        self.doubts = self.before.take().unwrap_or(self.doubts);
+        self.unacknowledged_since = None;
+        self.acknowledged = acknowledged;
+    }
+
     /// Notes what was acknowledged so far.
     ///
     /// Returns the doubts about the host if they have changed.
@@ -228,6 +236,18 @@ mod tests {
         };
         assert_eq!(doubter.note_acknowledged(now + SECOND, late), None);
         assert_eq!(doubter.doubts(), PathDoubts::NONE);
+    }
+
+    #[test]
+    fn doubt_ends_with_the_path() {
+        let now = clock::now();
+        let mut doubter = Doubter::new(PathDoubts::NONE);
+        doubter.note_sent(now);
+        assert!(doubter.begins(now + SECOND, RTT));
+        doubter.begin_path(7);
+        assert_eq!(doubter.doubts(), PathDoubts::NONE);
+        assert!(!doubter.begins(now + 2 * SECOND, RTT), "nothing was sent");
+        assert_eq!(doubter.note_acknowledged(now + 2 * SECOND, all(8)), None);
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub(super) struct Slot<S> {
     /// The address from which it sends, if the socket has several: that at which the peer's first
     /// datagram arrived. `None` until then; the kernel chooses.
     pub(super) local_ip: Option<IpAddr>,
-    /// The path that the peer has left, until the new one is validated or given up.
+    /// The path that the peer has left, until the new one is validated or given up, or the
+    /// peer is back.
     pub(super) previous_path: Option<PreviousPath<S>>,
     /// Whether packets from the current local address arrive.
     pub(super) delivery: Delivery,

@@ -206,7 +206,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let before = self.connection.remote_addr();
             self.slot.unanswered_dial = None;
             self.slot.datagrams_received += 1;
-            (self.slot.amplification).note_received(received.remote_addr, received.len);
+            (self.slot.amplification).note_received(received.remote_addr, received.len, before);
             self.connection.handle_event(received.event);
             if self.connection.has_new_packet() {
                 self.slot.idle_since = self.now;
@@ -281,8 +281,9 @@ impl<S: SocketHandle> Turn<'_, S> {
             // Frees memory that a burst has needed.
             self.slot.inbox.shrink(true);
             let before = self.connection.remote_addr();
-            self.connection.handle_timeout(now);
-            self.follow_return(before);
+            if self.connection.handle_timeout(now) {
+                self.follow_return(before);
+            }
         }
         forget
     }
@@ -423,8 +424,12 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     fn next_deadline(&mut self) -> Option<Instant> {
+        // No timer is handled before something was sent on a new path. If the socket is not
+        // writable, one that is due would be armed, and fire, again and again.
+        let may_time_out = !self.slot.untried_path;
+        let timeout = may_time_out.then(|| self.connection.poll_timeout());
         let deadlines = [
-            self.connection.poll_timeout(),
+            timeout.flatten(),
             self.slot.handshake_deadline,
             self.slot.silent_until,
             self.slot.close_deadline,

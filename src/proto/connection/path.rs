@@ -95,19 +95,42 @@ impl Connection {
         self.acknowledged = self.path_control.acknowledged();
     }
 
-    /// Whether the peer's address has changed since the last call: because of an authenticated
-    /// packet from another address, or because a new address was not validated.
-    pub(in crate::proto) fn note_migration(&mut self) -> bool {
-        let addr = self.quic.remote_address();
-        if addr == self.remote_addr {
+    /// Whether an authenticated packet has come from another address since the last call.
+    pub(in crate::proto) fn note_migration(&mut self, now: Instant) -> bool {
+        if self.quic.remote_address() == self.remote_addr {
             return false;
         }
-        self.remote_addr = addr;
-        self.take_path_control();
-        if self.authenticated.is_none() {
-            self.known_addr = addr;
+        let before = self.path_control.clone();
+        self.take_path();
+        if !self.path_control.is_shared_with(&before) {
+            // quinn-proto has it begin when the packet came, and until now packets were sent to
+            // the address before.
+            self.path_control.begin(now);
         }
         true
+    }
+
+    /// Whether quinn-proto has returned to the previous path, because a new one was not validated.
+    /// The peer's address may be the same on both, if it was at a third one in between.
+    pub(super) fn has_returned(&self) -> bool {
+        !self.path_control.is_of(&self.quic)
+    }
+
+    /// Follows quinn-proto to the previous path.
+    ///
+    /// quinn-proto 0.11.19 leaves the timer for lost packets armed for those of the path that it
+    /// gives up. The PING arms it anew, and sees to it that there is something in flight.
+    pub(in crate::proto) fn note_return(&mut self) {
+        self.take_path();
+        self.ping();
+    }
+
+    fn take_path(&mut self) {
+        self.remote_addr = self.quic.remote_address();
+        self.take_path_control();
+        if self.authenticated.is_none() {
+            self.known_addr = self.remote_addr;
+        }
     }
 
     /// Notes that the peer's address is validated. If it is the current one, the application is

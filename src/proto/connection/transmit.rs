@@ -93,8 +93,12 @@ impl Connection {
         now: Instant,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        let paced = self.path_control.paced();
         self.path_control.lift(true);
-        let transmit = self.quic.poll_transmit(now, 1, buf);
+        let transmit = match (paced, &mut self.pacer) {
+            (Some(paced), Some(pacer)) => pacer.poll_probe(&mut self.quic, paced, now, buf),
+            _ => self.quic.poll_transmit(now, 1, buf),
+        };
         self.path_control.lift(false);
         self.note_sent(transmit.as_ref());
         transmit
@@ -129,10 +133,12 @@ impl Connection {
         deadlines.into_iter().flatten().min()
     }
 
-    pub(in crate::proto) fn handle_timeout(&mut self, now: Instant) {
+    /// Returns whether quinn-proto [has returned](Self::note_return) to the previous path.
+    pub(in crate::proto) fn handle_timeout(&mut self, now: Instant) -> bool {
         self.quic.handle_timeout(now);
         if let Some(pacer) = &mut self.pacer {
             pacer.handle_timeout(now);
         }
+        self.has_returned()
     }
 }

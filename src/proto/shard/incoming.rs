@@ -125,7 +125,7 @@ impl<S: SocketHandle> Shard<S> {
                 let remote_addr = connection.remote_addr();
                 let is_proven = pending.source.is_proven;
                 let mut amplification = AddressLimits::new(is_proven.then_some(remote_addr));
-                amplification.note_received(remote_addr, pending.bytes);
+                amplification.note_received(remote_addr, pending.bytes, remote_addr);
                 let initial = InitialState {
                     local_ip,
                     amplification,

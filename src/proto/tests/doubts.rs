@@ -9,6 +9,7 @@ use super::{
     network::Network,
     node::{Outbox, Setup},
     peer::Peer,
+    source_address::NEW,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,6 +62,34 @@ fn outage_is_no_reason_to_doubt_for_long() {
     });
     transfer(&mut network, &dialer, &listener);
     assert_eq!(network.nodes[0].stats().1.path_doubts, 0);
+}
+
+/// What was sent before on the other path is lost, whatever the new one carries.
+#[test]
+fn outage_that_ends_on_another_path_is_no_reason_to_doubt() {
+    for is_rebound in [false, true] {
+        let mut network = Network::pair(1, Setup::default(), Setup::default());
+        let own = network.nodes[0].addr().ip();
+        network.readdress(0, &[own]);
+        let (dialer, listener) = network.connect(0, 1);
+        transfer(&mut network, &dialer, &listener);
+        network.impair(Impairments::DEAD);
+        for peer in [&dialer, &listener] {
+            let stream = peer.open().now_or_never().unwrap().unwrap();
+            assert_eq!(peer.write_now(stream, &[0; 100]), 100);
+        }
+        network.run_for(SECOND / 2);
+        network.impair(Impairments::NONE);
+        if is_rebound {
+            network.rebind(0);
+        } else {
+            network.readdress(0, &[NEW.into()]);
+        }
+        network.run_for(5 * SECOND);
+        assert_ne!(network.nodes[1].remote_addrs(), [(own, 4001).into()].into());
+        let moved = usize::from(is_rebound);
+        assert_eq!(network.nodes[moved].stats().1.path_doubts, 0);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::SocketAddr,
     time::Duration,
 };
@@ -9,6 +10,7 @@ use std::{
 use futures::FutureExt;
 
 use super::{
+    link::Impairments,
     network::{Fault, Network},
     node::{Node, Reader, Setup},
     peer::Peer,
@@ -173,6 +175,132 @@ fn timer_for_lost_packets_that_is_due_as_the_peer_moves_does_no_harm() {
     assert!(listener.accept().now_or_never().unwrap().is_ok());
     assert!(dialer.accept().now_or_never().unwrap().is_ok());
     close(&mut network, dialer);
+}
+
+/// A peer acknowledges everything at one address, seems to be elsewhere, and answers nothing there.
+/// On the path to which the connection returns there is nothing in flight, but the timer was armed
+/// for a packet on the one that is given up.
+#[test]
+fn timer_for_lost_packets_of_a_path_that_is_given_up_does_no_harm() {
+    for is_back in [false, true] {
+        for elsewhere in [OTHER_HOST, OTHER_PORT] {
+            let mut network = Network::pair(1, dialling(), Setup::default());
+            let (dialer, listener) = connected(&mut network);
+            let addr = network.nodes[0].addr();
+            seem_to_be(&mut network, &dialer, elsewhere.into());
+            if is_back {
+                seem_to_be(&mut network, &dialer, addr);
+            }
+            network.impair(Impairments::DEAD);
+            network.run_for(Duration::from_millis(5));
+            network.intercept();
+            // Later than the challenge, so that the timer for it is armed beyond the end of the
+            // validation.
+            send_something(&listener);
+            network.run_for(Duration::from_secs(5));
+            assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+            network.impair(Impairments::NONE);
+            leave_streams(&mut network, &[&dialer, &listener]);
+            exchange_between(&mut network, &dialer, &listener, 1, 50_000);
+            assert_eq!((dialer.loss(), listener.loss()), (None, None));
+        }
+    }
+}
+
+/// It returns to the path before, which has a controller of its own.
+#[test]
+fn controller_of_the_path_is_followed_where_only_the_path_changes_and_not_the_address() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    let addr = network.nodes[0].addr();
+    seem_to_be(&mut network, &dialer, OTHER_HOST.into());
+    seem_to_be(&mut network, &dialer, addr);
+    network.impair(Impairments::DEAD);
+    network.run_for(Duration::from_secs(5));
+    network.impair(Impairments::NONE);
+    leave_streams(&mut network, &[&dialer, &listener]);
+    let heard = || listener.with(|connection| connection.path_control().acknowledgements());
+    let before = heard();
+    exchange_between(&mut network, &dialer, &listener, 1, 50_000);
+    assert!(heard() > before, "{before}");
+    assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+}
+
+/// What is sent before that goes to the old address.
+#[test]
+fn path_of_a_peer_that_moves_begins_with_the_turn_that_notes_it() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    send_something(&dialer);
+    network.settle();
+    let (now, sent) = (network.now, network.intercept());
+    for datagram in sent {
+        network.nodes[1].receive(now, OTHER_HOST.into(), &datagram.contents);
+    }
+    let later = now + Duration::from_millis(5);
+    network.nodes[1].turn(later);
+    let began = listener.with(|connection| connection.path_control().began());
+    assert_eq!(began, Some(later));
+}
+
+/// Timers wait until something was sent on the new path, and the socket may not be writable for
+/// long.
+#[test]
+fn timer_that_waits_for_a_socket_is_not_armed() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    send_something(&dialer);
+    network.settle();
+    let sent = network.intercept();
+    let room = mem::take(&mut network.nodes[1].outbox.room);
+    let moved = network.rebind(0);
+    for later in [0, 30, 1000].map(Duration::from_millis) {
+        network.now += later;
+        let now = network.now;
+        for datagram in &sent {
+            network.nodes[1].receive(now, moved, &datagram.contents);
+        }
+        network.nodes[1].turn(now);
+        assert_eq!(network.nodes[1].remote_addrs(), [moved].into());
+        let next = network.nodes[1].next_timeout();
+        assert!(next.is_none_or(|next| next > now), "{later:?}");
+    }
+    network.nodes[1].outbox.room = room;
+    network.nodes[1].take_outgoing();
+    leave_streams(&mut network, &[&dialer, &listener]);
+    exchange_between(&mut network, &dialer, &listener, 1, 50_000);
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+    close(&mut network, dialer);
+}
+
+/// Not the address of the dialer.
+const OTHER_HOST: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
+const OTHER_PORT: ([u8; 4], u16) = ([10, 0, 0, 1], 7);
+
+/// Makes the dialer send something that arrives from this address. No answer arrives.
+fn seem_to_be(network: &mut Network, dialer: &Peer, from: SocketAddr) {
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, &[0; 5000]), 5000);
+    network.settle();
+    let (now, listener) = (network.now, network.nodes[1].addr());
+    for datagram in network.intercept() {
+        if datagram.to == listener {
+            network.nodes[1].receive(now, from, &datagram.contents);
+        }
+    }
+    network.settle();
+    network.intercept();
+    assert_eq!(network.nodes[1].remote_addrs(), [from].into());
+}
+
+/// Waits until the streams that were opened have arrived, and leaves them.
+fn leave_streams(network: &mut Network, peers: &[&Peer]) {
+    network.run_for(Duration::from_secs(5));
+    for peer in peers {
+        while let Some(stream) = peer.accept().now_or_never() {
+            peer.drop_stream(stream.unwrap());
+        }
+    }
 }
 
 fn dialling() -> Setup {

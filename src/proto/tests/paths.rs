@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
+use futures::FutureExt;
 use quinn_proto::EcnCodepoint;
 
 use super::{
@@ -151,6 +152,29 @@ fn peer_that_really_moves_is_followed_beside_forged_copies() {
         exchange_between(&mut network, &dialer, &listener, seed + 1, 10_000);
         assert_eq!((dialer.loss(), listener.loss()), (None, None));
     }
+}
+
+/// Anyone who has seen a packet can send garbage with its connection ID from any address.
+#[test]
+fn garbage_from_many_addresses_does_not_keep_a_new_address_from_being_validated() {
+    let (mut network, dialer, listener) = connected(Impairments::NONE);
+    let changes = address_changes(&mut network, &listener);
+    let moved = network.rebind(0);
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, &[0; 1000]), 1000);
+    network.settle();
+    let mut garbage = network.in_flight_to(network.nodes[1].addr()).swap_remove(0);
+    garbage[20..].fill(0);
+    // The listener has sent its challenge, and the answer has not come yet.
+    network.run_for(Duration::from_millis(15));
+    assert_eq!(network.nodes[1].remote_addrs(), [moved].into());
+    for host in 1..=10 {
+        let now = network.now;
+        network.nodes[1].receive(now, ([198, 51, 100, host], 7).into(), &garbage);
+    }
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(*changes.borrow(), [moved]);
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures::future::FutureExt;
 
 use super::{link::Impairments, network::Network, node::Setup, seeds};
-use crate::config::ConfigBuilder;
+use crate::{
+    config::{ConfigBuilder, CongestionControl},
+    proto::Connection,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,6 +22,26 @@ fn bytes_flow_again_within_a_second_of_the_end_of_an_outage() {
             assert!(waited < most, "{waited:?} after {outage:?}");
         }
     }
+}
+
+/// Congestion control does not hold a probe back, but counts it.
+#[test]
+fn probe_takes_its_part_of_the_window_of_a_paced_connection() {
+    let setup = Setup {
+        configure: |builder| builder.congestion_control(CongestionControl::Bbr),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, setup, Setup::default());
+    let (dialer, _) = network.connect(0, 1);
+    network.run_for(SECOND);
+    let now = network.now;
+    dialer.with(|connection| {
+        let room = |connection: &Connection| connection.path_control().paced().unwrap().room();
+        let before = room(connection);
+        connection.ping();
+        let probe = connection.poll_probe(now, &mut Vec::new()).unwrap();
+        assert_eq!(before - room(connection), probe.size as u64);
+    });
 }
 
 /// The time from the end of an outage during an upload to the end of the upload, most of which was

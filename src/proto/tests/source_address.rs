@@ -159,6 +159,53 @@ fn silent_path_is_left_for_the_one_that_the_kernel_would_take() {
     close(&mut network, &peers[0]);
 }
 
+/// The peer was elsewhere for a moment, or a copy of its packet was.
+#[test]
+fn source_that_is_gone_is_left_also_if_the_peer_has_moved_and_is_back() {
+    let (mut network, [dialer, listener], old) = connected(1, Setup::default());
+    let home = network.nodes[0].addr();
+    for from in [SocketAddr::from(ELSEWHERE), home] {
+        seem_to_be(&mut network, &dialer, from, old);
+    }
+    network.run_for(5 * SECOND);
+    let mut seen = Seen::default();
+    seen.look(&mut network, 1, &listener);
+    network.readdress(1, &[NEW.into()]);
+    seen.look(&mut network, 1, &listener);
+    seen.assert_apart(2);
+    assert_eq!(source_changes(&network, 1), 1);
+}
+
+/// Only a packet to the peer's earlier address, which leaves from the earlier source, is refused.
+#[test]
+fn source_is_kept_where_an_earlier_one_is_gone() {
+    const OTHER: [u8; 4] = [192, 0, 2, 8];
+
+    let (mut network, [dialer, _listener], old) = connected(1, Setup::default());
+    network.readdress(1, &[old, NEW.into()]);
+    network.nodes[1].outbox.ips = Some(vec![OTHER.into(), NEW.into()]);
+    seem_to_be(&mut network, &dialer, ELSEWHERE.into(), NEW.into());
+    assert_eq!(source_changes(&network, 1), 0);
+}
+
+/// Another address than that of the dialer.
+const ELSEWHERE: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
+
+/// Makes the dialer send something that arrives from one address at another one. No answer arrives.
+fn seem_to_be(network: &mut Network, dialer: &Peer, from: SocketAddr, to: IpAddr) {
+    write_something(dialer);
+    network.settle();
+    let (now, home) = (network.now, network.nodes[0].addr());
+    for datagram in network.intercept() {
+        if datagram.from == home {
+            network.nodes[1].receive_at(to, now, from, &datagram.contents);
+        }
+    }
+    network.settle();
+    network.intercept();
+    assert_eq!(network.nodes[1].remote_addrs(), [from].into());
+}
+
 /// A connection between a host whose addresses may change and another host, and its initial
 /// address.
 pub(super) fn connected(node: usize, listener: Setup) -> (Network, [Peer; 2], IpAddr) {

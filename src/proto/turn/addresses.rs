@@ -88,6 +88,7 @@ impl<S: SocketHandle> Turn<'_, S> {
         tracing::debug!(reason, %local_addr, "moved to another address");
         if self.source_ip() != before {
             self.connection.begin_path(began);
+            self.note_path_begun();
             self.note_mtu(true);
             // What is in flight on the old path counts against the new window.
             self.slot.ignores_window = true;
@@ -124,7 +125,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.slot.local_ip = local_ip;
             self.register_path();
         }
-        if self.connection.note_migration() {
+        if self.connection.note_migration(self.now) {
             let remote_addr = self.connection.remote_addr();
             tracing::debug!(
                 reason = "authenticated_packet",
@@ -132,6 +133,12 @@ impl<S: SocketHandle> Turn<'_, S> {
                 to = %remote_addr,
                 "the peer's address has changed"
             );
+            let is_back = |left: &mut PreviousPath<S>| left.remote_addr == remote_addr;
+            // A peer that is back knows the address from which packets have come to it.
+            let (socket, local_ip) = match self.slot.previous_path.take_if(is_back) {
+                Some(left) => (left.socket, left.local_ip),
+                None => (socket, local_ip),
+            };
             let socket = mem::replace(&mut self.slot.socket, socket);
             let local_ip = mem::replace(&mut self.slot.local_ip, local_ip);
             if self.slot.amplification.is_validated(before) {
@@ -159,12 +166,11 @@ impl<S: SocketHandle> Turn<'_, S> {
         }
     }
 
-    /// Follows quinn-proto to the previous path, to which it returns if the new one is not
-    /// validated in time. `before` is the address that the peer had before the timers were handled.
+    /// Follows quinn-proto to the previous path, to which it has returned because the new one was
+    /// not validated in time. `before` is the address that the peer had before the timers were
+    /// handled; that of the previous path may be the same.
     pub(super) fn follow_return(&mut self, before: SocketAddr) {
-        if !self.connection.note_migration() {
-            return;
-        }
+        self.connection.note_return();
         let remote_addr = self.connection.remote_addr();
         tracing::debug!(
             reason = "not_validated",
@@ -172,6 +178,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             to = %remote_addr,
             "the peer's address has changed back"
         );
+        self.slot.untried_path = true;
         let left = (self.slot.previous_path.take()).filter(|left| left.remote_addr == remote_addr);
         if let Some(left) = left {
             self.slot.socket = left.socket;
@@ -182,6 +189,7 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     /// Updates the state after a change of the peer's address, or its reversal.
     fn follow_peer(&mut self) {
+        self.note_path_begun();
         self.note_mtu(true);
         self.watch_path();
         let remote_addr = self.connection.remote_addr();
@@ -190,6 +198,11 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.connection.note_validated(remote_addr);
         }
         self.register_path();
+    }
+
+    fn note_path_begun(&mut self) {
+        let acknowledged = self.connection.path_control().acknowledged();
+        self.slot.doubter.begin_path(acknowledged);
     }
 
     /// Looks for path validation frames unless the path is validated.

@@ -151,6 +151,8 @@ impl<S: SocketHandle> Turn<'_, S> {
                     let _ = out.send(socket, from_anywhere, buf);
                 }
                 Sent::Forbidden => self.note_forbidden(),
+                // It was to leave from the previous source, which is not the current one.
+                Sent::SourceGone if left_socket.is_some() => {}
                 // QUIC retransmits what was lost.
                 Sent::SourceGone => self.leave_source(&*out, true),
                 Sent::Blocked => return Sending::Blocked,
