@@ -278,7 +278,7 @@ impl State {
                 use_guard,
             } => {
                 if let Poll::Ready(connected) = expectation.poll(cx) {
-                    return Ok(Step::Resolve(connected));
+                    return Ok(Step::Resolve(connected?));
                 }
                 match over.poll_unpin(cx) {
                     Poll::Ready(Ok(())) => return Err(HandshakeError::TimedOut.into()),

@@ -1,16 +1,24 @@
 //! Dials that this host's operating system refuses: their errors, and that they fail at once.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 
-use std::{io::ErrorKind, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use libp2p_quinn::{DialError, Error, HandshakeError};
+use rustix::net::sockopt;
 use support::{
     cables::{Near, at_near},
-    node::{NEW_PORT, Node, handshake_error},
+    icmp::send_too_big,
+    node::{NEW_PORT, Node, REUSE_PORT, handshake_error, quic_addr, socket_addr, until},
+    streams::transfer_through_echo,
 };
 use tokio::time::timeout;
 
@@ -74,6 +82,77 @@ fn a_dial_through_an_interface_that_is_too_narrow_names_its_size() {
         }
     }));
 }
+
+/// Anyone who knows the port of a listener can report that a path is narrow. The kernel keeps that
+/// for ten minutes.
+#[test]
+fn no_forged_icmp_message_makes_an_interface_narrow() {
+    or_skip(at_near(async |near: Near| {
+        for (listener, far, forged, mtu) in [
+            ("/ip4/10.1.0.1/udp/0/quic-v1", &near.far[0], 1300, 1472),
+            // Less than QUIC needs.
+            ("/ip4/10.1.0.1/udp/0/quic-v1", &near.far[0], 600, 1472),
+            ("/ip6/fd00:1::1/udp/0/quic-v1", &near.far_v6, 1280, 1452),
+        ] {
+            let mut node = Node::new();
+            let listening = socket_addr(&node.listen_at(listener).await.1);
+            let target = socket_addr(far);
+            near.spawn_at_far(async move || send_too_big(forged, listening, target))
+                .join()
+                .unwrap()
+                .unwrap();
+            until(|| path_mtu(target) == u32::from(forged)).await;
+            for opts in [NEW_PORT, REUSE_PORT] {
+                let dial = node.try_dial(far, opts).unwrap();
+                let (_, mut connection) = dial.await.unwrap();
+                transfer_through_echo(&mut connection, MIB).await;
+                assert_eq!(node.stats().connections[0].mtu_bytes, mtu, "{forged}");
+                drop(connection);
+                until(|| node.stats().connections.is_empty()).await;
+            }
+            // What comes in is no narrower.
+            let handle = node.transport.handle();
+            let _echo = node.spawn_echo();
+            let (tell, told) = tokio::sync::oneshot::channel::<()>();
+            let far = near.spawn_at_far(async move || {
+                let dial = Node::new().dial(&quic_addr(listening));
+                let (_, mut connection) = dial.await.unwrap();
+                transfer_through_echo(&mut connection, MIB).await;
+                let _ = told.await;
+            });
+            let mtu_bytes = || {
+                handle
+                    .stats()
+                    .connections
+                    .first()
+                    .map(|seen| seen.mtu_bytes)
+            };
+            until(|| mtu_bytes() == Some(mtu) || far.is_finished()).await;
+            assert_eq!(mtu_bytes(), Some(mtu), "{forged}");
+            drop(tell);
+            until(|| far.is_finished()).await;
+            far.join().unwrap().unwrap();
+        }
+    }));
+}
+
+/// The MTU of the path to this address, as far as the kernel is told.
+fn path_mtu(remote_addr: SocketAddr) -> u32 {
+    let wildcard = if remote_addr.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(wildcard).unwrap();
+    socket.connect(remote_addr).unwrap();
+    if remote_addr.is_ipv4() {
+        sockopt::ip_mtu(&socket).unwrap()
+    } else {
+        sockopt::ipv6_mtu(&socket).unwrap()
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
 
 #[test]
 fn a_dial_that_a_firewall_of_this_host_keeps_in_ends_with_its_second_packet() {

@@ -28,6 +28,7 @@ use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use support::{
     cables::{Near, at_near},
+    icmp,
     node::{NEW_PORT, Node, bounded, until},
     required,
     sockets::{bound_to, shut_down},
@@ -321,7 +322,10 @@ impl Forger {
             let local_ip = probe.local_addr().unwrap().ip();
             for (code, mtu) in CODES {
                 let local_addr = SocketAddr::new(local_ip, port);
-                reports.push((local_ip, report(code, mtu, local_addr, remote_addr)));
+                reports.push((
+                    local_ip,
+                    icmp::unreachable(code, mtu, local_addr, remote_addr),
+                ));
             }
         }
         let protocol = Some(ipproto::ICMP);
@@ -360,34 +364,15 @@ impl Forger {
     }
 }
 
-/// "Destination unreachable" (RFC 792) about a datagram of ours that a router claims to have seen.
-fn report(code: u8, mtu: u16, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
-    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
-        panic!("IPv4 only");
-    };
-    let [mtu_high, mtu_low] = mtu.to_be_bytes();
-    let mut report = vec![3, code, 0, 0, 0, 0, mtu_high, mtu_low];
-    // The IP header: don't fragment, UDP.
-    report.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
-    report.extend(from.ip().octets());
-    report.extend(to.ip().octets());
-    for word in [from.port(), to.port(), 1480, 0] {
-        report.extend(word.to_be_bytes());
-    }
-    // A short header, and what looks like an ID.
-    report.extend([0x40; 40]);
-    let sum: u32 = report
-        .chunks(2)
-        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
-    report[2..4].copy_from_slice(&checksum.to_be_bytes());
-    report
-}
-
 /// Network, host, protocol and port unreachable; too big for 576 bytes; prohibited.
-const CODES: [(u8, u16); 6] = [(0, 0), (1, 0), (2, 0), (3, 0), (4, 576), (13, 0)];
+const CODES: [(u8, u16); 6] = [
+    (0, 0),
+    (1, 0),
+    (2, 0),
+    (3, 0),
+    (icmp::TOO_BIG, 576),
+    (13, 0),
+];
 
 /// Messages in a millisecond: more than a driver reads in a round.
 const BURST: usize = 192;

@@ -74,8 +74,8 @@ pub struct Tests {
     output: String,
 }
 
-/// The arguments of Cargo with which tests are compiled: optimised, or as the gate has compiled them
-/// for its step `tests`.
+/// The arguments of Cargo with which tests are compiled: optimised, or as the gate has compiled
+/// them for its step `tests`.
 pub const OPTIMISED: &[&str] = &["--release", "--lib"];
 pub const AS_IN_THE_GATE: &[&str] = &["--workspace", "--all-features", "--lib"];
 

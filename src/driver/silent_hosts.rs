@@ -1,6 +1,7 @@
 //! Hosts that do not answer packets from a listener's port.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -38,8 +39,8 @@ enum Stage {
     Once,
     /// Another dial got no answer either.
     Twice,
-    /// A dial from another port has got an answer since.
-    AnswersElsewhere,
+    /// A dial from another port has got an answer from this address since.
+    AnswersElsewhere(SocketAddr),
 }
 
 /// The port from which a dial to a host should leave.
@@ -56,7 +57,7 @@ pub(super) enum Advice {
 /// The port from which a dial has left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Departure {
-    pub(super) host: Host,
+    pub(super) remote_addr: SocketAddr,
     pub(super) port: Port,
     /// When the handshake timeout is over.
     pub(super) deadline: Instant,
@@ -83,15 +84,20 @@ pub(crate) enum Heard {
 }
 
 impl SilentHosts {
-    pub(super) fn advice(&self, now: Instant, host: Host) -> Advice {
-        let silent = lock(&self.hosts).get(host).copied();
+    /// The port from which a dial to `remote_addr` should leave.
+    pub(super) fn advice(&self, now: Instant, remote_addr: SocketAddr) -> Advice {
+        let silent = lock(&self.hosts).get(Host::of(remote_addr.ip())).copied();
         match silent.filter(|silent| !silent.is_over(now)) {
             None => Advice::Listener,
             Some(silent) => match silent.stage {
                 Stage::Once => Advice::Listener,
                 Stage::Twice => Advice::ListenerFirst,
-                Stage::AnswersElsewhere if now >= silent.retry_at => Advice::ListenerFirst,
-                Stage::AnswersElsewhere => Advice::Other,
+                // For a neighbour behind the same address, which may have chosen to answer only
+                // there, the listener's port comes first: the neighbour may punch a hole for it.
+                Stage::AnswersElsewhere(addr) if addr == remote_addr && now < silent.retry_at => {
+                    Advice::Other
+                }
+                Stage::AnswersElsewhere(_) => Advice::ListenerFirst,
             },
         }
     }
@@ -105,7 +111,7 @@ impl SilentHosts {
         heard: Heard,
         comes_through: impl FnOnce(u16) -> bool,
     ) {
-        let host = departure.host;
+        let host = Host::of(departure.remote_addr.ip());
         // Locked once, so that what another dial learns meanwhile is not overwritten.
         let mut hosts = lock(&self.hosts);
         let known = hosts.get(host).copied();
@@ -131,7 +137,7 @@ impl SilentHosts {
                 // The port need not have been the cause: the host may have been down for a while,
                 // for instance.
                 retry_at = known.map_or(retry_at, |silent| silent.retry_at);
-                Stage::AnswersElsewhere
+                Stage::AnswersElsewhere(departure.remote_addr)
             }
             // The host is most likely dead.
             (Port::Other, Heard::Nothing) => Stage::Twice,
@@ -208,13 +214,17 @@ mod tests {
         is_first: false,
     };
 
-    fn host() -> Host {
-        Host::of([192, 0, 2, 1].into())
+    fn addr() -> SocketAddr {
+        ([192, 0, 2, 1], 4001).into()
     }
 
     fn learn(hosts: &SilentHosts, now: Instant, port: Port, heard: Heard) {
+        learn_of(addr(), hosts, now, port, heard);
+    }
+
+    fn learn_of(addr: SocketAddr, hosts: &SilentHosts, now: Instant, port: Port, heard: Heard) {
         let departure = Departure {
-            host: host(),
+            remote_addr: addr,
             port,
             deadline: now,
         };
@@ -235,25 +245,43 @@ mod tests {
             (FROM_LISTENER, Heard::Nothing, Advice::Listener),
         ] {
             learn(&hosts, now, port, heard);
-            assert_eq!(hosts.advice(now, host()), advice, "{port:?} {heard:?}");
+            assert_eq!(hosts.advice(now, addr()), advice, "{port:?} {heard:?}");
         }
         assert_eq!(
-            hosts.advice(now, Host::of([192, 0, 2, 2].into())),
+            hosts.advice(now, ([192, 0, 2, 2], 4001).into()),
             Advice::Listener
         );
+    }
+
+    #[test]
+    fn who_answers_only_another_port_does_not_decide_for_a_neighbour() {
+        let (hosts, now) = (SilentHosts::default(), clock::now());
+        let (mallory, victim) = (([192, 0, 2, 1], 9).into(), addr());
+        for _ in 0..2 {
+            learn_of(mallory, &hosts, now, FROM_LISTENER, Heard::Nothing);
+        }
+        learn_of(mallory, &hosts, now, Port::Other, Heard::Something);
+        assert_eq!(hosts.advice(now, mallory), Advice::Other);
+        assert_eq!(hosts.advice(now, victim), Advice::ListenerFirst);
+        // Nor does the neighbour for the victim.
+        learn_of(victim, &hosts, now, Port::Other, Heard::Something);
+        assert_eq!(hosts.advice(now, victim), Advice::Other);
+        assert_eq!(hosts.advice(now, mallory), Advice::ListenerFirst);
+        learn_of(victim, &hosts, now, FROM_LISTENER, Heard::Something);
+        assert_eq!(hosts.advice(now, mallory), Advice::Listener);
     }
 
     #[test]
     fn port_is_kept_that_something_else_comes_through() {
         let (hosts, now) = (SilentHosts::default(), clock::now());
         let departure = Departure {
-            host: host(),
+            remote_addr: addr(),
             port: FROM_LISTENER,
             deadline: now,
         };
         for _ in 0..5 {
             hosts.learn(now, &departure, Heard::Nothing, |number| number == NUMBER);
-            assert_eq!(hosts.advice(now, host()), Advice::Listener);
+            assert_eq!(hosts.advice(now, addr()), Advice::Listener);
         }
     }
 
@@ -262,7 +290,7 @@ mod tests {
         let (hosts, now) = (SilentHosts::default(), clock::now());
         learn(&hosts, now, FROM_LISTENER, Heard::Nothing);
         let departure = Departure {
-            host: host(),
+            remote_addr: addr(),
             port: FROM_LISTENER,
             deadline: now,
         };
@@ -279,7 +307,7 @@ mod tests {
                 false
             });
         });
-        assert_eq!(hosts.advice(now, host()), Advice::Listener);
+        assert_eq!(hosts.advice(now, addr()), Advice::Listener);
     }
 
     #[test]
@@ -290,14 +318,14 @@ mod tests {
         let mut now = began;
         while now < began + REMEMBERED {
             learn(&hosts, now, Port::Other, Heard::Something);
-            assert_eq!(hosts.advice(now, host()), Advice::Other);
+            assert_eq!(hosts.advice(now, addr()), Advice::Other);
             now += REMEMBERED / 4;
         }
-        assert_eq!(hosts.advice(now, host()), Advice::ListenerFirst);
+        assert_eq!(hosts.advice(now, addr()), Advice::ListenerFirst);
         learn(&hosts, now, FROM_LISTENER, Heard::Nothing);
-        assert_eq!(hosts.advice(now, host()), Advice::Other);
+        assert_eq!(hosts.advice(now, addr()), Advice::Other);
         learn(&hosts, now, FROM_LISTENER, Heard::Something);
-        assert_eq!(hosts.advice(now, host()), Advice::Listener);
+        assert_eq!(hosts.advice(now, addr()), Advice::Listener);
     }
 
     #[test]
@@ -316,11 +344,11 @@ mod tests {
         learn(&hosts, now, FROM_LISTENER, Heard::Nothing);
         let late = now + REMEMBERED;
         assert_eq!(
-            hosts.advice(late - FIRST_TRY, host()),
+            hosts.advice(late - FIRST_TRY, addr()),
             Advice::ListenerFirst
         );
-        assert_eq!(hosts.advice(late, host()), Advice::Listener);
+        assert_eq!(hosts.advice(late, addr()), Advice::Listener);
         learn(&hosts, late, FROM_LISTENER, Heard::Nothing);
-        assert_eq!(hosts.advice(late, host()), Advice::Listener);
+        assert_eq!(hosts.advice(late, addr()), Advice::Listener);
     }
 }

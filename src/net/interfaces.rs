@@ -1,5 +1,8 @@
 //! Routes of this host, and the interfaces at which they begin.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -31,8 +34,9 @@ pub(crate) fn is_ours(ip: IpAddr, remote: SocketAddr) -> bool {
 /// The largest UDP payload that the kernel would send unfragmented from `local`, which may be a
 /// wildcard, to `remote`; `None` if it does not tell.
 ///
-/// This is the limit of the interface. The limit of the path is found by path MTU discovery.
-/// It is more than [`WIDEST_NETWORK_BYTES`] only if `remote` is an address of this host.
+/// This is the limit of the interface, which nobody on the network can change. The limit of the
+/// path is found by path MTU discovery. It is more than [`WIDEST_NETWORK_BYTES`] only if `remote`
+/// is an address of this host.
 ///
 /// # Errors
 ///
@@ -42,14 +46,9 @@ pub(crate) fn max_payload(local: SocketAddr, remote: SocketAddr) -> io::Result<O
     let socket = towards(local, remote)?;
     #[cfg(target_os = "linux")]
     {
-        use rustix::net::sockopt;
-
         Ok(socket.and_then(|socket| {
-            let payload = if remote.is_ipv4() {
-                sockopt::ip_mtu(&socket).ok()?.saturating_sub(28)
-            } else {
-                sockopt::ipv6_mtu(&socket).ok()?.saturating_sub(48)
-            };
+            let headers = if remote.is_ipv4() { 28 } else { 48 };
+            let payload = linux::mtu(&socket, remote.is_ipv4())?.saturating_sub(headers);
             let payload = u16::try_from(payload).unwrap_or(u16::MAX);
             // The kernel sends from the same address to one of its own.
             let is_same_host = remote.ip().is_loopback()

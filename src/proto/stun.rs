@@ -44,7 +44,9 @@ pub(crate) struct StunTransmit {
 struct SocketState {
     local_addr: SocketAddr,
     round: Option<Round>,
-    /// `None` while a round is in progress, or if no server can be reached from this socket.
+    /// When the next round is due: it begins then, or when fewer than [`MAX_ROUNDS`] are in
+    /// progress. `None` while a round is in progress, or if no server can be reached from this
+    /// socket.
     next_round: Option<Instant>,
     finding: Option<Finding>,
     is_reported: bool,
@@ -69,7 +71,7 @@ impl StunClient {
         let soon = now + SETTLING_TIME;
         if let Some(socket) = socket(&mut self.sockets, local_addr) {
             socket.next_round = Some(socket.next_round.map_or(soon, |next| next.min(soon)));
-        } else if self.sockets.len() < MAX_SOCKETS {
+        } else {
             self.sockets.push(SocketState {
                 local_addr,
                 round: None,
@@ -140,21 +142,32 @@ impl StunClient {
     /// When [`poll_transmit`](Self::poll_transmit) has something to do, unless a datagram arrives
     /// earlier.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.sockets
-            .iter()
-            .flat_map(|socket| {
-                let round = socket.round.as_ref().and_then(Round::next_timeout);
-                socket.next_round.into_iter().chain(round)
-            })
-            .min()
+        let next_round = self.next_round().map(|(next, _)| next);
+        let rounds = self.rounds().filter_map(Round::next_timeout);
+        rounds.chain(next_round).min()
     }
 
     /// Returns the next request that is due. Call it until it returns `None`.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<StunTransmit> {
-        for socket in &mut self.sockets {
-            if socket.next_round.is_some_and(|next| next <= now) {
-                socket.begin(&self.servers);
+        loop {
+            while let Some((next, index)) = self.next_round()
+                && next <= now
+            {
+                self.begin_round(now, index);
             }
+            if let Some(transmit) = self.next_request(now) {
+                return Some(transmit);
+            }
+            // Rounds that have ended may have made room for others.
+            if self.next_round().is_none_or(|(next, _)| next > now) {
+                return None;
+            }
+        }
+    }
+
+    /// Returns the next request that is due in a round in progress.
+    fn next_request(&mut self, now: Instant) -> Option<StunTransmit> {
+        for socket in &mut self.sockets {
             let Some(round) = &mut socket.round else {
                 continue;
             };
@@ -170,6 +183,47 @@ impl StunClient {
             socket.conclude(now, self.interval, &mut self.rng);
         }
         None
+    }
+
+    /// The next round that may begin, and the index of its socket. It is the one that is due first,
+    /// so that every socket gets its turn.
+    fn next_round(&self) -> Option<(Instant, usize)> {
+        let has_room = self.rounds().count() < MAX_ROUNDS || self.finished_round().is_some();
+        let may_begin = |socket: &SocketState| has_room || socket.round.is_some();
+        let due = |(index, socket): (usize, &SocketState)| Some((socket.next_round?, index));
+        let sockets = self.sockets.iter().enumerate();
+        sockets
+            .filter(|(_, socket)| may_begin(socket))
+            .filter_map(due)
+            .min()
+    }
+
+    /// Begins the round of a socket. If that is one round too many, another one ends that waits for
+    /// nothing but a late server.
+    fn begin_round(&mut self, now: Instant, index: usize) {
+        let is_one_more = self.sockets[index].round.is_none();
+        if is_one_more
+            && self.rounds().count() >= MAX_ROUNDS
+            && let Some(finished) = self.finished_round()
+        {
+            let finished = &mut self.sockets[finished];
+            finished.conclude(now, self.interval, &mut self.rng);
+            finished.round = None;
+        }
+        self.sockets[index].begin(&self.servers);
+    }
+
+    /// The index of the first socket whose round has a finding.
+    fn finished_round(&self) -> Option<usize> {
+        let has_finding = |round: &Round| round.finding().is_some();
+        (self.sockets.iter()).position(|socket| socket.round.as_ref().is_some_and(has_finding))
+    }
+
+    /// The rounds in progress.
+    fn rounds(&self) -> impl Iterator<Item = &Round> {
+        self.sockets
+            .iter()
+            .filter_map(|socket| socket.round.as_ref())
     }
 
     /// Returns the next socket with a new finding.
@@ -258,9 +312,9 @@ fn socket(sockets: &mut [SocketState], local_addr: SocketAddr) -> Option<&mut So
 /// transactions.
 const SETTLING_TIME: Duration = INITIAL_RTO;
 
-/// The most sockets, because at most this many transactions with one server should be outstanding
-/// (RFC 8489 §6.2).
-const MAX_SOCKETS: usize = 10;
+/// The most rounds at a time, because at most this many transactions with one server should be
+/// outstanding (RFC 8489 §6.2). The sockets are as many as the application has listeners.
+const MAX_ROUNDS: usize = 10;
 
 /// The shortest pause as a part of the interval. The random pause keeps the nodes of a network from
 /// asking at the same time (as in RFC 5626 §4.4.1).

@@ -21,6 +21,8 @@ pub(crate) mod forwarder;
 #[cfg(target_os = "linux")]
 pub(crate) mod home;
 pub(crate) mod hostile_tls;
+#[cfg(target_os = "linux")]
+pub(crate) mod icmp;
 pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod relay;

@@ -73,7 +73,9 @@ impl Drop for StunServer {
     }
 }
 
-/// Only with STUN over UDP: no configuration file, no relaying, no console.
+/// Only with STUN over UDP: no configuration file, no relaying, no console. With `--no-rfc5780` it
+/// names no other address of its own (OTHER-ADDRESS), which the client does not need: it asks
+/// several servers.
 fn spawn(enter: &[String], ips: &[&str], port: u16) -> Result<Child, String> {
     let mut words = enter.to_vec();
     words.extend(

@@ -87,7 +87,7 @@ impl Drivers {
             }))
             .map_err(not_dialled)?;
         let departure = Departure {
-            host: Host::of(remote_addr.ip()),
+            remote_addr,
             port,
             deadline,
         };
@@ -98,7 +98,8 @@ impl Drivers {
     pub(crate) fn learn(&self, departure: &Departure, heard: Heard) {
         let comes_through = |local_port| {
             let mut registries = self.registries.iter();
-            registries.any(|registry| sync::lock(registry).has_peer_at(departure.host, local_port))
+            let host = Host::of(departure.remote_addr.ip());
+            registries.any(|registry| sync::lock(registry).has_peer_at(host, local_port))
         };
         (self.silent_hosts).learn(clock::now(), departure, heard, comes_through);
     }
@@ -141,7 +142,7 @@ impl Drivers {
             DialFrom::Other { .. } => (false, Port::Other),
             DialFrom::Reused(listeners) => match self.listener_socket(&listeners, remote_addr) {
                 Some(socket) => {
-                    let advice = self.silent_hosts.advice(now, Host::of(remote_addr.ip()));
+                    let advice = self.silent_hosts.advice(now, remote_addr);
                     if advice != Advice::Other {
                         let port = Port::Listener {
                             number: socket.local_addr().port(),

@@ -1,7 +1,7 @@
 //! STUN requests: when they are sent, to which servers, and which answers count.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -479,19 +479,83 @@ fn nobody_is_asked_who_was_not_configured_or_cannot_be_reached() {
     assert_eq!(world.client().next_timeout(), None);
 }
 
+/// Lets a client with this number of sockets run for a while, and has these servers answer. Returns
+/// the ports from which requests were sent, and those with a finding.
+fn crowd(
+    sockets: u16,
+    servers: &[([u8; 4], u16)],
+    answering: &[([u8; 4], u16)],
+) -> [BTreeSet<u16>; 2] {
+    let mut now = crate::net::clock::now();
+    let end = now + Duration::from_secs(300);
+    let servers = servers.iter().copied().map(SocketAddr::from).collect();
+    let mut client = StunClient::new(servers, Duration::from_secs(1), [7; 32]);
+    for port in 1..=sockets {
+        client.ask_about(now, ([192, 0, 2, 9], port).into());
+    }
+    let (mut asked, mut found) = (BTreeSet::new(), BTreeSet::new());
+    let mut steps = 0;
+    while let Some(next) = client.next_timeout().filter(|next| *next < end) {
+        steps += 1;
+        assert!(steps < 100_000, "a timeout leads to nothing");
+        // It is past where an answer has made room for another socket.
+        now = now.max(next);
+        let mut answers = Vec::new();
+        while let Some(request) = client.poll_transmit(now) {
+            let is_answered = answering
+                .iter()
+                .any(|addr| request.to == SocketAddr::from(*addr));
+            asked.insert(request.from.port());
+            if is_answered {
+                let answer = success(&request.contents, PUBLIC.into());
+                answers.push((request.from, request.to, answer));
+            }
+        }
+        for (from, server, answer) in answers {
+            assert!(client.handle(now, from, server, &answer));
+        }
+        while let Some((addr, _)) = client.poll_finding() {
+            found.insert(addr.port());
+        }
+    }
+    [asked, found]
+}
+
 #[test]
-fn no_more_than_ten_sockets_ask_the_same_server() {
+fn no_more_than_ten_sockets_ask_the_same_server_at_a_time() {
     let mut world = World::new(15, &[A]);
     let now = world.network.now;
     let client = world.client();
     for port in 0..50 {
         client.ask_about(now, ([192, 0, 2, 9], 1 + port).into());
     }
-    let mut sent = 0;
-    while client.poll_transmit(now + SETTLING).is_some() {
-        sent += 1;
+    let mut asked = Vec::new();
+    while let Some(request) = client.poll_transmit(now + SETTLING) {
+        asked.push(request);
     }
-    assert_eq!(sent, 10);
+    assert_eq!(asked.len(), 10);
+    // The next one begins when an answer has come, and when a socket is forgotten.
+    let answer = success(&asked[1].contents, PUBLIC.into());
+    assert!(client.handle(now + SETTLING, asked[1].from, A.into(), &answer));
+    client.forget(asked[2].from);
+    assert!(client.next_timeout() <= Some(now + SETTLING));
+    for _ in 0..2 {
+        let next = client.poll_transmit(now + SETTLING).unwrap();
+        assert!(asked.iter().all(|request| request.from != next.from));
+    }
+    assert!(client.poll_transmit(now + SETTLING).is_none());
+}
+
+#[test]
+fn every_socket_gets_its_turn() {
+    let all: BTreeSet<_> = (1..=25).collect();
+    // Without an answer a round takes longer than the interval, and so does one that waits for
+    // another server.
+    for answering in [&[][..], &[A], &[A, B]] {
+        let [asked, found] = crowd(25, &[A, B], answering);
+        assert_eq!(asked, all, "{answering:?}");
+        assert_eq!(found, all, "{answering:?}");
+    }
 }
 
 #[test]
