@@ -44,7 +44,8 @@ pub struct TransportStats {
     /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
     pub accepts_dropped_overload: u64,
     /// Bytes of data that connections hold: received and not read, or written and not acknowledged,
-    /// as of each connection's last turn;
+    /// as of each connection's last turn. What the application holds of connections that have ended
+    /// is part of it;
     /// [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits them; now.
     pub buffered_bytes: u64,
     /// Bytes of UDP payload received.

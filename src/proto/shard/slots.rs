@@ -189,6 +189,7 @@ impl<S: SocketHandle> Shard<S> {
         let connection = lock_connection(&slot.connection);
         registry::lock(&self.registry).end(handle, &connection);
         drop(connection);
+        connection.keep_share(mem::take(&mut slot.budget), &self.budget);
         if let Some(admission) = slot.admission.take() {
             self.release(admission);
         }
@@ -197,9 +198,6 @@ impl<S: SocketHandle> Shard<S> {
         }
         slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
-        slot.budget.set(0, &self.budget);
-        slot.budget.set_kept(0, &self.budget);
-        slot.budget.set_grown(0, &self.budget);
         (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);
         while self.slots.pop_if(|slot| slot.is_none()).is_some() {}
