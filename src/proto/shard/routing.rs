@@ -7,7 +7,7 @@ use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent, Transmit};
 
 use super::{Shard, slot_of};
 use crate::{
-    address,
+    address::{self, Host},
     proto::{
         datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
         reception::{FirstPacket, Unwelcome},
@@ -197,7 +197,8 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.answer_stranger(&socket, remote_addr, transmit, out);
+                let is_reset = header == HeaderForm::Short;
+                self.answer_stranger(now, &socket, is_reset, transmit, out);
                 false
             }
             None => {
@@ -264,12 +265,16 @@ impl<S: SocketHandle> Shard<S> {
     fn answer_stranger(
         &mut self,
         socket: &S,
-        remote_addr: SocketAddr,
+        is_reset: bool,
         transmit: Transmit,
         out: &mut impl Output<S>,
     ) {
         dropped!(self.totals.registry, unknown, remote_addr);
-        if socket.is_listening() && !self.reception.is_busy() && out.is_ready(socket, remote_addr) {
+        if socket.is_listening()
+            && !self.reception.is_busy()
+            && out.is_ready(socket, remote_addr)
+            && (!is_reset || self.reset_limits.may_send(now, Host::of(remote_addr.ip())))
+        {
             self.reception.note_stranger();
             self.totals.registry.responses_sent += 1;
             tracing::trace!(%remote_addr, "answered a datagram of no connection");
