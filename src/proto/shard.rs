@@ -237,7 +237,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Whether a connection is closed, and has its turn when its debt is paid.
     fn has_closed_debtors(&self) -> bool {
-        let mut debtors = (self.slots.iter().flatten()).filter(|slot| slot.waits_until.is_some());
+        let mut debtors = (self.slots.iter().flatten()).filter(|slot| slot.debt.is_some());
         debtors.any(|slot| lock_connection(&slot.connection).has_to_close())
     }
 

@@ -128,7 +128,7 @@ impl<S: SocketHandle> Shard<S> {
             admission: initial.admission,
             inbox: Inbox::new(),
             account: Account::new(),
-            waits_until: None,
+            debt: None,
             armed: Armed::default(),
             timer_is_due: false,
             untried_path: false,
@@ -197,6 +197,9 @@ impl<S: SocketHandle> Shard<S> {
             self.unanswered.remove(&initial_id);
         }
         slot.inbox.clear(&mut self.inbox_bytes);
+        if let Some(debt) = slot.debt {
+            self.debtors.remove(debt);
+        }
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
         (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);
