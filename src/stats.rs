@@ -330,7 +330,8 @@ pub struct RegistryStats {
     /// Datagrams whose routing was timed; 0 unless
     /// [`measure_routing`](crate::ConfigBuilder::measure_routing) is on.
     pub timed_datagrams: u64,
-    /// Datagrams that belong to no known connection.
+    /// Datagrams that belong to no known connection. Also further datagrams of an incoming
+    /// connection that waits for its answer, if they come from another address than the first one.
     pub unknown: u64,
 }
 

@@ -10,7 +10,7 @@ use crate::{
     address::{self, Host},
     proto::{
         datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
-        reception::{FirstPacket, Unwelcome},
+        reception::{FirstPacket, MIN_INITIAL, Unwelcome},
         registry::Totals,
         router::{HeaderForm, Route, long_header_id, route, short_packet_offset},
         slot::InboxDatagram,
@@ -146,13 +146,14 @@ impl<S: SocketHandle> Shard<S> {
             initial_id = long_header_id(&contents).and_then(connection_id);
             waiting = initial_id.and_then(|id| self.reception.find(&id));
             if let Some(key) = waiting
-                && let Err(unwelcome) = self.reception.expect_more(key, len)
+                && let Err(unwelcome) = self.reception.expect_more(key, remote_addr, len)
             {
                 let totals = &mut self.totals.registry;
                 match unwelcome {
                     Unwelcome::Overload => dropped!(totals, dropped_overload, remote_addr),
                     Unwelcome::SourceFull => dropped!(totals, dropped_source_full, remote_addr),
                     Unwelcome::TooShort => dropped!(totals, malformed, remote_addr),
+                    Unwelcome::OtherSource => dropped!(totals, unknown, remote_addr),
                 }
                 return false;
             }
@@ -216,6 +217,10 @@ impl<S: SocketHandle> Shard<S> {
                     }
                     _ => {
                         dropped!(totals, unknown, remote_addr);
+                        if is_initial && waiting.is_none() && len >= MIN_INITIAL {
+                            // quinn-proto has derived its keys.
+                            self.reception.note_stranger();
+                        }
                         self.note_unmatched_datagram(remote_addr);
                     }
                 }
