@@ -146,7 +146,8 @@ pub struct TransportStats {
     /// interface stayed full, or because too many waited to be sent. QUIC repairs the loss.
     pub send_errors: u64,
     /// Datagrams that were not sent because of the anti-amplification limit: until an address is
-    /// validated, at most three times as many bytes are sent to it as came from it (RFC 9000 §8).
+    /// validated, at most three times as many bytes are sent to it as came from it (RFC 9000 §8). A
+    /// PATH_CHALLENGE to another port of the peer's host is sent once a second all the same.
     pub sends_not_credited: u64,
     /// Datagrams that exceeded the interface's MTU (`EMSGSIZE`), including probes of path MTU
     /// discovery.
