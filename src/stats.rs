@@ -317,7 +317,8 @@ pub struct RegistryStats {
     pub pending_incoming_bytes: usize,
     /// Distinct remote addresses of connections; now.
     pub remote_addresses: usize,
-    /// Stateless resets and Version Negotiation packets sent.
+    /// Stateless resets and Version Negotiation packets sent, and closes of Initial packets with an
+    /// ID that is too short or with an invalid token.
     pub responses_sent: u64,
     /// Connection IDs that peers retired, or that were discarded with their connection.
     pub retired_ids: u64,

@@ -269,11 +269,13 @@ impl<S: SocketHandle> Shard<S> {
     /// Answers a datagram of no connection if it calls for that, and there is time.
     fn answer_stranger(
         &mut self,
+        now: Instant,
         socket: &S,
         is_reset: bool,
         transmit: Transmit,
         out: &mut impl Output<S>,
     ) {
+        let remote_addr = transmit.destination;
         dropped!(self.totals.registry, unknown, remote_addr);
         if socket.is_listening()
             && !self.reception.is_busy()

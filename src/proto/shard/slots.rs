@@ -1,6 +1,7 @@
 //! How connections come to the shard, and how they leave it.
 
 use std::{
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::Waker,
@@ -186,20 +187,20 @@ impl<S: SocketHandle> Shard<S> {
     fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.connections -= 1;
-        let connection = lock_connection(&slot.connection);
+        let mut connection = lock_connection(&slot.connection);
         registry::lock(&self.registry).end(handle, &connection);
-        drop(connection);
         connection.keep_share(mem::take(&mut slot.budget), &self.budget);
+        drop(connection);
         if let Some(admission) = slot.admission.take() {
             self.release(admission);
         }
         if let Some(initial_id) = slot.unanswered_dial {
             self.unanswered.remove(&initial_id);
         }
-        slot.inbox.clear(&mut self.inbox_bytes);
         if let Some(debt) = slot.debt {
             self.debtors.remove(debt);
         }
+        slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
         (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);
