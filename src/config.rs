@@ -234,7 +234,9 @@ impl Config {
         endpoint
             .supported_versions(vec![1])
             // The fixed bit distinguishes QUIC from STUN on the same socket (RFC 9443 §3).
-            .grease_quic_bit(false);
+            .grease_quic_bit(false)
+            // The shard limits resets by host. A limit for all hosts would be used up by noise.
+            .min_reset_interval(Duration::ZERO);
         endpoint
             .max_udp_payload_size(self.knobs.max_receive(receive_buffer))
             .expect("more than the 1200 bytes that every path carries");

@@ -14,7 +14,7 @@ mod watch;
 #[cfg(test)]
 pub(crate) use self::frames::Survey;
 pub(crate) use self::{
-    crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey, Phase},
+    crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey},
     stream_credit::{StreamCredit, StreamWindows},
     stream_fill::Fill,
     watch::{Challenge, PacketWatch, WatchedKey},

@@ -25,6 +25,7 @@ mod path_doubts;
 mod per_interface;
 mod reception;
 mod registry;
+mod reset_limits;
 mod router;
 mod shard;
 mod silence;

@@ -44,7 +44,8 @@ pub struct TransportStats {
     /// to begin ([`HandshakeError::Overloaded`](crate::HandshakeError::Overloaded)).
     pub accepts_dropped_overload: u64,
     /// Bytes of data that connections hold: received and not read, or written and not acknowledged,
-    /// as of each connection's last turn;
+    /// as of each connection's last turn. What the application holds of connections that have ended
+    /// is part of it;
     /// [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes) limits them; now.
     pub buffered_bytes: u64,
     /// Bytes of UDP payload received.
@@ -145,7 +146,8 @@ pub struct TransportStats {
     /// interface stayed full, or because too many waited to be sent. QUIC repairs the loss.
     pub send_errors: u64,
     /// Datagrams that were not sent because of the anti-amplification limit: until an address is
-    /// validated, at most three times as many bytes are sent to it as came from it (RFC 9000 §8).
+    /// validated, at most three times as many bytes are sent to it as came from it (RFC 9000 §8). A
+    /// PATH_CHALLENGE to another port of the peer's host is sent once a second all the same.
     pub sends_not_credited: u64,
     /// Datagrams that exceeded the interface's MTU (`EMSGSIZE`), including probes of path MTU
     /// discovery.
@@ -315,7 +317,8 @@ pub struct RegistryStats {
     pub pending_incoming_bytes: usize,
     /// Distinct remote addresses of connections; now.
     pub remote_addresses: usize,
-    /// Stateless resets and Version Negotiation packets sent.
+    /// Stateless resets and Version Negotiation packets sent, and closes of Initial packets with an
+    /// ID that is too short or with an invalid token.
     pub responses_sent: u64,
     /// Connection IDs that peers retired, or that were discarded with their connection.
     pub retired_ids: u64,
@@ -329,7 +332,8 @@ pub struct RegistryStats {
     /// Datagrams whose routing was timed; 0 unless
     /// [`measure_routing`](crate::ConfigBuilder::measure_routing) is on.
     pub timed_datagrams: u64,
-    /// Datagrams that belong to no known connection.
+    /// Datagrams that belong to no known connection. Also further datagrams of an incoming
+    /// connection that waits for its answer, if they come from another address than the first one.
     pub unknown: u64,
 }
 

@@ -31,8 +31,7 @@ use super::{
     verifier::{Record, Verdict},
 };
 use crate::packets::{
-    CryptoBudget, DroppedPackets, LimitedKey, PacketWatch, Phase, StreamCredit, StreamWindows,
-    WatchedKey,
+    CryptoBudget, DroppedPackets, LimitedKey, PacketWatch, StreamCredit, StreamWindows, WatchedKey,
 };
 
 /// The value of [`Session::handshake_data`].
@@ -257,7 +256,7 @@ impl TlsSession {
         local: Box<dyn rustls::quic::PacketKey>,
         remote: Box<dyn rustls::quic::PacketKey>,
     ) -> KeyPair<Box<dyn PacketKey>> {
-        let remote = LimitedKey::new(remote, Phase::Established, &self.crypto);
+        let remote = LimitedKey::established(remote, &self.crypto, &self.watch);
         KeyPair {
             local: Box::new(WatchedKey::new(local, &self.watch)),
             remote: Box::new(WatchedKey::new(remote, &self.watch)),
@@ -544,7 +543,7 @@ fn handshake_keys(
         },
         packet: KeyPair {
             local: Box::new(local.packet),
-            remote: Box::new(LimitedKey::new(remote.packet, Phase::Handshake, budget)),
+            remote: Box::new(LimitedKey::of_handshake(remote.packet, budget)),
         },
     }
 }

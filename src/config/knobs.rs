@@ -32,6 +32,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// (RFC 4787 §4.3 asks for minutes, reality does not).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
+// Otherwise `check` would refuse the defaults.
+const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() <= IDLE_TIMEOUT.as_millis() / 2);
+
 /// What 7 MB take at 1 Mbit/s. More is for who knows the networks.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 

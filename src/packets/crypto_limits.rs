@@ -13,7 +13,10 @@ use std::sync::{
 use bytes::{BufMut, BytesMut};
 use quinn_proto::crypto::{CryptoError, PacketKey};
 
-use super::frames::{self, Survey};
+use super::{
+    frames::{self, Survey},
+    watch::PacketWatch,
+};
 
 /// How much CRYPTO data a peer has sent over one connection. The session and its keys share it.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl CryptoBudget {
 
 /// The phase of the connection to which a packet belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+enum Phase {
     /// Initial and Handshake packets. They have one budget: honest peers send little in both, and
     /// two budgets would permit twice as much.
     Handshake,
@@ -115,15 +118,42 @@ pub(crate) struct LimitedKey<K> {
     key: K,
     phase: Phase,
     budget: Arc<CryptoBudget>,
+    /// Of 1-RTT packets: tells which have come before.
+    watch: Option<Arc<PacketWatch>>,
 }
 
 impl<K: PacketKey> LimitedKey<K> {
-    pub(crate) fn new(key: K, phase: Phase, budget: &Arc<CryptoBudget>) -> Self {
+    /// A key of Initial or Handshake packets.
+    pub(crate) fn of_handshake(key: K, budget: &Arc<CryptoBudget>) -> Self {
         Self {
             key,
-            phase,
+            phase: Phase::Handshake,
             budget: Arc::clone(budget),
+            watch: None,
         }
+    }
+
+    /// A key of 1-RTT packets.
+    pub(crate) fn established(
+        key: K,
+        budget: &Arc<CryptoBudget>,
+        watch: &Arc<PacketWatch>,
+    ) -> Self {
+        Self {
+            key,
+            phase: Phase::Established,
+            budget: Arc::clone(budget),
+            watch: Some(Arc::clone(watch)),
+        }
+    }
+
+    /// Whether quinn-proto will drop the packet because it has come before. Anybody on the path can
+    /// send it again, so it must not count.
+    ///
+    /// Packets of the handshake always count: an attacker who can replay them can end the handshake
+    /// anyway (RFC 9000 §21.1.3), and the bytes of a handshake are limited.
+    fn is_repeated(&self, packet: u64) -> bool {
+        (self.watch.as_ref()).is_some_and(|watch| watch.is_repeated(packet))
     }
 }
 
@@ -145,7 +175,7 @@ impl<K: PacketKey> PacketKey for LimitedKey<K> {
         self.key.decrypt(packet, header, payload)?;
         let Survey { crypto, padding } = Survey::of(payload, MOST_COUNTED);
         let len = payload.len() - padding;
-        if crypto > 0 && !self.budget.admits(self.phase, crypto, len) {
+        if crypto > 0 && !self.is_repeated(packet) && !self.budget.admits(self.phase, crypto, len) {
             self.budget.dropped.add();
             return Err(CryptoError);
         }

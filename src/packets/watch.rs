@@ -115,6 +115,11 @@ impl PacketWatch {
         self.ends_with_error.store(true, Ordering::Relaxed);
     }
 
+    /// Whether quinn-proto drops a packet with this number, because it may have come before.
+    pub(super) fn is_repeated(&self, number: u64) -> bool {
+        lock_unmodelled(&self.numbers).has(number)
+    }
+
     fn note_number(&self, number: u64) {
         // Only the driver decrypts, so that nobody writes between the two.
         let next = self.received.load(Ordering::Relaxed);
@@ -279,7 +284,7 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
         if self.watch.is_watched() {
             self.watch.note_received(payload);
         }
-        let is_dropped = lock_unmodelled(&self.watch.numbers).is_repeated(packet);
+        let is_dropped = lock_unmodelled(&self.watch.numbers).note(packet);
         self.watch.note_streams(payload, is_dropped);
         Ok(())
     }

@@ -103,8 +103,9 @@ impl AddressLimits {
     /// another port of the host with the validated address, and once a second.
     ///
     /// Such a change is most likely a NAT rebinding, and the peer may have nothing to send that
-    /// would raise the limit. An attacker who provokes it makes us send 1.5 KB a second to its own
-    /// host.
+    /// would raise the limit. A peer that provokes it makes us send a datagram a second to its own
+    /// host, or to another one behind the same NAT: some 60 bytes, and what else the connection has
+    /// to send.
     pub(super) fn may_ask(&mut self, now: Instant, addr: SocketAddr) -> bool {
         let is_same_host = self.validated.is_some_and(|own| own.ip() == addr.ip());
         let is_due = self.asked_at.is_none_or(|at| at + ASK_INTERVAL <= now);

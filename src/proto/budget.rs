@@ -33,6 +33,13 @@ pub(super) struct BudgetShare {
     allowance: u64,
 }
 
+/// The share of a connection that has ended, as long as the application holds the connection.
+#[derive(Debug)]
+pub(super) struct EndedShare {
+    share: BudgetShare,
+    budget: Budget,
+}
+
 impl Default for BudgetShare {
     fn default() -> Self {
         Self {
@@ -142,6 +149,32 @@ impl BudgetShare {
     }
 }
 
+impl EndedShare {
+    pub(super) fn new(mut share: BudgetShare, budget: Budget) -> Self {
+        // The peer sends nothing more.
+        share.set_grown(0, &budget);
+        Self { share, budget }
+    }
+
+    /// Whether this much received data is to be counted exactly
+    /// ([`BudgetShare::may_overcount`]).
+    pub(super) fn may_overcount(&self, received: u64) -> bool {
+        self.share.may_overcount(received, &self.budget)
+    }
+
+    /// Sets what the connection holds, and what it keeps whatever the application reads.
+    pub(super) fn set(&mut self, bytes: u64, kept: u64) {
+        self.share.set(bytes, &self.budget);
+        self.share.set_kept(kept, &self.budget);
+    }
+}
+
+impl Drop for EndedShare {
+    fn drop(&mut self) {
+        self.set(0, 0);
+    }
+}
+
 /// Changes a part of a total.
 fn change(total: &AtomicU64, part: &mut u64, bytes: u64) {
     let before = mem::replace(part, bytes);
@@ -237,6 +270,22 @@ mod tests {
         assert!(!keeping.is_over(&budget));
         keeping.set(LEAST + 1, &budget);
         assert!(keeping.is_over(&budget));
+    }
+
+    #[test]
+    fn share_of_an_ended_connection_is_given_back_when_it_is_dropped() {
+        let budget = Budget::new(LIMIT);
+        let mut share = BudgetShare::default();
+        share.set(2, &budget);
+        share.set_kept(1, &budget);
+        share.set_grown(LIMIT, &budget);
+        let mut ended = EndedShare::new(share, budget.clone());
+        assert!(budget.lets_windows_grow());
+        assert_eq!(budget.used(), 3);
+        ended.set(1, 1);
+        assert_eq!(budget.used(), 2);
+        drop(ended);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -25,7 +25,10 @@ use self::{
     ending::{CloseToSend, Lingering, Loss},
     streams::{StreamStates, Streams},
 };
-use super::{bandwidth::Bandwidth, congestion::PathControl, connection_id::ShardId, pacing::Pacer};
+use super::{
+    bandwidth::Bandwidth, budget::EndedShare, congestion::PathControl, connection_id::ShardId,
+    pacing::Pacer,
+};
 use crate::{
     authenticator::{Negotiated, Peer},
     error::{ConnectionError, HandshakeError},
@@ -81,6 +84,8 @@ pub(crate) struct Connection {
     /// The peer's new address, not yet reported to the application.
     moved_to: Option<SocketAddr>,
     streams: StreamStates,
+    /// Its share of the memory for all connections, once it has ended.
+    ended_share: Option<EndedShare>,
     signals: Signals,
     wakers: ConnectionWakers,
 }
@@ -123,6 +128,7 @@ impl Connection {
             local_addr,
             moved_to: None,
             streams: StreamStates::new(limits, bandwidth, credit),
+            ended_share: None,
             signals: Signals::default(),
             wakers: ConnectionWakers::default(),
         }
@@ -273,6 +279,7 @@ pub(crate) fn with<T>(
     let span = connection.span();
     let entered = span.enter();
     let result = act(&mut connection);
+    connection.charge_ended_share();
     drop(entered);
     let wants_turn = connection.announce_turn();
     connection.take_due(&mut due);

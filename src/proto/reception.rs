@@ -1,7 +1,7 @@
 //! Decides about first packets: admitted to wait for the application, asked for a proof of the
 //! address, or dropped.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use quinn_proto::{ConnectionId, Endpoint, ServerConfig};
 
@@ -24,7 +24,7 @@ mod recent_retries;
 mod sources;
 
 /// Datagrams with Initial packets of clients must not be shorter (RFC 9000 §14.1), in bytes.
-const MIN_INITIAL: usize = 1200;
+pub(super) const MIN_INITIAL: usize = 1200;
 
 /// The most datagrams of strangers that get work before connections have turns again. One read can
 /// bring 2,048, and without this limit all connections would wait for them.
@@ -51,6 +51,8 @@ pub(super) enum Unwelcome {
     Overload,
     SourceFull,
     TooShort,
+    /// It does not come from the address of the first one.
+    OtherSource,
 }
 
 impl<S> Reception<S> {
@@ -112,7 +114,16 @@ impl<S> Reception<S> {
     }
 
     /// Whether another datagram of an incoming connection may wait with it.
-    pub(super) fn expect_more(&self, key: IncomingKey, len: usize) -> Result<(), Unwelcome> {
+    pub(super) fn expect_more(
+        &self,
+        key: IncomingKey,
+        from: SocketAddr,
+        len: usize,
+    ) -> Result<(), Unwelcome> {
+        if self.pending.remote_addr(key) != Some(from) {
+            // All that waits gives credit to the first address, for what is sent there.
+            return Err(Unwelcome::OtherSource);
+        }
         if len < MIN_INITIAL {
             // Many short datagrams would take far more memory than they have bytes.
             return Err(Unwelcome::TooShort);

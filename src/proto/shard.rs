@@ -19,7 +19,7 @@ use std::{
 };
 
 use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, Transmit};
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub(crate) use self::{
     dialling::{DialDeadlines, MAX_UNMATCHED},
@@ -46,6 +46,7 @@ use super::{
     per_interface::PerInterface,
     reception::Reception,
     registry::{self, Registry, Totals},
+    reset_limits::ResetLimits,
     slot::Slot,
     turn::Offload,
     turn_queue::TurnQueue,
@@ -86,6 +87,7 @@ pub(crate) struct Shard<S> {
     untaken: UntakenStreams,
     doubtful_hosts: DoubtfulHosts,
     reception: Reception<S>,
+    reset_limits: ResetLimits,
     unanswered: UnansweredDials,
     /// Senders of datagrams that belong to no connection of this shard, for the other shards.
     unmatched: Vec<SocketAddr>,
@@ -119,6 +121,7 @@ impl<S: SocketHandle> Shard<S> {
         budget: Budget,
     ) -> Self {
         let issued = IssuedIds::default();
+        let mut rng = StdRng::from_seed(seed.initial_ids);
         let mut config = settings.endpoint;
         config
             .cid_generator({
@@ -160,6 +163,7 @@ impl<S: SocketHandle> Shard<S> {
             untaken: UntakenStreams::default(),
             doubtful_hosts: DoubtfulHosts::default(),
             reception: Reception::new(settings.server, settings.admission, settings.pending),
+            reset_limits: ResetLimits::new(rng.random()),
             unanswered: UnansweredDials::default(),
             unmatched: Vec::new(),
             ready: TurnQueue::default(),
@@ -171,7 +175,7 @@ impl<S: SocketHandle> Shard<S> {
             inbox_bytes: InboxBytes::default(),
             handshake_bytes: AllHandshakeBytes::default(),
             issued,
-            rng: StdRng::from_seed(seed.initial_ids),
+            rng,
             totals: Totals::default(),
             registry,
             budget,
@@ -233,7 +237,7 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Whether a connection is closed, and has its turn when its debt is paid.
     fn has_closed_debtors(&self) -> bool {
-        let mut debtors = (self.slots.iter().flatten()).filter(|slot| slot.waits_until.is_some());
+        let mut debtors = (self.slots.iter().flatten()).filter(|slot| slot.debt.is_some());
         debtors.any(|slot| lock_connection(&slot.connection).has_to_close())
     }
 

@@ -8,10 +8,19 @@ use std::{
 use quinn_proto::{ConnectionEvent, ConnectionId};
 
 use super::{
-    amplification::AddressLimits, budget::BudgetShare, closing::ClosePacket,
-    connection::SharedConnection, deadlines::Armed, delivery::Delivery,
-    handshake_bytes::HandshakeBytes, inbox::Inbox, path_doubts::Doubter, reception::Admission,
-    silence::Silence, turn_queue::Load, work::Account,
+    amplification::AddressLimits,
+    budget::BudgetShare,
+    closing::ClosePacket,
+    connection::SharedConnection,
+    deadlines::Armed,
+    delivery::Delivery,
+    handshake_bytes::HandshakeBytes,
+    inbox::Inbox,
+    path_doubts::Doubter,
+    reception::Admission,
+    silence::Silence,
+    turn_queue::Load,
+    work::{Account, Debt},
 };
 
 pub(super) struct Slot<S> {
@@ -42,8 +51,8 @@ pub(super) struct Slot<S> {
     pub(super) inbox: Inbox<InboxDatagram<S>>,
     /// The CPU time that its datagrams have cost.
     pub(super) account: Account,
-    /// When its debt is paid, if it is in debt; it gets no turn before.
-    pub(super) waits_until: Option<Instant>,
+    /// Its debt, if it is in debt; it gets no turn before that is paid.
+    pub(super) debt: Option<Debt>,
     /// The timer that it has among the shard's deadlines.
     pub(super) armed: Armed,
     /// Whether that timer has fired, and quinn-proto was not told yet.

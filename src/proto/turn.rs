@@ -46,7 +46,8 @@ const CHARGE_PER_TURN: usize = 128 * 1024;
 /// a few requests and replies, and much less than a transfer moves in a turn.
 const LIGHT_BYTES: usize = 8 * 1024;
 
-/// How long a connection that has ended waits for a socket that is not writable.
+/// How long a connection that has ended, or is to be closed, waits for a socket that is not
+/// writable.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One turn of one connection, which stays locked during the turn.
@@ -393,7 +394,9 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// Whether the connection has ended and nothing is left to do: the peer was told, or has told
     /// us.
     fn is_finished(&mut self, sending: Sending) -> bool {
-        if !self.connection.is_over() {
+        // A close waits for the end of the handshake, which the socket may hold back.
+        let is_closed = self.connection.has_to_close() && !self.connection.lingers();
+        if !self.connection.is_over() && !is_closed {
             return false;
         }
         let close_by = *self

@@ -3,7 +3,7 @@
 
 use std::{
     cmp,
-    collections::VecDeque,
+    collections::BTreeMap,
     mem,
     time::{Duration, Instant},
 };
@@ -129,42 +129,79 @@ impl Account {
 
 /// Connections that wait because they are in debt.
 ///
-/// All debts are paid one after another, and each takes ten times as long as the debt. So
-/// connections that cost more than they earn have at most a tenth of the time, however many there
-/// are.
+/// Each debt takes ten times as long as the debt, and all of them are paid at the same time, each
+/// with the same part of the time. So connections that cost more than they earn have at most a
+/// tenth of the time, however many there are, and a small debt does not wait for large ones. A
+/// connection that leaves takes the rest of its debt with it.
 #[derive(Debug, Default)]
 pub(super) struct Debtors {
-    /// When the last debt is paid.
-    paid_at: Option<Instant>,
     /// In the order in which their debts are paid.
-    waiting: VecDeque<(Instant, ConnectionHandle)>,
+    waiting: BTreeMap<Debt, ConnectionHandle>,
+    /// What each debt has been paid that was there since `waiting` was last empty, as of `paid_at`.
+    paid: Duration,
+    paid_at: Option<Instant>,
+    added: u64,
+}
+
+/// A debt of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Debt {
+    /// The value of [`Debtors::paid`] with which it is paid.
+    until: Duration,
+    number: u64,
 }
 
 impl Debtors {
-    /// Adds a debt. Returns when it is paid.
-    pub(super) fn add(
-        &mut self,
-        now: Instant,
-        handle: ConnectionHandle,
-        debt: Duration,
-    ) -> Instant {
-        let from = self.paid_at.map_or(now, |paid_at| cmp::max(paid_at, now));
-        let until = from + debt * TIME_PER_DEBT;
-        self.paid_at = Some(until);
-        self.waiting.push_back((until, handle));
-        until
+    pub(super) fn add(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) -> Debt {
+        self.pay(now);
+        let debt = Debt {
+            until: self.paid + debt * TIME_PER_DEBT,
+            number: self.added,
+        };
+        self.added += 1;
+        self.waiting.insert(debt, handle);
+        debt
     }
 
+    /// Removes a debt that its connection need not pay any more.
+    pub(super) fn remove(&mut self, debt: Debt) {
+        self.waiting.remove(&debt);
+    }
+
+    /// When the next debt is paid.
     pub(super) fn first(&self) -> Option<Instant> {
-        self.waiting.front().map(|&(until, _)| until)
+        let (debt, _) = self.waiting.first_key_value()?;
+        Some(self.paid_at? + debt.until.saturating_sub(self.paid) * self.sharers())
     }
 
-    /// Removes a connection whose debt is paid, and returns it with the time of payment.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, ConnectionHandle)> {
-        if self.first()? > now {
+    /// Removes a connection whose debt is paid, and returns it with the debt.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Debt, ConnectionHandle)> {
+        let due = self.first()?;
+        if due > now {
+            // So that time does not count twice when one is removed.
+            self.pay(now);
             return None;
         }
-        self.waiting.pop_front()
+        let first = self.waiting.pop_first()?;
+        self.paid = first.0.until;
+        self.paid_at = Some(due);
+        Some(first)
+    }
+
+    /// Pays all debts with the time that has passed, as far as the first one goes.
+    fn pay(&mut self, now: Instant) {
+        let paid_at = self.paid_at.replace(now).unwrap_or(now);
+        let Some((first, _)) = self.waiting.first_key_value() else {
+            self.paid = Duration::ZERO;
+            return;
+        };
+        let each = now.saturating_duration_since(paid_at) / self.sharers();
+        self.paid = cmp::min(self.paid + each, first.until);
+    }
+
+    /// The number of debts among which time is divided; at least one.
+    fn sharers(&self) -> u32 {
+        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -337,31 +374,52 @@ mod tests {
     }
 
     #[test]
-    fn debts_of_all_are_paid_one_after_another() {
+    fn debts_of_all_are_paid_at_the_same_time() {
         let now = crate::net::clock::now();
         let mut debtors = Debtors::default();
         let debt = Duration::from_millis(10);
-        let until: Vec<_> = (0..3)
-            .map(|number| debtors.add(now, ConnectionHandle(number), debt))
-            .collect();
-        let paid = [1, 2, 3].map(|count| now + debt * TIME_PER_DEBT * count);
-        assert_eq!(until, paid);
-        assert_eq!(debtors.first(), Some(paid[0]));
-        assert_eq!(debtors.pop_due(now), None);
+        let [large, small, later] = [0, 1, 2].map(ConnectionHandle);
+        debtors.add(now, large, 3 * debt);
+        debtors.add(now, small, debt);
+        // Each has half of the time.
+        let paid = now + 2 * debt * TIME_PER_DEBT;
+        assert_eq!(debtors.first(), Some(paid));
+        assert_eq!(debtors.pop_due(paid - debt), None);
+        assert_eq!(debtors.pop_due(paid).map(|(_, handle)| handle), Some(small));
+        assert_eq!(debtors.pop_due(paid), None);
+        // From here on there are two again.
+        debtors.add(paid, later, 2 * debt);
+        let all_paid = now + 6 * debt * TIME_PER_DEBT;
+        assert_eq!(debtors.pop_due(all_paid - debt), None);
         assert_eq!(
-            debtors.pop_due(paid[1]),
-            Some((paid[0], ConnectionHandle(0)))
+            debtors.pop_due(all_paid).map(|(_, handle)| handle),
+            Some(large)
         );
         assert_eq!(
-            debtors.pop_due(paid[1]),
-            Some((paid[1], ConnectionHandle(1)))
+            debtors.pop_due(all_paid).map(|(_, handle)| handle),
+            Some(later)
         );
-        assert_eq!(debtors.pop_due(paid[1]), None);
+        assert_eq!(debtors.first(), None);
         // A later debtor does not wait for debts that are paid.
-        let later = paid[2] + debt;
-        assert_eq!(
-            debtors.add(later, ConnectionHandle(4), debt),
-            later + debt * TIME_PER_DEBT
-        );
+        let now = all_paid + debt;
+        debtors.add(now, later, debt);
+        assert_eq!(debtors.first(), Some(now + debt * TIME_PER_DEBT));
+    }
+
+    #[test]
+    fn who_leaves_takes_the_rest_of_its_debt_along() {
+        let now = crate::net::clock::now();
+        let mut debtors = Debtors::default();
+        let debt = Duration::from_millis(10);
+        let [one, other] = [0, 1].map(ConnectionHandle);
+        let leaves = debtors.add(now, one, 100 * debt);
+        debtors.add(now, other, debt);
+        // Half of this time was for the other one.
+        let now = now + debt * TIME_PER_DEBT;
+        assert_eq!(debtors.pop_due(now), None);
+        debtors.remove(leaves);
+        let paid = now + debt * TIME_PER_DEBT / 2;
+        assert_eq!(debtors.first(), Some(paid));
+        assert_eq!(debtors.pop_due(paid).map(|(_, handle)| handle), Some(other));
     }
 }

@@ -36,6 +36,15 @@ impl Addressed {
 
     /// Like [`initial`](Self::initial), with this packet number.
     pub(crate) fn numbered_initial(&self, from: Side, number: u32, payload: &[u8]) -> Vec<u8> {
+        self.initial_with(0, from, number, payload)
+    }
+
+    /// A client's Initial packet whose reserved bits are not zero (RFC 9000 §17.2).
+    pub(crate) fn invalid_initial(&self, payload: &[u8]) -> Vec<u8> {
+        self.initial_with(0x0c, Side::Client, 0, payload)
+    }
+
+    fn initial_with(&self, bits: u8, from: Side, number: u32, payload: &[u8]) -> Vec<u8> {
         const NUMBER_LEN: usize = 4;
 
         let keys = ANYBODY
@@ -57,7 +66,7 @@ impl Addressed {
                 keys.packet.remote,
             ),
         };
-        let mut packet = header(0xc0 | (NUMBER_LEN as u8 - 1), 1, to, own);
+        let mut packet = header(0xc0 | bits | (NUMBER_LEN as u8 - 1), 1, to, own);
         // No token.
         packet.push(0);
         let len = NUMBER_LEN + payload.len() + key.tag_len();

@@ -1,5 +1,7 @@
 //! Keys that count CRYPTO frames.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::BytesMut;
 use libp2p_identity::Keypair;
 use quinn_proto::{
@@ -123,7 +125,7 @@ fn payload_with_crypto_gets_memory_of_its_own() {
     let pairs = Pairs::new();
     for (payload, is_copied) in [(crypto(1), true), (PING.repeat(100), false)] {
         let mut batch = BytesMut::zeroed(64_000);
-        let packet = pairs.initial.encrypt(&payload);
+        let packet = pairs.initial.encrypt(0, &payload);
         batch[..packet.len()].copy_from_slice(&packet);
         let mut packet = batch.split_to(packet.len());
         let held = packet.as_ptr();
@@ -138,7 +140,7 @@ fn padding_is_left_out_and_nothing_else() {
     let pairs = Pairs::new();
     let padding = vec![0; 1000];
     let decrypted = |payload: &[u8]| {
-        let mut packet = BytesMut::from(&pairs.one_rtt.encrypt(payload)[..]);
+        let mut packet = BytesMut::from(&pairs.one_rtt.encrypt(0, payload)[..]);
         assert!(pairs.one_rtt.remote.decrypt(0, &[], &mut packet).is_ok());
         packet.to_vec()
     };
@@ -243,17 +245,19 @@ impl Pair {
         }
     }
 
-    fn encrypt(&self, payload: &[u8]) -> Vec<u8> {
+    fn encrypt(&self, number: u64, payload: &[u8]) -> Vec<u8> {
         let mut packet = payload.to_vec();
         packet.resize(payload.len() + self.local.tag_len(), 0);
-        self.local.encrypt(0, &mut packet, 0);
+        self.local.encrypt(number, &mut packet, 0);
         packet
     }
 
     /// Whether a packet with this payload is decrypted.
     fn carries(&self, payload: &[u8]) -> bool {
-        let mut packet = BytesMut::from(&self.encrypt(payload)[..]);
-        let opened = self.remote.decrypt(0, &[], &mut packet);
+        // A packet that has come before would not count.
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut packet = BytesMut::from(&self.encrypt(number, payload)[..]);
+        let opened = self.remote.decrypt(number, &[], &mut packet);
         assert!(opened.is_err() || packet == payload);
         opened.is_ok()
     }
@@ -262,5 +266,8 @@ impl Pair {
 fn id() -> ConnectionId {
     ConnectionId::new(&[1; 8])
 }
+
+/// Of the next packet, whatever its keys.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 const PING: &[u8] = &[0x01];

@@ -293,6 +293,7 @@ impl Connection {
     /// Drops streams that the application has not taken in time.
     pub(in crate::proto) fn drop_untaken(&mut self) {
         self.streams().discard_waiting();
+        self.charge_ended_share();
         self.streams.wake_inbound(&mut self.signals);
         self.signals.make_due(&mut self.wakers.address_change);
     }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Connection;
+use crate::proto::budget::{Budget, BudgetShare, EndedShare};
 
 impl Connection {
     /// Upper bound on the memory of received data that the application has not read, in bytes.
@@ -25,6 +26,28 @@ impl Connection {
     /// are not far behind. Returns whether that may have changed the count.
     pub(in crate::proto) fn count_exactly(&mut self, all: bool) -> bool {
         self.streams().count_exactly(all)
+    }
+
+    /// Goes on counting what it holds, because it has ended and the application may hold it.
+    pub(in crate::proto) fn keep_share(&mut self, share: BudgetShare, budget: &Budget) {
+        let share = EndedShare::new(share, budget.clone());
+        // Nothing else counts it exactly any more.
+        if share.may_overcount(self.held_bytes()) {
+            self.count_exactly(true);
+        }
+        self.ended_share = Some(share);
+        self.charge_ended_share();
+    }
+
+    /// Updates the budget with what it holds, if it has ended.
+    pub(super) fn charge_ended_share(&mut self) {
+        if self.ended_share.is_none() {
+            return;
+        }
+        let (bytes, kept) = (self.buffered_bytes(), self.kept_bytes());
+        if let Some(share) = &mut self.ended_share {
+            share.set(bytes, kept);
+        }
     }
 
     /// Sets how many bytes it may hold in each direction.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -154,6 +155,12 @@ impl<S> PendingIncoming<S> {
 
     pub(super) fn source(&self, key: IncomingKey) -> Option<Source> {
         self.waiting.get(&key).map(|pending| pending.source)
+    }
+
+    /// The address from which its first packet came.
+    pub(super) fn remote_addr(&self, key: IncomingKey) -> Option<SocketAddr> {
+        let pending = self.waiting.get(&key)?;
+        Some(pending.incoming.remote_address())
     }
 
     pub(super) fn remove(&mut self, key: IncomingKey) -> Option<Pending<S>> {

@@ -74,7 +74,10 @@ impl<S: SocketHandle> Shard<S> {
             return;
         };
         self.totals.transport.debts += 1;
-        slot.waits_until = Some(self.debtors.add(now, handle, debt));
+        let added = self.debtors.add(now, handle, debt);
+        if let Some(former) = slot.debt.replace(added) {
+            self.debtors.remove(former);
+        }
         tracing::trace!(?debt, "the connection waits until its debt is paid");
         let dropped = slot.inbox.set_in_debt(true, &mut self.inbox_bytes);
         dropped!(self.totals.registry, dropped_inbox_full += dropped);

@@ -7,10 +7,10 @@ use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent, Transmit};
 
 use super::{Shard, slot_of};
 use crate::{
-    address,
+    address::{self, Host},
     proto::{
         datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
-        reception::{FirstPacket, IncomingKey, Unwelcome},
+        reception::{FirstPacket, IncomingKey, MIN_INITIAL, Unwelcome},
         registry::Totals,
         router::{HeaderForm, Route, long_header_id, route, short_packet_offset},
         slot::InboxDatagram,
@@ -189,7 +189,8 @@ impl<S: SocketHandle> Shard<S> {
                 false
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.answer_stranger(&socket, remote_addr, transmit, out);
+                let is_reset = header == HeaderForm::Short;
+                self.answer_stranger(now, &socket, is_reset, transmit, out);
                 false
             }
             None => {
@@ -207,6 +208,10 @@ impl<S: SocketHandle> Shard<S> {
                     }
                     _ => {
                         dropped!(totals, unknown, remote_addr);
+                        if is_initial && waiting.is_none() && len >= MIN_INITIAL {
+                            // quinn-proto has derived its keys.
+                            self.reception.note_stranger();
+                        }
                         self.note_unmatched_datagram(remote_addr);
                     }
                 }
@@ -226,13 +231,14 @@ impl<S: SocketHandle> Shard<S> {
         let initial_id = long_header_id(contents).and_then(connection_id);
         let waiting = initial_id.and_then(|id| self.reception.find(&id));
         if let Some(key) = waiting
-            && let Err(unwelcome) = self.reception.expect_more(key, contents.len())
+            && let Err(unwelcome) = self.reception.expect_more(key, remote_addr, contents.len())
         {
             let totals = &mut self.totals.registry;
             match unwelcome {
                 Unwelcome::Overload => dropped!(totals, dropped_overload, remote_addr),
                 Unwelcome::SourceFull => dropped!(totals, dropped_source_full, remote_addr),
                 Unwelcome::TooShort => dropped!(totals, malformed, remote_addr),
+                Unwelcome::OtherSource => dropped!(totals, unknown, remote_addr),
             }
             return None;
         }
@@ -285,13 +291,19 @@ impl<S: SocketHandle> Shard<S> {
     /// Answers a datagram of no connection if it calls for that, and there is time.
     fn answer_stranger(
         &mut self,
+        now: Instant,
         socket: &S,
-        remote_addr: SocketAddr,
+        is_reset: bool,
         transmit: Transmit,
         out: &mut impl Output<S>,
     ) {
+        let remote_addr = transmit.destination;
         dropped!(self.totals.registry, unknown, remote_addr);
-        if socket.is_listening() && !self.reception.is_busy() && out.is_ready(socket, remote_addr) {
+        if socket.is_listening()
+            && !self.reception.is_busy()
+            && out.is_ready(socket, remote_addr)
+            && (!is_reset || self.reset_limits.may_send(now, Host::of(remote_addr.ip())))
+        {
             self.reception.note_stranger();
             self.totals.registry.responses_sent += 1;
             tracing::trace!(%remote_addr, "answered a datagram of no connection");

@@ -1,6 +1,7 @@
 //! How connections come to the shard, and how they leave it.
 
 use std::{
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::Waker,
@@ -128,7 +129,7 @@ impl<S: SocketHandle> Shard<S> {
             admission: initial.admission,
             inbox: Inbox::new(),
             account: Account::new(),
-            waits_until: None,
+            debt: None,
             armed: Armed::default(),
             timer_is_due: false,
             untried_path: false,
@@ -186,8 +187,9 @@ impl<S: SocketHandle> Shard<S> {
     fn vacate(&mut self, handle: ConnectionHandle) -> Option<ClosePacket<S>> {
         let mut slot = self.slots.get_mut(handle.0).and_then(Option::take)?;
         self.connections -= 1;
-        let connection = lock_connection(&slot.connection);
+        let mut connection = lock_connection(&slot.connection);
         registry::lock(&self.registry).end(handle, &connection);
+        connection.keep_share(mem::take(&mut slot.budget), &self.budget);
         drop(connection);
         if let Some(admission) = slot.admission.take() {
             self.release(admission);
@@ -195,11 +197,11 @@ impl<S: SocketHandle> Shard<S> {
         if let Some(initial_id) = slot.unanswered_dial {
             self.unanswered.remove(&initial_id);
         }
+        if let Some(debt) = slot.debt {
+            self.debtors.remove(debt);
+        }
         slot.inbox.clear(&mut self.inbox_bytes);
         slot.handshake_bytes.clear(&mut self.handshake_bytes);
-        slot.budget.set(0, &self.budget);
-        slot.budget.set_kept(0, &self.budget);
-        slot.budget.set_grown(0, &self.budget);
         (self.lingering).remove(handle, &mut slot.lingers_since);
         self.deadlines.disarm(handle, &mut slot.armed);
         while self.slots.pop_if(|slot| slot.is_none()).is_some() {}

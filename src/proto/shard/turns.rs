@@ -124,16 +124,19 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
-        if slot.waits_until.is_some() && lock_connection(&slot.connection).has_no_future() {
+        if let Some(debt) = slot.debt
+            && lock_connection(&slot.connection).has_no_future()
+        {
             // A closed connection need not pay its debt.
-            slot.waits_until = None;
+            slot.debt = None;
+            self.debtors.remove(debt);
             slot.inbox.clear(&mut self.inbox_bytes);
             slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
             slot.queued = false;
         }
         if !slot.queued {
             slot.queued = true;
-            if slot.waits_until.is_none() {
+            if slot.debt.is_none() {
                 self.ready.push(handle, slot.load);
             }
         }
@@ -198,15 +201,13 @@ impl<S: SocketHandle> Shard<S> {
 
     /// Lets connections have turns whose debts are paid.
     fn release_debtors(&mut self, now: Instant) {
-        while let Some((until, handle)) = self.debtors.pop_due(now) {
+        while let Some((debt, handle)) = self.debtors.pop_due(now) {
             let Some(slot) = slot_of(&mut self.slots, handle) else {
                 continue;
             };
-            // Another connection may have got the same handle.
-            if slot.waits_until != Some(until) {
-                continue;
-            }
-            slot.waits_until = None;
+            // Otherwise it would be the debt of another connection that had the same handle.
+            debug_assert_eq!(slot.debt, Some(debt));
+            slot.debt = None;
             slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
             if slot.queued {
                 self.ready.push(handle, slot.load);

@@ -13,6 +13,7 @@ use crate::{
     config::{ConfigBuilder, RetryPolicy},
     error::HandshakeError,
     proto::{deadlines::SLACK, reception::STRANGERS_PER_ROUND},
+    simulation::initial::Addressed,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -528,6 +529,63 @@ fn strangers_get_a_share_of_each_round_and_no_more() {
     }
     network.nodes[1].turn(now);
     assert_eq!(network.nodes[1].stats().0.responses_sent, SHARE);
+}
+
+/// Their keys are derived before they are found to be invalid.
+#[test]
+fn first_packets_that_are_invalid_count_as_strangers() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.retry_policy(RetryPolicy::Never)
+    }));
+    let flight = first_flights(&mut network, 1).remove(0);
+    let now = network.now;
+    network.nodes[1].turn(now);
+    for number in 0..STRANGERS_PER_ROUND {
+        let destination = (number as u64).to_be_bytes();
+        let stranger = Addressed {
+            destination: destination.to_vec(),
+            source: vec![8; 8],
+        };
+        let packet = stranger.invalid_initial(&[0; 1200]);
+        network.nodes[1].receive(now, host(100, 1), &packet);
+    }
+    deliver(&mut network, host(100, 2), &flight);
+    network.nodes[1].turn(now);
+    let (registry, transport) = network.nodes[1].stats();
+    assert_eq!(registry.unknown, STRANGERS_PER_ROUND as u64);
+    assert_eq!(registry.dropped_overload, flight.len() as u64);
+    assert_eq!(transport.incoming, 0);
+    // They get no more than their part, and short ones have no keys.
+    for _ in 0..STRANGERS_PER_ROUND {
+        network.nodes[1].receive(now, host(100, 1), &flight[0].contents[..1000]);
+    }
+    deliver(&mut network, host(100, 2), &flight);
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].stats().1.incoming, 1);
+}
+
+/// Otherwise a client could have much sent to an address that it has forged once.
+#[test]
+fn only_datagrams_of_its_address_wait_with_an_incoming_connection() {
+    let mut network = three(listener(Answer::Hold, |config| config));
+    let flight = first_flights(&mut network, 1).remove(0);
+    assert!(flight.len() > 1);
+    deliver(&mut network, host(100, 1), &flight[..1]);
+    let waiting = |network: &mut Network| {
+        network.nodes[1].turn(network.now);
+        let (registry, _) = network.nodes[1].stats();
+        (registry.pending_incoming_bytes, registry.unknown)
+    };
+    let first = flight[0].contents.len();
+    assert_eq!(waiting(&mut network), (first, 0));
+    let other_port = SocketAddr::new(host(100, 1).ip(), 4002);
+    for (number, other) in (1..).zip([host(100, 2), other_port]) {
+        deliver(&mut network, other, &flight[1..2]);
+        assert_eq!(waiting(&mut network), (first, number));
+    }
+    deliver(&mut network, host(100, 1), &flight[1..2]);
+    let both = first + flight[1].contents.len();
+    assert_eq!(waiting(&mut network), (both, 2));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, future::join};
 
 use super::{
@@ -437,6 +438,35 @@ fn what_arrived_before_the_end_can_still_be_read() {
 
 fn assert_empty(network: &Network) {
     network.nodes.iter().for_each(Node::assert_empty);
+}
+
+/// The last packet of its handshake waits for the socket, and the CONNECTION_CLOSE for that packet.
+#[test]
+fn connection_is_closed_within_a_second_although_its_socket_blocks() {
+    let patient = Setup {
+        configure: |builder| builder.idle_timeout(None).unwrap(),
+        ..Setup::default()
+    };
+    let mut network = Network::pair(1, patient.clone(), patient);
+    let dialer = network.dial(0, 1);
+    network.run_for(Duration::from_millis(15));
+    let answers = network.intercept();
+    let now = network.now;
+    let node = &mut network.nodes[0];
+    node.outbox.room = 0;
+    for answer in &answers {
+        node.receive(now, answer.from, &answer.contents);
+    }
+    node.turn(now);
+    assert!(matches!(dialer.established().now_or_never(), Some(Ok(_))));
+    node.shards[0].close_connections(7_u32.into(), &Bytes::new(), true);
+    node.turn(now);
+    assert_eq!(node.stats().0.connections, 1);
+    let later = now + Duration::from_millis(1_100);
+    assert!(node.next_timeout().is_some_and(|at| at <= later));
+    node.turn(later);
+    assert_eq!(node.stats().0.connections, 0);
+    assert_eq!(dialer.loss(), Some(ConnectionError::LocallyClosed));
 }
 
 /// The peer sends something two seconds later, over a path of 600 ms.

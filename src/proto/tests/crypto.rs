@@ -163,6 +163,28 @@ fn established_peer_may_send_a_little_and_is_let_go_then() {
     }
 }
 
+/// An observer sends a packet again and again that the peer has sent once.
+#[test]
+fn replayed_crypto_does_not_count() {
+    for side in SIDES {
+        let mut scene = Scene::new(Level::OneRtt);
+        let pair = scene.connect(side);
+        scene.script(pieces(2));
+        let data = [0; LARGEST_PAYLOAD];
+        assert_eq!(pair.hostile.write_now(pair.carrier, &data), data.len());
+        scene.network.settle();
+        let packets = scene.network.intercept();
+        for packet in packets.iter().cycle().take(200 * packets.len()) {
+            let now = scene.network.now;
+            scene.network.nodes[VICTIM].receive(now, packet.from, &packet.contents);
+            scene.network.settle();
+        }
+        assert_eq!((pair.acted_on(), scene.dropped()), (2, 0), "{side:?}");
+        assert_eq!(pair.victim.loss(), None);
+        assert_honest_goes_on(&mut scene.network);
+    }
+}
+
 #[test]
 fn hello_in_twenty_pieces_is_heard_however_often_it_comes() {
     let mut network = Network::new(1);

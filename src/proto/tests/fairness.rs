@@ -340,6 +340,58 @@ fn connection_that_is_closed_in_debt_has_something_to_send() {
     assert!(network.nodes[0].shards[0].has_sent_all());
 }
 
+/// Their peers close them at once, which they learn when their debts are paid.
+#[test]
+fn small_debt_does_not_wait_for_all_large_ones() {
+    const ATTACKERS: usize = 7;
+
+    let (mut network, senders) = receiver_and(ATTACKERS + 1);
+    let incur = |network: &mut Network, sender: &Peer, each| {
+        open_and_write(sender, 100);
+        network.settle();
+        let datagram = network.intercept().remove(0);
+        // The first time it only becomes suspect, and has no savings any more.
+        for each in [Duration::from_millis(45), each] {
+            let cost = Cost {
+                began: network.now,
+                each,
+                used: Cell::default(),
+            };
+            let receiver = &mut network.nodes[0];
+            receiver.receive(network.now, datagram.from, &datagram.contents);
+            assert!(receiver.give_measured_turn(0, network.now, &cost));
+            receiver.take_outgoing();
+        }
+    };
+    let (honest, attackers) = senders.split_first().unwrap();
+    for attacker in attackers {
+        incur(&mut network, attacker, Duration::from_secs(1));
+        attacker.close(0);
+        network.settle();
+        for datagram in network.intercept() {
+            network.nodes[0].receive(network.now, datagram.from, &datagram.contents);
+        }
+    }
+    incur(&mut network, honest, Duration::from_millis(25));
+    let receiver = &mut network.nodes[0];
+    let debts = receiver.stats().1.debts + receiver.shards[0].totals().transport.debts;
+    assert_eq!(debts, ATTACKERS as u64 + 1);
+    let began = network.now;
+    let listener = network.nodes[0].accepted[0].clone();
+    let first = listener.accept().now_or_never().unwrap().unwrap();
+    open_and_write(honest, 100);
+    network.run_for(Duration::from_millis(15));
+    assert!(listener.accept().now_or_never().is_none(), "it is in debt");
+    let second = network.block_on(async move { listener.accept().await });
+    assert_ne!(second.unwrap(), first);
+    // Each debt is paid in as small a part of the time, and the small one takes 250 ms alone.
+    let waited = network.now - began;
+    assert!(
+        waited < Duration::from_millis(250) * (ATTACKERS as u32 + 2),
+        "{waited:?}"
+    );
+}
+
 /// Nothing more is done for its peer.
 #[test]
 fn connection_that_is_closed_at_once_need_not_pay_its_debt() {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
 use super::scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM};
@@ -366,6 +367,33 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
         assert_eq!(scene.victim.loss(), None);
         scene.assert_honest_goes_on();
     }
+}
+
+/// A packet that is too small for the answer comes from there. It may be a NAT's new port, or that
+/// of another host behind the NAT.
+#[test]
+fn another_port_of_the_host_is_asked_without_padding() {
+    let mut scene = Scene::new(Hostile::Dials);
+    scene.open_the_congestion_window();
+    let datagram = scene.say_little(&Frame::Ping).remove(0);
+    let own = scene.network.nodes[HOSTILE].addr();
+    let elsewhere = SocketAddr::new(own.ip(), own.port() + 1);
+    // The packet with the challenge has this as well.
+    let stream = scene.victim.open().now_or_never().unwrap().unwrap();
+    assert_eq!(scene.victim.write_now(stream, &[7; 400]), 400);
+    let now = scene.network.now;
+    scene.network.nodes[VICTIM].receive(now, elsewhere, &datagram.contents);
+    scene.network.settle();
+    let sent = scene.network.intercept();
+    let sent: Vec<_> = (sent.iter())
+        .filter(|datagram| datagram.to == elsewhere)
+        .map(|datagram| datagram.contents.len())
+        .collect();
+    let [len] = sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert!(len > 3 * datagram.contents.len(), "{len}");
+    assert!(len < 600, "{len}");
 }
 
 /// A challenge is also sent to the peer's previous address. That packet must not go to another

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::{FutureExt, future::join_all};
 
 use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
+use crate::proto::StreamId;
 
 const LIMIT: u64 = 1024 * 1024;
 
@@ -79,6 +80,65 @@ fn peers_that_acknowledge_nothing_share_the_budget() {
     assert!(written > LIMIT / 2, "{written}");
     assert!(written <= LIMIT + PEERS * 2 * LEAST, "{written}");
     network.run_until_empty();
+    drop(pairs);
+    assert_eq!(network.nodes[0].budget.used(), 0);
+}
+
+/// Its peers end their connections while the application still holds what they have sent.
+#[test]
+fn what_the_application_holds_of_ended_connections_counts_until_it_is_read_or_dropped() {
+    let (mut network, _) = limited_and_its_peers();
+    let mut held: Vec<(Peer, StreamId)> = Vec::new();
+    for round in 0..30 {
+        let (dialer, listener) = network.connect(1, 0);
+        network.run_for(Duration::from_millis(100));
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        for _ in 0..20 {
+            dialer.write_now(stream, &[7; 64 * 1024]);
+            network.run_for(Duration::from_millis(20));
+        }
+        let stream = listener.accept().now_or_never().unwrap().unwrap();
+        dialer.close(0);
+        network.run_for(Duration::from_millis(100));
+        assert!(listener.loss().is_some());
+        held.push((listener, stream));
+        let bytes: u64 = held.iter().map(|(peer, _)| peer.stats().held_bytes).sum();
+        let used = network.nodes[0].budget.used();
+        assert!(used >= bytes, "{used} for {bytes} in round {round}");
+    }
+    let bytes = |(peer, _): &(Peer, StreamId)| peer.stats().held_bytes;
+    let [first, last] = [held.first(), held.last()].map(|peer| peer.map(bytes).unwrap());
+    assert!(first > 2 * LEAST, "{first}");
+    assert!(last < first / 3, "there is hardly room for {last}");
+    let used = network.nodes[0].budget.used();
+    let (reader, stream) = held.pop().unwrap();
+    let (reader, read) = network.block_on(async move {
+        let mut buf = vec![0; 1024 * 1024];
+        let mut read = 0;
+        while let Ok(count) = reader.read(stream, &mut buf).await {
+            read += count as u64;
+        }
+        (reader, read)
+    });
+    assert!(read > 0);
+    assert!(network.nodes[0].budget.used() <= used - read);
+    drop((reader, held));
+    assert!(network.nodes[0].budget.used() < LEAST);
+}
+
+/// Nobody takes the streams in time.
+#[test]
+fn streams_of_an_ended_connection_count_until_they_are_dropped() {
+    let (mut network, pairs) = limited_and_its_peers();
+    let (listener, dialer) = &pairs[0];
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, &[7; 10_000]), 10_000);
+    network.run_for(Duration::from_millis(100));
+    dialer.close(0);
+    network.run_for(Duration::from_millis(100));
+    assert!(listener.loss().is_some());
+    assert!(network.nodes[0].budget.used() >= 10_000);
+    network.run_for(Duration::from_secs(1));
     assert_eq!(network.nodes[0].budget.used(), 0);
 }
 

@@ -211,14 +211,11 @@ impl<S: SocketHandle> Turn<'_, S> {
             && transmit.segment_size.is_none()
         {
             let size = unpadded.len();
-            if addresses.may_send(destination, size) {
+            if addresses.may_send(destination, size) || addresses.may_ask(self.now, destination) {
                 // RFC 9000 §8.2.1: a datagram with PATH_CHALLENGE is not padded if the limit
                 // forbids it. The padded packet with the same number is dropped.
                 *buf = unpadded;
                 return Some(Transmit { size, ..transmit });
-            }
-            if addresses.may_ask(self.now, destination) {
-                return Some(transmit);
             }
         }
         // quinn-proto will regard it as lost.
