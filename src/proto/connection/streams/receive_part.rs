@@ -159,7 +159,7 @@ impl ReceivePart {
 
     /// Whether what piles up must not be left in quinn-proto.
     pub(super) fn is_crumbled(&self) -> bool {
-        self.backlog.is_crumbled(self.is_unordered)
+        self.backlog.is_crumbled(self.is_unordered, self.left())
     }
 
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
