@@ -228,7 +228,7 @@ impl Receiving {
     ) -> Taken {
         let step = self.window.step() as usize;
         let taken = self.change(id, part, |part| part.read(quic, id, buf, step));
-        self.window.handed_out(taken.bytes);
+        self.window.credited(taken.bytes);
         self.read += taken.filled as u64;
         taken
     }
@@ -539,7 +539,7 @@ impl Streams<'_> {
             let taken = receiving.change(id, &mut stream.receive, |part| {
                 part.take_out(self.quic, id, step, everything)
             });
-            receiving.window.handed_out(taken.bytes);
+            receiving.window.credited(taken.bytes);
             found.0 += taken.pieces;
             found.1 += taken.bytes;
             #[cfg(test)]
