@@ -16,6 +16,7 @@ pub(crate) use self::frames::Survey;
 pub(crate) use self::{
     crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey},
     stream_credit::{StreamCredit, StreamWindows},
+    stream_ends::EndedStream,
     stream_fill::Fill,
     watch::{Challenge, PacketWatch, WatchedKey},
 };

@@ -12,22 +12,33 @@ use std::{
 use super::frames::Extent;
 use crate::sync::lock_unmodelled;
 
-/// The streams whose final size (RFC 9000 §4.5) was told since they were last taken.
+/// A stream that the peer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EndedStream {
+    pub(crate) stream: u64,
+    /// RFC 9000 §4.5.
+    pub(crate) final_size: u64,
+}
+
+/// The streams whose final size was told since they were last taken.
 #[derive(Debug, Default)]
 pub(super) struct EndedStreams {
     are_there: AtomicBool,
-    streams: Mutex<Vec<u64>>,
+    streams: Mutex<Vec<EndedStream>>,
 }
 
 impl EndedStreams {
     pub(super) fn note(&self, extent: Extent) {
         if extent.is_final {
-            lock_unmodelled(&self.streams).push(extent.stream);
+            lock_unmodelled(&self.streams).push(EndedStream {
+                stream: extent.stream,
+                final_size: extent.end,
+            });
             self.are_there.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn take(&self) -> Vec<u64> {
+    pub(super) fn take(&self) -> Vec<EndedStream> {
         // Only the driver decrypts and takes, so that nothing comes between the two.
         if !self.are_there.load(Ordering::Relaxed) {
             return Vec::new();
@@ -60,7 +71,9 @@ mod tests {
         let ended = EndedStreams::default();
         assert!(ended.take().is_empty());
         extents(&payload).for_each(|extent| ended.note(extent));
-        assert_eq!(ended.take(), [4, 12, 16]);
+        let expected = [(4, 1), (12, 9), (16, 1)];
+        let expected = expected.map(|(stream, final_size)| EndedStream { stream, final_size });
+        assert_eq!(ended.take(), expected);
         assert!(ended.take().is_empty());
     }
 }

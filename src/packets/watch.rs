@@ -18,7 +18,7 @@ use super::{
     },
     repeats::Numbers,
     stream_credit::{StreamCredit, StreamWindows},
-    stream_ends::EndedStreams,
+    stream_ends::{EndedStream, EndedStreams},
     stream_fill::{Fill, LastFill},
 };
 use crate::sync::lock_unmodelled;
@@ -78,7 +78,7 @@ impl PacketWatch {
     }
 
     /// The streams that the peer has ended since the last call.
-    pub(crate) fn take_ended_streams(&self) -> Vec<u64> {
+    pub(crate) fn take_ended_streams(&self) -> Vec<EndedStream> {
         self.ended_streams.take()
     }
 

@@ -229,6 +229,8 @@ impl<S: SocketHandle> Turn<'_, S> {
         let too_many_blocked = self.connection.end_if_too_many_are_blocked();
         self.totals.transport.too_many_blocked += u64::from(too_many_blocked);
         self.count_if_inexact();
+        // Here, because this may look at all streams, which is to be billed.
+        self.look_at_windows();
         let debt = self.slot.account.bill(stopwatch, meter);
         if !is_handshake {
             return debt;
@@ -373,14 +375,20 @@ impl<S: SocketHandle> Turn<'_, S> {
             let dropped = self.connection.drop_data(is_over);
             dropped!(self.totals.registry, dropped_budget += dropped);
         }
+        self.look_at_windows();
         let allowance = self.budget.allowance();
-        let may_grow = self.budget.lets_windows_grow();
-        (self.connection).look_at_windows(self.now, allowance, may_grow);
         let grown = self.connection.grown_bytes();
         self.slot.budget.set_grown(grown, self.budget);
         if self.slot.budget.is_news(allowance) {
             self.connection.set_allowance(allowance);
         }
+    }
+
+    /// Lets windows follow what is read and sent.
+    fn look_at_windows(&mut self) {
+        let allowance = self.budget.allowance();
+        let may_grow = self.budget.lets_windows_grow();
+        (self.connection).look_at_windows(self.now, allowance, may_grow);
     }
 
     /// Updates the budget with what the connection holds. Returns whether that is too much.

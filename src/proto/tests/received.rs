@@ -315,6 +315,52 @@ fn uneven_pieces_are_not_left_to_a_reader_that_is_far_behind() {
     assert_eq!(received.map(|received| received.len()), Ok(sent));
 }
 
+/// The same behind much that came in full packets and was read. The reader is never so close that
+/// nothing is left in quinn-proto.
+#[test]
+fn uneven_pieces_are_not_left_behind_a_long_transfer() {
+    const PACKET: usize = 1200;
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    network.run_for(Duration::from_secs(1));
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    let mut sent = 0;
+    let send_on = |network: &mut Network, sent: &mut usize| {
+        *sent += dialer.write_now(stream, &[0; 60_000]);
+        network.run_for(Duration::from_millis(5));
+    };
+    while sent < 3_500_000 {
+        send_on(&mut network, &mut sent);
+    }
+    let accepted = listener.accept().now_or_never().unwrap().unwrap();
+    let mut read = 0;
+    let mut read_until = |until: usize| {
+        let mut buf = vec![0; until.saturating_sub(read)];
+        let count = listener.read(accepted, &mut buf).now_or_never().unwrap();
+        read += count.unwrap();
+        read
+    };
+    while sent < 8_500_000 {
+        send_on(&mut network, &mut sent);
+        read_until(sent - 500 * PACKET);
+    }
+    network.run_for(Duration::from_secs(1));
+    let read = read_until(sent - 180 * PACKET);
+    assert_eq!(sent - read, 180 * PACKET);
+    assert_eq!(holding(&listener).bytes, 0);
+    for len in [PACKET, 100, 100].into_iter().cycle().take(2100) {
+        assert_eq!(dialer.write_now(stream, &vec![0; len]), len);
+        sent += len;
+        network.run_for(EACH_IN_A_PACKET);
+    }
+    assert_eq!((listener.loss(), dialer.loss()), (None, None));
+    let received = network.block_on(async move {
+        dialer.finish(stream).unwrap();
+        listener.read_to_end(accepted).await
+    });
+    assert_eq!(received.map(|received| received.len()), Ok(sent - read));
+}
+
 /// It would copy what is left of them, and not into one piece.
 #[test]
 fn reader_that_catches_up_takes_out_the_rest_of_merged_pieces() {

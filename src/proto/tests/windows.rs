@@ -107,6 +107,82 @@ fn windows_shrink_and_a_stream_that_still_has_credit_cannot_take_all() {
     assert_about(arrived, FIRST_STREAM);
 }
 
+/// What is free beside a stalled stream is less than quinn-proto tells the peer of at once.
+#[test]
+fn reader_that_pauses_goes_on_beside_a_stalled_stream() {
+    const BURST: usize = 100_000;
+    for paused in [1_200_000, 1_500_000, 1_800_000] {
+        let (mut network, dialer, listener) = pair();
+        let stalled = open(&dialer);
+        stall(&mut network, &[(&dialer, stalled)]);
+        let stream = open(&dialer);
+        let mut sent = 0;
+        while sent < paused {
+            sent += dialer.write_now(stream, &[7; BURST]);
+            network.run_for(DELAY);
+        }
+        network.run_for(5 * DELAY);
+        for expected in [stalled, stream] {
+            assert_eq!(listener.accept().now_or_never(), Some(Ok(expected)));
+        }
+        for round in 0..40 {
+            let mut buf = vec![0; 3_000_000];
+            let read = listener.read(stream, &mut buf).now_or_never();
+            assert!(
+                read.is_some(),
+                "nothing arrives in round {round} of {paused}"
+            );
+            dialer.write_now(stream, &[7; BURST]);
+            network.run_for(5 * DELAY);
+        }
+    }
+}
+
+/// The peer has used the credit that it had before a shortage of memory.
+#[test]
+fn credit_for_dropped_data_is_given_once_memory_is_free_again() {
+    for is_reset in [false, true] {
+        let (mut network, dialer, listener) = pair();
+        listener.with(|connection| connection.set_receive_limit(0));
+        let streams = [(); 2].map(|()| (&dialer, open(&dialer)));
+        let arrived = stall(&mut network, &streams);
+        assert_about(arrived, FIRST_CONNECTION);
+        for (_, stream) in streams {
+            assert_eq!(listener.accept().now_or_never(), Some(Ok(stream)));
+            if is_reset {
+                dialer.reset(stream, 0).unwrap();
+                network.run_for(5 * DELAY);
+                let read = listener.read(stream, &mut [0]).now_or_never();
+                assert!(matches!(read, Some(Err(_))), "{read:?}");
+            }
+            listener.drop_stream(stream);
+            network.run_for(5 * DELAY);
+            dialer.drop_stream(stream);
+        }
+        network.run_for(5 * DELAY);
+        listener.with(|connection| connection.set_receive_limit(u64::MAX));
+        let arrived = stall(&mut network, &[(&dialer, open(&dialer))]);
+        assert_about(arrived, FIRST_STREAM);
+    }
+}
+
+/// quinn-proto would give it at the reset, and again for what nobody has read.
+#[test]
+fn credit_for_a_stream_that_is_reset_and_dropped_is_given_once() {
+    let (mut network, dialer, listener) = pair();
+    let stream = open(&dialer);
+    stall(&mut network, &[(&dialer, stream)]);
+    dialer.reset(stream, 0).unwrap();
+    network.run_for(5 * DELAY);
+    assert_eq!(listener.accept().now_or_never(), Some(Ok(stream)));
+    listener.drop_stream(stream);
+    dialer.drop_stream(stream);
+    network.run_for(5 * DELAY);
+    let streams = [(); 3].map(|()| (&dialer, open(&dialer)));
+    let arrived = stall(&mut network, &streams);
+    assert_about(arrived, FIRST_CONNECTION);
+}
+
 #[test]
 fn limits_of_streams_that_are_over_are_forgotten() {
     const ENOUGH: usize = 15_000_000;

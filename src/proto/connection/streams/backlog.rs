@@ -29,9 +29,13 @@ const fn is_short(bytes: u16, longest: u16) -> bool {
     (bytes as u32) < longest as u32 * 2 / 3
 }
 
-/// Frames after which the number of short ones is halved. The last 2048 are in the last three lots,
-/// of which the oldest counts a quarter.
-const LOT: u32 = 1024;
+/// After as many frames, what was noted of the lengths of those before counts half. The last 2048
+/// are in the last three lots, of which the oldest counts a quarter.
+///
+/// So what was read long ago does not hide what is left: of 2048 frames with half of the bytes that
+/// the longest would make, and all before them as long as that, the mean is three quarters of it at
+/// most.
+const LOT: u16 = 1024;
 
 /// Most short ones, as they are counted, so that at most 512 of the last 2048 are.
 const MOST_SHORT: u16 = 512 / 4;
@@ -91,11 +95,11 @@ pub(super) struct Backlog {
     /// short ones.
     shortest: u16,
     longest: u16,
-    /// Short ones among the last frames, and those that do not fill their packets. It is halved
-    /// after each [`LOT`] of frames.
+    /// The next three are halved after each [`LOT`]. Short ones among the last frames, and those
+    /// that do not fill their packets.
     short: u16,
     /// How many frames there were, and how many bytes those of them have that fill their packets.
-    all: u32,
+    all: u16,
     full_bytes: u32,
 }
 
@@ -176,15 +180,17 @@ impl Backlog {
 
     /// Notes how long a frame is, if it fills its packet.
     fn note_length(&mut self, bytes: Option<u16>) {
-        self.all = self.all.saturating_add(1);
-        if self.all.is_multiple_of(LOT) {
+        if self.all == 2 * LOT {
+            self.all = LOT;
+            self.full_bytes /= 2;
             self.short = self.short.div_ceil(2);
         }
+        self.all += 1;
         let Some(bytes) = bytes else {
             self.short = self.short.saturating_add(1);
             return;
         };
-        self.full_bytes = self.full_bytes.saturating_add(bytes.into());
+        self.full_bytes += u32::from(bytes);
         if bytes > self.longest {
             self.longest = bytes;
             if is_short(self.shortest, bytes) {
@@ -213,9 +219,11 @@ impl Backlog {
     }
 
     /// Whether quinn-proto may copy them before there are as many, because their datagrams have
-    /// half again as much memory as they have data.
-    fn may_be_copied_early(&self) -> bool {
-        2 * u64::from(self.loose) > 3 * u64::from(self.frames) * u64::from(self.shortest)
+    /// half again as much memory as they have data. Of copied frames all but one may only be
+    /// counted; but those that fill their packets have no more than `left` bytes.
+    fn may_be_copied_early(&self, left: u64) -> bool {
+        let data = (u64::from(self.frames) * u64::from(self.shortest)).min(left);
+        2 * u64::from(self.loose) > 3 * data
     }
 
     /// Whether quinn-proto may copy what is left of a copy, and into several pieces: what was taken
@@ -357,9 +365,9 @@ impl Backlog {
     }
 
     /// Whether many of the pieces are small, or quinn-proto might end the connection because it
-    /// keeps too many of them apart.
-    pub(super) fn is_crumbled(&self, is_unordered: bool) -> bool {
-        let may_stay_apart = self.is_uneven() || self.may_be_copied_early();
+    /// keeps too many of them apart. `left` is as for [`add`](Self::add).
+    pub(super) fn is_crumbled(&self, is_unordered: bool, left: u64) -> bool {
+        let may_stay_apart = self.is_uneven() || self.may_be_copied_early(left);
         self.crumbs > PILE || (may_stay_apart && self.most_pieces(is_unordered) > MOST_UNEVEN)
     }
 
@@ -532,19 +540,125 @@ mod tests {
     #[test]
     fn uneven_pieces_and_those_that_are_copied_early_are_crumbled() {
         let last = |number| (number == MOST_UNCOPIED).then_some(DATA as u16);
-        assert!(!even_but(DATA as u16, last).is_crumbled(false));
-        assert!(even_but(DATA as u16 / 2, last).is_crumbled(false));
+        assert!(!even_but(DATA as u16, last).is_crumbled(false, MUCH));
+        assert!(even_but(DATA as u16 / 2, last).is_crumbled(false, MUCH));
         // Messages that fill small packets, and some beside much other data.
         let message = |number| match number % 5 {
             0 if number > 460 => Share::Part,
             _ => Share::Next(130),
         };
-        let crumbled = |pieces| backlog_of((0..pieces).map(message)).is_crumbled(false);
+        let crumbled = |pieces| backlog_of((0..pieces).map(message)).is_crumbled(false, MUCH);
         assert!(!crumbled(MOST_UNEVEN));
         assert!(crumbled(MOST_UNEVEN + 1));
         // A transfer, with a little beside it now and then.
         let bulk = |number| if number % 20 == 0 { Share::Part } else { NEXT };
-        assert!(!backlog_of((0..2000).map(bulk)).is_crumbled(false));
+        assert!(!backlog_of((0..2000).map(bulk)).is_crumbled(false, MUCH));
+    }
+
+    /// Messages in small packets, of which one in eight is beside other data. Others before them
+    /// were copied and read.
+    #[test]
+    fn frames_that_were_copied_and_read_hide_nothing() {
+        const MESSAGE: u16 = 130;
+        let mut backlog = backlog(MOST_UNCOPIED + 1, Share::Next(MESSAGE));
+        backlog.took(
+            (MOST_UNCOPIED as usize + 1) * usize::from(MESSAGE),
+            true,
+            true,
+        );
+        let pieces = MOST_UNEVEN + 1;
+        for number in 0..pieces {
+            let share = if number % 8 == 0 {
+                Share::Part
+            } else {
+                Share::Next(MESSAGE)
+            };
+            let number = LATER.number + number;
+            backlog.add(Arrival { number, held: HELD }, 0, share, MUCH, false);
+        }
+        let left = u64::from(pieces) * u64::from(MESSAGE);
+        assert!(!backlog.is_crumbled(false, MUCH));
+        assert!(backlog.is_crumbled(false, left));
+    }
+
+    /// How many pieces are left when quinn-proto copies pieces with these lengths, all of which
+    /// fill their packets and follow each other.
+    fn pieces_after_copy(lengths: &[u16]) -> usize {
+        let all: u32 = lengths.iter().copied().map(u32::from).sum();
+        let least = all.div_ceil(MOST_APART as u32).max(128);
+        let stays = |&bytes: &u16| u32::from(bytes) >= least;
+        let (mut pieces, mut is_run) = (0, false);
+        for bytes in lengths {
+            let is_next_of_run = is_run && !stays(bytes);
+            is_run = !stays(bytes);
+            pieces += usize::from(!is_next_of_run);
+        }
+        pieces
+    }
+
+    /// With more pieces than this after a copy, quinn-proto ends the connection.
+    const MOST_APART: usize = 1024;
+
+    /// Frames that may arrive before we know of them.
+    const AT_ONCE: usize = 64;
+
+    /// Checks that frames with these lengths, of which any number was read, count as uneven before
+    /// quinn-proto would end the connection for them.
+    fn assert_uneven_in_time(lengths: &[u16]) -> Result<(), TestCaseError> {
+        let mut backlog = Backlog::default();
+        let mut uneven_at = Vec::new();
+        let mut last = None;
+        for (number, &bytes) in lengths.iter().enumerate() {
+            let arrival = Arrival {
+                number: number as u32,
+                held: HELD,
+            };
+            backlog.add(arrival, 0, Share::Next(bytes), MUCH, false);
+            if backlog.is_uneven() {
+                last = Some(number);
+            }
+            uneven_at.push(last);
+            let first = number.checked_sub(MOST_UNCOPIED as usize);
+            let Some(first) = first.filter(|first| first % 61 == 0) else {
+                continue;
+            };
+            if pieces_after_copy(&lengths[first..=number]) > MOST_APART {
+                let noticed = uneven_at[number - AT_ONCE];
+                let first_look = first + MOST_UNEVEN as usize;
+                prop_assert!(noticed.is_some_and(|at| at >= first_look), "{number}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn long_history_of_full_packets_hides_no_uneven_pieces() {
+        for history in [1000, 3000, 5000, 100_000] {
+            let messages = [1400, 100, 100].into_iter().cycle().take(3000);
+            let lengths: Vec<_> = std::iter::repeat_n(1400, history).chain(messages).collect();
+            assert_uneven_in_time(&lengths).unwrap();
+        }
+    }
+
+    fn lengths() -> impl Strategy<Value = Vec<u16>> {
+        let bytes = prop_oneof![Just(1400), Just(1), 1..150_u16, 1..1400_u16];
+        let pattern = proptest::collection::vec(bytes, 1..6);
+        let count = prop_oneof![1..200_usize, 1..5000_usize];
+        proptest::collection::vec((pattern, count), 1..8).prop_map(|lots| {
+            let lengths =
+                |(pattern, count): (Vec<u16>, usize)| pattern.into_iter().cycle().take(count);
+            lots.into_iter().flat_map(lengths).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 200 }))]
+
+        /// As quinn-proto decides it, whatever came and was read before.
+        #[test]
+        fn uneven_pieces_are_noticed_before_too_many_stay_apart(lengths in lengths()) {
+            assert_uneven_in_time(&lengths)?;
+        }
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Streams<'_> {
     /// Refuses a stream of the peer, so that its data takes no memory.
     fn refuse(&mut self, id: StreamId) {
         // Fails if the stream is over; then nothing is left to refuse.
-        let _ = self.quic.recv_stream(id).stop(VarInt::from_u32(0));
+        let _ = self.stop_receiving(id, VarInt::from_u32(0));
         self.signals.want_turn();
     }
 

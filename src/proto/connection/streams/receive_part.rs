@@ -49,9 +49,9 @@ pub(super) struct ReceivePart {
     pub(super) is_due: bool,
     /// Up to where frames that filled their packets had data.
     full_until: u64,
-    /// Whether the peer has told its final size, so that it is over for quinn-proto when we stop
-    /// it.
-    pub(super) has_final_size: bool,
+    /// The final size (RFC 9000 §4.5), if the peer has told it, so that it is over for quinn-proto
+    /// when we stop it.
+    pub(super) final_size: Option<u64>,
 }
 
 /// What a stream holds.
@@ -159,7 +159,7 @@ impl ReceivePart {
 
     /// Whether what piles up must not be left in quinn-proto.
     pub(super) fn is_crumbled(&self) -> bool {
-        self.backlog.is_crumbled(self.is_unordered)
+        self.backlog.is_crumbled(self.is_unordered, self.left())
     }
 
     /// Whether more pieces may be in quinn-proto than it has room for, so that they should be taken
@@ -221,6 +221,17 @@ impl ReceivePart {
     /// Bytes in quinn-proto of frames that fill their packets, if all have followed each other.
     fn left(&self) -> u64 {
         self.full_until.saturating_sub(self.taken_until())
+    }
+
+    /// Bytes that were taken out of quinn-proto.
+    pub(super) fn taken(&self) -> u64 {
+        self.position() + self.reassembly.size().bytes
+    }
+
+    /// Whether quinn-proto has dropped what the application did not read, and has given credit for
+    /// it.
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(self.state, RecvState::Reset(_) | RecvState::Stopped)
     }
 
     /// Up to where everything was taken out of quinn-proto.

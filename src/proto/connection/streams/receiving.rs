@@ -21,12 +21,12 @@ use super::{
     growth::ReceiveGrowth,
     places::{Places, Room},
     receive_part::{ReceivePart, RecvState, Taken},
-    stopped::Stopped,
+    stopped::{Kept, Stopped},
     window::{ReceiveWindow, ReceiveWindows},
 };
 use crate::{
     error::StreamError,
-    packets::{Fill, StreamCredit, StreamWindows},
+    packets::{EndedStream, Fill, StreamCredit, StreamWindows},
 };
 
 /// Frames of a stream that may come after a jump of the packet number while its pile is left in
@@ -173,7 +173,7 @@ impl Receiving {
         change: impl FnOnce(&mut ReceivePart) -> T,
     ) -> T {
         let was_open = part.is_open();
-        let before = part.holding();
+        let (before, taken) = (part.holding(), part.taken());
         let result = change(part);
         let after = part.holding();
         if was_open
@@ -181,6 +181,12 @@ impl Receiving {
             && let Some(credit) = &self.credit
         {
             credit.leave(VarInt::from(id).into_inner());
+        }
+        if was_open
+            && part.is_dropped()
+            && let Some(size) = part.final_size
+        {
+            self.window.credited(size.saturating_sub(taken));
         }
         self.backlog = self.backlog - before.backlog + after.backlog;
         self.pages = self.pages - before.pages + after.pages;
@@ -212,8 +218,13 @@ impl Receiving {
 
     /// Notes that nobody reads a stream any more. It is to be stopped in quinn-proto as well.
     pub(super) fn stop(&mut self, id: StreamId, part: &mut ReceivePart, is_own: bool) {
-        if part.is_open() && !part.has_final_size {
-            self.stopped.note(id, is_own, part.gaps());
+        if part.is_open() && part.final_size.is_none() {
+            let kept = Kept {
+                is_own,
+                gaps: part.gaps(),
+                taken: part.taken(),
+            };
+            self.stopped.note(id, kept);
         }
         self.change(id, part, ReceivePart::stop);
     }
@@ -228,7 +239,7 @@ impl Receiving {
     ) -> Taken {
         let step = self.window.step() as usize;
         let taken = self.change(id, part, |part| part.read(quic, id, buf, step));
-        self.window.handed_out(taken.bytes);
+        self.window.credited(taken.bytes);
         self.read += taken.filled as u64;
         taken
     }
@@ -339,13 +350,21 @@ impl Streams<'_> {
         self.give_credit();
         // If everything has arrived, there is nothing to ask for.
         if is_open {
-            self.quic
-                .recv_stream(id)
-                .stop(code)
-                .map_err(|_| StreamError::Closed)?;
+            self.stop_receiving(id, code)?;
         }
         self.signals.want_turn();
         Ok(())
+    }
+
+    /// Has quinn-proto drop what it has of a stream, and ask the peer to send no more.
+    pub(super) fn stop_receiving(&mut self, id: StreamId, code: VarInt) -> Result<(), StreamError> {
+        let mut stream = self.quic.recv_stream(id);
+        // quinn-proto 0.11.19 has given credit for all of a stream that was reset, and would give
+        // some of it once more.
+        if let Ok(Some(_)) = stream.received_reset() {
+            return Ok(());
+        }
+        stream.stop(code).map_err(|_| StreamError::Closed)
     }
 
     /// The code of the peer's RESET_STREAM, if a read has met it.
@@ -392,7 +411,7 @@ impl Streams<'_> {
     }
 
     /// All events of the datagram are handled. `ended` are the streams that the peer has ended.
-    pub(crate) fn end_arrival(&mut self, ended: &[u64]) {
+    pub(crate) fn end_arrival(&mut self, ended: &[EndedStream]) {
         self.note_ended(ended);
         self.note_unended();
         self.streams.receiving.is_arriving = false;
@@ -410,11 +429,19 @@ impl Streams<'_> {
         receiving.is_too_fragmented |= !receiving.places.found(&mut Room::default(), refused);
     }
 
-    fn note_ended(&mut self, ended: &[u64]) {
-        for id in ended.iter().copied().filter_map(stream_id) {
-            self.streams.receiving.stopped.end(id);
+    fn note_ended(&mut self, ended: &[EndedStream]) {
+        for &EndedStream { stream, final_size } in ended {
+            let Some(id) = stream_id(stream) else {
+                continue;
+            };
+            let receiving = &mut self.streams.receiving;
+            if let Some(Kept { taken, .. }) = receiving.stopped.end(id) {
+                receiving.window.credited(final_size.saturating_sub(taken));
+                self.give_credit();
+            }
             if let Some(stream) = self.streams.states.get_mut(&id) {
-                stream.receive.has_final_size = true;
+                // quinn-proto ignores what comes after the first one, or ends the connection.
+                stream.receive.final_size.get_or_insert(final_size);
             }
         }
     }
@@ -539,7 +566,7 @@ impl Streams<'_> {
             let taken = receiving.change(id, &mut stream.receive, |part| {
                 part.take_out(self.quic, id, step, everything)
             });
-            receiving.window.handed_out(taken.bytes);
+            receiving.window.credited(taken.bytes);
             found.0 += taken.pieces;
             found.1 += taken.bytes;
             #[cfg(test)]

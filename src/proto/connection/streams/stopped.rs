@@ -18,35 +18,34 @@ pub(super) struct Stopped {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+pub(super) struct Kept {
     /// Whether we have opened it.
-    is_own: bool,
+    pub(super) is_own: bool,
     /// Gaps in what has arrived of it.
-    gaps: u32,
+    pub(super) gaps: u32,
+    /// Bytes that were taken out of quinn-proto.
+    pub(super) taken: u64,
 }
 
 impl Stopped {
-    /// Notes a stream whose final size is not known. A stream of the peer without gaps does not
-    /// count: the peer may have no other one in its place.
-    pub(super) fn note(&mut self, id: StreamId, is_own: bool, gaps: u32) {
-        if !is_own && gaps == 0 {
-            return;
-        }
+    /// Notes a stream whose final size is not known.
+    pub(super) fn note(&mut self, id: StreamId, kept: Kept) {
         self.end(id);
-        self.streams.insert(id, Kept { is_own, gaps });
-        self.own += u32::from(is_own);
-        self.gaps += gaps;
+        self.streams.insert(id, kept);
+        self.own += u32::from(kept.is_own);
+        self.gaps += kept.gaps;
     }
 
-    /// Notes that the peer has told the final size of a stream.
-    pub(super) fn end(&mut self, id: StreamId) {
-        if let Some(Kept { is_own, gaps }) = self.streams.remove(&id) {
-            self.own -= u32::from(is_own);
-            self.gaps -= gaps;
-        }
+    /// Notes that the peer has told the final size of a stream, and returns what was noted of it.
+    pub(super) fn end(&mut self, id: StreamId) -> Option<Kept> {
+        let kept = self.streams.remove(&id)?;
+        self.own -= u32::from(kept.is_own);
+        self.gaps -= kept.gaps;
+        Some(kept)
     }
 
-    /// How many of them we have opened.
+    /// How many of them we have opened. One of the peer does not count as another stream: the peer
+    /// may have no other one in its place.
     pub(super) fn own(&self) -> u32 {
         self.own
     }
@@ -72,26 +71,27 @@ mod tests {
         StreamId::new(Side::Client, Dir::Bi, index)
     }
 
+    fn kept(is_own: bool, gaps: u32) -> Kept {
+        Kept {
+            is_own,
+            gaps,
+            taken: 0,
+        }
+    }
+
     #[test]
     fn streams_count_until_their_final_size_is_told() {
         let mut stopped = Stopped::default();
-        stopped.note(id(0), true, 0);
-        stopped.note(id(1), true, 5);
-        stopped.note(id(2), false, 7);
+        stopped.note(id(0), kept(true, 0));
+        stopped.note(id(1), kept(true, 5));
+        stopped.note(id(2), kept(false, 7));
         assert_eq!((stopped.own(), stopped.gaps()), (2, 12));
-        stopped.end(id(3));
-        stopped.end(id(1));
-        stopped.end(id(1));
+        assert!(stopped.end(id(3)).is_none());
+        assert!(stopped.end(id(1)).is_some());
+        assert!(stopped.end(id(1)).is_none());
         assert_eq!((stopped.own(), stopped.gaps()), (1, 7));
         stopped.end(id(0));
         stopped.end(id(2));
         assert_eq!((stopped.own(), stopped.gaps()), (0, 0));
-    }
-
-    #[test]
-    fn streams_of_the_peer_without_gaps_take_no_memory() {
-        let mut stopped = Stopped::default();
-        stopped.note(id(0), false, 0);
-        assert!(stopped.streams.is_empty());
     }
 }

@@ -14,9 +14,14 @@ const MAX_STEP_BYTES: u64 = 64 * 1024;
 /// kept for other streams.
 const LEAST_FOR_OTHERS: u64 = 8;
 
-/// In how many parts a window is given back while it is not free altogether. quinn-proto does the
-/// same, and for the same reason: each part is a frame to send.
-const PARTS: u64 = 8;
+/// In how many parts a window is given back while it is not free altogether, because each part is a
+/// frame to send.
+///
+/// quinn-proto, for the same reason, tells the peer of no credit until it has an eighth of the
+/// window that we let it have. What is left beside a stream that nobody reads may be less than that
+/// eighth and two parts of ours. So parts are so small that this does not happen where the
+/// connection's window is half again as large as that of a stream, as it is by default.
+const PARTS: u64 = 32;
 
 /// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +83,8 @@ pub(super) struct ReceiveWindow {
     current: u64,
     /// Credit that the peer had when the window was lowered. It cannot be taken back (RFC 9000
     /// §4.1): quinn-proto gives less for the next bytes that are read. This is never less than
-    /// quinn-proto's own debt, which bytes that are dropped reduce as well.
+    /// quinn-proto's own debt, which bytes that are dropped reduce as soon as they come. Here they
+    /// do so when the final size of their stream is known.
     debt: u64,
 }
 
@@ -138,8 +144,9 @@ impl ReceiveWindow {
         self.withheld
     }
 
-    /// Notes bytes that quinn-proto has handed out.
-    pub(super) fn handed_out(&mut self, bytes: u64) {
+    /// Notes bytes for which quinn-proto has given credit, because it has handed them out, or
+    /// because nobody will read them.
+    pub(super) fn credited(&mut self, bytes: u64) {
         self.debt = self.debt.saturating_sub(bytes);
     }
 
@@ -175,9 +182,9 @@ impl ReceiveWindow {
             raised = raised.max(target.min(self.step()));
         }
         let is_free = self.withheld == 0 && self.debt == 0;
-        let part = self.target() / PARTS;
-        let is_worth_a_frame =
-            is_free || self.current < self.step() || raised >= self.current.saturating_add(part);
+        // A small window soon grows if it was small because of credit that was used up since.
+        let part = (self.target() / PARTS).min(self.current);
+        let is_worth_a_frame = is_free || raised >= self.current.saturating_add(part);
         if !is_worth_a_frame {
             return false;
         }
@@ -218,12 +225,15 @@ mod tests {
         /// As quinn-proto has it.
         current: u64,
         debt: u64,
-        /// Up to where the peer may send, of all streams together.
+        /// Up to where the peer may send, of all streams together, and up to where it was told.
         max_data: u64,
+        told: u64,
         sent: u64,
         /// What quinn-proto, we and the application have.
         unread: u64,
         waiting: u64,
+        /// What of these is of a stream that nobody reads.
+        stalled: [u64; 2],
     }
 
     impl Connection {
@@ -233,16 +243,20 @@ mod tests {
                 current: WINDOW,
                 debt: 0,
                 max_data: WINDOW,
+                told: WINDOW,
                 sent: 0,
                 unread: 0,
                 waiting: 0,
+                stalled: [0; 2],
             }
         }
 
-        fn send(&mut self, bytes: u64) {
-            let bytes = bytes.min(self.max_data - self.sent);
+        /// Returns how much is sent.
+        fn send(&mut self, bytes: u64) -> u64 {
+            let bytes = bytes.min(self.told - self.sent);
             self.sent += bytes;
             self.unread += bytes;
+            bytes
         }
 
         fn credit(&mut self, bytes: u64) {
@@ -250,13 +264,27 @@ mod tests {
             let paid = bytes.min(self.debt);
             self.debt -= paid;
             self.max_data += bytes - paid;
+            if self.max_data - self.told >= self.current / 8 {
+                self.told = self.max_data;
+            }
+        }
+
+        /// Nobody reads a stream: these bytes of it are in our memory and in quinn-proto.
+        fn stall(&mut self, waiting: u64, unread: u64) {
+            self.send(waiting);
+            self.take_out(waiting);
+            self.send(unread);
+            self.stalled = [self.waiting, self.unread];
         }
 
         fn give_credit(&mut self) {
             self.window.withhold(self.window.withheld, self.waiting);
             self.window.adjust();
             let current = self.window.current;
-            self.max_data += current.saturating_sub(self.current);
+            if current > self.current {
+                self.max_data += current - self.current;
+                self.told = self.max_data;
+            }
             self.debt += self.current.saturating_sub(current);
             self.current = current;
         }
@@ -267,7 +295,7 @@ mod tests {
                 let step = left.min(self.window.step());
                 self.credit(step);
                 self.waiting += step;
-                self.window.handed_out(step);
+                self.window.credited(step);
                 self.give_credit();
                 left -= step;
             }
@@ -275,20 +303,22 @@ mod tests {
 
         /// The application reads, from quinn-proto if nothing waits.
         fn read(&mut self, bytes: u64) {
-            let taken = bytes.min(self.waiting);
+            let [waiting, unread] = self.stalled;
+            let taken = bytes.min(self.waiting - waiting);
             self.waiting -= taken;
-            let direct = (bytes - taken).min(self.unread);
-            if self.waiting == 0 {
+            let direct = (bytes - taken).min(self.unread - unread);
+            if self.waiting == waiting {
                 self.credit(direct);
-                self.window.handed_out(direct);
+                self.window.credited(direct);
             }
             self.give_credit();
         }
 
         /// The application drops a stream with this number of bytes, or the peer resets it.
         fn drop_stream(&mut self, bytes: u64) {
-            self.waiting -= bytes.min(self.waiting);
-            self.credit(bytes.min(self.unread));
+            let [waiting, unread] = self.stalled;
+            self.waiting -= bytes.min(self.waiting - waiting);
+            self.credit(bytes.min(self.unread - unread));
             self.give_credit();
         }
 
@@ -357,10 +387,10 @@ mod tests {
         assert_eq!(connection.outstanding(), 4 * WINDOW);
         connection.send(u64::MAX);
         connection.take_out(u64::MAX);
+        let step = connection.window.step();
         connection.window.set_size(WINDOW);
         connection.give_credit();
         // What it has it keeps, and nothing is added before as much is read.
-        let step = connection.window.step();
         connection.read(3 * WINDOW);
         assert!(
             connection.outstanding() <= step,
@@ -410,6 +440,24 @@ mod tests {
         assert_eq!(connection.outstanding(), WINDOW);
     }
 
+    #[test]
+    fn credit_that_was_used_for_dropped_streams_comes_back_in_a_few_round_trips() {
+        let mut connection = Connection::new();
+        connection.limit(0);
+        connection.send(u64::MAX);
+        connection.drop_stream(u64::MAX);
+        connection.limit(u64::MAX);
+        for _ in 0..6 {
+            connection.send(u64::MAX);
+            connection.read(u64::MAX);
+        }
+        assert!(
+            connection.outstanding() >= WINDOW / 2,
+            "{}",
+            connection.outstanding()
+        );
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Act {
         Send(u64),
@@ -435,6 +483,26 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
 
+        /// Of the stalled one, quinn-proto has up to its window, and we have half of the rest.
+        #[test]
+        fn stalled_stream_leaves_some_credit_to_others(
+            waiting in 0..=WINDOW / 6,
+            unread in WINDOW / 2..=WINDOW * 2 / 3,
+            pauses in proptest::collection::vec((0..WINDOW / 2, 1..WINDOW / 8), 1..20),
+        ) {
+            let mut connection = Connection::new();
+            connection.stall(waiting, unread);
+            for (taken_out, burst) in pauses {
+                let sent = connection.send(taken_out);
+                connection.take_out(sent);
+                for _ in 0..40 {
+                    connection.read(u64::MAX);
+                    prop_assert!(connection.send(burst) > 0);
+                }
+                connection.read(u64::MAX);
+            }
+        }
+
         #[test]
         fn memory_is_bounded_and_the_peer_is_never_stuck(
             acts in proptest::collection::vec(act(), 1..200),
@@ -443,7 +511,9 @@ mod tests {
             let mut connection = Connection::new();
             for act in acts {
                 match act {
-                    Act::Send(bytes) => connection.send(bytes),
+                    Act::Send(bytes) => {
+                        connection.send(bytes);
+                    }
                     Act::TakeOut(bytes) => connection.take_out(bytes),
                     Act::Read(bytes) => connection.read(bytes),
                     Act::Drop(bytes) => connection.drop_stream(bytes),
@@ -461,8 +531,7 @@ mod tests {
             for _ in 0..40 {
                 connection.read(u64::MAX);
                 connection.read(u64::MAX);
-                prop_assert!(connection.outstanding() > 0);
-                connection.send(u64::MAX);
+                prop_assert!(connection.send(u64::MAX) > 0);
             }
             connection.read(u64::MAX);
             prop_assert_eq!(connection.outstanding(), WINDOW);
