@@ -111,8 +111,18 @@ fn windows_shrink_and_a_stream_that_still_has_credit_cannot_take_all() {
 #[test]
 fn reader_that_pauses_goes_on_beside_a_stalled_stream() {
     const BURST: usize = 100_000;
+    // Windows that are set do not grow.
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(FIRST_STREAM)
+                .and_then(|builder| builder.connection_receive_window_bytes(FIRST_CONNECTION))
+                .unwrap()
+        },
+        ..setup()
+    };
     for paused in [1_200_000, 1_500_000, 1_800_000] {
-        let (mut network, dialer, listener) = pair();
+        let (mut network, dialer, listener) = pair_of(setup.clone(), setup.clone());
         let stalled = open(&dialer);
         stall(&mut network, &[(&dialer, stalled)]);
         let stream = open(&dialer);

@@ -644,7 +644,12 @@ mod tests {
         let bytes = prop_oneof![Just(1400), Just(1), 1..150_u16, 1..1400_u16];
         let pattern = proptest::collection::vec(bytes, 1..6);
         let count = prop_oneof![1..200_usize, 1..5000_usize];
-        proptest::collection::vec((pattern, count), 1..8).prop_map(|lots| {
+        let lots = proptest::collection::vec((pattern.clone(), count), 0..6);
+        // Often, a transfer goes before them, and messages come last.
+        let transfer = prop_oneof![Just(0), 1000..6000_usize];
+        (transfer, lots, pattern).prop_map(|(transfer, mut lots, last)| {
+            lots.insert(0, (vec![1400], transfer));
+            lots.push((last, 3000));
             let lengths =
                 |(pattern, count): (Vec<u16>, usize)| pattern.into_iter().cycle().take(count);
             lots.into_iter().flat_map(lengths).collect()

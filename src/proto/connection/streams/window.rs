@@ -238,12 +238,16 @@ mod tests {
 
     impl Connection {
         fn new() -> Self {
+            Self::with(WINDOW)
+        }
+
+        fn with(window: u64) -> Self {
             Self {
-                window: ReceiveWindow::new(WINDOW),
-                current: WINDOW,
+                window: ReceiveWindow::new(window),
+                current: window,
                 debt: 0,
-                max_data: WINDOW,
-                told: WINDOW,
+                max_data: window,
+                told: window,
                 sent: 0,
                 unread: 0,
                 waiting: 0,
@@ -442,17 +446,17 @@ mod tests {
 
     #[test]
     fn credit_that_was_used_for_dropped_streams_comes_back_in_a_few_round_trips() {
-        let mut connection = Connection::new();
+        let mut connection = Connection::with(15 * WINDOW);
         connection.limit(0);
         connection.send(u64::MAX);
         connection.drop_stream(u64::MAX);
         connection.limit(u64::MAX);
-        for _ in 0..6 {
+        for _ in 0..8 {
             connection.send(u64::MAX);
             connection.read(u64::MAX);
         }
         assert!(
-            connection.outstanding() >= WINDOW / 2,
+            connection.outstanding() >= 7 * WINDOW,
             "{}",
             connection.outstanding()
         );
@@ -528,7 +532,7 @@ mod tests {
             connection.resize(WINDOW);
             connection.limit(u64::MAX);
             // All is read, and the peer goes on, soon with all of its window.
-            for _ in 0..40 {
+            for _ in 0..120 {
                 connection.read(u64::MAX);
                 connection.read(u64::MAX);
                 prop_assert!(connection.send(u64::MAX) > 0);
