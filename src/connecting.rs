@@ -335,7 +335,7 @@ impl Incoming {
 }
 
 impl Punch {
-    /// Expects the peer, and requests the hole punch from a driver.
+    /// Requests the hole punch from a driver, and expects the peer.
     fn begin(self) -> Result<State, Error> {
         let Self {
             use_guard,
@@ -344,9 +344,14 @@ impl Punch {
             peer_id,
             listeners,
         } = self;
+        let expect = || expected_peers.expect(remote_addr, peer_id);
+        let (over, (expectation, displaced)) =
+            (use_guard.drivers()).punch(remote_addr, &listeners, expect)?;
+        // This wakes its dial.
+        drop(displaced);
         Ok(State::Punching {
-            expectation: expected_peers.expect(remote_addr, peer_id)?,
-            over: use_guard.drivers().punch(remote_addr, &listeners)?,
+            expectation,
+            over,
             use_guard,
         })
     }

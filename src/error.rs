@@ -115,7 +115,7 @@ pub enum DialError {
     /// The transport was [shut down](crate::Handle::shutdown).
     #[error("the transport is shut down")]
     ShutDown,
-    /// Too many hole punches are in progress: eight for this peer; or 16 to this host, or 256 in
+    /// Too many hole punches are in progress: 20 for this peer; or 20 to this host, or 256 in
     /// all, and no other peer has more of them than this one. A hole punch that has begun fails
     /// with this error when a peer that has fewer needs its place.
     #[error("too many holes are being punched")]

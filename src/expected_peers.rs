@@ -40,6 +40,20 @@ struct Expected {
     claim: oneshot::Sender<Connection>,
 }
 
+/// The hole punches of one peer.
+struct Punches {
+    count: usize,
+    /// The number of the oldest one.
+    oldest: u64,
+    newest: u64,
+    newest_at: Origin,
+}
+
+/// The hole punch that has lost its place to another one. Dropping it wakes its dial, so drop it
+/// where nothing is locked.
+#[must_use = "it wakes a dial"]
+pub(crate) struct Displaced(#[allow(dead_code, reason = "it is only dropped")] Option<Expected>);
+
 /// An address without zone and flow label: an IPv6 address may show them in one direction and not
 /// in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,23 +63,22 @@ struct Origin {
 }
 
 impl ExpectedPeers {
-    /// Expects a peer from an address until the result is dropped.
+    /// Expects a peer from an address until the [`Expectation`] is dropped.
     pub(crate) fn expect(
         self: &Arc<Self>,
         remote_addr: SocketAddr,
         peer_id: PeerId,
-    ) -> Result<Expectation, DialError> {
+    ) -> Result<(Expectation, Displaced), DialError> {
         let origin = Origin::from(remote_addr);
         let (claim, claimed) = oneshot::channel();
         let displaced = lock(&self.0).add(origin, peer_id, claim)?;
-        // This wakes its dial, so the list is already unlocked.
-        drop(displaced);
-        Ok(Expectation {
+        let expectation = Expectation {
             expected_peers: Arc::clone(self),
             origin,
             peer_id,
             claimed,
-        })
+        };
+        Ok((expectation, Displaced(displaced)))
     }
 
     /// Whether any peer is expected from this address.
@@ -127,33 +140,40 @@ impl Expectations {
         Ok(displaced)
     }
 
-    /// Removes one of these expectations to make room for `peer_id`: the oldest one of the peer
-    /// that has most of them. Fails if `peer_id` has as many.
+    /// Removes one of these expectations to make room for `peer_id`: the newest one of the peer
+    /// that has most of them. Peers begin with the addresses that are most likely to work, so a
+    /// peer that has several keeps the best ones. Where several peers have most of them, it is the
+    /// turn of the peer whose oldest one began first. Fails if `peer_id` has as many.
     fn displace(
         &mut self,
         peer_id: PeerId,
         which: impl Fn(&Origin, &Expected) -> bool,
     ) -> Result<Expected, DialError> {
-        let mut by_peer: HashMap<PeerId, (usize, Reverse<u64>, Origin)> = HashMap::new();
+        let mut by_peer: HashMap<PeerId, Punches> = HashMap::new();
         for (origin, expected) in self
             .iter()
             .filter(|(origin, expected)| which(origin, expected))
         {
-            let age = (Reverse(expected.number), *origin);
-            let (count, oldest, at) = by_peer.entry(expected.peer_id).or_insert((0, age.0, age.1));
-            *count += 1;
-            if age.0 > *oldest {
-                (*oldest, *at) = age;
+            let number = expected.number;
+            let punches = by_peer.entry(expected.peer_id).or_insert(Punches {
+                count: 0,
+                oldest: number,
+                newest: number,
+                newest_at: *origin,
+            });
+            punches.count += 1;
+            punches.oldest = punches.oldest.min(number);
+            if number > punches.newest {
+                (punches.newest, punches.newest_at) = (number, *origin);
             }
         }
-        let own = by_peer.get(&peer_id).map_or(0, |(count, ..)| *count);
+        let own = by_peer.get(&peer_id).map_or(0, |punches| punches.count);
         let most = by_peer
             .into_values()
-            .max_by_key(|(count, oldest, _)| (*count, *oldest));
-        let (_, Reverse(number), origin) = most
-            .filter(|(count, ..)| *count > own)
+            .max_by_key(|punches| (punches.count, Reverse(punches.oldest)))
+            .filter(|punches| punches.count > own)
             .ok_or(DialError::TooManyHolePunches)?;
-        self.take(origin, |expected| expected.number == number)
+        self.take(most.newest_at, |expected| expected.number == most.newest)
             .ok_or(DialError::TooManyHolePunches)
     }
 
@@ -225,13 +245,15 @@ impl Drop for Expectation {
 /// each takes five seconds.
 const MAX_HOLE_PUNCHES: usize = 256;
 
-/// The most hole punches to one host. They share the limit on what is sent to the host
-/// (`proto/hole_punch`): with this many, there is a datagram for each of them every other second.
-const MAX_HOLE_PUNCHES_PER_HOST: usize = 16;
+/// The most hole punches to one host: as many as for one peer, all of whose addresses may be at
+/// one host. They share the limit on what is sent to the host (`proto/hole_punch`): with this many,
+/// there is a datagram for each of them about every other second.
+const MAX_HOLE_PUNCHES_PER_HOST: usize = MAX_HOLE_PUNCHES_PER_PEER;
 
-/// The most hole punches for one peer, which chooses their addresses. A Swarm dials eight addresses
-/// of a peer at a time.
-const MAX_HOLE_PUNCHES_PER_PEER: usize = 8;
+/// The most hole punches for one peer, which chooses their addresses. `libp2p-dcutr` names 20
+/// at most, and a Swarm with smart dialling, or with a large concurrency factor, begins all of them
+/// within a second or a few.
+const MAX_HOLE_PUNCHES_PER_PEER: usize = 20;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -250,17 +272,75 @@ mod tests {
         }
     }
 
+    fn are_displaced(expectations: &mut [Expectation]) -> Vec<bool> {
+        expectations.iter_mut().map(is_displaced).collect()
+    }
+
+    fn expect(
+        expected_peers: &Arc<ExpectedPeers>,
+        addr: impl Into<SocketAddr>,
+        peer_id: PeerId,
+    ) -> Result<Expectation, DialError> {
+        let (expectation, _displaced) = expected_peers.expect(addr.into(), peer_id)?;
+        Ok(expectation)
+    }
+
     /// As many hole punches as there are places at a host, each for one of these peers in turn.
     fn fill_host(expected_peers: &Arc<ExpectedPeers>, peers: &[PeerId]) -> Vec<Expectation> {
         (1..)
             .zip(peers.iter().cycle())
             .take(MAX_HOLE_PUNCHES_PER_HOST)
-            .map(|(port, peer_id)| {
-                expected_peers
-                    .expect((ONE_HOST, port).into(), *peer_id)
-                    .unwrap()
-            })
+            .map(|(port, peer_id)| expect(expected_peers, (ONE_HOST, port), *peer_id).unwrap())
             .collect()
+    }
+
+    #[test]
+    fn all_addresses_that_dcutr_names_have_places() {
+        /// The capacity of `Candidates` in `libp2p-dcutr` 0.15.
+        const ADDRESSES: u16 = 20;
+
+        let peer_id = PeerId::random();
+        for is_one_host in [true, false] {
+            let expected_peers = Arc::default();
+            let mut begun = Vec::new();
+            for number in 1..=ADDRESSES {
+                let [_, low] = number.to_be_bytes();
+                let ip = if is_one_host {
+                    ONE_HOST
+                } else {
+                    [198, 18, 0, low]
+                };
+                begun.push(expect(&expected_peers, (ip, number), peer_id).unwrap());
+            }
+            assert!(!are_displaced(&mut begun).contains(&true));
+            let result = expect(&expected_peers, ([198, 18, 1, 1], 1), peer_id);
+            assert!(matches!(result, Err(DialError::TooManyHolePunches)));
+        }
+    }
+
+    #[test]
+    fn peer_with_several_punches_keeps_the_first_one_longest() {
+        let expected_peers = Arc::default();
+        let honest = PeerId::random();
+        let mut own = [4001, 4002, 4003]
+            .map(|port| expect(&expected_peers, (ONE_HOST, port), honest).unwrap());
+        let others = MAX_HOLE_PUNCHES_PER_HOST - own.len();
+        let begin = |count: usize| -> Vec<_> {
+            (0..count)
+                .map(|_| expect(&expected_peers, (ONE_HOST, 9), PeerId::random()).unwrap())
+                .collect()
+        };
+        let _full = begin(others);
+        assert_eq!(are_displaced(&mut own), [false, false, false]);
+        let _one_more = begin(1);
+        assert_eq!(are_displaced(&mut own[..2]), [false, false]);
+        assert!(is_displaced(&mut own[2]));
+        let _another = begin(1);
+        assert!(is_displaced(&mut own[1]));
+        assert!(!is_displaced(&mut own[0]));
+        // Where all have one, the oldest goes.
+        let _last = begin(1);
+        assert!(is_displaced(&mut own[0]));
     }
 
     #[test]
@@ -269,36 +349,24 @@ mod tests {
         let mallory = [PeerId::random(), PeerId::random()];
         let mut taken = fill_host(&expected_peers, &mallory);
         let mut honest: Vec<_> = (0..MAX_HOLE_PUNCHES_PER_HOST - mallory.len())
-            .map(|_| {
-                expected_peers
-                    .expect((ONE_HOST, 4001).into(), PeerId::random())
-                    .unwrap()
-            })
+            .map(|_| expect(&expected_peers, (ONE_HOST, 4001), PeerId::random()).unwrap())
             .collect();
         // Each of the two keeps one place.
-        let is_displaced_of =
-            |taken: &mut Vec<Expectation>| taken.iter_mut().map(is_displaced).collect::<Vec<_>>();
-        let last_two = MAX_HOLE_PUNCHES_PER_HOST - mallory.len();
         assert!(
-            (is_displaced_of(&mut taken).into_iter().enumerate())
-                .all(|(index, is_displaced)| is_displaced == (index < last_two))
+            (are_displaced(&mut taken).into_iter().enumerate())
+                .all(|(index, is_displaced)| is_displaced == (index >= mallory.len()))
         );
         // And does not get another one.
         for peer_id in mallory {
-            let result = expected_peers.expect((ONE_HOST, 99).into(), peer_id);
+            let result = expect(&expected_peers, (ONE_HOST, 99), peer_id);
             assert!(matches!(result, Err(DialError::TooManyHolePunches)));
         }
-        assert!(!is_displaced_of(&mut honest).contains(&true));
+        assert!(!are_displaced(&mut honest).contains(&true));
         // Where each peer has one place, the oldest one goes.
-        let _newest = expected_peers
-            .expect((ONE_HOST, 4001).into(), PeerId::random())
-            .unwrap();
-        let displaced = is_displaced_of(&mut taken);
-        assert_eq!(
-            displaced.iter().position(|is_displaced| !is_displaced),
-            Some(last_two + 1)
-        );
-        assert!(!is_displaced_of(&mut honest).contains(&true));
+        let _newest = expect(&expected_peers, (ONE_HOST, 4001), PeerId::random()).unwrap();
+        assert!(is_displaced(&mut taken[0]));
+        assert!(!is_displaced(&mut taken[1]));
+        assert!(!are_displaced(&mut honest).contains(&true));
     }
 
     #[test]
@@ -306,27 +374,27 @@ mod tests {
         let expected_peers: Arc<ExpectedPeers> = Arc::default();
         let expect = |host: usize, peer_id| {
             let [high, low] = u16::try_from(host).unwrap().to_be_bytes();
-            expected_peers.expect(([198, 18, high, low], 4001).into(), peer_id)
+            expect(&expected_peers, ([198, 18, high, low], 4001), peer_id)
         };
         let mut taken = Vec::new();
-        for _ in 0..MAX_HOLE_PUNCHES / MAX_HOLE_PUNCHES_PER_PEER {
-            let mallory = PeerId::random();
-            // One at each host, far from the limit of a host.
-            for _ in 0..MAX_HOLE_PUNCHES_PER_PEER {
-                taken.push(expect(taken.len(), mallory).unwrap());
+        let mut mallory = PeerId::random();
+        // One at each host, far from the limit of a host.
+        for host in 0..MAX_HOLE_PUNCHES {
+            if host > 0 && host % MAX_HOLE_PUNCHES_PER_PEER == 0 {
+                // Not one more for the same peer.
+                let result = expect(MAX_HOLE_PUNCHES, mallory);
+                assert!(matches!(result, Err(DialError::TooManyHolePunches)));
+                mallory = PeerId::random();
             }
-            // Not one more for the same peer.
-            let result = expect(MAX_HOLE_PUNCHES, mallory);
-            assert!(matches!(result, Err(DialError::TooManyHolePunches)));
+            taken.push(expect(host, mallory).unwrap());
         }
-        assert_eq!(taken.len(), MAX_HOLE_PUNCHES);
         let mut honest = expect(MAX_HOLE_PUNCHES, PeerId::random()).unwrap();
         assert!(!is_displaced(&mut honest));
-        // The oldest punch makes room, and no other.
-        let displaced: Vec<_> = taken.iter_mut().map(is_displaced).collect();
-        assert_eq!(
-            displaced.iter().rposition(|is_displaced| *is_displaced),
-            Some(0)
+        // The newest punch of the first peer makes room, and no other.
+        assert!(
+            (are_displaced(&mut taken).into_iter().enumerate())
+                .all(|(index, is_displaced)| is_displaced
+                    == (index == MAX_HOLE_PUNCHES_PER_PEER - 1))
         );
         // All places are free when the hole punches are over.
         drop((taken, honest));

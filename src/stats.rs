@@ -363,8 +363,9 @@ pub struct StunStats {
     pub refused: u64,
     /// Requests sent, including retransmissions.
     pub requests_sent: u64,
-    /// Transactions that were given up: 39.5 s after their first request, or because the server's
-    /// host reported that its port is unreachable.
+    /// Transactions that were given up: 39.5 s after their first request, because the server's
+    /// host reported that its port is unreachable, or because the servers are asked again, or
+    /// asked about another listener, before. Those that have become unnecessary do not count.
     pub unanswered: u64,
 }
 

@@ -8,7 +8,7 @@ use std::{collections::HashSet, net::SocketAddr, task::Poll, time::Duration};
 
 use futures::future::{join, poll_immediate};
 use libp2p_core::{
-    Endpoint,
+    Endpoint, Transport as _,
     transport::{DialOpts, PortUse, TransportError, TransportEvent},
 };
 use libp2p_identity::PeerId;
@@ -287,25 +287,25 @@ async fn what_cannot_work_is_refused() {
         assert!(poll_immediate(&mut third).await.is_none());
 
         // There is a limit for each peer, one for each host, and one for all together. Beyond the
-        // others, the oldest hole punch makes room.
+        // others, another hole punch makes room.
         let peer_id = PeerId::random();
         let mut many = vec![third];
-        for port in 1..=8 {
-            let addr = at(([127, 0, 0, 1], port).into(), peer_id);
+        for host in 101..=120 {
+            let addr = at(([127, 0, 0, host], 1).into(), peer_id);
             let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
             assert!(poll_immediate(&mut dial).await.is_none());
             many.push(dial);
         }
         let addr = at(([127, 0, 0, 1], 99).into(), peer_id);
-        let ninth = punch(&mut node, &addr, PortUse::Reuse).unwrap();
-        let error = dial_error(ninth.await);
+        let one_more = punch(&mut node, &addr, PortUse::Reuse).unwrap();
+        let error = dial_error(one_more.await);
         assert!(matches!(error, DialError::TooManyHolePunches), "{error:?}");
         // A place is free as soon as a dial has ended.
         drop(many.pop());
         let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
         assert!(poll_immediate(&mut dial).await.is_none());
         many.push(dial);
-        for (host, port) in (2..=21).flat_map(|host| (1..=20).map(move |port| (host, port))) {
+        for (host, port) in (2..=21).flat_map(|host| (1..=25).map(move |port| (host, port))) {
             let addr = at(([127, 0, 0, host], port).into(), PeerId::random());
             let mut dial = punch(&mut node, &addr, PortUse::Reuse).unwrap();
             assert!(poll_immediate(&mut dial).await.is_none());
@@ -322,6 +322,35 @@ async fn what_cannot_work_is_refused() {
             }
         }
         assert_eq!(left, 256);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn punch_that_cannot_begin_takes_no_place() {
+    bounded(async {
+        let mut node = Node::new();
+        let (id, _) = node.listen_at("/ip4/127.0.0.1/udp/0/quic-v1").await;
+        let begin = |node: &mut Node| {
+            let addr = at(([127, 0, 0, 9], 9).into(), PeerId::random());
+            punch(node, &addr, PortUse::Reuse).unwrap()
+        };
+        // All places of the host.
+        let mut begun = Vec::new();
+        for _ in 0..20 {
+            let mut dial = begin(&mut node);
+            assert!(poll_immediate(&mut dial).await.is_none());
+            begun.push(dial);
+        }
+        // The kernel would not send from the address of the only listener that is left.
+        assert!(node.transport.remove_listener(id));
+        while node.event_now().is_some() {}
+        node.listen_at("/ip4/127.0.0.2/udp/0/quic-v1").await;
+        let error = dial_error(begin(&mut node).await);
+        assert!(matches!(error, DialError::NoListener), "{error:?}");
+        for dial in &mut begun {
+            assert!(poll_immediate(dial).await.is_none());
+        }
     })
     .await;
 }

@@ -387,9 +387,9 @@ impl ConfigBuilder {
     }
 
     /// Bytes of data that all connections together may hold: received and not read yet, or written
-    /// and not acknowledged yet. `None` means an eighth of the memory that the process may use: of
-    /// that of the machine, or of the limit of its control group if that is smaller. It means 1 GiB
-    /// if the operating system does not tell how much that is.
+    /// and not acknowledged yet. `None` means, on Linux, an eighth of the memory that the process
+    /// may use: of that of the machine, or of the limit of its control group (`memory.max`) if that
+    /// is smaller. Elsewhere it means 1 GiB.
     ///
     /// As the memory is used up, flow-control windows shrink: each connection may hold a quarter of
     /// the rest in each direction, and 64 KiB in any case. When nothing is left, packets with

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     mem,
     net::SocketAddr,
     sync::{
@@ -149,7 +150,18 @@ impl Mailbox {
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
-        self.push(request, None)
+        let begin = || Ok::<(), Infallible>(());
+        self.push(request, None, begin).map(|_| ())
+    }
+
+    /// Like [`request`](Self::request), if `begin` succeeds. It is called only if the request can
+    /// be delivered, and while the mailbox is locked.
+    pub(super) fn request_with<T, E>(
+        &self,
+        request: Request,
+        begin: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Result<T, E>, Undeliverable> {
+        self.push(request, None, begin)
     }
 
     /// Like [`request`](Self::request), but only for this driver and not for a later one.
@@ -158,10 +170,16 @@ impl Mailbox {
         generation: Generation,
         request: Request,
     ) -> Result<(), Undeliverable> {
-        self.push(request, Some(generation))
+        let begin = || Ok::<(), Infallible>(());
+        self.push(request, Some(generation), begin).map(|_| ())
     }
 
-    fn push(&self, request: Request, generation: Option<Generation>) -> Result<(), Undeliverable> {
+    fn push<T, E>(
+        &self,
+        request: Request,
+        generation: Option<Generation>,
+        begin: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Result<T, E>, Undeliverable> {
         let mut inside = lock(&self.inside);
         if inside.stopped || generation.is_some_and(|generation| generation != inside.generation) {
             return Err(Undeliverable::Stopped);
@@ -173,10 +191,13 @@ impl Mailbox {
         if !requests.has_room_for(&request, &mut mail.dropped) {
             return Err(Undeliverable::Overloaded);
         }
-        requests.push(request);
-        drop(inside);
-        self.doorbell.ring();
-        Ok(())
+        let begun = begin();
+        if begun.is_ok() {
+            requests.push(request);
+            drop(inside);
+            self.doorbell.ring();
+        }
+        Ok(begun)
     }
 
     /// Leaves datagrams for this driver's shard.

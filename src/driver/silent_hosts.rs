@@ -94,7 +94,9 @@ impl SilentHosts {
                 Stage::Twice => Advice::ListenerFirst,
                 // For a neighbour behind the same address, which may have chosen to answer only
                 // there, the listener's port comes first: the neighbour may punch a hole for it.
-                Stage::AnswersElsewhere(addr) if addr == remote_addr && now < silent.retry_at => {
+                Stage::AnswersElsewhere(addr)
+                    if is_same(addr, remote_addr) && now < silent.retry_at =>
+                {
                     Advice::Other
                 }
                 Stage::AnswersElsewhere(_) => Advice::ListenerFirst,
@@ -116,6 +118,14 @@ impl SilentHosts {
         let mut hosts = lock(&self.hosts);
         let known = hosts.get(host).copied();
         let known = known.filter(|silent| !silent.is_over(now));
+        // A neighbour that may be dead says nothing about an address that has answered elsewhere.
+        if heard == Heard::Nothing
+            && let Some(Silent { stage, .. }) = known
+            && let Stage::AnswersElsewhere(addr) = stage
+            && !is_same(addr, departure.remote_addr)
+        {
+            return;
+        }
         let mut retry_at = now + REMEMBERED;
         let stage = match (departure.port, heard) {
             (Port::Only, _) => return,
@@ -183,6 +193,12 @@ impl Passing for Silent {
     fn is_over(&self, now: Instant) -> bool {
         self.until.is_over(now)
     }
+}
+
+/// Whether the addresses are the same but for zone and flow label. The zone of a dial is that of
+/// the socket from which it leaves, and is not known before one is chosen.
+fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip(), one.port()) == (other.ip(), other.port())
 }
 
 /// How long the listener's port is tried first. When the first packet is sent again, after three
@@ -269,6 +285,44 @@ mod tests {
         assert_eq!(hosts.advice(now, mallory), Advice::ListenerFirst);
         learn_of(victim, &hosts, now, FROM_LISTENER, Heard::Something);
         assert_eq!(hosts.advice(now, mallory), Advice::Listener);
+    }
+
+    #[test]
+    fn silent_neighbour_erases_nothing_and_prolongs_nothing() {
+        let (hosts, began) = (SilentHosts::default(), clock::now());
+        let neighbour = ([192, 0, 2, 1], 9).into();
+        for _ in 0..2 {
+            learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
+        }
+        learn(&hosts, began, Port::Other, Heard::Something);
+        for port in [FROM_LISTENER, Port::Other] {
+            learn_of(
+                neighbour,
+                &hosts,
+                began + REMEMBERED / 2,
+                port,
+                Heard::Nothing,
+            );
+            let late = began + REMEMBERED;
+            assert_eq!(
+                hosts.advice(late - FIRST_TRY, addr()),
+                Advice::Other,
+                "{port:?}"
+            );
+            assert_eq!(hosts.advice(late, addr()), Advice::Listener, "{port:?}");
+        }
+    }
+
+    #[test]
+    fn link_local_address_is_known_with_and_without_its_zone() {
+        let (hosts, now) = (SilentHosts::default(), clock::now());
+        let [with, without] =
+            ["[fe80::1%3]:4001", "[fe80::1]:4001"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+        for _ in 0..2 {
+            learn_of(with, &hosts, now, FROM_LISTENER, Heard::Nothing);
+        }
+        learn_of(with, &hosts, now, Port::Other, Heard::Something);
+        assert_eq!(hosts.advice(now, without), Advice::Other);
     }
 
     #[test]

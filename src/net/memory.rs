@@ -4,7 +4,9 @@
 use std::path::Path;
 
 /// Bytes of memory that this process may use: the memory of the machine, or the limit of its
-/// control group if that is smaller. `None` if the operating system does not tell.
+/// control group if that is smaller. `None` on systems other than Linux, which are not asked.
+///
+/// `memory.high` is not read: a group may exceed it, and is slowed down then.
 #[cfg(target_os = "linux")]
 pub(crate) fn available() -> Option<u64> {
     // Without its path, a control group is found only inside a namespace of its own.

@@ -255,7 +255,11 @@ const BURST: usize = 8;
 const BURST_TIME: Duration = Duration::from_secs(5);
 
 /// The most hosts remembered without punches. They are remembered so that ending a punch and
-/// beginning another one gains nothing. Four times as many as there are punches at once.
+/// beginning another one gains nothing. A punch may end as soon as it has begun, because another
+/// one takes its place (`expected_peers`), so the number of punches at once does not limit the
+/// number of these hosts. With more than 1,024 in [`BURST_TIME`], the first of them are forgotten
+/// early and may get another [`BURST`]. That costs more than it gains: a thousand punches, with one
+/// datagram each, for some nine more datagrams to one host.
 const MAX_IDLE_HOSTS: usize = 1024;
 
 /// Sizes of the datagrams in bytes: too small for a QUIC endpoint to answer with a stateless reset

@@ -31,6 +31,8 @@ pub(crate) struct StunClient {
     sockets: Vec<SocketState>,
     rng: StdRng,
     stats: StunStats,
+    /// When the last round began.
+    last_begun: Option<Instant>,
 }
 
 /// A request, and the socket from which to send it.
@@ -44,9 +46,8 @@ pub(crate) struct StunTransmit {
 struct SocketState {
     local_addr: SocketAddr,
     round: Option<Round>,
-    /// When the next round is due: it begins then, or when fewer than [`MAX_ROUNDS`] are in
-    /// progress. `None` while a round is in progress, or if no server can be reached from this
-    /// socket.
+    /// When the next round is due: it begins then, or when there is room for it. `None` until the
+    /// round in progress has a finding, or if no server can be reached from this socket.
     next_round: Option<Instant>,
     finding: Option<Finding>,
     is_reported: bool,
@@ -62,6 +63,7 @@ impl StunClient {
             sockets: Vec::new(),
             rng: StdRng::from_seed(seed),
             stats: StunStats::default(),
+            last_begun: None,
         }
     }
 
@@ -185,38 +187,76 @@ impl StunClient {
         None
     }
 
-    /// The next round that may begin, and the index of its socket. It is the one that is due first,
-    /// so that every socket gets its turn.
+    /// When the next round may begin, and the index of its socket. Sockets get their turns in the
+    /// order in which their rounds are due. At [`MAX_ROUNDS`], a round needs the place of another
+    /// one: of one that waits for nothing but a late server, or of one whose own next round is due,
+    /// which then waits for its turn.
     fn next_round(&self) -> Option<(Instant, usize)> {
-        let has_room = self.rounds().count() < MAX_ROUNDS || self.finished_round().is_some();
-        let may_begin = |socket: &SocketState| has_room || socket.round.is_some();
-        let due = |(index, socket): (usize, &SocketState)| Some((socket.next_round?, index));
-        let sockets = self.sockets.iter().enumerate();
-        sockets
-            .filter(|(_, socket)| may_begin(socket))
-            .filter_map(due)
-            .min()
+        let (again, waiting) = (self.first_due(true), self.first_due(false));
+        let next = if self.rounds().count() < MAX_ROUNDS {
+            again.into_iter().chain(waiting).min()
+        } else {
+            let instead = again.map(|(time, index)| {
+                let first = waiting.filter(|(due, _)| *due < time);
+                (time, first.map_or(index, |(_, first)| first))
+            });
+            let beside = waiting.and_then(|(due, index)| {
+                let (room_at, _) = self.finished_round()?;
+                Some((due.max(room_at), index))
+            });
+            instead.into_iter().chain(beside).min()
+        };
+        let (time, index) = next?;
+        let spaced = self.last_begun.map(|last| last + BETWEEN_ROUNDS);
+        Some((spaced.map_or(time, |spaced| time.max(spaced)), index))
     }
 
-    /// Begins the round of a socket. If that is one round too many, another one ends that waits for
-    /// nothing but a late server.
+    /// Begins the round of a socket. If that is one round too many, another one ends.
     fn begin_round(&mut self, now: Instant, index: usize) {
         let is_one_more = self.sockets[index].round.is_none();
         if is_one_more
             && self.rounds().count() >= MAX_ROUNDS
-            && let Some(finished) = self.finished_round()
+            && let Some(other) = self.dispensable_round(now)
         {
-            let finished = &mut self.sockets[finished];
-            finished.conclude(now, self.interval, &mut self.rng);
-            finished.round = None;
+            let other = &mut self.sockets[other];
+            other.conclude(now, self.interval, &mut self.rng);
+            self.stats.unanswered += other.abandon();
         }
-        self.sockets[index].begin(&self.servers);
+        let socket = &mut self.sockets[index];
+        self.stats.unanswered += socket.abandon();
+        if socket.begin(&self.servers) {
+            self.last_begun = Some(now);
+        }
     }
 
-    /// The index of the first socket whose round has a finding.
-    fn finished_round(&self) -> Option<usize> {
-        let has_finding = |round: &Round| round.finding().is_some();
-        (self.sockets.iter()).position(|socket| socket.round.as_ref().is_some_and(has_finding))
+    /// The index of the socket whose round makes room for another one.
+    fn dispensable_round(&self, now: Instant) -> Option<usize> {
+        let is_now = |(time, _): &(Instant, usize)| *time <= now;
+        let finished = self.finished_round().filter(is_now);
+        let again = || self.first_due(true).filter(is_now);
+        finished.or_else(again).map(|(_, index)| index)
+    }
+
+    /// When the first round is due of the sockets with, or without, a round in progress, and the
+    /// index of its socket.
+    fn first_due(&self, is_running: bool) -> Option<(Instant, usize)> {
+        let sockets = self.sockets.iter().enumerate();
+        sockets
+            .filter(|(_, socket)| socket.round.is_some() == is_running)
+            .filter_map(|(index, socket)| Some((socket.next_round?, index)))
+            .min()
+    }
+
+    /// When the first of the rounds that have a finding may make room for another one, and the
+    /// index of its socket.
+    fn finished_round(&self) -> Option<(Instant, usize)> {
+        let sockets = self.sockets.iter().enumerate();
+        sockets
+            .filter_map(|(index, socket)| {
+                let found_at = socket.round.as_ref()?.found_at?;
+                Some((found_at + FOR_LATE_ANSWERS, index))
+            })
+            .min()
     }
 
     /// The rounds in progress.
@@ -268,8 +308,13 @@ impl StunClient {
 }
 
 impl SocketState {
-    /// Begins a new round; answers to the last one are then ignored.
-    fn begin(&mut self, servers: &[SocketAddr]) {
+    /// Ends the round; answers to it are then ignored. Returns how many transactions are given up.
+    fn abandon(&mut self) -> u64 {
+        self.round.take().map_or(0, |round| round.waiting())
+    }
+
+    /// Begins a round. Returns `false` if there is no server to ask.
+    fn begin(&mut self, servers: &[SocketAddr]) -> bool {
         self.next_round = None;
         let servers: Vec<_> = servers
             .iter()
@@ -277,16 +322,18 @@ impl SocketState {
             .filter(|server| address::can_reach(self.local_addr, *server))
             .collect();
         self.round = (!servers.is_empty()).then(|| Round::new(servers));
+        self.round.is_some()
     }
 
     /// Stores the findings of the round so far. When they are sufficient, schedules the next round.
     fn conclude(&mut self, now: Instant, interval: Duration, rng: &mut StdRng) {
-        let Some(round) = &self.round else {
+        let Some(round) = &mut self.round else {
             return;
         };
         let Some(finding) = round.finding() else {
             return;
         };
+        round.found_at.get_or_insert(now);
         if round.is_over() {
             self.round = None;
         }
@@ -308,13 +355,21 @@ fn socket(sockets: &mut [SocketState], local_addr: SocketAddr) -> Option<&mut So
 }
 
 /// How long to wait after a change, because an interface gets its addresses and routes one after
-/// another. Also the shortest time between two rounds, as RFC 8489 §6.2 demands between two
-/// transactions.
+/// another.
 const SETTLING_TIME: Duration = INITIAL_RTO;
 
 /// The most rounds at a time, because at most this many transactions with one server should be
 /// outstanding (RFC 8489 §6.2). The sockets are as many as the application has listeners.
 const MAX_ROUNDS: usize = 10;
+
+/// The shortest time between the beginnings of two rounds: RFC 8489 §6.2 recommends an RTO between
+/// two transactions with one server.
+const BETWEEN_ROUNDS: Duration = INITIAL_RTO;
+
+/// How long a round that has a finding goes on for late servers although another socket needs its
+/// place. The server that is asked a third time then, 1.5 s after the first time, is asked a fourth
+/// time after 2 s, and has half a second to answer.
+const FOR_LATE_ANSWERS: Duration = Duration::from_millis(2500);
 
 /// The shortest pause as a part of the interval. The random pause keeps the nodes of a network from
 /// asking at the same time (as in RFC 5626 §4.4.1).

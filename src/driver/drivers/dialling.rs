@@ -107,25 +107,28 @@ impl Drivers {
     /// Punches a hole: sends datagrams to `remote_addr` from the socket of one of these listeners,
     /// each of which could reach it, until the returned receiver is dropped. The receiver resolves
     /// when the time for a handshake is over, and is cancelled if the driver stops.
-    pub(crate) fn punch(
+    ///
+    /// `expect` is called only if the punch can begin, because it may end another one. A mailbox is
+    /// locked then.
+    pub(crate) fn punch<T>(
         &self,
         remote_addr: SocketAddr,
         listeners: &[Weak<SocketGroup>],
-    ) -> Result<oneshot::Receiver<()>, DialError> {
+        expect: impl FnOnce() -> Result<T, DialError>,
+    ) -> Result<(oneshot::Receiver<()>, T), DialError> {
         let socket = self
             .listener_socket(listeners, remote_addr)
             .ok_or(DialError::NoListener)?;
         let remote_addr = in_zone_of(&socket, remote_addr);
         let (over, receiver) = Reply::new();
         // One driver sends for all hole punches, so that it can limit how much is sent to one host.
-        self.mailbox(0)?
-            .request(Request::Packet(PacketRequest::Punch {
-                remote_addr,
-                socket,
-                over,
-            }))
-            .map_err(not_dialled)?;
-        Ok(receiver)
+        let request = Request::Packet(PacketRequest::Punch {
+            remote_addr,
+            socket,
+            over,
+        });
+        let expected = (self.mailbox(0)?.request_with(request, expect)).map_err(not_dialled)??;
+        Ok((receiver, expected))
     }
 
     /// The socket from which a dial leaves, and which port that is. Opens one if necessary.

@@ -275,6 +275,31 @@ fn max_packets_wait() {
     assert_eq!(scene.totals().requests_dropped_overload, 1);
 }
 
+/// A punch that begins may end another one.
+#[test]
+fn what_begins_with_a_request_begins_only_if_the_request_is_delivered() {
+    let scene = Scene::paused();
+    let request_with = |begun: Result<(), ()>| {
+        let mut is_called = false;
+        let begin = || {
+            is_called = true;
+            begun
+        };
+        let request = Request::Packet(scene.punch().0);
+        let result = scene.mailbox().request_with(request, begin);
+        (result, is_called)
+    };
+    // A request is not delivered if nothing has begun.
+    assert_eq!(request_with(Err(())), (Ok(Err(())), true));
+    assert!(!scene.mailbox().has_requests());
+    assert_eq!(request_with(Ok(())), (Ok(Ok(())), true));
+    assert!(scene.mailbox().has_requests());
+    let punches = (1..MAX_PACKETS).map(|_| scene.request_punch());
+    let _punches: Vec<_> = punches.map(Result::unwrap).collect();
+    let overloaded = (Err(Undeliverable::Overloaded), false);
+    assert_eq!(request_with(Ok(())), overloaded);
+}
+
 #[test]
 fn requests_that_are_dropped_are_traced_with_the_name_of_their_counter() {
     let traced = Traced::up_to(LevelFilter::TRACE);

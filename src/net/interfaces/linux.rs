@@ -37,7 +37,7 @@ pub(super) fn mtu(socket: &UdpSocket, is_ipv4: bool) -> Option<u32> {
         sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE).ok()?;
         setsockopt(socket, error_queue::Ipv6RecvErr, &true).ok()?;
     }
-    socket.send(&vec![0; LARGER_THAN_ANY]).err()?;
+    socket.send(&REFUSED).err()?;
     refused_by(socket)
 }
 
@@ -62,6 +62,9 @@ fn refused_by(socket: &UdpSocket) -> Option<u32> {
         _ => None,
     })
 }
+
+/// Not on the heap, because each dial and each connection that is accepted needs it.
+static REFUSED: [u8; LARGER_THAN_ANY] = [0; LARGER_THAN_ANY];
 
 /// In UDP over IPv4 a datagram has at most 65,507 bytes, and over IPv6 65,527. With more than
 /// 65,535 the kernel reports no MTU.

@@ -40,6 +40,8 @@ pub(super) struct Round {
     asked: Vec<Asked>,
     /// The servers not asked yet, in order of preference.
     unasked: Vec<SocketAddr>,
+    /// When it first had a finding.
+    pub(super) found_at: Option<Instant>,
 }
 
 struct Asked {
@@ -64,6 +66,7 @@ impl Round {
         Self {
             asked: Vec::new(),
             unasked: servers,
+            found_at: None,
         }
     }
 
@@ -147,6 +150,12 @@ impl Round {
             None if self.has(Asked::is_waiting) => None,
             None => Some(Finding::Unanswered),
         }
+    }
+
+    /// The number of transactions in progress.
+    pub(super) fn waiting(&self) -> u64 {
+        let waiting = self.asked.iter().filter(|asked| asked.is_waiting());
+        waiting.count() as u64
     }
 
     /// Whether no better result can follow.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use super::{
     seeds,
 };
 use crate::{
-    proto::{Finding, MappingBehaviour, StunClient},
+    proto::{Finding, MappingBehaviour, StunClient, StunTransmit},
     stats::StunStats,
 };
 
@@ -479,21 +480,13 @@ fn nobody_is_asked_who_was_not_configured_or_cannot_be_reached() {
     assert_eq!(world.client().next_timeout(), None);
 }
 
-/// Lets a client with this number of sockets run for a while, and has these servers answer. Returns
-/// the ports from which requests were sent, and those with a finding.
-fn crowd(
-    sockets: u16,
-    servers: &[([u8; 4], u16)],
-    answering: &[([u8; 4], u16)],
-) -> [BTreeSet<u16>; 2] {
-    let mut now = crate::net::clock::now();
-    let end = now + Duration::from_secs(300);
-    let servers = servers.iter().copied().map(SocketAddr::from).collect();
-    let mut client = StunClient::new(servers, Duration::from_secs(1), [7; 32]);
-    for port in 1..=sockets {
-        client.ask_about(now, ([192, 0, 2, 9], port).into());
-    }
-    let (mut asked, mut found) = (BTreeSet::new(), BTreeSet::new());
+/// Runs a client until `end`. `answer` returns what the server answers to a request at once.
+fn drive(
+    client: &mut StunClient,
+    mut now: Instant,
+    end: Instant,
+    mut answer: impl FnMut(Instant, &StunTransmit) -> Option<Vec<u8>>,
+) {
     let mut steps = 0;
     while let Some(next) = client.next_timeout().filter(|next| *next < end) {
         steps += 1;
@@ -502,48 +495,152 @@ fn crowd(
         now = now.max(next);
         let mut answers = Vec::new();
         while let Some(request) = client.poll_transmit(now) {
-            let is_answered = answering
-                .iter()
-                .any(|addr| request.to == SocketAddr::from(*addr));
-            asked.insert(request.from.port());
-            if is_answered {
-                let answer = success(&request.contents, PUBLIC.into());
-                answers.push((request.from, request.to, answer));
-            }
+            let answer = answer(now, &request);
+            answers.extend(answer.map(|answer| (request.from, request.to, answer)));
         }
         for (from, server, answer) in answers {
             assert!(client.handle(now, from, server, &answer));
         }
-        while let Some((addr, _)) = client.poll_finding() {
-            found.insert(addr.port());
-        }
     }
+}
+
+/// Lets a client with this number of sockets run for a while, and has these servers answer. Returns
+/// the ports from which requests were sent, and those with a finding.
+fn crowd(
+    sockets: u16,
+    servers: &[([u8; 4], u16)],
+    answering: &[([u8; 4], u16)],
+) -> [BTreeSet<u16>; 2] {
+    let now = crate::net::clock::now();
+    let servers = servers.iter().copied().map(SocketAddr::from).collect();
+    let mut client = StunClient::new(servers, Duration::from_secs(1), [7; 32]);
+    for port in 1..=sockets {
+        client.ask_about(now, ([192, 0, 2, 9], port).into());
+    }
+    let mut asked = BTreeSet::new();
+    drive(
+        &mut client,
+        now,
+        now + Duration::from_secs(300),
+        |_, request| {
+            asked.insert(request.from.port());
+            let is_answered = answering
+                .iter()
+                .any(|addr| request.to == SocketAddr::from(*addr));
+            is_answered.then(|| success(&request.contents, PUBLIC.into()))
+        },
+    );
+    let found = iter::from_fn(|| client.poll_finding());
+    let found = found.map(|(addr, _)| addr.port()).collect();
     [asked, found]
 }
 
 #[test]
 fn no_more_than_ten_sockets_ask_the_same_server_at_a_time() {
-    let mut world = World::new(15, &[A]);
-    let now = world.network.now;
-    let client = world.client();
+    let mut now = crate::net::clock::now();
+    let mut client = StunClient::new(vec![A.into()], INTERVAL, [7; 32]);
     for port in 0..50 {
         client.ask_about(now, ([192, 0, 2, 9], 1 + port).into());
     }
-    let mut asked = Vec::new();
-    while let Some(request) = client.poll_transmit(now + SETTLING) {
-        asked.push(request);
-    }
+    let mut asked = BTreeMap::new();
+    // A round that nobody answers takes 39.5 s.
+    let end = now + Duration::from_secs(39);
+    drive(&mut client, now, end, |at, request| {
+        now = at;
+        asked.insert(request.from, request.contents.clone());
+        None
+    });
     assert_eq!(asked.len(), 10);
     // The next one begins when an answer has come, and when a socket is forgotten.
-    let answer = success(&asked[1].contents, PUBLIC.into());
-    assert!(client.handle(now + SETTLING, asked[1].from, A.into(), &answer));
-    client.forget(asked[2].from);
-    assert!(client.next_timeout() <= Some(now + SETTLING));
-    for _ in 0..2 {
-        let next = client.poll_transmit(now + SETTLING).unwrap();
-        assert!(asked.iter().all(|request| request.from != next.from));
+    let (from, request) = asked.iter().nth(1).unwrap();
+    assert!(client.handle(now, *from, A.into(), &success(request, PUBLIC.into())));
+    client.forget(*asked.keys().nth(2).unwrap());
+    assert!(client.next_timeout() <= Some(now));
+    let mut more = BTreeSet::new();
+    drive(&mut client, now, end, |_, request| {
+        if !asked.contains_key(&request.from) {
+            more.insert(request.from);
+        }
+        None
+    });
+    assert_eq!(more.len(), 2);
+}
+
+#[test]
+fn rounds_begin_an_rto_apart() {
+    let now = crate::net::clock::now();
+    let mut client = StunClient::new(vec![A.into()], INTERVAL, [7; 32]);
+    let addrs = [1, 2, 3].map(|port| SocketAddr::from(([192, 0, 2, 9], port)));
+    let mut times = Vec::new();
+    // An interface changes after 10 s.
+    for pause in [Duration::ZERO, Duration::from_secs(10)] {
+        let now = now + pause;
+        for addr in addrs {
+            client.ask_about(now, addr);
+        }
+        drive(
+            &mut client,
+            now,
+            now + Duration::from_secs(10),
+            |at, request| {
+                times.push((at - now - SETTLING).as_millis());
+                Some(success(&request.contents, PUBLIC.into()))
+            },
+        );
     }
-    assert!(client.poll_transmit(now + SETTLING).is_none());
+    assert_eq!(times, [0, 500, 1_000, 0, 500, 1_000]);
+}
+
+#[test]
+fn server_that_is_late_when_it_is_asked_again_counts_as_unanswered() {
+    let mut world = World::new(16, &[A, B]).sees(A, PUBLIC);
+    // Two rounds.
+    world.run_for(Duration::from_secs(33));
+    assert_eq!(world.times(A).len(), 2);
+    assert_eq!(world.stats.unanswered, 1);
+}
+
+#[test]
+fn late_answer_counts_although_another_socket_needs_the_place() {
+    let now = crate::net::clock::now();
+    let silent = "[2001:db8::1]:3478".parse().unwrap();
+    let mut client = StunClient::new(vec![A.into(), B.into(), silent], INTERVAL, [7; 32]);
+    let local = |port| SocketAddr::from(([192, 0, 2, 9], port));
+    let silent_socket = |port| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9], port));
+    let sockets = (1..=9).map(silent_socket).chain([local(1), local(2)]);
+    sockets.for_each(|addr| client.ask_about(now, addr));
+    let mut asked_late = BTreeMap::new();
+    let end = now + Duration::from_secs(15);
+    drive(&mut client, now, end, |_, request| {
+        let is_heard = request.to == A.into() || {
+            let times = asked_late.entry((request.from, request.to)).or_insert(0);
+            *times += 1;
+            request.to == B.into() && *times == 4
+        };
+        is_heard.then(|| success(&request.contents, PUBLIC.into()))
+    });
+    let found: BTreeMap<_, _> = iter::from_fn(|| client.poll_finding()).collect();
+    assert_eq!(found[&local(1)], independent(PUBLIC));
+    assert_eq!(found[&local(2)], independent(PUBLIC));
+}
+
+#[test]
+fn every_socket_gets_its_turn_however_often_interfaces_change() {
+    let mut now = crate::net::clock::now();
+    let mut client = StunClient::new(vec![A.into()], INTERVAL, [7; 32]);
+    let mut asked = BTreeSet::new();
+    for _ in 0..100 {
+        for port in 1..=25 {
+            client.ask_about(now, ([192, 0, 2, 9], port).into());
+        }
+        let next = now + Duration::from_millis(900);
+        drive(&mut client, now, next, |_, request| {
+            asked.insert(request.from.port());
+            None
+        });
+        now = next;
+    }
+    assert_eq!(asked, (1..=25).collect());
 }
 
 #[test]
