@@ -351,6 +351,23 @@ fn sent_to(network: &mut Network, to: SocketAddr) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// What was sent on the path that is given up is acknowledged late.
+#[test]
+fn path_to_which_a_connection_returns_begins_anew_unless_only_the_port_was_another_one() {
+    for (elsewhere, is_new) in [(OTHER_HOST, true), (OTHER_PORT, false)] {
+        let mut network = Network::pair(1, dialling(), Setup::default());
+        let (dialer, listener) = connected(&mut network);
+        let addr = network.nodes[0].addr();
+        seem_to_be(&mut network, &dialer, elsewhere.into());
+        let left = network.now;
+        network.impair(Impairments::DEAD);
+        network.run_for(Duration::from_secs(5));
+        assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+        let began = listener.with(|connection| connection.path_control().began());
+        assert_eq!(began.is_some_and(|began| began > left), is_new);
+    }
+}
+
 /// Not the address of the dialer.
 const OTHER_HOST: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
 const OTHER_PORT: ([u8; 4], u16) = ([10, 0, 0, 1], 7);
