@@ -70,9 +70,10 @@ impl AddressLimits {
         self.others.push(other);
     }
 
-    /// The one to forget if there are too many. The peer is not asked twice at an address: without
-    /// its challenge, one could not be validated any more. Anybody can send garbage from many
-    /// addresses, but only packets of the peer lead to a challenge.
+    /// The one to forget if there are too many: one that was not asked, or else the one that has
+    /// been silent longest, and never the current one. quinn-proto repeats its challenge only at
+    /// the current address, so without it another one could not be validated any more. Anybody can
+    /// send garbage from many addresses, but only packets of the peer lead to a challenge.
     fn least_needed(&self, current: SocketAddr) -> usize {
         let mut others = self.others.iter();
         let unasked = others.position(|other| other.challenge.is_none() && other.addr != current);

@@ -11,7 +11,7 @@ mod start;
 use std::{
     any::Any,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -83,8 +83,9 @@ struct Shared {
     copies: AtomicU64,
     /// Which of them has told its window last while it was lifted.
     asked: AtomicU64,
-    /// When the connection began with the path, if that was later than the controller was made.
-    began: OnceLock<Instant>,
+    /// When the connection began with the path, or has returned to it, if that was later than the
+    /// controller was made.
+    began: Mutex<Option<Instant>>,
     /// On the way back to the same host: what may be in flight there. Otherwise 0.
     same_host_window: AtomicU64,
     acknowledged: AtomicU64,
@@ -121,7 +122,7 @@ impl PathControl {
     /// Notes that the connection begins with the path now: what was sent before, even after the
     /// controller was made, was sent on the path before.
     pub(super) fn begin(&self, now: Instant) {
-        let _ = self.shared.began.set(now);
+        *lock_unmodelled(&self.shared.began) = Some(now);
     }
 
     pub(super) fn is_shared_with(&self, other: &Self) -> bool {
@@ -186,7 +187,7 @@ impl PathControl {
 
     #[cfg(test)]
     pub(super) fn began(&self) -> Option<Instant> {
-        self.shared.began.get().copied()
+        *lock_unmodelled(&self.shared.began)
     }
 }
 
@@ -229,7 +230,7 @@ struct Liftable {
 
 impl Liftable {
     fn began(&self) -> Instant {
-        self.shared.began.get().copied().unwrap_or(self.began)
+        lock_unmodelled(&self.shared.began).unwrap_or(self.began)
     }
 
     /// A round trip tells where the peer is: whatever listens on loopback may forward to a network.
@@ -485,7 +486,10 @@ mod tests {
         for (before, counts) in [(1, false), (0, true)] {
             let mut path = build(None);
             let begun = path.began + Duration::from_millis(5);
-            control(&path).begin(begun);
+            // Earlier there was another path before.
+            for began in [path.began, begun] {
+                control(&path).begin(began);
+            }
             path.on_sent(begun, 12_000, 0);
             let window = path.window();
             let sent = begun - Duration::from_nanos(before);

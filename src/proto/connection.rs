@@ -18,6 +18,7 @@ use std::{
 
 use libp2p_identity::PeerId;
 
+pub(super) use self::path::PathChange;
 pub(crate) use self::streams::{FIRST_PEER_STREAMS, ReceiveWindows, StreamId, StreamLimits};
 #[cfg(test)]
 pub(super) use self::streams::{Grown, Holding, MOST_BLOCKED};

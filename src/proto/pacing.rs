@@ -28,9 +28,10 @@ pub(super) struct Pacer {
     resumes: Option<Instant>,
     /// Whether something may be held back.
     is_holding: bool,
-    /// What had been received when the last acknowledgement was sent.
+    /// What had been received when the last acknowledgement was sent, or credit was last given for
+    /// one.
     answered: u64,
-    /// What has been received since then, and wants one.
+    /// What has been received since then, and wants one; or what has had credit for one, and none.
     unanswered: Option<Unanswered>,
     /// When the peer was last told that its flow control holds data back: that of the connection,
     /// and that of a stream.
@@ -46,11 +47,17 @@ struct Unanswered {
     due: Instant,
     /// Whether it is. quinn-proto's own timer for it is over then, too.
     is_due: bool,
+    /// Whether there was credit for it before.
+    is_repeated: bool,
 }
 
 impl Unanswered {
     fn at(due: Instant) -> Self {
-        Self { due, is_due: false }
+        Self {
+            due,
+            is_due: false,
+            is_repeated: false,
+        }
     }
 }
 
@@ -95,7 +102,7 @@ impl Pacer {
         paced.set_gate(Gate::AsIs);
         if permit == Permit::Credit && gate == Gate::Open {
             let to = transmit.as_ref().map(|transmit| transmit.destination);
-            let is_elsewhere = to.is_some_and(|to| to != quic.remote_address());
+            let is_elsewhere = to.map(|to| to != quic.remote_address());
             self.note_credit(now, before.heard, is_elsewhere);
         }
         if let Some(transmit) = &transmit {
@@ -141,9 +148,8 @@ impl Pacer {
             self.unanswered = None;
         }
         let bytes = transmit.size as u64;
-        // What goes to the peer's previous address is not in flight on this path.
         let is_here = transmit.destination == quic.remote_address();
-        let is_counted = is_here && after.elicited > before.elicited;
+        let is_counted = after.count_since(before, is_here);
         paced.note_sent(bytes, is_counted);
         if is_counted {
             self.note_sent(now, bytes, quic.current_mtu().into());
@@ -159,15 +165,18 @@ impl Pacer {
     /// Notes that credit was given for an acknowledgement of what was `heard`.
     ///
     /// A frame about another path may have taken the datagram. Otherwise no acknowledgement is due
-    /// if there is none in it: with ACK_FREQUENCY a peer may have asked for few. More credit would
-    /// not change that.
-    fn note_credit(&mut self, now: Instant, heard: u64, is_elsewhere: bool) {
-        if is_elsewhere {
+    /// yet if there is none in it: with ACK_FREQUENCY a peer may have asked for few, and late ones.
+    /// `is_elsewhere` is `None` if there was nothing to send.
+    fn note_credit(&mut self, now: Instant, heard: u64, is_elsewhere: Option<bool>) {
+        if is_elsewhere == Some(true) {
             self.unanswered = Some(Unanswered::at(now + PATIENCE));
-        } else {
-            self.answered = heard;
-            self.unanswered = None;
+            return;
         }
+        self.answered = heard;
+        self.unanswered = is_elsewhere.map(|_| Unanswered {
+            is_repeated: true,
+            ..Unanswered::at(now + LONG_PATIENCE)
+        });
     }
 
     /// When to ask again.
@@ -195,8 +204,9 @@ impl Pacer {
     /// before the data only when it is due. Then it takes a datagram on credit; `heard` counts what
     /// wants one.
     fn ask(&mut self, now: Instant, rate: f64, mtu: u64, heard: u64) -> Permit {
-        if heard != self.answered {
-            (self.unanswered).get_or_insert_with(|| Unanswered::at(now + PATIENCE));
+        let is_new = (self.unanswered).is_none_or(|unanswered| unanswered.is_repeated);
+        if heard != self.answered && is_new {
+            self.unanswered = Some(Unanswered::at(now + PATIENCE));
         }
         let burst = burst(rate, mtu);
         let bucket = (self.bucket).get_or_insert_with(|| Bucket::new(rate, burst, now));
@@ -276,6 +286,8 @@ struct Frames {
     heard: u64,
     /// Acknowledgements that were sent.
     acks: u64,
+    /// PATH_CHALLENGE frames among the sent ones.
+    challenges: u64,
     /// Those among the sent ones that tell of flow control in the way (RFC 9000 §4.1). quinn-proto
     /// sends one when a write was refused for the first time since the peer has granted more.
     blocked: u64,
@@ -290,9 +302,18 @@ impl Frames {
             elicited,
             heard,
             acks: stats.frame_tx.acks,
+            challenges: stats.frame_tx.path_challenge,
             blocked: stats.frame_tx.data_blocked,
             stream_blocked: stats.frame_tx.stream_data_blocked,
         }
+    }
+
+    /// Whether the datagrams that were sent since `before` are in flight on this path. quinn-proto
+    /// 0.11.19 counts all that want an acknowledgement, wherever they go, except for a challenge to
+    /// the peer's previous address.
+    fn count_since(&self, before: Self, is_here: bool) -> bool {
+        let is_challenge_elsewhere = !is_here && self.challenges > before.challenges;
+        self.elicited > before.elicited && !is_challenge_elsewhere
     }
 }
 
@@ -354,6 +375,11 @@ const IDLE_DATAGRAMS: u64 = 10;
 /// one of the network.
 const PATIENCE: Duration = Duration::from_millis(25);
 
+/// How long credit that gave no acknowledgement is not given again. The delay that a peer asks for
+/// with ACK_FREQUENCY is not known here. With four datagrams in a second, which count like others,
+/// the acknowledgement is late by no more than this.
+const LONG_PATIENCE: Duration = Duration::from_millis(250);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +439,32 @@ mod tests {
         assert_eq!(eliciting(frames), (1 << 22) - 1);
     }
 
+    /// quinn-proto does not track a challenge to the peer's previous address.
+    #[test]
+    fn only_a_challenge_elsewhere_is_not_in_flight() {
+        let before = Frames {
+            elicited: 7,
+            heard: 0,
+            acks: 0,
+            challenges: 3,
+            blocked: 0,
+            stream_blocked: 0,
+        };
+        for (elicited, challenges, counts) in
+            [(7, 3, [false; 2]), (8, 3, [true; 2]), (8, 4, [true, false])]
+        {
+            let after = Frames {
+                elicited,
+                challenges,
+                ..before
+            };
+            assert_eq!(
+                [true, false].map(|is_here| after.count_since(before, is_here)),
+                counts
+            );
+        }
+    }
+
     #[test]
     fn batches_are_a_millisecond_apart_and_make_the_rate() {
         let began = crate::net::clock::now();
@@ -470,7 +522,9 @@ mod tests {
         pacer.handle_timeout(now);
         let permit = pacer.ask(now, rate, MTU, heard);
         if permit == Permit::Credit {
-            pacer.note_credit(now, heard, false);
+            pacer.note_credit(now, heard, Some(false));
+            // An acknowledgement is in it.
+            pacer.unanswered = None;
             pacer.note_sent(now, MTU, MTU);
         }
         permit
@@ -506,7 +560,7 @@ mod tests {
                 pacer.handle_timeout(now);
                 let permit = pacer.ask(now, 12_000.0, MTU, 1);
                 if permit == Permit::Credit {
-                    pacer.note_credit(now, 1, is_elsewhere);
+                    pacer.note_credit(now, 1, Some(is_elsewhere));
                 }
                 permit
             };
@@ -515,6 +569,27 @@ mod tests {
             assert_eq!(asked(31), Permit::Uncounted);
             assert_eq!(asked(60) == Permit::Credit, is_elsewhere);
         }
+    }
+
+    /// With ACK_FREQUENCY one may be due later. What comes after the credit has its own.
+    #[test]
+    fn credit_that_gave_no_acknowledgement_is_given_again_some_time_later() {
+        let began = crate::net::clock::now();
+        let mut pacer = Pacer::default();
+        exhaust(&mut pacer, began, 1_200.0);
+        let mut asked = |millis: u64, heard| {
+            let now = at(began, 1_000 * millis);
+            pacer.handle_timeout(now);
+            let permit = pacer.ask(now, 1_200.0, MTU, heard);
+            if permit == Permit::Credit {
+                pacer.note_credit(now, heard, Some(false));
+            }
+            permit == Permit::Credit
+        };
+        let credit = [5, 30, 279, 280, 529, 530].map(|millis| asked(millis, 1));
+        assert_eq!(credit, [false, true, false, true, false, true]);
+        let credit = [531, 555, 556, 805, 806].map(|millis| asked(millis, 2));
+        assert_eq!(credit, [false, false, true, false, true]);
     }
 
     /// A peer that keeps sending would have us answer more often than the rate allows.

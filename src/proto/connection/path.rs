@@ -11,6 +11,14 @@ use quinn_proto::EndpointEvent;
 use super::{Connection, Direction};
 use crate::{error::ConnectionError, packets::Challenge, proto::congestion::PathControl};
 
+/// A change of the peer's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proto) enum PathChange {
+    /// The path is most likely the same (RFC 9000 §9.4).
+    OnlyPort,
+    NewPath,
+}
+
 impl Connection {
     /// Resolves to the peer's new address, once after each change. After the end of the connection,
     /// resolves to its error, after the application has taken all streams that the peer opened
@@ -95,19 +103,10 @@ impl Connection {
         self.acknowledged = self.path_control.acknowledged();
     }
 
-    /// Whether an authenticated packet has come from another address since the last call.
-    pub(in crate::proto) fn note_migration(&mut self, now: Instant) -> bool {
-        if self.quic.remote_address() == self.remote_addr {
-            return false;
-        }
-        let before = self.path_control.clone();
-        self.take_path();
-        if !self.path_control.is_shared_with(&before) {
-            // quinn-proto has it begin when the packet came, and until now packets were sent to
-            // the address before.
-            self.path_control.begin(now);
-        }
-        true
+    /// Whether an authenticated packet has come from another address since the last call, and what
+    /// that means.
+    pub(in crate::proto) fn note_migration(&mut self, now: Instant) -> Option<PathChange> {
+        (self.quic.remote_address() != self.remote_addr).then(|| self.take_path(now))
     }
 
     /// Whether quinn-proto has returned to the previous path, because a new one was not validated.
@@ -120,17 +119,26 @@ impl Connection {
     ///
     /// quinn-proto 0.11.19 leaves the timer for lost packets armed for those of the path that it
     /// gives up. The PING arms it anew, and sees to it that there is something in flight.
-    pub(in crate::proto) fn note_return(&mut self) {
-        self.take_path();
+    pub(in crate::proto) fn note_return(&mut self, now: Instant) -> PathChange {
+        let change = self.take_path(now);
         self.ping();
+        change
     }
 
-    fn take_path(&mut self) {
+    fn take_path(&mut self, now: Instant) -> PathChange {
+        let before = self.path_control.clone();
         self.remote_addr = self.quic.remote_address();
         self.take_path_control();
         if self.authenticated.is_none() {
             self.known_addr = self.remote_addr;
         }
+        if self.path_control.is_shared_with(&before) {
+            return PathChange::OnlyPort;
+        }
+        // quinn-proto has it begin when the packet came, or does not begin it anew, and until now
+        // packets were sent to the address before.
+        self.path_control.begin(now);
+        PathChange::NewPath
     }
 
     /// Notes that the peer's address is validated. If it is the current one, the application is

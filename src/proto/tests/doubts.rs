@@ -92,6 +92,40 @@ fn outage_that_ends_on_another_path_is_no_reason_to_doubt() {
     }
 }
 
+/// The host and its NAT are the same, and most likely the path.
+#[test]
+fn doubt_outlasts_a_change_of_only_the_port() {
+    const OTHER_PORT: ([u8; 4], u16) = ([10, 0, 0, 1], 7);
+
+    let mut network = Network::pair(1, Setup::default(), Setup::default());
+    let (dialer, listener) = network.connect(0, 1);
+    transfer(&mut network, &dialer, &listener);
+    network.run_for(SECOND);
+    network.impair(Impairments::DEAD);
+    let send = |peer: &Peer| {
+        let stream = peer.open().now_or_never().unwrap().unwrap();
+        assert_eq!(peer.write_now(stream, &[0; 2000]), 2000);
+    };
+    send(&listener);
+    network.run_for(SECOND / 2);
+    network.impair(Impairments::NONE);
+    send(&dialer);
+    let now = network.now;
+    network.nodes[0].turn(now);
+    for datagram in network.nodes[0].take_outgoing() {
+        network.nodes[1].receive_marked(now, OTHER_PORT.into(), &datagram.contents, datagram.ecn);
+    }
+    network.nodes[1].turn(now);
+    assert_eq!(network.nodes[1].remote_addrs(), [OTHER_PORT.into()].into());
+    let sent = network.nodes[1].take_outgoing();
+    let marks: Vec<_> = (sent.iter())
+        .filter(|datagram| datagram.to == OTHER_PORT.into())
+        .map(|datagram| datagram.ecn)
+        .collect();
+    assert!(!marks.is_empty());
+    assert!(marks.iter().all(Option::is_none), "{marks:?}");
+}
+
 #[test]
 fn upload_over_an_interface_that_loses_batches_goes_on_in_single_datagrams() {
     let mut network = Network::pair(

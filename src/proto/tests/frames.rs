@@ -11,8 +11,14 @@ use std::{
 use futures::FutureExt;
 use quinn_proto::TransportErrorCode;
 
-use super::scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM};
-use crate::simulation::frame::{Frame, Number};
+use super::{
+    node::Setup,
+    scene::{DIALERS_STREAM, HOSTILE, Hostile, LISTENERS_STREAM, SIDES, Scene, VICTIM},
+};
+use crate::{
+    config::CongestionControl,
+    simulation::frame::{Frame, Number},
+};
 
 /// The default.
 const STREAM_WINDOW: u64 = 10_000_000;
@@ -367,6 +373,28 @@ fn packets_from_elsewhere_are_answered_with_three_times_as_much_at_most() {
         assert_eq!(scene.victim.loss(), None);
         scene.assert_honest_goes_on();
     }
+}
+
+/// quinn-proto counts it, wherever it is sent.
+#[test]
+fn response_to_a_challenge_from_elsewhere_takes_its_part_of_the_window() {
+    let victim = Setup {
+        configure: |builder| builder.congestion_control(CongestionControl::Bbr),
+        ..Setup::default()
+    };
+    let mut scene = Scene::with(Hostile::Dials, victim);
+    let probe = scene.say_little(&Frame::PathChallenge([7; 8])).remove(0);
+    let state = |scene: &Scene| {
+        scene.victim.with(|connection| {
+            let room = connection.path_control().paced().unwrap().room();
+            (room, connection.quic_stats().frame_tx.path_response)
+        })
+    };
+    let (room, responses) = state(&scene);
+    let now = scene.network.now;
+    scene.network.nodes[VICTIM].receive(now, (ELSEWHERE, 10).into(), &probe.contents);
+    scene.network.nodes[VICTIM].turn(now);
+    assert_eq!(state(&scene), (room - 1_200, responses + 1));
 }
 
 /// A packet that is too small for the answer comes from there. It may be a NAT's new port, or that

@@ -273,6 +273,101 @@ fn timer_that_waits_for_a_socket_is_not_armed() {
     close(&mut network, dialer);
 }
 
+/// The peer is challenged at its old address first.
+#[test]
+fn peer_is_challenged_at_its_new_address_although_packets_to_the_old_one_wait() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    seem_to_be_behind_a_busy_host(&mut network, &dialer);
+    assert_eq!(network.nodes[1].remote_addrs(), [OTHER_HOST.into()].into());
+    let sent = sent_to(&mut network, OTHER_HOST.into());
+    assert!(!sent.is_empty());
+    let challenges = listener.with(|connection| connection.quic_stats().frame_tx.path_challenge);
+    assert_eq!(challenges, 2, "at both addresses");
+    network.run_for(Duration::from_secs(5));
+    assert_eq!((dialer.loss(), listener.loss()), (None, None));
+}
+
+#[test]
+fn peer_is_told_of_the_end_at_its_new_address_although_packets_to_the_old_one_wait() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    listener.close(0);
+    seem_to_be_behind_a_busy_host(&mut network, &dialer);
+    forward_from_other_host(&mut network);
+    assert!(dialer.loss().is_some());
+}
+
+/// The challenge to the old address, which is sent first, says nothing of the end.
+#[test]
+fn peer_is_told_of_the_end_at_its_new_address_when_it_has_sent_enough_from_there() {
+    let mut network = Network::pair(1, dialling(), Setup::default());
+    let (dialer, listener) = connected(&mut network);
+    let reason = vec![b'x'; 500];
+    listener.with(|connection| connection.close(0_u32.into(), reason.into()));
+    for (bytes, is_told) in [(100, false), (1000, true)] {
+        let stream = dialer.open().now_or_never().unwrap().unwrap();
+        assert_eq!(dialer.write_now(stream, &vec![0; bytes]), bytes);
+        let now = network.now;
+        network.nodes[0].turn(now);
+        for datagram in network.nodes[0].take_outgoing() {
+            network.nodes[1].receive(now, OTHER_HOST.into(), &datagram.contents);
+        }
+        network.nodes[1].turn(now);
+        forward_from_other_host(&mut network);
+        assert_eq!(dialer.loss().is_some(), is_told);
+    }
+}
+
+/// Makes the dialer send something that arrives from another host, while its own host is behind a
+/// busy interface, and gives the listener a turn.
+fn seem_to_be_behind_a_busy_host(network: &mut Network, dialer: &Peer) {
+    let stream = dialer.open().now_or_never().unwrap().unwrap();
+    assert_eq!(dialer.write_now(stream, &[0; 5000]), 5000);
+    let now = network.now;
+    network.nodes[0].turn(now);
+    network.nodes[1].outbox.busy_host = Some(network.nodes[0].addr().ip());
+    for datagram in network.nodes[0].take_outgoing() {
+        network.nodes[1].receive(now, OTHER_HOST.into(), &datagram.contents);
+    }
+    network.nodes[1].turn(now);
+    network.nodes[1].outbox.busy_host = None;
+}
+
+/// Gives the dialer what the listener has sent to the other host.
+fn forward_from_other_host(network: &mut Network) {
+    let (now, from) = (network.now, network.nodes[1].addr());
+    for datagram in sent_to(network, OTHER_HOST.into()) {
+        network.nodes[0].receive(now, from, &datagram);
+    }
+    network.nodes[0].turn(now);
+}
+
+/// The contents of what the listener has sent to this address.
+fn sent_to(network: &mut Network, to: SocketAddr) -> Vec<Vec<u8>> {
+    let sent = network.nodes[1].take_outgoing().into_iter();
+    sent.filter(|datagram| datagram.to == to)
+        .map(|datagram| datagram.contents)
+        .collect()
+}
+
+/// What was sent on the path that is given up is acknowledged late.
+#[test]
+fn path_to_which_a_connection_returns_begins_anew_unless_only_the_port_was_another_one() {
+    for (elsewhere, is_new) in [(OTHER_HOST, true), (OTHER_PORT, false)] {
+        let mut network = Network::pair(1, dialling(), Setup::default());
+        let (dialer, listener) = connected(&mut network);
+        let addr = network.nodes[0].addr();
+        seem_to_be(&mut network, &dialer, elsewhere.into());
+        let left = network.now;
+        network.impair(Impairments::DEAD);
+        network.run_for(Duration::from_secs(5));
+        assert_eq!(network.nodes[1].remote_addrs(), [addr].into());
+        let began = listener.with(|connection| connection.path_control().began());
+        assert_eq!(began.is_some_and(|began| began > left), is_new);
+    }
+}
+
 /// Not the address of the dialer.
 const OTHER_HOST: ([u8; 4], u16) = ([198, 51, 100, 7], 7);
 const OTHER_PORT: ([u8; 4], u16) = ([10, 0, 0, 1], 7);

@@ -8,6 +8,7 @@ use std::{
 
 use super::Turn;
 use crate::proto::{
+    connection::PathChange,
     datagram::{Output, SocketHandle, local_addr},
     delivery::Verdict,
     registry,
@@ -125,7 +126,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.slot.local_ip = local_ip;
             self.register_path();
         }
-        if self.connection.note_migration(self.now) {
+        if let Some(change) = self.connection.note_migration(self.now) {
             let remote_addr = self.connection.remote_addr();
             tracing::debug!(
                 reason = "authenticated_packet",
@@ -149,7 +150,7 @@ impl<S: SocketHandle> Turn<'_, S> {
                 });
             }
             self.slot.untried_path = true;
-            self.follow_peer();
+            self.follow_peer(change);
         }
     }
 
@@ -170,7 +171,7 @@ impl<S: SocketHandle> Turn<'_, S> {
     /// not validated in time. `before` is the address that the peer had before the timers were
     /// handled; that of the previous path may be the same.
     pub(super) fn follow_return(&mut self, before: SocketAddr) {
-        self.connection.note_return();
+        let change = self.connection.note_return(self.now);
         let remote_addr = self.connection.remote_addr();
         tracing::debug!(
             reason = "not_validated",
@@ -184,12 +185,14 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.slot.socket = left.socket;
             self.slot.local_ip = left.local_ip;
         }
-        self.follow_peer();
+        self.follow_peer(change);
     }
 
     /// Updates the state after a change of the peer's address, or its reversal.
-    fn follow_peer(&mut self) {
-        self.note_path_begun();
+    fn follow_peer(&mut self, change: PathChange) {
+        if change == PathChange::NewPath {
+            self.note_path_begun();
+        }
         self.note_mtu(true);
         self.watch_path();
         let remote_addr = self.connection.remote_addr();

@@ -135,7 +135,10 @@ impl<S: SocketHandle> Turn<'_, S> {
             // They will be acknowledged, which takes time as well.
             self.slot.account.earn(count, transmit.size);
             self.moved += transmit.size;
-            if self.connection.is_over() && !self.connection.was_ended_by_peer() {
+            // What goes to another address than the peer's is about the path there.
+            let is_elsewhere = transmit.destination != remote_addr;
+            let is_over = self.connection.is_over();
+            if is_over && !is_elsewhere && !self.connection.was_ended_by_peer() {
                 self.keep_close_packet(&transmit, buf);
             }
             let from_anywhere = Transmit {
@@ -145,7 +148,7 @@ impl<S: SocketHandle> Turn<'_, S> {
             let socket = left_socket.as_ref().unwrap_or(&self.slot.socket);
             match out.send(socket, transmit, buf) {
                 Sent::Ready => {}
-                Sent::SourceGone if self.connection.is_over() => {
+                Sent::SourceGone if is_over => {
                     // A closed connection retransmits nothing, and needs no new connection ID, so
                     // any source address will do.
                     let _ = out.send(socket, from_anywhere, buf);
@@ -155,6 +158,8 @@ impl<S: SocketHandle> Turn<'_, S> {
                 Sent::SourceGone if left_socket.is_some() => {}
                 // QUIC retransmits what was lost.
                 Sent::SourceGone => self.leave_source(&*out, true),
+                // It waits there, and the peer need not wait for it.
+                Sent::Blocked if is_elsewhere => {}
                 Sent::Blocked => return Sending::Blocked,
             }
         }

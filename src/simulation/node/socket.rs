@@ -59,6 +59,8 @@ pub(crate) struct Outbox {
     /// The number of batches after which the socket blocks until the network has taken them.
     pub(crate) room: usize,
     pub(crate) batches: usize,
+    /// The host behind an interface that is busy: what is sent to it waits.
+    pub(crate) busy_host: Option<IpAddr>,
     /// The addresses of the host, if the node's socket has all of them; the kernel chooses the
     /// first one.
     pub(crate) ips: Option<Vec<IpAddr>>,
@@ -80,12 +82,17 @@ impl Default for Outbox {
             swallows_batches: false,
             room: usize::MAX,
             batches: 0,
+            busy_host: None,
             ips: None,
         }
     }
 }
 
 impl Outbox {
+    fn is_busy(&self, remote_addr: SocketAddr) -> bool {
+        self.busy_host == Some(remote_addr.ip())
+    }
+
     /// The source address of a datagram; `None` if the host does not have it.
     fn source(&self, socket: &SimSocket, transmit: &Transmit) -> Option<SocketAddr> {
         let mut from = socket.local_addr();
@@ -103,8 +110,8 @@ impl Outbox {
 }
 
 impl Output<SimSocket> for Outbox {
-    fn is_ready(&self, _: &SimSocket, _: SocketAddr) -> bool {
-        self.batches < self.room
+    fn is_ready(&self, _: &SimSocket, remote_addr: SocketAddr) -> bool {
+        self.batches < self.room && !self.is_busy(remote_addr)
     }
 
     fn max_segments(&self, _: &SimSocket, _: SocketAddr) -> usize {
@@ -123,6 +130,9 @@ impl Output<SimSocket> for Outbox {
         let Some(from) = self.source(socket, &transmit) else {
             return Sent::SourceGone;
         };
+        if self.is_busy(transmit.destination) {
+            return Sent::Blocked;
+        }
         let segment = transmit.segment_size.unwrap_or(contents.len());
         assert!(contents.len() <= segment * self.max_segments);
         if !(self.swallows_batches && contents.len() > segment) {

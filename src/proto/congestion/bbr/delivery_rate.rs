@@ -220,9 +220,9 @@ impl Sampler {
     /// Notes a loss, and returns what was lost. `sent` is when the newest lost packet was sent.
     ///
     /// quinn-proto does not say which packets were lost. But when it declares one lost, all that
-    /// were sent before it are either acknowledged or lost too (RFC 9002 §6.1).
+    /// were sent before it are either acknowledged or lost too (RFC 9002 §6.1). `bytes` may include
+    /// packets of another path, for which there is no mark and which do not count.
     pub(super) fn note_lost(&mut self, sent: Instant, bytes: u64) -> Vec<Lost> {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
         let mut left = bytes;
         let mut lost = Vec::new();
         for mark in &mut self.marks {
@@ -243,7 +243,7 @@ impl Sampler {
                 is_app_limited: mark.is_app_limited,
             });
         }
-        self.lost += left;
+        self.in_flight = self.in_flight.saturating_sub(bytes - left);
         while self.marks.front().is_some_and(|mark| mark.until < sent) {
             self.marks.pop_front();
         }
@@ -421,6 +421,22 @@ mod tests {
         assert_eq!(pipe.sampler.in_flight(), 2 * PACKET);
         let sample = pipe.acknowledge(40, 9);
         assert_eq!(sample.lost, 3 * PACKET);
+    }
+
+    /// Packets of the path before are told with the first one that is lost on this one.
+    #[test]
+    fn no_more_is_lost_than_was_sent_until_then() {
+        let mut pipe = Pipe::new();
+        for time in 0..10 {
+            pipe.send(time);
+        }
+        pipe.acknowledge(20, 0);
+        let lost = pipe.sampler.note_lost(pipe.at(1), 9 * PACKET);
+        let [Lost { bytes: PACKET, .. }] = lost[..] else {
+            panic!("{lost:?}");
+        };
+        assert_eq!(pipe.sampler.in_flight(), 8 * PACKET);
+        assert_eq!(pipe.acknowledge(29, 9).lost, PACKET);
     }
 
     #[test]
