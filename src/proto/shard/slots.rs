@@ -279,6 +279,12 @@ impl<S: SocketHandle> Shard<S> {
         registry::lock(&self.registry).set_unfinished(self.reception.unfinished());
     }
 
+    /// The stateless resets that were made in this round.
+    #[cfg(test)]
+    pub(crate) fn resets_made(&self) -> usize {
+        self.reception.resets()
+    }
+
     /// The number of connections for which memory is allocated.
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
