@@ -173,7 +173,7 @@ impl<S: SocketHandle> Shard<S> {
                     held,
                     socket,
                 };
-                self.put_into_inbox(handle, header, received, ecn.is_some(), out);
+                self.put_into_inbox(now, handle, header, received, ecn.is_some(), out);
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -260,6 +260,7 @@ impl<S: SocketHandle> Shard<S> {
     /// Puts packets of a connection into its inbox, if it has one and there is room.
     fn put_into_inbox(
         &mut self,
+        now: Instant,
         handle: ConnectionHandle,
         header: HeaderForm,
         received: InboxDatagram<S>,
@@ -286,6 +287,7 @@ impl<S: SocketHandle> Shard<S> {
             return;
         }
         slot.heard_marked = Some(is_marked);
+        slot.heard_at = now;
         let charge = charge_of(received.held);
         if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
             self.want_turn(handle);

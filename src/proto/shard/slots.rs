@@ -145,6 +145,7 @@ impl<S: SocketHandle> Shard<S> {
             lingers_since: None,
             close_deadline: None,
             idle_since: now,
+            heard_at: now,
             nothing_sent_since: false,
             close_packet: None,
             unanswered_dial: initial.unanswered_dial,
