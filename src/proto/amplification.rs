@@ -105,8 +105,11 @@ impl AddressLimits {
     ///
     /// Such a change is most likely a NAT rebinding, and the peer may have nothing to send that
     /// would raise the limit. A peer that provokes it makes us send a datagram a second to its own
-    /// host, or to another one behind the same NAT: some 60 bytes, and what else the connection has
-    /// to send.
+    /// host, or to another one behind the same NAT: some 60 bytes, and up to a full datagram if
+    /// stream data waits.
+    ///
+    /// RFC 9000 §8.2.3 requires that an address that was validated without padding is validated
+    /// again with padding. quinn-proto does not do that (docs/upstream/0004).
     pub(super) fn may_ask(&mut self, now: Instant, addr: SocketAddr) -> bool {
         let is_same_host = self.validated.is_some_and(|own| own.ip() == addr.ip());
         let is_due = self.asked_at.is_none_or(|at| at + ASK_INTERVAL <= now);

@@ -104,8 +104,13 @@ impl BudgetShare {
     /// It may be less, because a datagram counts for each stream of which it has a frame. Such
     /// counts of a few peers would take the rest of the budget from all others.
     pub(super) fn may_overcount(&self, received: u64, budget: &Budget) -> bool {
+        !budget.has_half() && self.is_inexact(received, budget)
+    }
+
+    /// Whether this is much more than when it was last counted exactly.
+    fn is_inexact(&self, received: u64, budget: &Budget) -> bool {
         let inexact = INEXACT_BYTES.min(budget.allowance() / INEXACT_PART);
-        !budget.has_half() && received.saturating_sub(self.exact) > inexact
+        received.saturating_sub(self.exact) > inexact
     }
 
     /// Notes that this was counted exactly.
@@ -156,10 +161,10 @@ impl EndedShare {
         Self { share, budget }
     }
 
-    /// Whether this much received data is to be counted exactly
-    /// ([`BudgetShare::may_overcount`]).
+    /// Whether this much received data is to be counted exactly ([`BudgetShare::is_inexact`]),
+    /// however much of the budget is left: nothing else counts it later.
     pub(super) fn may_overcount(&self, received: u64) -> bool {
-        self.share.may_overcount(received, &self.budget)
+        self.share.is_inexact(received, &self.budget)
     }
 
     /// Sets what the connection holds, and what it keeps whatever the application reads.

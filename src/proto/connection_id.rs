@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
@@ -107,6 +107,26 @@ pub(crate) struct ShardConnectionIdGenerator {
     shard: ShardId,
     shards: ShardCount,
     issued: IssuedIds,
+    resets: ResetPermit,
+}
+
+/// Whether quinn-proto may make a stateless reset now. It may at first.
+///
+/// It makes one for each packet of an unknown connection whose ID the generator does not refuse.
+/// That costs a signature and random bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct ResetPermit(Arc<AtomicBool>);
+
+impl ResetPermit {
+    pub(crate) fn set(&self, may_reset: bool) {
+        self.0.store(may_reset, Ordering::Relaxed);
+    }
+}
+
+impl Default for ResetPermit {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
 }
 
 /// Counts the IDs that a generator has issued; quinn-proto owns the generator itself.
@@ -131,7 +151,12 @@ impl ShardConnectionIdGenerator {
             shard,
             shards,
             issued,
+            resets: ResetPermit::default(),
         }
+    }
+
+    pub(crate) fn with_permit(self, resets: ResetPermit) -> Self {
+        Self { resets, ..self }
     }
 }
 
@@ -145,7 +170,11 @@ impl ConnectionIdGenerator for ShardConnectionIdGenerator {
     }
 
     /// Refuses the IDs of other shards, so that we never send a stateless reset for one of them.
+    /// quinn-proto asks about IDs of unknown connections only.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        if !self.resets.0.load(Ordering::Relaxed) {
+            return Err(InvalidCid);
+        }
         match id.first() {
             Some(&first)
                 if id.len() == CONNECTION_ID_LEN && self.shards.of(first) == self.shard =>

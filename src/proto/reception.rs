@@ -26,9 +26,14 @@ mod sources;
 /// Datagrams with Initial packets of clients must not be shorter (RFC 9000 §14.1), in bytes.
 pub(super) const MIN_INITIAL: usize = 1200;
 
-/// The most datagrams of strangers that get work before connections have turns again. One read can
-/// bring 2,048, and without this limit all connections would wait for them.
+/// The most datagrams of strangers that get work before connections have turns again, except for
+/// those that are answered with a stateless reset. One read can bring 2,048, and without this limit
+/// all connections would wait for them.
 pub(super) const STRANGERS_PER_ROUND: usize = 256;
+
+/// The most stateless resets before connections have turns again. Any noise with a short header
+/// calls for one, so they do not use up the places of first packets.
+pub(super) const RESETS_PER_ROUND: usize = 256;
 
 /// Incoming connections before their handshake, and the count of those in it.
 pub(super) struct Reception<S> {
@@ -41,8 +46,11 @@ pub(super) struct Reception<S> {
     closed_server: Arc<ServerConfig>,
     /// Whether quinn-proto currently has `closed_server`.
     is_closed: bool,
-    /// Datagrams since connections last had turns that have cost work for strangers.
+    /// Datagrams since connections last had turns that have cost work for strangers, except for
+    /// those of `resets`.
     strangers: usize,
+    /// Stateless resets that were made since then.
+    resets: usize,
 }
 
 /// The reason why a datagram may not wait with its incoming connection.
@@ -71,6 +79,7 @@ impl<S> Reception<S> {
             closed_server: Arc::new(closed_server),
             is_closed: false,
             strangers: 0,
+            resets: 0,
         }
     }
 
@@ -81,15 +90,35 @@ impl<S> Reception<S> {
     /// Connections are about to have turns, so strangers are counted anew.
     pub(super) fn begin_round(&mut self) {
         self.strangers = 0;
+        self.resets = 0;
     }
 
-    /// Notes that a datagram has cost work for a stranger.
-    pub(super) fn note_stranger(&mut self) {
+    /// Notes that a datagram has cost work for a stranger. Returns whether there is time for an
+    /// answer.
+    pub(super) fn note_stranger(&mut self) -> bool {
+        let has_time = !self.is_busy();
         self.strangers += 1;
+        has_time
+    }
+
+    /// Notes that a stateless reset was made.
+    pub(super) fn note_reset(&mut self) {
+        self.resets += 1;
+    }
+
+    /// The stateless resets that were made since connections last had turns.
+    #[cfg(test)]
+    pub(super) fn resets(&self) -> usize {
+        self.resets
+    }
+
+    /// Whether another stateless reset may be made before the next turns.
+    pub(super) fn may_reset(&self) -> bool {
+        self.resets < RESETS_PER_ROUND
     }
 
     /// Whether as much work was done for strangers as may be before the next turns.
-    pub(super) fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         self.strangers >= STRANGERS_PER_ROUND
     }
 

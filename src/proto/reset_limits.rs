@@ -2,6 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,8 @@ pub(super) struct ResetLimits {
     secret: u64,
     /// When they begin anew.
     until: Option<Instant>,
+    /// Whether a reset was refused since they last began.
+    has_refused: bool,
 }
 
 impl ResetLimits {
@@ -25,24 +28,40 @@ impl ResetLimits {
             sent: Box::new([0; COUNTERS]),
             secret,
             until: None,
+            has_refused: false,
         }
     }
 
-    /// Whether a reset may be sent to the host now. If so, counts it.
-    pub(super) fn may_send(&mut self, now: Instant, host: Host) -> bool {
+    /// Whether a reset may be sent to the host of this address now. If so, counts it.
+    pub(super) fn may_send(&mut self, now: Instant, remote_addr: SocketAddr) -> bool {
         if self.until.is_none_or(|until| until <= now) {
             self.until = Some(now + INTERVAL);
             self.sent.fill(0);
+            self.has_refused = false;
         }
-        let mut hasher = DefaultHasher::new();
-        (self.secret, host).hash(&mut hasher);
-        let index = (hasher.finish() % COUNTERS as u64) as usize;
+        let index = self.index(remote_addr);
         let Some(sent) = self.sent.get_mut(index) else {
             return false;
         };
         let may_send = *sent < MOST_RESETS;
         *sent += u8::from(may_send);
+        self.has_refused |= !may_send;
         may_send
+    }
+
+    /// Whether no reset may be sent to that host now. Comes before any datagram that may call for
+    /// one, and so looks at the host only if one was refused in the same interval.
+    pub(super) fn refuses(&self, now: Instant, remote_addr: SocketAddr) -> bool {
+        self.has_refused
+            && self.until.is_some_and(|until| now < until)
+            && (self.sent.get(self.index(remote_addr))).is_none_or(|&sent| sent >= MOST_RESETS)
+    }
+
+    /// The place of a host's counter.
+    fn index(&self, remote_addr: SocketAddr) -> usize {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, Host::of(remote_addr.ip())).hash(&mut hasher);
+        (hasher.finish() % COUNTERS as u64) as usize
     }
 }
 
@@ -67,7 +86,7 @@ mod tests {
     fn each_host_gets_fifty_in_a_second_whatever_others_get() {
         let now = crate::net::clock::now();
         let mut limits = ResetLimits::new(7);
-        let host = |number: u32| Host::of(Ipv4Addr::from_bits(number).into());
+        let host = |number: u32| SocketAddr::from((Ipv4Addr::from_bits(number), 4001));
         let granted = |limits: &mut ResetLimits, now, number| {
             (0..1_000)
                 .filter(|_| limits.may_send(now, host(number)))
@@ -77,6 +96,10 @@ mod tests {
             assert_eq!(granted(&mut limits, now, number), usize::from(MOST_RESETS));
         }
         assert_eq!(granted(&mut limits, now + INTERVAL / 2, 0), 0);
+        for (number, after) in [(0, INTERVAL / 2), (0, INTERVAL), (10, INTERVAL / 2)] {
+            let is_refused = (number, after) == (0, INTERVAL / 2);
+            assert_eq!(limits.refuses(now + after, host(number)), is_refused);
+        }
         assert_eq!(
             granted(&mut limits, now + INTERVAL, 0),
             usize::from(MOST_RESETS)
@@ -88,7 +111,7 @@ mod tests {
         let now = crate::net::clock::now();
         let shares = |secret| {
             let mut limits = ResetLimits::new(secret);
-            let host = |number: u32| Host::of(Ipv4Addr::from_bits(number).into());
+            let host = |number: u32| SocketAddr::from((Ipv4Addr::from_bits(number), 4001));
             while limits.may_send(now, host(0)) {}
             let others = (1..10_000).filter(|&number| !limits.may_send(now, host(number)));
             others.collect::<Vec<_>>()

@@ -34,7 +34,9 @@ use super::{
     budget::Budget,
     closing::ClosingConnections,
     connection::{StreamLimits, lock_connection},
-    connection_id::{IdQuota, IssuedIds, ShardConnectionIdGenerator, ShardCount, ShardId},
+    connection_id::{
+        IdQuota, IssuedIds, ResetPermit, ShardConnectionIdGenerator, ShardCount, ShardId,
+    },
     datagram::SocketHandle,
     datagram::datagrams,
     deadlines::Deadlines,
@@ -88,6 +90,7 @@ pub(crate) struct Shard<S> {
     doubtful_hosts: DoubtfulHosts,
     reception: Reception<S>,
     reset_limits: ResetLimits,
+    reset_permit: ResetPermit,
     unanswered: UnansweredDials,
     /// Senders of datagrams that belong to no connection of this shard, for the other shards.
     unmatched: Vec<SocketAddr>,
@@ -121,18 +124,17 @@ impl<S: SocketHandle> Shard<S> {
         budget: Budget,
     ) -> Self {
         let issued = IssuedIds::default();
+        let reset_permit = ResetPermit::default();
         let mut rng = StdRng::from_seed(seed.initial_ids);
         let mut config = settings.endpoint;
         config
             .cid_generator({
-                let issued = issued.clone();
+                let (issued, permit) = (issued.clone(), reset_permit.clone());
                 move || {
-                    Box::new(ShardConnectionIdGenerator::new(
-                        id,
-                        shards,
-                        seed.connection_ids,
-                        issued.clone(),
-                    ))
+                    let (issued, permit) = (issued.clone(), permit.clone());
+                    let ids = seed.connection_ids;
+                    let generator = ShardConnectionIdGenerator::new(id, shards, ids, issued);
+                    Box::new(generator.with_permit(permit))
                 }
             })
             .rng_seed(Some(seed.endpoint));
@@ -164,6 +166,7 @@ impl<S: SocketHandle> Shard<S> {
             doubtful_hosts: DoubtfulHosts::default(),
             reception: Reception::new(settings.server, settings.admission, settings.pending),
             reset_limits: ResetLimits::new(rng.random()),
+            reset_permit,
             unanswered: UnansweredDials::default(),
             unmatched: Vec::new(),
             ready: TurnQueue::default(),

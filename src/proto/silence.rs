@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::connection::Connection;
+
 /// When to probe a silent peer, and when to send keep-alives.
 ///
 /// quinn-proto sends probes as well, but doubles the interval each time (RFC 9002 §6.2.1), so that
@@ -50,6 +52,32 @@ impl Silence {
         self.kept_alive_at = Some(now);
     }
 }
+
+/// How long an established connection waits for a silent peer, if its idle timeout is at most
+/// `idle_timeout`. `None` if it waits for ever, or is over.
+///
+/// quinn-proto has its own deadline, which is earlier unless the peer has prolonged it: it is at
+/// least three probe timeouts, and the peer's `max_ack_delay` is part of them.
+pub(super) fn patience(
+    connection: &Connection,
+    idle_timeout: Option<Duration>,
+) -> Option<Duration> {
+    let theirs = connection.authenticated()?.negotiated.max_idle_timeout;
+    let timeout = idle_timeout.into_iter().chain(theirs).min()?;
+    if connection.loss().is_some() {
+        return None;
+    }
+    // The peer can make round trips seem longer than they are.
+    let round_trips = (PATIENCE_RTTS * connection.rtt()).min(timeout * 3 / 2);
+    Some(timeout.max(round_trips) + IDLE_SLACK)
+}
+
+/// Three probe timeouts in round trips. A probe timeout is the RTT and four times its variation
+/// (RFC 9002 §6.2.1), which makes three round trips if the variation is half of the RTT.
+const PATIENCE_RTTS: u32 = 9;
+
+/// Tolerance for late acknowledgements and timers.
+const IDLE_SLACK: Duration = Duration::from_secs(1);
 
 /// The interval of keep-alives for a peer with this idle timeout, unless `ours` is shorter anyway.
 /// Two of them may be lost, unless the timeout is too short for that.

@@ -77,6 +77,8 @@ pub(super) struct Slot<S> {
     /// The start of the idle period: when a packet was last received, or the first one sent after
     /// that (RFC 9000 §10.1).
     pub(super) idle_since: Instant,
+    /// When a datagram was last put into its inbox.
+    pub(super) heard_at: Instant,
     /// Whether nothing was sent since the last datagram was received.
     pub(super) nothing_sent_since: bool,
     /// When a probe or a keep-alive is due because the peer is silent.

@@ -3,7 +3,7 @@
 
 use std::{
     cmp,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     time::{Duration, Instant},
 };
@@ -129,79 +129,131 @@ impl Account {
 
 /// Connections that wait because they are in debt.
 ///
-/// Each debt takes ten times as long as the debt, and all of them are paid at the same time, each
-/// with the same part of the time. So connections that cost more than they earn have at most a
-/// tenth of the time, however many there are, and a small debt does not wait for large ones. A
-/// connection that leaves takes the rest of its debt with it.
+/// Paying a debt takes ten times as long as the time that it is for. Half of the time pays the
+/// debt that has waited longest, and the other half pays all debts, each with the same part. So
+/// connections that cost more than they earn have at most a tenth of the time, however many there
+/// are. A small debt does not wait for large ones, nor a large one for small ones that come again
+/// and again. A connection that leaves takes the rest of its debt with it.
 #[derive(Debug, Default)]
 pub(super) struct Debtors {
-    /// In the order in which their debts are paid.
-    waiting: BTreeMap<Debt, ConnectionHandle>,
-    /// What each debt has been paid that was there since `waiting` was last empty, as of `paid_at`.
+    /// In the order in which they were added.
+    waiting: BTreeMap<Debt, Debtor>,
+    /// In the order in which equal parts pay them.
+    by_rest: BTreeSet<(Duration, Debt)>,
+    /// Debts that are paid and were not removed yet.
+    due: VecDeque<(Debt, ConnectionHandle)>,
+    /// What equal parts have paid of each debt that was there since `waiting` was last empty, as of
+    /// `paid_at`.
     paid: Duration,
     paid_at: Option<Instant>,
     added: u64,
 }
 
-/// A debt of one connection.
+/// A debt of one connection, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Debt {
-    /// The value of [`Debtors::paid`] with which it is paid.
+pub(super) struct Debt(u64);
+
+#[derive(Clone, Copy, Debug)]
+struct Debtor {
+    handle: ConnectionHandle,
+    /// The value of [`Debtors::paid`] with which its debt is paid.
     until: Duration,
-    number: u64,
 }
 
 impl Debtors {
     pub(super) fn add(&mut self, now: Instant, handle: ConnectionHandle, debt: Duration) -> Debt {
         self.pay(now);
-        let debt = Debt {
-            until: self.paid + debt * TIME_PER_DEBT,
-            number: self.added,
-        };
+        if self.waiting.is_empty() {
+            self.paid = Duration::ZERO;
+            self.paid_at = Some(now);
+        }
+        let number = Debt(self.added);
         self.added += 1;
-        self.waiting.insert(debt, handle);
-        debt
+        let until = self.paid + debt * TIME_PER_DEBT;
+        self.waiting.insert(number, Debtor { handle, until });
+        self.by_rest.insert((until, number));
+        number
     }
 
     /// Removes a debt that its connection need not pay any more.
     pub(super) fn remove(&mut self, debt: Debt) {
-        self.waiting.remove(&debt);
+        if self.take(debt).is_none() {
+            self.due.retain(|&(due, _)| due != debt);
+        }
     }
 
     /// When the next debt is paid.
     pub(super) fn first(&self) -> Option<Instant> {
-        let (debt, _) = self.waiting.first_key_value()?;
-        Some(self.paid_at? + debt.until.saturating_sub(self.paid) * self.sharers())
+        if !self.due.is_empty() {
+            return self.paid_at;
+        }
+        let (part, _) = self.next()?;
+        Some(self.paid_at? + self.time_for(part))
     }
 
     /// Removes a connection whose debt is paid, and returns it with the debt.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Debt, ConnectionHandle)> {
-        let due = self.first()?;
-        if due > now {
-            // So that time does not count twice when one is removed.
-            self.pay(now);
-            return None;
-        }
-        let first = self.waiting.pop_first()?;
-        self.paid = first.0.until;
-        self.paid_at = Some(due);
-        Some(first)
+        // Also if none is due, so that time does not count twice when one is removed.
+        self.pay(now);
+        self.due.pop_front()
     }
 
-    /// Pays all debts with the time that has passed, as far as the first one goes.
+    /// Pays debts with the time that has passed. Time that is too short to pay a nanosecond of each
+    /// is left for the next call.
     fn pay(&mut self, now: Instant) {
-        let paid_at = self.paid_at.replace(now).unwrap_or(now);
-        let Some((first, _)) = self.waiting.first_key_value() else {
-            self.paid = Duration::ZERO;
-            return;
-        };
-        let each = now.saturating_duration_since(paid_at) / self.sharers();
-        self.paid = cmp::min(self.paid + each, first.until);
+        while let Some((rest, next)) = self.next()
+            && let Some(paid_at) = self.paid_at
+        {
+            let passed = now.saturating_duration_since(paid_at);
+            let part = cmp::min(passed / (2 * self.sharers()), rest);
+            self.paid += part;
+            self.paid_at = Some(paid_at + self.time_for(part));
+            // The other half of the time.
+            let half = part * self.sharers();
+            if let Some(mut oldest) = self.waiting.first_entry() {
+                let until = oldest.get().until;
+                self.by_rest.remove(&(until, *oldest.key()));
+                oldest.get_mut().until = until.saturating_sub(half);
+                self.by_rest.insert((oldest.get().until, *oldest.key()));
+            }
+            if part < rest {
+                return;
+            }
+            let handle = self.take(next);
+            self.due.extend(handle.map(|handle| (next, handle)));
+        }
     }
 
-    /// The number of debts among which time is divided; at least one.
+    /// Removes a debt that is not paid.
+    fn take(&mut self, debt: Debt) -> Option<ConnectionHandle> {
+        let Debtor { handle, until } = self.waiting.remove(&debt)?;
+        self.by_rest.remove(&(until, debt));
+        Some(handle)
+    }
+
+    /// The debt that is paid next, and what equal parts pay of each debt until then.
+    fn next(&self) -> Option<(Duration, Debt)> {
+        let rest = |until: Duration| until.saturating_sub(self.paid);
+        let &(until, least) = self.by_rest.first()?;
+        let (&oldest, debtor) = self.waiting.first_key_value()?;
+        // The oldest debt gets as much as all parts together, and a part.
+        let parts = self.sharers() + 1;
+        let nanosecond = Duration::from_nanos(1);
+        let until_oldest = (rest(debtor.until) + nanosecond * (parts - 1)) / parts;
+        Some(cmp::min((until_oldest, oldest), (rest(until), least)))
+    }
+
+    /// The time in which equal parts pay this much of each debt.
+    fn time_for(&self, part: Duration) -> Duration {
+        2 * part * self.sharers()
+    }
+
+    /// The number of debts among which time is divided; at least one. Connections are far fewer
+    /// than the limit, with which the numbers of this type cannot overflow.
     fn sharers(&self) -> u32 {
-        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX).max(1)
+        const MOST: u32 = 1 << 24;
+
+        u32::try_from(self.waiting.len()).map_or(MOST, |count| count.clamp(1, MOST))
     }
 }
 
@@ -379,17 +431,17 @@ mod tests {
         let mut debtors = Debtors::default();
         let debt = Duration::from_millis(10);
         let [large, small, later] = [0, 1, 2].map(ConnectionHandle);
-        debtors.add(now, large, 3 * debt);
+        debtors.add(now, large, 6 * debt);
         debtors.add(now, small, debt);
-        // Each has half of the time.
-        let paid = now + 2 * debt * TIME_PER_DEBT;
+        // The older one has half of the time, and half of the other half.
+        let paid = now + 4 * debt * TIME_PER_DEBT;
         assert_eq!(debtors.first(), Some(paid));
         assert_eq!(debtors.pop_due(paid - debt), None);
         assert_eq!(debtors.pop_due(paid).map(|(_, handle)| handle), Some(small));
         assert_eq!(debtors.pop_due(paid), None);
-        // From here on there are two again.
-        debtors.add(paid, later, 2 * debt);
-        let all_paid = now + 6 * debt * TIME_PER_DEBT;
+        // From here on there are two again. Half of the older one is left.
+        debtors.add(paid, later, debt);
+        let all_paid = paid + 4 * debt * TIME_PER_DEBT;
         assert_eq!(debtors.pop_due(all_paid - debt), None);
         assert_eq!(
             debtors.pop_due(all_paid).map(|(_, handle)| handle),
@@ -406,6 +458,85 @@ mod tests {
         assert_eq!(debtors.first(), Some(now + debt * TIME_PER_DEBT));
     }
 
+    /// Takes the next debtor at the moment when its debt is paid.
+    fn next(debtors: &mut Debtors) -> (Instant, ConnectionHandle) {
+        let at = debtors.first().unwrap();
+        let (_, handle) = debtors.pop_due(at).unwrap();
+        (at, handle)
+    }
+
+    /// Neither of many small debts, which are run up again as soon as they are paid, nor of many
+    /// large ones.
+    #[test]
+    fn no_debt_waits_much_longer_than_in_the_better_of_two_orders() {
+        const SMALL: Duration = Duration::from_micros(500);
+        const LARGE: Duration = Duration::from_millis(5);
+
+        let honest = ConnectionHandle(1_000);
+        for (attackers, theirs, own) in [(200, SMALL, LARGE), (200, LARGE, SMALL)] {
+            let began = crate::net::clock::now();
+            let mut debtors = Debtors::default();
+            for attacker in 0..attackers {
+                debtors.add(began, ConnectionHandle(attacker), theirs);
+            }
+            debtors.add(began, honest, own);
+            let paid_at = loop {
+                let (at, handle) = next(&mut debtors);
+                if handle == honest {
+                    break at;
+                }
+                debtors.add(at, handle, theirs);
+            };
+            let attackers = attackers as u32;
+            let one_after_the_other = (theirs * attackers + own) * TIME_PER_DEBT;
+            let all_at_once = own * (attackers + 1) * TIME_PER_DEBT;
+            let better = cmp::min(one_after_the_other, all_at_once);
+            let waited = paid_at - began;
+            assert!(waited <= 2 * better, "{waited:?} of {better:?}");
+        }
+    }
+
+    /// A round may take less time than would pay a nanosecond of each debt.
+    #[test]
+    fn no_time_is_lost_however_often_debts_are_looked_at() {
+        const DEBTORS: u32 = 1_000;
+        const DEBT: Duration = Duration::from_micros(1);
+        const ROUND: Duration = Duration::from_nanos(999);
+
+        let began = crate::net::clock::now();
+        let mut debtors = Debtors::default();
+        for debtor in 0..DEBTORS as usize {
+            debtors.add(began, ConnectionHandle(debtor), DEBT);
+        }
+        let all = DEBT * DEBTORS * TIME_PER_DEBT;
+        let mut now = began;
+        while debtors.first().is_some() && now < began + 2 * all {
+            now += ROUND;
+            while debtors.pop_due(now).is_some() {}
+        }
+        let took = now - began;
+        assert!(took >= all && took < all + all / 50, "{took:?} of {all:?}");
+
+        // Nor when a debt is added while another one is paid and was not removed.
+        let began = crate::net::clock::now();
+        let mut debtors = Debtors::default();
+        let [one, two, three] = [1, 2, 3].map(ConnectionHandle);
+        let paid = |debt: Duration| began + debt * TIME_PER_DEBT;
+        // The first one is paid after 4, and then the second one pays alone.
+        debtors.add(began, one, 3 * DEBT);
+        let debt = debtors.add(began, two, 9 * DEBT);
+        debtors.add(paid(6 * DEBT), three, 10 * DEBT);
+        assert_eq!(next(&mut debtors).1, one);
+        // It has three quarters of the time now.
+        assert_eq!(debtors.first(), Some(paid(14 * DEBT)));
+        debtors.remove(debt);
+        assert_eq!(debtors.first(), Some(paid(16 * DEBT)));
+        // Time in which nobody was in debt pays nothing.
+        debtors.add(paid(20 * DEBT), one, DEBT);
+        assert_eq!(next(&mut debtors).1, three);
+        assert_eq!(debtors.first(), Some(paid(21 * DEBT)));
+    }
+
     #[test]
     fn who_leaves_takes_the_rest_of_its_debt_along() {
         let now = crate::net::clock::now();
@@ -414,11 +545,11 @@ mod tests {
         let [one, other] = [0, 1].map(ConnectionHandle);
         let leaves = debtors.add(now, one, 100 * debt);
         debtors.add(now, other, debt);
-        // Half of this time was for the other one.
+        // A quarter of this time was for the other one.
         let now = now + debt * TIME_PER_DEBT;
         assert_eq!(debtors.pop_due(now), None);
         debtors.remove(leaves);
-        let paid = now + debt * TIME_PER_DEBT / 2;
+        let paid = now + 3 * debt * TIME_PER_DEBT / 4;
         assert_eq!(debtors.first(), Some(paid));
         assert_eq!(debtors.pop_due(paid).map(|(_, handle)| handle), Some(other));
     }

@@ -7,7 +7,7 @@ use quinn_proto::{ConnectionHandle, ConnectionId, DatagramEvent, Transmit};
 
 use super::{Shard, slot_of};
 use crate::{
-    address::{self, Host},
+    address,
     proto::{
         datagram::{Datagram, Output, Routed, SocketHandle, Unrouted, charge_of},
         reception::{FirstPacket, IncomingKey, MIN_INITIAL, Unwelcome},
@@ -140,7 +140,13 @@ impl<S: SocketHandle> Shard<S> {
         } = datagram;
         let len = contents.len();
         let long_header = match header {
-            HeaderForm::Short => Some(LongHeader::default()),
+            HeaderForm::Short => {
+                let may_reset = socket.is_listening()
+                    && self.reception.may_reset()
+                    && !self.reset_limits.refuses(now, remote_addr);
+                self.reset_permit.set(may_reset);
+                Some(LongHeader::default())
+            }
             HeaderForm::Long => self.expect_long_header(&contents, remote_addr),
         };
         let Some(LongHeader {
@@ -167,7 +173,7 @@ impl<S: SocketHandle> Shard<S> {
                     held,
                     socket,
                 };
-                self.put_into_inbox(handle, header, received, ecn.is_some(), out);
+                self.put_into_inbox(now, handle, header, received, ecn.is_some(), out);
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -254,6 +260,7 @@ impl<S: SocketHandle> Shard<S> {
     /// Puts packets of a connection into its inbox, if it has one and there is room.
     fn put_into_inbox(
         &mut self,
+        now: Instant,
         handle: ConnectionHandle,
         header: HeaderForm,
         received: InboxDatagram<S>,
@@ -280,6 +287,7 @@ impl<S: SocketHandle> Shard<S> {
             return;
         }
         slot.heard_marked = Some(is_marked);
+        slot.heard_at = now;
         let charge = charge_of(received.held);
         if (slot.inbox).push(received, charge, &mut self.inbox_bytes) {
             self.want_turn(handle);
@@ -299,12 +307,19 @@ impl<S: SocketHandle> Shard<S> {
     ) {
         let remote_addr = transmit.destination;
         dropped!(self.totals.registry, unknown, remote_addr);
+        // quinn-proto has made the answer, whether or not it is sent.
+        let has_time = if is_reset {
+            // Otherwise it would not have been made.
+            self.reception.note_reset();
+            true
+        } else {
+            self.reception.note_stranger()
+        };
         if socket.is_listening()
-            && !self.reception.is_busy()
+            && has_time
             && out.is_ready(socket, remote_addr)
-            && (!is_reset || self.reset_limits.may_send(now, Host::of(remote_addr.ip())))
+            && (!is_reset || self.reset_limits.may_send(now, remote_addr))
         {
-            self.reception.note_stranger();
             self.totals.registry.responses_sent += 1;
             tracing::trace!(%remote_addr, "answered a datagram of no connection");
             self.count_sent(&transmit);

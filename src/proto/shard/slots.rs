@@ -145,6 +145,7 @@ impl<S: SocketHandle> Shard<S> {
             lingers_since: None,
             close_deadline: None,
             idle_since: now,
+            heard_at: now,
             nothing_sent_since: false,
             close_packet: None,
             unanswered_dial: initial.unanswered_dial,
@@ -277,6 +278,12 @@ impl<S: SocketHandle> Shard<S> {
 
     pub(super) fn note_unfinished(&self) {
         registry::lock(&self.registry).set_unfinished(self.reception.unfinished());
+    }
+
+    /// The stateless resets that were made in this round.
+    #[cfg(test)]
+    pub(crate) fn resets_made(&self) -> usize {
+        self.reception.resets()
     }
 
     /// The number of connections for which memory is allocated.

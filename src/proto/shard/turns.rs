@@ -8,10 +8,13 @@ use super::{Shard, slots::slot_of};
 use crate::proto::{
     connection::lock_connection,
     datagram::{Output, SocketHandle},
-    deadlines::Armed,
+    deadlines::{Armed, Phase},
+    inbox::InboxBytes,
+    silence,
+    slot::Slot,
     turn::Turn,
     turn_queue::Load,
-    work::Meter,
+    work::{Debtors, Meter},
 };
 
 /// If fewer connections than this need a turn, all due timers are handled. Otherwise one is handled
@@ -124,15 +127,9 @@ impl<S: SocketHandle> Shard<S> {
         let Some(slot) = slot_of(&mut self.slots, handle) else {
             return;
         };
-        if let Some(debt) = slot.debt
-            && lock_connection(&slot.connection).has_no_future()
-        {
+        if slot.debt.is_some() && lock_connection(&slot.connection).has_no_future() {
             // A closed connection need not pay its debt.
-            slot.debt = None;
-            self.debtors.remove(debt);
-            slot.inbox.clear(&mut self.inbox_bytes);
-            slot.inbox.set_in_debt(false, &mut self.inbox_bytes);
-            slot.queued = false;
+            forgive(slot, &mut self.debtors, &mut self.inbox_bytes);
         }
         if !slot.queued {
             slot.queued = true;
@@ -195,7 +192,33 @@ impl<S: SocketHandle> Shard<S> {
                 slot.armed = Armed::default();
                 slot.timer_is_due = true;
             }
+            self.give_up_debtor(now, handle);
             self.want_turn(handle);
+        }
+    }
+
+    /// Lets a connection in debt end if its idle timeout is over. While it paid a debt that nobody
+    /// asks for any more, others would wait longer.
+    fn give_up_debtor(&mut self, now: Instant, handle: ConnectionHandle) {
+        let Some(slot) = slot_of(&mut self.slots, handle).filter(|slot| slot.debt.is_some()) else {
+            return;
+        };
+        let patience = silence::patience(&lock_connection(&slot.connection), self.idle_timeout);
+        let Some(patience) = patience else {
+            return;
+        };
+        let until = slot.idle_since.max(slot.heard_at) + patience;
+        if until <= now {
+            forgive(slot, &mut self.debtors, &mut self.inbox_bytes);
+        } else {
+            // Its timer fires no more before its next turn.
+            (self.deadlines).arm(
+                now,
+                handle,
+                &mut slot.armed,
+                Phase::Established,
+                Some(until),
+            );
         }
     }
 
@@ -213,5 +236,15 @@ impl<S: SocketHandle> Shard<S> {
                 self.ready.push(handle, slot.load);
             }
         }
+    }
+}
+
+/// Lets a connection in debt have its turn without payment, and without what has arrived.
+fn forgive<S>(slot: &mut Slot<S>, debtors: &mut Debtors, inbox_bytes: &mut InboxBytes) {
+    if let Some(debt) = slot.debt.take() {
+        debtors.remove(debt);
+        slot.inbox.clear(inbox_bytes);
+        slot.inbox.set_in_debt(false, inbox_bytes);
+        slot.queued = false;
     }
 }

@@ -8,11 +8,15 @@ use super::{
     node::{Answer, Node, Outgoing, Setup},
     peer::Peer,
     seeds,
+    transfer::payload,
 };
 use crate::{
     config::{ConfigBuilder, RetryPolicy},
     error::HandshakeError,
-    proto::{deadlines::SLACK, reception::STRANGERS_PER_ROUND},
+    proto::{
+        deadlines::SLACK,
+        reception::{RESETS_PER_ROUND, STRANGERS_PER_ROUND},
+    },
     simulation::initial::Addressed,
 };
 
@@ -562,6 +566,95 @@ fn first_packets_that_are_invalid_count_as_strangers() {
     deliver(&mut network, host(100, 2), &flight);
     network.nodes[1].turn(now);
     assert_eq!(network.nodes[1].stats().1.incoming, 1);
+}
+
+/// Their keys are derived, and an answer is made, whether or not it is sent.
+#[test]
+fn first_packets_with_ids_that_are_too_short_count_as_strangers_where_nobody_listens() {
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.retry_policy(RetryPolicy::Never)
+    }));
+    let flight = first_flights(&mut network, 1).remove(0);
+    let now = network.now;
+    network.nodes[1].turn(now);
+    let dial_only = network.nodes[1].other_socket(network.nodes[1].addr(), false);
+    for number in 0..STRANGERS_PER_ROUND {
+        let stranger = Addressed {
+            destination: (number as u32).to_be_bytes().to_vec(),
+            source: vec![8; 8],
+        };
+        let packet = stranger.initial(quinn_proto::Side::Client, &[0; 1200]);
+        network.nodes[1].receive_at_socket(&dial_only, 0, now, host(100, 1), &packet);
+    }
+    deliver(&mut network, host(100, 2), &flight);
+    network.nodes[1].turn(now);
+    let (registry, transport) = network.nodes[1].stats();
+    assert_eq!(registry.unknown, STRANGERS_PER_ROUND as u64);
+    assert_eq!(registry.dropped_overload, flight.len() as u64);
+    assert_eq!((transport.incoming, registry.responses_sent), (0, 0));
+}
+
+/// They have a part of each round of their own.
+#[test]
+fn noise_that_is_reset_keeps_no_new_connection_out() {
+    const SHARE: u64 = RESETS_PER_ROUND as u64;
+
+    let mut network = three(listener(Answer::Hold, |config| {
+        config.retry_policy(RetryPolicy::Never)
+    }));
+    let flights = first_flights(&mut network, 300);
+    let now = network.now;
+    network.nodes[1].turn(now);
+    let noise = |network: &mut Network| {
+        for number in 0..2 * SHARE {
+            let noise = [&[0x40][..], &payload(number, 60)].concat();
+            let from = host(100 + (number >> 8) as u8, number as u8);
+            network.nodes[1].receive(now, from, &noise);
+        }
+    };
+    noise(&mut network);
+    deliver(&mut network, host(99, 1), &flights[0][..1]);
+    network.nodes[1].turn(now);
+    let (registry, transport) = network.nodes[1].stats();
+    assert_eq!((transport.incoming, registry.dropped_overload), (1, 0));
+    assert_eq!(registry.responses_sent, SHARE);
+    // Nor do first packets keep resets from being sent.
+    for flight in &flights {
+        deliver(&mut network, host(99, 1), &flight[..1]);
+    }
+    noise(&mut network);
+    network.nodes[1].turn(now);
+    let (registry, _) = network.nodes[1].stats();
+    assert!(registry.dropped_overload > 0);
+    assert_eq!(registry.responses_sent, 2 * SHARE);
+}
+
+/// Neither where nobody listens, nor when no more are sent in the round or to the host.
+#[test]
+fn no_reset_is_made_that_is_not_sent() {
+    let mut network = three(listener(Answer::Hold, |config| config));
+    let now = network.now;
+    let node = &mut network.nodes[1];
+    let dial_only = node.other_socket(node.addr(), false);
+    let noise = |number| [&[0x40][..], &payload(number, 60)].concat();
+    for number in 0..100 {
+        node.receive_at_socket(&dial_only, 0, now, host(99, 1), &noise(number));
+    }
+    assert_eq!(node.shards[0].resets_made(), 0);
+    for number in 0..200 {
+        node.receive(now, host(99, 1), &noise(number));
+    }
+    // The last one was refused.
+    assert_eq!(node.shards[0].resets_made(), 51);
+    for number in 0..2 * RESETS_PER_ROUND {
+        let from = host(100 + (number >> 8) as u8, number as u8);
+        node.receive(now, from, &noise(number as u64));
+    }
+    assert_eq!(node.shards[0].resets_made(), RESETS_PER_ROUND);
+    node.turn(now);
+    let (registry, _) = node.stats();
+    assert_eq!(registry.responses_sent, RESETS_PER_ROUND as u64 - 1);
+    assert_eq!(registry.unknown, 300 + 2 * RESETS_PER_ROUND as u64);
 }
 
 /// Otherwise a client could have much sent to an address that it has forged once.

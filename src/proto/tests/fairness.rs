@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures::{FutureExt, task::noop_waker};
 
 use super::{
+    link::Impairments,
     network::Network,
     node::{Node, Outbox, Setup},
     peer::Peer,
 };
 use crate::{
-    error::HandshakeError,
+    error::{ConnectionError, HandshakeError},
     proto::{
         Meter,
         shard::READY_BESIDE_TIMERS,
@@ -384,12 +385,54 @@ fn small_debt_does_not_wait_for_all_large_ones() {
     assert!(listener.accept().now_or_never().is_none(), "it is in debt");
     let second = network.block_on(async move { listener.accept().await });
     assert_ne!(second.unwrap(), first);
-    // Each debt is paid in as small a part of the time, and the small one takes 250 ms alone.
+    // Each debt is paid in as small a part of half of the time, and the small one takes 250 ms
+    // alone.
     let waited = network.now - began;
     assert!(
-        waited < Duration::from_millis(250) * (ATTACKERS as u32 + 2),
+        waited < Duration::from_millis(250) * 2 * (ATTACKERS as u32 + 2),
         "{waited:?}"
     );
+}
+
+/// Its debt takes longer than its idle timeout, and would take that time from other debtors.
+#[test]
+fn debtor_whose_peer_is_gone_is_given_up_without_payment() {
+    for is_gone in [true, false] {
+        let mut network = Network::pair(1, Setup::default(), Setup::default());
+        let (sender, receiver) = network.connect(0, 1);
+        network.run_for(Duration::from_secs(1));
+        open_and_write(&sender, 100);
+        network.settle();
+        let datagram = network.intercept().remove(0);
+        for each in [Duration::from_millis(45), Duration::from_secs(3)] {
+            let cost = Cost {
+                began: network.now,
+                each,
+                used: Cell::default(),
+            };
+            let node = &mut network.nodes[1];
+            node.receive(network.now, datagram.from, &datagram.contents);
+            assert!(node.give_measured_turn(0, network.now, &cost));
+            node.take_outgoing();
+        }
+        // What waits in its inbox is no sign that the peer is still there, but what comes is.
+        let now = network.now;
+        let hear = |network: &mut Network| {
+            let now = network.now;
+            network.nodes[1].receive(now, datagram.from, &datagram.contents);
+        };
+        hear(&mut network);
+        network.impair(Impairments::DEAD);
+        for _ in 0..14 {
+            network.run_for(Duration::from_secs(1));
+            if !is_gone {
+                hear(&mut network);
+            }
+        }
+        let end = is_gone.then_some(ConnectionError::TimedOut);
+        assert_eq!(receiver.loss(), end, "{:?}", network.now - now);
+        assert_eq!(network.nodes[1].shards[0].next_timeout().is_none(), is_gone);
+    }
 }
 
 /// Nothing more is done for its peer.

@@ -1,16 +1,9 @@
 //! What a connection does about a peer from which nothing comes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Turn;
 use crate::proto::{datagram::SocketHandle, silence};
-
-/// Three probe timeouts in round trips. A probe timeout is the RTT and four times its variation
-/// (RFC 9002 §6.2.1), which makes three round trips if the variation is half of the RTT.
-const PATIENCE_RTTS: u32 = 9;
-
-/// Tolerance for late acknowledgements and timers.
-const IDLE_SLACK: Duration = Duration::from_secs(1);
 
 impl<S: SocketHandle> Turn<'_, S> {
     /// Sends a packet if the peer has been silent for too long.
@@ -45,18 +38,8 @@ impl<S: SocketHandle> Turn<'_, S> {
     }
 
     /// When an established connection with a silent peer is given up.
-    ///
-    /// quinn-proto has its own deadline, which is earlier unless the peer has prolonged it: it is
-    /// at least three probe timeouts, and the peer's `max_ack_delay` is part of them.
     pub(super) fn idle_deadline(&self) -> Option<Instant> {
-        let peer = self.connection.authenticated()?;
-        let theirs = peer.negotiated.max_idle_timeout;
-        let timeout = self.idle_timeout.into_iter().chain(theirs).min()?;
-        if self.connection.loss().is_some() {
-            return None;
-        }
-        // The peer can make round trips seem longer than they are.
-        let round_trips = (PATIENCE_RTTS * self.connection.rtt()).min(timeout * 3 / 2);
-        Some(self.slot.idle_since + timeout.max(round_trips) + IDLE_SLACK)
+        let patience = silence::patience(self.connection, self.idle_timeout)?;
+        Some(self.slot.idle_since + patience)
     }
 }
