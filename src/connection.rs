@@ -31,7 +31,8 @@ use crate::{
 /// After the peer has ended the connection, streams that it opened before can still be taken for
 /// one second, and read as long as the application holds them. Until then their data counts for
 /// [`max_buffered_bytes`](crate::ConfigBuilder::max_buffered_bytes). Written data that the peer has
-/// not acknowledged counts until the connection and all of its streams are dropped.
+/// not acknowledged, and what QUIC keeps for pieces of data, count until the connection and all of
+/// its streams are dropped.
 /// [`poll`](StreamMuxer::poll) reports the end when no stream is left to take.
 ///
 /// # Cancellation safety

@@ -104,13 +104,8 @@ impl BudgetShare {
     /// It may be less, because a datagram counts for each stream of which it has a frame. Such
     /// counts of a few peers would take the rest of the budget from all others.
     pub(super) fn may_overcount(&self, received: u64, budget: &Budget) -> bool {
-        !budget.has_half() && self.is_inexact(received, budget)
-    }
-
-    /// Whether this is much more than when it was last counted exactly.
-    fn is_inexact(&self, received: u64, budget: &Budget) -> bool {
         let inexact = INEXACT_BYTES.min(budget.allowance() / INEXACT_PART);
-        received.saturating_sub(self.exact) > inexact
+        !budget.has_half() && received.saturating_sub(self.exact) > inexact
     }
 
     /// Notes that this was counted exactly.
@@ -159,12 +154,6 @@ impl EndedShare {
         // The peer sends nothing more.
         share.set_grown(0, &budget);
         Self { share, budget }
-    }
-
-    /// Whether this much received data is to be counted exactly ([`BudgetShare::is_inexact`]),
-    /// however much of the budget is left: nothing else counts it later.
-    pub(super) fn may_overcount(&self, received: u64) -> bool {
-        self.share.is_inexact(received, &self.budget)
     }
 
     /// Sets what the connection holds, and what it keeps whatever the application reads.

@@ -28,14 +28,10 @@ impl Connection {
         self.streams().count_exactly(all)
     }
 
-    /// Goes on counting what it holds, because it has ended and the application may hold it.
+    /// Goes on counting what it holds, because it has ended and the application may hold it. This
+    /// stays an upper bound: nobody would pay for the work of counting it exactly.
     pub(in crate::proto) fn keep_share(&mut self, share: BudgetShare, budget: &Budget) {
-        let share = EndedShare::new(share, budget.clone());
-        // Nothing else counts it exactly any more.
-        if share.may_overcount(self.held_bytes()) {
-            self.count_exactly(true);
-        }
-        self.ended_share = Some(share);
+        self.ended_share = Some(EndedShare::new(share, budget.clone()));
         self.charge_ended_share();
     }
 

@@ -308,18 +308,14 @@ impl<S: SocketHandle> Shard<S> {
         let remote_addr = transmit.destination;
         dropped!(self.totals.registry, unknown, remote_addr);
         // quinn-proto has made the answer, whether or not it is sent.
-        let has_time = if is_reset {
-            // Otherwise it would not have been made.
+        let may_send = if is_reset {
+            // There is time, or it would not have been made.
             self.reception.note_reset();
-            true
+            self.reset_limits.may_send(now, remote_addr)
         } else {
             self.reception.note_stranger()
         };
-        if socket.is_listening()
-            && has_time
-            && out.is_ready(socket, remote_addr)
-            && (!is_reset || self.reset_limits.may_send(now, remote_addr))
-        {
+        if may_send && socket.is_listening() && out.is_ready(socket, remote_addr) {
             self.totals.registry.responses_sent += 1;
             tracing::trace!(%remote_addr, "answered a datagram of no connection");
             self.count_sent(&transmit);

@@ -41,8 +41,9 @@ impl<S: SocketHandle> Shard<S> {
     ) {
         self.reception.begin_round();
         self.send_punches(now, out);
-        self.queue_due(now);
+        // First, so that none that has paid is given up for its silence.
         self.release_debtors(now);
+        self.queue_due(now);
         self.untaken.expire(now, wakers);
         while let Some(handle) = self.closing.pop_due(now) {
             self.forget(handle);
