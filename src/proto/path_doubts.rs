@@ -63,12 +63,22 @@ impl Doubt {
     }
 }
 
+/// A doubt that may prove to be unfounded.
+#[derive(Clone, Copy, Debug)]
+struct Unproved {
+    /// The doubts before it.
+    before: PathDoubts,
+    /// Whether a port has changed since. That explains the silence as well: a NAT drops what is
+    /// sent to a port that it no longer maps.
+    has_port_changed: bool,
+}
+
 /// The doubts of one connection, and whether there is a reason for a new one.
 #[derive(Debug)]
 pub(super) struct Doubter {
     doubts: PathDoubts,
-    /// The doubts before the last one, which may prove to be unfounded.
-    before: Option<PathDoubts>,
+    /// The last doubt, until something is acknowledged.
+    unproved: Option<Unproved>,
     /// Since when something has been unacknowledged.
     unacknowledged_since: Option<Instant>,
     acknowledged: u64,
@@ -79,7 +89,7 @@ impl Doubter {
     pub(super) fn new(doubts: PathDoubts) -> Self {
         Self {
             doubts,
-            before: None,
+            unproved: None,
             unacknowledged_since: None,
             acknowledged: 0,
         }
@@ -101,9 +111,21 @@ impl Doubter {
     /// Begins anew on another path, on which this many bytes were acknowledged so far. Why nothing
     /// was acknowledged on the path before is not known, and does not matter any more.
     pub(super) fn begin_path(&mut self, acknowledged: u64) {
-        self.doubts = self.before.take().unwrap_or(self.doubts);
+        if let Some(unproved) = self.unproved.take() {
+            self.doubts = unproved.before;
+        }
         self.unacknowledged_since = None;
         self.acknowledged = acknowledged;
+    }
+
+    /// Continues on a path of which only a port, ours or the peer's, is another one. The path is
+    /// most likely the same, so a doubt stays until something is acknowledged. But what was sent
+    /// before the change proves nothing, because it may have been lost with the port.
+    pub(super) fn note_port_changed(&mut self) {
+        match &mut self.unproved {
+            Some(unproved) => unproved.has_port_changed = true,
+            None => self.unacknowledged_since = None,
+        }
     }
 
     /// Notes what was acknowledged so far.
@@ -119,9 +141,9 @@ impl Doubter {
         }
         self.acknowledged = acknowledged.bytes;
         self.unacknowledged_since = (!acknowledged.is_all).then_some(now);
-        let before = self.before.take()?;
-        if acknowledged.is_late {
-            self.doubts = before;
+        let unproved = self.unproved.take()?;
+        if acknowledged.is_late || unproved.has_port_changed {
+            self.doubts = unproved.before;
             return None;
         }
         Some(self.doubts)
@@ -132,9 +154,12 @@ impl Doubter {
         let is_silent = self
             .unacknowledged_since
             .is_some_and(|since| now - since >= patience(rtt));
-        let begins = is_silent && self.before.is_none();
+        let begins = is_silent && self.unproved.is_none();
         if begins {
-            self.before = Some(self.doubts);
+            self.unproved = Some(Unproved {
+                before: self.doubts,
+                has_port_changed: false,
+            });
             self.doubts.begin(now);
         }
         begins
@@ -248,6 +273,39 @@ mod tests {
         assert_eq!(doubter.doubts(), PathDoubts::NONE);
         assert!(!doubter.begins(now + 2 * SECOND, RTT), "nothing was sent");
         assert_eq!(doubter.note_acknowledged(now + 2 * SECOND, all(8)), None);
+    }
+
+    #[test]
+    fn doubt_ends_with_the_first_acknowledgement_after_a_change_of_the_port() {
+        let now = clock::now();
+        let mut doubter = Doubter::new(PathDoubts::NONE);
+        doubter.note_sent(now);
+        assert!(doubter.begins(now + SECOND, RTT));
+        let doubts = doubter.doubts();
+        doubter.note_port_changed();
+        assert_eq!(doubter.doubts(), doubts);
+        assert!(!doubts.may_mark(now + SECOND) && !doubts.may_batch(now + SECOND));
+        assert_eq!(doubter.note_acknowledged(now + SECOND, all(1)), None);
+        assert_eq!(doubter.doubts(), PathDoubts::NONE);
+        // The next one has no such explanation.
+        doubter.note_sent(now + SECOND);
+        assert!(doubter.begins(now + 2 * SECOND, RTT));
+        let doubts = doubter.note_acknowledged(now + 2 * SECOND, all(2));
+        assert_eq!(doubts, Some(doubter.doubts()));
+        assert!(!doubter.doubts().may_batch(now + 2 * SECOND));
+    }
+
+    #[test]
+    fn silence_before_a_change_of_the_port_counts_for_no_doubt() {
+        let now = clock::now();
+        let mut doubter = Doubter::new(PathDoubts::NONE);
+        doubter.note_sent(now);
+        doubter.note_port_changed();
+        assert!(!doubter.begins(now + SECOND, RTT), "nothing was sent");
+        assert!(doubter.wants_to_know());
+        doubter.note_sent(now + SECOND);
+        assert!(!doubter.begins(now + SECOND + 2 * RTT, RTT));
+        assert!(doubter.begins(now + SECOND + 3 * RTT, RTT));
     }
 
     #[test]

@@ -93,6 +93,8 @@ impl<S: SocketHandle> Turn<'_, S> {
             self.note_mtu(true);
             // What is in flight on the old path counts against the new window.
             self.slot.ignores_window = true;
+        } else {
+            self.slot.doubter.note_port_changed();
         }
     }
 
@@ -190,8 +192,9 @@ impl<S: SocketHandle> Turn<'_, S> {
 
     /// Updates the state after a change of the peer's address, or its reversal.
     fn follow_peer(&mut self, change: PathChange) {
-        if change == PathChange::NewPath {
-            self.note_path_begun();
+        match change {
+            PathChange::OnlyPort => self.slot.doubter.note_port_changed(),
+            PathChange::NewPath => self.note_path_begun(),
         }
         self.note_mtu(true);
         self.watch_path();
