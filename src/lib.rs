@@ -105,6 +105,7 @@ mod qlog;
     allow(dead_code, reason = "tests use more of it than fuzz targets do")
 )]
 mod simulation;
+mod spare;
 mod stats;
 mod stream;
 mod sync;

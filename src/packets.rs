@@ -4,6 +4,7 @@
 //! [`authenticator`](crate::authenticator) wraps the keys of TLS into the keys of this module.
 
 mod crypto_limits;
+mod final_sizes;
 mod frames;
 mod repeats;
 mod stream_credit;
@@ -15,6 +16,7 @@ mod watch;
 pub(crate) use self::frames::Survey;
 pub(crate) use self::{
     crypto_limits::{CryptoBudget, DroppedPackets, LimitedKey},
+    final_sizes::FinalSizes,
     stream_credit::{StreamCredit, StreamWindows},
     stream_ends::EndedStream,
     stream_fill::Fill,

@@ -30,7 +30,6 @@ mod router;
 mod shard;
 mod silence;
 mod slot;
-mod spare;
 #[cfg(feature = "nat")]
 mod stun;
 #[cfg(test)]

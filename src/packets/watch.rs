@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, HeaderKey, PacketKey};
 
 use super::{
+    final_sizes::FinalSizes,
     frames::{
         PathToken, Survey, extents, has_stream_data, make_transport_close, path_tokens,
         without_padding,
@@ -42,6 +43,7 @@ pub(crate) struct PacketWatch {
     /// If the windows of streams may grow.
     credit: Option<Arc<StreamCredit>>,
     ended_streams: EndedStreams,
+    final_sizes: Arc<FinalSizes>,
     last_fill: LastFill,
     seen: Mutex<Seen>,
     header_key: OnceLock<SharedHeaderKey>,
@@ -75,6 +77,16 @@ impl PacketWatch {
     /// The credit of the connection's streams, if their windows may grow.
     pub(crate) fn stream_credit(&self) -> Option<Arc<StreamCredit>> {
         self.credit.clone()
+    }
+
+    /// Up to where the connection's streams have data.
+    pub(crate) fn final_sizes(&self) -> Arc<FinalSizes> {
+        Arc::clone(&self.final_sizes)
+    }
+
+    /// Whether the peer has ended a stream before data that it had sent.
+    pub(crate) fn violates_final_size(&self) -> bool {
+        self.final_sizes.is_violated()
     }
 
     /// The streams that the peer has ended since the last call.
@@ -178,9 +190,13 @@ impl PacketWatch {
         }
     }
 
-    fn note_streams(&self, payload: &[u8], is_dropped: bool) {
+    /// Notes the frames of a packet. `false` if quinn-proto must not process it.
+    fn note_streams(&self, payload: &[u8], is_dropped: bool) -> bool {
         self.last_fill.clear();
         for extent in extents(payload) {
+            if !is_dropped && !self.final_sizes.allows(extent) {
+                return false;
+            }
             if let Some(credit) = &self.credit {
                 credit.check(extent);
             }
@@ -189,6 +205,7 @@ impl PacketWatch {
                 self.ended_streams.note(extent);
             }
         }
+        true
     }
 
     /// Notes a packet that is about to be encrypted.
@@ -285,8 +302,11 @@ impl<K: PacketKey> PacketKey for WatchedKey<K> {
             self.watch.note_received(payload);
         }
         let is_dropped = lock_unmodelled(&self.watch.numbers).note(packet);
-        self.watch.note_streams(payload, is_dropped);
-        Ok(())
+        if self.watch.note_streams(payload, is_dropped) {
+            Ok(())
+        } else {
+            Err(CryptoError)
+        }
     }
 
     fn tag_len(&self) -> usize {

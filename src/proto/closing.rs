@@ -8,7 +8,7 @@ use std::{
 
 use quinn_proto::{ConnectionHandle, Transmit};
 
-use super::spare;
+use crate::spare;
 
 /// Connections in the closing and draining states (RFC 9000 §10.2). Only what these states need is
 /// kept: the packet with CONNECTION_CLOSE, and the end of the state.

@@ -103,6 +103,7 @@ impl Connection {
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
         let credit = (watch.as_ref()).and_then(|watch: &Arc<PacketWatch>| watch.stream_credit());
+        let final_sizes = watch.as_ref().map(|watch| watch.final_sizes());
         Self {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
@@ -128,7 +129,7 @@ impl Connection {
             shard,
             local_addr,
             moved_to: None,
-            streams: StreamStates::new(limits, bandwidth, credit),
+            streams: StreamStates::new(limits, bandwidth, (credit, final_sizes)),
             ended_share: None,
             signals: Signals::default(),
             wakers: ConnectionWakers::default(),

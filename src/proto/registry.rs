@@ -13,14 +13,12 @@ use std::{
 use libp2p_identity::PeerId;
 use quinn_proto::ConnectionHandle;
 
-use super::{
-    connection::{Connection, SharedConnection},
-    spare,
-};
+use super::connection::{Connection, SharedConnection};
 pub(super) use crate::sync::lock;
 use crate::{
     address::Host,
     error::ConnectionError,
+    spare,
     stats::{PacketStats, RegistryStats, SEQUENCE_BUCKETS, TransportStats},
     sync::Mutex,
 };

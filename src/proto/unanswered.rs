@@ -9,7 +9,7 @@ use std::{
 use quinn_proto::{ConnectionHandle, ConnectionId};
 use rustc_hash::FxHashMap;
 
-use super::spare;
+use crate::spare;
 
 /// The dials of a shard that have not received anything.
 ///

@@ -30,6 +30,12 @@ impl Connection {
         self.streams().begin_arrival(held, fill, jumps, has_memory);
         let was_open = self.loss.is_none();
         let authenticated = self.handle_quic_events();
+        if (self.watch.as_ref()).is_some_and(|watch| watch.violates_final_size()) {
+            self.give_up(
+                TransportErrorCode::FINAL_SIZE_ERROR,
+                "final size less than what was sent",
+            );
+        }
         if self.streams().exceed_credit() {
             self.give_up(
                 TransportErrorCode::FLOW_CONTROL_ERROR,

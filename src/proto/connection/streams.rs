@@ -37,7 +37,7 @@ pub(in crate::proto) use self::{blocked::MOST_BLOCKED, receive_part::Holding, re
 use super::Signals;
 use crate::{
     error::ConnectionError,
-    packets::StreamCredit,
+    packets::{FinalSizes, StreamCredit},
     proto::{bandwidth::Bandwidth, writers::Writers},
 };
 pub(crate) use quinn_proto::StreamId;
@@ -160,11 +160,12 @@ pub(super) struct StreamStates {
 }
 
 impl StreamStates {
-    /// `credit` is what the peer was told about the streams, if their windows may grow.
+    /// `watched` is what the peer was told about the streams, if their windows may grow, and up to
+    /// where it has sent data on them.
     pub(super) fn new(
         limits: StreamLimits,
         bandwidth: Bandwidth,
-        credit: Option<Arc<StreamCredit>>,
+        watched: (Option<Arc<StreamCredit>>, Option<Arc<FinalSizes>>),
     ) -> Self {
         Self {
             max_peer_streams: limits.max_peer_streams,
@@ -174,7 +175,7 @@ impl StreamStates {
             waiting: 0,
             accepted: 0,
             undelivered: FxHashSet::default(),
-            receiving: Receiving::new(limits.windows, credit),
+            receiving: Receiving::new(limits.windows, watched),
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
             blocked: Blocked::default(),
             states: FxHashMap::default(),

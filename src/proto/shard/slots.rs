@@ -30,10 +30,10 @@ use crate::{
         registry::{self, Unfinished},
         silence::Silence,
         slot::Slot,
-        spare,
         turn_queue::Load,
         work::Account,
     },
+    spare,
     sync::Mutex,
     trace::ConnectionSpan,
 };

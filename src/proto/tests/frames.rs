@@ -190,6 +190,101 @@ fn stream_that_ends_twice_in_different_places_closes() {
     }
 }
 
+/// quinn-proto would accept the end, and count less than nothing at the reset.
+#[test]
+fn stream_that_ends_before_its_data_closes() {
+    const DATA: &[u8] = &[b'x'; 1000];
+    for side in SIDES {
+        for (is_at_once, is_read) in [(true, false), (false, false), (false, true)] {
+            for others in [0, 1] {
+                let mut scene = Scene::new(side);
+                let stream = scene.open(1)[0];
+                let mut packets = vec![vec![Frame::stream(stream, 0, DATA)]];
+                packets[0].extend((0..others).map(|_| Frame::stream(scene.stream(), 0, b"x")));
+                packets.push(vec![ends(stream, 10)]);
+                packets.push(vec![resets(stream, 10)]);
+                if is_at_once {
+                    scene.say(&packets.concat());
+                } else {
+                    for (index, packet) in packets.iter().enumerate() {
+                        if scene.is_open() {
+                            scene.say(packet);
+                        }
+                        if is_read && index == 0 {
+                            read_all(&mut scene, stream, 1000);
+                        }
+                    }
+                }
+                scene.assert_closed(TransportErrorCode::FINAL_SIZE_ERROR);
+            }
+        }
+    }
+}
+
+/// A peer may reset a stream that it has ended (RFC 9000 §3.1), and what is lost comes again.
+#[test]
+fn end_that_is_told_again_closes_nothing() {
+    const DATA: &[u8] = &[b'x'; 1000];
+    let data = |stream| Frame::stream(stream, 0, DATA);
+    for is_at_once in [true, false] {
+        for is_read in [true, false] {
+            let mut scene = Scene::new(Hostile::Dials);
+            let stream = scene.open(1)[0];
+            let frames = [
+                data(stream),
+                ends(stream, 1000),
+                data(stream),
+                ends(stream, 1000),
+                resets(stream, 1000),
+                ends(stream, 1000),
+                data(stream),
+                resets(stream, 1000),
+            ];
+            if is_at_once {
+                // A packet has no room for the data three times.
+                let small = [(); 2].map(|()| [ends(stream, 1000), resets(stream, 1000)]);
+                scene.say(&[vec![data(stream)], small.into_iter().flatten().collect()].concat());
+            } else {
+                for (index, frame) in frames.iter().enumerate() {
+                    scene.say(std::slice::from_ref(frame));
+                    if is_read && index == 0 {
+                        read_all(&mut scene, stream, 1000);
+                    }
+                }
+            }
+            scene.assert_open();
+            let sizes = scene.victim.with(|connection| connection.grown().sizes);
+            assert!(sizes <= 1, "only the carrier's stream is open");
+        }
+    }
+}
+
+fn ends(stream: u64, size: u64) -> Frame {
+    Frame::Stream {
+        stream: Number(stream),
+        offset: Number(size),
+        data: Vec::new(),
+        fin: true,
+    }
+}
+
+fn resets(stream: u64, size: u64) -> Frame {
+    Frame::ResetStream {
+        stream: Number(stream),
+        code: Number(0),
+        final_size: Number(size),
+    }
+}
+
+fn read_all(scene: &mut Scene, stream: u64, bytes: usize) {
+    for accepted in scene.accept_all() {
+        if u64::from(accepted) == stream {
+            let read = scene.victim.read(accepted, &mut [0; 2000]).now_or_never();
+            assert_eq!(read, Some(Ok(bytes)));
+        }
+    }
+}
+
 #[test]
 fn crypto_data_far_ahead_closes() {
     for side in SIDES {

@@ -276,9 +276,9 @@ fn crumbs_are_not_left_to_a_reader_that_is_far_behind() {
         let data = vec![b'x'; len as usize];
         vec![Frame::stream(stream, packet * len, &data)]
     }));
-    // Data beyond 2.5 MB is left in quinn-proto.
+    // Data beyond 2.5 MB, less a pile, is left in quinn-proto.
     let left = holding(&scene.victim);
-    assert!((2_500_000..2_800_000).contains(&left.bytes), "{left:?}");
+    assert!((2_300_000..2_500_000).contains(&left.bytes), "{left:?}");
     assert!(left.backlog > 200_000, "{left:?}");
     let moved = moved_pieces(&scene.victim);
     let crumbs = 40 * GAPS_IN_A_PACKET;

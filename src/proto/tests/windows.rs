@@ -16,6 +16,7 @@ use quinn_proto::TransportErrorCode;
 use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
 use crate::{
     authenticator::Protection,
+    config::Preset,
     error::ConnectionError,
     proto::{StreamId, budget::BudgetShare, connection::Grown},
     simulation::{
@@ -146,6 +147,89 @@ fn reader_that_pauses_goes_on_beside_a_stalled_stream() {
             network.run_for(5 * DELAY);
         }
     }
+}
+
+/// A pile is a large part of what such a connection's window has beyond that of a stream.
+#[test]
+fn stalled_stream_leaves_something_to_others_with_small_windows() {
+    const BURST: usize = 8_000;
+    const PILE: usize = 129 * 1452;
+    let setup = Setup {
+        configure: |builder| builder.preset(Preset::MemoryConstrained),
+        ..setup()
+    };
+    for read in [PILE / 3, PILE / 2, 2 * PILE / 3, 5 * PILE / 6] {
+        let (mut network, dialer, listener) = pair_of(setup.clone(), setup.clone());
+        let stalled = open(&dialer);
+        write(&mut network, &dialer, stalled, PILE);
+        network.run_for(5 * DELAY);
+        assert_eq!(listener.accept().now_or_never(), Some(Ok(stalled)));
+        let mut buf = vec![0; read];
+        let mut left = read;
+        while left > 0 {
+            match listener.read(stalled, &mut buf[..left]).now_or_never() {
+                Some(Ok(bytes)) => left -= bytes,
+                other => panic!("{other:?} with {left} left of {read}"),
+            }
+        }
+        stall(&mut network, &[(&dialer, stalled)]);
+        let stream = open(&dialer);
+        dialer.write_now(stream, &[7; BURST]);
+        network.run_for(5 * DELAY);
+        assert_eq!(listener.accept().now_or_never(), Some(Ok(stream)));
+        for round in 0..100 {
+            let arrived = listener
+                .read(stream, &mut vec![0; 2 * BURST])
+                .now_or_never();
+            assert!(
+                arrived.is_some(),
+                "nothing arrives in round {round} with {read} read"
+            );
+            dialer.write_now(stream, &[7; BURST]);
+            network.run_for(5 * DELAY);
+        }
+    }
+}
+
+/// It is less than quinn-proto tells the peer of at once.
+#[test]
+fn peer_is_told_of_the_credit_for_a_stream_that_is_stopped() {
+    const WINDOW: u64 = 1_600_000;
+    const DROPPED: u64 = 120_000;
+    /// Less is not told, and the peer may have had as much too early.
+    const PART: u64 = WINDOW / 32;
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(1_000_000)
+                .and_then(|builder| builder.connection_receive_window_bytes(WINDOW))
+                .unwrap()
+        },
+        ..setup()
+    };
+    let (mut network, dialer, listener) = pair_of(setup.clone(), setup);
+    stall(&mut network, &[(&dialer, open(&dialer))]);
+    let dropped = open(&dialer);
+    write(&mut network, &dialer, dropped, DROPPED as usize);
+    dialer.finish(dropped).unwrap();
+    network.run_for(5 * DELAY);
+    let waiting = [(); 2].map(|()| (&dialer, open(&dialer)));
+    stall(&mut network, &waiting);
+    assert_eq!(
+        stall(&mut network, &waiting) / 10_000,
+        0,
+        "all credit is used"
+    );
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        if accepted == dropped {
+            listener.drop_stream(accepted);
+        }
+    }
+    let arrived = stall(&mut network, &waiting);
+    assert!(
+        (DROPPED - PART - 1..DROPPED * 11 / 10 + PART).contains(&arrived),
+        "{arrived}"
+    );
 }
 
 /// The peer has used the credit that it had before a shortage of memory.
@@ -500,6 +584,17 @@ fn join_transfer(
             }
         };
         join(write, read).await;
+    }
+}
+
+/// Writes that many bytes, for which there is credit.
+fn write(network: &mut Network, dialer: &Peer, stream: StreamId, bytes: usize) {
+    let mut left = bytes;
+    while left > 0 {
+        let written = dialer.write_now(stream, &vec![7; left]);
+        assert!(written > 0);
+        left -= written;
+        network.run_for(2 * DELAY);
     }
 }
 

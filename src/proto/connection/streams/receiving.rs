@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::StreamError,
-    packets::{EndedStream, Fill, StreamCredit, StreamWindows},
+    packets::{EndedStream, Fill, FinalSizes, StreamCredit, StreamWindows},
 };
 
 /// Frames of a stream that may come after a jump of the packet number while its pile is left in
@@ -45,6 +45,8 @@ pub(super) struct Receiving {
     windows: ReceiveWindows,
     /// What the peer was told about streams, if their windows may grow.
     credit: Option<Arc<StreamCredit>>,
+    /// Up to where the peer has sent data on open streams.
+    final_sizes: Option<Arc<FinalSizes>>,
     /// Bytes that the application has read.
     read: u64,
     /// How far behind a reader may be before no more is taken out for it.
@@ -83,16 +85,22 @@ pub(in crate::proto) struct Grown {
     pub(in crate::proto) connection: u64,
     /// How many streams have a larger limit than they began with.
     pub(in crate::proto) limits: usize,
+    /// Of how many streams it is noted up to where they have data.
+    pub(in crate::proto) sizes: usize,
 }
 
 impl Receiving {
-    pub(super) fn new(windows: ReceiveWindows, credit: Option<Arc<StreamCredit>>) -> Self {
+    pub(super) fn new(
+        windows: ReceiveWindows,
+        (credit, final_sizes): (Option<Arc<StreamCredit>>, Option<Arc<FinalSizes>>),
+    ) -> Self {
         let StreamWindows { first, largest } = windows.stream;
         Self {
             window: ReceiveWindow::new(windows.connection),
             growth: ReceiveGrowth::new(first, largest),
             windows,
             credit,
+            final_sizes,
             read: 0,
             read_ahead: windows.read_ahead(first),
             stopped: Stopped::default(),
@@ -136,6 +144,7 @@ impl Receiving {
             stream: self.growth.current(),
             connection: self.window.size(),
             limits: self.credit.as_ref().map_or(0, |credit| credit.streams()),
+            sizes: self.final_sizes.as_ref().map_or(0, |sizes| sizes.streams()),
         }
     }
 
@@ -176,11 +185,14 @@ impl Receiving {
         let (before, taken) = (part.holding(), part.taken());
         let result = change(part);
         let after = part.holding();
-        if was_open
-            && !part.is_open()
-            && let Some(credit) = &self.credit
-        {
-            credit.leave(VarInt::from(id).into_inner());
+        if was_open && !part.is_open() {
+            let id = VarInt::from(id).into_inner();
+            if let Some(credit) = &self.credit {
+                credit.leave(id);
+            }
+            if let Some(sizes) = &self.final_sizes {
+                sizes.leave(id);
+            }
         }
         if was_open
             && part.is_dropped()
@@ -242,6 +254,15 @@ impl Receiving {
         self.window.credited(taken.bytes);
         self.read += taken.filled as u64;
         taken
+    }
+
+    /// Whether a stream is left to a reader far behind. With a small window no pile is taken out at
+    /// all; what is less than a pile may be.
+    fn leaves(&self, part: &ReceivePart) -> bool {
+        if self.read_ahead == 0 {
+            return part.is_left || part.ready() > 0;
+        }
+        part.ready() >= self.read_ahead
     }
 
     /// Whether a stream's pile is to be taken out.
@@ -413,6 +434,7 @@ impl Streams<'_> {
     /// All events of the datagram are handled. `ended` are the streams that the peer has ended.
     pub(crate) fn end_arrival(&mut self, ended: &[EndedStream]) {
         self.note_ended(ended);
+        self.forget_final_sizes();
         self.note_unended();
         self.streams.receiving.is_arriving = false;
         if !self.streams.receiving.due.is_empty() {
@@ -440,10 +462,25 @@ impl Streams<'_> {
                 self.give_credit();
             }
             if let Some(stream) = self.streams.states.get_mut(&id) {
-                // quinn-proto ignores what comes after the first one, or ends the connection.
+                // quinn-proto ignores what comes after the first one, or ends the connection. A
+                // first one that is too small does not get so far.
                 stream.receive.final_size.get_or_insert(final_size);
             }
         }
+    }
+
+    /// Forgets up to where streams have data that are not open.
+    fn forget_final_sizes(&self) {
+        let Some(sizes) = &self.streams.receiving.final_sizes else {
+            return;
+        };
+        sizes.keep_open(|stream| {
+            stream_id(stream)
+                .and_then(|id| self.streams.states.get(&id))
+                .is_some_and(|stream| {
+                    stream.receive.is_open() && stream.receive.final_size.is_none()
+                })
+        });
     }
 
     fn take_out_due(&mut self) {

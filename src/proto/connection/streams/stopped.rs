@@ -4,10 +4,18 @@
 use rustc_hash::FxHashMap;
 
 use super::StreamId;
+use crate::spare;
 
 /// Memory of a range in quinn-proto's list of what has arrived, of a stream that is read in any
 /// order.
 pub(super) const RANGE_BYTES: u64 = 45;
+
+/// Memory of a place for a stream: its ID, what was kept of it, and a byte of the table.
+const STREAM_BYTES: u64 = (size_of::<(StreamId, Kept)>() + 1) as u64;
+
+/// Places that do not count, 6 KB, so that an ordinary connection counts nothing when it has ended.
+/// The table keeps about as many in any case.
+const UNCOUNTED_STREAMS: usize = 256;
 
 /// Those of which quinn-proto still has something that counts.
 #[derive(Debug, Default)]
@@ -41,6 +49,9 @@ impl Stopped {
         let kept = self.streams.remove(&id)?;
         self.own -= u32::from(kept.is_own);
         self.gaps -= kept.gaps;
+        if let Some(room) = spare::room_for(self.streams.len(), self.streams.capacity()) {
+            self.streams.shrink_to(room);
+        }
         Some(kept)
     }
 
@@ -55,9 +66,10 @@ impl Stopped {
         self.gaps
     }
 
-    /// The memory of these.
+    /// The memory of these, and of the streams themselves here.
     pub(super) fn bytes(&self) -> u64 {
-        u64::from(self.gaps) * RANGE_BYTES
+        let streams = self.streams.capacity().saturating_sub(UNCOUNTED_STREAMS);
+        u64::from(self.gaps) * RANGE_BYTES + streams as u64 * STREAM_BYTES
     }
 }
 
@@ -93,5 +105,20 @@ mod tests {
         stopped.end(id(0));
         stopped.end(id(2));
         assert_eq!((stopped.own(), stopped.gaps()), (0, 0));
+    }
+
+    #[test]
+    fn streams_of_the_peer_take_memory_until_their_final_size_is_told() {
+        const STREAMS: u64 = 65_536;
+        let mut stopped = Stopped::default();
+        for index in 0..STREAMS {
+            stopped.note(id(index), kept(false, 0));
+        }
+        assert_eq!((stopped.own(), stopped.gaps()), (0, 0));
+        assert!(stopped.bytes() >= STREAMS * 25, "{}", stopped.bytes());
+        for index in 0..STREAMS {
+            stopped.end(id(index));
+        }
+        assert!(stopped.bytes() < 500 * 25, "{}", stopped.bytes());
     }
 }

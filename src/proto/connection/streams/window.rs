@@ -2,6 +2,7 @@
 
 use quinn_proto::VarInt;
 
+use super::backlog::PILE;
 use crate::packets::StreamWindows;
 
 /// Most bytes that are taken from quinn-proto before the window is lowered by as much.
@@ -12,16 +13,26 @@ const MAX_STEP_BYTES: u64 = 64 * 1024;
 
 /// If the connection's window exceeds a stream's by less than this part of the latter, nothing is
 /// kept for other streams.
-const LEAST_FOR_OTHERS: u64 = 8;
-
-/// In how many parts a window is given back while it is not free altogether, because each part is a
-/// frame to send.
 ///
-/// quinn-proto, for the same reason, tells the peer of no credit until it has an eighth of the
-/// window that we let it have. What is left beside a stream that nobody reads may be less than that
-/// eighth and two parts of ours. So parts are so small that this does not happen where the
-/// connection's window is half again as large as that of a stream, as it is by default.
+/// quinn-proto tells the peer of no credit until it has an eighth of the connection's window. An
+/// eighth of a window that is larger by a seventh is all that is free beside a stream that nobody
+/// reads.
+const LEAST_FOR_OTHERS: u64 = 7;
+
+/// In how many parts the peer is told of credit while the window is not free altogether, because
+/// each part is a frame to send.
+///
+/// A part is less than what is left beside a stream that nobody reads: that is half of
+/// [`LEAST_FOR_OTHERS`], a sixteenth of the connection's window or more.
 const PARTS: u64 = 32;
+
+/// Most bytes that are taken out of quinn-proto at once, beyond what a reader may be
+/// [behind](ReceiveWindows::read_ahead): a pile and the piece that makes it one, each in a datagram
+/// of the usual size.
+const PILE_BYTES: u64 = (PILE as u64 + 1) * USUAL_DATAGRAM_BYTES;
+
+/// Data in a datagram that Ethernet carries, at most.
+const USUAL_DATAGRAM_BYTES: u64 = 1472;
 
 /// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +54,7 @@ impl ReceiveWindows {
     }
 
     /// The least window of a stream whose sender gets so far ahead of its reader: by the window
-    /// and by what is [taken out](Self::read_ahead).
+    /// and by what is [taken out](Self::for_one).
     pub(super) fn stream_for(self, ahead: u64) -> u64 {
         (ahead as f64 * 2.0 / (1.0 + self.ratio())) as u64
     }
@@ -52,15 +63,18 @@ impl ReceiveWindows {
         self.connection as f64 / self.stream.first as f64
     }
 
-    /// How far behind the reader of a stream may be before no more is taken out for it: half of
-    /// what the connection's window has beyond the stream's own. The other half is left to other
-    /// streams.
+    /// How far behind the reader of a stream may be before no more is taken out for it. With what
+    /// is taken out at once, it is no more than the [share](Self::for_one) of one stream.
     pub(super) fn read_ahead(self, stream: u64) -> u64 {
+        self.for_one(stream)
+            .map_or(u64::MAX, |bytes| bytes.saturating_sub(PILE_BYTES))
+    }
+
+    /// What one stream may have of the connection's window beyond its own: half of that. The other
+    /// half is left to other streams. `None` if nothing is kept for them.
+    fn for_one(self, stream: u64) -> Option<u64> {
         let beyond = self.connection_beside(stream).saturating_sub(stream);
-        if beyond < stream / LEAST_FOR_OTHERS {
-            return u64::MAX;
-        }
-        beyond / 2
+        (beyond >= stream / LEAST_FOR_OTHERS).then_some(beyond / 2)
     }
 }
 
@@ -86,6 +100,19 @@ pub(super) struct ReceiveWindow {
     /// quinn-proto's own debt, which bytes that are dropped reduce as soon as they come. Here they
     /// do so when the final size of their stream is known.
     debt: u64,
+    /// Credit that quinn-proto may have given without telling the peer.
+    untold: u64,
+}
+
+/// What happens to quinn-proto's window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Adjusted {
+    /// Nothing, or it was lowered.
+    Quietly,
+    /// It was raised, and the peer is told of all credit.
+    Raised,
+    /// It stays, and the peer is told of all credit.
+    Told,
 }
 
 impl ReceiveWindow {
@@ -98,6 +125,7 @@ impl ReceiveWindow {
             withheld: 0,
             current: configured,
             debt: 0,
+            untold: 0,
         }
     }
 
@@ -147,19 +175,30 @@ impl ReceiveWindow {
     /// Notes bytes for which quinn-proto has given credit, because it has handed them out, or
     /// because nobody will read them.
     pub(super) fn credited(&mut self, bytes: u64) {
-        self.debt = self.debt.saturating_sub(bytes);
+        let paid = bytes.min(self.debt);
+        self.debt -= paid;
+        self.untold = self.untold.saturating_add(bytes - paid);
     }
 
     /// Has quinn-proto give as much credit as it should; `true` if the peer is to be told.
     pub(super) fn give_credit(&mut self, quic: &mut quinn_proto::Connection) -> bool {
         let before = self.current;
-        let expanded = self.adjust();
-        if self.current != before
-            && let Ok(window) = VarInt::from_u64(self.current)
-        {
-            quic.set_receive_window(window);
+        let adjusted = self.adjust();
+        let mut set = |bytes| {
+            if let Ok(window) = VarInt::from_u64(bytes) {
+                quic.set_receive_window(window);
+            }
+        };
+        if self.current != before {
+            set(self.current);
         }
-        expanded
+        if adjusted == Adjusted::Told {
+            // quinn-proto 0.11.19 tells the peer of all credit when its window is raised. The byte
+            // by which it is raised here is part of the debt.
+            set(self.current - 1);
+            set(self.current);
+        }
+        adjusted != Adjusted::Quietly
     }
 
     /// How far the peer may be ahead of readers.
@@ -167,13 +206,26 @@ impl ReceiveWindow {
         self.size.min(self.limit.max(self.floor))
     }
 
-    fn adjust(&mut self) -> bool {
+    fn adjust(&mut self) -> Adjusted {
         let target = self.target().saturating_sub(self.withheld);
         if target < self.current {
             self.debt = self.debt.saturating_add(self.current - target);
             self.current = target;
-            return false;
+        } else if self.may_raise(target) {
+            self.untold = 0;
+            return Adjusted::Raised;
         }
+        let is_narrowed = 0 < self.current && self.current < self.size;
+        if is_narrowed && self.untold >= self.part().max(1) {
+            self.untold = 0;
+            self.debt = self.debt.saturating_add(1);
+            return Adjusted::Told;
+        }
+        Adjusted::Quietly
+    }
+
+    /// Raises the window if that is worth a frame.
+    fn may_raise(&mut self, target: u64) -> bool {
         // What the peer still has from before counts.
         let mut raised = target.saturating_sub(self.debt);
         if self.withheld == 0 {
@@ -181,16 +233,21 @@ impl ReceiveWindow {
             // go on.
             raised = raised.max(target.min(self.step()));
         }
+        let more = raised.saturating_sub(self.current);
         let is_free = self.withheld == 0 && self.debt == 0;
         // A small window soon grows if it was small because of credit that was used up since.
-        let part = (self.target() / PARTS).min(self.current);
-        let is_worth_a_frame = is_free || raised >= self.current.saturating_add(part);
-        if !is_worth_a_frame {
+        let is_worth_a_frame = is_free
+            || more >= self.part().min(self.current)
+            || more.saturating_add(self.untold) >= self.part();
+        if more == 0 || !is_worth_a_frame {
             return false;
         }
-        let expanded = raised > self.current;
-        self.current = self.current.max(raised);
-        expanded
+        self.current = raised;
+        true
+    }
+
+    fn part(&self) -> u64 {
+        self.target() / PARTS
     }
 }
 
@@ -213,7 +270,7 @@ mod tests {
                 },
             };
             for stream in [10_000_000, 25_000_000, 40_000_000] {
-                let ahead = stream + windows.read_ahead(stream);
+                let ahead = stream + windows.for_one(stream).unwrap();
                 assert_eq!(windows.stream_for(ahead), stream);
             }
         }
@@ -234,6 +291,8 @@ mod tests {
         waiting: u64,
         /// What of these is of a stream that nobody reads.
         stalled: [u64; 2],
+        /// MAX_DATA frames, at most.
+        frames: u64,
     }
 
     impl Connection {
@@ -252,6 +311,7 @@ mod tests {
                 unread: 0,
                 waiting: 0,
                 stalled: [0; 2],
+                frames: 0,
             }
         }
 
@@ -270,6 +330,7 @@ mod tests {
             self.max_data += bytes - paid;
             if self.max_data - self.told >= self.current / 8 {
                 self.told = self.max_data;
+                self.frames += 1;
             }
         }
 
@@ -283,11 +344,19 @@ mod tests {
 
         fn give_credit(&mut self) {
             self.window.withhold(self.window.withheld, self.waiting);
-            self.window.adjust();
-            let current = self.window.current;
+            let adjusted = self.window.adjust();
+            self.set(self.window.current);
+            if adjusted == Adjusted::Told {
+                self.set(self.current - 1);
+                self.set(self.current + 1);
+            }
+        }
+
+        fn set(&mut self, current: u64) {
             if current > self.current {
                 self.max_data += current - self.current;
                 self.told = self.max_data;
+                self.frames += 1;
             }
             self.debt += self.current.saturating_sub(current);
             self.current = current;
@@ -339,6 +408,15 @@ mod tests {
         fn outstanding(&self) -> u64 {
             self.max_data - self.sent
         }
+
+        /// This, or a byte that was given to tell the peer of the rest.
+        fn assert_outstanding(&self, expected: u64) {
+            let outstanding = self.outstanding();
+            assert!(
+                (expected..=expected + 1).contains(&outstanding),
+                "{outstanding}"
+            );
+        }
     }
 
     #[test]
@@ -348,11 +426,11 @@ mod tests {
         connection.take_out(u64::MAX);
         // One step too much, for a moment.
         let step = connection.window.step();
-        assert_eq!(connection.outstanding(), step);
+        connection.assert_outstanding(step);
         connection.send(u64::MAX);
         connection.take_out(u64::MAX);
-        assert_eq!(connection.outstanding(), 0);
-        connection.read(WINDOW + step);
+        connection.assert_outstanding(0);
+        connection.read(WINDOW + step + 1);
         assert_eq!(connection.outstanding(), WINDOW);
     }
 
@@ -367,7 +445,7 @@ mod tests {
         connection.limit(WINDOW / 2);
         connection.send(WINDOW);
         connection.read(WINDOW);
-        assert_eq!(connection.outstanding(), WINDOW / 2);
+        connection.assert_outstanding(WINDOW / 2);
         connection.limit(WINDOW);
         assert_eq!(connection.outstanding(), WINDOW);
     }
@@ -413,7 +491,8 @@ mod tests {
         connection.window.set_size(40 * WINDOW);
         connection.give_credit();
         connection.limit(WINDOW);
-        while connection.debt > 0 {
+        // A byte of it comes back each time that the peer is told of credit.
+        while connection.debt > 1 {
             connection.send(u64::MAX);
             connection.read(u64::MAX);
         }
@@ -430,6 +509,26 @@ mod tests {
     }
 
     #[test]
+    fn reader_beside_a_stalled_stream_is_told_of_credit_in_parts() {
+        const READS: u64 = 100_000;
+        let mut connection = Connection::with(15 * WINDOW);
+        connection.stall(5 * WINDOW / 2, 10 * WINDOW);
+        connection.frames = 0;
+        let mut read = 0;
+        for _ in 0..READS {
+            read += connection.send(1400);
+            connection.read(u64::MAX);
+        }
+        assert_eq!(read, 1400 * READS);
+        let parts = read / (15 * WINDOW / PARTS);
+        assert!(
+            connection.frames <= parts + 1,
+            "{} of {parts}",
+            connection.frames
+        );
+    }
+
+    #[test]
     fn limit_takes_no_more_than_down_to_the_floor() {
         let mut connection = Connection::new();
         connection.window.set_floor(WINDOW / 2);
@@ -438,7 +537,7 @@ mod tests {
             connection.send(u64::MAX);
             connection.read(u64::MAX);
         }
-        assert_eq!(connection.outstanding(), WINDOW / 2);
+        connection.assert_outstanding(WINDOW / 2);
         connection.window.set_floor(2 * WINDOW);
         connection.give_credit();
         assert_eq!(connection.outstanding(), WINDOW);
@@ -490,18 +589,36 @@ mod tests {
         /// Of the stalled one, quinn-proto has up to its window, and we have half of the rest.
         #[test]
         fn stalled_stream_leaves_some_credit_to_others(
-            waiting in 0..=WINDOW / 6,
-            unread in WINDOW / 2..=WINDOW * 2 / 3,
-            pauses in proptest::collection::vec((0..WINDOW / 2, 1..WINDOW / 8), 1..20),
+            stream in prop_oneof![10_000..1_000_000_u64, 1_000_000..44_000_000_u64],
+            ratio in prop_oneof![1.143..1.6, 1.1..8.0],
+            (waiting, unread) in (0.0..=1.0, 0.5..=1.0),
+            limit in prop_oneof![Just(1.0), 0.0..1.0],
+            pauses in proptest::collection::vec((0.0..0.5, 0.0001..0.125), 1..20),
         ) {
-            let mut connection = Connection::new();
+            let part = |bytes: u64, part: f64| (bytes as f64 * part) as u64;
+            let windows = ReceiveWindows {
+                connection: part(stream, ratio),
+                stream: StreamWindows { first: stream, largest: stream },
+            };
+            let window = windows.connection_beside(stream);
+            let read_ahead = windows.read_ahead(stream);
+            // Otherwise nothing is kept for others.
+            prop_assume!(read_ahead < u64::MAX);
+            // If there is less than for a pile, none is taken out.
+            let pile = if read_ahead == 0 { 0 } else { PILE_BYTES };
+            let waiting = part(read_ahead + pile, waiting);
+            let unread = part(stream, unread);
+            let mut connection = Connection::with(window);
             connection.stall(waiting, unread);
+            // What the stalled one has, and a little for the others.
+            let least = waiting + unread + window / 16;
+            connection.limit(window.min(least) + part(window.saturating_sub(least), limit));
             for (taken_out, burst) in pauses {
-                let sent = connection.send(taken_out);
+                let sent = connection.send(part(stream, taken_out));
                 connection.take_out(sent);
                 for _ in 0..40 {
                     connection.read(u64::MAX);
-                    prop_assert!(connection.send(burst) > 0);
+                    prop_assert!(connection.send(part(stream, burst).max(1)) > 0);
                 }
                 connection.read(u64::MAX);
             }

@@ -111,7 +111,7 @@ impl Streams<'_> {
         let receiving = &self.streams.receiving;
         let in_doubt: Vec<_> = (self.streams.states.iter())
             .filter(|(_, stream)| stream.receive.may_overcount())
-            .filter(|(_, stream)| all || stream.receive.ready() < receiving.read_ahead)
+            .filter(|(_, stream)| all || !receiving.leaves(&stream.receive))
             .map(|(&id, _)| id)
             .collect();
         for &id in &in_doubt {
@@ -139,7 +139,7 @@ pub(super) mod tests {
                 largest: 10_000_000 + growth,
             },
         };
-        Receiving::new(windows, None)
+        Receiving::new(windows, (None, None))
     }
 
     /// With the default settings, and a window that has grown to the largest.

@@ -7,7 +7,7 @@ const KEPT: usize = 256;
 ///
 /// It is enough not to grow again at once. So elements are not moved more often than they are added
 /// and removed.
-pub(super) fn room_for(len: usize, capacity: usize) -> Option<usize> {
+pub(crate) fn room_for(len: usize, capacity: usize) -> Option<usize> {
     (capacity > KEPT && len <= capacity / 8).then_some(2 * len)
 }
 
