@@ -1,7 +1,6 @@
 //! Hole punches: which peers are expected, and from which addresses.
 
 use std::{
-    cmp::Reverse,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -38,15 +37,6 @@ struct Expected {
     /// Hole punches are numbered as they begin.
     number: u64,
     claim: oneshot::Sender<Connection>,
-}
-
-/// The hole punches of one peer.
-struct Punches {
-    count: usize,
-    /// The number of the oldest one.
-    oldest: u64,
-    newest: u64,
-    newest_at: Origin,
 }
 
 /// The hole punch that has lost its place to another one. Dropping it wakes its dial, so drop it
@@ -140,40 +130,33 @@ impl Expectations {
         Ok(displaced)
     }
 
-    /// Removes one of these expectations to make room for `peer_id`: the newest one of the peer
-    /// that has most of them. Peers begin with the addresses that are most likely to work, so a
-    /// peer that has several keeps the best ones. Where several peers have most of them, it is the
-    /// turn of the peer whose oldest one began first. Fails if `peer_id` has as many.
+    /// Removes one of these expectations to make room for `peer_id`: the oldest one of the peer, or
+    /// the peers, that have most of them. It has had the most of its time to succeed. Fails if
+    /// `peer_id` has as many.
     fn displace(
         &mut self,
         peer_id: PeerId,
         which: impl Fn(&Origin, &Expected) -> bool,
     ) -> Result<Expected, DialError> {
-        let mut by_peer: HashMap<PeerId, Punches> = HashMap::new();
-        for (origin, expected) in self
-            .iter()
-            .filter(|(origin, expected)| which(origin, expected))
-        {
-            let number = expected.number;
-            let punches = by_peer.entry(expected.peer_id).or_insert(Punches {
-                count: 0,
-                oldest: number,
-                newest: number,
-                newest_at: *origin,
-            });
-            punches.count += 1;
-            punches.oldest = punches.oldest.min(number);
-            if number > punches.newest {
-                (punches.newest, punches.newest_at) = (number, *origin);
-            }
+        let these = || {
+            self.iter()
+                .filter(|(origin, expected)| which(origin, expected))
+        };
+        let mut counts: HashMap<PeerId, usize> = HashMap::new();
+        for (_, expected) in these() {
+            *counts.entry(expected.peer_id).or_default() += 1;
         }
-        let own = by_peer.get(&peer_id).map_or(0, |punches| punches.count);
-        let most = by_peer
-            .into_values()
-            .max_by_key(|punches| (punches.count, Reverse(punches.oldest)))
-            .filter(|punches| punches.count > own)
+        let count_of = |peer_id: &PeerId| counts.get(peer_id).copied().unwrap_or_default();
+        let most = counts.values().copied().max().unwrap_or_default();
+        if count_of(&peer_id) >= most {
+            return Err(DialError::TooManyHolePunches);
+        }
+        let (number, origin) = these()
+            .filter(|(_, expected)| count_of(&expected.peer_id) == most)
+            .map(|(origin, expected)| (expected.number, *origin))
+            .min_by_key(|(number, _)| *number)
             .ok_or(DialError::TooManyHolePunches)?;
-        self.take(most.newest_at, |expected| expected.number == most.newest)
+        self.take(origin, |expected| expected.number == number)
             .ok_or(DialError::TooManyHolePunches)
     }
 
@@ -319,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_with_several_punches_keeps_the_first_one_longest() {
+    fn peer_with_several_punches_keeps_the_last_one_longest() {
         let expected_peers = Arc::default();
         let honest = PeerId::random();
         let mut own = [4001, 4002, 4003]
@@ -333,14 +316,14 @@ mod tests {
         let _full = begin(others);
         assert_eq!(are_displaced(&mut own), [false, false, false]);
         let _one_more = begin(1);
-        assert_eq!(are_displaced(&mut own[..2]), [false, false]);
-        assert!(is_displaced(&mut own[2]));
+        assert!(is_displaced(&mut own[0]));
+        assert_eq!(are_displaced(&mut own[1..]), [false, false]);
         let _another = begin(1);
         assert!(is_displaced(&mut own[1]));
-        assert!(!is_displaced(&mut own[0]));
+        assert!(!is_displaced(&mut own[2]));
         // Where all have one, the oldest goes.
         let _last = begin(1);
-        assert!(is_displaced(&mut own[0]));
+        assert!(is_displaced(&mut own[2]));
     }
 
     #[test]
@@ -351,10 +334,11 @@ mod tests {
         let mut honest: Vec<_> = (0..MAX_HOLE_PUNCHES_PER_HOST - mallory.len())
             .map(|_| expect(&expected_peers, (ONE_HOST, 4001), PeerId::random()).unwrap())
             .collect();
-        // Each of the two keeps one place.
+        // Each of the two keeps one place, that of its last punch.
+        let oldest_kept = taken.len() - mallory.len();
         assert!(
             (are_displaced(&mut taken).into_iter().enumerate())
-                .all(|(index, is_displaced)| is_displaced == (index >= mallory.len()))
+                .all(|(index, is_displaced)| is_displaced == (index < oldest_kept))
         );
         // And does not get another one.
         for peer_id in mallory {
@@ -364,8 +348,8 @@ mod tests {
         assert!(!are_displaced(&mut honest).contains(&true));
         // Where each peer has one place, the oldest one goes.
         let _newest = expect(&expected_peers, (ONE_HOST, 4001), PeerId::random()).unwrap();
-        assert!(is_displaced(&mut taken[0]));
-        assert!(!is_displaced(&mut taken[1]));
+        assert!(is_displaced(&mut taken[oldest_kept]));
+        assert!(!is_displaced(&mut taken[oldest_kept + 1]));
         assert!(!are_displaced(&mut honest).contains(&true));
     }
 
@@ -390,11 +374,10 @@ mod tests {
         }
         let mut honest = expect(MAX_HOLE_PUNCHES, PeerId::random()).unwrap();
         assert!(!is_displaced(&mut honest));
-        // The newest punch of the first peer makes room, and no other.
+        // The oldest punch of the first peer makes room, and no other.
         assert!(
             (are_displaced(&mut taken).into_iter().enumerate())
-                .all(|(index, is_displaced)| is_displaced
-                    == (index == MAX_HOLE_PUNCHES_PER_PEER - 1))
+                .all(|(index, is_displaced)| is_displaced == (index == 0))
         );
         // All places are free when the hole punches are over.
         drop((taken, honest));

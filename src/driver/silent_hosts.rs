@@ -118,8 +118,10 @@ impl SilentHosts {
         let mut hosts = lock(&self.hosts);
         let known = hosts.get(host).copied();
         let known = known.filter(|silent| !silent.is_over(now));
-        // A neighbour that may be dead says nothing about an address that has answered elsewhere.
-        if heard == Heard::Nothing
+        // A neighbour that is silent, or answers the listener's port, says nothing about an address
+        // that has answered elsewhere. For the neighbour, the listener's port comes first anyway.
+        let is_answered_elsewhere = (departure.port, heard) == (Port::Other, Heard::Something);
+        if !is_answered_elsewhere
             && let Some(Silent { stage, .. }) = known
             && let Stage::AnswersElsewhere(addr) = stage
             && !is_same(addr, departure.remote_addr)
@@ -311,6 +313,21 @@ mod tests {
             );
             assert_eq!(hosts.advice(late, addr()), Advice::Listener, "{port:?}");
         }
+    }
+
+    #[test]
+    fn neighbour_that_answers_the_listeners_port_erases_nothing_and_prolongs_nothing() {
+        let (hosts, began) = (SilentHosts::default(), clock::now());
+        let neighbour = ([192, 0, 2, 1], 9).into();
+        for _ in 0..2 {
+            learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
+        }
+        learn(&hosts, began, Port::Other, Heard::Something);
+        let half = began + REMEMBERED / 2;
+        learn_of(neighbour, &hosts, half, FROM_LISTENER, Heard::Something);
+        let late = began + REMEMBERED;
+        assert_eq!(hosts.advice(late - FIRST_TRY, addr()), Advice::Other);
+        assert_eq!(hosts.advice(late, addr()), Advice::Listener);
     }
 
     #[test]

@@ -48,6 +48,10 @@ impl Config {
     /// address. Default: 29 s, as in SIP (RFC 5626 §4.4.2), because many NATs forget after 30 s,
     /// contrary to RFC 4787 §4.3.
     ///
+    /// It is at least half a second for each listener of an address family, because questions to
+    /// one server are half a second apart (RFC 8489 §6.2). So the default cannot hold with more
+    /// than 58 listeners of a family, or with fewer if servers are late.
+    ///
     /// # Errors
     ///
     /// [`ConfigError::OutOfRange`] if it is not between 1 s and 24 h.

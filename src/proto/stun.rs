@@ -28,9 +28,16 @@ use crate::{address, stats::StunStats};
 pub(crate) struct StunClient {
     servers: Vec<SocketAddr>,
     interval: Duration,
-    sockets: Vec<SocketState>,
+    /// IPv4 and IPv6. Their sockets never ask the same server, so they do not wait for each other.
+    families: [Family; 2],
     rng: StdRng,
     stats: StunStats,
+}
+
+/// The sockets of one address family.
+#[derive(Default)]
+struct Family {
+    sockets: Vec<SocketState>,
     /// When the last round began.
     last_begun: Option<Instant>,
 }
@@ -54,16 +61,15 @@ struct SocketState {
 }
 
 impl StunClient {
-    /// `interval` is the longest pause between two rounds, and `seed` the only source of
-    /// randomness.
+    /// `interval` is the longest pause between two rounds about a socket, but the pause is at least
+    /// [`BETWEEN_ROUNDS`] for each socket of the family. `seed` is the only source of randomness.
     pub(crate) fn new(servers: Vec<SocketAddr>, interval: Duration, seed: [u8; 32]) -> Self {
         Self {
             servers,
             interval,
-            sockets: Vec::new(),
+            families: Default::default(),
             rng: StdRng::from_seed(seed),
             stats: StunStats::default(),
-            last_begun: None,
         }
     }
 
@@ -71,10 +77,10 @@ impl StunClient {
     /// an address.
     pub(crate) fn ask_about(&mut self, now: Instant, local_addr: SocketAddr) {
         let soon = now + SETTLING_TIME;
-        if let Some(socket) = socket(&mut self.sockets, local_addr) {
+        if let Some(socket) = self.family(local_addr).socket(local_addr) {
             socket.next_round = Some(socket.next_round.map_or(soon, |next| next.min(soon)));
         } else {
-            self.sockets.push(SocketState {
+            self.family(local_addr).sockets.push(SocketState {
                 local_addr,
                 round: None,
                 next_round: Some(soon),
@@ -86,7 +92,8 @@ impl StunClient {
 
     /// Stops asking about this socket.
     pub(crate) fn forget(&mut self, local_addr: SocketAddr) {
-        self.sockets
+        self.family(local_addr)
+            .sockets
             .retain(|socket| socket.local_addr != local_addr);
     }
 
@@ -127,7 +134,8 @@ impl StunClient {
         let Some(id) = message::id_of_request(quoted) else {
             return false;
         };
-        let Some(socket) = socket(&mut self.sockets, local_addr) else {
+        let family = &mut self.families[family_index(local_addr)];
+        let Some(socket) = family.socket(local_addr) else {
             return false;
         };
         match &mut socket.round {
@@ -145,17 +153,19 @@ impl StunClient {
     /// earlier.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let next_round = self.next_round().map(|(next, _)| next);
-        let rounds = self.rounds().filter_map(Round::next_timeout);
+        let rounds = (self.families.iter())
+            .flat_map(Family::rounds)
+            .filter_map(Round::next_timeout);
         rounds.chain(next_round).min()
     }
 
     /// Returns the next request that is due. Call it until it returns `None`.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<StunTransmit> {
         loop {
-            while let Some((next, index)) = self.next_round()
+            while let Some((next, socket)) = self.next_round()
                 && next <= now
             {
-                self.begin_round(now, index);
+                self.begin_round(now, socket);
             }
             if let Some(transmit) = self.next_request(now) {
                 return Some(transmit);
@@ -169,7 +179,11 @@ impl StunClient {
 
     /// Returns the next request that is due in a round in progress.
     fn next_request(&mut self, now: Instant) -> Option<StunTransmit> {
-        for socket in &mut self.sockets {
+        for socket in self
+            .families
+            .iter_mut()
+            .flat_map(|family| &mut family.sockets)
+        {
             let Some(round) = &mut socket.round else {
                 continue;
             };
@@ -187,88 +201,45 @@ impl StunClient {
         None
     }
 
-    /// When the next round may begin, and the index of its socket. Sockets get their turns in the
-    /// order in which their rounds are due. At [`MAX_ROUNDS`], a round needs the place of another
-    /// one: of one that waits for nothing but a late server, or of one whose own next round is due,
-    /// which then waits for its turn.
-    fn next_round(&self) -> Option<(Instant, usize)> {
-        let (again, waiting) = (self.first_due(true), self.first_due(false));
-        let next = if self.rounds().count() < MAX_ROUNDS {
-            again.into_iter().chain(waiting).min()
-        } else {
-            let instead = again.map(|(time, index)| {
-                let first = waiting.filter(|(due, _)| *due < time);
-                (time, first.map_or(index, |(_, first)| first))
-            });
-            let beside = waiting.and_then(|(due, index)| {
-                let (room_at, _) = self.finished_round()?;
-                Some((due.max(room_at), index))
-            });
-            instead.into_iter().chain(beside).min()
-        };
-        let (time, index) = next?;
-        let spaced = self.last_begun.map(|last| last + BETWEEN_ROUNDS);
-        Some((spaced.map_or(time, |spaced| time.max(spaced)), index))
-    }
-
-    /// Begins the round of a socket. If that is one round too many, another one ends.
-    fn begin_round(&mut self, now: Instant, index: usize) {
-        let is_one_more = self.sockets[index].round.is_none();
-        if is_one_more
-            && self.rounds().count() >= MAX_ROUNDS
-            && let Some(other) = self.dispensable_round(now)
-        {
-            let other = &mut self.sockets[other];
-            other.conclude(now, self.interval, &mut self.rng);
-            self.stats.unanswered += other.abandon();
-        }
-        let socket = &mut self.sockets[index];
-        self.stats.unanswered += socket.abandon();
-        if socket.begin(&self.servers) {
-            self.last_begun = Some(now);
-        }
-    }
-
-    /// The index of the socket whose round makes room for another one.
-    fn dispensable_round(&self, now: Instant) -> Option<usize> {
-        let is_now = |(time, _): &(Instant, usize)| *time <= now;
-        let finished = self.finished_round().filter(is_now);
-        let again = || self.first_due(true).filter(is_now);
-        finished.or_else(again).map(|(_, index)| index)
-    }
-
-    /// When the first round is due of the sockets with, or without, a round in progress, and the
-    /// index of its socket.
-    fn first_due(&self, is_running: bool) -> Option<(Instant, usize)> {
-        let sockets = self.sockets.iter().enumerate();
-        sockets
-            .filter(|(_, socket)| socket.round.is_some() == is_running)
-            .filter_map(|(index, socket)| Some((socket.next_round?, index)))
-            .min()
-    }
-
-    /// When the first of the rounds that have a finding may make room for another one, and the
-    /// index of its socket.
-    fn finished_round(&self) -> Option<(Instant, usize)> {
-        let sockets = self.sockets.iter().enumerate();
-        sockets
-            .filter_map(|(index, socket)| {
-                let found_at = socket.round.as_ref()?.found_at?;
-                Some((found_at + FOR_LATE_ANSWERS, index))
+    /// When the next round may begin, and the indices of the family and the socket.
+    fn next_round(&self) -> Option<(Instant, (usize, usize))> {
+        let families = self.families.iter().enumerate();
+        families
+            .filter_map(|(family, state)| {
+                let (time, index) = state.next_round()?;
+                Some((time, (family, index)))
             })
             .min()
     }
 
-    /// The rounds in progress.
-    fn rounds(&self) -> impl Iterator<Item = &Round> {
-        self.sockets
-            .iter()
-            .filter_map(|socket| socket.round.as_ref())
+    /// Begins the round of a socket. If that is one round too many, another one ends.
+    fn begin_round(&mut self, now: Instant, (family, index): (usize, usize)) {
+        let family = &mut self.families[family];
+        if family.sockets[index].round.is_none()
+            && family.rounds().count() >= MAX_ROUNDS
+            && let Some(other) = family.dispensable_round(now)
+        {
+            let other = &mut family.sockets[other];
+            // With a finding, which it may lack so far, its next round is scheduled.
+            self.stats.unanswered += other.give_up_if_late(now);
+            other.conclude(now, self.interval, &mut self.rng);
+            self.stats.unanswered += other.abandon();
+        }
+        let socket = &mut family.sockets[index];
+        self.stats.unanswered += socket.abandon();
+        if socket.begin(&self.servers) {
+            family.last_begun = Some(now);
+        }
+    }
+
+    fn family(&mut self, local_addr: SocketAddr) -> &mut Family {
+        &mut self.families[family_index(local_addr)]
     }
 
     /// Returns the next socket with a new finding.
     pub(crate) fn poll_finding(&mut self) -> Option<(SocketAddr, Finding)> {
-        self.sockets.iter_mut().find_map(|socket| {
+        let mut sockets = (self.families.iter_mut()).flat_map(|family| &mut family.sockets);
+        sockets.find_map(|socket| {
             let finding = socket.finding?;
             let is_new = !mem::replace(&mut socket.is_reported, true);
             is_new.then_some((socket.local_addr, finding))
@@ -288,7 +259,8 @@ impl StunClient {
         datagram: &[u8],
     ) -> Result<(), NoAnswer> {
         let id = message::id_of_response(datagram)?;
-        let socket = socket(&mut self.sockets, local_addr).ok_or(NoAnswer::NotAResponse)?;
+        let family = &mut self.families[family_index(local_addr)];
+        let socket = family.socket(local_addr).ok_or(NoAnswer::NotAResponse)?;
         let round = match &mut socket.round {
             Some(round) if round.is_waiting_for(id, remote_addr) => round,
             _ => return Err(NoAnswer::NotAResponse),
@@ -307,10 +279,84 @@ impl StunClient {
     }
 }
 
+impl Family {
+    /// When the next round may begin, and the index of its socket. Sockets get their turns in the
+    /// order in which their rounds are due. At [`MAX_ROUNDS`], a round needs the place of another
+    /// one: of one that waits for nothing but late servers, or of one whose own next round is due,
+    /// which then waits for its turn.
+    fn next_round(&self) -> Option<(Instant, usize)> {
+        let (again, waiting) = (self.first_due(true), self.first_due(false));
+        let next = if self.rounds().count() < MAX_ROUNDS {
+            again.into_iter().chain(waiting).min()
+        } else {
+            let instead = again.map(|(time, index)| {
+                let first = waiting.filter(|(due, _)| *due < time);
+                (time, first.map_or(index, |(_, first)| first))
+            });
+            let beside = waiting.and_then(|(due, index)| {
+                let (room_at, _) = self.late_round()?;
+                Some((due.max(room_at), index))
+            });
+            instead.into_iter().chain(beside).min()
+        };
+        let (time, index) = next?;
+        let spaced = self.last_begun.map(|last| last + BETWEEN_ROUNDS);
+        Some((spaced.map_or(time, |spaced| time.max(spaced)), index))
+    }
+
+    /// The index of the socket whose round makes room for another one.
+    fn dispensable_round(&self, now: Instant) -> Option<usize> {
+        let is_now = |(time, _): &(Instant, usize)| *time <= now;
+        let late = self.late_round().filter(is_now);
+        let again = || self.first_due(true).filter(is_now);
+        late.or_else(again).map(|(_, index)| index)
+    }
+
+    /// When the first round is due of the sockets with, or without, a round in progress, and the
+    /// index of its socket.
+    fn first_due(&self, is_running: bool) -> Option<(Instant, usize)> {
+        let sockets = self.sockets.iter().enumerate();
+        sockets
+            .filter(|(_, socket)| socket.round.is_some() == is_running)
+            .filter_map(|(index, socket)| Some((socket.next_round?, index)))
+            .min()
+    }
+
+    /// When the first of the rounds that wait only for late servers may make room for another one,
+    /// and the index of its socket.
+    fn late_round(&self) -> Option<(Instant, usize)> {
+        let sockets = self.sockets.iter().enumerate();
+        sockets
+            .filter_map(|(index, socket)| Some((socket.round.as_ref()?.room_at()?, index)))
+            .min()
+    }
+
+    /// The rounds in progress.
+    fn rounds(&self) -> impl Iterator<Item = &Round> {
+        self.sockets
+            .iter()
+            .filter_map(|socket| socket.round.as_ref())
+    }
+
+    fn socket(&mut self, local_addr: SocketAddr) -> Option<&mut SocketState> {
+        self.sockets
+            .iter_mut()
+            .find(|socket| socket.local_addr == local_addr)
+    }
+}
+
 impl SocketState {
     /// Ends the round; answers to it are then ignored. Returns how many transactions are given up.
     fn abandon(&mut self) -> u64 {
         self.round.take().map_or(0, |round| round.waiting())
+    }
+
+    /// Gives up servers that have been late for long. Returns how many.
+    fn give_up_if_late(&mut self, now: Instant) -> u64 {
+        match &mut self.round {
+            Some(round) if round.room_at().is_some_and(|room_at| room_at <= now) => round.give_up(),
+            _ => 0,
+        }
     }
 
     /// Begins a round. Returns `false` if there is no server to ask.
@@ -330,10 +376,10 @@ impl SocketState {
         let Some(round) = &mut self.round else {
             return;
         };
+        round.note_lateness(now);
         let Some(finding) = round.finding() else {
             return;
         };
-        round.found_at.get_or_insert(now);
         if round.is_over() {
             self.round = None;
         }
@@ -348,28 +394,22 @@ impl SocketState {
     }
 }
 
-fn socket(sockets: &mut [SocketState], local_addr: SocketAddr) -> Option<&mut SocketState> {
-    sockets
-        .iter_mut()
-        .find(|socket| socket.local_addr == local_addr)
+/// The index of the family of this address.
+fn family_index(local_addr: SocketAddr) -> usize {
+    usize::from(local_addr.is_ipv6())
 }
 
 /// How long to wait after a change, because an interface gets its addresses and routes one after
 /// another.
 const SETTLING_TIME: Duration = INITIAL_RTO;
 
-/// The most rounds at a time, because at most this many transactions with one server should be
-/// outstanding (RFC 8489 §6.2). The sockets are as many as the application has listeners.
+/// The most rounds of one family at a time, because at most this many transactions with one server
+/// should be outstanding (RFC 8489 §6.2). The sockets are as many as the application has listeners.
 const MAX_ROUNDS: usize = 10;
 
-/// The shortest time between the beginnings of two rounds: RFC 8489 §6.2 recommends an RTO between
-/// two transactions with one server.
+/// The shortest time between the beginnings of two rounds of one family: RFC 8489 §6.2 recommends
+/// an RTO between two transactions with one server.
 const BETWEEN_ROUNDS: Duration = INITIAL_RTO;
-
-/// How long a round that has a finding goes on for late servers although another socket needs its
-/// place. The server that is asked a third time then, 1.5 s after the first time, is asked a fourth
-/// time after 2 s, and has half a second to answer.
-const FOR_LATE_ANSWERS: Duration = Duration::from_millis(2500);
 
 /// The shortest pause as a part of the interval. The random pause keeps the nodes of a network from
 /// asking at the same time (as in RFC 5626 §4.4.1).

@@ -40,8 +40,8 @@ pub(super) struct Round {
     asked: Vec<Asked>,
     /// The servers not asked yet, in order of preference.
     unasked: Vec<SocketAddr>,
-    /// When it first had a finding.
-    pub(super) found_at: Option<Instant>,
+    /// Since when nothing is to come but answers of late servers.
+    late_since: Option<Instant>,
 }
 
 struct Asked {
@@ -66,7 +66,7 @@ impl Round {
         Self {
             asked: Vec::new(),
             unasked: servers,
-            found_at: None,
+            late_since: None,
         }
     }
 
@@ -141,15 +141,41 @@ impl Round {
 
     /// The result so far; `None` while it is worth waiting. A better result may follow.
     pub(super) fn finding(&self) -> Option<Finding> {
-        let behaviour = self.behaviour();
-        if behaviour.is_none() && (self.next_server().is_some() || self.has(Asked::is_on_time)) {
+        if !self.is_late() {
             return None;
         }
+        let behaviour = self.behaviour();
         match self.answers().next() {
             Some((_, addr)) => Some(Finding::Mapped { addr, behaviour }),
             None if self.has(Asked::is_waiting) => None,
             None => Some(Finding::Unanswered),
         }
+    }
+
+    /// Whether nothing is to come but answers of late servers.
+    fn is_late(&self) -> bool {
+        self.behaviour().is_some() || (self.next_server().is_none() && !self.has(Asked::is_on_time))
+    }
+
+    /// Notes the time if nothing is to come any more but answers of late servers.
+    pub(super) fn note_lateness(&mut self, now: Instant) {
+        if self.is_late() {
+            self.late_since.get_or_insert(now);
+        }
+    }
+
+    /// When it may make room for the round of another socket.
+    pub(super) fn room_at(&self) -> Option<Instant> {
+        Some(self.late_since? + FOR_LATE_ANSWERS)
+    }
+
+    /// Gives up all transactions in progress. Returns how many.
+    pub(super) fn give_up(&mut self) -> u64 {
+        let given_up = self.waiting();
+        for asked in self.asked.iter_mut().filter(|asked| asked.is_waiting()) {
+            asked.state = State::Failed;
+        }
+        given_up
     }
 
     /// The number of transactions in progress.
@@ -241,6 +267,11 @@ const LAST_WAIT: u32 = 16;
 /// With the third request, after 1.5 s, a server is late, and the next one is asked as well. The
 /// late one may still answer.
 const LATE_AFTER: u32 = 3;
+
+/// How long a round goes on for late servers although another socket needs its place. The server
+/// that is asked a third time then, 1.5 s after the first time, is asked a fourth time after 2 s,
+/// and has half a second to answer.
+const FOR_LATE_ANSWERS: Duration = Duration::from_millis(2500);
 
 /// Two answers show the behaviour of the NAT.
 const WANTED_ANSWERS: usize = 2;
