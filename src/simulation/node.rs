@@ -62,6 +62,7 @@ pub(crate) struct Node {
     /// Accepted connections that the test has not taken yet.
     pub(crate) accepted: VecDeque<Peer>,
     pub(crate) stun: Option<StunClient>,
+    max_payload: Option<u16>,
     next_shard: usize,
 }
 
@@ -147,6 +148,7 @@ impl Node {
             unanswered_incoming: VecDeque::new(),
             accepted: VecDeque::new(),
             stun: None,
+            max_payload: setup.max_payload,
             next_shard: 0,
         }
     }
@@ -191,7 +193,7 @@ impl Node {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.count.count();
         let config = match &self.hostile {
-            None => self.config.client(expected, None).unwrap(),
+            None => self.config.client(expected, self.max_payload).unwrap(),
             Some(hostile) => hostile.client(expected),
         };
         let deadlines = DialDeadlines {
@@ -202,7 +204,7 @@ impl Node {
             now,
             deadlines,
             config,
-            None,
+            self.max_payload,
             remote_addr,
             self.socket.clone(),
         )?;
@@ -225,7 +227,7 @@ impl Node {
             self.shards[shard].refuse(key, &mut self.outbox);
             return None;
         }
-        match self.shards[shard].accept(now, key, None, &mut self.outbox) {
+        match self.shards[shard].accept(now, key, self.max_payload, &mut self.outbox) {
             Ok((handle, connection)) => {
                 let peer = self.peer(shard, handle, connection);
                 self.accepted.push_back(peer);

@@ -152,42 +152,119 @@ fn reader_that_pauses_goes_on_beside_a_stalled_stream() {
 /// A pile is a large part of what such a connection's window has beyond that of a stream.
 #[test]
 fn stalled_stream_leaves_something_to_others_with_small_windows() {
-    const BURST: usize = 8_000;
-    const PILE: usize = 129 * 1452;
     let setup = Setup {
         configure: |builder| builder.preset(Preset::MemoryConstrained),
         ..setup()
     };
+    const PILE: usize = 129 * 1452;
     for read in [PILE / 3, PILE / 2, 2 * PILE / 3, 5 * PILE / 6] {
         let (mut network, dialer, listener) = pair_of(setup.clone(), setup.clone());
-        let stalled = open(&dialer);
-        write(&mut network, &dialer, stalled, PILE);
-        network.run_for(5 * DELAY);
-        assert_eq!(listener.accept().now_or_never(), Some(Ok(stalled)));
-        let mut buf = vec![0; read];
-        let mut left = read;
-        while left > 0 {
-            match listener.read(stalled, &mut buf[..left]).now_or_never() {
-                Some(Ok(bytes)) => left -= bytes,
-                other => panic!("{other:?} with {left} left of {read}"),
-            }
-        }
-        stall(&mut network, &[(&dialer, stalled)]);
+        assert_leaves_something(&mut network, &dialer, &listener, PILE, read);
+    }
+}
+
+/// So is a pile of such datagrams.
+#[test]
+fn stalled_stream_leaves_something_to_others_with_large_datagrams() {
+    const DATAGRAM: u16 = 8_972;
+    const PILE: usize = 129 * 6_600;
+    let setup = Setup {
+        configure: |builder| {
+            builder
+                .stream_receive_window_bytes(2_000_000)
+                .and_then(|builder| builder.connection_receive_window_bytes(3_000_000))
+                .unwrap()
+        },
+        max_payload: Some(DATAGRAM),
+        ..setup()
+    };
+    for read in [PILE / 4, PILE / 3, PILE / 2, 2 * PILE / 3, 5 * PILE / 6] {
+        let (mut network, dialer, listener) = pair_of(setup.clone(), setup.clone());
+        network.impair(Impairments {
+            mtu: DATAGRAM.into(),
+            ..far()
+        });
         let stream = open(&dialer);
+        transfer(&mut network, &dialer, &listener, stream, 20_000_000);
+        let mtu = dialer.stats().mtu_bytes;
+        assert!(mtu > 6_000, "{mtu}");
+        assert_leaves_something(&mut network, &dialer, &listener, PILE, read);
+    }
+}
+
+/// A packet of each is lost, and many follow it.
+#[test]
+fn streams_with_lost_packets_do_not_take_the_place_of_one_that_stalls() {
+    let setup = Setup {
+        configure: |builder| builder.preset(Preset::MemoryConstrained),
+        ..setup()
+    };
+    let (mut network, dialer, listener) = pair_of(setup.clone(), setup);
+    let first = open(&dialer);
+    transfer(&mut network, &dialer, &listener, first, 3_000_000);
+    for _ in 0..12 {
+        let stream = open(&dialer);
+        network.impair(Impairments { loss: 1.0, ..far() });
+        dialer.write_now(stream, &[7; 1_000]);
+        network.run_for(Duration::from_millis(1));
+        network.impair(far());
+        let mut left = 300_000;
+        while left > 0 {
+            left -= dialer.write_now(stream, &vec![7; left]);
+            network.run_for(Duration::from_millis(10));
+        }
+        let reader = listener.clone();
+        network.block_on(async move {
+            assert_eq!(reader.accept().await, Ok(stream));
+            let mut left = 301_000;
+            while left > 0 {
+                left -= reader.read(stream, &mut [0; 10_000]).await.unwrap();
+            }
+        });
+    }
+    let kept = listener.with(|connection| connection.kept_bytes());
+    assert_eq!(kept, 0, "more than a few piles are counted");
+    assert_leaves_something(&mut network, &dialer, &listener, 300_000, 100_000);
+}
+
+/// Of `written` bytes of a stream, `read` are read. After that nobody reads it, and another stream
+/// goes on.
+#[track_caller]
+fn assert_leaves_something(
+    network: &mut Network,
+    dialer: &Peer,
+    listener: &Peer,
+    written: usize,
+    read: usize,
+) {
+    const BURST: usize = 8_000;
+    let stalled = open(dialer);
+    write(network, dialer, stalled, written);
+    network.run_for(5 * DELAY);
+    assert_eq!(listener.accept().now_or_never(), Some(Ok(stalled)));
+    let mut buf = vec![0; read];
+    let mut left = read;
+    while left > 0 {
+        match listener.read(stalled, &mut buf[..left]).now_or_never() {
+            Some(Ok(bytes)) => left -= bytes,
+            other => panic!("{other:?} with {left} left of {read}"),
+        }
+    }
+    stall(network, &[(dialer, stalled)]);
+    let stream = open(dialer);
+    dialer.write_now(stream, &[7; BURST]);
+    network.run_for(5 * DELAY);
+    assert_eq!(listener.accept().now_or_never(), Some(Ok(stream)));
+    for round in 0..100 {
+        let arrived = listener
+            .read(stream, &mut vec![0; 2 * BURST])
+            .now_or_never();
+        assert!(
+            arrived.is_some(),
+            "nothing arrives in round {round} with {read} read"
+        );
         dialer.write_now(stream, &[7; BURST]);
         network.run_for(5 * DELAY);
-        assert_eq!(listener.accept().now_or_never(), Some(Ok(stream)));
-        for round in 0..100 {
-            let arrived = listener
-                .read(stream, &mut vec![0; 2 * BURST])
-                .now_or_never();
-            assert!(
-                arrived.is_some(),
-                "nothing arrives in round {round} with {read} read"
-            );
-            dialer.write_now(stream, &[7; BURST]);
-            network.run_for(5 * DELAY);
-        }
     }
 }
 

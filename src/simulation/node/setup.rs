@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     /// The secret key; random if `None`.
     pub(crate) identity: Option<[u8; 32]>,
     pub(crate) listening: bool,
+    /// The largest UDP payload of the interface in bytes, if known.
+    pub(crate) max_payload: Option<u16>,
     pub(crate) outbox: Outbox,
     pub(crate) protection: Protection,
     pub(crate) reader: Reader,
@@ -39,6 +41,7 @@ impl Default for Setup {
             id_quota: IdQuota::default(),
             identity: None,
             listening: true,
+            max_payload: None,
             outbox: Outbox::default(),
             protection: Protection::Usual,
             reader: Reader::Owner,

@@ -65,6 +65,15 @@ pub(in crate::proto) struct Holding {
     pub(in crate::proto) backlog: u64,
 }
 
+/// How much is taken out of quinn-proto.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Portion {
+    /// Bytes that are taken at once, at most.
+    pub(super) step: usize,
+    /// Memory of pieces that may stay behind a gap, if they are few.
+    pub(super) behind_gap: u64,
+}
+
 /// What was taken out of quinn-proto.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
@@ -170,8 +179,9 @@ impl ReceivePart {
 
     /// Whether half of a pile may be left when it was taken out as far as there is no gap. Some
     /// pieces may only be counted: they were read, or quinn-proto has dropped them.
-    fn is_half_a_pile(&self) -> bool {
+    fn is_half_a_pile(&self, portion: Portion) -> bool {
         self.has_more_than(u32::from(self.room.pieces()) / 2)
+            || self.backlog.held() > portion.behind_gap
     }
 
     fn has_more_than(&self, pieces: u32) -> bool {
@@ -247,13 +257,13 @@ impl ReceivePart {
     /// Fills `buf` with as much as there is, and notes the end of the stream if it is reached. An
     /// empty `buf` reaches it too.
     ///
-    /// Also begins to move data behind a gap to our memory: up to `most` bytes.
+    /// Also begins to move data behind a gap to our memory.
     pub(super) fn read(
         &mut self,
         quic: &mut Connection,
         id: StreamId,
         buf: &mut [u8],
-        most: usize,
+        portion: Portion,
     ) -> Taken {
         let mut taken = Taken::default();
         if self.meets_reset(quic, id) {
@@ -267,7 +277,7 @@ impl ReceivePart {
         } else if has_more && taken.filled < buf.len() {
             self.read_on(quic, id, buf, &mut taken);
             if self.is_behind_a_gap() || self.may_come_apart() {
-                let moved = self.take_out(quic, id, most, false);
+                let moved = self.take_out(quic, id, portion, false);
                 taken.bytes += moved.bytes;
                 taken.transmit |= moved.transmit;
                 taken.is_unfinished = moved.is_unfinished;
@@ -279,13 +289,13 @@ impl ReceivePart {
         taken
     }
 
-    /// Takes up to `most` bytes out of quinn-proto. A few pieces behind a gap stay there, unless
+    /// Takes up to a step out of quinn-proto. A few pieces behind a gap stay there, unless
     /// `everything` is to be taken.
     pub(super) fn take_out(
         &mut self,
         quic: &mut Connection,
         id: StreamId,
-        most: usize,
+        portion: Portion,
         everything: bool,
     ) -> Taken {
         let mut taken = Taken::default();
@@ -295,7 +305,7 @@ impl ReceivePart {
                 self.stop();
                 break;
             };
-            let end = self.take_chunks(&mut chunks, most, &mut taken);
+            let end = self.take_chunks(&mut chunks, portion.step, &mut taken);
             taken.transmit |= chunks.finalize().should_transmit();
             match end {
                 None => {
@@ -303,7 +313,7 @@ impl ReceivePart {
                     break;
                 }
                 Some(End::Blocked) if !self.is_unordered && !self.backlog.is_empty() => {
-                    if !everything && !self.is_half_a_pile() {
+                    if !everything && !self.is_half_a_pile(portion) {
                         self.meet(End::Blocked);
                         break;
                     }

@@ -20,7 +20,7 @@ use super::{
     bandwidth::Way,
     growth::ReceiveGrowth,
     places::{Places, Room},
-    receive_part::{ReceivePart, RecvState, Taken},
+    receive_part::{Portion, ReceivePart, RecvState, Taken},
     stopped::{Kept, Stopped},
     window::{ReceiveWindow, ReceiveWindows},
 };
@@ -50,7 +50,7 @@ pub(super) struct Receiving {
     /// Bytes that the application has read.
     read: u64,
     /// How far behind a reader may be before no more is taken out for it.
-    read_ahead: u64,
+    for_one: u64,
     stopped: Stopped,
     /// Bytes of the datagrams that quinn-proto keeps. The next two count our own pages and gaps.
     backlog: u64,
@@ -102,7 +102,7 @@ impl Receiving {
             credit,
             final_sizes,
             read: 0,
-            read_ahead: windows.read_ahead(first),
+            for_one: windows.for_one(first),
             stopped: Stopped::default(),
             backlog: 0,
             pages: 0,
@@ -249,42 +249,51 @@ impl Receiving {
         part: &mut ReceivePart,
         buf: &mut [u8],
     ) -> Taken {
-        let step = self.window.step() as usize;
-        let taken = self.change(id, part, |part| part.read(quic, id, buf, step));
+        let portion = self.portion();
+        let taken = self.change(id, part, |part| part.read(quic, id, buf, portion));
         self.window.credited(taken.bytes);
         self.read += taken.filled as u64;
         taken
     }
 
-    /// Whether a stream is left to a reader far behind. With a small window no pile is taken out at
-    /// all; what is less than a pile may be.
-    fn leaves(&self, part: &ReceivePart) -> bool {
-        if self.read_ahead == 0 {
-            return part.is_left || part.ready() > 0;
+    /// What is taken out of a stream at once.
+    fn portion(&self) -> Portion {
+        Portion {
+            step: self.window.step() as usize,
+            behind_gap: self.for_one / 4,
         }
-        part.ready() >= self.read_ahead
     }
 
-    /// Whether a stream's pile is to be taken out.
+    /// Whether a stream is left to a reader far behind: with what quinn-proto has, our memory would
+    /// have more than one stream may have.
+    fn leaves(&self, part: &ReceivePart) -> bool {
+        let waiting = part.ready().saturating_add(part.backlog().held());
+        part.is_left || waiting > self.for_one
+    }
+
+    /// Whether a stream's pile is to be taken out: more pieces than it has room for, or half of
+    /// what one stream may have. So the first pile of a reader that keeps up is never too much.
     ///
     /// It is left in quinn-proto while its reader is far behind. Taking it out gives credit for the
     /// stream: one stream that nobody reads could so use up the connection's credit and stop the
-    /// others. Only few streams may be left alone, and only if their data has few gaps.
+    /// others. Only few streams may be left alone with many pieces, and only if their data has few
+    /// gaps.
     fn wants(&mut self, part: &mut ReceivePart) -> bool {
         let pieces = part.most_pieces();
         self.places.make_room(&mut part.room, pieces);
-        if !part.is_pile() {
+        let has_many = part.is_pile();
+        if !has_many && part.backlog().held() <= self.for_one / 2 {
             part.is_left = false;
             return false;
         }
-        let is_behind = part.is_left || part.ready() >= self.read_ahead;
+        let is_behind = self.leaves(part);
         if !part.is_left {
             part.frames_behind_jumps = 0;
         }
         let has_few_gaps =
             part.holding().gaps <= PILE.into() && part.frames_behind_jumps <= MOST_BEHIND_JUMPS;
         let is_easy = !part.is_crumbled() && has_few_gaps;
-        part.is_left = is_behind && is_easy && self.places.lets_many(&mut part.room);
+        part.is_left = is_behind && is_easy && (!has_many || self.places.lets_many(&mut part.room));
         !part.is_left
     }
 }
@@ -558,7 +567,7 @@ impl Streams<'_> {
         let floor = is_ahead.then(|| windows.connection_beside(least));
         receiving.window.set_floor(floor.unwrap_or(0));
         let stream = stream.max(least);
-        receiving.read_ahead = windows.read_ahead(stream);
+        receiving.for_one = windows.for_one(stream);
         (receiving.window).set_size(windows.connection_beside(stream));
         self.give_credit();
     }
@@ -599,9 +608,9 @@ impl Streams<'_> {
                 return;
             };
             let receiving = &mut self.streams.receiving;
-            let step = receiving.window.step() as usize;
+            let portion = receiving.portion();
             let taken = receiving.change(id, &mut stream.receive, |part| {
-                part.take_out(self.quic, id, step, everything)
+                part.take_out(self.quic, id, portion, everything)
             });
             receiving.window.credited(taken.bytes);
             found.0 += taken.pieces;
@@ -639,7 +648,10 @@ fn stream_id(number: u64) -> Option<StreamId> {
 mod tests {
     use quinn_proto::{Dir, Side};
 
-    use super::{limits::tests::grown, *};
+    use super::{
+        limits::tests::{constrained, grown},
+        *,
+    };
 
     #[test]
     fn pile_is_to_be_taken_out_and_few_pieces_are_not() {
@@ -654,5 +666,58 @@ mod tests {
         }
         assert!(receiving.note(id, &mut part));
         assert_eq!(receiving.due, [id]);
+    }
+
+    /// Notes frames of a stream, each alone in its datagram, until it is to be taken out or left.
+    fn note_until_it_is_much(receiving: &mut Receiving, part: &mut ReceivePart, held: u32) -> u32 {
+        let id = StreamId::new(Side::Client, Dir::Bi, 0);
+        for number in 1.. {
+            receiving.arrival = Arrival { number, held };
+            if receiving.note(id, part) || part.is_left {
+                return number;
+            }
+        }
+        unreachable!("numbers do not end")
+    }
+
+    #[test]
+    fn readers_that_keep_up_take_no_places_for_many_pieces() {
+        for held in [1200, 1500, 9000, 16_370] {
+            let mut receiving = constrained();
+            receiving.note_streams(300);
+            receiving.is_arriving = true;
+            for stream in 0..300 {
+                let mut part = ReceivePart::default();
+                note_until_it_is_much(&mut receiving, &mut part, held);
+                assert!(part.is_due && !part.is_left, "{held} {stream}");
+                assert!(!part.room.is_large(), "{held} {stream}");
+            }
+        }
+    }
+
+    /// A few pieces are a pile then.
+    #[test]
+    fn readers_that_keep_up_take_no_places_while_memory_is_short() {
+        let mut receiving = constrained();
+        receiving.note_streams(1);
+        receiving.is_arriving = true;
+        receiving.places.set_may_grow(false);
+        let mut part = ReceivePart::default();
+        let frames = note_until_it_is_much(&mut receiving, &mut part, 1400);
+        assert_eq!((frames, part.is_due), (9, true));
+        assert!(!part.is_left && !part.room.is_large());
+    }
+
+    #[test]
+    fn pile_counts_in_bytes_as_well() {
+        for held in [1200, 9000, 16_370] {
+            let mut receiving = constrained();
+            receiving.note_streams(1);
+            receiving.is_arriving = true;
+            let mut part = ReceivePart::default();
+            let frames = note_until_it_is_much(&mut receiving, &mut part, held);
+            // With the first datagram beyond half of what one stream may have.
+            assert_eq!(frames, 64 * 1024 / held + 1, "{held}");
+        }
     }
 }

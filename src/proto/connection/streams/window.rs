@@ -2,7 +2,6 @@
 
 use quinn_proto::VarInt;
 
-use super::backlog::PILE;
 use crate::packets::StreamWindows;
 
 /// Most bytes that are taken from quinn-proto before the window is lowered by as much.
@@ -25,14 +24,6 @@ const LEAST_FOR_OTHERS: u64 = 7;
 /// A part is less than what is left beside a stream that nobody reads: that is half of
 /// [`LEAST_FOR_OTHERS`], a sixteenth of the connection's window or more.
 const PARTS: u64 = 32;
-
-/// Most bytes that are taken out of quinn-proto at once, beyond what a reader may be
-/// [behind](ReceiveWindows::read_ahead): a pile and the piece that makes it one, each in a datagram
-/// of the usual size.
-const PILE_BYTES: u64 = (PILE as u64 + 1) * USUAL_DATAGRAM_BYTES;
-
-/// Data in a datagram that Ethernet carries, at most.
-const USUAL_DATAGRAM_BYTES: u64 = 1472;
 
 /// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -63,18 +54,15 @@ impl ReceiveWindows {
         self.connection as f64 / self.stream.first as f64
     }
 
-    /// How far behind the reader of a stream may be before no more is taken out for it. With what
-    /// is taken out at once, it is no more than the [share](Self::for_one) of one stream.
-    pub(super) fn read_ahead(self, stream: u64) -> u64 {
-        self.for_one(stream)
-            .map_or(u64::MAX, |bytes| bytes.saturating_sub(PILE_BYTES))
-    }
-
-    /// What one stream may have of the connection's window beyond its own: half of that. The other
-    /// half is left to other streams. `None` if nothing is kept for them.
-    fn for_one(self, stream: u64) -> Option<u64> {
+    /// How far behind the reader of a stream may be before no more is taken out for it: half of
+    /// what the connection's window has beyond the stream's own. The other half is left to other
+    /// streams, unless nothing is kept for them.
+    pub(super) fn for_one(self, stream: u64) -> u64 {
         let beyond = self.connection_beside(stream).saturating_sub(stream);
-        (beyond >= stream / LEAST_FOR_OTHERS).then_some(beyond / 2)
+        if beyond < stream / LEAST_FOR_OTHERS {
+            return u64::MAX;
+        }
+        beyond / 2
     }
 }
 
@@ -270,7 +258,7 @@ mod tests {
                 },
             };
             for stream in [10_000_000, 25_000_000, 40_000_000] {
-                let ahead = stream + windows.for_one(stream).unwrap();
+                let ahead = stream + windows.for_one(stream);
                 assert_eq!(windows.stream_for(ahead), stream);
             }
         }
@@ -601,12 +589,10 @@ mod tests {
                 stream: StreamWindows { first: stream, largest: stream },
             };
             let window = windows.connection_beside(stream);
-            let read_ahead = windows.read_ahead(stream);
+            let for_one = windows.for_one(stream);
             // Otherwise nothing is kept for others.
-            prop_assume!(read_ahead < u64::MAX);
-            // If there is less than for a pile, none is taken out.
-            let pile = if read_ahead == 0 { 0 } else { PILE_BYTES };
-            let waiting = part(read_ahead + pile, waiting);
+            prop_assume!(for_one < u64::MAX);
+            let waiting = part(for_one, waiting);
             let unread = part(stream, unread);
             let mut connection = Connection::with(window);
             connection.stall(waiting, unread);

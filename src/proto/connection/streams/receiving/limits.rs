@@ -149,6 +149,18 @@ pub(super) mod tests {
         receiving
     }
 
+    /// With the preset for little memory.
+    pub(in super::super) fn constrained() -> Receiving {
+        let windows = ReceiveWindows {
+            connection: 768 * 1024,
+            stream: StreamWindows {
+                first: 512 * 1024,
+                largest: 512 * 1024,
+            },
+        };
+        Receiving::new(windows, (None, None))
+    }
+
     #[test]
     fn grown_window_may_be_full_of_small_datagrams() {
         let mut receiving = grown();
