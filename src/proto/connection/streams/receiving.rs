@@ -590,7 +590,9 @@ impl Streams<'_> {
 
     /// Gives the peer as much credit as is free.
     pub(super) fn give_credit(&mut self) {
-        if self.streams.receiving.window.give_credit(self.quic) {
+        let receiving = &mut self.streams.receiving;
+        receiving.window.set_unread(receiving.backlog);
+        if receiving.window.give_credit(self.quic) {
             self.signals.want_turn();
         }
     }

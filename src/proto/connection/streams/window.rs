@@ -25,6 +25,10 @@ const LEAST_FOR_OTHERS: u64 = 7;
 /// [`LEAST_FOR_OTHERS`], a sixteenth of the connection's window or more.
 const PARTS: u64 = 32;
 
+/// Least bytes of such a part where a window is limited, if as much is free: quinn-proto tells the
+/// peer of as much by itself where the limit is 64 KiB, an eighth of it.
+const LEAST_PART_BYTES: u64 = 8 * 1024;
+
 /// The windows for received data that peers are given (RFC 9000 §4.1), in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReceiveWindows {
@@ -81,6 +85,8 @@ pub(super) struct ReceiveWindow {
     /// The window is never below this, whatever the limit.
     floor: u64,
     withheld: u64,
+    /// Bytes in quinn-proto that the application has not read, at most.
+    unread: u64,
     /// What quinn-proto has.
     current: u64,
     /// Credit that the peer had when the window was lowered. It cannot be taken back (RFC 9000
@@ -111,6 +117,7 @@ impl ReceiveWindow {
             limit: u64::MAX,
             floor: 0,
             withheld: 0,
+            unread: 0,
             current: configured,
             debt: 0,
             untold: 0,
@@ -153,6 +160,11 @@ impl ReceiveWindow {
     /// Notes that `after` bytes wait for the application in our memory, instead of `before`.
     pub(super) fn withhold(&mut self, before: u64, after: u64) {
         self.withheld = self.withheld - before + after;
+    }
+
+    /// Notes how many bytes in quinn-proto the application has not read, at most.
+    pub(super) fn set_unread(&mut self, bytes: u64) {
+        self.unread = bytes;
     }
 
     #[cfg(test)]
@@ -234,13 +246,19 @@ impl ReceiveWindow {
         true
     }
 
+    /// How much credit is worth a frame.
     fn part(&self) -> u64 {
-        self.target() / PARTS
+        // All that is free may be less, and the peer must be told of that before it is used up.
+        let free = self.current.saturating_sub(self.unread);
+        let least = (self.size / PARTS).min(LEAST_PART_BYTES).min(free / 2);
+        least.max(self.target() / PARTS)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::mem;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -279,8 +297,9 @@ mod tests {
         waiting: u64,
         /// What of these is of a stream that nobody reads.
         stalled: [u64; 2],
-        /// MAX_DATA frames, at most.
+        /// MAX_DATA frames, at most, and whether there is one to send.
         frames: u64,
+        is_telling: bool,
     }
 
     impl Connection {
@@ -300,11 +319,13 @@ mod tests {
                 waiting: 0,
                 stalled: [0; 2],
                 frames: 0,
+                is_telling: false,
             }
         }
 
         /// Returns how much is sent.
         fn send(&mut self, bytes: u64) -> u64 {
+            self.frames += u64::from(mem::take(&mut self.is_telling));
             let bytes = bytes.min(self.told - self.sent);
             self.sent += bytes;
             self.unread += bytes;
@@ -318,7 +339,7 @@ mod tests {
             self.max_data += bytes - paid;
             if self.max_data - self.told >= self.current / 8 {
                 self.told = self.max_data;
-                self.frames += 1;
+                self.is_telling = true;
             }
         }
 
@@ -332,6 +353,7 @@ mod tests {
 
         fn give_credit(&mut self) {
             self.window.withhold(self.window.withheld, self.waiting);
+            self.window.set_unread(self.unread);
             let adjusted = self.window.adjust();
             self.set(self.window.current);
             if adjusted == Adjusted::Told {
@@ -344,7 +366,7 @@ mod tests {
             if current > self.current {
                 self.max_data += current - self.current;
                 self.told = self.max_data;
-                self.frames += 1;
+                self.is_telling = true;
             }
             self.debt += self.current.saturating_sub(current);
             self.current = current;
@@ -514,6 +536,51 @@ mod tests {
             "{} of {parts}",
             connection.frames
         );
+    }
+
+    #[test]
+    fn reader_under_a_limit_is_told_of_credit_no_more_often_than_by_quinn_proto() {
+        for limit in [32 * 1024, 64 * 1024, 256 * 1024] {
+            let mut connection = Connection::with(15 * WINDOW);
+            connection.limit(limit);
+            while connection.debt > 1 {
+                connection.send(1400);
+                connection.read(u64::MAX);
+            }
+            connection.frames = 0;
+            let mut read = 0;
+            for _ in 0..10_000 {
+                read += connection.send(1400);
+                connection.read(u64::MAX);
+            }
+            assert_eq!(read, 14_000_000);
+            // The step is the least window.
+            let part = (limit.max(connection.window.step()) / 8).min(8 * 1024);
+            let most = read / part;
+            assert!(
+                connection.frames <= most + 1,
+                "{} of {most} below {limit}",
+                connection.frames
+            );
+        }
+    }
+
+    /// Another stream has all that the limit lets the peer send but a little.
+    #[test]
+    fn reader_under_a_limit_is_told_of_what_is_free_beside_a_stalled_stream() {
+        for free in [5_000, 8_000, 12_000, 20_000] {
+            let mut connection = Connection::with(15 * WINDOW);
+            connection.limit(128 * 1024);
+            while connection.debt > 1 {
+                connection.send(1400);
+                connection.read(u64::MAX);
+            }
+            connection.stall(0, 128 * 1024 - free);
+            for _ in 0..1000 {
+                assert!(connection.send(1400) > 0, "{free}");
+                connection.read(u64::MAX);
+            }
+        }
     }
 
     #[test]
