@@ -19,6 +19,13 @@ use rustc_hash::FxHashMap;
 use super::frames::Extent;
 use crate::{spare, sync::lock_unmodelled};
 
+/// Memory of a stream: its number, up to where it has data, and a byte of the table, of which an
+/// eighth is always free.
+const STREAM_BYTES: u64 = (size_of::<(u64, u64)>() as u64 + 1) * 8 / 7 + 1;
+
+/// Places that do not count, 5 KB. The table keeps about as many in any case.
+const UNCOUNTED_STREAMS: usize = 256;
+
 /// Up to where the peer has sent data on the streams that are open. The lock of the connection is
 /// held whenever this is used.
 #[derive(Debug, Default)]
@@ -114,6 +121,12 @@ impl FinalSizes {
                 self.remove(&mut streams, stream);
             }
         }
+    }
+
+    /// The memory of these.
+    pub(crate) fn bytes(&self) -> u64 {
+        let capacity = lock_unmodelled(&self.streams).ends.capacity();
+        capacity.saturating_sub(UNCOUNTED_STREAMS) as u64 * STREAM_BYTES
     }
 
     #[cfg(test)]

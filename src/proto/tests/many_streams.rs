@@ -236,6 +236,27 @@ fn places_for_pieces_count_in_the_budget() {
     assert!(used > data + 200 * 2 * PILE * 56, "{used} {data}");
 }
 
+/// Each has a place in the table of up to where streams have data, until the peer ends it.
+#[test]
+fn places_for_the_sizes_of_streams_count_as_kept() {
+    let kept = |scene: &Scene| scene.victim.with(|connection| connection.kept_bytes());
+    let mut scene = many_streams(Hostile::Dials);
+    let streams = scene.begin(3000);
+    let open = kept(&scene);
+    assert!((3000 * 17..3000 * 40).contains(&open), "{open}");
+    let ended = (streams.chunks(50)).map(|some| {
+        let last = |&stream: &u64| Frame::Stream {
+            stream: stream.into(),
+            offset: Number(1),
+            data: Vec::new(),
+            fin: true,
+        };
+        some.iter().map(last).collect()
+    });
+    scene.flood(ended.collect::<Vec<_>>().into_iter());
+    assert_eq!(kept(&scene), 0);
+}
+
 #[test]
 fn places_for_pieces_take_no_more_than_half_of_the_budget() {
     const BUDGET: u64 = 8 * 1024 * 1024;

@@ -45,9 +45,10 @@ impl Receiving {
     }
 
     /// Memory that quinn-proto keeps for the pieces of later streams, and of streams that were
-    /// stopped.
+    /// stopped; and that of the sizes of open streams.
     pub(in super::super) fn kept_bytes(&self) -> u64 {
-        self.places.bytes() + self.stopped.bytes()
+        let sizes = self.final_sizes.as_ref().map_or(0, |sizes| sizes.bytes());
+        self.places.bytes() + self.stopped.bytes() + sizes
     }
 
     fn data_bytes(&self) -> u64 {
