@@ -168,6 +168,7 @@ mod tests {
             len: 1,
             end,
             is_final: false,
+            is_reset: false,
         }
     }
 

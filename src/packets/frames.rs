@@ -65,6 +65,8 @@ pub(super) struct Extent {
     pub(super) end: u64,
     /// Whether it is exactly that.
     pub(super) is_final: bool,
+    /// Whether the frame is RESET_STREAM.
+    pub(super) is_reset: bool,
 }
 
 /// The data of a PATH_CHALLENGE or PATH_RESPONSE frame.
@@ -196,6 +198,7 @@ impl Rest<'_> {
                     len: 0,
                     end: self.number()?,
                     is_final: true,
+                    is_reset: true,
                 }));
             }
             ACK_FREQUENCY => self.numbers(4)?,
@@ -274,6 +277,7 @@ impl Rest<'_> {
             len: len as u64,
             end: offset + len as u64,
             is_final: ty & STREAM_IS_FINAL != 0,
+            is_reset: false,
         })
     }
 

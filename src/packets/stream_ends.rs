@@ -18,6 +18,8 @@ pub(crate) struct EndedStream {
     pub(crate) stream: u64,
     /// RFC 9000 §4.5.
     pub(crate) final_size: u64,
+    /// Whether that was told in a RESET_STREAM frame.
+    pub(crate) is_reset: bool,
 }
 
 /// The streams whose final size was told since they were last taken.
@@ -33,6 +35,7 @@ impl EndedStreams {
             lock_unmodelled(&self.streams).push(EndedStream {
                 stream: extent.stream,
                 final_size: extent.end,
+                is_reset: extent.is_reset,
             });
             self.are_there.store(true, Ordering::Relaxed);
         }
@@ -71,8 +74,12 @@ mod tests {
         let ended = EndedStreams::default();
         assert!(ended.take().is_empty());
         extents(&payload).for_each(|extent| ended.note(extent));
-        let expected = [(4, 1), (12, 9), (16, 1)];
-        let expected = expected.map(|(stream, final_size)| EndedStream { stream, final_size });
+        let expected = [(4, 1, false), (12, 9, true), (16, 1, false)];
+        let expected = expected.map(|(stream, final_size, is_reset)| EndedStream {
+            stream,
+            final_size,
+            is_reset,
+        });
         assert_eq!(ended.take(), expected);
         assert!(ended.take().is_empty());
     }

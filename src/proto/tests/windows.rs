@@ -268,9 +268,20 @@ fn assert_leaves_something(
     }
 }
 
-/// It is less than quinn-proto tells the peer of at once.
 #[test]
 fn peer_is_told_of_the_credit_for_a_stream_that_is_stopped() {
+    assert_told_of_credit(false);
+}
+
+/// Also if nobody reads it.
+#[test]
+fn peer_is_told_of_the_credit_for_a_stream_that_it_resets() {
+    assert_told_of_credit(true);
+}
+
+/// It is less than quinn-proto tells the peer of at once.
+#[track_caller]
+fn assert_told_of_credit(is_reset: bool) {
     const WINDOW: u64 = 1_600_000;
     const DROPPED: u64 = 120_000;
     /// Less is not told, and the peer may have had as much too early.
@@ -288,7 +299,9 @@ fn peer_is_told_of_the_credit_for_a_stream_that_is_stopped() {
     stall(&mut network, &[(&dialer, open(&dialer))]);
     let dropped = open(&dialer);
     write(&mut network, &dialer, dropped, DROPPED as usize);
-    dialer.finish(dropped).unwrap();
+    if !is_reset {
+        dialer.finish(dropped).unwrap();
+    }
     network.run_for(5 * DELAY);
     let waiting = [(); 2].map(|()| (&dialer, open(&dialer)));
     stall(&mut network, &waiting);
@@ -297,8 +310,11 @@ fn peer_is_told_of_the_credit_for_a_stream_that_is_stopped() {
         0,
         "all credit is used"
     );
+    if is_reset {
+        dialer.reset(dropped, 0).unwrap();
+    }
     while let Some(Ok(accepted)) = listener.accept().now_or_never() {
-        if accepted == dropped {
+        if accepted == dropped && !is_reset {
             listener.drop_stream(accepted);
         }
     }

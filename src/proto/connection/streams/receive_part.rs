@@ -52,6 +52,8 @@ pub(super) struct ReceivePart {
     /// The final size (RFC 9000 §4.5), if the peer has told it, so that it is over for quinn-proto
     /// when we stop it.
     pub(super) final_size: Option<u64>,
+    /// Whether the peer has reset it, which a read need not have met.
+    pub(super) is_reset: bool,
 }
 
 /// What a stream holds.

@@ -461,8 +461,9 @@ impl Streams<'_> {
     }
 
     fn note_ended(&mut self, ended: &[EndedStream]) {
-        for &EndedStream { stream, final_size } in ended {
-            let Some(id) = stream_id(stream) else {
+        for ended in ended {
+            let &EndedStream { final_size, .. } = ended;
+            let Some(id) = stream_id(ended.stream) else {
                 continue;
             };
             let receiving = &mut self.streams.receiving;
@@ -474,6 +475,16 @@ impl Streams<'_> {
                 // quinn-proto ignores what comes after the first one, or ends the connection. A
                 // first one that is too small does not get so far.
                 stream.receive.final_size.get_or_insert(final_size);
+                if ended.is_reset
+                    && stream.receive.is_open()
+                    && !mem::replace(&mut stream.receive.is_reset, true)
+                {
+                    // quinn-proto gives credit for all of it at once. The debt is paid when a read
+                    // meets the reset.
+                    let dropped = final_size.saturating_sub(stream.receive.taken());
+                    (self.streams.receiving.window).note_untold(dropped);
+                    self.give_credit();
+                }
             }
         }
     }

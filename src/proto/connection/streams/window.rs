@@ -180,6 +180,11 @@ impl ReceiveWindow {
         self.untold = self.untold.saturating_add(bytes - paid);
     }
 
+    /// Notes bytes for which quinn-proto may have given credit, without telling the peer.
+    pub(super) fn note_untold(&mut self, bytes: u64) {
+        self.untold = self.untold.saturating_add(bytes);
+    }
+
     /// Has quinn-proto give as much credit as it should; `true` if the peer is to be told.
     pub(super) fn give_credit(&mut self, quic: &mut quinn_proto::Connection) -> bool {
         let before = self.current;
