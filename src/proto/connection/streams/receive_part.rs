@@ -225,6 +225,11 @@ impl ReceivePart {
         self.reassembly.next()
     }
 
+    /// Whether the application has read all that can be read.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.ready() == 0 && !self.backlog.is_news()
+    }
+
     /// Bytes in our memory that the application may read.
     pub(super) fn ready(&self) -> u64 {
         self.reassembly.ready()

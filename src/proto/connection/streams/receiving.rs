@@ -458,6 +458,8 @@ impl Streams<'_> {
         // One may have had all of them, and the one more that opened it.
         let refused = mem::take(&mut receiving.refused_frames) + 1;
         receiving.is_too_fragmented |= !receiving.places.found(&mut Room::default(), refused);
+        // The less is free, the smaller the parts in which credit is told.
+        self.give_credit();
     }
 
     fn note_ended(&mut self, ended: &[EndedStream]) {

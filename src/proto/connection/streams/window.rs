@@ -334,6 +334,7 @@ mod tests {
             let bytes = bytes.min(self.told - self.sent);
             self.sent += bytes;
             self.unread += bytes;
+            self.give_credit();
             bytes
         }
 
@@ -399,7 +400,9 @@ mod tests {
                 self.credit(direct);
                 self.window.credited(direct);
             }
-            self.give_credit();
+            if taken + direct > 0 {
+                self.give_credit();
+            }
         }
 
         /// The application drops a stream with this number of bytes, or the peer resets it.
@@ -586,6 +589,21 @@ mod tests {
                 connection.read(u64::MAX);
             }
         }
+    }
+
+    #[test]
+    fn credit_is_told_when_little_is_free_although_nothing_is_read() {
+        let mut connection = Connection::with(15 * WINDOW);
+        connection.limit(64 * 1024);
+        while connection.debt > 1 {
+            connection.send(1400);
+            connection.read(u64::MAX);
+        }
+        connection.read(u64::MAX);
+        connection.send(6_000);
+        connection.read(u64::MAX);
+        connection.stall(0, u64::MAX);
+        assert!(connection.send(1) > 0);
     }
 
     #[test]

@@ -112,7 +112,10 @@ impl Streams<'_> {
         let receiving = &self.streams.receiving;
         let in_doubt: Vec<_> = (self.streams.states.iter())
             .filter(|(_, stream)| stream.receive.may_overcount())
-            .filter(|(_, stream)| all || !receiving.leaves(&stream.receive))
+            .filter(|(_, stream)| {
+                let part = &stream.receive;
+                all || part.has_caught_up() || !receiving.leaves(part)
+            })
             .map(|(&id, _)| id)
             .collect();
         for &id in &in_doubt {
