@@ -271,14 +271,19 @@ mod tests {
         );
     }
 
+    /// An address that answers only another port.
+    fn answers_elsewhere(addr: SocketAddr, hosts: &SilentHosts, now: Instant) {
+        for _ in 0..2 {
+            learn_of(addr, hosts, now, FROM_LISTENER, Heard::Nothing);
+        }
+        learn_of(addr, hosts, now, Port::Other, Heard::Something);
+    }
+
     #[test]
     fn who_answers_only_another_port_does_not_decide_for_a_neighbour() {
         let (hosts, now) = (SilentHosts::default(), clock::now());
         let (mallory, victim) = (([192, 0, 2, 1], 9).into(), addr());
-        for _ in 0..2 {
-            learn_of(mallory, &hosts, now, FROM_LISTENER, Heard::Nothing);
-        }
-        learn_of(mallory, &hosts, now, Port::Other, Heard::Something);
+        answers_elsewhere(mallory, &hosts, now);
         assert_eq!(hosts.advice(now, mallory), Advice::Other);
         assert_eq!(hosts.advice(now, victim), Advice::ListenerFirst);
         // Nor does the neighbour for the victim.
@@ -293,10 +298,7 @@ mod tests {
     fn silent_neighbour_erases_nothing_and_prolongs_nothing() {
         let (hosts, began) = (SilentHosts::default(), clock::now());
         let neighbour = ([192, 0, 2, 1], 9).into();
-        for _ in 0..2 {
-            learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
-        }
-        learn(&hosts, began, Port::Other, Heard::Something);
+        answers_elsewhere(addr(), &hosts, began);
         for port in [FROM_LISTENER, Port::Other] {
             learn_of(
                 neighbour,
@@ -319,10 +321,7 @@ mod tests {
     fn neighbour_that_answers_the_listeners_port_erases_nothing_and_prolongs_nothing() {
         let (hosts, began) = (SilentHosts::default(), clock::now());
         let neighbour = ([192, 0, 2, 1], 9).into();
-        for _ in 0..2 {
-            learn(&hosts, began, FROM_LISTENER, Heard::Nothing);
-        }
-        learn(&hosts, began, Port::Other, Heard::Something);
+        answers_elsewhere(addr(), &hosts, began);
         let half = began + REMEMBERED / 2;
         learn_of(neighbour, &hosts, half, FROM_LISTENER, Heard::Something);
         let late = began + REMEMBERED;
@@ -335,10 +334,7 @@ mod tests {
         let (hosts, now) = (SilentHosts::default(), clock::now());
         let [with, without] =
             ["[fe80::1%3]:4001", "[fe80::1]:4001"].map(|addr| addr.parse::<SocketAddr>().unwrap());
-        for _ in 0..2 {
-            learn_of(with, &hosts, now, FROM_LISTENER, Heard::Nothing);
-        }
-        learn_of(with, &hosts, now, Port::Other, Heard::Something);
+        answers_elsewhere(with, &hosts, now);
         assert_eq!(hosts.advice(now, without), Advice::Other);
     }
 

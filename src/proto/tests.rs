@@ -56,7 +56,18 @@ mod wan;
 mod windows;
 mod write_line;
 
-use crate::simulation::{link, mangle, network, node, peer, spoofer, tasks, wire};
+use crate::{
+    config::ConfigBuilder,
+    simulation::{link, mangle, network, node, peer, spoofer, tasks, wire},
+};
+
+/// Sets the receive windows of a stream and of the connection, in bytes. They do not grow then.
+fn set_windows<const STREAM: u64, const CONNECTION: u64>(builder: ConfigBuilder) -> ConfigBuilder {
+    builder
+        .stream_receive_window_bytes(STREAM)
+        .and_then(|builder| builder.connection_receive_window_bytes(CONNECTION))
+        .unwrap()
+}
 
 /// The number of seeds of a quick run.
 const QUICK_SEEDS: u64 = 50;

@@ -12,7 +12,7 @@ use futures::{FutureExt, task::noop_waker};
 use super::{
     link::Impairments,
     network::Network,
-    node::{Node, Outbox, Setup},
+    node::{Node, Outbox, Outgoing, Setup},
     peer::Peer,
 };
 use crate::{
@@ -96,6 +96,28 @@ struct Cost {
     used: Cell<Duration>,
 }
 
+impl Cost {
+    fn new(began: Instant, each: Duration) -> Self {
+        Self {
+            began,
+            each,
+            used: Cell::default(),
+        }
+    }
+}
+
+/// A node gets the datagram twice, and runs into debt by its second turn. By the first it only
+/// becomes suspect, and has no savings any more.
+fn run_into_debt(network: &mut Network, node: usize, datagram: &Outgoing, each: Duration) {
+    for each in [Duration::from_millis(45), each] {
+        let cost = Cost::new(network.now, each);
+        let node = &mut network.nodes[node];
+        node.receive(network.now, datagram.from, &datagram.contents);
+        assert!(node.give_measured_turn(0, network.now, &cost));
+        node.take_outgoing();
+    }
+}
+
 impl Meter for Cost {
     fn now(&self) -> Instant {
         self.began + self.each
@@ -129,11 +151,7 @@ fn what_costs_too_much_takes_a_tenth_of_the_time_however_many_send_it() {
         receiver.shards[0].prepare_turns(network.now, &mut receiver.outbox, &mut Vec::new());
         let mut now = network.now;
         // As long as a round: one turn that is too long ends it.
-        let cost = Cost {
-            began: now,
-            each,
-            used: Cell::default(),
-        };
+        let cost = Cost::new(now, each);
         if receiver.give_measured_turn(0, now, &cost) {
             now += each;
             used += each;
@@ -163,11 +181,7 @@ fn handshake_that_costs_too_much_is_given_up_and_counted() {
     for datagram in &first_flight {
         listener.receive(network.now, datagram.from, &datagram.contents);
     }
-    let cost = Cost {
-        began: network.now,
-        each: Duration::from_secs(1),
-        used: Cell::default(),
-    };
+    let cost = Cost::new(network.now, Duration::from_secs(1));
     listener.turn(network.now);
     listener.take_outgoing();
     for datagram in &first_flight {
@@ -351,18 +365,7 @@ fn small_debt_does_not_wait_for_all_large_ones() {
         open_and_write(sender, 100);
         network.settle();
         let datagram = network.intercept().remove(0);
-        // The first time it only becomes suspect, and has no savings any more.
-        for each in [Duration::from_millis(45), each] {
-            let cost = Cost {
-                began: network.now,
-                each,
-                used: Cell::default(),
-            };
-            let receiver = &mut network.nodes[0];
-            receiver.receive(network.now, datagram.from, &datagram.contents);
-            assert!(receiver.give_measured_turn(0, network.now, &cost));
-            receiver.take_outgoing();
-        }
+        run_into_debt(network, 0, &datagram, each);
     };
     let (honest, attackers) = senders.split_first().unwrap();
     for attacker in attackers {
@@ -404,17 +407,7 @@ fn debtor_whose_peer_is_gone_is_given_up_without_payment() {
         open_and_write(&sender, 100);
         network.settle();
         let datagram = network.intercept().remove(0);
-        for each in [Duration::from_millis(45), Duration::from_secs(3)] {
-            let cost = Cost {
-                began: network.now,
-                each,
-                used: Cell::default(),
-            };
-            let node = &mut network.nodes[1];
-            node.receive(network.now, datagram.from, &datagram.contents);
-            assert!(node.give_measured_turn(0, network.now, &cost));
-            node.take_outgoing();
-        }
+        run_into_debt(&mut network, 1, &datagram, Duration::from_secs(3));
         // What waits in its inbox is no sign that the peer is still there, but what comes is.
         let now = network.now;
         let hear = |network: &mut Network| {
@@ -486,11 +479,7 @@ fn handshake_that_was_costly_and_is_over_is_not_given_up() {
     for datagram in network.intercept() {
         network.nodes[1].receive(network.now, datagram.from, &datagram.contents);
     }
-    let cost = Cost {
-        began: network.now,
-        each: Duration::from_secs(1),
-        used: Cell::default(),
-    };
+    let cost = Cost::new(network.now, Duration::from_secs(1));
     assert!(network.nodes[1].give_measured_turn(0, network.now, &cost));
     let incoming = network.nodes[1].accepted.pop_front().unwrap();
     assert!(matches!(incoming.established().now_or_never(), Some(Ok(_))));

@@ -23,7 +23,7 @@ use super::{
     node::Setup,
     peer::Peer,
     scene::{Hostile, SIDES, Scene, VICTIM},
-    seed_range,
+    seed_range, set_windows,
     transfer::payload,
 };
 use crate::{
@@ -105,12 +105,7 @@ fn transfer_lives_that_has_lost_every_other_packet_of_a_large_window() {
 #[test]
 fn one_stalled_stream_does_not_stall_others_however_far_behind_it_is() {
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(2_000_000)
-                .and_then(|builder| builder.connection_receive_window_bytes(3_000_000))
-                .unwrap()
-        },
+        configure: set_windows::<2_000_000, 3_000_000>,
         ..Setup::default()
     };
     let mut network = Network::pair(1, setup.clone(), setup);
@@ -763,17 +758,11 @@ fn patient(builder: ConfigBuilder) -> ConfigBuilder {
 }
 
 fn narrow(builder: ConfigBuilder) -> ConfigBuilder {
-    patient(builder)
-        .stream_receive_window_bytes(8 * 1024)
-        .and_then(|builder| builder.connection_receive_window_bytes(16 * 1024))
-        .unwrap()
+    set_windows::<{ 8 * 1024 }, { 16 * 1024 }>(patient(builder))
 }
 
 pub(super) fn medium(builder: ConfigBuilder) -> ConfigBuilder {
-    patient(builder)
-        .stream_receive_window_bytes(32 * 1024)
-        .and_then(|builder| builder.connection_receive_window_bytes(48 * 1024))
-        .unwrap()
+    set_windows::<{ 32 * 1024 }, { 48 * 1024 }>(patient(builder))
 }
 
 fn wide() -> Setup {

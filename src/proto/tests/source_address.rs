@@ -104,12 +104,17 @@ fn what_was_measured_of_a_path_is_forgotten_with_its_address_and_not_with_its_po
 #[test]
 fn source_of_a_connection_that_came_in_is_left_under_another_id_too() {
     let (mut network, [_, listener], _) = connected(1, Setup::default());
+    assert_leaves_its_source(&mut network, &listener);
+}
+
+#[track_caller]
+fn assert_leaves_its_source(network: &mut Network, listener: &Peer) {
     let mut seen = Seen::default();
-    seen.look(&mut network, 1, &listener);
+    seen.look(network, 1, listener);
     network.readdress(1, &[NEW.into()]);
-    seen.look(&mut network, 1, &listener);
+    seen.look(network, 1, listener);
     seen.assert_apart(2);
-    assert_eq!(source_changes(&network, 1), 1);
+    assert_eq!(source_changes(network, 1), 1);
 }
 
 #[test]
@@ -168,12 +173,7 @@ fn source_that_is_gone_is_left_also_if_the_peer_has_moved_and_is_back() {
         seem_to_be(&mut network, &dialer, from, old);
     }
     network.run_for(5 * SECOND);
-    let mut seen = Seen::default();
-    seen.look(&mut network, 1, &listener);
-    network.readdress(1, &[NEW.into()]);
-    seen.look(&mut network, 1, &listener);
-    seen.assert_apart(2);
-    assert_eq!(source_changes(&network, 1), 1);
+    assert_leaves_its_source(&mut network, &listener);
 }
 
 /// Only a packet to the peer's earlier address, which leaves from the earlier source, is refused.

@@ -11,7 +11,7 @@ use super::{
     node::{Node, Setup},
     peer::Peer,
     received::holding,
-    seeds,
+    seeds, set_windows,
     transfer::{patient, payload},
 };
 use crate::{error::StreamError, proto::StreamId};
@@ -84,12 +84,7 @@ fn reset_and_stop_arrive_with_their_codes() {
 #[test]
 fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(8 * 1024)
-                .and_then(|builder| builder.connection_receive_window_bytes(12 * 1024))
-                .unwrap()
-        },
+        configure: set_windows::<{ 8 * 1024 }, { 12 * 1024 }>,
         ..Setup::default()
     };
     let (mut network, dialer, listener) = connected(setup);
@@ -116,12 +111,7 @@ fn stream_that_is_stopped_with_bytes_to_come_is_reset() {
 fn what_waits_for_credit_is_bounded_and_counts() {
     const CREDIT: usize = 200 * 1024;
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(2 * 1024)
-                .and_then(|builder| builder.connection_receive_window_bytes(CREDIT as u64))
-                .unwrap()
-        },
+        configure: set_windows::<{ 2 * 1024 }, { CREDIT as u64 }>,
         ..Setup::default()
     };
     let (mut network, dialer, _listener) = connected(setup);
@@ -193,12 +183,7 @@ fn what_is_left_behind_a_small_read_is_not_moved() {
 #[test]
 fn slow_reader_of_one_stream_does_not_stop_the_others() {
     let (mut network, dialer, listener) = connected(Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(WINDOW_BYTES)
-                .and_then(|builder| builder.connection_receive_window_bytes(2 * WINDOW_BYTES))
-                .unwrap()
-        },
+        configure: set_windows::<WINDOW_BYTES, { 2 * WINDOW_BYTES }>,
         ..Setup::default()
     });
     let (stalled, _) = open_stream(&mut network, &dialer, &listener);
@@ -509,12 +494,7 @@ fn opened_with_data(network: &mut Network, peer: &Peer, open: usize) -> usize {
 
 fn narrow() -> Setup {
     Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(WINDOW_BYTES)
-                .and_then(|builder| builder.connection_receive_window_bytes(WINDOW_BYTES))
-                .unwrap()
-        },
+        configure: set_windows::<WINDOW_BYTES, WINDOW_BYTES>,
         ..Setup::default()
     }
 }

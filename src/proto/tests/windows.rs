@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use futures::{FutureExt, future::join};
 use quinn_proto::TransportErrorCode;
 
-use super::{link::Impairments, network::Network, node::Setup, peer::Peer};
+use super::{link::Impairments, network::Network, node::Setup, peer::Peer, set_windows};
 use crate::{
     authenticator::Protection,
     config::Preset,
@@ -114,12 +114,7 @@ fn reader_that_pauses_goes_on_beside_a_stalled_stream() {
     const BURST: usize = 100_000;
     // Windows that are set do not grow.
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(FIRST_STREAM)
-                .and_then(|builder| builder.connection_receive_window_bytes(FIRST_CONNECTION))
-                .unwrap()
-        },
+        configure: set_windows::<FIRST_STREAM, FIRST_CONNECTION>,
         ..setup()
     };
     for paused in [1_200_000, 1_500_000, 1_800_000] {
@@ -169,12 +164,7 @@ fn stalled_stream_leaves_something_to_others_with_large_datagrams() {
     const DATAGRAM: u16 = 8_972;
     const PILE: usize = 129 * 6_600;
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(2_000_000)
-                .and_then(|builder| builder.connection_receive_window_bytes(3_000_000))
-                .unwrap()
-        },
+        configure: set_windows::<2_000_000, 3_000_000>,
         max_payload: Some(DATAGRAM),
         ..setup()
     };
@@ -287,12 +277,7 @@ fn assert_told_of_credit(is_reset: bool) {
     /// Less is not told, and the peer may have had as much too early.
     const PART: u64 = WINDOW / 32;
     let setup = Setup {
-        configure: |builder| {
-            builder
-                .stream_receive_window_bytes(1_000_000)
-                .and_then(|builder| builder.connection_receive_window_bytes(WINDOW))
-                .unwrap()
-        },
+        configure: set_windows::<1_000_000, WINDOW>,
         ..setup()
     };
     let (mut network, dialer, listener) = pair_of(setup.clone(), setup);
