@@ -11,6 +11,12 @@ pub(crate) fn room_for(len: usize, capacity: usize) -> Option<usize> {
     (capacity > KEPT && len <= capacity / 8).then_some(2 * len)
 }
 
+/// How many places a container has beyond those that it keeps in any case. The others do not count,
+/// so that an ordinary connection counts nothing when it has ended.
+pub(crate) fn beyond_kept(capacity: usize) -> u64 {
+    capacity.saturating_sub(KEPT) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

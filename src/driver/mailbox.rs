@@ -150,8 +150,7 @@ impl Mailbox {
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Undeliverable> {
-        let begin = || Ok::<(), Infallible>(());
-        self.push(request, None, begin).map(|_| ())
+        self.push(request, None)
     }
 
     /// Like [`request`](Self::request), if `begin` succeeds. It is called only if the request can
@@ -161,7 +160,7 @@ impl Mailbox {
         request: Request,
         begin: impl FnOnce() -> Result<T, E>,
     ) -> Result<Result<T, E>, Undeliverable> {
-        self.push(request, None, begin)
+        self.push_with(request, None, begin)
     }
 
     /// Like [`request`](Self::request), but only for this driver and not for a later one.
@@ -170,11 +169,15 @@ impl Mailbox {
         generation: Generation,
         request: Request,
     ) -> Result<(), Undeliverable> {
-        let begin = || Ok::<(), Infallible>(());
-        self.push(request, Some(generation), begin).map(|_| ())
+        self.push(request, Some(generation))
     }
 
-    fn push<T, E>(
+    fn push(&self, request: Request, generation: Option<Generation>) -> Result<(), Undeliverable> {
+        let begin = || Ok::<(), Infallible>(());
+        self.push_with(request, generation, begin).map(|_| ())
+    }
+
+    fn push_with<T, E>(
         &self,
         request: Request,
         generation: Option<Generation>,

@@ -47,7 +47,7 @@ const FEW_RUNG: usize = 1024;
 
 /// The most turns that are given without a pause. A round gives turns up to three times: light ones
 /// before it reads, then any, and any again after requests.
-const TURNS_PER_SERVE: usize = 32;
+const TURNS_WITHOUT_PAUSE: usize = 32;
 
 /// For how long turns are begun; then the driver does the rest of its round, and other tasks of the
 /// runtime run. Turns after requests have the same time again. Light turns before reading have no
@@ -148,7 +148,7 @@ impl Driver {
             // So their first packets leave in this round, unless many connections wait for turns.
             self.give_turns();
         }
-        // Again, because serving notes which of them are over.
+        // Again, because turns note which of them are over.
         self.end_punches();
         self.pass_on_unmatched();
         // Once more, to register for sockets that have become blocked since.
@@ -245,7 +245,7 @@ impl Driver {
         self.slabs.free_spare(began);
         (self.shard).prepare_turns(began, &mut self.outbound, &mut self.wakers);
         wakers::wake(self.wakers.drain(..));
-        for _ in 0..TURNS_PER_SERVE {
+        for _ in 0..TURNS_WITHOUT_PAUSE {
             // The time of each turn, because round-trip times are measured from it.
             let now = clock::now();
             if now - began > SERVE_TIME || !self.shard.has_ready() {
@@ -260,7 +260,7 @@ impl Driver {
 
     /// Gives turns to connections that are expected to have little to do.
     fn give_light_turns(&mut self) {
-        for _ in 0..TURNS_PER_SERVE {
+        for _ in 0..TURNS_WITHOUT_PAUSE {
             if !self.shard.has_light() {
                 break;
             }

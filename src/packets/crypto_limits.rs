@@ -116,9 +116,8 @@ impl DroppedPackets {
 /// Decrypts a peer's packets, except those with too much CRYPTO data.
 pub(crate) struct LimitedKey<K> {
     key: K,
-    phase: Phase,
     budget: Arc<CryptoBudget>,
-    /// Of 1-RTT packets: tells which have come before.
+    /// Of 1-RTT packets only: tells which have come before.
     watch: Option<Arc<PacketWatch>>,
 }
 
@@ -127,7 +126,6 @@ impl<K: PacketKey> LimitedKey<K> {
     pub(crate) fn of_handshake(key: K, budget: &Arc<CryptoBudget>) -> Self {
         Self {
             key,
-            phase: Phase::Handshake,
             budget: Arc::clone(budget),
             watch: None,
         }
@@ -141,9 +139,15 @@ impl<K: PacketKey> LimitedKey<K> {
     ) -> Self {
         Self {
             key,
-            phase: Phase::Established,
             budget: Arc::clone(budget),
             watch: Some(Arc::clone(watch)),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.watch {
+            Some(_) => Phase::Established,
+            None => Phase::Handshake,
         }
     }
 
@@ -175,7 +179,8 @@ impl<K: PacketKey> PacketKey for LimitedKey<K> {
         self.key.decrypt(packet, header, payload)?;
         let Survey { crypto, padding } = Survey::of(payload, MOST_COUNTED);
         let len = payload.len() - padding;
-        if crypto > 0 && !self.is_repeated(packet) && !self.budget.admits(self.phase, crypto, len) {
+        if crypto > 0 && !self.is_repeated(packet) && !self.budget.admits(self.phase(), crypto, len)
+        {
             self.budget.dropped.add();
             return Err(CryptoError);
         }

@@ -23,9 +23,6 @@ use crate::{spare, sync::lock_unmodelled};
 /// eighth is always free.
 const STREAM_BYTES: u64 = (size_of::<(u64, u64)>() as u64 + 1) * 8 / 7 + 1;
 
-/// Places that do not count, 5 KB. The table keeps about as many in any case.
-const UNCOUNTED_STREAMS: usize = 256;
-
 /// Up to where the peer has sent data on the streams that are open. The lock of the connection is
 /// held whenever this is used.
 #[derive(Debug, Default)]
@@ -123,10 +120,10 @@ impl FinalSizes {
         }
     }
 
-    /// The memory of these.
+    /// The memory of these, but for places that are kept.
     pub(crate) fn bytes(&self) -> u64 {
         let capacity = lock_unmodelled(&self.streams).ends.capacity();
-        capacity.saturating_sub(UNCOUNTED_STREAMS) as u64 * STREAM_BYTES
+        spare::beyond_kept(capacity) * STREAM_BYTES
     }
 
     #[cfg(test)]

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_doubtful_while_half_is_used_and_they_have_grown() {
+    fn counts_are_inexact_while_half_is_used_and_they_have_grown() {
         let budget = Budget::new(LIMIT);
         let mut others = BudgetShare::default();
         let mut share = BudgetShare::default();

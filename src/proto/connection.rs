@@ -102,8 +102,7 @@ impl Connection {
         linger_timeout: Duration,
     ) -> Self {
         let (crypto, watch) = peer(&quic).map(|peer| (peer.crypto, peer.watch)).unzip();
-        let credit = (watch.as_ref()).and_then(|watch: &Arc<PacketWatch>| watch.stream_credit());
-        let final_sizes = watch.as_ref().map(|watch| watch.final_sizes());
+        let streams = StreamStates::new(limits, bandwidth, watch.as_deref());
         Self {
             remote_addr: quic.remote_address(),
             known_addr: quic.remote_address(),
@@ -129,7 +128,7 @@ impl Connection {
             shard,
             local_addr,
             moved_to: None,
-            streams: StreamStates::new(limits, bandwidth, (credit, final_sizes)),
+            streams,
             ended_share: None,
             signals: Signals::default(),
             wakers: ConnectionWakers::default(),

@@ -156,12 +156,12 @@ impl Sockets {
         dial_socket.give_up(&socket, successor);
         self.keep_instead(&socket, successor);
         self.rebound.fetch_add(1, Ordering::Relaxed);
-        self.let_linger(runtime, socket);
+        self.read_for_a_while(runtime, socket);
     }
 
     /// Keeps a socket open for datagrams that are under way to it.
-    fn let_linger(self: &Arc<Self>, runtime: &Runtime, socket: Arc<SocketGroup>) {
-        let lingers = Lingers {
+    fn read_for_a_while(self: &Arc<Self>, runtime: &Runtime, socket: Arc<SocketGroup>) {
+        let closes = ClosesOnDrop {
             sockets: Arc::downgrade(self),
             socket: Arc::downgrade(&socket),
         };
@@ -176,7 +176,7 @@ impl Sockets {
         drop(closed);
         runtime.spawn(async move {
             sleep(GIVEN_UP_TIME).await;
-            drop(lingers);
+            drop(closes);
         });
     }
 
@@ -213,12 +213,12 @@ impl Sockets {
 
 /// Closes a socket that was kept open for a while. It does so on drop, so also if the runtime shuts
 /// down earlier.
-struct Lingers {
+struct ClosesOnDrop {
     sockets: Weak<Sockets>,
     socket: Weak<SocketGroup>,
 }
 
-impl Drop for Lingers {
+impl Drop for ClosesOnDrop {
     fn drop(&mut self) {
         let (Some(sockets), Some(socket)) = (self.sockets.upgrade(), self.socket.upgrade()) else {
             return;
@@ -284,7 +284,7 @@ mod tests {
         let runtime = Runtime::current().unwrap();
         let sockets = sockets();
         for _ in 0..=MAX_GIVEN_UP {
-            sockets.let_linger(&runtime, open(&sockets, false));
+            sockets.read_for_a_while(&runtime, open(&sockets, false));
         }
         assert_eq!(sockets.open(), MAX_GIVEN_UP);
         sleep(GIVEN_UP_TIME - MOMENT).await;

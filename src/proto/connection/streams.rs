@@ -17,7 +17,7 @@ mod window;
 mod write_line;
 mod writing;
 
-use std::{sync::Arc, task::Waker, time::Instant};
+use std::{task::Waker, time::Instant};
 
 use quinn_proto::VarInt;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -37,7 +37,7 @@ pub(in crate::proto) use self::{blocked::MOST_BLOCKED, receive_part::Holding, re
 use super::Signals;
 use crate::{
     error::ConnectionError,
-    packets::{FinalSizes, StreamCredit},
+    packets::PacketWatch,
     proto::{bandwidth::Bandwidth, writers::Writers},
 };
 pub(crate) use quinn_proto::StreamId;
@@ -160,12 +160,11 @@ pub(super) struct StreamStates {
 }
 
 impl StreamStates {
-    /// `watched` is what the peer was told about the streams, if their windows may grow, and up to
-    /// where it has sent data on them.
+    /// `watch` inspects the packets of the connection.
     pub(super) fn new(
         limits: StreamLimits,
         bandwidth: Bandwidth,
-        watched: (Option<Arc<StreamCredit>>, Option<Arc<FinalSizes>>),
+        watch: Option<&PacketWatch>,
     ) -> Self {
         Self {
             max_peer_streams: limits.max_peer_streams,
@@ -175,7 +174,7 @@ impl StreamStates {
             waiting: 0,
             accepted: 0,
             undelivered: FxHashSet::default(),
-            receiving: Receiving::new(limits.windows, watched),
+            receiving: Receiving::new(limits.windows, watch),
             send_window: SendWindow::new(limits.send_window, limits.largest_send_window),
             blocked: Blocked::default(),
             states: FxHashMap::default(),

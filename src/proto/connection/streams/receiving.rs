@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::StreamError,
-    packets::{EndedStream, Fill, FinalSizes, StreamCredit, StreamWindows},
+    packets::{EndedStream, Fill, FinalSizes, PacketWatch, StreamCredit, StreamWindows},
 };
 
 /// Frames of a stream that may come after a jump of the packet number while its pile is left in
@@ -90,17 +90,14 @@ pub(in crate::proto) struct Grown {
 }
 
 impl Receiving {
-    pub(super) fn new(
-        windows: ReceiveWindows,
-        (credit, final_sizes): (Option<Arc<StreamCredit>>, Option<Arc<FinalSizes>>),
-    ) -> Self {
+    pub(super) fn new(windows: ReceiveWindows, watch: Option<&PacketWatch>) -> Self {
         let StreamWindows { first, largest } = windows.stream;
         Self {
             window: ReceiveWindow::new(windows.connection),
             growth: ReceiveGrowth::new(first, largest),
             windows,
-            credit,
-            final_sizes,
+            credit: watch.and_then(PacketWatch::stream_credit),
+            final_sizes: watch.map(PacketWatch::final_sizes),
             read: 0,
             for_one: windows.for_one(first),
             stopped: Stopped::default(),
@@ -193,12 +190,11 @@ impl Receiving {
             if let Some(sizes) = &self.final_sizes {
                 sizes.leave(id);
             }
-        }
-        if was_open
-            && part.is_dropped()
-            && let Some(size) = part.final_size
-        {
-            self.window.credited(size.saturating_sub(taken));
+            if part.is_dropped()
+                && let Some(size) = part.final_size
+            {
+                self.window.credited(size.saturating_sub(taken));
+            }
         }
         self.backlog = self.backlog - before.backlog + after.backlog;
         self.pages = self.pages - before.pages + after.pages;
@@ -433,11 +429,14 @@ impl Streams<'_> {
     pub(crate) fn exceed_credit(&self) -> bool {
         let credit = self.streams.receiving.credit.as_ref();
         let exceeded = credit.map_or_else(Vec::new, |credit| credit.take_exceeded());
-        exceeded.into_iter().any(|stream| {
-            stream_id(stream)
-                .and_then(|id| self.streams.states.get(&id))
-                .is_some_and(|stream| stream.receive.is_open())
-        })
+        let is_open = |stream| self.receive_part(stream).is_some_and(ReceivePart::is_open);
+        exceeded.into_iter().any(is_open)
+    }
+
+    /// The receiving part of the stream with this number.
+    fn receive_part(&self, stream: u64) -> Option<&ReceivePart> {
+        let stream = self.streams.states.get(&stream_id(stream)?)?;
+        Some(&stream.receive)
     }
 
     /// All events of the datagram are handled. `ended` are the streams that the peer has ended.
@@ -464,14 +463,13 @@ impl Streams<'_> {
 
     fn note_ended(&mut self, ended: &[EndedStream]) {
         for ended in ended {
-            let &EndedStream { final_size, .. } = ended;
+            let final_size = ended.final_size;
             let Some(id) = stream_id(ended.stream) else {
                 continue;
             };
             let receiving = &mut self.streams.receiving;
             if let Some(Kept { taken, .. }) = receiving.stopped.end(id) {
                 receiving.window.credited(final_size.saturating_sub(taken));
-                self.give_credit();
             }
             if let Some(stream) = self.streams.states.get_mut(&id) {
                 // quinn-proto ignores what comes after the first one, or ends the connection. A
@@ -485,7 +483,6 @@ impl Streams<'_> {
                     // meets the reset.
                     let dropped = final_size.saturating_sub(stream.receive.taken());
                     (self.streams.receiving.window).note_untold(dropped);
-                    self.give_credit();
                 }
             }
         }
@@ -497,11 +494,8 @@ impl Streams<'_> {
             return;
         };
         sizes.keep_open(|stream| {
-            stream_id(stream)
-                .and_then(|id| self.streams.states.get(&id))
-                .is_some_and(|stream| {
-                    stream.receive.is_open() && stream.receive.final_size.is_none()
-                })
+            let part = self.receive_part(stream);
+            part.is_some_and(|part| part.is_open() && part.final_size.is_none())
         });
     }
 

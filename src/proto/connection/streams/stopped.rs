@@ -13,10 +13,6 @@ pub(super) const RANGE_BYTES: u64 = 45;
 /// Memory of a place for a stream: its ID, what was kept of it, and a byte of the table.
 const STREAM_BYTES: u64 = (size_of::<(StreamId, Kept)>() + 1) as u64;
 
-/// Places that do not count, 6 KB, so that an ordinary connection counts nothing when it has ended.
-/// The table keeps about as many in any case.
-const UNCOUNTED_STREAMS: usize = 256;
-
 /// Those of which quinn-proto still has something that counts.
 #[derive(Debug, Default)]
 pub(super) struct Stopped {
@@ -66,10 +62,10 @@ impl Stopped {
         self.gaps
     }
 
-    /// The memory of these, and of the streams themselves here.
+    /// The memory of these, and of the streams themselves here, but for places that are kept.
     pub(super) fn bytes(&self) -> u64 {
-        let streams = self.streams.capacity().saturating_sub(UNCOUNTED_STREAMS);
-        u64::from(self.gaps) * RANGE_BYTES + streams as u64 * STREAM_BYTES
+        let places = spare::beyond_kept(self.streams.capacity());
+        u64::from(self.gaps) * RANGE_BYTES + places * STREAM_BYTES
     }
 }
 

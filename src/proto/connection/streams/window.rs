@@ -177,7 +177,7 @@ impl ReceiveWindow {
     pub(super) fn credited(&mut self, bytes: u64) {
         let paid = bytes.min(self.debt);
         self.debt -= paid;
-        self.untold = self.untold.saturating_add(bytes - paid);
+        self.note_untold(bytes - paid);
     }
 
     /// Notes bytes for which quinn-proto may have given credit, without telling the peer.
@@ -216,7 +216,7 @@ impl ReceiveWindow {
         if target < self.current {
             self.debt = self.debt.saturating_add(self.current - target);
             self.current = target;
-        } else if self.may_raise(target) {
+        } else if self.raise(target) {
             self.untold = 0;
             return Adjusted::Raised;
         }
@@ -229,8 +229,8 @@ impl ReceiveWindow {
         Adjusted::Quietly
     }
 
-    /// Raises the window if that is worth a frame.
-    fn may_raise(&mut self, target: u64) -> bool {
+    /// Raises the window if that is worth a frame. Returns whether it is.
+    fn raise(&mut self, target: u64) -> bool {
         // What the peer still has from before counts.
         let mut raised = target.saturating_sub(self.debt);
         if self.withheld == 0 {

@@ -106,11 +106,12 @@ impl Streams<'_> {
         }
     }
 
-    /// Takes out what is in doubt, so that no more is counted than is held; with `all`, also from
-    /// streams whose readers are far behind. Returns whether there was something to take.
+    /// Takes out what may be counted too high, so that no more is counted than is held; with `all`,
+    /// also from streams whose readers are far behind. Returns whether there was something to
+    /// take.
     pub(crate) fn count_exactly(&mut self, all: bool) -> bool {
         let receiving = &self.streams.receiving;
-        let in_doubt: Vec<_> = (self.streams.states.iter())
+        let counted_high: Vec<_> = (self.streams.states.iter())
             .filter(|(_, stream)| stream.receive.may_overcount())
             .filter(|(_, stream)| {
                 let part = &stream.receive;
@@ -118,10 +119,10 @@ impl Streams<'_> {
             })
             .map(|(&id, _)| id)
             .collect();
-        for &id in &in_doubt {
+        for &id in &counted_high {
             self.take_out(id, true);
         }
-        !in_doubt.is_empty()
+        !counted_high.is_empty()
     }
 }
 
@@ -143,7 +144,7 @@ pub(super) mod tests {
                 largest: 10_000_000 + growth,
             },
         };
-        Receiving::new(windows, (None, None))
+        Receiving::new(windows, None)
     }
 
     /// With the default settings, and a window that has grown to the largest.
@@ -162,7 +163,7 @@ pub(super) mod tests {
                 largest: 512 * 1024,
             },
         };
-        Receiving::new(windows, (None, None))
+        Receiving::new(windows, None)
     }
 
     #[test]
